@@ -1,0 +1,28 @@
+"""edgekd: distil a teacher into a small student, quantize it as the device does, export and check it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Recipe", "Report", "Target", "build", "load_recipe", "load_target"]
+
+if TYPE_CHECKING:
+    from edgekd.api import build
+    from edgekd.recipe import Recipe, load_recipe
+    from edgekd.report.model import Report
+    from edgekd.target import Target, load_target
+
+_HOMES = {
+    "build": "edgekd.api", "Recipe": "edgekd.recipe", "load_recipe": "edgekd.recipe", "Report": "edgekd.report.model",
+    "Target": "edgekd.target", "load_target": "edgekd.target",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Imported when first used: `edgekd --help` must not wait for torch."""
+    from importlib import import_module
+
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edgekd' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,75 @@
+"""`edgekd.build`: a recipe and a target to a bundle and its report; what is current already is not built again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+
+from edgekd.current import current_report, fingerprint
+from edgekd.recipe import FILE, Recipe, check_target, load_recipe
+from edgekd.report.model import Report
+from edgekd.say import say
+from edgekd.stage import Cache, default_cache
+from edgekd.target import Target, load_target
+
+DEMO = Path(__file__).parent / "demo.toml"
+
+
+def build(
+    recipe: Recipe | Path | str,
+    target: Target | str,
+    *,
+    overrides: Sequence[str] = (),
+    output: Path | str = "build",
+    cache: Path | str | None = None,
+    ask: Callable[[str], bool] = lambda question: False,
+) -> Report:
+    """Build the bundle `output/<recipe>/<target>` and return its report.
+
+    recipe: a Recipe, a folder with edgekd.toml or a .toml file; target: a Target, its name or a .toml file; overrides: as
+    `--set` on the command line; ask: what to answer where the build would ask whether to go on. Raises EdgekdError.
+    """
+    opened = recipe if isinstance(recipe, Recipe) else _load(Path(recipe), overrides)
+    return _build(opened, target, Path(output), Path(cache) if cache else None, recheck=False, ask=ask)[0]
+
+
+def build_bundle(
+    path: Path | None, target: str, overrides: Sequence[str], output: Path, cache: Path | None, *, recheck: bool, ask: Callable[[str], bool]
+) -> tuple[Report, Path, bool]:
+    """As `build`, with the built-in demo where no recipe is given or found; also the bundle's folder, and whether it is new."""
+    if path is None and not Path(FILE).exists():
+        say(f"no {FILE} in this folder and no recipe given: building the demo, scikit-learn's handwritten digits")
+        say("(`edgekd init` writes a recipe for your own data)")
+        path = DEMO
+    return _build(_load(path, overrides), target, output, cache, recheck=recheck, ask=ask)
+
+
+def _load(path: Path | None, overrides: Sequence[str]) -> Recipe:
+    # The losses' options are checked by the methods' signatures, which costs importing torch: only where some are given.
+    recipe = load_recipe(path, overrides)
+    if any(loss.method != "kd" or loss.options for loss in recipe.distill.losses):
+        from edgekd.distill.methods import METHODS
+
+        recipe = load_recipe(path, overrides, METHODS)
+    return recipe
+
+
+def _build(
+    recipe: Recipe, target: Target | str, output: Path, cache: Path | None, *, recheck: bool, ask: Callable[[str], bool]
+) -> tuple[Report, Path, bool]:
+    device = target if isinstance(target, Target) else load_target(target)
+    recipe = recipe.located()
+    check_target(recipe, device)
+    folder = output / recipe.name / device.name
+    run = Cache(cache or default_cache())
+    made = None if recheck else current_report(folder, fingerprint(recipe, device, run))
+    if made is not None:
+        return made, folder, False
+    from edgekd.pipeline import build as run_pipeline
+
+    say(f"{recipe.name} for {device.title}")
+    report = run_pipeline(recipe, device, run, folder, ask)
+    return report, folder, True
+
+

@@ -1,0 +1,141 @@
+"""The commands: parse, call, print. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from edgekd.errors import BundleError, EdgekdError
+
+if TYPE_CHECKING:
+    from edgekd.report.model import Report
+
+app = typer.Typer(
+    help="Distil a teacher into a small student, quantize it as the device does, export it and check it.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+)  # fmt: skip
+MISSED, WRONG_INPUT = 3, 2
+
+TargetOption = Annotated[str, typer.Option("--target", "-t", help="A device's name or alias (`edgekd targets`), or a .toml file.")]
+CacheOption = Annotated[Optional[Path], typer.Option("--cache", help="Where stages are kept [$EDGEKD_CACHE or ~/.cache/edgekd].")]  # noqa: UP045
+SetOption = Annotated[Optional[list[str]], typer.Option("--set", help="Change a setting: --set distill.epochs=5 (may be repeated).")]  # noqa: UP045
+
+
+@app.command()
+def build(
+    target: TargetOption,
+    recipe: Annotated[Optional[Path], typer.Argument(help="A folder with edgekd.toml, or a .toml file [this folder; else the demo].")] = None,  # noqa: UP045
+    set_: SetOption = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The bundle is written to OUTPUT/<recipe>/<target>.")] = Path("build"),
+    cache: CacheOption = None,
+    recheck: Annotated[bool, typer.Option("--recheck", help="Measure and package again even if nothing changed.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Go on where a question would be asked.")] = False,
+) -> None:
+    """Distil, quantize, export and check; leaves a bundle. Exit code 3: a budget is missed; 2: wrong input."""
+    from edgekd.api import build_bundle
+
+    report, folder, fresh = build_bundle(recipe, target, set_ or (), output, cache, recheck=recheck, ask=(lambda _: True) if yes else _ask)
+    _print_report(report, folder)
+    if not fresh:
+        typer.echo("Nothing changed since this was built; --recheck measures again.")
+    raise typer.Exit(0 if report.ok else MISSED)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Where the data is, and where edgekd.toml is written.")] = Path("."),
+    force: Annotated[bool, typer.Option("--force", help="Replace an edgekd.toml that is there.")] = False,
+) -> None:
+    """Write a commented edgekd.toml for the data that is found here."""
+    from edgekd.init import write_recipe
+
+    typer.echo(write_recipe(folder, force=force))
+
+
+@app.command()
+def targets(name: Annotated[Optional[str], typer.Argument(help="Show this one.")] = None) -> None:  # noqa: UP045
+    """List the devices, or show one."""
+    from edgekd.report.devices import print_target, print_targets
+
+    print_target(name) if name else print_targets()
+
+
+@app.command()
+def report(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder: build/<recipe>/<target>.")],
+    html: Annotated[bool, typer.Option("--html", help="Print the path of the page, and open it where there is a browser.")] = False,
+) -> None:
+    """Print a build's report again."""
+    from edgekd.report.model import Report
+
+    file = bundle / "report.json"
+    if not file.is_file():
+        raise BundleError(f"{bundle} holds no report.json; give a bundle's folder, as build/<recipe>/<target>")
+    if html:
+        page = (bundle / "report.html").resolve()
+        typer.echo(page)
+        typer.launch(page.as_uri())
+        return
+    try:
+        content = Report.model_validate_json(file.read_bytes())
+    except ValueError as error:
+        raise BundleError(f"{file} is no report of this edgekd; build again ({str(error).splitlines()[0]})") from error
+    _print_report(content, bundle)
+
+
+@app.command()
+def verify(bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")]) -> None:
+    """Check every file's hash and the golden outputs in onnxruntime. Exit code 3: something differs."""
+    from edgekd.export.bundle import verify_bundle
+
+    rows = verify_bundle(bundle)
+    for what, ok, detail in rows:
+        typer.echo(f"{'ok    ' if ok else 'FAILED'}  {what}  {detail}".rstrip())
+    raise typer.Exit(0 if all(ok for _, ok, _ in rows) else MISSED)
+
+
+@app.command()
+def cache(
+    folder: CacheOption = None,
+    prune: Annotated[bool, typer.Option("--prune", help="Delete what was not used for --days.")] = False,
+    days: Annotated[float, typer.Option("--days", min=0, help="With --prune: 0 deletes everything.")] = 0,
+) -> None:
+    """List the stored stages with sizes and ages, or free their space."""
+    from edgekd.stage import default_cache
+    from edgekd.storage import list_cache, prune_cache
+
+    place = folder or default_cache()
+    typer.echo(prune_cache(place, days) if prune else list_cache(place))
+
+
+def _ask(question: str) -> bool:
+    if not sys.stdin.isatty():
+        return False
+    return typer.confirm(f"{question} Go on?", default=False, err=True)
+
+
+def _print_report(report: Report, folder: Path) -> None:
+    from rich.console import Console
+
+    from edgekd.report.terminal import render
+
+    Console(highlight=False).print(render(report, folder))
+
+
+def main() -> None:
+    """The command `edgekd`: an error of edgekd's own is one line (or one table) and exit code 2."""
+    try:
+        app()
+    except EdgekdError as error:
+        typer.echo(f"edgekd: {error}", err=True)
+        sys.exit(WRONG_INPUT)
+    except KeyboardInterrupt:
+        typer.echo("edgekd: stopped; what is finished is kept, and the same command goes on from there", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

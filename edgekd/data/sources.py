@@ -1,0 +1,174 @@
+"""Sources: an image folder, a parquet file or a Python function, each as a list of encoded or decoded samples."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, UnidentifiedImageError
+
+from edgekd.errors import DataError
+from edgekd.imports import load_function
+
+IMAGE_COLUMNS = ("image", "img")
+LABEL_COLUMNS = ("label", "labels")
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One split before decoding: `read(i)` gives sample i as stored, `name(i)` what to call it.
+
+    A sample is encoded (bytes of an image file) or, from a Python function, already uint8 `[h, w, channels]`.
+    """
+
+    labels: npt.NDArray[np.int64]
+    classes: tuple[str, ...]
+    read: Callable[[int], bytes | Pixels]
+    name: Callable[[int], str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def open_source(reference: str, split: str) -> Source:
+    """The samples of `data.train` or `data.test`: a path, or a `python:` reference.
+
+    Raises DataError where there is nothing to read, a column is missing, or a label is no class.
+    """
+    path = Path(reference)
+    if reference.startswith("python:"):
+        source = _from_function(reference, split)
+    elif path.is_dir():
+        source = _from_folder(path)
+    elif path.is_file():
+        source = _from_parquet(path)
+    else:
+        raise DataError(
+            f"data.{split} = '{reference}': no such file or folder; give an image folder (one folder a class), "
+            f"a parquet file, or python:module:function (--set data.{split}=...)"
+        )
+    _check_labels(source, f"data.{split} = '{reference}'")
+    return source
+
+
+def _check_labels(source: Source, where: str) -> None:
+    if len(source) == 0:
+        raise DataError(f"{where}: no samples")
+    if source.labels.min() < 0 or source.labels.max() >= len(source.classes):
+        bad = int(np.argmax((source.labels < 0) | (source.labels >= len(source.classes))))
+        raise DataError(
+            f"{where}: {source.name(bad)} has label {source.labels[bad]}, but there are {len(source.classes)} classes "
+            f"(0 to {len(source.classes) - 1}); mend the label, or the class names"
+        )
+    counts = np.bincount(source.labels, minlength=len(source.classes))
+    empty = [source.classes[i] for i in np.flatnonzero(counts == 0)]
+    if empty:
+        raise DataError(f"{where}: no sample of class {', '.join(empty)}; add some, or remove the class")
+
+
+def decode_image(sample: bytes | Pixels, size: tuple[int, int] | None = None) -> Pixels:
+    """A sample as uint8 `[h, w, channels]`, resized to `size` (height, width) where given.
+
+    Raises ValueError with the reason where it is no image.
+    """
+    if not isinstance(sample, bytes):
+        image = Image.fromarray(sample.squeeze(-1) if sample.shape[-1] == 1 else sample)
+        return sample if size in (None, sample.shape[:2]) else _pixels(image, size)
+    try:
+        with Image.open(io.BytesIO(sample)) as image:
+            return _pixels(image.convert("RGB"), size)
+    except UnidentifiedImageError as error:
+        # Pillow's own text holds the address of a BytesIO, which differs from run to run.
+        raise ValueError("not an image that Pillow knows") from error
+    except (OSError, Image.DecompressionBombError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _pixels(image: Image.Image, size: tuple[int, int] | None) -> Pixels:
+    if size is not None and (image.height, image.width) != size:
+        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image)
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def _from_folder(folder: Path) -> Source:
+    classes = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
+    if not classes:
+        raise DataError(f"{folder}: no class folders; an image folder holds one folder a class, with the images inside")
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = sorted(file for file in (folder / name).rglob("*") if file.suffix.lower() in SUFFIXES)
+        files += found
+        labels += [label] * len(found)
+
+    def name_of(i: int) -> str:
+        return str(files[i])
+
+    return Source(np.array(labels, np.int64), classes, lambda i: files[i].read_bytes(), name_of)
+
+
+def _from_parquet(path: Path) -> Source:
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: not a parquet file that can be read ({error})") from error
+    names = table.schema.names
+    image = next((name for name in IMAGE_COLUMNS if name in names), None)
+    label = next((name for name in LABEL_COLUMNS if name in names), None)
+    if image is None or label is None:
+        wanted = "image or img (a struct of bytes and path)" if image is None else "label"
+        raise DataError(f"{path}: no column {wanted}; its columns are {', '.join(names)}")
+    kind = table.schema.field(image).type
+    if not (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
+        raise DataError(f"{path}: column {image} is {kind}; it must be a struct with the field bytes")
+    encoded = pa.compute.struct_field(table[image], "bytes").combine_chunks()
+    values = table[label].to_numpy()
+    if not np.issubdtype(values.dtype, np.integer):
+        raise DataError(f"{path}: column {label} is {table.schema.field(label).type}; it must hold whole numbers")
+    labels = values.astype(np.int64)
+    classes = _class_names(table.schema, label) or tuple(str(i) for i in range(int(labels.max(initial=-1)) + 1))
+
+    def name_of(i: int) -> str:
+        return f"{path} row {i}"
+
+    def read(i: int) -> bytes:
+        return bytes(encoded[i].as_py() or b"")
+
+    return Source(labels, classes, read, name_of)
+
+
+def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
+    """Class names that Hugging Face's `datasets` leaves in the schema's metadata."""
+    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    return tuple(metadata.get("info", {}).get("features", {}).get(label, {}).get("names", ()))
+
+
+def _from_function(reference: str, split: str) -> Source:
+    function = load_function(reference)
+    result: Any = function(split)
+    where = f"data.{split} = '{reference}'"
+    try:
+        images, labels, classes = result
+        images, labels = np.asarray(images), np.asarray(labels)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where}: the function must return (images, labels, class names); it returned {type(result).__name__}") from error
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise DataError(f"{where}: images must be uint8 [n, h, w, channels]; they are {images.dtype} {list(images.shape)}")
+    if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"{where}: labels must be {len(images)} whole numbers; they are {labels.dtype} {list(labels.shape)}")
+    return Source(labels.astype(np.int64), tuple(str(c) for c in classes), lambda i: images[i], lambda i: f"{reference} sample {i}")
+
+
+__all__ = ["Pixels", "Source", "decode_image", "open_source"]

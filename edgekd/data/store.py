@@ -1,0 +1,170 @@
+"""The decoded store: every image decoded once into one uint8 array on disk, which training maps into memory.
+
+Where that array would be larger than `data.store_gb`, the encoded images are kept instead and decoded when asked for:
+the same pixels, hence the same views and the same results, at the price of decoding in every epoch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekd.data.sources import Pixels, Source, decode_image, open_source
+from edgekd.data.views import Ids, permutation
+from edgekd.errors import DataError
+from edgekd.recipe import Data
+from edgekd.say import progress, say
+from edgekd.stage import stage
+
+T = TypeVar("T")
+WORKERS = min(32, os.cpu_count() or 1)
+HOLDOUT = 0x401D  # a coordinate of its own, so that the split shares no random number with any view
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: `get(ids)` gives uint8 `[n, h, w, channels]`; labels int64 `[samples]`."""
+
+    get: Callable[[Ids], Pixels]
+    labels: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Both splits. Training uses `train_ids`, every choice `holdout_ids` (both of `train`), the final check `test`."""
+
+    train: Split
+    test: Split
+    train_ids: Ids
+    holdout_ids: Ids
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    skipped: tuple[str, ...]
+
+
+@stage(1, ("pillow", "pyarrow"))
+def decode(data: Data, *, out: Path) -> None:
+    """Stage: read both splits into `out`.
+
+    Raises DataError for what cannot be read, for images of different sizes without `data.size`, and, unless
+    `data.on_error` is "skip", for the first image that does not decode, by its name.
+    """
+    sources = {"train": open_source(data.train, "train"), "test": open_source(data.test, "test")}
+    if sources["train"].classes != sources["test"].classes:
+        raise DataError(f"train has the classes {', '.join(sources['train'].classes)}; test has {', '.join(sources['test'].classes)}")
+    shape = _first_shape(sources["train"], data)
+    needed = sum(len(source) for source in sources.values()) * int(np.prod(shape)) / 1e9
+    allowed = data.store_gb if data.store_gb is not None else shutil.disk_usage(out).free / 2e9
+    is_encoded = isinstance(sources["train"].read(0), bytes)  # a Python function gives pixels: nothing to decode later
+    kind = "encoded" if is_encoded and needed > allowed else "decoded"
+    if kind == "encoded":
+        say(f"the decoded images would take {needed:.2f} GB, more than data.store_gb allows ({allowed:.2f}): decoding on the fly")
+    skipped = [name for split, source in sources.items() for name in _write(source, split, shape, data, kind, out)]
+    meta = {"classes": sources["train"].classes, "image_shape": shape, "kind": kind, "skipped": skipped, "size": data.size}
+    (out / "meta.json").write_text(json.dumps(meta))
+
+
+def _first_shape(source: Source, data: Data) -> tuple[int, int, int]:
+    for i in range(len(source)):
+        try:
+            return decode_image(source.read(i), data.size).shape  # type: ignore[return-value]
+        except ValueError as error:
+            if data.on_error == "stop":
+                raise _does_not_decode(source.name(i), error) from error
+    raise DataError(f"data.train = '{data.train}': not one of its {len(source)} images decodes")
+
+
+def _does_not_decode(name: str, error: Exception) -> DataError:
+    return DataError(f"{name} does not decode: {error}; mend or remove it, or set data.on_error = \"skip\"")
+
+
+def _write(source: Source, split: str, shape: tuple[int, int, int], data: Data, kind: str, out: Path) -> list[str]:
+    """Write one split in its own order; the names of the samples that were skipped."""
+    kept, skipped, offsets = [], [], [0]
+
+    def read(i: int) -> tuple[bytes | Pixels, Pixels | ValueError]:
+        sample = source.read(i)
+        try:
+            return sample, decode_image(sample, data.size)
+        except ValueError as error:
+            return sample, error
+
+    with open(out / f"{split}.{kind}", "wb") as file:
+        for i, (sample, image) in enumerate(_in_order(read, range(len(source)), f"decoding {split}")):
+            if isinstance(image, ValueError):
+                if data.on_error == "stop":
+                    raise _does_not_decode(source.name(i), image) from image
+                skipped.append(source.name(i))
+                continue
+            if image.shape != shape:
+                raise DataError(
+                    f"{source.name(i)} is {image.shape[1]}x{image.shape[0]} with {image.shape[2]} channels, the first image of "
+                    f"train is {shape[1]}x{shape[0]} with {shape[2]}; set data.size = [height, width]"
+                )
+            kept.append(source.labels[i])
+            stored = sample if kind == "encoded" and isinstance(sample, bytes) else image.tobytes()
+            offsets.append(offsets[-1] + file.write(stored))
+    np.save(out / f"{split}.labels.npy", np.array(kept, np.int64))
+    np.save(out / f"{split}.offsets.npy", np.array(offsets, np.int64))
+    if skipped:
+        say(f"{split}: {len(skipped)} of {len(source)} images do not decode and are left out, the first: {skipped[0]}")
+    missing = set(source.labels.tolist()) - {int(label) for label in kept}
+    if missing:
+        raise DataError(f"{split}: no image of class {', '.join(source.classes[i] for i in sorted(missing))} decodes")
+    return skipped
+
+
+def _in_order(function: Callable[[int], T], items: range, title: str) -> Iterator[T]:
+    """`map` over threads, in order, with a bounded number of results waiting (Pillow decodes without the GIL)."""
+    with ThreadPoolExecutor(WORKERS) as pool, progress(title, len(items)) as advance:
+        waiting: deque[Future[T]] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= 32 * WORKERS:
+                yield waiting.popleft().result()
+                advance(1)
+        while waiting:
+            yield waiting.popleft().result()
+            advance(1)
+
+
+def open_samples(folder: Path, data: Data) -> Samples:
+    """What `decode` wrote, with `data.holdout` of train held out by `data.seed`."""
+    meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
+    train, test = (_open_split(folder, split, meta) for split in ("train", "test"))
+    order = permutation(len(train), data.seed, HOLDOUT)
+    held = max(1, round(len(train) * data.holdout))
+    return Samples(
+        train, test, np.sort(order[held:]), np.sort(order[:held]), tuple(meta["classes"]), tuple(meta["image_shape"]),
+        tuple(meta["skipped"]),
+    )  # fmt: skip
+
+
+def _open_split(folder: Path, split: str, meta: dict[str, Any]) -> Split:
+    labels = np.load(folder / f"{split}.labels.npy")
+    shape = (len(labels), *meta["image_shape"])
+    if meta["kind"] == "decoded":
+        images = np.memmap(folder / f"{split}.decoded", np.uint8, "r", shape=shape)
+        return Split(lambda ids: np.asarray(images[ids]), labels)
+    encoded = np.memmap(folder / f"{split}.encoded", np.uint8, "r")
+    offsets = np.load(folder / f"{split}.offsets.npy")
+    size = tuple(meta["size"]) if meta["size"] else None
+    pool = ThreadPoolExecutor(WORKERS)
+
+    def one(i: int) -> Pixels:
+        return decode_image(encoded[offsets[i] : offsets[i + 1]].tobytes(), size)
+
+    return Split(lambda ids: np.stack(list(pool.map(one, ids.tolist()))), labels)

@@ -1,0 +1,37 @@
+"""FitNets: hints for thin deep nets (Romero et al. 2015, 1412.6550, equation 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d, mse_loss
+
+
+class FitNet(nn.Module):
+    """Sum over layers of `MSE(r(f_s), f_t)`, r a 1x1 convolution with weights of its own.
+
+    f_s, f_t: lists of `[batch, channels, h, w]`. Where the resolutions differ, the larger is average-pooled to the
+    smaller before the comparison. The regressors fit the first features that they see (`prepare`), are trained along
+    and are no part of the student.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.regressors = nn.ModuleList()
+
+    def prepare(self, f_s: Sequence[Tensor], f_t: Sequence[Tensor]) -> None:
+        """Make the regressors for features of these shapes."""
+        pairs = zip(f_s, f_t, strict=True)
+        self.regressors.extend(nn.Conv2d(s.shape[1], t.shape[1], 1, device=s.device) for s, t in pairs)
+
+    def forward(self, f_s: Sequence[Tensor], f_t: Sequence[Tensor]) -> Tensor:
+        if not self.regressors:
+            self.prepare(f_s, f_t)
+        losses = []
+        for regressor, s, t in zip(self.regressors, f_s, f_t, strict=True):
+            size = min(s.shape[-2:], t.shape[-2:])
+            s, t = adaptive_avg_pool2d(s.float(), size), adaptive_avg_pool2d(t.detach().float(), size)
+            losses.append(mse_loss(regressor(s), t))
+        return torch.stack(losses).sum()

@@ -1,0 +1,14 @@
+"""Logit standardization (Sun et al. 2024, 2403.01427, equation 9): a pre-processing of the logit methods."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def standardized(z: Tensor) -> Tensor:
+    """Logits `[batch, classes]`, each row with mean 0 and standard deviation 1.
+
+    The student then need not match the teacher's scale and shift, only its relations. The deviation is the unbiased
+    one and 1e-7 guards constant rows, both as in the authors' code.
+    """
+    return (z - z.mean(1, keepdim=True)) / (z.std(1, keepdim=True) + 1e-7)

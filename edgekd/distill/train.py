@@ -1,0 +1,259 @@
+"""The training loop, one for everything that edgekd trains: students, their quantized twins, and the demo's teacher."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.torch
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from edgekd.data import Samples
+from edgekd.data.batches import Step, epoch_of, to_tensor
+from edgekd.distill.features import Taps
+from edgekd.distill.objective import Labels, Objective
+from edgekd.distill.teacher import device, predict, top1, views_of
+from edgekd.errors import ModelError
+from edgekd.recipe import Data, Distill, Optimizer
+from edgekd.say import progress, say
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is trained on and against.
+
+    cached: the teacher's logits `[view, sample, class]`, or None where no loss reads them; live: the teacher itself,
+    for losses that read its features.
+    """
+
+    samples: Samples
+    data: Data
+    cached: npt.NDArray[np.float16] | None
+    live: nn.Module | None
+
+
+@dataclass(frozen=True)
+class Modes:
+    """How a model changes between training and evaluation, and what else happens as epochs begin.
+
+    A module exported for quantization-aware training has no `train()`: its modes are switched in the graph.
+    """
+
+    train: Callable[[nn.Module], Any] = nn.Module.train
+    evaluate: Callable[[nn.Module], Any] = nn.Module.eval
+    at_epoch: Callable[[nn.Module, int], Any] = lambda model, epoch: None
+
+
+def train(student: nn.Module, lesson: Lesson, settings: Distill, out: Path, modes: Modes | None = None, title: str = "student") -> nn.Module:
+    """Train `student` for `settings.epochs` and return what ships: its averaged weights where `ema` is on, else its own.
+
+    A checkpoint is written to `out` after each epoch and a run that was killed goes on from there, with the same result:
+    the order of samples, their views and torch's own random numbers depend on the seed and the epoch alone. The student
+    of the last epoch ships; the hold-out accuracy is logged, nothing is chosen by it. Writes `metrics.jsonl`: a line an
+    epoch. Runs alone or on every process of `accelerate launch`; `batch_size` is over all of them.
+    """
+    modes = modes or Modes()
+    accelerator = Accelerator(mixed_precision="bf16" if uses_bf16(settings.precision) else "no", cpu=device().type == "cpu")
+    student = student.to(accelerator.device, memory_format=torch.channels_last)
+    objective = Objective(settings.losses, settings.label_weight).to(accelerator.device)
+    _prepare(objective, student, lesson)
+    averaged = AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True) if settings.ema else None
+    optimizer = _optimizer(settings.optimizer, [*student.parameters(), *objective.parameters()])
+    model, optimizer = accelerator.prepare(student, optimizer)
+    state = _State(student, objective, averaged, optimizer, out / CHECKPOINT)
+    metrics = state.load()
+    log = _tensorboard(out) if settings.tensorboard and accelerator.is_main_process else None
+
+    steps = len(lesson.samples.train_ids) // settings.batch_size
+    seen = steps * settings.batch_size
+    with ExitStack() as stack:
+        student_taps = stack.enter_context(Taps(student, objective.layers_of("student"), "student"))
+        teacher_taps = stack.enter_context(Taps(lesson.live or nn.Identity(), objective.layers_of("teacher"), "teacher"))
+        advance = stack.enter_context(progress(title, settings.epochs * seen))
+        advance(len(metrics) * seen)
+        for epoch in range(len(metrics), settings.epochs):
+            torch.manual_seed(_seed_of(settings.seed, epoch))  # dropout and the like, the same after a restart
+            modes.train(student)
+            modes.at_epoch(student, epoch)
+            sums: dict[str, torch.Tensor] = {}
+            started = time.perf_counter()
+            for i, step in enumerate(_epoch(lesson, epoch, settings, accelerator)):
+                now = epoch + i / steps
+                for group in optimizer.param_groups:
+                    group["lr"] = settings.optimizer.lr * schedule(now, settings.warmup_epochs, settings.epochs)
+                images = to_tensor(step.batch.images, lesson.data, accelerator.device)
+                z_t = _teacher(lesson, step, images, accelerator.device, live=objective.needs_features)
+                with accelerator.autocast():
+                    z_s = model(images)
+                total, terms = objective(now, _labels(step, accelerator.device), z_s, z_t, student_taps.features, teacher_taps.features)
+                optimizer.zero_grad()
+                accelerator.backward(total)
+                optimizer.step()
+                if averaged is not None:
+                    averaged.update_parameters(student)
+                for name, value in {"loss": total, **{f"loss/{name}": value for name, value in terms.items()}}.items():
+                    sums[name] = sums.get(name, 0.0) + value.detach()
+                if i % 10 == 9:
+                    advance(10 * settings.batch_size, _note(epoch, terms, i + 1, settings.batch_size, time.perf_counter() - started))
+            speed = seen / (time.perf_counter() - started)
+            metrics.append({"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"], "samples_per_s": round(speed, 1)})
+            metrics[-1] |= {name: round(float(value) / steps, 5) for name, value in sums.items()}
+            modes.evaluate(student)
+            metrics[-1]["holdout_top1"] = _holdout(averaged.module if averaged is not None else student, lesson, modes)
+            _check_finite(metrics[-1])
+            if accelerator.is_main_process:
+                state.save(metrics)
+                _log(log, metrics[-1])
+            advance(seen - steps // 10 * 10 * settings.batch_size)
+            accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
+    return averaged.module if averaged is not None else student
+
+
+def finish(out: Path) -> None:
+    """Remove the checkpoint once its result is stored."""
+    (out / CHECKPOINT).unlink(missing_ok=True)
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Weights as safetensors; the same weights give the same bytes."""
+    safetensors.torch.save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, path)
+
+
+def schedule(epoch: float, warmup_epochs: float, epochs: float) -> float:
+    """Share of the learning rate at a moment: linear warm-up, then half a cosine to 0 (Loshchilov & Hutter 2017, 1608.03983)."""
+    if epoch < warmup_epochs:
+        return (epoch + 0.01) / (warmup_epochs + 0.01)
+    return 0.5 * (1 + math.cos(math.pi * (epoch - warmup_epochs) / max(epochs - warmup_epochs, 1e-9)))
+
+
+def uses_bf16(precision: str) -> bool:
+    """"auto" is bf16 where the processor or GPU computes in it; emulation in software is slower than float32."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device().type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device().type != "cpu":
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+
+
+class _State:
+    """What a checkpoint holds; written to a draft and renamed, so a kill leaves the last or the new one, never half."""
+
+    def __init__(self, student: nn.Module, objective: nn.Module, averaged: nn.Module | None, optimizer: Any, path: Path) -> None:
+        self.parts = {"student": student, "objective": objective, "optimizer": optimizer}
+        if averaged is not None:
+            self.parts["averaged"] = averaged
+        self.path = path
+
+    def save(self, metrics: list[dict[str, float]]) -> None:
+        draft = self.path.with_suffix(".draft")
+        torch.save({**{name: part.state_dict() for name, part in self.parts.items()}, "metrics": metrics}, draft)
+        draft.replace(self.path)
+
+    def load(self) -> list[dict[str, float]]:
+        if not self.path.exists():
+            return []
+        saved = torch.load(self.path, map_location="cpu", weights_only=True)
+        for name, part in self.parts.items():
+            part.load_state_dict(saved[name])
+        metrics: list[dict[str, float]] = saved["metrics"]
+        say(f"  going on after epoch {len(metrics)}")
+        return metrics
+
+
+def _prepare(objective: Objective, student: nn.Module, lesson: Lesson) -> None:
+    """Check layer paths, and let methods with weights see the features once, before the optimizer is made."""
+    with Taps(student, objective.layers_of("student"), "student") as ours, Taps(lesson.live or nn.Identity(), objective.layers_of("teacher"), "teacher") as theirs:
+        waiting = [term for term in objective.terms if hasattr(term.method, "prepare")]
+        if not waiting:
+            return
+        images = to_tensor(lesson.samples.train.get(lesson.samples.train_ids[:2]), lesson.data, next(student.parameters()).device)
+        was_training = student.training
+        with torch.no_grad():
+            student.eval()(images)
+            assert lesson.live is not None
+            lesson.live(images)
+        student.train(was_training)
+        for term in waiting:
+            f_s = [ours.features[path] for path in term.layers]
+            term.method.prepare(f_s, [theirs.features[path] for path in term.layers.values()])  # type: ignore[attr-defined]
+
+
+def _optimizer(settings: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    if settings.name == "adamw":
+        return torch.optim.AdamW(parameters, settings.lr, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(parameters, settings.lr, settings.momentum, nesterov=settings.momentum > 0, weight_decay=settings.weight_decay)
+
+
+def _epoch(lesson: Lesson, epoch: int, settings: Distill, accelerator: Accelerator) -> Iterator[Step]:
+    return epoch_of(
+        views_of(lesson.samples, lesson.data), epoch, batch_size=settings.batch_size, number_of_views=settings.views,
+        seed=settings.seed, rank=accelerator.process_index, world=accelerator.num_processes,
+    )  # fmt: skip
+
+
+def _teacher(lesson: Lesson, step: Step, images: torch.Tensor, where: torch.device, *, live: bool) -> torch.Tensor | None:
+    """The teacher's logits for a step: from the cache; the live teacher also fills the taps."""
+    logits = None
+    if live:
+        assert lesson.live is not None
+        with torch.no_grad():
+            logits = lesson.live(images)
+    if lesson.cached is not None:
+        logits = torch.from_numpy(lesson.cached[step.view, step.rows]).to(where)
+    return logits
+
+
+def _labels(step: Step, where: torch.device) -> Labels:
+    hard, partner = torch.from_numpy(step.batch.labels), torch.from_numpy(step.batch.partner_labels)
+    return Labels(hard.to(where), partner.to(where), torch.from_numpy(step.batch.lam.astype(np.float32)).to(where))
+
+
+def _holdout(model: nn.Module, lesson: Lesson, modes: Modes) -> float:
+    modes.evaluate(model)
+    ids = lesson.samples.holdout_ids
+    return round(top1(predict(model, lesson.samples.train, ids, lesson.data), lesson.samples.train.labels[ids]), 3)
+
+
+def _seed_of(seed: int, epoch: int) -> int:
+    return (seed * 1_000_003 + epoch) & 0x7FFF_FFFF
+
+
+def _note(epoch: int, terms: dict[str, torch.Tensor], steps: int, batch_size: int, seconds: float) -> str:
+    shown = " ".join(f"{name} {value.item():.3f}" for name, value in terms.items())
+    return f"epoch {epoch + 1}  {shown}  {steps * batch_size / seconds:.0f}/s"
+
+
+def _check_finite(metrics: dict[str, float]) -> None:
+    if not math.isfinite(metrics["loss"]):
+        raise ModelError(f"the loss became {metrics['loss']} in epoch {metrics['epoch']:.0f}; lower distill.optimizer.lr, or a loss's weight")
+
+
+def _tensorboard(out: Path) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(out / "tensorboard")  # type: ignore[no-untyped-call]
+
+
+def _log(log: Any, metrics: dict[str, float]) -> None:
+    if log is not None:
+        for name, value in metrics.items():
+            log.add_scalar(name, value, int(metrics["epoch"]))
+        log.flush()

@@ -1,0 +1,59 @@
+"""Every exception that edgekd raises on purpose.
+
+    EdgekdError            base; the command line prints its text and ends with exit code 2
+    ├── RecipeError        a recipe, an override or a target that cannot work
+    ├── DataError          a data set, an image or a label that cannot be used
+    ├── ModelError         a model reference, weights or a layer path that cannot be used
+    ├── CacheError         the cache's folder cannot be read or written, or is held by another build
+    ├── QuantizationError  a model or target that cannot be quantized as asked
+    ├── ExportError        a model that cannot be exported, or whose export differs from it
+    └── BundleError        a bundle that is incomplete or was changed
+
+A missed budget is no exception: the build has done its work, the report says `missed`, the exit code is 3.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EdgekdError(Exception):
+    """Base of edgekd's errors. The text says what was given, what is possible and what to do."""
+
+
+class RecipeError(EdgekdError):
+    """A recipe, an override or a target that cannot work."""
+
+
+class DataError(EdgekdError):
+    """A data set, an image or a label that cannot be used."""
+
+
+class ModelError(EdgekdError):
+    """A model reference, weights or a layer path that cannot be used."""
+
+
+class CacheError(EdgekdError):
+    """The cache's folder cannot be read or written, or is held by another build."""
+
+
+class QuantizationError(EdgekdError):
+    """A model or target that cannot be quantized as asked."""
+
+
+class ExportError(EdgekdError):
+    """A model that cannot be exported, or whose export differs from it."""
+
+
+class BundleError(EdgekdError):
+    """A bundle that is incomplete or was changed."""
+
+
+def nearest(name: str, possible: Iterable[str]) -> str:
+    """The end of an error message: `; have: a, b. Did you mean a?` (empty where nothing is possible)."""
+    names = list(possible)
+    if not names:
+        return ""
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"; have: {', '.join(names)}." + (f" Did you mean {close[0]}?" if close else "")

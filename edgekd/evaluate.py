@@ -1,0 +1,164 @@
+"""The final check: accuracies on the test split, latencies, the choice, the report, the bundle."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+
+from edgekd.choose import Contender, budget_checks, choose
+from edgekd.current import fingerprint
+from edgekd.data import Samples, open_samples
+from edgekd.export.bundle import write_bundle
+from edgekd.export.candidates import MODEL, as_input
+from edgekd.measure.estimate import lower_bound_ms
+from edgekd.measure.protocol import interleave
+from edgekd.measure.runners import OnnxRunner, machine, peak_memory_mb, versions
+from edgekd.recipe import Recipe, file_of
+from edgekd.report.model import Accuracy, Check, Report
+from edgekd.say import say
+from edgekd.stage import Artifact, Cache
+from edgekd.target import Target
+
+AGREEMENT = 99.5  # percent of the test split on which the fake-quantized model and onnxruntime name the same class
+GOLDEN = 16
+Scores = npt.NDArray[np.float32]
+
+
+def evaluate(
+    recipe: Recipe, target: Target, run: Cache, samples: Artifact, teacher_scores: Artifact, distilled: Artifact,
+    candidates: Mapping[str, Artifact], scores: Mapping[str, Artifact], started: float,
+) -> Report:  # fmt: skip
+    """Measure the candidates here and choose among them; nothing of this is cached."""
+    opened = open_samples(samples.folder, recipe.data)
+    for artifact in (*candidates.values(), *scores.values()):
+        run.intact(artifact)
+    accuracies = {
+        name: accuracy(np.load(made / "test.npy"), opened, json.loads((made / "runtime.json").read_text())) for name, made in scores.items()
+    }
+    teacher = accuracy(np.load(teacher_scores / "test.npy"), opened, f"{recipe.teacher.model.partition(':')[0]} teacher, as given")
+    contenders = _contenders(recipe, target, opened, candidates, accuracies)
+    chosen = choose(contenders, recipe.budget, teacher)
+    shipped = next(candidate for candidate in chosen if candidate.shipped)
+    checks = [
+        *budget_checks(shipped, recipe.budget, teacher, accuracies["fp32"]),
+        *([_agreement(candidates["int8"], scores["int8"])] if "int8" in candidates else []),
+        _device_latency(target),
+    ]
+    with open(distilled / "metrics.jsonl") as file:
+        curves = tuple(json.loads(line) for line in file)
+    return Report(
+        recipe=recipe.name, target=target.name, target_title=target.title, created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=round(time.time() - started, 1), machine=machine(), versions=versions(), classes=opened.classes, teacher=teacher,
+        teacher_size_mb=_teacher_size_mb(recipe), student=accuracies["fp32"], student_parameters=_parameters(distilled / "student.safetensors"),
+        candidates=chosen, checks=tuple(checks), curves=curves, warnings=_warnings(opened),
+        stages=tuple(artifact.lineage() for artifact in run.artifacts),
+    )  # fmt: skip
+
+
+def package(
+    folder: Path, recipe: Recipe, target: Target, run: Cache, samples: Artifact, candidates: Mapping[str, Artifact], report: Report
+) -> None:
+    """Write the bundle: the model that ships and its fp32 twin, labels, golden outputs, scripts and the report."""
+    opened = open_samples(samples.folder, recipe.data)
+    ids = np.linspace(0, len(opened.test) - 1, min(GOLDEN, len(opened.test))).astype(np.int64)
+    inputs = np.ascontiguousarray(as_input(opened.test.get(ids), recipe.data, recipe.export))
+    shipped = candidates[report.chosen.name] / MODEL
+    outputs = OnnxRunner(shipped).run(inputs)
+    # Another machine sums in another order; what a class is decided by is far larger.
+    tolerance = (0.05 if report.chosen.name != "fp32" else 1e-3) * float(np.abs(outputs).max())
+    channels = opened.image_shape[2]
+    write_bundle(
+        folder,
+        report=report,
+        models={"model.onnx": shipped, "model.fp32.onnx": candidates["fp32"] / MODEL},
+        labels=opened.classes,
+        golden={"inputs": inputs, "outputs": outputs, "tolerance": np.float32(tolerance)},
+        manifest={
+            "fingerprint": fingerprint(recipe, target, run),
+            "recipe": recipe.model_dump(mode="json"),
+            "output": recipe.export.output,
+            "preprocess": {key: [float(v) for v in np.broadcast_to(getattr(recipe.data, key), channels)] for key in ("mean", "std")},
+        },
+        target=target,
+    )
+
+
+def accuracy(logits: Scores, samples: Samples, runtime: str) -> Accuracy:
+    """Top-1 on the test split with its interval; logits `[samples, classes]`."""
+    labels = samples.test.labels
+    right = logits.argmax(1) == labels
+    low, high = wilson_interval(int(right.sum()), len(right))
+    per_class = {name: round(float(100 * right[labels == i].mean()), 2) for i, name in enumerate(samples.classes) if (labels == i).any()}
+    return Accuracy(
+        top1=round(100 * float(right.mean()), 3), low=low, high=high, n=len(right), split="test", runtime=runtime, per_class=per_class
+    )
+
+
+def wilson_interval(right: int, n: int) -> tuple[float, float]:
+    """95 % score interval of a share, in percent (Wilson 1927)."""
+    z, p = 1.959964, right / n
+    centre, half = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    return round(100 * (centre - half) / (1 + z**2 / n), 3), round(100 * (centre + half) / (1 + z**2 / n), 3)
+
+
+def _contenders(
+    recipe: Recipe, target: Target, samples: Samples, candidates: Mapping[str, Artifact], accuracies: Mapping[str, Accuracy]
+) -> list[Contender]:
+    """The candidates, timed here in turns at batch 1 on one thread, and estimated where the target's runtime is another."""
+    say("  measuring latency on this machine")
+    one = np.ascontiguousarray(as_input(samples.test.get(np.zeros(1, np.int64)), recipe.data, recipe.export))
+    runners = {name: OnnxRunner(made / MODEL) for name, made in candidates.items()}
+    series = interleave({name: (lambda runner=runner: runner.run(one)) for name, runner in runners.items()})
+    runs_here = target.runtime.name == "onnxruntime"
+    contenders = []
+    for name, made in candidates.items():
+        latency = series[name].latency(threads=1, machine=machine(), runtime=runners[name].name)
+        contenders.append(
+            Contender(
+                name=name, path=made / MODEL, size_mb=round((made / MODEL).stat().st_size / 1e6, 4), accuracy=accuracies[name], latency=latency,
+                peak_memory_mb=peak_memory_mb(made / MODEL, one),
+                order_ms=latency.p50_ms if runs_here else lower_bound_ms(made / MODEL, target.hardware),
+                order_origin="host" if runs_here else "estimate",
+            )
+        )  # fmt: skip
+    return contenders
+
+
+def _agreement(int8: Artifact, scores: Artifact) -> Check:
+    fake_quantized, deployed = np.load(int8 / "fake_quantized.npy"), np.load(scores / "test.npy")
+    same = 100 * float((fake_quantized.argmax(1) == deployed.argmax(1)).mean())
+    return Check(
+        name="int8 computes what was trained", verdict="pass" if same >= AGREEMENT else "missed",
+        found=f"same top-1 as the fake-quantized model on {same:.2f} % of {len(deployed)} test samples", limit=f"at least {AGREEMENT} %",
+    )  # fmt: skip
+
+
+def _device_latency(target: Target) -> Check:
+    return Check(
+        name="latency on the device", verdict="not measured", found=f"needs a {target.title}; run.py --bench measures there", origin="not measured"
+    )
+
+
+def _teacher_size_mb(recipe: Recipe) -> float | None:
+    file = file_of(recipe.teacher.weights or recipe.teacher.model)
+    return round(file.stat().st_size / 1e6, 3) if file is not None and file.is_file() and file.suffix != ".py" else None
+
+
+def _parameters(weights: Path) -> int:
+    with safetensors.safe_open(weights, "np") as file:
+        learnt = [key for key in file.keys() if not key.endswith(("running_mean", "running_var", "num_batches_tracked"))]  # noqa: SIM118
+        return sum(math.prod(file.get_slice(key).get_shape()) for key in learnt)
+
+
+def _warnings(samples: Samples) -> tuple[str, ...]:
+    if not samples.skipped:
+        return ()
+    return (f"{len(samples.skipped)} images do not decode and were left out, the first: {samples.skipped[0]}",)

@@ -1,0 +1,1 @@
+"""Export: a torch model as an ONNX file for the target, checked against the model."""

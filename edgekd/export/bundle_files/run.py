@@ -1,0 +1,422 @@
+#!/usr/bin/env python3
+"""Runs this bundle: predict an image, verify the files, or measure the latency.
+
+    python3 run.py cat.png                  the five likeliest classes
+    python3 run.py input.npy                the same for an array: an image (uint8, H x W x C) or the graph's own input
+    python3 run.py --verify                 every file's SHA-256 and the stored outputs
+    python3 run.py --bench                  latency of one inference on this machine
+    python3 run.py --engine model.plan ...  the same in TensorRT (build it with build_engine.py)
+
+Needs Python 3.8+, numpy and onnxruntime; with --engine tensorrt and the CUDA runtime instead. Images need Pillow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import hashlib
+import importlib
+import json
+import math
+import os
+import platform
+import sys
+import time
+
+import numpy as np
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+NUMPY_TYPES = {
+    "FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "INT32": np.int32, "INT64": np.int64,
+    "UINT8": np.uint8, "BOOL": np.bool_,
+}  # fmt: skip
+
+
+class Failure(Exception):
+    """What went wrong and what to do; printed without a traceback."""
+
+
+def read_json(name: str) -> dict[str, Any]:
+    try:
+        with open(os.path.join(HERE, name), encoding="utf-8") as file:
+            content = json.load(file)
+    except (OSError, ValueError) as error:
+        raise Failure(f"{name} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise Failure(f"{name} does not hold a JSON object")
+    return content
+
+
+def read_labels() -> list[str]:
+    with open(os.path.join(HERE, "labels.txt"), encoding="utf-8", newline="\n") as file:
+        return file.read().split("\n")[:-1]
+
+
+# ------------------------------------------------------------------------------------------------------------ runtimes
+
+
+class OnnxModel:
+    """model.onnx in onnxruntime on the CPU."""
+
+    def __init__(self, path: str, threads: int) -> None:
+        try:
+            ort = importlib.import_module("onnxruntime")
+        except ImportError:
+            raise Failure("onnxruntime is not installed; run: python3 -m pip install onnxruntime") from None
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = 3
+        self.name = f"onnxruntime {ort.__version__} CPU"
+        if x86_without_vnni():
+            # 16-bit saturation would change int8 outputs there
+            options.add_session_config_entry("session.x64quantprecision", "1")
+            self.name += " (x64quantprecision)"
+        self.session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self.input = self.session.get_inputs()[0].name
+        self.output = self.session.get_outputs()[0].name
+
+    def __call__(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return np.asarray(self.session.run([self.output], {self.input: batch})[0])
+
+
+def x86_without_vnni() -> bool:
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            text = file.read()
+    except OSError:
+        return True
+    return not any(flag in text for flag in ("avx512_vnni", "avx_vnni", "amx_int8"))
+
+
+class EngineModel:
+    """A TensorRT engine with one input; copies to and from the GPU are part of each call."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            trt = importlib.import_module("tensorrt")
+        except ImportError:
+            raise Failure("tensorrt's Python package is not installed; JetPack has it as python3-libnvinfer") from None
+        self.trt = trt
+        self.cuda = Cuda()
+        self.name = f"TensorRT {trt.__version__}, transfers included"
+        runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
+        with open(path, "rb") as file:
+            engine = runtime.deserialize_cuda_engine(file.read())
+        if engine is None:
+            raise Failure(f"{path} was built by another TensorRT or for another GPU; run build_engine.py here")
+        self.runtime, self.engine = runtime, engine  # the engine needs its runtime alive
+        self.context = engine.create_execution_context()
+        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        self.input = next(n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT)
+        self.output = next(n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.OUTPUT)
+        self.buffers: dict[str, tuple[int, int]] = {}
+        self.stream = self.cuda.stream()
+
+    def __call__(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        context = self.context
+        batch = np.ascontiguousarray(batch)
+        if not context.set_input_shape(self.input, tuple(batch.shape)):
+            raise Failure(f"the engine takes no input of shape {batch.shape}")
+        dtype = NUMPY_TYPES[self.engine.get_tensor_dtype(self.output).name]
+        result = np.empty(tuple(context.get_tensor_shape(self.output)), dtype)
+        context.set_tensor_address(self.input, self.buffer(self.input, batch.nbytes))
+        context.set_tensor_address(self.output, self.buffer(self.output, result.nbytes))
+        self.cuda.to_device(self.buffers[self.input][0], batch, self.stream)
+        if not context.execute_async_v3(self.stream):
+            raise Failure("TensorRT could not run the engine; its message stands above")
+        self.cuda.to_host(result, self.buffers[self.output][0], self.stream)
+        self.cuda.synchronize(self.stream)
+        return result
+
+    def buffer(self, name: str, size: int) -> int:
+        """Device memory of at least `size` bytes, kept between calls."""
+        address, held = self.buffers.get(name, (0, 0))
+        if held < size:
+            if held:
+                self.cuda.free(address)
+            self.buffers[name] = (self.cuda.allocate(size), size)
+        return self.buffers[name][0]
+
+
+class Cuda:
+    """The six calls of the CUDA runtime that an engine needs, so that no further package is."""
+
+    LIBRARIES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so.10.2")
+
+    def __init__(self) -> None:
+        for name in self.LIBRARIES:
+            try:
+                self.library = ctypes.CDLL(name)
+                return
+            except OSError:
+                continue
+        raise Failure(f"the CUDA runtime was not found; tried {self.LIBRARIES}. Add its folder to LD_LIBRARY_PATH")
+
+    def call(self, name: str, *arguments: Any) -> None:
+        code = getattr(self.library, name)(*arguments)
+        if code != 0:
+            raise Failure(f"{name} failed with CUDA error {code}")
+
+    def stream(self) -> int:
+        handle = ctypes.c_void_p()
+        self.call("cudaStreamCreate", ctypes.byref(handle))
+        return int(handle.value or 0)
+
+    def allocate(self, size: int) -> int:
+        address = ctypes.c_void_p()
+        self.call("cudaMalloc", ctypes.byref(address), ctypes.c_size_t(max(size, 1)))
+        return int(address.value or 0)
+
+    def free(self, address: int) -> None:
+        self.call("cudaFree", ctypes.c_void_p(address))
+
+    def to_device(self, address: int, array: np.ndarray[Any, Any], stream: int) -> None:
+        self.copy(address, array.ctypes.data, array.nbytes, 1, stream)
+
+    def to_host(self, array: np.ndarray[Any, Any], address: int, stream: int) -> None:
+        self.copy(array.ctypes.data, address, array.nbytes, 2, stream)
+
+    def copy(self, to: int, source: int, size: int, kind: int, stream: int) -> None:
+        self.call(
+            "cudaMemcpyAsync", ctypes.c_void_p(to), ctypes.c_void_p(source), ctypes.c_size_t(size),
+            ctypes.c_int(kind), ctypes.c_void_p(stream),
+        )  # fmt: skip
+
+    def synchronize(self, stream: int) -> None:
+        self.call("cudaStreamSynchronize", ctypes.c_void_p(stream))
+
+
+# --------------------------------------------------------------------------------------------------------------- input
+
+
+def load_input(path: str, manifest: dict[str, Any]) -> np.ndarray[Any, Any]:
+    """A file as the graph takes it, with a batch dimension."""
+    graph = manifest["input"]
+    if path.endswith(".npy"):
+        try:
+            array = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise Failure(f"{path} cannot be read as an array: {error}") from error
+        if array.dtype == np.dtype(graph["dtype"]) and fits(array.shape, graph["shape"]):
+            return np.asarray(array)
+        if array.dtype == np.dtype(graph["dtype"]) and fits((1, *array.shape), graph["shape"]):
+            return np.asarray(array[None])
+        if array.dtype != np.uint8 or array.ndim not in (2, 3):
+            raise Failure(
+                "{} holds {} {}; the graph takes {} {}, an image is uint8 [height, width, channels]".format(
+                    path, array.dtype, array.shape, graph["dtype"], graph["shape"]
+                )
+            )
+    elif graph["layout"] not in ("NHWC", "NCHW"):
+        raise Failure("this model takes no images but {} {}: give it as .npy".format(graph["dtype"], graph["shape"]))
+    else:
+        array = None
+    return preprocess(read_image(path, array, graph), graph, manifest)
+
+
+def fits(shape: tuple[int, ...], wanted: list[Any]) -> bool:
+    """The number of dimensions and every fixed one agree; a free dimension is a name or null."""
+    return len(shape) == len(wanted) and all(not isinstance(w, int) or w == s for s, w in zip(shape, wanted))
+
+
+def read_image(path: str, array: np.ndarray[Any, Any] | None, graph: dict[str, Any]) -> np.ndarray[Any, Any]:
+    """uint8 [height, width, channels] of the graph's size."""
+    channels, height, width = image_size(graph)
+    if array is not None:
+        array = array[:, :, None] if array.ndim == 2 else array
+        if fits(array.shape, [height, width, channels]):
+            return array
+    try:
+        pillow = importlib.import_module("PIL.Image")
+    except ImportError:
+        raise Failure(
+            "reading or resizing an image needs Pillow; run: python3 -m pip install pillow (or give a .npy)"
+        ) from None
+    try:
+        image = pillow.open(path) if array is None else pillow.fromarray(array.squeeze())
+        image = image.convert("L" if channels == 1 else "RGB")
+    except (OSError, TypeError, ValueError) as error:
+        raise Failure(f"{path} is not an image that Pillow reads: {error}") from error
+    if isinstance(height, int) and isinstance(width, int):
+        image = image.resize((width, height), pillow.BILINEAR)
+    pixels = np.array(image, dtype=np.uint8)
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def image_size(graph: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """(channels, height, width) of the graph's input."""
+    _, a, b, c = graph["shape"]
+    return (c, a, b) if graph["layout"] == "NHWC" else (a, b, c)
+
+
+def preprocess(image: np.ndarray[Any, Any], graph: dict[str, Any], manifest: dict[str, Any]) -> np.ndarray[Any, Any]:
+    """uint8 as it is, where the graph normalises; else (x / 255 - mean) / std per channel."""
+    batch = image[None]
+    if graph["dtype"] != "uint8":
+        mean = np.asarray(manifest["preprocess"]["mean"], np.float32)
+        std = np.asarray(manifest["preprocess"]["std"], np.float32)
+        batch = ((batch.astype(np.float32) / 255 - mean) / std).astype(graph["dtype"])
+    if graph["layout"] == "NCHW":
+        batch = batch.transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(batch)
+
+
+# ------------------------------------------------------------------------------------------------------------ commands
+
+
+def predict(model: Callable[..., Any], path: str, manifest: dict[str, Any]) -> None:
+    scores = model(load_input(path, manifest))[0].astype(np.float64).reshape(-1)
+    if manifest["output"] == "logits":
+        scores = np.exp(scores - scores.max())
+        scores /= scores.sum()
+    labels = read_labels()
+    for index in np.argsort(-scores, kind="stable")[:5]:
+        label = labels[index] if index < len(labels) else f"class {index}"
+        print(f"{100 * scores[index]:6.2f} %  {label}")
+
+
+def verify(manifest: dict[str, Any], start: Callable[[], Any]) -> bool:
+    """Hashes first: a model that was changed is not run."""
+    ok = True
+    for name, expected in sorted(manifest["files"].items()):
+        problem = file_problem(name, expected)
+        ok = ok and not problem
+        print("{}  {}{}".format("ok    " if not problem else "FAILED", name, problem and ": " + problem))
+    if not ok:
+        print("FAILED  stored outputs: not run, files differ")
+        return False
+    inputs, outputs = (
+        np.load(os.path.join(HERE, f"golden_{s}.npy"), allow_pickle=False) for s in ("inputs", "outputs")
+    )
+    model = start()
+    # one at a time: a graph or an engine may be fixed to batch 1
+    found = np.concatenate([model(inputs[i : i + 1]) for i in range(len(inputs))])
+    return verify_outputs(found, outputs, float(manifest["golden"]["tolerance"]))
+
+
+def verify_outputs(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any], tolerance: float) -> bool:
+    if found.shape != expected.shape:
+        print(f"FAILED  stored outputs: shape {found.shape}, expected {expected.shape}")
+        return False
+    difference = float(np.max(np.abs(found.astype(np.float64) - expected.astype(np.float64))))
+    agree = int(np.sum(found.argmax(-1) == expected.argmax(-1)))
+    ok = difference <= tolerance
+    print(
+        f"{'ok    ' if ok else 'FAILED'}  stored outputs: max difference {difference:.3g} (tolerance {tolerance:.3g}), "
+        f"top-1 agrees on {agree} of {len(expected)}"
+    )
+    return ok
+
+
+def file_problem(name: str, expected: str) -> str:
+    """What is wrong with a file of the bundle; empty where nothing is."""
+    if os.path.isabs(name) or "\\" in name or ".." in name.split("/"):
+        return "leaves the bundle"
+    path = os.path.join(HERE, name)
+    if os.path.islink(path) or not os.path.realpath(path).startswith(os.path.realpath(HERE) + os.sep):
+        return "is a link"
+    if not os.path.isfile(path):
+        return "missing"
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for chunk in iter(lambda: file.read(1 << 20), b""):
+            digest.update(chunk)
+    return "" if digest.hexdigest() == expected else "changed"
+
+
+def bench(model: Callable[..., Any], name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Warm-up, then blocks: milliseconds of one inference of batch 1 on the first stored input."""
+    batch = np.load(os.path.join(HERE, "golden_inputs.npy"), allow_pickle=False)[:1]
+    time_block(model, batch, arguments.warmup_s, 1)
+    blocks = [time_block(model, batch, arguments.block_s, arguments.min_n) for _ in range(arguments.blocks)]
+    samples = np.concatenate(blocks)
+    medians = [float(np.median(block)) for block in blocks]
+    stable = len(blocks) >= 3 and max(medians) - min(medians) <= 0.05 * min(medians)
+    result = {
+        "runtime": name,
+        "machine": f"{platform.machine()} {platform.platform()}",
+        "batch_size": 1,
+        "threads": arguments.threads,
+        "n": int(samples.size),
+        "p50_ms": float(np.percentile(samples, 50)),
+        "p90_ms": float(np.percentile(samples, 90)),
+        "p99_ms": float(np.percentile(samples, 99)) if samples.size >= 1000 else None,
+        "block_medians_ms": medians,
+        "stable": stable,
+    }
+    p99 = "not given below 1000 samples" if result["p99_ms"] is None else "{:.4g} ms".format(result["p99_ms"])
+    print(f"{name}, batch 1, {arguments.threads} thread(s), n {samples.size}")
+    print("p50 {:.4g} ms, p90 {:.4g} ms, p99 {}".format(result["p50_ms"], result["p90_ms"], p99))
+    print("{}: block medians {} ms".format("stable" if stable else "UNSTABLE", ", ".join(f"{m:.4g}" for m in medians)))
+    if arguments.warmup_s < 1 or arguments.blocks < 3:
+        print("short of the protocol: it asks for a warm-up of 1 s and 3 blocks")
+    return result
+
+
+def time_block(model: Callable[..., Any], batch: np.ndarray[Any, Any], seconds: float, n: int) -> np.ndarray[Any, Any]:
+    samples: list[int] = []
+    start = time.perf_counter_ns()
+    while True:
+        before = time.perf_counter_ns()
+        model(batch)
+        after = time.perf_counter_ns()
+        samples.append(after - before)
+        if after - start >= seconds * 1e9 and len(samples) >= n:
+            return np.asarray(samples, np.float64) / 1e6
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("input", nargs="?", help="an image file or a .npy array")
+    parser.add_argument("--verify", action="store_true", help="check hashes and stored outputs")
+    parser.add_argument("--bench", action="store_true", help="measure the latency")
+    parser.add_argument("--model", default="model.onnx", help="another ONNX file of this bundle")
+    parser.add_argument("--engine", help="a TensorRT engine to run instead")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--warmup-s", type=float, default=1.0, help="seconds before the first block")
+    parser.add_argument("--blocks", type=int, default=3)
+    parser.add_argument("--block-s", type=float, default=1.0, help="least seconds of a block")
+    parser.add_argument("--min-n", type=int, default=20, help="least samples of a block")
+    parser.add_argument("--json", help="write the latency to this file as well")
+    given = parser.parse_args(arguments)
+    if not (given.input or given.verify or given.bench):
+        parser.error("give an image, --verify or --bench")
+    if given.blocks < 1 or given.threads < 1 or not math.isfinite(given.block_s):
+        parser.error("--blocks and --threads start at 1")
+    return given
+
+
+def main() -> int:
+    given = parse()
+
+    def start() -> Any:
+        if given.engine:
+            return EngineModel(given.engine)
+        return OnnxModel(os.path.join(HERE, given.model), given.threads)
+
+    try:
+        manifest = read_json("manifest.json")
+        ok = verify(manifest, start) if given.verify else True
+        if given.input and ok:
+            predict(start(), given.input, manifest)
+        if given.bench and ok:
+            model = start()
+            result = bench(model, model.name, given)
+            if given.json:
+                with open(given.json, "w", encoding="utf-8") as file:
+                    json.dump(result, file, indent=2, sort_keys=True)
+    except (Failure, OSError) as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        return 2
+    return 0 if ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

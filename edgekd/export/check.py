@@ -1,0 +1,98 @@
+"""check: does an exported file compute what the torch model computes?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnxruntime  # type: ignore[import-untyped]
+import torch
+from torch import Tensor
+
+from edgekd.errors import ExportError
+
+# Largest difference relative to the largest output; int8 rounds ties another way than torch, so that only the
+# classes are compared.
+TOLERANCE = {"float32": 1e-3, "float16": 5e-2, "int8": float("inf")}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How an exported model compares with its torch model on `samples` samples."""
+
+    samples: int
+    same_top1: float
+    max_difference: float
+    max_output: float
+
+    def __str__(self) -> str:
+        return (
+            f"same top-1 on {self.same_top1:.2%} of {self.samples} samples, "
+            f"largest difference {self.max_difference:.3g} at outputs up to {self.max_output:.3g}"
+        )
+
+
+def check(
+    path: str | os.PathLike[str],
+    torch_fn: Callable[[Tensor], Tensor],
+    samples: Iterable[Tensor],
+    *,
+    min_agreement: float = 0.995,
+    tolerance: float | None = None,
+) -> Agreement:
+    """Validates the file and runs it in onnxruntime beside `torch_fn` on real samples.
+
+    Each of `samples` is a batch as the file takes it; `torch_fn` maps it to `[batch, classes]`. `tolerance` bounds
+    the largest difference relative to the largest output (none: 1e-3 in fp32, 0.05 in fp16, unbounded in int8).
+
+    Raises ExportError, with the figures, where the file is invalid, gives another shape or NaN, or differs.
+    """
+    path = os.fspath(path)
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model, full_check=True)
+        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+        session = open_session(path)
+    except Exception as error:  # onnx and onnxruntime raise their own types, some not importable
+        raise ExportError(f"{path} is not a model that onnxruntime can run: {error}") from error
+    if tolerance is None:
+        tolerance = TOLERANCE[_precision(model)]
+    name = session.get_inputs()[0].name
+    count, same, difference, largest = 0, 0, 0.0, 0.0
+    with torch.no_grad():
+        for batch in samples:
+            expected = torch_fn(batch).float().numpy()
+            (got,) = session.run(None, {name: batch.numpy()})
+            if got.shape != expected.shape:
+                raise ExportError(f"{path} gives {list(got.shape)}, the torch model {list(expected.shape)}")
+            if not np.isfinite(got).all():
+                raise ExportError(f"{path} gives NaN or infinity for sample {count} or one soon after it")
+            count += len(got)
+            same += int((got.argmax(1) == expected.argmax(1)).sum())
+            difference = max(difference, float(np.abs(got - expected).max()))
+            largest = max(largest, float(np.abs(expected).max()))
+    if not count:
+        raise ExportError(f"no samples to check {path} with")
+    result = Agreement(count, same / count, difference, largest)
+    if result.same_top1 < min_agreement or difference > tolerance * largest:
+        limit = "" if tolerance == float("inf") else f" and a difference of at most {tolerance * largest:.3g}"
+        raise ExportError(f"{path} differs from the torch model: {result}; asked for {min_agreement:.2%}{limit}")
+    return result
+
+
+def open_session(path: str | os.PathLike[str]) -> onnxruntime.InferenceSession:
+    """The file in onnxruntime on one thread, with exact int8 sums also on x86 without VNNI."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+
+
+def _precision(model: onnx.ModelProto) -> str:
+    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+        return "int8"
+    types = {tensor.data_type for tensor in model.graph.initializer}
+    return "float16" if onnx.TensorProto.FLOAT16 in types else "float32"

@@ -1,0 +1,213 @@
+"""The few rewrites between torch's exporter and the file. Each changes the model in place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import onnx_ir.passes.common as common
+from onnxscript import ir
+
+from edgekd.errors import ExportError
+
+SUFFIX = "_quantized"
+WRAPPER = "model."
+"""What `Deployed` puts before the names of the model that it wraps."""
+INT32_LIMIT = 2.0**30
+
+
+class QuantizedTensor(NamedTuple):
+    """An activation's name in the converted graph and its quantization."""
+
+    name: str
+    scale: float
+    zero_point: int
+
+
+def simplify(model: ir.Model) -> None:
+    """Average pools as such, and weights stored as the layers read them: no operator between DQ and layer."""
+    for node in list(model.graph):
+        if node.op_type == "ReduceMean":
+            _name_global_pool(node)
+        elif node.op_type == "Transpose":
+            _transpose_stored_weight(model, node)
+        elif node.op_type == "Reshape":
+            shape = _value(node.inputs[1])
+            if shape is not None and 0 not in shape:
+                node.attributes.pop("allowzero", None)  # without a 0 it says nothing, and older parsers lack it
+        elif node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            scale = _value(node.inputs[1])
+            if scale is not None and scale.ndim == 0:
+                node.attributes.pop("axis", None)
+
+
+def name_sites(model: ir.Model, tensors: Sequence[QuantizedTensor]) -> None:
+    """Names each Q/DQ pair after the tensor of the converted graph that it quantizes.
+
+    The exporter keeps the operators' order; scale and zero-point are compared, so that a node that was lost, doubled
+    or changed on the way raises ExportError.
+    """
+    nodes = [node for node in model.graph if node.op_type == "QuantizeLinear"]
+    exported = [(np.float32(_value(n.inputs[1])), int(_value(n.inputs[2]))) for n in nodes]  # type: ignore[arg-type]
+    trained = [(np.float32(t.scale), t.zero_point) for t in tensors]
+    if exported != trained:
+        raise ExportError(
+            f"the export has {len(exported)} quantized activations, the model {len(trained)}, and they differ: "
+            "what was trained would not ship"
+        )
+    for node, tensor in zip(nodes, tensors, strict=True):
+        node.outputs[0].name = tensor.name + SUFFIX
+        dequantizers = [user for user, _ in node.outputs[0].uses()]
+        for index, user in enumerate(dequantizers):
+            user.outputs[0].name = tensor.name + "_dequantized" + (f"_{index}" if index else "")
+        _own_parameters(model, tensor.name, [node, *dequantizers])
+    for node in model.graph:
+        if node.op_type == "DequantizeLinear" and _value(node.inputs[0]) is not None:
+            weight = str(node.inputs[0].name).removeprefix(WRAPPER).removesuffix(SUFFIX)  # type: ignore[union-attr]
+            node.outputs[0].name = weight + "_dequantized"
+            _own_parameters(model, weight, [node])
+
+
+def _own_parameters(model: ir.Model, name: str, nodes: Sequence[ir.Node]) -> None:
+    """Gives a site its own scale and zero-point.
+
+    The exporter shares equal constants, and onnxruntime 1.31 fails with `session.x64quantprecision` where two weights
+    share a zero-point ("Attempt to replace the existing tensor").
+    """
+    for index, part in ((1, "_scale"), (2, "_zero_point")):
+        array = _value(nodes[0].inputs[index])
+        assert array is not None
+        own = _constant(model, name + part, array)
+        for node in nodes:
+            node.replace_input_with(index, own)
+
+
+def quantize_biases(model: ir.Model) -> None:
+    """Biases as int32 with scale `s_x * s_w`, the scale of the integer accumulator that they are added to."""
+    for node in list(model.graph):
+        if node.op_type not in ("Conv", "Gemm") or len(node.inputs) < 3:
+            continue
+        x, weight, bias = (value.producer() if value is not None else None for value in node.inputs[:3])
+        stored = _value(node.inputs[2])
+        if stored is None or bias is not None or not (_is_dequantize(x) and _is_dequantize(weight)):
+            continue
+        assert x is not None and weight is not None
+        s_x, s_w = _value(x.inputs[1]), _value(weight.inputs[1])
+        if s_x is None or s_w is None:
+            continue
+        s_w = _widen_scale(model, weight, s_x, s_w, stored)
+        scale = (s_x * s_w).astype(np.float32)
+        integers = np.rint(stored.astype(np.float64) / scale).astype(np.int32)
+        name = str(node.inputs[2].name).removeprefix(WRAPPER)  # type: ignore[union-attr]
+        dequantize = ir.node(
+            "DequantizeLinear",
+            [_constant(model, name + SUFFIX, integers), _constant(model, name + "_scale", scale)],
+            attributes={"axis": 0} if scale.ndim else None,
+        )
+        dequantize.outputs[0].name = name + "_dequantized"
+        model.graph.insert_before(node, dequantize)
+        node.replace_input_with(2, dequantize.outputs[0])
+
+
+def clean(model: ir.Model) -> None:
+    """Drops what nothing reads, what only the exporter wanted to know, and source paths; names in order."""
+    for initializer in list(model.graph.initializers.values()):
+        initializer.name = str(initializer.name).removeprefix(WRAPPER)
+    for run in (
+        common.IdentityEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
+        common.RemoveUnusedOpsetsPass(),
+        common.TopologicalSortPass(),
+        common.ClearMetadataAndDocStringPass(),
+    ):
+        run(model)
+    counts: dict[str, int] = {}
+    for node in model.graph:
+        counts[node.op_type] = counts.get(node.op_type, -1) + 1
+        node.name = f"{node.op_type}_{counts[node.op_type]}"
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    for node in model.graph:
+        for value in node.outputs:
+            value.metadata_props.clear()
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.graph.name = "model"
+    model.producer_name, model.producer_version, model.doc_string = "edgekd", "", ""
+
+
+def _name_global_pool(node: ir.Node) -> None:
+    """A mean over height and width is GlobalAveragePool, which has integer kernels."""
+    axes = _value(node.inputs[1]) if len(node.inputs) > 1 else None
+    shape = node.inputs[0].shape  # type: ignore[union-attr]
+    keep = node.attributes.get_int("keepdims", 1)
+    if axes is None or shape is None or len(shape) != 4 or keep != 1 or {int(a) % 4 for a in axes} != {2, 3}:
+        return
+    node.op_type = "GlobalAveragePool"
+    node.attributes.clear()
+    node.resize_inputs(1)
+
+
+def _transpose_stored_weight(model: ir.Model, node: ir.Node) -> None:
+    """Transpose(DQ(w)) as DQ(w transposed)."""
+    source = node.inputs[0]
+    dequantize = source.producer() if source is not None else None
+    if not _is_dequantize(dequantize) or dequantize is None or len(dequantize.outputs[0].uses()) != 1:
+        return
+    weight = _value(dequantize.inputs[0])
+    if weight is None:
+        return
+    order = node.attributes.get_ints("perm", tuple(reversed(range(weight.ndim))))
+    scale = _value(dequantize.inputs[1])
+    if scale is not None and scale.ndim == 1:
+        axis = dequantize.attributes.get_int("axis", 1) % weight.ndim
+        dequantize.attributes["axis"] = ir.AttrInt64("axis", list(order).index(axis))
+    name = str(dequantize.inputs[0].name)  # type: ignore[union-attr]
+    del model.graph.initializers[name]
+    dequantize.replace_input_with(0, _constant(model, name, np.ascontiguousarray(weight.transpose(order))))
+    dequantize.outputs[0].shape = node.outputs[0].shape
+    node.outputs[0].replace_all_uses_with(dequantize.outputs[0])
+    model.graph.remove(node)
+
+
+def _widen_scale(model: ir.Model, weight: ir.Node, s_x: np.ndarray, s_w: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """A channel whose weights vanish beside its bias gets a scale that lets the bias fit 32 bits."""
+    least = (np.abs(bias) / (INT32_LIMIT * s_x)).astype(np.float32)
+    if s_w.ndim == 0:
+        least = least.max(initial=0).astype(np.float32)
+    wider: np.ndarray = np.maximum(s_w, least)
+    if np.array_equal(wider, s_w):
+        return s_w
+    stored, scale = weight.inputs[0], weight.inputs[1]
+    integers = _value(stored)
+    assert integers is not None and stored is not None and scale is not None
+    shape = [1] * integers.ndim
+    if wider.ndim:
+        shape[weight.attributes.get_int("axis", 1)] = -1
+    smaller = np.rint(integers * (s_w / wider).reshape(shape)).astype(np.int8)
+    for value, array in ((stored, smaller), (scale, wider)):
+        value.const_value = ir.tensor(array, name=value.name)
+    return wider
+
+
+def _is_dequantize(node: ir.Node | None) -> bool:
+    return node is not None and node.op_type == "DequantizeLinear"
+
+
+def _value(value: ir.Value | None) -> np.ndarray | None:
+    """A constant's array; None for a tensor that depends on the input."""
+    if value is None or value.const_value is None:
+        return None
+    array: np.ndarray = value.const_value.numpy()
+    return array
+
+
+def _constant(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
+    """A new initializer."""
+    while name in model.graph.initializers:
+        name += "_"
+    value = ir.val(name, const_value=ir.tensor(array, name=name))
+    model.graph.register_initializer(value)
+    return value

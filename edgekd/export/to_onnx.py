@@ -1,0 +1,198 @@
+"""to_onnx: a model as an ONNX file that takes camera bytes and gives logits or probabilities."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import onnx
+import onnx.version_converter
+import torch
+from onnxscript import ir
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Node
+
+from edgekd.errors import ExportError
+from edgekd.export import passes
+from edgekd.export.trace import quiet_torch, trace
+from edgekd.target import Quantization
+
+aten = torch.ops.aten
+
+LOWEST_OPSET = 18
+"""The exporter's operators are written for this opset; an older one is reached with onnx's version converter."""
+HIGHEST_IR = 10
+"""TensorRT 10.3 and onnxruntime since 1.18 read it."""
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """What turns a camera's bytes into the network's input: `(x / 255 - mean) / std`, per channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Deployed(nn.Module):
+    """`model` with what comes before and after it on a device.
+
+    Without `preprocess` float `[batch, C, H, W]`, with it uint8 `[batch, H, W, C]`, to logits or probabilities
+    `[batch, classes]`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, preprocess: Preprocess | None, output: str) -> None:
+        super().__init__()
+        self.model = model
+        self.preprocess = preprocess
+        self.output = output
+        if preprocess is not None:
+            self.register_buffer("mean", torch.tensor(preprocess.mean, dtype=torch.float32).reshape(-1, 1, 1))
+            self.register_buffer("std", torch.tensor(preprocess.std, dtype=torch.float32).reshape(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.preprocess is not None:
+            x = (x.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+        y: Tensor = self.model(x)
+        return y.softmax(1) if self.output == "probabilities" else y
+
+
+def to_onnx(
+    model: nn.Module | GraphModule,
+    path: str | os.PathLike[str],
+    example_input: Tensor,
+    *,
+    opset: int,
+    preprocess: Preprocess | None = None,
+    output: Literal["logits", "probabilities"] = "logits",
+) -> None:
+    """Writes `model`, in evaluation mode, to `path`; the same model gives the same bytes.
+
+    `example_input` is float `[batch, C, H, W]`; the batch is dynamic, named `batch`. The input is called `input`, the
+    output as `output` says. With `preprocess` the input is uint8 `[batch, H, W, C]`. A graph from
+    `edgekd.quantize.convert` is written with a Q/DQ pair for each of its sites, its weights as int8.
+
+    Raises ExportError where the model cannot be traced or written at this opset, or would not be the one that was
+    trained.
+    """
+    channels = example_input.shape[1]
+    if preprocess is not None and not len(preprocess.mean) == len(preprocess.std) == channels:
+        raise ExportError(
+            f"preprocess has {len(preprocess.mean)} means and {len(preprocess.std)} standard deviations for images of "
+            f"{channels} channels; give {channels} of each"
+        )
+    if preprocess is not None:
+        example_input = torch.zeros_like(example_input.permute(0, 2, 3, 1), dtype=torch.uint8)
+    training = {module: module.training for module in model.modules()}
+    try:
+        for module in training:
+            module.training = False  # not eval(): a traced graph refuses it
+        program = trace(Deployed(model, preprocess, output), (example_input,))
+        exported = _export(program, max(opset, LOWEST_OPSET), output)
+    finally:
+        for module, was in training.items():
+            module.training = was
+    passes.simplify(exported)
+    if isinstance(model, GraphModule):
+        quantization = model.meta.get("quantization")
+        passes.name_sites(exported, _quantized_tensors(model))
+        if isinstance(quantization, Quantization) and quantization.int32_bias:
+            passes.quantize_biases(exported)
+    passes.clean(exported)
+    write(_at_opset(ir.to_proto(exported), opset), path)
+
+
+def write(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
+    """Checks a model and writes it beside `path`, then renames: a reader never sees half of it."""
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the exported graph is not valid ONNX: {error}") from error
+    path = Path(path)
+    descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".draft")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(model.SerializeToString(deterministic=True))
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(draft, 0o644)  # mkstemp's own mode keeps other users from reading it
+        os.replace(draft, path)
+    except BaseException:
+        os.unlink(draft)
+        raise
+
+
+def _export(program: ExportedProgram, opset: int, output: str) -> ir.Model:
+    for node in program.graph.nodes:
+        # The decomposition of a global pool reads the memory's strides; a mean is the same and exports as one node.
+        if node.target is aten.adaptive_avg_pool2d.default and tuple(node.args[1]) == (1, 1):
+            node.target, node.args = aten.mean.dim, (node.args[0], [-2, -1], True)
+    try:
+        with quiet_torch(), contextlib.redirect_stdout(io.StringIO()):
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=opset,
+                optimize=True,
+                input_names=["input"],
+                output_names=[output],
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        operators = sorted({str(node.target) for node in program.graph.nodes if str(node.target) in _chain(error)})
+        named = f" operator {', '.join(operators)}" if operators else ""
+        raise ExportError(f"ONNX has no translation for{named}: {_first_line(error)}") from error
+    assert exported is not None
+    model: ir.Model = exported.model
+    return model
+
+
+def _chain(error: BaseException | None) -> str:
+    """The texts of an error and of what caused it."""
+    texts = []
+    while error is not None:
+        texts.append(str(error))
+        error = error.__cause__
+    return "\n".join(texts)
+
+
+def _first_line(error: BaseException) -> str:
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+
+
+def _at_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """The model at an opset below the exporter's lowest, and at an IR version that the runtimes read."""
+    if opset < LOWEST_OPSET:
+        try:
+            model = onnx.version_converter.convert_version(model, opset)
+        except Exception as error:  # its C++ raises RuntimeError or ConvertError
+            raise ExportError(
+                f"this model cannot be written at opset {opset}: {_first_line(error)}; "
+                f"use opset {LOWEST_OPSET} or later, if the target's runtime reads it"
+            ) from error
+    model.ir_version = min(HIGHEST_IR, onnx.helper.find_min_ir_version_for(list(model.opset_import)))
+    return model
+
+
+def _quantized_tensors(model: GraphModule) -> list[passes.QuantizedTensor]:
+    """The activations that a converted graph quantizes, in order."""
+    found = []
+    for node in model.graph.nodes:
+        if node.target is torch.ops.quantized_decomposed.quantize_per_tensor.default:
+            source, scale, zero_point = node.args[:3]
+            assert isinstance(source, Node)
+            found.append(passes.QuantizedTensor(source.name, scale, zero_point))
+        elif node.op == "call_module" and "activation_post_process" in str(node.target):
+            raise ExportError("the graph still has observers; call edgekd.quantize.convert before the export")
+    return found

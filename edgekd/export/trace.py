@@ -1,0 +1,87 @@
+"""trace: a model as a graph of ATen operators with a dynamic batch, or one line about what cannot be traced."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from edgekd.errors import ExportError
+
+_SOURCE_LINE = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)\n\s*(?P<code>[^\n]+)')
+_THIRD_PARTY = re.compile(r"[\\/](site-packages|dist-packages|torch|torchao)[\\/]")
+
+
+@contextlib.contextmanager
+def quiet_torch() -> Iterator[None]:
+    """No log lines from torch's and onnxscript's tracers, and none of their own deprecation warnings, inside."""
+    loggers = [logging.getLogger(name) for name in ("torch", "torchao", "onnxscript", "onnx_ir")]
+    loggers += [
+        logger
+        for name, logger in logging.root.manager.loggerDict.items()
+        if name.startswith(("torch.", "torchao.", "onnxscript.", "onnx_ir.")) and isinstance(logger, logging.Logger)
+    ]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            for category in (DeprecationWarning, FutureWarning, UserWarning):
+                warnings.filterwarnings(
+                    "ignore", category=category, module=r"(torch|torchao|onnxscript|onnx_ir|copyreg)\b"
+                )
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> ExportedProgram:
+    """`model` in its present mode as ATen operators; the first dimension of every input is dynamic.
+
+    Raises ExportError, naming the user's source line, where the model's control flow depends on its data or where an
+    operator cannot be traced.
+    """
+    if any(x.shape[0] < 2 for x in example_inputs):
+        # torch specialises a dimension of size 1: the graph would only take batches of one.
+        example_inputs = tuple(torch.cat([x, x]) if x.shape[0] == 1 else x for x in example_inputs)
+    dynamic = tuple({0: Dim("batch", min=1)} for _ in example_inputs)
+    try:
+        with quiet_torch():
+            return torch.export.export(model, example_inputs, dynamic_shapes=dynamic)
+    except Exception as error:  # torch raises many unrelated types here, user code any
+        raise ExportError(_explain(model, error)) from error
+
+
+def _explain(model: nn.Module, error: Exception) -> str:
+    """One line: what failed, and at which line of the user's code."""
+    text = str(error)
+    reason = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    if type(error).__name__ == "GuardOnDataDependentSymNode":
+        reason = "its control flow depends on the values of a tensor (torch.where keeps it in the graph)"
+    elif "batch" in text and "specialized" in text:
+        reason = "it fixes the batch size to a constant (take it from x.shape[0], or use -1, instead)"
+    return f"{type(model).__name__} cannot be traced{_where(error, text)}: {reason}"
+
+
+def _where(error: Exception, text: str) -> str:
+    """` at model.py:12 in forward: code`: the user's line from torch's message, else from the traceback."""
+    own = [m for m in _SOURCE_LINE.finditer(text) if not _THIRD_PARTY.search(m["file"])]
+    if own:
+        last = own[-1]
+        return f" at {last['file']}:{last['line']} in {last['function']}: `{last['code'].strip()}`"
+    frames = []
+    traceback = error.__traceback__
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        if not _THIRD_PARTY.search(code.co_filename) and code.co_filename != __file__ and "<" not in code.co_filename:
+            frames.append(f" at {code.co_filename}:{traceback.tb_lineno} in {code.co_name}")
+        traceback = traceback.tb_next
+    inner = [frame for frame in frames if frame.endswith("in forward")]
+    return inner[-1] if inner else ""

@@ -1,0 +1,193 @@
+"""Runner: one way to run a model, a short class a runtime; machine, versions: what a figure was taken on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+
+from edgekd.errors import ModelError
+
+Batch = NDArray[Any]
+
+NOTABLE_FEATURES = (
+    ("avx2", "avx2"),
+    ("avx512f", "avx512f"),
+    ("avx512_vnni", "avx512_vnni"),
+    ("avx_vnni", "avx_vnni"),
+    ("amx_int8", "amx_int8"),
+    ("asimddp", "dotprod"),
+    ("asimdhp", "fp16"),
+    ("i8mm", "i8mm"),
+    ("sve", "sve"),
+)
+
+
+class Runner(Protocol):
+    """A model in a runtime. `name` is the runtime with its version and what was set otherwise than usual."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def threads(self) -> int: ...
+
+    def run(self, batch: Batch) -> Batch:
+        """[batch, ...] as the model takes it -> [batch, classes]."""
+        ...
+
+
+class TorchRunner:
+    """A module in eager PyTorch on the CPU. Setting the threads is global to the process: `run` sets them."""
+
+    def __init__(self, module: torch.nn.Module, *, threads: int = 1) -> None:
+        self._module = module.eval()
+        self.threads = threads
+        self.name = f"torch {torch.__version__} CPU"
+
+    def run(self, batch: Batch) -> Batch:
+        if torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
+        with torch.inference_mode():
+            output: torch.Tensor = self._module(torch.from_numpy(np.ascontiguousarray(batch)))
+        return output.numpy()
+
+
+class OnnxRunner:
+    """An ONNX file with one input in onnxruntime on the CPU, all graph optimisations on; gives the first output.
+
+    On x86 without VNNI, int8 products saturate in 16 bit and accuracy would be another than the device's:
+    `session.x64quantprecision` is set there and named in `name`. Raises ModelError where the file cannot be loaded.
+    """
+
+    def __init__(self, path: Path, *, threads: int = 1) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = 3
+        self.threads = threads
+        self.name = f"onnxruntime {ort.__version__} CPU"
+        if int8_saturates(platform.machine(), cpu_features()):
+            options.add_session_config_entry("session.x64quantprecision", "1")
+            self.name += " (x64quantprecision)"
+        try:
+            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's errors share no base class
+            raise ModelError(f"onnxruntime {ort.__version__} cannot load {path}: {error}") from error
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1:
+            raise ModelError(f"{path} has inputs {[i.name for i in inputs]}; edgekd runs models with exactly one")
+        self._input = inputs[0].name
+        self._output = self._session.get_outputs()[0].name
+
+    def run(self, batch: Batch) -> Batch:
+        (output,) = self._session.run([self._output], {self._input: batch})
+        return np.asarray(output)
+
+
+def int8_saturates(architecture: str, features: frozenset[str]) -> bool:
+    """x86 that has none of the VNNI instructions, or does not say so."""
+    return architecture.lower() in {"x86_64", "amd64", "i386", "i686"} and not features & {
+        "avx512_vnni",
+        "avx_vnni",
+        "amx_int8",
+    }
+
+
+def cpu_features() -> frozenset[str]:
+    """The CPU's flags as Linux names them; empty elsewhere."""
+    text = _read(Path("/proc/cpuinfo"))
+    return frozenset(
+        flag for line in text.splitlines() if line.startswith(("flags", "Features")) for flag in _value(line).split()
+    )
+
+
+def machine() -> str:
+    """CPU model, cores that this process may use, features that decide about int8 and fp16, and the system."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    features = cpu_features()
+    notable = [title for flag, title in NOTABLE_FEATURES if flag in features]
+    parts = [cpu_model(), f"{cores} core{'s' if cores > 1 else ''}", " ".join([platform.machine(), *notable])]
+    return ", ".join([*parts, f"{platform.system()} {platform.release()}"])
+
+
+def cpu_model() -> str:
+    """The CPU's name as the system gives it; on arm64 Linux it is the board's, where the CPU itself has none."""
+    for line in _read(Path("/proc/cpuinfo")).splitlines():
+        if line.lower().startswith(("model name", "hardware")) and _value(line):
+            return _value(line)
+    board = _read(Path("/proc/device-tree/model")).strip("\0\n ")
+    return board or platform.processor() or "unknown CPU"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of edgekd and of the libraries that shape its output, those that are installed."""
+    found = {"python": platform.python_version()}
+    for package in ("edgekd", "numpy", "torch", "torchao", "onnx", "onnxruntime"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _value(line: str) -> str:
+    return line.partition(":")[2].strip()
+
+
+PEAK_MEMORY_SCRIPT = """
+import sys
+import numpy as np
+import onnxruntime as ort
+
+def status_kb(key):
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith(key + ":"))
+
+path, dtype, shape, threads = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+batch = np.zeros([int(d) for d in shape.split("x")], dtype)
+with open("/proc/self/clear_refs", "w") as peak:
+    peak.write("5")
+before = status_kb("VmRSS")
+options = ort.SessionOptions()
+options.intra_op_num_threads = threads
+options.log_severity_level = 3
+session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+for _ in range(3):
+    session.run(None, {session.get_inputs()[0].name: batch})
+print(status_kb("VmHWM") - before)
+"""
+
+
+def peak_memory_mb(path: Path, batch: Batch, *, threads: int = 1) -> float | None:
+    """Resident memory in MB (2^20) that loading an ONNX file and running it on a batch like `batch` adds at its peak.
+
+    Measured in a fresh process: the high-water mark (VmHWM) after loading and three runs, less what Python, numpy and
+    onnxruntime held before (VmRSS, the mark reset there). None where the kernel does not tell, so outside of Linux.
+    Raises ModelError where the model cannot be run.
+    """
+    if not os.access("/proc/self/clear_refs", os.W_OK):
+        return None
+    shape = "x".join(str(d) for d in batch.shape)
+    command = [sys.executable, "-c", PEAK_MEMORY_SCRIPT, str(path), str(batch.dtype), shape, str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ModelError(f"the memory of {path} could not be measured: {done.stderr.strip().splitlines()[-1:]}")
+    return int(done.stdout) / 1024

@@ -1,0 +1,179 @@
+"""Model references: "edgekd:resnet8", "python:module:function", "timm:name", "onnx:file.onnx", "exported:file.pt2"."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from edgekd.errors import ModelError, nearest
+from edgekd.imports import load_function
+from edgekd.models.mobilenet import mobilenetv2_05
+from edgekd.models.resnet import resnet8, resnet20
+from edgekd.models.wrn import wrn_16_2
+from edgekd.recipe import Model
+
+BUILT_IN: dict[str, Callable[..., nn.Module]] = {
+    "resnet8": resnet8,
+    "resnet20": resnet20,
+    "wrn-16-2": wrn_16_2,
+    "mobilenetv2-0.5": mobilenetv2_05,
+}
+FORMS = "edgekd:NAME, python:module:function, timm:NAME, onnx:FILE (teacher only), exported:FILE (teacher only)"
+
+
+def load_model(reference: Model, *, num_classes: int, in_channels: int) -> nn.Module:
+    """The model of a recipe's section, with its weights where it names some, in eval mode.
+
+    `num_classes` and `in_channels` are the data's; they are passed to a function that takes them and whose `args` do not
+    say otherwise. Raises ModelError for an unknown name, arguments that the
+    function does not take, a missing file, and weights that do not fit.
+    """
+    kind, _, name = reference.model.partition(":")
+    if kind == "onnx":
+        return OnnxModel(_existing(name, reference.model))
+    if kind == "exported":
+        return _load_exported(_existing(name, reference.model), reference.model)
+    if kind == "edgekd":
+        if name not in BUILT_IN:
+            raise ModelError(f"model 'edgekd:{name}' not found{nearest(name, BUILT_IN)}")
+        function = BUILT_IN[name]
+    elif kind == "python":
+        function = load_function(reference.model)
+    elif kind == "timm":
+        return _with_weights(_load_timm(name, reference, num_classes, in_channels), reference)
+    else:
+        raise ModelError(f"model '{reference.model}' has an unknown form; give {FORMS}")
+    given = {"num_classes": num_classes, "in_channels": in_channels}
+    parameters = inspect.signature(function).parameters
+    arguments = {key: value for key, value in given.items() if key in parameters} | reference.args
+    try:
+        inspect.signature(function).bind(**arguments)
+    except TypeError as error:
+        raise ModelError(f"model '{reference.model}': {error}; it takes {', '.join(parameters)}") from error
+    model = function(**arguments)
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model '{reference.model}' gave a {type(model).__name__}; it must return a torch.nn.Module")
+    return _with_weights(model, reference)
+
+
+def number_of_classes(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
+    """The width of the logits, from one forward pass of a zero image of `image_shape` (h, w, channels)."""
+    height, width, channels = image_shape
+    training = model.training
+    model.eval() if not isinstance(model, torch.fx.GraphModule) else None
+    try:
+        with torch.inference_mode():
+            logits = model(torch.zeros(2, channels, height, width))
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"the model does not take images [batch, {channels}, {height}, {width}]: {reason}") from error
+    model.train(training) if not isinstance(model, torch.fx.GraphModule) else None
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+        what = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ModelError(f"the model must return logits [batch, classes]; it returned {what}")
+    return logits.shape[1]
+
+
+class OnnxModel(nn.Module):
+    """An ONNX file run by onnxruntime: float images `[batch, channels, h, w]` to logits, no gradients, no layers."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        try:
+            self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions share no base but Exception
+            raise ModelError(f"'onnx:{path}' cannot be loaded: {str(error).splitlines()[0]}") from error
+        self.input = self.session.get_inputs()[0].name
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        try:
+            outputs = self.session.run(None, {self.input: x.cpu().contiguous().numpy().astype(np.float32)})
+        except Exception as error:  # as above
+            raise ValueError(str(error).splitlines()[0]) from error
+        return torch.from_numpy(np.asarray(outputs[0]))
+
+
+def _existing(name: str, given: str) -> Path:
+    path = Path(name)
+    if not path.is_file():
+        raise ModelError(f"'{given}': no such file: {path}")
+    return path
+
+
+def _load_exported(path: Path, given: str) -> nn.Module:
+    try:
+        program = torch.export.load(path)
+    except (RuntimeError, ValueError, OSError, zipfile.BadZipFile) as error:
+        raise ModelError(f"'{given}': not a torch.export program that this torch reads ({str(error).splitlines()[0]})") from error
+    module: nn.Module = program.module()
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    return module
+
+
+def _load_timm(name: str, reference: Model, num_classes: int, in_channels: int) -> nn.Module:
+    try:
+        import timm
+    except (ImportError, RuntimeError) as error:
+        # Beside a CPU build of torch, torchvision from the registry ends in a RuntimeError about torchvision::nms.
+        raise ModelError(
+            f"'timm:{name}' needs timm, which does not import here ({str(error).splitlines()[0]}); "
+            "install it with: pip install 'edgekd[timm]' (with a torchvision that fits your torch)"
+        ) from error
+    if name not in timm.list_models():
+        raise ModelError(f"timm has no model '{name}'{nearest(name, timm.list_models(f'*{name[:4]}*'))}")
+    arguments = {"num_classes": num_classes, "in_chans": in_channels} | reference.args
+    model: nn.Module = timm.create_model(name, **arguments)
+    return model
+
+
+def _with_weights(model: nn.Module, reference: Model) -> nn.Module:
+    if reference.weights is not None:
+        path = _existing(reference.weights, reference.weights)
+        load_weights(model, _read_weights(path), str(path))
+    return model.eval()
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], where: str) -> None:
+    """Copy weights into a model; ModelError names the keys that are missing, unexpected or of another shape."""
+    own = model.state_dict()
+    problems = [f"missing {name}" for name in own if name not in weights]
+    problems += [f"unexpected {name}" for name in weights if name not in own]
+    problems += [
+        f"{name} is {list(weights[name].shape)}, the model's is {list(own[name].shape)}"
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ModelError(f"{where} does not fit the model: {'; '.join(problems[:5])}{more}")
+    model.load_state_dict(dict(weights))
+
+
+def _read_weights(path: Path) -> Mapping[str, torch.Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"{path} is a pickle that needs more than tensors: loading it could run any code, so it is refused. Save the "
+            "state dict alone: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
+        ) from error
+    except (safetensors.SafetensorError, RuntimeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ModelError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}") from error
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else loaded
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ModelError(f"{path} holds a {type(loaded).__name__}, not a state dict (names to tensors)")
+    return state

@@ -1,0 +1,46 @@
+"""The names of torchao's PT2E quantization that edgekd uses, imported without its log lines on missing GPU kernels."""
+
+from __future__ import annotations
+
+from edgekd.export.trace import quiet_torch
+
+with quiet_torch():
+    from torchao.quantization.pt2e import (  # type: ignore[import-untyped]
+        FakeQuantizeBase,
+        FusedMovingAvgObsFakeQuantize,
+        HistogramObserver,
+        MovingAverageMinMaxObserver,
+        MovingAveragePerChannelMinMaxObserver,
+        ObserverBase,
+        PerChannelMinMaxObserver,
+    )
+    from torchao.quantization.pt2e.quantize_pt2e import (  # type: ignore[import-untyped]
+        convert_pt2e,
+        prepare_pt2e,
+        prepare_qat_pt2e,
+    )
+    from torchao.quantization.pt2e.quantizer import (  # type: ignore[import-untyped]
+        QuantizationAnnotation,
+        QuantizationSpec,
+        QuantizationSpecBase,
+        Quantizer,
+        SharedQuantizationSpec,
+    )
+
+__all__ = [
+    "FakeQuantizeBase",
+    "FusedMovingAvgObsFakeQuantize",
+    "HistogramObserver",
+    "MovingAverageMinMaxObserver",
+    "MovingAveragePerChannelMinMaxObserver",
+    "ObserverBase",
+    "PerChannelMinMaxObserver",
+    "QuantizationAnnotation",
+    "QuantizationSpec",
+    "QuantizationSpecBase",
+    "Quantizer",
+    "SharedQuantizationSpec",
+    "convert_pt2e",
+    "prepare_pt2e",
+    "prepare_qat_pt2e",
+]

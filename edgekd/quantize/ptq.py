@@ -1,0 +1,201 @@
+"""prepare, calibrate, convert: post-training quantization, and the two ends of quantization-aware training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from edgekd.errors import QuantizationError
+from edgekd.export.trace import quiet_torch
+from edgekd.quantize.capture import capture, constant_name, evaluate, fold_constant, is_constant
+from edgekd.quantize.pt2e import (
+    FakeQuantizeBase,
+    HistogramObserver,
+    ObserverBase,
+    PerChannelMinMaxObserver,
+    convert_pt2e,
+    prepare_pt2e,
+    prepare_qat_pt2e,
+)
+from edgekd.quantize.qat import eval_mode, fake_quantizer, watch
+from edgekd.quantize.scheme import SUFFIX, Scheme
+from edgekd.target import Quantization, Target
+
+
+def prepare(
+    model: nn.Module, target: Target | Quantization, example_inputs: tuple[Tensor, ...], *, qat: bool = False
+) -> GraphModule:
+    """A copy of `model` as a graph with an observer (`qat`: a fake-quantizer) at each of the target's sites.
+
+    `example_inputs` is one float batch `[batch, C, H, W]`; the graph takes any batch size. The model is not changed.
+    Raises QuantizationError where the target has no int8 scheme, ExportError where the model cannot be traced.
+    """
+    quantization = target.quantization if isinstance(target, Target) else target
+    if quantization is None:
+        assert isinstance(target, Target)
+        raise QuantizationError(
+            f"target '{target.name}' has no int8 scheme; quantize with mode = \"none\", or choose a target that has one"
+        )
+    graph = capture(model, example_inputs, trainable=qat)
+    scheme = Scheme(quantization, fake_quantizer if qat else _observer)
+    with quiet_torch():
+        prepared: GraphModule = (prepare_qat_pt2e if qat else prepare_pt2e)(graph, scheme)
+    _name_observers_once(prepared)
+    prepared.meta["quantization"] = quantization  # the export asks for it: biases are written as it says
+    return prepared
+
+
+def calibrate(prepared: GraphModule, batches: Iterable[Tensor]) -> None:
+    """Shows real samples, float `[batch, C, H, W]` each, to the observers.
+
+    Raises QuantizationError for no samples, for NaN or infinity, and for an activation that never varies.
+    """
+    seen = 0
+    watch(prepared)
+    with torch.no_grad():
+        for batch in batches:
+            if not torch.isfinite(batch).all():
+                raise QuantizationError(f"calibration batch {seen} holds NaN or infinity; it must hold real samples")
+            prepared(batch)
+            seen += 1
+    eval_mode(prepared)
+    if seen == 0:
+        raise QuantizationError("no calibration samples were given; calibrate with some of the training images")
+    for tensor, observer in _activation_observers(prepared):
+        low, high = float(observer.min_val), float(observer.max_val)
+        if not (abs(low) < float("inf") and abs(high) < float("inf")):
+            raise QuantizationError(f"activation '{tensor}' is NaN or infinite on the calibration samples")
+        if low == high:
+            raise QuantizationError(
+                f"activation '{tensor}' is {low:g} for every calibration sample: a dead layer, or samples that are all "
+                "alike; it has no range to quantize"
+            )
+    _settle_input(prepared)
+
+
+def convert(prepared: GraphModule) -> GraphModule:
+    """The integer model: weights stored as int8, quantize and dequantize at each site, float operators between.
+
+    `prepared` is consumed: torchao reuses its modules; pass a deep copy to keep it.
+    Raises QuantizationError where the model was not calibrated.
+    """
+    for tensor, observer in _activation_observers(prepared):
+        if not float(observer.min_val) < float(observer.max_val):
+            raise QuantizationError(
+                f"activation '{tensor}' was not calibrated; call calibrate(prepared, batches) first"
+            )
+    names = _weight_names(prepared)
+    _observe_weights(prepared)
+    with quiet_torch():
+        converted: GraphModule = convert_pt2e(prepared)
+    _name_weights(converted, names)
+    _fold_biases(converted, names)
+    return converted
+
+
+def _observer(dtype: torch.dtype, symmetric: bool, per_channel: bool) -> Any:
+    """Weights by their extremes. Activations by the range of least squared error over a histogram."""
+    if per_channel:
+        return PerChannelMinMaxObserver.with_args(eps=2**-20)
+    return _Histogram.with_args(bins=2048, eps=2**-20)
+
+
+TIE_BREAK = 1 + 2**-10
+"""Pixels are multiples of 1/255: with a scale of exactly 2/255 each lies halfway between two integers, and torch and the
+runtime would round it differently. A slightly larger scale moves all of them off."""
+
+
+class _Histogram(HistogramObserver):  # type: ignore[misc]
+    """torchao's, with the scale that breaks ties."""
+
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        scale, zero_point = super().calculate_qparams()
+        return scale * TIE_BREAK, zero_point
+
+
+def _settle_input(prepared: GraphModule) -> None:
+    """Fixes an image's range in quantization-aware training, off the ties: pixels do not drift as activations do."""
+    for node in prepared.graph.nodes:
+        if node.op == "call_module" and node.args[0].op == "placeholder":
+            fake_quantizer = prepared.get_submodule(node.target)
+            if isinstance(fake_quantizer, FakeQuantizeBase) and not prepared.meta.get("input_settled", False):
+                fake_quantizer.activation_post_process.min_val.mul_(TIE_BREAK)
+                fake_quantizer.activation_post_process.max_val.mul_(TIE_BREAK)
+                scale, zero_point = fake_quantizer.calculate_qparams()
+                fake_quantizer.scale.copy_(scale)
+                fake_quantizer.zero_point.copy_(zero_point)
+    prepared.meta["input_settled"] = True
+
+
+def _name_observers_once(prepared: GraphModule) -> None:
+    """torchao registers an observer that two tensors share under two names: its state would be saved twice."""
+    names: dict[int, str] = {}
+    for node in prepared.graph.nodes:
+        if node.op == "call_module":
+            node.target = names.setdefault(id(prepared.get_submodule(node.target)), node.target)
+    prepared.delete_all_unused_submodules()
+    prepared.recompile()
+
+
+def _activation_observers(prepared: GraphModule) -> list[tuple[str, Any]]:
+    """(tensor's name, its observer) in order."""
+    found = []
+    for node in prepared.graph.nodes:
+        if node.op != "call_module":
+            continue
+        observer = prepared.get_submodule(node.target)
+        if isinstance(observer, FakeQuantizeBase):
+            observer = observer.activation_post_process
+        if isinstance(observer, ObserverBase) and not is_constant(node.args[0]):
+            found.append((node.args[0].name, observer))
+    return found
+
+
+def _observe_weights(prepared: GraphModule) -> None:
+    """Takes the weights' scales from the weights as they are now: they may have been averaged or loaded since."""
+    with torch.no_grad():
+        for node in prepared.graph.nodes:
+            if node.op == "call_module" and is_constant(node.args[0]):
+                prepared.get_submodule(node.target)(evaluate(prepared, node.args[0]))
+
+
+def _weight_names(prepared: GraphModule) -> dict[tuple[str, int], str]:
+    """(operator, argument) -> the parameter that is quantized there; conversion forgets the names."""
+    return {
+        (node.name, index): constant_name(arg)
+        for node in prepared.graph.nodes
+        for index, arg in enumerate(node.args)
+        if isinstance(arg, torch.fx.Node) and arg.op == "call_module" and is_constant(arg)
+    }
+
+
+def _fold_biases(converted: GraphModule, names: dict[tuple[str, int], str]) -> None:
+    """Computes the shifts of absorbed BatchNorms, which training kept as expressions."""
+    for node in list(converted.graph.nodes):
+        weight = names.get((node.name, 1))
+        bias = node.args[2] if weight is not None and len(node.args) > 2 else None
+        if weight is not None and isinstance(bias, torch.fx.Node) and bias.op == "call_function":
+            fold_constant(converted, bias, weight.removesuffix("weight") + "bias")
+    converted.graph.eliminate_dead_code()
+    converted.recompile()
+
+
+def _name_weights(converted: GraphModule, names: dict[tuple[str, int], str]) -> None:
+    """Stores each int8 weight as `<parameter>_quantized`, so that sites keep their names up to the ONNX file."""
+    for node in converted.graph.nodes:
+        for index, arg in enumerate(node.args):
+            name = names.get((node.name, index))
+            if name is None:
+                continue
+            stored = arg.args[0]
+            *path, leaf = (name + SUFFIX).split(".")
+            owner = converted.get_submodule(".".join(path))
+            if not hasattr(owner, leaf):
+                owner.register_buffer(leaf, converted.get_buffer(stored.target))
+            stored.target = name + SUFFIX
+    converted.delete_all_unused_submodules()
+    converted.recompile()

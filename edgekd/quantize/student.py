@@ -1,0 +1,73 @@
+"""The stage that quantizes the student, by calibration or by quantization-aware distillation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch.fx import GraphModule
+
+from edgekd.data import Samples, open_samples
+from edgekd.data.batches import to_tensor
+from edgekd.data.views import permutation
+from edgekd.distill.student import lesson_of, load_student
+from edgekd.distill.train import Modes, finish, save_weights, train
+from edgekd.quantize import qat
+from edgekd.quantize.ptq import calibrate, convert, prepare
+from edgekd.recipe import Data, Distill, Model, Quantize, Teacher
+from edgekd.stage import Artifact, stage
+from edgekd.target import Quantization
+
+CALIBRATION = 0xCA11  # a coordinate of its own, so that the choice shares no random number with any view
+PREPARED = "prepared.safetensors"
+
+
+@stage(1, ("torch", "torchao", "accelerate"), together=True)
+def quantize(
+    samples: Artifact, outputs: Artifact | None, teacher: Teacher, trained: Artifact | None, student: Model, distilled: Artifact,
+    data: Data, settings: Distill, quantize: Quantize, quantization: Quantization, *, out: Path,
+) -> None:  # fmt: skip
+    """Stage: the prepared graph's weights and ranges, `prepared.safetensors`; with `mode = "qat"` also `metrics.jsonl`.
+
+    QAT starts from the distilled student and its calibrated ranges, and learns from the same losses and the same cache at
+    a low learning rate. BatchNorm is folded as in the exported graph from the start; the ranges are frozen for the last
+    third of the epochs.
+    """
+    opened = open_samples(samples.folder, data)
+    torch.manual_seed(settings.seed)
+    prepared = _prepared(student, distilled, opened, quantization, quantize)
+    chosen = np.sort(opened.train_ids[permutation(len(opened.train_ids), data.seed, CALIBRATION)[: quantize.calibration_samples]])
+    calibrate(prepared, (to_tensor(opened.train.get(ids), data, torch.device("cpu")) for ids in np.array_split(chosen, -(-len(chosen) // 128))))
+    if quantize.mode == "qat":
+        optimizer = settings.optimizer.model_copy(update={"lr": quantize.lr})
+        schedule = settings.model_copy(
+            update={"epochs": quantize.epochs, "optimizer": optimizer, "warmup_epochs": 0.0, "ema": 0.0, "precision": "fp32"}
+        )
+        frozen_from = quantize.epochs - quantize.epochs // 3
+
+        def at_epoch(model: GraphModule, epoch: int) -> None:
+            if epoch >= frozen_from:
+                qat.freeze_observers(model)
+                qat.freeze_bn(model)
+
+        lesson = lesson_of(opened, data, outputs, teacher, trained, schedule)
+        prepared = train(prepared, lesson, schedule, out, Modes(qat.train_mode, qat.eval_mode, at_epoch), title="quantized student")  # type: ignore[assignment, arg-type]
+    save_weights(prepared, out / PREPARED)
+    finish(out)
+
+
+def load_quantized(
+    student: Model, distilled: Artifact, quantized: Artifact, samples: Samples, quantization: Quantization, quantize: Quantize
+) -> GraphModule:
+    """The converted graph that `quantize` made: integer weights, quantize and dequantize at the target's sites."""
+    prepared = _prepared(student, distilled, samples, quantization, quantize)
+    prepared.load_state_dict(safetensors.torch.load_file(quantized / PREPARED))
+    return convert(prepared)
+
+
+def _prepared(student: Model, distilled: Artifact, samples: Samples, quantization: Quantization, quantize: Quantize) -> GraphModule:
+    model = load_student(student, samples, distilled)
+    height, width, channels = samples.image_shape
+    return prepare(model, quantization, (torch.zeros(2, channels, height, width),), qat=quantize.mode == "qat")

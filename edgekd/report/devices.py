@@ -1,0 +1,54 @@
+"""`edgekd targets`: the devices, a line each, or one with all that is known of it."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from edgekd.target import Target, list_targets, load_target
+
+
+def print_targets() -> None:
+    """A line a device."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("target", "device", "runtime", "runs"):
+        table.add_column(column, no_wrap=column == "target")
+    for target in list_targets():
+        alias = f" ({', '.join(target.aliases)})" if target.aliases else ""
+        table.add_row(target.name + alias, target.title, _runtime(target), ", ".join(target.runtime.precisions))
+    Console(highlight=False).print(table)
+
+
+def print_target(name: str) -> None:
+    """Everything that a target's file says, each table with its source and date."""
+    target = load_target(name)
+    console = Console(highlight=False)
+    console.print(Text(f"{target.name}: {target.title}", style="bold"))
+    sections = [("hardware", target.hardware), ("runtime", target.runtime), ("quantization", target.quantization)]
+    sections += [(f"JetPack {jetpack.version}", jetpack) for jetpack in target.jetpack]
+    for title, section in sections:
+        if section is None:
+            continue
+        values = section.model_dump(exclude_none=True, exclude={"source", "date"})
+        table = Table(box=None, show_header=False, pad_edge=False)
+        table.add_column(min_width=28)
+        table.add_column()
+        for key, value in values.items():
+            if value not in ((), {}):
+                table.add_row(f"  {key}", Text(_shown(value)))
+        table.add_row("  source", Text(f"{section.source} ({section.date})", style="dim"))
+        console.print(title)
+        console.print(table)
+    for note in target.notes:
+        console.print(Text(f"note: {note}"))
+
+
+def _runtime(target: Target) -> str:
+    return f"{target.runtime.name} {target.runtime.version or ''}".strip()
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} ({remark})" if remark else str(key) for key, remark in value.items())
+    return ", ".join(str(item) for item in value) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,295 @@
+"""render: a report as one HTML file that loads nothing from elsewhere. Charts are SVG drawn by report.html.j2."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from edgekd.report.model import Accuracy, Latency, Report
+from edgekd.report.terminal import NOT_MEASURED, milliseconds
+
+CLASSES_SHOWN = 30
+TERM_COLOURS = 5
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Maps values to pixels. `ticks` are (pixel, text)."""
+
+    low: float
+    high: float
+    start_px: float
+    end_px: float
+    logarithmic: bool = False
+
+    def __call__(self, value: float) -> float:
+        low, high = self.low, self.high
+        if self.logarithmic:
+            low, high, value = math.log(low), math.log(high), math.log(value)
+        share = 0.5 if high == low else (value - low) / (high - low)
+        return round(self.start_px + share * (self.end_px - self.start_px), 1)
+
+    @property
+    def ticks(self) -> list[tuple[float, str]]:
+        values = log_ticks(self.low, self.high) if self.logarithmic else linear_ticks(self.low, self.high)
+        return [(self(value), f"{value:g}") for value in values]
+
+
+def linear_ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten within the range, about as many as asked."""
+    if high <= low:
+        return [low]
+    raw = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten within the range."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [v for p in powers for v in (10.0**p, 2 * 10.0**p, 5 * 10.0**p) if low <= v <= high]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A model in the accuracy plot, in pixels; without a latency it stands in the column at the right."""
+
+    name: str
+    role: str
+    x: float
+    y: float
+    y_low: float
+    y_high: float
+    x_low: float
+    x_high: float
+    label_x: float
+    label_y: float
+    anchor: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Accuracy against latency."""
+
+    width: int
+    height: int
+    x: Axis | None
+    y: Axis
+    marks: list[Mark]
+    gutter_x: float | None
+
+
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM, GUTTER = 920, 380, 56, 24, 24, 48, 170
+
+
+def scatter(report: Report) -> Scatter:
+    """Teacher and candidates; those whose latency was not measured stand apart, at their accuracy alone."""
+    points: list[tuple[str, str, Accuracy, Latency | None]] = [
+        ("teacher", "teacher", report.teacher, report.teacher_latency),
+        *((c.name, "shipped" if c.shipped else "candidate", c.accuracy, c.latency) for c in report.candidates),
+    ]
+    timed = [latency for _, _, _, latency in points if latency is not None]
+    apart = len(timed) < len(points)
+    plot_right = WIDTH - RIGHT - (GUTTER if apart and timed else 0)
+    x = latency_axis(timed, plot_right) if timed else None
+    y = accuracy_axis([accuracy for _, _, accuracy, _ in points])
+    gutter_x = ((plot_right + WIDTH - RIGHT) / 2 if timed else WIDTH / 2) if apart else None
+    marks: list[Mark] = []
+    for name, role, accuracy, latency in points:
+        centre = x(latency.p50_ms) if x and latency else float(gutter_x or 0)
+        spread = (x(latency.low_ms), x(latency.high_ms)) if x and latency else (centre, centre)
+        marks.append(mark(name, role, accuracy, latency, centre, spread, y, marks))
+    return Scatter(WIDTH, HEIGHT, x, y, marks, gutter_x)
+
+
+def latency_axis(timed: Sequence[Latency], right: float) -> Axis:
+    """Logarithmic: what matters is how many times faster. At least a factor of four wide, so that ticks exist."""
+    low, high = min(t.low_ms for t in timed) / 1.5, max(t.high_ms for t in timed) * 1.5
+    widen = max(1.0, math.sqrt(4 * low / high))
+    return Axis(max(low / widen, 1e-6), max(high * widen, 1e-5), LEFT + 8, right, logarithmic=True)
+
+
+def accuracy_axis(accuracies: Sequence[Accuracy]) -> Axis:
+    low, high = min(a.low for a in accuracies), max(a.high for a in accuracies)
+    margin = max(0.12 * (high - low), 0.25)
+    return Axis(max(0.0, low - margin), min(100.0, high + margin), HEIGHT - BOTTOM, TOP)
+
+
+def mark(
+    name: str,
+    role: str,
+    accuracy: Accuracy,
+    latency: Latency | None,
+    centre: float,
+    spread: tuple[float, float],
+    y: Axis,
+    others: Sequence[Mark],
+) -> Mark:
+    """A point with its label to the right, moved below where a label already stands."""
+    height = y(accuracy.top1)
+    label_y = height - 10
+    near = [m.label_y for m in others if abs(m.x - centre) < 110]
+    while any(abs(label_y - other) < 16 for other in near):
+        label_y += 16
+    at_right = centre > WIDTH - 100
+    speed = NOT_MEASURED if latency is None else f"{milliseconds(latency.p50_ms)} ms ({latency.origin})"
+    return Mark(
+        name=name,
+        role=role,
+        x=centre,
+        y=height,
+        y_low=y(accuracy.low),
+        y_high=y(accuracy.high),
+        x_low=spread[0],
+        x_high=spread[1],
+        label_x=centre - 10 if at_right else centre + 10,
+        label_y=label_y,
+        anchor="end" if at_right else "start",
+        title=f"{name}: top-1 {accuracy.top1:.2f} % ({accuracy.origin}), p50 {speed}",
+    )
+
+
+@dataclass(frozen=True)
+class Line:
+    name: str
+    colour: int
+    points: str
+    last: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One small line chart over epochs."""
+
+    title: str
+    width: int
+    height: int
+    x: Axis
+    y: Axis
+    lines: list[Line]
+
+
+def charts(curves: Sequence[dict[str, float]]) -> list[Chart]:
+    """Hold-out accuracy, the loss with its terms, and the learning rate, as far as the curves have them."""
+    keys = list(dict.fromkeys(key for epoch in curves for key in epoch))
+    terms = [key for key in keys if key.startswith("loss/")]
+    panels = {"hold-out top-1, %": ["holdout_top1"], "loss": ["loss", *terms], "learning rate": ["lr"]}
+    drawn = (chart(title, curves, [key for key in names if key in keys]) for title, names in panels.items())
+    return [panel for panel in drawn if panel is not None]
+
+
+def chart(title: str, curves: Sequence[dict[str, float]], keys: Sequence[str]) -> Chart | None:
+    series = {key: finite_points(curves, key) for key in keys}
+    series = {key: points for key, points in series.items() if points}
+    if not series:
+        return None
+    values = [v for points in series.values() for _, v in points]
+    epochs = [e for points in series.values() for e, _ in points]
+    low, high = min(values), max(values)
+    width, height = 300, 190
+    x = Axis(min(epochs), max(epochs), 44, width - 8)
+    y = Axis(low, high if high > low else low + 1, height - 26, 12)
+    lines = [
+        Line(
+            name=key.removeprefix("loss/"),
+            colour=i % TERM_COLOURS,
+            points=" ".join(f"{x(e)},{y(v)}" for e, v in points),
+            last=f"{points[-1][1]:.4g}",
+        )
+        for i, (key, points) in enumerate(series.items())
+    ]
+    return Chart(title, width, height, x, y, lines)
+
+
+def finite_points(curves: Sequence[dict[str, float]], key: str) -> list[tuple[float, float]]:
+    """(epoch, value) of every epoch that has the value, a number that can be drawn."""
+    numbered = [(epoch.get("epoch", float(i)), epoch.get(key, math.nan)) for i, epoch in enumerate(curves)]
+    return [(epoch, value) for epoch, value in numbered if math.isfinite(value)]
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """Top-1 of one class in percent, and where it lies on the bar (0..100 %)."""
+
+    name: str
+    teacher: float | None
+    shipped: float
+    teacher_at: float | None
+    shipped_at: float
+
+    @property
+    def change(self) -> float | None:
+        return None if self.teacher is None else self.shipped - self.teacher
+
+
+def class_rows(report: Report) -> tuple[list[ClassRow], float]:
+    """Every class of the shipped model, the largest loss against the teacher first, and where the bar begins."""
+    shipped, teacher = report.chosen.accuracy.per_class, report.teacher.per_class
+    if not shipped:
+        return [], 0.0
+    lowest = min([*shipped.values(), *(v for name, v in teacher.items() if name in shipped)])
+    start = max(0.0, math.floor((lowest - 2) / 10) * 10.0)
+
+    def at(value: float) -> float:
+        return round((value - start) / (100 - start) * 100, 2)
+
+    rows = [
+        ClassRow(name, teacher.get(name), value, at(teacher[name]) if name in teacher else None, at(value))
+        for name, value in shipped.items()
+    ]
+    return sorted(rows, key=lambda row: (row.change is None, row.change or 0.0, row.name)), start
+
+
+def conditions(report: Report) -> list[str]:
+    """Each distinct set of conditions under which a latency was taken, as a sentence."""
+    timed = [*(c.latency for c in report.candidates), report.teacher_latency]
+    return unique(
+        f"{t.origin}: {t.machine}; {t.runtime}; batch {t.batch_size}, {t.threads} thread{'s' if t.threads > 1 else ''}"
+        for t in timed
+        if t is not None
+    )
+
+
+def unique(texts: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(texts))
+
+
+def duration(seconds: float) -> str:
+    """3725.0 -> '1 h 02 min'."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+
+
+def render(report: Report) -> str:
+    """The report as one HTML page: offline, light or dark as the reader's system is, everything escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"duration": duration, "milliseconds": milliseconds}
+    rows, bar_start = class_rows(report)
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        plot=scatter(report),
+        charts=charts(report.curves),
+        rows=rows[:CLASSES_SHOWN],
+        more_rows=rows[CLASSES_SHOWN:],
+        bar_start=bar_start,
+        conditions=conditions(report),
+        left=LEFT,
+        top=TOP,
+        bottom=HEIGHT - BOTTOM,
+        not_measured=NOT_MEASURED,
+    )

@@ -1,0 +1,102 @@
+"""Report: what a build found out. Every figure carries its origin; what was not measured says so."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Origin = Literal["device", "host", "emulated", "estimate", "not measured"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Accuracy(Section):
+    """Top-1 in percent with its 95 % Wilson interval, over `n` samples of a split."""
+
+    top1: float
+    low: float
+    high: float
+    n: int
+    split: Literal["test", "holdout"]
+    runtime: str = Field(description="what computed it, with version: 'onnxruntime 1.31.1 CPU'")
+    origin: Origin = "host"
+    per_class: dict[str, float] = Field(default_factory=dict, description="class name -> top-1 in percent")
+
+
+class Latency(Section):
+    """Milliseconds of one inference; made by edgekd.measure.protocol."""
+
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float | None = Field(None, description="none below 1000 samples")
+    low_ms: float = Field(description="95 % bootstrap interval of the median")
+    high_ms: float
+    n: int
+    block_medians_ms: tuple[float, ...]
+    stable: bool = Field(description="the blocks' medians lie within 5 %")
+    batch_size: int = 1
+    threads: int
+    machine: str
+    runtime: str
+    origin: Origin = "host"
+
+
+class Candidate(Section):
+    """One exported model that could ship."""
+
+    name: str = Field(description="fp32, fp16, int8")
+    file: str
+    size_mb: float
+    accuracy: Accuracy
+    latency: Latency | None = Field(None, description="none: not measured")
+    peak_memory_mb: float | None = None
+    shipped: bool = False
+    reason: str = Field(description="why it ships, or why it lost")
+
+
+class Check(Section):
+    """One line of the table of checks."""
+
+    name: str
+    verdict: Literal["pass", "missed", "not measured", "unstable", "note"]
+    found: str
+    limit: str = ""
+    origin: Origin = "host"
+
+
+class Report(Section):
+    """Everything that `edgekd build` found; `report.json` is this, and report.html is made from it."""
+
+    recipe: str
+    target: str
+    target_title: str
+    created: str = Field(description="UTC, ISO 8601")
+    seconds: float = Field(description="wall clock of the build that made it")
+    machine: str
+    versions: dict[str, str]
+    classes: tuple[str, ...]
+    teacher: Accuracy
+    teacher_size_mb: float | None = None
+    teacher_latency: Latency | None = Field(None, description="none: not measured")
+    student: Accuracy = Field(description="the float student in the runtime that exports it (the fp32 candidate)")
+    student_parameters: int
+    candidates: tuple[Candidate, ...]
+    checks: tuple[Check, ...]
+    curves: tuple[dict[str, float], ...] = Field(
+        (), description="one dict an epoch: epoch, lr, loss, loss/<term>, holdout_top1, samples_per_s"
+    )
+    warnings: tuple[str, ...] = ()
+    stages: tuple[dict[str, Any], ...] = Field((), description="name, key, seconds, reused: the lineage")
+
+    @property
+    def ok(self) -> bool:
+        """No budget was missed."""
+        return all(check.verdict != "missed" for check in self.checks)
+
+    @property
+    def chosen(self) -> Candidate:
+        """The candidate that ships."""
+        return next(candidate for candidate in self.candidates if candidate.shipped)

@@ -1,0 +1,135 @@
+"""render: a report for the terminal, readable in 80 columns."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from edgekd.report.model import Accuracy, Candidate, Check, Latency, Report
+
+NOT_MEASURED = "not measured"
+VERDICT_STYLE = {"pass": "green", "missed": "bold red", "not measured": "yellow", "unstable": "yellow", "note": "dim"}
+
+
+def render(report: Report, bundle: Path | None = None) -> RenderableType:
+    """The figures with their origin, the checks, what ships and why, and where the bundle lies."""
+    parts: list[RenderableType] = [
+        Text.assemble((report.recipe, "bold"), " for ", (report.target_title, "bold"), f" ({report.target})"),
+        Padding(figures(report), (1, 0)),
+        what_shipped(report),
+        Padding(checks(report.checks), (1, 0)),
+        *(Text(f"warning: {warning}", style="yellow") for warning in report.warnings),
+        where_measured(report),
+    ]
+    if bundle is not None:
+        parts.append(Text.assemble("bundle: ", (str(bundle), "bold")))
+    return Group(*parts)
+
+
+def figures(report: Report) -> Table:
+    """Teacher and candidates, a row each: top-1 with its interval, latency, size, and where each comes from."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("model", no_wrap=True)
+    table.add_column("top-1 %", justify="right")
+    table.add_column("p50 ms", justify="right")
+    table.add_column("p90 ms", justify="right")
+    table.add_column("MB", justify="right")
+    table.add_column("origin")
+    table.add_row(
+        "teacher",
+        top1(report.teacher),
+        *latency_cells(report.teacher_latency),
+        megabytes(report.teacher_size_mb),
+        origins(report.teacher, report.teacher_latency),
+    )
+    for candidate in report.candidates:
+        table.add_row(
+            Text(("▸ " if candidate.shipped else "  ") + candidate.name),
+            top1(candidate.accuracy),
+            *latency_cells(candidate.latency),
+            megabytes(candidate.size_mb),
+            origins(candidate.accuracy, candidate.latency),
+            style="bold" if candidate.shipped else "",
+        )
+    return table
+
+
+def top1(accuracy: Accuracy) -> str:
+    return f"{accuracy.top1:.2f} ±{(accuracy.high - accuracy.low) / 2:.2f}"
+
+
+def latency_cells(latency: Latency | None) -> tuple[str, str]:
+    if latency is None:
+        return NOT_MEASURED, "-"
+    mark = "" if latency.stable else " ~"
+    return milliseconds(latency.p50_ms) + mark, milliseconds(latency.p90_ms)
+
+
+def milliseconds(value: float) -> str:
+    """Three significant digits without an exponent: 0.410, 5.00, 1234."""
+    digits = 2 - math.floor(math.log10(value)) if value > 0 else 0
+    return f"{value:.{max(digits, 0)}f}"
+
+
+def megabytes(size_mb: float | None) -> str:
+    return "-" if size_mb is None else f"{size_mb:.2f}"
+
+
+def origins(accuracy: Accuracy, latency: Latency | None) -> str:
+    """One word where both figures come from the same place, else both."""
+    if latency is None or latency.origin == accuracy.origin:
+        return accuracy.origin
+    return f"{accuracy.origin}, ms: {latency.origin}"
+
+
+def what_shipped(report: Report) -> Table:
+    """A line for each candidate: why it ships, or why it lost."""
+    lines = Table.grid(padding=(0, 1))
+    lines.add_column(no_wrap=True)
+    lines.add_column()
+    for candidate in sorted(report.candidates, key=lambda c: not c.shipped):
+        lines.add_row(verb(candidate), Text(candidate.reason))
+    return lines
+
+
+def verb(candidate: Candidate) -> Text:
+    if candidate.shipped:
+        return Text(f"{candidate.name} ships:", style="bold green")
+    return Text(f"{candidate.name} lost:", style="dim")
+
+
+def checks(rows: tuple[Check, ...]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("check")
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("found")
+    table.add_column("origin", no_wrap=True)
+    for check in rows:
+        verdict = Text(check.verdict, style=VERDICT_STYLE[check.verdict])
+        found = f"{check.found}, limit {check.limit}" if check.limit else check.found
+        origin = "-" if check.origin == NOT_MEASURED else check.origin
+        table.add_row(Text(check.name), verdict, Text(found), origin)
+    return table
+
+
+def where_measured(report: Report) -> Text:
+    """The conditions, once for all rows: who computed accuracy, what latency was taken on, what an unusual mark is."""
+    text = Text(style="dim")
+    chosen = report.chosen
+    text.append(f"top-1: {chosen.accuracy.n} {chosen.accuracy.split} samples, 95 % interval, {chosen.accuracy.runtime}")
+    latency = chosen.latency
+    if latency is None:
+        text.append(f"\nlatency: {NOT_MEASURED}")
+    else:
+        threads = f"{latency.threads} thread{'s' if latency.threads > 1 else ''}"
+        text.append(f"\nlatency: {latency.origin}, {latency.machine}, {latency.runtime}, batch {latency.batch_size}, ")
+        text.append(f"{threads}, n {latency.n}")
+    if any(c.latency is not None and not c.latency.stable for c in report.candidates):
+        text.append("\n~ the machine was not stable: block medians more than 5 % apart")
+    return text

@@ -1,0 +1,275 @@
+"""Stages and their cache: a stage's output is stored under a hash of everything that made it.
+
+    run = Cache(folder)
+    samples = run(decode, recipe.data, folder)         # an Artifact: made now, or found
+    cached  = run(record, samples, teacher, ...)       # its key holds the key of `samples`
+
+A stage is a plain function `f(*inputs, out)`: it reads its inputs and writes files into the folder `out`. Its inputs
+are artifacts (their keys enter the key), sections of the recipe (with the content of the files that these name) and plain
+values. Stages are
+versioned by `@stage(version, libraries)`: a change of the version, or of a library that shapes the output, makes it
+anew. The folder `out` is a draft that is renamed into place at the end; a build that was killed finds its own draft
+again, so a stage that leaves checkpoints there goes on where it was.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel
+
+from edgekd import team
+from edgekd.errors import CacheError
+from edgekd.recipe import Section, file_of
+from edgekd.say import say
+
+STAMP = "artifact.json"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A stored output: `folder / "file"` is what the stage wrote there."""
+
+    name: str
+    key: str
+    folder: Path
+    seconds: float
+    reused: bool
+    make: Callable[[], Artifact] = field(repr=False, compare=False)
+
+    def __truediv__(self, file: str) -> Path:
+        return self.folder / file
+
+    def lineage(self) -> dict[str, Any]:
+        return {"name": self.name, "key": self.key, "seconds": round(self.seconds, 2), "reused": self.reused}
+
+
+def stage(
+    number: int = 1, libraries: Iterable[str] = (), *, together: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Marks a function as a stage: its version, the packages whose versions shape its output, and whether all processes
+    of `accelerate launch` run it (else the first alone, while the others wait)."""
+
+    def mark(function: Callable[..., None]) -> Callable[..., None]:
+        function.stage_version = number  # type: ignore[attr-defined]
+        function.stage_libraries = tuple(libraries)  # type: ignore[attr-defined]
+        function.stage_together = together  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def default_cache() -> Path:
+    """`$EDGEKD_CACHE`, or `edgekd` in the user's cache folder."""
+    given = os.environ.get("EDGEKD_CACHE")
+    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edgekd"
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Cache:
+    """Runs stages; see the module."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.artifacts: list[Artifact] = []
+        with _explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / ".locks").mkdir(exist_ok=True)
+        self._hashes = _ContentHashes(folder / "hashes.json")
+
+    def __call__(self, function: Callable[..., None], *inputs: Any) -> Artifact:
+        """The artifact of `function(*inputs, out=folder)`, made now or found.
+
+        Raises CacheError where the folder is full or cannot be written, or another build is making the same artifact.
+        """
+        if team.RANK > 0:
+            for _ in team.invitations():
+                function(*inputs, out=self._draft(self._folder(function, inputs)))
+        artifact = self._get(function, inputs)
+        if team.RANK == 0 and team.SIZE > 1:
+            team.dismiss()
+        self.artifacts.append(artifact)
+        return artifact
+
+    def _folder(self, function: Callable[..., None], inputs: tuple[Any, ...]) -> Path:
+        return self.folder / f"{function.__name__}-{self.key(function, *inputs)[:20]}"
+
+    def _draft(self, folder: Path) -> Path:
+        return self.folder / f".draft-{folder.name}"
+
+    def key(self, function: Callable[..., None], *inputs: Any) -> str:
+        """The hash of all that shapes the artifact."""
+        libraries = {name: version(name) for name in function.stage_libraries}  # type: ignore[attr-defined]
+        made_of = [function.__name__, function.stage_version, libraries, [self.describe(value) for value in inputs]]  # type: ignore[attr-defined]
+        return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+
+    def describe(self, value: Any) -> Any:
+        """What of an input enters the key."""
+        if isinstance(value, Artifact):
+            return value.key
+        if isinstance(value, Section):
+            names = [name for name, about in type(value).model_fields.items() if not about.exclude and name not in value.shapes_nothing]
+            return {name: (self._reference if name in value.references else self.describe)(getattr(value, name)) for name in names}
+        if isinstance(value, BaseModel):
+            return value.model_dump(mode="json")
+        if isinstance(value, Path):
+            return self._hashes.of(value)
+        if isinstance(value, tuple | list):
+            return [self.describe(item) for item in value]
+        return value
+
+    def _reference(self, value: str | None) -> Any:
+        file = file_of(value) if value else None
+        return value if file is None else [str(value).replace(str(file), file.name), self._hashes.of(file)]
+
+    def _get(self, function: Callable[..., None], inputs: tuple[Any, ...], thorough: bool = False) -> Artifact:
+        name, key = function.__name__, self.key(function, *inputs)
+        folder = self._folder(function, inputs)
+
+        def found(reused: bool) -> Artifact:
+            stamp = json.loads((folder / STAMP).read_text())
+            os.utime(folder / STAMP)  # when it was last used, for `edgekd cache`
+            return Artifact(name, key, folder, stamp["seconds"], reused, lambda: self._get(function, inputs, thorough=True))
+
+        with _explained(self.folder):
+            if (folder / STAMP).exists() and damage(folder, thorough=thorough) is None:
+                return found(reused=True)
+            # What the stage is about to read is checked byte by byte first.
+            inputs = tuple(self.intact(value) if isinstance(value, Artifact) else value for value in inputs)
+            with self._lock(name, key):
+                self._discard_damaged(folder)
+                if not (folder / STAMP).exists():
+                    self._make(function, inputs, folder, key)
+                    return found(reused=False)
+                return found(reused=True)
+
+    def intact(self, artifact: Artifact) -> Artifact:
+        """The artifact with every stored byte checked; a damaged one is said and made again."""
+        return artifact if damage(artifact.folder, thorough=True) is None else artifact.make()
+
+    def _discard_damaged(self, folder: Path) -> None:
+        if folder.exists() and (what := damage(folder, thorough=True)) is not None:
+            say(f"cache: {folder.name} is damaged ({what}): made again")
+            shutil.rmtree(folder)
+
+    def _make(self, function: Callable[..., None], inputs: tuple[Any, ...], folder: Path, key: str) -> None:
+        draft = self._draft(folder)
+        draft.mkdir(exist_ok=True)
+        started = time.time()
+        if team.SIZE > 1 and function.stage_together:  # type: ignore[attr-defined]
+            team.invite()
+        function(*inputs, out=draft)
+        files = {file.relative_to(draft).as_posix(): _stamp_of(file) for file in sorted(draft.rglob("*")) if file.is_file()}
+        stamp = {"name": function.__name__, "key": key, "seconds": time.time() - started, "files": files}
+        write_atomically(draft / STAMP, json.dumps(stamp, indent=1).encode())
+        os.replace(draft, folder)
+
+    @contextmanager
+    def _lock(self, name: str, key: str) -> Iterator[None]:
+        path = self.folder / ".locks" / f"{name}-{key[:20]}"
+        owner = path.with_suffix(".owner")
+        try:
+            with FileLock(f"{path}.lock", timeout=0):
+                owner.write_text(str(os.getpid()))
+                yield
+        except Timeout as error:
+            pid = owner.read_text() if owner.exists() else "unknown"
+            raise CacheError(
+                f"another build (process {pid}) is making '{name}' in the cache {self.folder}; wait until it has ended and "
+                "build again (what it makes is used), or give this build a cache of its own with --cache"
+            ) from error
+
+
+def damage(folder: Path, *, thorough: bool) -> str | None:
+    """What is wrong with a stored artifact, or None.
+
+    Every file's size and modification time are compared, and its hash where these differ or `thorough` is asked for.
+    """
+    try:
+        files: dict[str, dict[str, Any]] = json.loads((folder / STAMP).read_text())["files"]
+    except (OSError, ValueError, KeyError):
+        return f"{STAMP} cannot be read"
+    for name, stamp in files.items():
+        try:
+            state = (folder / name).stat()
+        except FileNotFoundError:
+            return f"{name} is missing"
+        if state.st_size != stamp["size"]:
+            return f"{name} has another size"
+        if (thorough or state.st_mtime_ns != stamp["mtime_ns"]) and hash_file(folder / name) != stamp["sha256"]:
+            return f"{name} has another content"
+    return None
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a power cut, never sees half of it."""
+    draft = path.with_name(f".{path.name}.draft")
+    with open(draft, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+
+
+def _stamp_of(file: Path) -> dict[str, Any]:
+    state = file.stat()
+    return {"size": state.st_size, "mtime_ns": state.st_mtime_ns, "sha256": hash_file(file)}
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Turns the operating system's refusals into one line that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise CacheError(
+                f"no space left on the disk of the cache {folder}; free some (`edgekd cache --prune`), or give another with "
+                "--cache; what is finished is kept, and the build goes on from there"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise CacheError(f"cannot write {error.filename or folder}: {error.strerror}; give another folder with --cache") from error
+        raise
+
+
+class _ContentHashes:
+    """Content hashes of the user's files, remembered by size and modification time, so that a second build is quick."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        try:
+            self.known: dict[str, list[Any]] = json.loads(file.read_text())
+        except (OSError, ValueError):
+            self.known = {}
+
+    def of(self, path: Path) -> Any:
+        """A file's hash; for a folder its files' names and hashes; None where there is nothing."""
+        if path.is_dir():
+            return {file.relative_to(path).as_posix(): self.of(file) for file in sorted(path.rglob("*")) if file.is_file()}
+        if not path.is_file():
+            return None
+        state = path.stat()
+        now = [state.st_size, state.st_mtime_ns]
+        known = self.known.get(str(path.resolve()))
+        if known is None or known[:2] != now:
+            known = [*now, hash_file(path)]
+            self.known[str(path.resolve())] = known
+            write_atomically(self.file, json.dumps(self.known).encode())
+        return known[2]

@@ -1,0 +1,71 @@
+"""What the cache holds: a list with sizes and ages, and a way to free the space."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from edgekd.stage import STAMP
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One artifact, or the draft of a stage that did not end."""
+
+    folder: Path
+    size_mb: float
+    age_days: float
+    finished: bool
+
+
+def stored(cache: Path) -> list[Stored]:
+    """All of the cache, most recently used first."""
+    if not cache.is_dir():
+        return []
+    found = []
+    for folder in cache.iterdir():
+        if not folder.is_dir() or folder.name == ".locks":
+            continue
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        used = folder / STAMP
+        last = used.stat().st_mtime if used.exists() else folder.stat().st_mtime
+        found.append(Stored(folder, size / 1e6, (time.time() - last) / 86400, not folder.name.startswith(".draft-")))
+    return sorted(found, key=lambda item: item.age_days)
+
+
+def list_cache(cache: Path) -> str:
+    """A line an artifact."""
+    items = stored(cache)
+    lines = [
+        f"{item.size_mb:10.1f} MB  {_age(item.age_days):>9}  {item.folder.name.removeprefix('.draft-')}{'' if item.finished else '  (not finished)'}"
+        for item in items
+    ]
+    return "\n".join([*lines, f"{sum(item.size_mb for item in items):10.1f} MB  in all, in {cache}"])
+
+
+def prune_cache(cache: Path, days: float) -> str:
+    """Delete what was not used for `days`; what a build holds just now is left."""
+    freed, kept = 0.0, 0
+    for item in stored(cache):
+        if item.age_days < days:
+            continue
+        name = item.folder.name.removeprefix(".draft-")
+        try:
+            with FileLock(cache / ".locks" / f"{name}.lock", timeout=0):
+                shutil.rmtree(item.folder)
+                freed += item.size_mb
+        except Timeout:
+            kept += 1
+    busy = f"; {kept} in use by a build were left" if kept else ""
+    return f"freed {freed:.1f} MB in {cache}{busy}"
+
+
+def _age(days: float) -> str:
+    for unit, length in (("d", 1.0), ("h", 1 / 24), ("min", 1 / 1440)):
+        if days >= length:
+            return f"{days / length:.0f} {unit}"
+    return "just now"

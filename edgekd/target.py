@@ -1,0 +1,173 @@
+"""Target: what a device can do. Reads targets/*.toml, dated and sourced data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from edgekd.errors import RecipeError, nearest
+from edgekd.toml_file import Places, as_json, date_mistakes, parse_toml, read_text, refuse, validation_mistakes
+
+Text = Annotated[str, Field(min_length=1)]
+Date = Annotated[str, Field(pattern=r"^\d{4}-\d{2}(-\d{2})?$", description="when the source was read: YYYY-MM")]
+Positive = Annotated[float, Field(gt=0)]
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Sourced(Section):
+    """A table of figures that were all read in one place: `source` says where, `date` when."""
+
+    source: Text
+    date: Date
+
+
+class Hardware(Sourced):
+    """What the device is. A figure that no source states is left out, never guessed.
+
+    Peaks are dense (no sparsity) and of the GPU or CPU alone, unless their name says `dla`.
+    """
+
+    cpu: Text | None = None
+    ram_gb: tuple[Positive, ...] = Field(default=(), description="one figure for each variant that is sold")
+    memory_bandwidth_gbs: Positive | None = None
+    peak_int8_tops: Positive | None = None
+    peak_int8_dla_tops: Positive | None = Field(default=None, description="of the DLA alone")
+    peak_int8_with_dla_tops: Positive | None = Field(default=None, description="of the whole module")
+    peak_fp16_tflops: Positive | None = None
+    peak_fp32_tflops: Positive | None = None
+    peak_fp8_tflops: Positive | None = None
+    peak_fp4_tflops: Positive | None = None
+    compute_capability: Text | None = None
+    power_modes: dict[str, str] = Field(default_factory=dict, description="name -> remark")
+    power_w: tuple[Positive, Positive] | None = Field(default=None, description="lowest, highest")
+    dla: Text | None = None
+
+
+class Runtime(Sourced):
+    """The software that runs the model there."""
+
+    name: Literal["tensorrt", "onnxruntime", "qnn"]
+    version: Text | None = None
+    precisions: tuple[Precision, ...]
+    default_opset: int = Field(ge=13)
+    max_opset: int = Field(ge=13)
+
+    @model_validator(mode="after")
+    def _runs_something(self) -> Self:
+        if not self.precisions:  # min_length would count a wrong entry as none, and report it twice
+            raise ValueError("precisions is empty; have: fp32, fp16, int8")
+        return self
+
+    @model_validator(mode="after")
+    def _opsets_are_ordered(self) -> Self:
+        if self.default_opset > self.max_opset:
+            raise ValueError(f"default_opset {self.default_opset} is above max_opset {self.max_opset}")
+        return self
+
+
+class JetPack(Sourced):
+    """A JetPack release that the board runs."""
+
+    version: Text
+    l4t: Text
+    cuda: Text
+    tensorrt: Text
+    python: Text
+
+
+class Quantization(Sourced):
+    """The target's int8 scheme; it drives calibration, QAT and export (see edgekd.quantize.scheme)."""
+
+    activation: Literal["int8", "uint8"]
+    activation_symmetric: bool
+    weight: Literal["int8"] = "int8"
+    weight_per_channel: bool = True
+    int32_bias: bool
+    placement: Literal["inputs", "every_tensor"]
+
+
+class Target(Section):
+    """A device and what runs there. `runtime` is that of the first `jetpack`, where the board has JetPack."""
+
+    name: Text
+    title: Text
+    aliases: tuple[Text, ...] = ()
+    notes: tuple[Text, ...] = ()
+    hardware: Hardware
+    runtime: Runtime
+    jetpack: tuple[JetPack, ...] = ()
+    quantization: Quantization | None = None
+
+    @model_validator(mode="after")
+    def _runtime_is_that_of_the_first_jetpack(self) -> Self:
+        if self.jetpack and self.jetpack[0].tensorrt != self.runtime.version:
+            raise ValueError(
+                f"runtime.version is {self.runtime.version}, and the first jetpack has {self.jetpack[0].tensorrt}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tensorrt_has_constant_zero_points(self) -> Self:
+        scheme = self.quantization
+        if self.runtime.name != "tensorrt" or scheme is None:
+            return self
+        if scheme.activation != "int8" or not scheme.activation_symmetric or scheme.int32_bias:
+            raise ValueError(
+                'TensorRT quantizes with activation = "int8", activation_symmetric = true, int32_bias = false only'
+            )
+        return self
+
+
+def load_target(name: str) -> Target:
+    """The target of this name or alias, or of the user's own file (a path that ends in .toml).
+
+    Raises RecipeError for an unknown name (with the nearest), and for a file with mistakes (with all of them).
+    """
+    if name.endswith(".toml"):
+        return _read_target(Path(name).expanduser())
+    known = {called: target for target in list_targets() for called in (target.name, *target.aliases)}
+    if name not in known:
+        raise RecipeError(f"target {name!r} not found{nearest(name, known)}")
+    return known[name]
+
+
+def list_targets() -> list[Target]:
+    """The targets that come with edgekd, by name."""
+    return list(_own_targets())
+
+
+@cache
+def _own_targets() -> tuple[Target, ...]:
+    return tuple(_read_target(file) for file in sorted(_target_files(), key=lambda file: file.name))
+
+
+def _target_files() -> Iterator[Traversable]:
+    folder: Traversable = files("edgekd") / "targets"
+    if not folder.is_dir():  # a checkout: the wheel alone has the folder inside the package
+        folder = Path(__file__).parent.parent / "targets"
+    return (file for file in folder.iterdir() if file.name.endswith(".toml"))
+
+
+def _read_target(file: Traversable) -> Target:
+    if not file.is_file():
+        raise RecipeError(f"target file {file} does not exist; give a target's name, or the path of a target's .toml")
+    text = read_text(file)
+    document = parse_toml(text, file.name)
+    places = Places(file.name, text)
+    mistakes = date_mistakes(document, places)
+    try:
+        target = Target.model_validate_json(as_json(document), strict=True)
+    except ValidationError as error:
+        mistakes += validation_mistakes(error, Target, places)
+    refuse(str(file), mistakes)
+    return target

@@ -1,0 +1,37 @@
+"""The processes of `accelerate launch`: the first makes what one process can make, all of them train together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+
+SIZE = int(os.environ.get("WORLD_SIZE", "1"))
+RANK = int(os.environ.get("RANK", "0"))
+PATIENCE = timedelta(days=2)  # how long the others wait while the first decodes data or records a large teacher
+
+
+def invite() -> None:
+    """First process: call the others into the stage that it begins now."""
+    _broadcast("join")
+
+
+def dismiss() -> None:
+    """First process: the stage is stored."""
+    _broadcast("done")
+
+
+def invitations() -> Iterator[None]:
+    """Other processes: once for each `invite`, until `dismiss`."""
+    while _broadcast(None) == "join":
+        yield
+
+
+def _broadcast(word: str | None) -> str | None:
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
+    (heard,) = broadcast_object_list([word])
+    return heard  # type: ignore[no-any-return]

@@ -1,0 +1,429 @@
+"""A bundle holds what was measured, arrives whole or not at all, and shows every change; run.py works beside it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from edgekd.errors import BundleError
+from edgekd.export.bundle import FILES, describe_input, figures, trtexec_lines, verify_bundle, write_bundle
+from edgekd.report.model import Accuracy, Candidate, Latency, Report
+from edgekd.target import Hardware, Runtime, Target
+
+LABELS = ("red", "green", "blue")
+
+# mean over the pixels of each colour: the logits of an image are its mean red, green and blue in 0..1
+UINT8 = """
+<ir_version: 9, opset_import: ["" : 18]>
+means (uint8[N, 4, 4, 3] image) => (float[N, 3] logits)
+<int64[2] axes = {1, 2}, float scale = {255.0}>
+{
+  pixels = Cast <to = 1> (image)
+  scaled = Div (pixels, scale)
+  logits = ReduceMean <keepdims = 0> (scaled, axes)
+}
+"""
+FLOAT = """
+<ir_version: 9, opset_import: ["" : 18]>
+means (float[1, 3, 4, 4] image) => (float[1, 3] logits)
+<int64[2] axes = {2, 3}>
+{ logits = ReduceMean <keepdims = 0> (image, axes) }
+"""
+
+
+def report() -> Report:
+    accuracy = Accuracy(top1=90.0, low=89.0, high=91.0, n=1000, split="test", runtime="onnxruntime 1.31.1 CPU")
+    latency = Latency(
+        p50_ms=0.4,
+        p90_ms=0.5,
+        low_ms=0.39,
+        high_ms=0.41,
+        n=300,
+        block_medians_ms=(0.4, 0.4, 0.4),
+        stable=True,
+        threads=1,
+        machine="Example CPU",
+        runtime="onnxruntime 1.31.1 CPU",
+    )
+    shipped = Candidate(
+        name="int8", file="model.onnx", size_mb=0.1, accuracy=accuracy, latency=latency, shipped=True, reason="fastest"
+    )
+    lost = Candidate(name="fp16", file="model.fp16.onnx", size_mb=0.2, accuracy=accuracy, reason="not measured")
+    return Report(
+        recipe="tiny",
+        target="box",
+        target_title="a box",
+        created="2026-11-21T00:00:00Z",
+        seconds=1.0,
+        machine="Example CPU",
+        versions={"python": "3.11.7"},
+        classes=LABELS,
+        teacher=accuracy,
+        student=accuracy,
+        student_parameters=3,
+        candidates=(shipped, lost),
+        checks=(),
+        stages=({"name": "distill", "key": "77e0", "seconds": 1.0, "reused": False},),
+    )
+
+
+def target(runtime: str = "onnxruntime") -> Target:
+    return Target(
+        name="box",
+        title="a box",
+        hardware=Hardware(source="made up", date="2026-11"),
+        runtime=Runtime(
+            name=runtime, precisions=("int8",), default_opset=18, max_opset=21, source="made up", date="2026-11"
+        ),
+    )
+
+
+def write(folder: Path, text: str = UINT8, **changes: Any) -> Path:
+    """A bundle of a tiny graph in `folder`/bundle, whose golden outputs numpy computed."""
+    model = folder / "made.onnx"
+    onnx.save(onnx.parser.parse_model(text), model)
+    rng = np.random.default_rng(0)
+    if text == UINT8:
+        inputs = rng.integers(0, 256, (16, 4, 4, 3), dtype=np.uint8)
+        outputs = (inputs / 255).mean((1, 2)).astype(np.float32)
+    else:
+        inputs = rng.normal(size=(16, 3, 4, 4)).astype(np.float32)
+        outputs = inputs.mean((2, 3))
+    arguments: dict[str, Any] = {
+        "report": report(),
+        "models": {"model.onnx": model, "model.fp32.onnx": model},
+        "labels": LABELS,
+        "golden": {"inputs": inputs, "outputs": outputs, "tolerance": np.float32(1e-5)},
+        "manifest": {"recipe": {"name": "tiny"}, "preprocess": {"mean": [0.5] * 3, "std": [0.5] * 3}},
+        "target": target(),
+    }
+    write_bundle(folder / "bundle", **{**arguments, **changes})
+    return folder / "bundle"
+
+
+def run(bundle: Path, *arguments: str, code: int = 0) -> str:
+    command = [sys.executable, "-B", str(bundle / "run.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def listed(bundle: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads((bundle / "manifest.json").read_text())
+    return manifest
+
+
+def failures(bundle: Path) -> dict[str, str]:
+    return {what: detail for what, ok, detail in verify_bundle(bundle) if not ok}
+
+
+def test_a_fresh_bundle_is_verified(tmp_path: Path) -> None:
+    rows = verify_bundle(write(tmp_path))
+
+    assert all(ok for _, ok, _ in rows)
+    assert "16 inputs" in rows[-1][2]
+
+
+def test_the_manifest_lists_every_other_file_and_what_made_them(tmp_path: Path) -> None:
+    bundle = write(tmp_path)
+    manifest = listed(bundle)
+
+    assert set(manifest["files"]) == {path.name for path in bundle.iterdir()} - {"manifest.json"}
+    assert manifest["lineage"] == {"distill": "77e0"}
+    assert manifest["recipe"] == {"name": "tiny"}
+    assert manifest["precision"] == "int8"
+    assert manifest["target"]["name"] == "box"
+
+
+def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    first, second = write(tmp_path / "a"), write(tmp_path / "b")
+
+    for path in first.iterdir():
+        assert path.read_bytes() == (second / path.name).read_bytes(), path.name
+
+
+def test_every_figure_has_an_origin_and_the_unmeasured_has_no_value() -> None:
+    rows = figures(report())
+
+    assert all(row["origin"] for row in rows)
+    assert {row["figure"] for row in rows if row["model"] == "fp16" and row["value"] is None} == {
+        "p50_ms",
+        "peak_memory_mb",
+    }
+    assert all((row["value"] is None) == (row["origin"] == "not measured") for row in rows)
+
+
+def test_a_new_bundle_replaces_the_old_one_whole(tmp_path: Path) -> None:
+    bundle = write(tmp_path)
+    (bundle / "left-over.txt").write_text("from before")
+
+    write(tmp_path, labels=("r", "g", "b"))
+
+    assert (bundle / "labels.txt").read_text() == "r\ng\nb\n"
+    assert not (bundle / "left-over.txt").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"bundle", "made.onnx"}
+
+
+def test_a_failed_write_leaves_the_old_bundle_and_no_draft(tmp_path: Path) -> None:
+    bundle = write(tmp_path)
+
+    with pytest.raises(BundleError, match="JSON"):
+        write(tmp_path, manifest={"recipe": object()})
+
+    assert not failures(bundle)
+    assert {path.name for path in tmp_path.iterdir()} == {"bundle", "made.onnx"}
+
+
+def test_a_folder_of_other_files_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "thesis.txt").write_text("years of work")
+
+    with pytest.raises(BundleError, match="holds files but no"):
+        write(tmp_path)
+
+    assert (tmp_path / "bundle" / "thesis.txt").read_text() == "years of work"
+
+
+def test_golden_outputs_that_the_model_does_not_give_are_refused(tmp_path: Path) -> None:
+    golden = {
+        "inputs": np.zeros((1, 4, 4, 3), np.uint8),
+        "outputs": np.ones((1, 3), np.float32),
+        "tolerance": np.float32(0.5),
+    }
+
+    with pytest.raises(BundleError, match="does not give the golden outputs"):
+        write(tmp_path, golden=golden)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"models": {}}, "no model.onnx"),
+        ({"labels": ("a\nb", "c", "d")}, "line break"),
+        ({"labels": ("a", "b")}, "2 labels"),
+        ({"golden": {"inputs": np.zeros(1)}}, r"lack \['outputs', 'tolerance'\]"),
+        ({"manifest": {"files": {}}}, r"\['files'\] are filled in here"),
+        ({"manifest": {"output": "odds"}}, "possible: logits, probabilities"),
+    ],
+)
+def test_what_run_py_could_not_use_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(BundleError, match=message):
+        write(tmp_path, **changes)
+
+
+def test_a_model_name_that_leaves_the_bundle_is_refused(tmp_path: Path) -> None:
+    model = tmp_path / "x.onnx"
+    onnx.save(onnx.parser.parse_model(UINT8), model)
+
+    with pytest.raises(BundleError, match="plain file name"):
+        write(tmp_path, models={"model.onnx": model, "../x.onnx": model})
+
+
+def test_a_float_image_graph_without_mean_and_std_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="does not normalise"):
+        write(tmp_path, FLOAT, manifest={})
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.fp32.onnx", "labels.txt", "golden_outputs.npy", "run.py"])
+def test_a_changed_byte_is_seen(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path) / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+    found = failures(path.parent)
+
+    assert found[name] == "changed"
+    assert "not run" in found["stored outputs"]
+
+
+def test_a_missing_and_a_foreign_file_are_seen(tmp_path: Path) -> None:
+    bundle = write(tmp_path)
+    (bundle / "report.html").unlink()
+    (bundle / "numpy.py").write_text("print('not numpy')")
+
+    assert failures(bundle).keys() == {"report.html", "numpy.py", "stored outputs"}
+
+
+def test_an_engine_that_was_built_there_is_no_foreign_file(tmp_path: Path) -> None:
+    bundle = write(tmp_path)
+    (bundle / "model.plan").write_bytes(b"built on the device")
+
+    assert not failures(bundle)
+
+
+def test_a_link_is_refused_even_to_equal_content(tmp_path: Path) -> None:
+    bundle = write(tmp_path)
+    outside = (bundle / "labels.txt").rename(tmp_path / "labels.txt")
+    (bundle / "labels.txt").symlink_to(outside)
+
+    with pytest.raises(BundleError, match=r"links: labels\.txt"):
+        verify_bundle(bundle)
+    assert "is a link" in run(bundle, "--verify", code=1)
+
+
+@pytest.mark.parametrize("name", ["../made.onnx", "/etc/hostname", "sub/x", "..\\made.onnx"])
+def test_a_manifest_path_that_leaves_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    bundle = write(tmp_path)
+    manifest = listed(bundle)
+    manifest["files"][name] = "0" * 64
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+    with pytest.raises(BundleError, match="leaves the bundle"):
+        verify_bundle(bundle)
+    run(bundle, "--verify", code=1)
+
+
+def test_a_manifest_that_does_not_list_the_model_is_refused(tmp_path: Path) -> None:
+    bundle = write(tmp_path)
+    manifest = listed(bundle)
+    del manifest["files"]["model.onnx"]
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+    with pytest.raises(BundleError, match=r"does not list \['model.onnx'\]"):
+        verify_bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"format": 1}', '{"format": 99, "files": {}, "golden": {"tolerance": 0}}']
+)
+def test_a_broken_manifest_is_refused(tmp_path: Path, content: str) -> None:
+    bundle = write(tmp_path)
+    (bundle / "manifest.json").write_text(content)
+
+    with pytest.raises(BundleError, match=r"manifest\.json"):
+        verify_bundle(bundle)
+
+
+def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="is no bundle"):
+        verify_bundle(tmp_path)
+
+
+def test_the_input_is_described_as_the_graph_takes_it(tmp_path: Path) -> None:
+    manifest = listed(write(tmp_path))
+
+    assert manifest["input"] == {"name": "image", "dtype": "uint8", "shape": ["N", 4, 4, 3], "layout": "NHWC"}
+    onnx.save(onnx.parser.parse_model(FLOAT), tmp_path / "float.onnx")
+    assert describe_input(tmp_path / "float.onnx")["layout"] == "NCHW"
+
+
+# ------------------------------------------------------------------------------------------------------------- run.py
+
+
+def test_run_verifies_the_bundle(tmp_path: Path) -> None:
+    text = run(write(tmp_path), "--verify")
+
+    assert "FAILED" not in text
+    assert "top-1 agrees on 16 of 16" in text
+
+
+def test_run_says_which_file_was_changed(tmp_path: Path) -> None:
+    bundle = write(tmp_path)
+    (bundle / "labels.txt").write_text("cat\ncat\ncat\n")
+
+    assert "FAILED  labels.txt: changed" in run(bundle, "--verify", code=1)
+
+
+def test_run_predicts_an_image_file(tmp_path: Path) -> None:
+    """A green image of another size: logits (0, 1, 0), so green has e / (e + 2) = 57.61 %."""
+    image = pytest.importorskip("PIL.Image")
+    image.new("RGB", (40, 20), (0, 255, 0)).save(tmp_path / "green.png")
+
+    lines = run(write(tmp_path), str(tmp_path / "green.png")).splitlines()
+
+    assert lines[0] == " 57.61 %  green"
+    assert {line.split()[-1] for line in lines} == set(LABELS)
+
+
+def test_run_predicts_an_array_of_the_graph_s_own_kind(tmp_path: Path) -> None:
+    blue = np.zeros((4, 4, 3), np.uint8)
+    blue[..., 2] = 255
+    np.save(tmp_path / "blue.npy", blue)
+
+    assert run(write(tmp_path), str(tmp_path / "blue.npy")).startswith(" 57.61 %  blue")
+
+
+def test_run_normalises_for_a_graph_that_does_not(tmp_path: Path) -> None:
+    """Red is (1, -1, -1) after mean 0.5 and std 0.5: e / (e + 2/e) = 78.70 %."""
+    red = np.zeros((4, 4, 3), np.uint8)
+    red[..., 0] = 255
+    np.save(tmp_path / "red.npy", red)
+
+    assert run(write(tmp_path, FLOAT), str(tmp_path / "red.npy")).startswith(" 78.70 %  red")
+
+
+def test_run_does_not_apply_softmax_twice(tmp_path: Path) -> None:
+    np.save(tmp_path / "white.npy", np.full((4, 4, 3), 255, np.uint8))
+
+    text = run(write(tmp_path, manifest={"output": "probabilities"}), str(tmp_path / "white.npy"))
+
+    assert text.startswith("100.00 %  red")
+
+
+def test_run_says_what_is_wrong_with_an_input(tmp_path: Path) -> None:
+    bundle = write(tmp_path)
+    np.save(tmp_path / "x.npy", np.zeros((2, 2), np.float64))
+    (tmp_path / "x.png").write_text("no image")
+
+    assert "float64" in run(bundle, str(tmp_path / "x.npy"), code=2)
+    assert "is not an image" in run(bundle, str(tmp_path / "x.png"), code=2)
+    assert "error" in run(bundle, str(tmp_path / "absent.npy"), code=2)
+
+
+def test_run_measures_by_the_protocol_and_says_where_it_fell_short(tmp_path: Path) -> None:
+    bundle = write(tmp_path)
+    small = ("--bench", "--warmup-s", "0", "--block-s", "0", "--min-n", "5", "--json", str(tmp_path / "latency.json"))
+
+    text = run(bundle, *small)
+    found = json.loads((tmp_path / "latency.json").read_text())
+
+    assert "p99 not given below 1000 samples" in text
+    assert "short of the protocol" in text
+    assert (found["n"], len(found["block_medians_ms"]), found["p99_ms"]) == (15, 3, None)
+
+
+def test_run_without_tensorrt_says_what_to_install(tmp_path: Path) -> None:
+    assert "tensorrt" in run(write(tmp_path), "--engine", "model.plan", "--bench", code=2)
+
+
+@pytest.mark.parametrize("script", ["run.py", "build_engine.py"])
+def test_device_scripts_are_python_3_8(script: str) -> None:
+    ast.parse((FILES / script).read_text(), feature_version=(3, 8))
+
+
+# ----------------------------------------------------------------------------------------------------------- TensorRT
+
+
+def test_only_tensorrt_targets_get_the_engine_builder(tmp_path: Path) -> None:
+    assert "build_engine.py" not in listed(write(tmp_path))["files"]
+
+    manifest = listed(write(tmp_path, target=target("tensorrt")))
+
+    assert "build_engine.py" in manifest["files"]
+    assert "build_engine.py" in (tmp_path / "bundle" / "README.txt").read_text()
+    assert not failures(tmp_path / "bundle")
+
+
+def test_trtexec_states_types_and_timing_where_the_release_needs_it() -> None:
+    lines = trtexec_lines({"name": "image", "shape": ["N", 4, 4, 3]}, "int8")
+
+    assert all("--optShapes=image:1x4x4x3" in line for line in lines.values())
+    assert "--fp16 --int8" in lines["8"] and "--stronglyTyped" in lines["10"]
+    assert not {"--fp16", "--int8", "--stronglyTyped", "--useCudaGraph"} & set(lines["11"].split())
+    for release in ("8", "10"):
+        assert {"--noDataTransfers", "--useSpinWait", "--useCudaGraph"} <= set(lines[release].split())
+
+
+def test_trtexec_names_no_shapes_for_a_fixed_batch() -> None:
+    assert "Shapes" not in trtexec_lines({"name": "image", "shape": [1, 4, 4, 3]}, "fp16")["10"]

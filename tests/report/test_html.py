@@ -1,0 +1,139 @@
+"""The page is one file that loads nothing, escapes everything and hides nothing that was not measured."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+
+import pytest
+
+from edgekd.report.html import Axis, duration, linear_ticks, log_ticks, render, scatter
+from edgekd.report.model import Report
+
+NASTY = "<script>alert(1)</script>"
+
+
+class Page(HTMLParser):
+    """Collects tags, attributes and visible text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data + "\n"
+
+
+def test_the_page_loads_nothing(report: Report) -> None:
+    html = render(report)
+    page = Page(html)
+
+    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    assert not [a for a in page.attributes if a[0] in {"src", "href", "xlink:href"}]
+    assert "url(" not in html and "@import" not in html
+
+
+def test_a_class_name_cannot_become_markup(report: Report) -> None:
+    html = render(report)
+
+    assert NASTY not in html
+    assert NASTY in Page(html).text
+
+
+def test_each_table_and_figure_is_there(report: Report) -> None:
+    text = Page(render(report)).text
+
+    for part in ("90.41", "94.61", "0.410", "fastest within the budget", "77e0", "1.31.1", "78,042", "0.44 points"):
+        assert part in text
+
+
+def test_what_was_not_measured_says_so(report: Report) -> None:
+    untimed = tuple(c.model_copy(update={"latency": None}) for c in report.candidates)
+
+    html = render(report.model_copy(update={"candidates": untimed}))
+
+    assert Page(html).text.count("not measured") >= 4  # three rows of the table, the tile and the column of the plot
+    assert scatter(report.model_copy(update={"candidates": untimed})).x is None
+
+
+def test_an_untimed_model_stands_apart_from_the_timed(report: Report) -> None:
+    plot = scatter(report)
+    marks = {mark.name: mark for mark in plot.marks}
+
+    assert plot.x is not None
+    assert marks["teacher"].x > plot.x.end_px > marks["fp32"].x > marks["int8"].x
+    assert marks["teacher"].y < marks["fp32"].y < marks["int8"].y
+
+
+def test_a_timed_teacher_is_drawn_at_its_latency(report: Report) -> None:
+    plot = scatter(report.model_copy(update={"teacher_latency": report.candidates[0].latency}))
+
+    assert plot.gutter_x is None
+    assert {mark.name for mark in plot.marks} == {"teacher", "fp32", "int8"}
+
+
+def test_labels_of_points_that_coincide_do_not(report: Report) -> None:
+    twin = report.candidates[0].model_copy(update={"name": "fp16"})
+    plot = scatter(report.model_copy(update={"candidates": (*report.candidates, twin)}))
+    heights = [mark.label_y for mark in plot.marks if mark.name.startswith("fp")]
+
+    assert abs(heights[0] - heights[1]) >= 16
+
+
+def test_every_drawing_is_well_formed(report: Report) -> None:
+    drawings = re.findall(r"<svg.*?</svg>", render(report), re.DOTALL)
+
+    assert len(drawings) == 4  # accuracy against latency; hold-out accuracy, loss, learning rate
+    for drawing in drawings:
+        ElementTree.fromstring(drawing)
+
+
+def test_a_report_without_curves_classes_and_stages_is_rendered(report: Report) -> None:
+    accuracies = {"accuracy": report.teacher.model_copy(update={"per_class": {}})}
+    candidates = tuple(c.model_copy(update=accuracies) for c in report.candidates)
+    empty = {"curves": (), "stages": (), "warnings": (), "checks": (), "candidates": candidates}
+
+    assert "Top-1 by class" not in render(report.model_copy(update=empty))
+
+
+def test_a_loss_that_became_infinite_is_left_out_of_the_curve(report: Report) -> None:
+    curves = (*report.curves, {"epoch": 3.0, "loss": float("nan"), "holdout_top1": 10.0})
+
+    html = render(report.model_copy(update={"curves": curves}))
+
+    assert "nan" not in html
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0.0, 10.0, [0, 2, 4, 6, 8, 10]),
+        (89.9, 95.2, [90, 92, 94]),
+        (0.0, 0.01, [0, 0.002, 0.004, 0.006, 0.008, 0.01]),
+    ],
+)
+def test_linear_ticks_are_round(low: float, high: float, ticks: list[float]) -> None:
+    assert linear_ticks(low, high) == pytest.approx(ticks)
+
+
+def test_log_ticks_are_one_two_and_five() -> None:
+    assert log_ticks(0.3, 6) == pytest.approx([0.5, 1, 2, 5])
+
+
+def test_a_logarithmic_axis_maps_factors_to_distances() -> None:
+    axis = Axis(1, 100, 0, 200, logarithmic=True)
+
+    assert (axis(1), axis(10), axis(100)) == (0, 100, 200)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(3.21, "3.2 s"), (90.0, "2 min"), (3725.0, "1 h 02 min")])
+def test_durations_are_readable(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

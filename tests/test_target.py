@@ -1,0 +1,292 @@
+"""The devices' figures, and what a user reads whose target file or target name is wrong."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekd.errors import RecipeError
+from edgekd.target import list_targets, load_target
+from edgekd.toml_file import lines_of
+
+FOLDER = Path(__file__).parent.parent / "targets"
+FILES = sorted(FOLDER.glob("*.toml"))
+NAMES = [
+    "android-arm64",
+    "jetson-agx-orin",
+    "jetson-orin-nano",
+    "jetson-orin-nano-super",
+    "jetson-orin-nx",
+    "jetson-thor",
+    "jetson-xavier-nx",
+    "raspberry-pi-5",
+    "x86-cpu",
+]
+BOARD = """\
+name = "my-board"
+title = "A board"
+
+[hardware]
+cpu = "4x Cortex-A55"
+source = "its data sheet"
+date = "2026-11"
+
+[runtime]
+name = "onnxruntime"
+precisions = ["fp32"]
+default_opset = 17
+max_opset = 20
+source = "tried"
+date = "2026-11-20"
+"""
+INT8 = """
+[quantization]
+activation = "int8"
+activation_symmetric = true
+int32_bias = false
+placement = "inputs"
+source = "tried"
+date = "2026-11"
+"""
+
+
+def read(file: Path) -> dict[str, Any]:
+    return tomllib.loads(file.read_text())
+
+
+def board(folder: Path, text: str) -> str:
+    file = folder / "board.toml"
+    file.write_text(text)
+    return str(file)
+
+
+def refusal(name: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        load_target(name)
+    return str(caught.value)
+
+
+def test_the_targets_are_those_nine() -> None:
+    assert sorted(target.name for target in list_targets()) == NAMES
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_file_is_named_after_its_target(file: Path) -> None:
+    assert read(file)["name"] == file.stem
+
+
+def test_names_and_aliases_are_unique() -> None:
+    called = [name for target in list_targets() for name in (target.name, *target.aliases)]
+    assert len(called) == len(set(called))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_figure_stands_in_a_table_with_source_and_date(file: Path) -> None:
+    document = read(file)
+    tables = [document.pop("hardware"), document.pop("runtime"), *document.pop("jetpack", [])]
+    tables += [document.pop("quantization")] if "quantization" in document else []
+    assert set(document) <= {"name", "title", "aliases", "notes"}  # words, no figures
+    for table in tables:
+        assert table["source"]
+        assert table["date"] == "2026-11"
+
+
+# From the device notes, by hand: (RAM, bandwidth, the peaks that have a source).
+FIGURES: dict[str, tuple[list[float] | None, float | None, dict[str, float]]] = {
+    "jetson-orin-nano": ([8], 68, {"int8_tops": 20, "fp16_tflops": 10}),
+    "jetson-orin-nano-super": ([8], 102, {"int8_tops": 33, "fp16_tflops": 17}),
+    "jetson-orin-nx": ([16], 102, {}),
+    "jetson-agx-orin": (
+        [64],
+        204.8,
+        {"int8_tops": 85, "int8_dla_tops": 52.5, "fp16_tflops": 43, "fp32_tflops": 5.3},
+    ),
+    "jetson-xavier-nx": ([8, 16], 59.7, {"int8_with_dla_tops": 21}),
+    "jetson-thor": ([128], 273, {"fp8_tflops": 517, "fp4_tflops": 1035}),
+    "raspberry-pi-5": ([4, 8], 17, {}),
+    "android-arm64": (None, None, {}),
+    "x86-cpu": (None, None, {}),
+}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_figures_are_those_of_the_device_notes_and_no_others(file: Path) -> None:
+    hardware = read(file)["hardware"]
+    peaks = {key.removeprefix("peak_"): value for key, value in hardware.items() if key.startswith("peak_")}
+    assert (hardware.get("ram_gb"), hardware.get("memory_bandwidth_gbs"), peaks) == FIGURES[file.stem]
+
+
+@pytest.mark.parametrize(
+    ("name", "jetpack", "cuda", "tensorrt", "python", "opset"),
+    [
+        ("jetson-xavier-nx", "5.1.x", "11.4", "8.5.2", "3.8", 17),
+        ("jetson-orin-nano", "6.2.x", "12.6", "10.3.0", "3.10", 20),
+        ("jetson-orin-nano-super", "6.2.x", "12.6", "10.3.0", "3.10", 20),
+        ("jetson-orin-nx", "6.2.x", "12.6", "10.3.0", "3.10", 20),
+        ("jetson-agx-orin", "6.2.x", "12.6", "10.3.0", "3.10", 20),
+        ("jetson-thor", "7.1", "13.0", "10.13.3", "3.12", 20),
+    ],
+)
+def test_a_jetson_runs_the_tensorrt_of_its_jetpack(
+    name: str, jetpack: str, cuda: str, tensorrt: str, python: str, opset: int
+) -> None:
+    target = load_target(name)
+    release = target.jetpack[0]
+    assert (release.version, release.cuda, release.tensorrt, release.python) == (jetpack, cuda, tensorrt, python)
+    assert (target.runtime.name, target.runtime.version) == ("tensorrt", tensorrt)
+    assert (target.runtime.default_opset, target.runtime.max_opset) == (opset, opset)
+
+
+@pytest.mark.parametrize("target", list_targets(), ids=lambda target: target.name)
+def test_the_int8_scheme_is_that_of_the_runtime(target: Any) -> None:
+    scheme = target.quantization
+    found = (scheme.activation, scheme.activation_symmetric, scheme.int32_bias, scheme.placement)
+    tensorrt = ("int8", True, False, "inputs")
+    assert found == (tensorrt if target.runtime.name == "tensorrt" else ("uint8", False, True, "every_tensor"))
+    assert (scheme.weight, scheme.weight_per_channel) == ("int8", True)
+
+
+@pytest.mark.parametrize(
+    ("name", "precisions"),
+    [
+        ("jetson-xavier-nx", ("fp32", "fp16", "int8")),
+        ("raspberry-pi-5", ("fp32", "fp16", "int8")),
+        ("x86-cpu", ("fp32", "int8")),
+        ("android-arm64", ("fp32", "int8")),
+    ],
+)
+def test_precisions_are_those_that_gain_something(name: str, precisions: tuple[str, ...]) -> None:
+    assert load_target(name).runtime.precisions == precisions
+
+
+@pytest.mark.parametrize(("alias", "name"), [("jetson", "jetson-orin-nano"), ("mobile", "android-arm64")])
+def test_an_alias_names_a_target(alias: str, name: str) -> None:
+    assert load_target(alias).name == name
+
+
+def test_an_unknown_target_is_refused_with_the_nearest() -> None:
+    text = refusal("jetsn")
+    assert text.startswith("target 'jetsn' not found; have: ")
+    assert "raspberry-pi-5" in text
+    assert text.endswith("Did you mean jetson?")
+
+
+def test_a_path_names_a_target_of_the_user(tmp_path: Path) -> None:
+    target = load_target(board(tmp_path, BOARD))
+    assert (target.name, target.hardware.cpu, target.quantization) == ("my-board", "4x Cortex-A55", None)
+
+
+def test_a_missing_target_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "none.toml"
+    assert refusal(str(file)).startswith(f"target file {file} does not exist; give a target's name, or")
+
+
+def test_all_mistakes_of_a_target_file_come_at_once(tmp_path: Path) -> None:
+    text = BOARD.replace("cpu =", "cpuu =").replace('["fp32"]', '["fp64"]').replace('date = "2026-11"\n', "", 1)
+    lines = refusal(board(tmp_path, text.replace("default_opset = 17", 'default_opset = "17"'))).splitlines()
+    assert lines[0] == f"4 mistakes in {tmp_path / 'board.toml'}:"
+    found = {line.split("  ")[1]: line.split("  ")[-1].strip() for line in lines[1:]}
+    assert found == {
+        "board.toml:4 hardware.date": "missing; it is required",
+        "board.toml:5 hardware.cpuu": found["board.toml:5 hardware.cpuu"],
+        "board.toml:10 runtime.precisions.0": '"fp64" given; have: fp32, fp16, int8. Did you mean fp16?',
+        "board.toml:11 runtime.default_opset": '"17" given; should be a valid integer',
+    }
+    assert found["board.toml:5 hardware.cpuu"].startswith("unknown key 'cpuu'; have: source, date, cpu,")
+    assert found["board.toml:5 hardware.cpuu"].endswith("Did you mean cpu?")
+
+
+def test_a_toml_syntax_error_has_line_and_column(tmp_path: Path) -> None:
+    assert refusal(board(tmp_path, 'name = "a"\ntitle = ?\n')) == "board.toml:2 column 9: not TOML: Invalid value"
+
+
+def test_a_syntax_error_at_the_end_has_line_and_column(tmp_path: Path) -> None:
+    assert refusal(board(tmp_path, 'name = "a"\ntitle = ')).startswith("board.toml:2 column 9: not TOML: ")
+
+
+def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "board.toml"
+    file.write_bytes(b'name = "\xff"')
+    assert refusal(str(file)) == f"{file} is not UTF-8 text, which TOML is: byte 8 cannot be read"
+
+
+@pytest.mark.parametrize("date", ['"November"', '"2026"', "2026-11-01"])
+def test_a_date_is_text_with_year_and_month(tmp_path: Path, date: str) -> None:
+    assert "board.toml:7 hardware.date" in refusal(board(tmp_path, BOARD.replace('"2026-11"', date, 1)))
+
+
+@pytest.mark.parametrize("figure", ["-1", "0", "inf", "nan"])
+def test_a_figure_is_positive_and_finite(tmp_path: Path, figure: str) -> None:
+    text = BOARD.replace('cpu = "4x Cortex-A55"', f"memory_bandwidth_gbs = {figure}")
+    assert "board.toml:5 hardware.memory_bandwidth_gbs" in refusal(board(tmp_path, text))
+
+
+def test_a_runtime_without_precisions_is_refused(tmp_path: Path) -> None:
+    text = refusal(board(tmp_path, BOARD.replace('["fp32"]', "[]")))
+    assert "board.toml:9 runtime  precisions is empty; have: fp32, fp16, int8" in text
+
+
+def test_a_default_opset_above_the_highest_is_refused(tmp_path: Path) -> None:
+    text = refusal(board(tmp_path, BOARD.replace("max_opset = 20", "max_opset = 15")))
+    assert "board.toml:9 runtime  default_opset 17 is above max_opset 15" in text
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ('activation = "int8"', 'activation = "uint8"'),
+        ("activation_symmetric = true", "activation_symmetric = false"),
+        ("int32_bias = false", "int32_bias = true"),
+    ],
+)
+def test_tensorrt_has_constant_zero_points_and_no_quantized_bias(tmp_path: Path, right: str, wrong: str) -> None:
+    text = BOARD.replace('"onnxruntime"', '"tensorrt"') + INT8
+    assert load_target(board(tmp_path, text)).runtime.name == "tensorrt"
+    assert "TensorRT quantizes with" in refusal(board(tmp_path, text.replace(right, wrong)))
+
+
+def test_the_runtime_is_that_of_the_first_jetpack(tmp_path: Path) -> None:
+    jetpack = '[[jetpack]]\nversion="6.2"\nl4t="36.5"\ncuda="12.6"\ntensorrt="10.3.0"\npython="3.10"\nsource="x"\n'
+    text = refusal(board(tmp_path, f'{BOARD}\n{jetpack}date="2026-11"\n'))
+    assert "runtime.version is None, and the first jetpack has 10.3.0" in text
+
+
+def test_lines_are_those_of_tables_arrays_inline_tables_and_multi_line_values() -> None:
+    text = '''\
+a = 1 # one
+
+b = """
+c = 5
+[d]
+"""
+[e."f.g"]
+h = [
+  1,
+  { i = 2 },
+]
+j.k = 3
+[[m]]
+n = 1
+[[m]]
+[m.o]
+p = 1
+'''
+    assert lines_of(text) == {
+        ("a",): 1,
+        ("b",): 3,
+        ("e", "f.g"): 7,
+        ("e", "f.g", "h"): 8,
+        ("e", "f.g", "h", 0): 8,
+        ("e", "f.g", "h", 1): 8,
+        ("e", "f.g", "h", 1, "i"): 8,
+        ("e", "f.g", "j"): 12,
+        ("e", "f.g", "j", "k"): 12,
+        ("m", 0): 13,
+        ("m", 0, "n"): 14,
+        ("m", 1): 15,
+        ("m", 1, "o"): 16,
+        ("m", 1, "o", "p"): 17,
+    }
