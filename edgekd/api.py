@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-
 from edgekd.current import current_report, fingerprint
 from edgekd.recipe import FILE, Recipe, check_target, load_recipe
 from edgekd.report.model import Report
@@ -35,7 +34,14 @@ def build(
 
 
 def build_bundle(
-    path: Path | None, target: str, overrides: Sequence[str], output: Path, cache: Path | None, *, recheck: bool, ask: Callable[[str], bool]
+    path: Path | None,
+    target: str,
+    overrides: Sequence[str],
+    output: Path,
+    cache: Path | None,
+    *,
+    recheck: bool,
+    ask: Callable[[str], bool],
 ) -> tuple[Report, Path, bool]:
     """As `build`, with the built-in demo where no recipe is given or found; also the bundle's folder, and whether it is new."""
     if path is None and not Path(FILE).exists():
@@ -71,5 +77,3 @@ def _build(
     say(f"{recipe.name} for {device.title}")
     report = run_pipeline(recipe, device, run, folder, ask)
     return report, folder, True
-
-

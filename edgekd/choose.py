@@ -32,7 +32,10 @@ class Contender:
 def choose(contenders: Sequence[Contender], budget: Budget, teacher: Accuracy) -> tuple[Candidate, ...]:
     """The candidates with their verdicts, exactly one of which ships; where none keeps the budget, the most accurate."""
     fp32 = next(contender for contender in contenders if contender.name == "fp32")
-    broken = {c.name: accuracy_broken(c.accuracy, budget, teacher, fp32.accuracy) or size_broken(c.size_mb, budget) for c in contenders}
+    broken = {
+        c.name: accuracy_broken(c.accuracy, budget, teacher, fp32.accuracy) or size_broken(c.size_mb, budget)
+        for c in contenders
+    }
     able = [contender for contender in contenders if not broken[contender.name]]
     best = _fastest(able) if able else max(contenders, key=lambda contender: contender.accuracy.top1)
 
@@ -40,7 +43,11 @@ def choose(contenders: Sequence[Contender], budget: Budget, teacher: Accuracy) -
         if contender is best:
             if not able:
                 return f"the most accurate, though no candidate keeps the budget: {broken[contender.name]}"
-            return "the fastest that keeps the budget" + _by(contender) if len(able) > 1 else "the only one that keeps the budget"
+            return (
+                "the fastest that keeps the budget" + _by(contender)
+                if len(able) > 1
+                else "the only one that keeps the budget"
+            )
         return broken[contender.name] or _slower(contender, best)
 
     return tuple(
@@ -66,14 +73,28 @@ def _accuracy_limits(
     # Rounded to the hundredth that is shown, so that 0.3 points of 10,000 samples are not 0.30000000000001.
     return [
         ("min_accuracy", round(accuracy.top1, 2), budget.min_accuracy, "{:.2f} %"),
-        ("max_drop_from_teacher", round(teacher.top1 - accuracy.top1, 2), budget.max_drop_from_teacher, "{:.2f} points under the teacher"),
-        ("max_drop_from_fp32", round(fp32.top1 - accuracy.top1, 2), budget.max_drop_from_fp32, "{:.2f} points under fp32"),
+        (
+            "max_drop_from_teacher",
+            round(teacher.top1 - accuracy.top1, 2),
+            budget.max_drop_from_teacher,
+            "{:.2f} points under the teacher",
+        ),
+        (
+            "max_drop_from_fp32",
+            round(fp32.top1 - accuracy.top1, 2),
+            budget.max_drop_from_fp32,
+            "{:.2f} points under fp32",
+        ),
     ]
 
 
 def size_broken(size_mb: float, budget: Budget) -> str:
     """The size budget, in words, where it is missed."""
-    return f"{size_mb:.2f} MB; size_mb is {budget.size_mb:g}" if budget.size_mb is not None and size_mb > budget.size_mb else ""
+    return (
+        f"{size_mb:.2f} MB; size_mb is {budget.size_mb:g}"
+        if budget.size_mb is not None and size_mb > budget.size_mb
+        else ""
+    )
 
 
 def budget_checks(shipped: Candidate, budget: Budget, teacher: Accuracy, fp32: Accuracy) -> list[Check]:
@@ -83,13 +104,27 @@ def budget_checks(shipped: Candidate, budget: Budget, teacher: Accuracy, fp32: A
         if limit is not None:
             holds = found >= limit if key == "min_accuracy" else found <= limit
             sign = "at least" if key == "min_accuracy" else "at most"
-            checks.append(Check(name=key, verdict="pass" if holds else "missed", found=what.format(found), limit=f"{sign} {limit:g}"))
+            checks.append(
+                Check(
+                    name=key, verdict="pass" if holds else "missed", found=what.format(found), limit=f"{sign} {limit:g}"
+                )
+            )
     if budget.size_mb is not None:
         verdict = "missed" if size_broken(shipped.size_mb, budget) else "pass"
-        checks.append(Check(name="size_mb", verdict=verdict, found=f"{shipped.size_mb:.3f} MB", limit=f"at most {budget.size_mb:g}"))
+        checks.append(
+            Check(
+                name="size_mb", verdict=verdict, found=f"{shipped.size_mb:.3f} MB", limit=f"at most {budget.size_mb:g}"
+            )
+        )
     if budget.p90_latency_ms is not None:
         checks.append(
-            Check(name="p90_latency_ms", verdict="not measured", found="needs the device", limit=f"at most {budget.p90_latency_ms:g}", origin="not measured")
+            Check(
+                name="p90_latency_ms",
+                verdict="not measured",
+                found="needs the device",
+                limit=f"at most {budget.p90_latency_ms:g}",
+                origin="not measured",
+            )
         )
     return checks
 

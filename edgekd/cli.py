@@ -19,25 +19,39 @@ app = typer.Typer(
 )  # fmt: skip
 MISSED, WRONG_INPUT = 3, 2
 
-TargetOption = Annotated[str, typer.Option("--target", "-t", help="A device's name or alias (`edgekd targets`), or a .toml file.")]
-CacheOption = Annotated[Optional[Path], typer.Option("--cache", help="Where stages are kept [$EDGEKD_CACHE or ~/.cache/edgekd].")]  # noqa: UP045
-SetOption = Annotated[Optional[list[str]], typer.Option("--set", help="Change a setting: --set distill.epochs=5 (may be repeated).")]  # noqa: UP045
+TargetOption = Annotated[
+    str, typer.Option("--target", "-t", help="A device's name or alias (`edgekd targets`), or a .toml file.")
+]
+CacheOption = Annotated[
+    Path | None, typer.Option("--cache", help="Where stages are kept [$EDGEKD_CACHE or ~/.cache/edgekd].")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a setting: --set distill.epochs=5 (may be repeated).")
+]
 
 
 @app.command()
 def build(
     target: TargetOption,
-    recipe: Annotated[Optional[Path], typer.Argument(help="A folder with edgekd.toml, or a .toml file [this folder; else the demo].")] = None,  # noqa: UP045
+    recipe: Annotated[
+        Path | None, typer.Argument(help="A folder with edgekd.toml, or a .toml file [this folder; else the demo].")
+    ] = None,
     set_: SetOption = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The bundle is written to OUTPUT/<recipe>/<target>.")] = Path("build"),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The bundle is written to OUTPUT/<recipe>/<target>.")
+    ] = Path("build"),
     cache: CacheOption = None,
-    recheck: Annotated[bool, typer.Option("--recheck", help="Measure and package again even if nothing changed.")] = False,
+    recheck: Annotated[
+        bool, typer.Option("--recheck", help="Measure and package again even if nothing changed.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Go on where a question would be asked.")] = False,
 ) -> None:
     """Distil, quantize, export and check; leaves a bundle. Exit code 3: a budget is missed; 2: wrong input."""
     from edgekd.api import build_bundle
 
-    report, folder, fresh = build_bundle(recipe, target, set_ or (), output, cache, recheck=recheck, ask=(lambda _: True) if yes else _ask)
+    report, folder, fresh = build_bundle(
+        recipe, target, set_ or (), output, cache, recheck=recheck, ask=(lambda _: True) if yes else _ask
+    )
     _print_report(report, folder)
     if not fresh:
         typer.echo("Nothing changed since this was built; --recheck measures again.")
@@ -66,7 +80,9 @@ def targets(name: Annotated[Optional[str], typer.Argument(help="Show this one.")
 @app.command()
 def report(
     bundle: Annotated[Path, typer.Argument(help="A bundle's folder: build/<recipe>/<target>.")],
-    html: Annotated[bool, typer.Option("--html", help="Print the path of the page, and open it where there is a browser.")] = False,
+    html: Annotated[
+        bool, typer.Option("--html", help="Print the path of the page, and open it where there is a browser.")
+    ] = False,
 ) -> None:
     """Print a build's report again."""
     from edgekd.report.model import Report

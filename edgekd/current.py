@@ -18,7 +18,12 @@ LIBRARIES = ("torch", "torchao", "onnx", "onnxscript", "onnxruntime", "accelerat
 
 def fingerprint(recipe: Recipe, target: Target, cache: Cache) -> str:
     """The hash of all that a bundle is made of: recipe, files that it names, target, edgekd and libraries."""
-    made_of = [__version__, {name: _version(name) for name in LIBRARIES}, cache.describe(recipe), cache.describe(target)]
+    made_of = [
+        __version__,
+        {name: _version(name) for name in LIBRARIES},
+        cache.describe(recipe),
+        cache.describe(target),
+    ]
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
 

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,9 +42,12 @@ def evaluate(
     for artifact in (*candidates.values(), *scores.values()):
         run.intact(artifact)
     accuracies = {
-        name: accuracy(np.load(made / "test.npy"), opened, json.loads((made / "runtime.json").read_text())) for name, made in scores.items()
+        name: accuracy(np.load(made / "test.npy"), opened, json.loads((made / "runtime.json").read_text()))
+        for name, made in scores.items()
     }
-    teacher = accuracy(np.load(teacher_scores / "test.npy"), opened, f"{recipe.teacher.model.partition(':')[0]} teacher, as given")
+    teacher = accuracy(
+        np.load(teacher_scores / "test.npy"), opened, f"{recipe.teacher.model.partition(':')[0]} teacher, as given"
+    )
     contenders = _contenders(recipe, target, opened, candidates, accuracies)
     chosen = choose(contenders, recipe.budget, teacher)
     shipped = next(candidate for candidate in chosen if candidate.shipped)
@@ -64,7 +68,13 @@ def evaluate(
 
 
 def package(
-    folder: Path, recipe: Recipe, target: Target, run: Cache, samples: Artifact, candidates: Mapping[str, Artifact], report: Report
+    folder: Path,
+    recipe: Recipe,
+    target: Target,
+    run: Cache,
+    samples: Artifact,
+    candidates: Mapping[str, Artifact],
+    report: Report,
 ) -> None:
     """Write the bundle: the model that ships and its fp32 twin, labels, golden outputs, scripts and the report."""
     opened = open_samples(samples.folder, recipe.data)
@@ -80,12 +90,14 @@ def package(
         report=report,
         models={"model.onnx": shipped, "model.fp32.onnx": candidates["fp32"] / MODEL},
         labels=opened.classes,
-        golden={"inputs": inputs, "outputs": outputs, "tolerance": np.float32(tolerance)},
+        golden={"inputs": inputs, "outputs": outputs, "tolerance": np.asarray(tolerance, np.float32)},
         manifest={
             "fingerprint": fingerprint(recipe, target, run),
             "recipe": recipe.model_dump(mode="json"),
             "output": recipe.export.output,
-            "preprocess": {key: [float(v) for v in np.broadcast_to(getattr(recipe.data, key), channels)] for key in ("mean", "std")},
+            "preprocess": {
+                key: [float(v) for v in np.broadcast_to(getattr(recipe.data, key), channels)] for key in ("mean", "std")
+            },
         },
         target=target,
     )
@@ -96,9 +108,19 @@ def accuracy(logits: Scores, samples: Samples, runtime: str) -> Accuracy:
     labels = samples.test.labels
     right = logits.argmax(1) == labels
     low, high = wilson_interval(int(right.sum()), len(right))
-    per_class = {name: round(float(100 * right[labels == i].mean()), 2) for i, name in enumerate(samples.classes) if (labels == i).any()}
+    per_class = {
+        name: round(float(100 * right[labels == i].mean()), 2)
+        for i, name in enumerate(samples.classes)
+        if (labels == i).any()
+    }
     return Accuracy(
-        top1=round(100 * float(right.mean()), 3), low=low, high=high, n=len(right), split="test", runtime=runtime, per_class=per_class
+        top1=round(100 * float(right.mean()), 3),
+        low=low,
+        high=high,
+        n=len(right),
+        split="test",
+        runtime=runtime,
+        per_class=per_class,
     )
 
 
@@ -110,13 +132,17 @@ def wilson_interval(right: int, n: int) -> tuple[float, float]:
 
 
 def _contenders(
-    recipe: Recipe, target: Target, samples: Samples, candidates: Mapping[str, Artifact], accuracies: Mapping[str, Accuracy]
+    recipe: Recipe,
+    target: Target,
+    samples: Samples,
+    candidates: Mapping[str, Artifact],
+    accuracies: Mapping[str, Accuracy],
 ) -> list[Contender]:
     """The candidates, timed here in turns at batch 1 on one thread, and estimated where the target's runtime is another."""
     say("  measuring latency on this machine")
     one = np.ascontiguousarray(as_input(samples.test.get(np.zeros(1, np.int64)), recipe.data, recipe.export))
     runners = {name: OnnxRunner(made / MODEL) for name, made in candidates.items()}
-    series = interleave({name: (lambda runner=runner: runner.run(one)) for name, runner in runners.items()})
+    series = interleave({name: partial(runner.run, one) for name, runner in runners.items()})
     runs_here = target.runtime.name == "onnxruntime"
     contenders = []
     for name, made in candidates.items():
@@ -143,7 +169,10 @@ def _agreement(int8: Artifact, scores: Artifact) -> Check:
 
 def _device_latency(target: Target) -> Check:
     return Check(
-        name="latency on the device", verdict="not measured", found=f"needs a {target.title}; run.py --bench measures there", origin="not measured"
+        name="latency on the device",
+        verdict="not measured",
+        found=f"needs a {target.title}; run.py --bench measures there",
+        origin="not measured",
     )
 
 
@@ -154,7 +183,9 @@ def _teacher_size_mb(recipe: Recipe) -> float | None:
 
 def _parameters(weights: Path) -> int:
     with safetensors.safe_open(weights, "np") as file:
-        learnt = [key for key in file.keys() if not key.endswith(("running_mean", "running_var", "num_batches_tracked"))]  # noqa: SIM118
+        learnt = [
+            key for key in file.keys() if not key.endswith(("running_mean", "running_var", "num_batches_tracked"))
+        ]
         return sum(math.prod(file.get_slice(key).get_shape()) for key in learnt)
 
 

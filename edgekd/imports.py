@@ -23,11 +23,15 @@ def load_function(reference: str) -> Callable[..., Any]:
     try:
         module = _load_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
     except ImportError as error:
-        raise ModelError(f"'{reference}': cannot import {module_name} ({error}); is it installed, or on PYTHONPATH?") from error
+        raise ModelError(
+            f"'{reference}': cannot import {module_name} ({error}); is it installed, or on PYTHONPATH?"
+        ) from error
     function = getattr(module, function_name, None)
     if not callable(function):
         possible = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-        raise ModelError(f"'{reference}': {module_name} has no function {function_name}{nearest(function_name, possible)}")
+        raise ModelError(
+            f"'{reference}': {module_name} has no function {function_name}{nearest(function_name, possible)}"
+        )
     return function  # type: ignore[no-any-return]
 
 

@@ -51,18 +51,27 @@ def write_recipe(folder: Path, *, force: bool = False) -> str:
         train=found["train"] or "data/train.parquet",
         test=found["test"] or "data/test.parquet",
         teacher=kind or "exported:teacher.pt2",
-        teacher_remark="found here" if kind else "TODO: also onnx:FILE, python:file.py:function, timm:NAME, edgekd:NAME",
+        teacher_remark="found here"
+        if kind
+        else "TODO: also onnx:FILE, python:file.py:function, timm:NAME, edgekd:NAME",
     )
     write_atomically(file, text.encode())
     load_recipe(file)
     missing = [f"data.{split}" for split, path in found.items() if path is None] + ([] if kind else ["teacher.model"])
-    remark = f"; nothing was found for {', '.join(missing)}: fill in" if missing else f"; found {found['train']}, {found['test']} and {kind}"
+    remark = (
+        f"; nothing was found for {', '.join(missing)}: fill in"
+        if missing
+        else f"; found {found['train']}, {found['test']} and {kind}"
+    )
     return f"wrote {file}{remark}"
 
 
 def _find(folder: Path, names: tuple[str, ...]) -> str | None:
     """A parquet file or an image folder of one of these names, here or one level below."""
-    for place in (folder, *sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))):
+    for place in (
+        folder,
+        *sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")),
+    ):
         for name in names:
             files = sorted(place.glob(f"{name}*.parquet"))
             if files:

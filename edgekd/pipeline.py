@@ -45,7 +45,9 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask) ->
         candidates["fp16"] = run(export_fp16, samples, student, distilled, candidates["fp32"], data, recipe.export)
     if recipe.quantize.mode != "none":
         scheme = target.quantization
-        quantized = run(quantize, samples, outputs, teacher, trained, student, distilled, data, settings, recipe.quantize, scheme)
+        quantized = run(
+            quantize, samples, outputs, teacher, trained, student, distilled, data, settings, recipe.quantize, scheme
+        )
         candidates["int8"] = run(
             export_int8, samples, student, distilled, quantized, data, recipe.quantize, scheme, recipe.export, opset
         )

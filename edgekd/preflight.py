@@ -30,17 +30,25 @@ def check_models(recipe: Recipe, samples: Artifact) -> None:
     opened = open_samples(samples.folder, recipe.data)
     channels = opened.image_shape[2]
     if len(recipe.data.mean) not in (1, channels):
-        raise RecipeError(f"data.mean and data.std have {len(recipe.data.mean)} values, the images {channels} channels; give 1 or {channels}")
+        raise RecipeError(
+            f"data.mean and data.std have {len(recipe.data.mean)} values, the images {channels} channels; give 1 or {channels}"
+        )
     if recipe.distill.batch_size > len(opened.train_ids):
-        raise RecipeError(f"distill.batch_size is {recipe.distill.batch_size}, but there are {len(opened.train_ids)} training samples; lower it")
+        raise RecipeError(
+            f"distill.batch_size is {recipe.distill.batch_size}, but there are {len(opened.train_ids)} training samples; lower it"
+        )
     student = new_model(recipe.student, opened, recipe.distill.seed)
     teacher = load_model(recipe.teacher, num_classes=len(opened.classes), in_channels=channels)
     for role, model in (("student", student), ("teacher", teacher)):
         classes = number_of_classes(model, opened.image_shape)
         if classes != len(opened.classes):
-            raise ModelError(f"the {role} gives {classes} classes, the data has {len(opened.classes)} ({', '.join(opened.classes[:10])})")
+            raise ModelError(
+                f"the {role} gives {classes} classes, the data has {len(opened.classes)} ({', '.join(opened.classes[:10])})"
+            )
     if isinstance(student, OnnxModel | torch.fx.GraphModule):
-        raise ModelError(f"student '{recipe.student.model}' cannot be trained; give edgekd:NAME, python:module:function or timm:NAME")
+        raise ModelError(
+            f"student '{recipe.student.model}' cannot be trained; give edgekd:NAME, python:module:function or timm:NAME"
+        )
     _check_layers(recipe, student, teacher)
     trace(student.eval(), (torch.zeros(2, channels, *opened.image_shape[:2]),))
 

@@ -207,7 +207,9 @@ class Recipe(Section):
             return reference if file is None else reference.replace(str(file), str(self.folder / file.expanduser()))
 
         sections = {
-            name: section.model_copy(update={key: at(getattr(section, key)) for key in section.references if getattr(section, key)})
+            name: section.model_copy(
+                update={key: at(getattr(section, key)) for key in section.references if getattr(section, key)}
+            )
             for name, section in (("data", self.data), ("teacher", self.teacher), ("student", self.student))
         }
         return self.model_copy(update=sections)

@@ -23,11 +23,19 @@ def say(text: str) -> None:
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Callable[..., None]]:
     """A bar while the block runs; call what it gives with `advance` (and `note="..."` for terms beside the bar)."""
-    columns = (TextColumn("  {task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    columns = (
+        TextColumn("  {task.description}"),
+        BarColumn(24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty() or QUIET) as bar:
         task = bar.add_task(title, total=total, note="")
 
         def advance(n: int, note: str | None = None) -> None:
-            bar.update(task, advance=n, **({} if note is None else {"note": note}))
+            if note is not None:
+                bar.update(task, note=note)
+            bar.advance(task, n)
 
         yield advance

@@ -125,8 +125,15 @@ class Cache:
         if isinstance(value, Artifact):
             return value.key
         if isinstance(value, Section):
-            names = [name for name, about in type(value).model_fields.items() if not about.exclude and name not in value.shapes_nothing]
-            return {name: (self._reference if name in value.references else self.describe)(getattr(value, name)) for name in names}
+            names = [
+                name
+                for name, about in type(value).model_fields.items()
+                if not about.exclude and name not in value.shapes_nothing
+            ]
+            return {
+                name: (self._reference if name in value.references else self.describe)(getattr(value, name))
+                for name in names
+            }
         if isinstance(value, BaseModel):
             return value.model_dump(mode="json")
         if isinstance(value, Path):
@@ -146,7 +153,9 @@ class Cache:
         def found(reused: bool) -> Artifact:
             stamp = json.loads((folder / STAMP).read_text())
             os.utime(folder / STAMP)  # when it was last used, for `edgekd cache`
-            return Artifact(name, key, folder, stamp["seconds"], reused, lambda: self._get(function, inputs, thorough=True))
+            return Artifact(
+                name, key, folder, stamp["seconds"], reused, lambda: self._get(function, inputs, thorough=True)
+            )
 
         with _explained(self.folder):
             if (folder / STAMP).exists() and damage(folder, thorough=thorough) is None:
@@ -176,7 +185,9 @@ class Cache:
         if team.SIZE > 1 and function.stage_together:  # type: ignore[attr-defined]
             team.invite()
         function(*inputs, out=draft)
-        files = {file.relative_to(draft).as_posix(): _stamp_of(file) for file in sorted(draft.rglob("*")) if file.is_file()}
+        files = {
+            file.relative_to(draft).as_posix(): _stamp_of(file) for file in sorted(draft.rglob("*")) if file.is_file()
+        }
         stamp = {"name": function.__name__, "key": key, "seconds": time.time() - started, "files": files}
         write_atomically(draft / STAMP, json.dumps(stamp, indent=1).encode())
         os.replace(draft, folder)
@@ -245,7 +256,9 @@ def _explained(folder: Path) -> Iterator[None]:
                 "--cache; what is finished is kept, and the build goes on from there"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
-            raise CacheError(f"cannot write {error.filename or folder}: {error.strerror}; give another folder with --cache") from error
+            raise CacheError(
+                f"cannot write {error.filename or folder}: {error.strerror}; give another folder with --cache"
+            ) from error
         raise
 
 
@@ -262,7 +275,9 @@ class _ContentHashes:
     def of(self, path: Path) -> Any:
         """A file's hash; for a folder its files' names and hashes; None where there is nothing."""
         if path.is_dir():
-            return {file.relative_to(path).as_posix(): self.of(file) for file in sorted(path.rglob("*")) if file.is_file()}
+            return {
+                file.relative_to(path).as_posix(): self.of(file) for file in sorted(path.rglob("*")) if file.is_file()
+            }
         if not path.is_file():
             return None
         state = path.stat()

@@ -127,9 +127,24 @@ def test_relative_paths_start_at_the_recipes_folder(folder: Path, monkeypatch: p
     monkeypatch.setenv("HOME", "/home/me")
     recipe = load_recipe(folder)
     assert recipe.data.train == "train.parquet"
-    assert recipe.path(recipe.data.train) == folder / "train.parquet"
-    assert recipe.path("~/train.parquet") == Path("/home/me/train.parquet")
-    assert recipe.path("/data/train.parquet") == Path("/data/train.parquet")
+    assert recipe.located().data.train == str(folder / "train.parquet")
+
+
+@pytest.mark.parametrize(
+    ("given", "located"),
+    [
+        ("~/train.parquet", "/home/me/train.parquet"),
+        ("/data/train.parquet", "/data/train.parquet"),
+        ("python:package.module:load", "python:package.module:load"),
+    ],
+)
+def test_home_absolute_paths_and_functions_stay_what_they_are(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, given: str, located: str
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    recipe = load_recipe(folder)
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"train": given})})
+    assert recipe.located().data.train == located
 
 
 def test_the_folder_is_no_part_of_what_is_stored(folder: Path) -> None:

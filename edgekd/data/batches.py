@@ -34,7 +34,9 @@ def epoch_of(
     """
     order = permutation(len(views.ids), seed, epoch, ORDER)
     view = epoch % number_of_views
-    batches = [order[start : start + batch_size][rank::world] for start in range(0, len(order) - batch_size + 1, batch_size)]
+    batches = [
+        order[start : start + batch_size][rank::world] for start in range(0, len(order) - batch_size + 1, batch_size)
+    ]
 
     def prepare(rows: Ids) -> Step:
         return Step(views(views.ids[rows], view), rows, view)
@@ -56,8 +58,9 @@ def to_tensor(images: Pixels, data: Data, device: torch.device) -> torch.Tensor:
     """
     channels = images.shape[3]
     scale = [1 / (255 * std) for std in np.broadcast_to(data.std, channels)]
-    shift = [-mean / std for mean, std in zip(np.broadcast_to(data.mean, channels), np.broadcast_to(data.std, channels), strict=True)]
+    shift = [
+        -mean / std
+        for mean, std in zip(np.broadcast_to(data.mean, channels), np.broadcast_to(data.std, channels), strict=True)
+    ]
     pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device, non_blocking=True).float()
     return torch.addcmul(pixels.new_tensor(shift), pixels, pixels.new_tensor(scale)).permute(0, 3, 1, 2)
-
-

@@ -103,7 +103,9 @@ def _pixels(image: Image.Image, size: tuple[int, int] | None) -> Pixels:
 
 
 def _from_folder(folder: Path) -> Source:
-    classes = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
+    classes = tuple(
+        sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    )
     if not classes:
         raise DataError(f"{folder}: no class folders; an image folder holds one folder a class, with the images inside")
     files: list[Path] = []
@@ -163,12 +165,23 @@ def _from_function(reference: str, split: str) -> Source:
         images, labels, classes = result
         images, labels = np.asarray(images), np.asarray(labels)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{where}: the function must return (images, labels, class names); it returned {type(result).__name__}") from error
+        raise DataError(
+            f"{where}: the function must return (images, labels, class names); it returned {type(result).__name__}"
+        ) from error
     if images.dtype != np.uint8 or images.ndim != 4:
-        raise DataError(f"{where}: images must be uint8 [n, h, w, channels]; they are {images.dtype} {list(images.shape)}")
+        raise DataError(
+            f"{where}: images must be uint8 [n, h, w, channels]; they are {images.dtype} {list(images.shape)}"
+        )
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(f"{where}: labels must be {len(images)} whole numbers; they are {labels.dtype} {list(labels.shape)}")
-    return Source(labels.astype(np.int64), tuple(str(c) for c in classes), lambda i: images[i], lambda i: f"{reference} sample {i}")
+        raise DataError(
+            f"{where}: labels must be {len(images)} whole numbers; they are {labels.dtype} {list(labels.shape)}"
+        )
+    return Source(
+        labels.astype(np.int64),
+        tuple(str(c) for c in classes),
+        lambda i: images[i],
+        lambda i: f"{reference} sample {i}",
+    )
 
 
 __all__ = ["Pixels", "Source", "decode_image", "open_source"]

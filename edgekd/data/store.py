@@ -64,23 +64,34 @@ def decode(data: Data, *, out: Path) -> None:
     """
     sources = {"train": open_source(data.train, "train"), "test": open_source(data.test, "test")}
     if sources["train"].classes != sources["test"].classes:
-        raise DataError(f"train has the classes {', '.join(sources['train'].classes)}; test has {', '.join(sources['test'].classes)}")
+        raise DataError(
+            f"train has the classes {', '.join(sources['train'].classes)}; test has {', '.join(sources['test'].classes)}"
+        )
     shape = _first_shape(sources["train"], data)
     needed = sum(len(source) for source in sources.values()) * int(np.prod(shape)) / 1e9
     allowed = data.store_gb if data.store_gb is not None else shutil.disk_usage(out).free / 2e9
     is_encoded = isinstance(sources["train"].read(0), bytes)  # a Python function gives pixels: nothing to decode later
     kind = "encoded" if is_encoded and needed > allowed else "decoded"
     if kind == "encoded":
-        say(f"the decoded images would take {needed:.2f} GB, more than data.store_gb allows ({allowed:.2f}): decoding on the fly")
+        say(
+            f"the decoded images would take {needed:.2f} GB, more than data.store_gb allows ({allowed:.2f}): decoding on the fly"
+        )
     skipped = [name for split, source in sources.items() for name in _write(source, split, shape, data, kind, out)]
-    meta = {"classes": sources["train"].classes, "image_shape": shape, "kind": kind, "skipped": skipped, "size": data.size}
+    meta = {
+        "classes": sources["train"].classes,
+        "image_shape": shape,
+        "kind": kind,
+        "skipped": skipped,
+        "size": data.size,
+    }
     (out / "meta.json").write_text(json.dumps(meta))
 
 
 def _first_shape(source: Source, data: Data) -> tuple[int, int, int]:
     for i in range(len(source)):
         try:
-            return decode_image(source.read(i), data.size).shape  # type: ignore[return-value]
+            height, width, channels = decode_image(source.read(i), data.size).shape
+            return height, width, channels
         except ValueError as error:
             if data.on_error == "stop":
                 raise _does_not_decode(source.name(i), error) from error
@@ -88,7 +99,7 @@ def _first_shape(source: Source, data: Data) -> tuple[int, int, int]:
 
 
 def _does_not_decode(name: str, error: Exception) -> DataError:
-    return DataError(f"{name} does not decode: {error}; mend or remove it, or set data.on_error = \"skip\"")
+    return DataError(f'{name} does not decode: {error}; mend or remove it, or set data.on_error = "skip"')
 
 
 def _write(source: Source, split: str, shape: tuple[int, int, int], data: Data, kind: str, out: Path) -> list[str]:

@@ -106,10 +106,12 @@ class Views:
         return images
 
     def _cut_out(self, images: Pixels, ids: Ids, view: int, side: int) -> Pixels:
-        n, height, width, channels = images.shape
+        _, height, width, channels = images.shape
         top = integers(ids, height, self.seed, view, 3)[:, None] - side // 2
         left = integers(ids, width, self.seed, view, 4)[:, None] - side // 2
         rows, columns = np.arange(height), np.arange(width)
-        inside = ((rows >= top) & (rows < top + side))[:, :, None] & ((columns >= left) & (columns < left + side))[:, None, :]
+        inside = ((rows >= top) & (rows < top + side))[:, :, None] & ((columns >= left) & (columns < left + side))[
+            :, None, :
+        ]
         colour = np.rint(np.broadcast_to(self.mean, channels) * 255).astype(np.uint8)
         return np.where(inside[..., None], colour, images)

@@ -53,7 +53,9 @@ class Objective(nn.Module):
         super().__init__()
         self.label_weight = label_weight
         self.terms = [_term(loss, i, losses) for i, loss in enumerate(losses)]
-        self.methods = nn.ModuleDict({term.name: term.method for term in self.terms if isinstance(term.method, nn.Module)})
+        self.methods = nn.ModuleDict(
+            {term.name: term.method for term in self.terms if isinstance(term.method, nn.Module)}
+        )
 
     @property
     def needs_logits(self) -> bool:
@@ -119,7 +121,14 @@ def _term(loss: Loss, index: int, losses: Sequence[Loss]) -> Term:
         raise RecipeError(f"distill.losses.{index}: method '{loss.method}' reads logits only, so it takes no layers")
     same = [other.method for other in losses].count(loss.method) > 1
     bound = method(**loss.options) if inspect.isclass(method) else _bind(method, loss.options)
-    return Term(f"{loss.method}_{index}" if same else loss.method, bound, needs, loss.weight, loss.warmup_epochs, dict(loss.layers))
+    return Term(
+        f"{loss.method}_{index}" if same else loss.method,
+        bound,
+        needs,
+        loss.weight,
+        loss.warmup_epochs,
+        dict(loss.layers),
+    )
 
 
 def _bind(method: Callable[..., Tensor], options: Mapping[str, Any]) -> Callable[..., Tensor]:

@@ -58,7 +58,12 @@ def load_student(reference: Model, samples: Samples, trained: Artifact) -> nn.Mo
 
 
 def lesson_of(
-    samples: Samples, data: Data, outputs: Artifact | None, teacher: Teacher, trained: Artifact | None, settings: Distill
+    samples: Samples,
+    data: Data,
+    outputs: Artifact | None,
+    teacher: Teacher,
+    trained: Artifact | None,
+    settings: Distill,
 ) -> Lesson:
     """The cache, checked against the live teacher on a few samples; the live teacher too where a loss reads features."""
     if outputs is None:

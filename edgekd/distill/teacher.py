@@ -39,7 +39,11 @@ def load_teacher(teacher: Teacher, trained: Artifact | None, samples: Samples) -
 
 def device() -> torch.device:
     """The accelerator where there is one, else the processor."""
-    return torch.accelerator.current_accelerator() or torch.device("cpu") if torch.accelerator.is_available() else torch.device("cpu")
+    return (
+        torch.accelerator.current_accelerator() or torch.device("cpu")
+        if torch.accelerator.is_available()
+        else torch.device("cpu")
+    )
 
 
 @torch.inference_mode()
@@ -68,7 +72,9 @@ def record_teacher(
             batch = view_of(ids[start : start + BATCH], view)
             values = logits_of(model, batch.images, data).numpy()
             if not np.isfinite(values.astype(np.float16)).all():
-                raise ModelError(f"the teacher's logits reach {np.abs(values).max():.3g}, beyond float16; scale its output down")
+                raise ModelError(
+                    f"the teacher's logits reach {np.abs(values).max():.3g}, beyond float16; scale its output down"
+                )
             logits[view, start : start + BATCH] = values
             advance(len(values))
             if number % SAVE_EVERY == 0:
@@ -99,9 +105,7 @@ def check_cache(model: nn.Module, cached: npt.NDArray[np.float16], samples: Samp
 
 
 @stage(1, ("torch", "onnxruntime"))
-def score_teacher(
-    samples: Artifact, teacher: Teacher, trained: Artifact | None, data: Data, *, out: Path
-) -> None:
+def score_teacher(samples: Artifact, teacher: Teacher, trained: Artifact | None, data: Data, *, out: Path) -> None:
     """Stage: the teacher's logits on the test split, `test.npy` float32 `[samples, classes]`."""
     opened = open_samples(samples.folder, data)
     model = load_teacher(teacher, trained, opened)

@@ -52,12 +52,14 @@ class Modes:
     A module exported for quantization-aware training has no `train()`: its modes are switched in the graph.
     """
 
-    train: Callable[[nn.Module], Any] = nn.Module.train
-    evaluate: Callable[[nn.Module], Any] = nn.Module.eval
-    at_epoch: Callable[[nn.Module, int], Any] = lambda model, epoch: None
+    train: Callable[[Any], Any] = nn.Module.train
+    evaluate: Callable[[Any], Any] = nn.Module.eval
+    at_epoch: Callable[[Any, int], Any] = lambda model, epoch: None
 
 
-def train(student: nn.Module, lesson: Lesson, settings: Distill, out: Path, modes: Modes | None = None, title: str = "student") -> nn.Module:
+def train(
+    student: nn.Module, lesson: Lesson, settings: Distill, out: Path, modes: Modes | None = None, title: str = "student"
+) -> nn.Module:
     """Train `student` for `settings.epochs` and return what ships: its averaged weights where `ema` is on, else its own.
 
     A checkpoint is written to `out` after each epoch and a run that was killed goes on from there, with the same result:
@@ -66,11 +68,17 @@ def train(student: nn.Module, lesson: Lesson, settings: Distill, out: Path, mode
     epoch. Runs alone or on every process of `accelerate launch`; `batch_size` is over all of them.
     """
     modes = modes or Modes()
-    accelerator = Accelerator(mixed_precision="bf16" if uses_bf16(settings.precision) else "no", cpu=device().type == "cpu")
-    student = student.to(accelerator.device, memory_format=torch.channels_last)
+    accelerator = Accelerator(
+        mixed_precision="bf16" if uses_bf16(settings.precision) else "no", cpu=device().type == "cpu"
+    )
+    student = student.to(accelerator.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective = Objective(settings.losses, settings.label_weight).to(accelerator.device)
     _prepare(objective, student, lesson)
-    averaged = AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True) if settings.ema else None
+    averaged = (
+        AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)  # type: ignore[no-untyped-call]
+        if settings.ema
+        else None
+    )
     optimizer = _optimizer(settings.optimizer, [*student.parameters(), *objective.parameters()])
     model, optimizer = accelerator.prepare(student, optimizer)
     state = _State(student, objective, averaged, optimizer, out / CHECKPOINT)
@@ -81,7 +89,9 @@ def train(student: nn.Module, lesson: Lesson, settings: Distill, out: Path, mode
     seen = steps * settings.batch_size
     with ExitStack() as stack:
         student_taps = stack.enter_context(Taps(student, objective.layers_of("student"), "student"))
-        teacher_taps = stack.enter_context(Taps(lesson.live or nn.Identity(), objective.layers_of("teacher"), "teacher"))
+        teacher_taps = stack.enter_context(
+            Taps(lesson.live or nn.Identity(), objective.layers_of("teacher"), "teacher")
+        )
         advance = stack.enter_context(progress(title, settings.epochs * seen))
         advance(len(metrics) * seen)
         for epoch in range(len(metrics), settings.epochs):
@@ -98,7 +108,9 @@ def train(student: nn.Module, lesson: Lesson, settings: Distill, out: Path, mode
                 z_t = _teacher(lesson, step, images, accelerator.device, live=objective.needs_features)
                 with accelerator.autocast():
                     z_s = model(images)
-                total, terms = objective(now, _labels(step, accelerator.device), z_s, z_t, student_taps.features, teacher_taps.features)
+                total, terms = objective(
+                    now, _labels(step, accelerator.device), z_s, z_t, student_taps.features, teacher_taps.features
+                )
                 optimizer.zero_grad()
                 accelerator.backward(total)
                 optimizer.step()
@@ -107,9 +119,14 @@ def train(student: nn.Module, lesson: Lesson, settings: Distill, out: Path, mode
                 for name, value in {"loss": total, **{f"loss/{name}": value for name, value in terms.items()}}.items():
                     sums[name] = sums.get(name, 0.0) + value.detach()
                 if i % 10 == 9:
-                    advance(10 * settings.batch_size, _note(epoch, terms, i + 1, settings.batch_size, time.perf_counter() - started))
+                    advance(
+                        10 * settings.batch_size,
+                        _note(epoch, terms, i + 1, settings.batch_size, time.perf_counter() - started),
+                    )
             speed = seen / (time.perf_counter() - started)
-            metrics.append({"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"], "samples_per_s": round(speed, 1)})
+            metrics.append(
+                {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"], "samples_per_s": round(speed, 1)}
+            )
             metrics[-1] |= {name: round(float(value) / steps, 5) for name, value in sums.items()}
             modes.evaluate(student)
             metrics[-1]["holdout_top1"] = _holdout(averaged.module if averaged is not None else student, lesson, modes)
@@ -131,7 +148,9 @@ def finish(out: Path) -> None:
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """Weights as safetensors; the same weights give the same bytes."""
-    safetensors.torch.save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, path)
+    safetensors.torch.save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, path
+    )
 
 
 def schedule(epoch: float, warmup_epochs: float, epochs: float) -> float:
@@ -142,11 +161,11 @@ def schedule(epoch: float, warmup_epochs: float, epochs: float) -> float:
 
 
 def uses_bf16(precision: str) -> bool:
-    """"auto" is bf16 where the processor or GPU computes in it; emulation in software is slower than float32."""
+    """ "auto" is bf16 where the processor or GPU computes in it; emulation in software is slower than float32."""
     if precision != "auto":
         return precision == "bf16"
     if device().type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device().type != "cpu":
         return False
     capabilities = torch.cpu.get_capabilities()
@@ -156,7 +175,9 @@ def uses_bf16(precision: str) -> bool:
 class _State:
     """What a checkpoint holds; written to a draft and renamed, so a kill leaves the last or the new one, never half."""
 
-    def __init__(self, student: nn.Module, objective: nn.Module, averaged: nn.Module | None, optimizer: Any, path: Path) -> None:
+    def __init__(
+        self, student: nn.Module, objective: nn.Module, averaged: nn.Module | None, optimizer: Any, path: Path
+    ) -> None:
         self.parts = {"student": student, "objective": objective, "optimizer": optimizer}
         if averaged is not None:
             self.parts["averaged"] = averaged
@@ -180,11 +201,16 @@ class _State:
 
 def _prepare(objective: Objective, student: nn.Module, lesson: Lesson) -> None:
     """Check layer paths, and let methods with weights see the features once, before the optimizer is made."""
-    with Taps(student, objective.layers_of("student"), "student") as ours, Taps(lesson.live or nn.Identity(), objective.layers_of("teacher"), "teacher") as theirs:
+    with (
+        Taps(student, objective.layers_of("student"), "student") as ours,
+        Taps(lesson.live or nn.Identity(), objective.layers_of("teacher"), "teacher") as theirs,
+    ):
         waiting = [term for term in objective.terms if hasattr(term.method, "prepare")]
         if not waiting:
             return
-        images = to_tensor(lesson.samples.train.get(lesson.samples.train_ids[:2]), lesson.data, next(student.parameters()).device)
+        images = to_tensor(
+            lesson.samples.train.get(lesson.samples.train_ids[:2]), lesson.data, next(student.parameters()).device
+        )
         was_training = student.training
         with torch.no_grad():
             student.eval()(images)
@@ -199,7 +225,9 @@ def _prepare(objective: Objective, student: nn.Module, lesson: Lesson) -> None:
 def _optimizer(settings: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     if settings.name == "adamw":
         return torch.optim.AdamW(parameters, settings.lr, weight_decay=settings.weight_decay)
-    return torch.optim.SGD(parameters, settings.lr, settings.momentum, nesterov=settings.momentum > 0, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(
+        parameters, settings.lr, settings.momentum, nesterov=settings.momentum > 0, weight_decay=settings.weight_decay
+    )
 
 
 def _epoch(lesson: Lesson, epoch: int, settings: Distill, accelerator: Accelerator) -> Iterator[Step]:
@@ -209,7 +237,9 @@ def _epoch(lesson: Lesson, epoch: int, settings: Distill, accelerator: Accelerat
     )  # fmt: skip
 
 
-def _teacher(lesson: Lesson, step: Step, images: torch.Tensor, where: torch.device, *, live: bool) -> torch.Tensor | None:
+def _teacher(
+    lesson: Lesson, step: Step, images: torch.Tensor, where: torch.device, *, live: bool
+) -> torch.Tensor | None:
     """The teacher's logits for a step: from the cache; the live teacher also fills the taps."""
     logits = None
     if live:
@@ -243,13 +273,15 @@ def _note(epoch: int, terms: dict[str, torch.Tensor], steps: int, batch_size: in
 
 def _check_finite(metrics: dict[str, float]) -> None:
     if not math.isfinite(metrics["loss"]):
-        raise ModelError(f"the loss became {metrics['loss']} in epoch {metrics['epoch']:.0f}; lower distill.optimizer.lr, or a loss's weight")
+        raise ModelError(
+            f"the loss became {metrics['loss']} in epoch {metrics['epoch']:.0f}; lower distill.optimizer.lr, or a loss's weight"
+        )
 
 
 def _tensorboard(out: Path) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(out / "tensorboard")  # type: ignore[no-untyped-call]
+    return SummaryWriter(out / "tensorboard")
 
 
 def _log(log: Any, metrics: dict[str, float]) -> None:

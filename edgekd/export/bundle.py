@@ -44,6 +44,7 @@ OWNED = frozenset(
         "trtexec",
     }
 )
+WEAK_FLAGS = {"fp16": " --fp16", "int8": " --fp16 --int8"}
 # made on the device by build_engine.py and Python, so no part of what was shipped
 MADE_THERE = frozenset({"model.plan", "timing.cache", "__pycache__"})
 
@@ -183,8 +184,7 @@ def write_files(
     for name, path in models.items():
         shutil.copyfile(path, draft / name)
     (draft / "labels.txt").write_bytes("".join(label + "\n" for label in labels).encode())
-    np.save(draft / "golden_inputs.npy", golden["inputs"], allow_pickle=False)
-    np.save(draft / "golden_outputs.npy", golden["outputs"], allow_pickle=False)
+    np.savez(draft / "golden.npz", inputs=golden["inputs"], outputs=golden["outputs"])
     (draft / "report.json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (draft / "report.html").write_text(html.render(report), encoding="utf-8")
     shutil.copyfile(FILES / "run.py", draft / "run.py")
@@ -239,8 +239,7 @@ def trtexec_lines(graph_input: Mapping[str, Any], precision: str) -> dict[str, s
         one = "x".join(["1", *(str(size) for size in shape[1:])])
         base += "".join(f" --{bound}Shapes={graph_input['name']}:{one}" for bound in ("min", "opt", "max"))
     timing = " --noDataTransfers --useSpinWait --useCudaGraph"
-    weak = {"fp32": "", "fp16": " --fp16", "int8": " --fp16 --int8"}.get(precision, "")
-    return {"8": base + weak + timing, "10": base + " --stronglyTyped" + timing, "11": base}
+    return {"8": base + WEAK_FLAGS.get(precision, "") + timing, "10": base + " --stronglyTyped" + timing, "11": base}
 
 
 def readme(report: Report, target: Target, trtexec: Mapping[str, str]) -> str:
@@ -270,7 +269,7 @@ def readme(report: Report, target: Target, trtexec: Mapping[str, str]) -> str:
             "",
             "The same with NVIDIA's tool, by TensorRT release:",
             *(f"{release}: {line}" for release, line in trtexec.items()),
-            "Before 10.12 a graph that strong typing refuses is built with --fp16 --int8 instead of --stronglyTyped;",
+            "Before 10.12, where strong typing refuses the graph, give the flags of release 8, not --stronglyTyped;",
             "build_engine.py does so by itself and then checks every layer's type, which trtexec does not.",
         ]
     return "\n".join(lines) + "\n"
@@ -345,7 +344,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise BundleError(f"{path} has format {known!r}; this edgekd reads {FORMAT}")
     if not isinstance(listed, dict) or not isinstance(tolerance, (int, float)):
         raise BundleError(f"{path} cannot be read as a manifest: `files` or `golden.tolerance` is of another kind")
-    required = {SHIPPED, "labels.txt", "golden_inputs.npy", "golden_outputs.npy", "run.py"} - set(listed)
+    required = {SHIPPED, "labels.txt", "golden.npz", "run.py"} - set(listed)
     if required:
         raise BundleError(f"{path} does not list {sorted(required)}, which every bundle has")
     for name in listed:
@@ -369,8 +368,8 @@ def check_file(folder: Path, name: str, expected: str) -> Row:
 
 def check_outputs(folder: Path, tolerance: float) -> Row:
     """The shipped model on the stored inputs, one at a time: a graph may be fixed to batch 1."""
-    inputs = np.load(folder / "golden_inputs.npy", allow_pickle=False)
-    expected = np.load(folder / "golden_outputs.npy", allow_pickle=False)
+    with np.load(folder / "golden.npz", allow_pickle=False) as golden:
+        inputs, expected = golden["inputs"], golden["outputs"]
     runner = OnnxRunner(folder / SHIPPED)
     found = np.concatenate([runner.run(inputs[i : i + 1]) for i in range(len(inputs))])
     if found.shape != expected.shape:

@@ -29,14 +29,18 @@ LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime")
 
 
 @stage(1, LIBRARIES)
-def export_fp32(samples: Artifact, student: Model, distilled: Artifact, data: Data, export: Export, opset: int, *, out: Path) -> None:
+def export_fp32(
+    samples: Artifact, student: Model, distilled: Artifact, data: Data, export: Export, opset: int, *, out: Path
+) -> None:
     """Stage: the float student."""
     opened = open_samples(samples.folder, data)
     _export(load_student(student, opened, distilled), opened, data, export, opset, out)
 
 
 @stage(1, LIBRARIES)
-def export_fp16(samples: Artifact, student: Model, distilled: Artifact, fp32: Artifact, data: Data, export: Export, *, out: Path) -> None:
+def export_fp16(
+    samples: Artifact, student: Model, distilled: Artifact, fp32: Artifact, data: Data, export: Export, *, out: Path
+) -> None:
     """Stage: the float student with half-precision weights and arithmetic, between the input's and the output's own types."""
     opened = open_samples(samples.folder, data)
     to_fp16(fp32 / MODEL, out / MODEL)
@@ -75,7 +79,9 @@ def as_input(images: np.ndarray, data: Data, export: Export) -> np.ndarray:
 
 def _export(model: nn.Module, samples: Samples, data: Data, export: Export, opset: int, out: Path) -> None:
     channels = samples.image_shape[2]
-    normalise = Preprocess(_per_channel(data.mean, channels), _per_channel(data.std, channels)) if export.preprocess else None
+    normalise = (
+        Preprocess(_per_channel(data.mean, channels), _per_channel(data.std, channels)) if export.preprocess else None
+    )
     example = _input(samples.train.get(samples.holdout_ids[:2]), data, preprocess=False)
     to_onnx(model, out / MODEL, example, opset=opset, preprocess=normalise, output=export.output)
     _check(out / MODEL, model, samples, data, export)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import tempfile
 from dataclasses import dataclass
@@ -91,11 +89,12 @@ def to_onnx(
         )
     if preprocess is not None:
         example_input = torch.zeros_like(example_input.permute(0, 2, 3, 1), dtype=torch.uint8)
+    quantized = _quantized_tensors(model) if isinstance(model, GraphModule) else []
     training = {module: module.training for module in model.modules()}
     try:
         for module in training:
             module.training = False  # not eval(): a traced graph refuses it
-        program = trace(Deployed(model, preprocess, output), (example_input,))
+        program = trace(Deployed(model, preprocess, output), (example_input,), name=type(model).__name__)
         exported = _export(program, max(opset, LOWEST_OPSET), output)
     finally:
         for module, was in training.items():
@@ -103,11 +102,13 @@ def to_onnx(
     passes.simplify(exported)
     if isinstance(model, GraphModule):
         quantization = model.meta.get("quantization")
-        passes.name_sites(exported, _quantized_tensors(model))
+        passes.name_sites(exported, quantized)
         if isinstance(quantization, Quantization) and quantization.int32_bias:
             passes.quantize_biases(exported)
     passes.clean(exported)
-    write(_at_opset(ir.to_proto(exported), opset), path)
+    written = _at_opset(ir.to_proto(exported), opset)
+    _name_batch(written.graph)
+    write(written, path)
 
 
 def write(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
@@ -136,7 +137,7 @@ def _export(program: ExportedProgram, opset: int, output: str) -> ir.Model:
         if node.target is aten.adaptive_avg_pool2d.default and tuple(node.args[1]) == (1, 1):
             node.target, node.args = aten.mean.dim, (node.args[0], [-2, -1], True)
     try:
-        with quiet_torch(), contextlib.redirect_stdout(io.StringIO()):
+        with quiet_torch():
             exported = torch.onnx.export(
                 program,
                 dynamo=True,
@@ -183,6 +184,16 @@ def _at_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
             ) from error
     model.ir_version = min(HIGHEST_IR, onnx.helper.find_min_ir_version_for(list(model.opset_import)))
     return model
+
+
+def _name_batch(graph: onnx.GraphProto) -> None:
+    """Calls the dynamic dimension `batch` and drops the inner shapes, which hold torch's own symbols for it."""
+    symbol = graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in (*graph.input, *graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param == symbol:
+                dim.dim_param = "batch"
+    del graph.value_info[:]
 
 
 def _quantized_tensors(model: GraphModule) -> list[passes.QuantizedTensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import re
 import warnings
@@ -20,7 +21,7 @@ _THIRD_PARTY = re.compile(r"[\\/](site-packages|dist-packages|torch|torchao)[\\/
 
 @contextlib.contextmanager
 def quiet_torch() -> Iterator[None]:
-    """No log lines from torch's and onnxscript's tracers, and none of their own deprecation warnings, inside."""
+    """Without what torch's and onnxscript's tracers log and print, and without their own deprecation warnings."""
     loggers = [logging.getLogger(name) for name in ("torch", "torchao", "onnxscript", "onnx_ir")]
     loggers += [
         logger
@@ -31,7 +32,11 @@ def quiet_torch() -> Iterator[None]:
     try:
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             for category in (DeprecationWarning, FutureWarning, UserWarning):
                 warnings.filterwarnings(
                     "ignore", category=category, module=r"(torch|torchao|onnxscript|onnx_ir|copyreg)\b"
@@ -42,11 +47,11 @@ def quiet_torch() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> ExportedProgram:
+def trace(model: nn.Module, example_inputs: tuple[Tensor, ...], *, name: str | None = None) -> ExportedProgram:
     """`model` in its present mode as ATen operators; the first dimension of every input is dynamic.
 
-    Raises ExportError, naming the user's source line, where the model's control flow depends on its data or where an
-    operator cannot be traced.
+    Raises ExportError, naming the model (`name`, or its class) and the user's source line, where the model's control
+    flow depends on its data or where an operator cannot be traced.
     """
     if any(x.shape[0] < 2 for x in example_inputs):
         # torch specialises a dimension of size 1: the graph would only take batches of one.
@@ -56,10 +61,10 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> ExportedProgr
         with quiet_torch():
             return torch.export.export(model, example_inputs, dynamic_shapes=dynamic)
     except Exception as error:  # torch raises many unrelated types here, user code any
-        raise ExportError(_explain(model, error)) from error
+        raise ExportError(_explain(name or type(model).__name__, error)) from error
 
 
-def _explain(model: nn.Module, error: Exception) -> str:
+def _explain(name: str, error: Exception) -> str:
     """One line: what failed, and at which line of the user's code."""
     text = str(error)
     reason = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
@@ -67,7 +72,7 @@ def _explain(model: nn.Module, error: Exception) -> str:
         reason = "its control flow depends on the values of a tensor (torch.where keeps it in the graph)"
     elif "batch" in text and "specialized" in text:
         reason = "it fixes the batch size to a constant (take it from x.shape[0], or use -1, instead)"
-    return f"{type(model).__name__} cannot be traced{_where(error, text)}: {reason}"
+    return f"{name} cannot be traced{_where(error, text)}: {reason}"
 
 
 def _where(error: Exception, text: str) -> str:

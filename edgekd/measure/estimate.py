@@ -42,7 +42,9 @@ def lower_bound_ms(path: Path, hardware: Hardware) -> float | None:
             continue
         moved = sum(math.prod(shapes[name][0]) * stored[name] for name in [*node.input, *node.output] if name in shapes)
         peak = peaks[FORMATS.get(stored.get(node.input[0], 4), "fp32")]
-        seconds += max(moved / (hardware.memory_bandwidth_gbs * 1e9), 2 * _products(node, shapes) / (peak * 1e12) if peak else 0.0)
+        seconds += max(
+            moved / (hardware.memory_bandwidth_gbs * 1e9), 2 * _products(node, shapes) / (peak * 1e12) if peak else 0.0
+        )
     return 1e3 * seconds
 
 
@@ -52,7 +54,10 @@ def _shapes(model: onnx.ModelProto) -> Shapes:
     found = {tensor.name: (tuple(tensor.dims), tensor.data_type) for tensor in graph.initializer}
     for value in [*graph.input, *graph.value_info, *graph.output]:
         tensor = value.type.tensor_type
-        found[value.name] = (tuple(dim.dim_value if dim.HasField("dim_value") else 1 for dim in tensor.shape.dim), tensor.elem_type)
+        found[value.name] = (
+            tuple(dim.dim_value if dim.HasField("dim_value") else 1 for dim in tensor.shape.dim),
+            tensor.elem_type,
+        )
     return found
 
 

@@ -115,7 +115,9 @@ def _load_exported(path: Path, given: str) -> nn.Module:
     try:
         program = torch.export.load(path)
     except (RuntimeError, ValueError, OSError, zipfile.BadZipFile) as error:
-        raise ModelError(f"'{given}': not a torch.export program that this torch reads ({str(error).splitlines()[0]})") from error
+        raise ModelError(
+            f"'{given}': not a torch.export program that this torch reads ({str(error).splitlines()[0]})"
+        ) from error
     module: nn.Module = program.module()
     for parameter in module.parameters():
         parameter.requires_grad_(False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgekd.export.trace import quiet_torch
 
 with quiet_torch():
-    from torchao.quantization.pt2e import (  # type: ignore[import-untyped]
+    from torchao.quantization.pt2e import (
         FakeQuantizeBase,
         FusedMovingAvgObsFakeQuantize,
         HistogramObserver,
@@ -14,12 +14,12 @@ with quiet_torch():
         ObserverBase,
         PerChannelMinMaxObserver,
     )
-    from torchao.quantization.pt2e.quantize_pt2e import (  # type: ignore[import-untyped]
+    from torchao.quantization.pt2e.quantize_pt2e import (
         convert_pt2e,
         prepare_pt2e,
         prepare_qat_pt2e,
     )
-    from torchao.quantization.pt2e.quantizer import (  # type: ignore[import-untyped]
+    from torchao.quantization.pt2e.quantizer import (
         QuantizationAnnotation,
         QuantizationSpec,
         QuantizationSpecBase,

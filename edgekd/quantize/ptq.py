@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 
 from edgekd.errors import QuantizationError
 from edgekd.export.trace import quiet_torch
-from edgekd.quantize.capture import capture, constant_name, evaluate, fold_constant, is_constant
+from edgekd.quantize.capture import CONVOLUTIONS, capture, constant_name, evaluate, fold_constant, is_constant
 from edgekd.quantize.pt2e import (
     FakeQuantizeBase,
     HistogramObserver,
@@ -22,8 +22,12 @@ from edgekd.quantize.pt2e import (
     prepare_qat_pt2e,
 )
 from edgekd.quantize.qat import eval_mode, fake_quantizer, watch
-from edgekd.quantize.scheme import SUFFIX, Scheme
+from edgekd.quantize.scheme import LINEAR, SUFFIX, Scheme
 from edgekd.target import Quantization, Target
+
+DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
+DEQUANTIZE_EACH = torch.ops.quantized_decomposed.dequantize_per_channel.default
+BIASED = (*CONVOLUTIONS, *LINEAR)
 
 
 def prepare(
@@ -94,6 +98,8 @@ def convert(prepared: GraphModule) -> GraphModule:
         converted: GraphModule = convert_pt2e(prepared)
     _name_weights(converted, names)
     _fold_biases(converted, names)
+    if converted.meta["quantization"].int32_bias:
+        _round_biases(converted)
     return converted
 
 
@@ -105,8 +111,8 @@ def _observer(dtype: torch.dtype, symmetric: bool, per_channel: bool) -> Any:
 
 
 TIE_BREAK = 1 + 2**-10
-"""Pixels are multiples of 1/255: with a scale of exactly 2/255 each lies halfway between two integers, and torch and the
-runtime would round it differently. A slightly larger scale moves all of them off."""
+"""Pixels are multiples of 1/255: with a scale of exactly 2/255 each lies halfway between two integers, and torch and
+the runtime would round it differently. A slightly larger scale moves all of them off."""
 
 
 class _Histogram(HistogramObserver):  # type: ignore[misc]
@@ -118,17 +124,16 @@ class _Histogram(HistogramObserver):  # type: ignore[misc]
 
 
 def _settle_input(prepared: GraphModule) -> None:
-    """Fixes an image's range in quantization-aware training, off the ties: pixels do not drift as activations do."""
+    """Moves an image's range off the ties in quantization-aware training, where the scale follows from the range."""
     for node in prepared.graph.nodes:
         if node.op == "call_module" and node.args[0].op == "placeholder":
             fake_quantizer = prepared.get_submodule(node.target)
-            if isinstance(fake_quantizer, FakeQuantizeBase) and not prepared.meta.get("input_settled", False):
+            if isinstance(fake_quantizer, FakeQuantizeBase):
                 fake_quantizer.activation_post_process.min_val.mul_(TIE_BREAK)
                 fake_quantizer.activation_post_process.max_val.mul_(TIE_BREAK)
                 scale, zero_point = fake_quantizer.calculate_qparams()
                 fake_quantizer.scale.copy_(scale)
                 fake_quantizer.zero_point.copy_(zero_point)
-    prepared.meta["input_settled"] = True
 
 
 def _name_observers_once(prepared: GraphModule) -> None:
@@ -182,6 +187,25 @@ def _fold_biases(converted: GraphModule, names: dict[tuple[str, int], str]) -> N
             fold_constant(converted, bias, weight.removesuffix("weight") + "bias")
     converted.graph.eliminate_dead_code()
     converted.recompile()
+
+
+def _round_biases(converted: GraphModule) -> None:
+    """Rounds biases to multiples of `s_x * s_w`, the int32 that the export stores, so that torch computes the same."""
+    with torch.no_grad():
+        for node in converted.graph.nodes:
+            if node.target not in BIASED or len(node.args) < 3 or node.args[2] is None:
+                continue
+            x, weight, bias = node.args[:3]
+            if (
+                x.target is not DEQUANTIZE
+                or not is_constant(bias)
+                or weight.target not in (DEQUANTIZE, DEQUANTIZE_EACH)
+            ):
+                continue
+            s_w = weight.args[1] if weight.target is DEQUANTIZE else evaluate(converted, weight.args[1])
+            scale = x.args[1] * s_w
+            value = evaluate(converted, bias)
+            value.copy_(torch.round(value / scale) * scale)
 
 
 def _name_weights(converted: GraphModule, names: dict[tuple[str, int], str]) -> None:

@@ -31,6 +31,11 @@ def train_mode(prepared: GraphModule) -> GraphModule:
     """Dropout drops, a BatchNorm that no convolution absorbed takes its batch's statistics, ranges follow the data."""
     _set_training(prepared, True)
     _switch(prepared, observe=not prepared.meta.get("observers_frozen", False), quantize=True)
+    for fake_quantizer in _activation_quantizers(prepared, of_inputs=True):
+        # Calibration has settled an image's range: pixels do not drift as activations do.
+        observer = fake_quantizer.activation_post_process
+        if bool(observer.min_val < observer.max_val):
+            fake_quantizer.enable_observer(False)
     return prepared
 
 
@@ -77,9 +82,6 @@ def _switch(prepared: GraphModule, *, observe: bool, quantize: bool) -> None:
     for fake_quantizer in _activation_quantizers(prepared):
         fake_quantizer.enable_observer(observe)
         fake_quantizer.enable_fake_quant(quantize)
-    if prepared.meta.get("input_settled", False):
-        for fake_quantizer in _activation_quantizers(prepared, of_inputs=True):
-            fake_quantizer.enable_observer(False)
 
 
 def _activation_quantizers(prepared: GraphModule, *, of_inputs: bool = False) -> list[Any]:

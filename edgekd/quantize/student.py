@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
+from torch import nn
 from torch.fx import GraphModule
 
 from edgekd.data import Samples, open_samples
@@ -37,13 +38,27 @@ def quantize(
     """
     opened = open_samples(samples.folder, data)
     torch.manual_seed(settings.seed)
-    prepared = _prepared(student, distilled, opened, quantization, quantize)
-    chosen = np.sort(opened.train_ids[permutation(len(opened.train_ids), data.seed, CALIBRATION)[: quantize.calibration_samples]])
-    calibrate(prepared, (to_tensor(opened.train.get(ids), data, torch.device("cpu")) for ids in np.array_split(chosen, -(-len(chosen) // 128))))
+    prepared: nn.Module = _prepared(student, distilled, opened, quantization, quantize)
+    chosen = np.sort(
+        opened.train_ids[permutation(len(opened.train_ids), data.seed, CALIBRATION)[: quantize.calibration_samples]]
+    )
+    calibrate(
+        prepared,
+        (
+            to_tensor(opened.train.get(ids), data, torch.device("cpu"))
+            for ids in np.array_split(chosen, -(-len(chosen) // 128))
+        ),
+    )
     if quantize.mode == "qat":
         optimizer = settings.optimizer.model_copy(update={"lr": quantize.lr})
         schedule = settings.model_copy(
-            update={"epochs": quantize.epochs, "optimizer": optimizer, "warmup_epochs": 0.0, "ema": 0.0, "precision": "fp32"}
+            update={
+                "epochs": quantize.epochs,
+                "optimizer": optimizer,
+                "warmup_epochs": 0.0,
+                "ema": 0.0,
+                "precision": "fp32",
+            }
         )
         frozen_from = quantize.epochs - quantize.epochs // 3
 
@@ -53,13 +68,20 @@ def quantize(
                 qat.freeze_bn(model)
 
         lesson = lesson_of(opened, data, outputs, teacher, trained, schedule)
-        prepared = train(prepared, lesson, schedule, out, Modes(qat.train_mode, qat.eval_mode, at_epoch), title="quantized student")  # type: ignore[assignment, arg-type]
+        prepared = train(
+            prepared, lesson, schedule, out, Modes(qat.train_mode, qat.eval_mode, at_epoch), title="quantized student"
+        )
     save_weights(prepared, out / PREPARED)
     finish(out)
 
 
 def load_quantized(
-    student: Model, distilled: Artifact, quantized: Artifact, samples: Samples, quantization: Quantization, quantize: Quantize
+    student: Model,
+    distilled: Artifact,
+    quantized: Artifact,
+    samples: Samples,
+    quantization: Quantization,
+    quantize: Quantize,
 ) -> GraphModule:
     """The converted graph that `quantize` made: integer weights, quantize and dequantize at the target's sites."""
     prepared = _prepared(student, distilled, samples, quantization, quantize)
@@ -67,7 +89,9 @@ def load_quantized(
     return convert(prepared)
 
 
-def _prepared(student: Model, distilled: Artifact, samples: Samples, quantization: Quantization, quantize: Quantize) -> GraphModule:
+def _prepared(
+    student: Model, distilled: Artifact, samples: Samples, quantization: Quantization, quantize: Quantize
+) -> GraphModule:
     model = load_student(student, samples, distilled)
     height, width, channels = samples.image_shape
     return prepare(model, quantization, (torch.zeros(2, channels, height, width),), qat=quantize.mode == "qat")

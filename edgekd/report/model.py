@@ -31,7 +31,7 @@ class Latency(Section):
 
     p50_ms: float
     p90_ms: float
-    p99_ms: float | None = Field(None, description="none below 1000 samples")
+    p99_ms: float | None = Field(default=None, description="none below 1000 samples")
     low_ms: float = Field(description="95 % bootstrap interval of the median")
     high_ms: float
     n: int
@@ -51,7 +51,7 @@ class Candidate(Section):
     file: str
     size_mb: float
     accuracy: Accuracy
-    latency: Latency | None = Field(None, description="none: not measured")
+    latency: Latency | None = Field(default=None, description="none: not measured")
     peak_memory_mb: float | None = None
     shipped: bool = False
     reason: str = Field(description="why it ships, or why it lost")
@@ -80,16 +80,16 @@ class Report(Section):
     classes: tuple[str, ...]
     teacher: Accuracy
     teacher_size_mb: float | None = None
-    teacher_latency: Latency | None = Field(None, description="none: not measured")
+    teacher_latency: Latency | None = Field(default=None, description="none: not measured")
     student: Accuracy = Field(description="the float student in the runtime that exports it (the fp32 candidate)")
     student_parameters: int
     candidates: tuple[Candidate, ...]
     checks: tuple[Check, ...]
     curves: tuple[dict[str, float], ...] = Field(
-        (), description="one dict an epoch: epoch, lr, loss, loss/<term>, holdout_top1, samples_per_s"
+        default=(), description="one dict an epoch: epoch, lr, loss, loss/<term>, holdout_top1, samples_per_s"
     )
     warnings: tuple[str, ...] = ()
-    stages: tuple[dict[str, Any], ...] = Field((), description="name, key, seconds, reused: the lineage")
+    stages: tuple[dict[str, Any], ...] = Field(default=(), description="name, key, seconds, reused: the lineage")
 
     @property
     def ok(self) -> bool:

@@ -234,7 +234,7 @@ def test_a_float_image_graph_without_mean_and_std_is_refused(tmp_path: Path) -> 
         write(tmp_path, FLOAT, manifest={})
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "model.fp32.onnx", "labels.txt", "golden_outputs.npy", "run.py"])
+@pytest.mark.parametrize("name", ["model.onnx", "model.fp32.onnx", "labels.txt", "golden.npz", "run.py"])
 def test_a_changed_byte_is_seen(tmp_path: Path, name: str) -> None:
     path = write(tmp_path) / name
     content = bytearray(path.read_bytes())

@@ -43,7 +43,7 @@ def test_torch_runner_gives_arrays_without_gradients() -> None:
     output = TorchRunner(module).run(batch)
 
     expected = module.weight.detach().numpy().sum(1) + module.bias.detach().numpy()
-    np.testing.assert_allclose(output, np.tile(expected, (4, 1)), rtol=1e-6)
+    np.testing.assert_allclose(output, np.tile(expected, (4, 1)), atol=1e-6)
 
 
 def test_torch_runner_evaluates_rather_than_trains() -> None:

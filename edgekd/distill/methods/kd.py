@@ -9,7 +9,9 @@ from edgekd.distill.methods.options import Temperature
 from edgekd.distill.methods.standardize import standardized
 
 
-def kd(z_s: Tensor, z_t: Tensor, labels: Tensor | None = None, *, temperature: Temperature = 4.0, standardize: bool = False) -> Tensor:
+def kd(
+    z_s: Tensor, z_t: Tensor, labels: Tensor | None = None, *, temperature: Temperature = 4.0, standardize: bool = False
+) -> Tensor:
     """`T² KL(p_t^T ‖ p_s^T)`, summed over classes, averaged over the batch.
 
     z_s, z_t: `[batch, classes]`. T² keeps the gradient's size as T changes. The label term is the trainer's.

@@ -27,7 +27,8 @@ import numpy as np
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from collections.abc import Callable
+    from typing import Any
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 NUMPY_TYPES = {
@@ -223,7 +224,9 @@ def load_input(path: str, manifest: dict[str, Any]) -> np.ndarray[Any, Any]:
 
 def fits(shape: tuple[int, ...], wanted: list[Any]) -> bool:
     """The number of dimensions and every fixed one agree; a free dimension is a name or null."""
-    return len(shape) == len(wanted) and all(not isinstance(w, int) or w == s for s, w in zip(shape, wanted))
+    return len(shape) == len(wanted) and all(
+        not isinstance(size, int) or size == shape[i] for i, size in enumerate(wanted)
+    )
 
 
 def read_image(path: str, array: np.ndarray[Any, Any] | None, graph: dict[str, Any]) -> np.ndarray[Any, Any]:
@@ -292,13 +295,17 @@ def verify(manifest: dict[str, Any], start: Callable[[], Any]) -> bool:
     if not ok:
         print("FAILED  stored outputs: not run, files differ")
         return False
-    inputs, outputs = (
-        np.load(os.path.join(HERE, f"golden_{s}.npy"), allow_pickle=False) for s in ("inputs", "outputs")
-    )
+    inputs, outputs = golden()
     model = start()
     # one at a time: a graph or an engine may be fixed to batch 1
     found = np.concatenate([model(inputs[i : i + 1]) for i in range(len(inputs))])
     return verify_outputs(found, outputs, float(manifest["golden"]["tolerance"]))
+
+
+def golden() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """The stored inputs, as the graph takes them, and the outputs that were computed from them."""
+    with np.load(os.path.join(HERE, "golden.npz"), allow_pickle=False) as stored:
+        return stored["inputs"], stored["outputs"]
 
 
 def verify_outputs(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any], tolerance: float) -> bool:
@@ -333,7 +340,7 @@ def file_problem(name: str, expected: str) -> str:
 
 def bench(model: Callable[..., Any], name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Warm-up, then blocks: milliseconds of one inference of batch 1 on the first stored input."""
-    batch = np.load(os.path.join(HERE, "golden_inputs.npy"), allow_pickle=False)[:1]
+    batch = golden()[0][:1]
     time_block(model, batch, arguments.warmup_s, 1)
     blocks = [time_block(model, batch, arguments.block_s, arguments.min_n) for _ in range(arguments.blocks)]
     samples = np.concatenate(blocks)

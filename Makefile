@@ -1,0 +1,34 @@
+# Each target sets everything up on a fresh machine: Python 3.11 or later and a network are all that is needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint all-tests clean
+
+demo: $(VENV)/installed  ## a bundle for a Jetson from the built-in demo
+	$(BIN)/edgekd build edgekd/demo.toml --target jetson
+
+test: $(VENV)/installed-test  ## the tests, without the long ones
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+all-tests: $(VENV)/installed-test  ## the long ones too
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# torch first and alone: a plain `pip install` of everything could pick a build with gigabytes of CUDA packages.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt $$(grep '^torch==' constraints.txt)
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev,tensorboard]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build

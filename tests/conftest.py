@@ -1,0 +1,30 @@
+"""What several tests need: where facts lie beside a checkout, and a short recipe on real scans."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from edgekd.api import DEMO
+from edgekd.recipe import Recipe, load_recipe
+
+SHARED = Path(os.environ.get("EDGEKD_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of data and teachers beside the checkout; the test is skipped where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no data beside the checkout: {SHARED} does not exist")
+    return SHARED
+
+
+@pytest.fixture
+def short_digits() -> Recipe:
+    """The built-in demo with few epochs: a second of training each."""
+    return load_recipe(
+        DEMO,
+        ["teacher.train_epochs=2", "distill.epochs=2", "distill.views=2", "quantize.epochs=1", "teacher.args.width=8"],
+    )

@@ -1,0 +1,191 @@
+"""Reading data: every kind of source, the two kinds of store, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from edgekd.data import decode, open_samples
+from edgekd.data.batches import epoch_of, to_tensor
+from edgekd.data.views import Views
+from edgekd.errors import DataError, ModelError
+from edgekd.recipe import Augmentation, Data
+
+RNG = np.random.default_rng(1)
+PIXELS = RNG.integers(0, 256, (12, 6, 5, 3), dtype=np.uint8)
+LABELS = [0, 1, 2] * 4
+
+
+def png(pixels: np.ndarray[Any, Any]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def parquet(path: Path, images: list[bytes], labels: list[int] = LABELS, column: str = "img", names: bool = True) -> str:
+    table = pa.table({column: [{"bytes": image, "path": None} for image in images], "label": labels})
+    if names:
+        about = {"info": {"features": {"label": {"names": ["cat", "dog", "owl"], "_type": "ClassLabel"}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(about)})
+    pq.write_table(table, path)
+    return str(path)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    return parquet(tmp_path / "train.parquet", [png(image) for image in PIXELS])
+
+
+def opened(folder: Path, **settings: Any) -> Any:
+    data = Data(**settings)
+    out = folder / f"store{len(list(folder.iterdir()))}"
+    out.mkdir()
+    decode(data, out=out)
+    return open_samples(out, data)
+
+
+def test_a_parquet_file_gives_its_pixels_labels_and_class_names(tmp_path: Path, file: str) -> None:
+    samples = opened(tmp_path, train=file, test=file)
+    np.testing.assert_array_equal(samples.train.get(np.arange(12)), PIXELS)
+    assert samples.train.labels.tolist() == LABELS
+    assert samples.classes == ("cat", "dog", "owl") and samples.image_shape == (6, 5, 3)
+
+
+def test_the_hold_out_split_is_a_fixed_share_of_train_and_apart_from_the_rest(tmp_path: Path, file: str) -> None:
+    first, second = (opened(tmp_path, train=file, test=file, holdout=0.25) for _ in range(2))
+    assert len(first.holdout_ids) == 3
+    assert sorted([*first.holdout_ids, *first.train_ids]) == list(range(12))
+    assert first.holdout_ids.tolist() == second.holdout_ids.tolist()
+
+
+def test_decoding_on_the_fly_gives_the_same_samples_as_the_decoded_store(tmp_path: Path, file: str) -> None:
+    decoded = opened(tmp_path, train=file, test=file)
+    on_the_fly = opened(tmp_path, train=file, test=file, store_gb=1e-9)
+    ids = np.array([7, 0, 11])
+    np.testing.assert_array_equal(decoded.train.get(ids), on_the_fly.train.get(ids))
+    assert decoded.holdout_ids.tolist() == on_the_fly.holdout_ids.tolist()
+
+
+def test_an_image_folder_has_a_class_for_each_folder(tmp_path: Path) -> None:
+    for i, (image, label) in enumerate(zip(PIXELS, LABELS, strict=True)):
+        place = tmp_path / "train" / "abc"[label] / f"{i:02}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(png(image))
+    samples = opened(tmp_path, train=str(tmp_path / "train"), test=str(tmp_path / "train"))
+    assert samples.classes == ("a", "b", "c")
+    np.testing.assert_array_equal(samples.train.get(np.arange(4)), PIXELS[[0, 3, 6, 9]])
+
+
+def test_images_are_resized_where_the_recipe_says_so(tmp_path: Path, file: str) -> None:
+    samples = opened(tmp_path, train=file, test=file, size=(3, 4))
+    assert samples.train.get(np.arange(2)).shape == (2, 3, 4, 3)
+
+
+def test_a_function_gives_arrays(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\n"
+        "def load(split):\n"
+        "    n = 9 if split == 'train' else 3\n"
+        "    return np.full((n, 4, 4, 1), n, np.uint8), np.arange(n) % 3, ('x', 'y', 'z')\n"
+    )
+    reference = f"python:{tmp_path}/mine.py:load"
+    samples = opened(tmp_path, train=reference, test=reference)
+    assert (len(samples.train), len(samples.test), samples.image_shape) == (9, 3, (4, 4, 1))
+
+
+def refused(tmp_path: Path, **settings: Any) -> str:
+    with pytest.raises((DataError, ModelError)) as caught:
+        opened(tmp_path, **settings)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_missing_file_is_named_with_what_is_possible(tmp_path: Path, file: str) -> None:
+    text = refused(tmp_path, train=file, test=str(tmp_path / "no.parquet"))
+    assert "no.parquet" in text and "data.test" in text and "parquet file" in text
+
+
+def test_a_parquet_without_the_columns_is_told_with_its_columns(tmp_path: Path) -> None:
+    wrong = parquet(tmp_path / "a.parquet", [png(image) for image in PIXELS], column="picture")
+    assert "its columns are picture, label" in refused(tmp_path, train=wrong, test=wrong)
+
+
+def test_a_file_that_is_no_parquet_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_text("hello")
+    assert "not a parquet file" in refused(tmp_path, train=str(tmp_path / "a.parquet"), test="b")
+
+
+def test_an_image_that_does_not_decode_is_named(tmp_path: Path) -> None:
+    images = [png(image) for image in PIXELS]
+    images[4] = images[4][:40]
+    broken = parquet(tmp_path / "a.parquet", images)
+    assert "row 4 does not decode" in refused(tmp_path, train=broken, test=broken)
+
+
+def test_with_on_error_skip_it_is_left_out_and_counted(tmp_path: Path, file: str) -> None:
+    images = [png(image) for image in PIXELS]
+    images[4] = b"not an image"
+    broken = parquet(tmp_path / "a.parquet", images)
+    samples = opened(tmp_path, train=broken, test=file, on_error="skip")
+    assert len(samples.train) == 11 and len(samples.skipped) == 1 and "row 4" in samples.skipped[0]
+    np.testing.assert_array_equal(samples.train.get(np.array([4])), PIXELS[[5]])
+
+
+def test_an_empty_class_is_named(tmp_path: Path) -> None:
+    empty = parquet(tmp_path / "a.parquet", [png(image) for image in PIXELS], [0, 1] * 6)
+    assert "no sample of class owl" in refused(tmp_path, train=empty, test=empty)
+
+
+def test_a_label_beyond_the_classes_is_named_with_its_row(tmp_path: Path) -> None:
+    beyond = parquet(tmp_path / "a.parquet", [png(image) for image in PIXELS], [0, 1, 2, 7] * 3)
+    text = refused(tmp_path, train=beyond, test=beyond)
+    assert "row 3 has label 7" in text and "3 classes" in text
+
+
+def test_images_of_different_sizes_ask_for_a_size(tmp_path: Path) -> None:
+    images = [png(image) for image in PIXELS]
+    images[5] = png(PIXELS[5][:4])
+    mixed = parquet(tmp_path / "a.parquet", images)
+    text = refused(tmp_path, train=mixed, test=mixed)
+    assert "row 5 is 5x4" in text and "data.size" in text
+
+
+def test_different_classes_in_train_and_test_are_told(tmp_path: Path, file: str) -> None:
+    other = parquet(tmp_path / "b.parquet", [png(image) for image in PIXELS], names=False)
+    assert "cat, dog, owl" in refused(tmp_path, train=file, test=other)
+
+
+def test_an_epoch_has_every_sample_once_in_an_order_of_its_own() -> None:
+    views = Views(lambda ids: PIXELS[ids], np.array(LABELS), np.arange(12), Augmentation(), 0)
+    epochs = [list(epoch_of(views, epoch, batch_size=4, number_of_views=2, seed=0)) for epoch in (0, 1, 2)]
+    orders = [np.concatenate([step.rows for step in steps]).tolist() for steps in epochs]
+    assert all(sorted(order) == list(range(12)) for order in orders) and orders[0] != orders[1]
+    assert [steps[0].view for steps in epochs] == [0, 1, 0]
+
+
+def test_two_processes_share_each_batch() -> None:
+    views = Views(lambda ids: PIXELS[ids], np.array(LABELS), np.arange(12), Augmentation(), 0)
+    whole = [step.rows for step in epoch_of(views, 0, batch_size=4, number_of_views=1, seed=3)]
+    parts = [
+        [step.rows for step in epoch_of(views, 0, batch_size=4, number_of_views=1, seed=3, rank=rank, world=2)]
+        for rank in (0, 1)
+    ]
+    for batch, first, second in zip(whole, *parts, strict=True):
+        assert sorted([*first, *second]) == sorted(batch) and len(first) == len(second) == 2
+
+
+def test_pixels_become_normalised_channels_first() -> None:
+    import torch
+
+    data = Data(train="a", test="b", mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    tensor = to_tensor(PIXELS, data, torch.device("cpu")).numpy()
+    expected = (PIXELS / 255 - [0.1, 0.2, 0.3]) / [0.5, 0.6, 0.7]
+    np.testing.assert_allclose(tensor, expected.transpose(0, 3, 1, 2), atol=1e-5)

@@ -1,0 +1,268 @@
+"""The exported file against the torch model, and what onnxruntime makes of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from edgekd.errors import ExportError
+from edgekd.export.check import check
+from edgekd.export.to_fp16 import to_fp16
+from edgekd.export.to_onnx import Preprocess, to_onnx
+from edgekd.models.resnet import ResNet, resnet8
+from edgekd.quantize import calibrate, convert, prepare, sites
+from edgekd.target import Quantization
+
+SOURCE = {"source": "test", "date": "2026-11"}
+TENSORRT = Quantization(activation="int8", activation_symmetric=True, int32_bias=False, placement="inputs", **SOURCE)
+UINT8 = Quantization(
+    activation="uint8", activation_symmetric=False, int32_bias=True, placement="every_tensor", **SOURCE
+)
+INT8 = Quantization(activation="int8", activation_symmetric=False, int32_bias=True, placement="every_tensor", **SOURCE)
+PREPROCESS = Preprocess((0.5, 0.4, 0.3), (0.5, 0.6, 0.7))
+
+
+@pytest.fixture(scope="module")
+def digits() -> Tensor:
+    """1797 handwritten digits as uint8 `[n, 8, 8, 3]`."""
+    grey = (load_digits().images * 255 / 16).astype(np.uint8)
+    return torch.from_numpy(np.stack([grey, grey // 2, 255 - grey], axis=3))
+
+
+def normalised(images: Tensor) -> Tensor:
+    """Independent of the exporter: numpy, channel by channel."""
+    planes = [(images[..., c].numpy() / np.float32(255) - PREPROCESS.mean[c]) / PREPROCESS.std[c] for c in range(3)]
+    return torch.from_numpy(np.stack(planes, axis=1).astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def model(digits: Tensor) -> ResNet:
+    """A resnet8 of width 8, trained for some steps."""
+    torch.manual_seed(0)
+    net, labels = resnet8(width=8), torch.from_numpy(load_digits().target)
+    optimizer = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9)
+    for i in range(0, 1280, 64):
+        loss = nn.functional.cross_entropy(net(normalised(digits[i : i + 64])), labels[i : i + 64])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return net.eval()
+
+
+def quantized(model: nn.Module, scheme: Quantization, x: Tensor) -> GraphModule:
+    prepared = prepare(model, scheme, (x[:2],))
+    calibrate(prepared, [x])
+    return convert(prepared)
+
+
+@pytest.fixture(scope="module")
+def converted(model: ResNet, digits: Tensor) -> dict[str, GraphModule]:
+    """The model quantized for each scheme."""
+    schemes = {"tensorrt": TENSORRT, "uint8": UINT8, "int8": INT8}
+    return {name: quantized(model, scheme, normalised(digits[:256])) for name, scheme in schemes.items()}
+
+
+@pytest.fixture(scope="module")
+def written(
+    converted: dict[str, GraphModule], digits: Tensor, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Its exports, with preprocessing."""
+    folder = tmp_path_factory.mktemp("export")
+    for name, graph in converted.items():
+        to_onnx(graph, folder / name, normalised(digits[:2]), opset=20, preprocess=PREPROCESS)
+    return {name: folder / name for name in converted}
+
+
+def optimised(path: Path, **config: str) -> Counter[str]:
+    """The operators that onnxruntime runs."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(path.with_suffix(".optimised"))
+    options.log_severity_level = 3  # it warns that such a file runs on this machine only
+    for key, value in config.items():
+        options.add_session_config_entry(f"session.{key}", value)
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(path.with_suffix(".optimised")).graph.node)
+
+
+def test_a_float_model_with_preprocessing_and_probabilities_agrees(
+    model: ResNet, digits: Tensor, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.onnx"
+    to_onnx(model, path, normalised(digits[:2]), opset=20, preprocess=PREPROCESS, output="probabilities")
+    expected = lambda x: model(normalised(x)).softmax(1)  # noqa: E731
+    result = check(path, expected, [digits[:1], digits[1:300]])
+    assert result.samples == 300 and result.same_top1 == 1.0 and result.max_difference < 1e-5
+    graph = onnx.load(path).graph
+    assert [(v.name, v.type.tensor_type.elem_type) for v in graph.input] == [("input", onnx.TensorProto.UINT8)]
+    dims = [d.dim_param or d.dim_value for d in graph.input[0].type.tensor_type.shape.dim]
+    assert dims == ["batch", 8, 8, 3] and graph.output[0].name == "probabilities"
+
+
+@pytest.mark.parametrize("scheme", ["tensorrt", "uint8", "int8"])
+def test_a_quantized_model_ships_the_sites_that_it_was_made_with(
+    converted: dict[str, GraphModule], written: dict[str, Path], digits: Tensor, scheme: str
+) -> None:
+    graph, path = converted[scheme], written[scheme]
+    assert sites(path) == sites(graph)
+    model = onnx.load(path)
+    assert model.opset_import[0].version == 20 and model.ir_version <= 10
+    activations = sum(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    assert activations == sum(not site.tensor.endswith("weight") for site in sites(graph))
+    result = check(path, lambda x: graph(normalised(x)), [digits[:500]])
+    assert result.same_top1 >= 0.995
+
+
+def test_an_opset_before_the_exporters_keeps_sites_and_outputs(
+    converted: dict[str, GraphModule], digits: Tensor, tmp_path: Path
+) -> None:
+    path, graph = tmp_path / "model.onnx", converted["tensorrt"]
+    to_onnx(graph, path, normalised(digits[:2]), opset=17)
+    assert onnx.load(path).opset_import[0].version == 17
+    assert sites(path) == sites(graph)
+    check(path, graph, [normalised(digits[:200])])
+
+
+def test_tensorrt_gets_constant_zero_points_and_nothing_between_convolution_and_relu(written: dict[str, Path]) -> None:
+    graph = onnx.load(written["tensorrt"]).graph
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    producers = {output: node for node in graph.node for output in node.output}
+    for node in graph.node:
+        if node.op_type.endswith("izeLinear"):
+            assert not constants[node.input[2]].any()
+        if node.op_type == "Relu":
+            assert producers[node.input[0]].op_type in ("Conv", "Add")
+        if node.op_type in ("Conv", "Gemm"):
+            assert [producers[name].op_type for name in node.input[:2]] == ["DequantizeLinear"] * 2
+        if node.op_type == "Add":
+            kinds = sorted(producers[name].op_type for name in node.input)
+            assert kinds == ["Conv", "DequantizeLinear"]
+
+
+@pytest.mark.parametrize(("scheme", "config"), [("uint8", {}), ("int8", {"qdqisint8allowed": "1"})])
+def test_onnxruntime_runs_every_layer_in_integers(
+    written: dict[str, Path], scheme: str, config: dict[str, str]
+) -> None:
+    """For int8 activations `qdqisint8allowed` is what onnxruntime has on arm64; on x86 it prefers uint8 kernels."""
+    operators = optimised(written[scheme], **config)
+    integer = {name: operators[name] for name in ("QLinearConv", "QLinearAdd", "QLinearGlobalAveragePool", "QGemm")}
+    assert integer == {"QLinearConv": 9, "QLinearAdd": 3, "QLinearGlobalAveragePool": 1, "QGemm": 1}
+    assert set(operators) - set(integer) == {"Transpose", "Cast", "Div", "Sub", "QuantizeLinear", "Reshape"}
+
+
+def test_the_same_model_gives_the_same_bytes_without_paths(
+    model: ResNet, written: dict[str, Path], digits: Tensor, tmp_path: Path
+) -> None:
+    again = quantized(model, UINT8, normalised(digits[:256]))
+    to_onnx(again, tmp_path / "again", normalised(digits[:3]), opset=20, preprocess=PREPROCESS)
+    first = written["uint8"].read_bytes()
+    assert first == (tmp_path / "again").read_bytes()
+    assert b"site-packages" not in first and b".py" not in first
+    assert [path.name for path in tmp_path.iterdir()] == ["again"]
+
+
+def test_half_precision_keeps_the_interface_and_the_classes(model: ResNet, digits: Tensor, tmp_path: Path) -> None:
+    source, half = tmp_path / "fp32.onnx", tmp_path / "fp16.onnx"
+    to_onnx(model, source, normalised(digits[:2]), opset=20, preprocess=PREPROCESS)
+    to_fp16(source, half)
+    result = check(half, lambda x: model(normalised(x)), [digits[:400]], min_agreement=0.99)
+    assert result.max_difference > 0
+    graph = onnx.load(half).graph
+    assert graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    assert (
+        sum(tensor.data_type == onnx.TensorProto.FLOAT16 and len(tensor.dims) == 4 for tensor in graph.initializer) == 9
+    )
+
+
+def test_half_precision_keeps_integer_weights(
+    converted: dict[str, GraphModule], written: dict[str, Path], digits: Tensor, tmp_path: Path
+) -> None:
+    to_fp16(written["tensorrt"], tmp_path / "half.onnx")
+    graph = converted["tensorrt"]
+    check(tmp_path / "half.onnx", lambda x: graph(normalised(x)), [digits[:400]], min_agreement=0.97)
+    stored = [t.data_type for t in onnx.load(tmp_path / "half.onnx").graph.initializer if len(t.dims) == 4]
+    assert stored == [onnx.TensorProto.INT8] * 9
+
+
+def test_half_precision_refuses_a_weight_that_it_cannot_hold(tmp_path: Path) -> None:
+    layer = nn.Linear(2, 2)
+    nn.init.constant_(layer.weight, 1e5)
+    to_onnx(layer, tmp_path / "a.onnx", torch.zeros(2, 2), opset=20)
+    with pytest.raises(ExportError, match=r"'weight' holds 100000, half precision at most 65504"):
+        to_fp16(tmp_path / "a.onnx", tmp_path / "b.onnx")
+
+
+def test_check_reports_figures_where_the_models_differ(model: ResNet, digits: Tensor, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    to_onnx(model, path, normalised(digits[:2]), opset=20)
+    with pytest.raises(ExportError, match=r"same top-1 on 0\.00% of 10 samples.*asked for 99\.50%"):
+        check(path, lambda x: model(x).roll(1, dims=1), [normalised(digits[:10])])
+    with pytest.raises(ExportError, match="no samples"):
+        check(path, model, [])
+
+
+def test_transformer_products_and_additions_are_exported(tmp_path: Path) -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v, self.norm = (
+                nn.Linear(16, 16),
+                nn.Linear(16, 16),
+                nn.Linear(16, 16),
+                nn.LayerNorm(16),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.flatten(2).transpose(1, 2)
+            y = torch.softmax(self.q(x) @ self.k(x).transpose(1, 2) / 4, -1) @ self.v(x)
+            return self.norm(x + y).mean(1)
+
+    torch.manual_seed(0)
+    attention, x = Attention().eval(), torch.randn(8, 16, 4, 4)
+    for scheme in (TENSORRT, UINT8):
+        converted = quantized(attention, scheme, x)
+        to_onnx(converted, tmp_path / "a.onnx", x[:2], opset=20)
+        assert sites(tmp_path / "a.onnx") == sites(converted)
+        check(tmp_path / "a.onnx", converted, [x], min_agreement=0.85)
+
+
+def test_a_dead_channel_with_a_bias_fits_int32(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+    nn.init.zeros_(layers[0].weight[0])
+    nn.init.constant_(layers[0].bias, 3e3)
+    x = torch.rand(16, 3, 4, 4) * 1e-3
+    converted = quantized(layers, UINT8, x)
+    to_onnx(converted, tmp_path / "a.onnx", x[:2], opset=20)
+    result = check(tmp_path / "a.onnx", converted, [x], min_agreement=0, tolerance=0.02)
+    assert result.max_output > 10
+
+
+def test_a_graph_that_still_has_observers_is_refused(tmp_path: Path) -> None:
+    prepared = prepare(nn.Conv2d(3, 4, 1), TENSORRT, (torch.randn(2, 3, 4, 4),))
+    with pytest.raises(ExportError, match=r"call edgekd\.quantize\.convert"):
+        to_onnx(prepared, tmp_path / "a.onnx", torch.randn(2, 3, 4, 4), opset=20)
+
+
+def test_a_preprocess_for_other_channels_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="3 means and 3 standard deviations for images of 1 channels"):
+        to_onnx(nn.Flatten(), tmp_path / "a.onnx", torch.zeros(2, 1, 4, 4), opset=20, preprocess=PREPROCESS)
+
+
+def test_a_data_dependent_model_is_refused_with_its_line(tmp_path: Path) -> None:
+    class Branch(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.mean() > 0 else -x
+
+    with pytest.raises(ExportError, match=r"Branch .*test_to_onnx\.py:\d+ in forward: `return x if x\.mean"):
+        to_onnx(Branch(), tmp_path / "a.onnx", torch.zeros(2, 3), opset=20)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,272 @@
+"""Which tensors each target quantizes, and what calibration, conversion and training keep."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from edgekd.errors import ExportError, QuantizationError
+from edgekd.models.resnet import resnet8
+from edgekd.quantize import calibrate, convert, eval_mode, freeze_bn, freeze_observers, prepare, sites, train_mode
+from edgekd.target import Quantization
+
+TENSORRT = Quantization(
+    activation="int8", activation_symmetric=True, int32_bias=False, placement="inputs", source="test", date="2026-11"
+)
+ONNXRUNTIME = Quantization(
+    activation="uint8",
+    activation_symmetric=False,
+    int32_bias=True,
+    placement="every_tensor",
+    source="test",
+    date="2026-11",
+)
+QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
+
+
+class Block(nn.Module):
+    """Two convolutions with a skip of in-place additions and ReLUs, a pool and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8, eps=1e-3)
+        self.conv2, self.bn2 = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.relu = nn.ReLU(inplace=True)
+        self.pool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(x))
+        y += x
+        return self.fc(self.pool(self.relu(y)).flatten(1))
+
+
+def seeded(model: nn.Module) -> nn.Module:
+    """`model` with random BatchNorms, so that folding them wrongly shows."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for values in (module.weight, module.running_var):
+                nn.init.uniform_(values, 0.5, 1.5)
+            for values in (module.bias, module.running_mean):
+                nn.init.normal_(values)
+    return model.eval()
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def images(n: int = 16) -> Tensor:
+    return torch.randn(n, 3, 8, 8)
+
+
+def calibrated(model: nn.Module, scheme: Quantization, *, qat: bool = False) -> GraphModule:
+    prepared = prepare(model, scheme, (images(2),), qat=qat)
+    calibrate(prepared, [images()])
+    return prepared
+
+
+def activations(prepared: GraphModule) -> list[str]:
+    return sorted(site.tensor for site in sites(prepared) if not site.tensor.endswith("weight"))
+
+
+def test_tensorrt_quantizes_inputs_of_convolutions_and_the_skip_alone() -> None:
+    prepared = prepare(seeded(Block()), TENSORRT, (images(2),))
+    # x and relu feed convolutions, relu is the skip too, flatten feeds the classifier
+    assert activations(prepared) == ["flatten", "relu_", "x"]
+
+
+def test_tensorrt_zero_points_are_all_zero() -> None:
+    converted = convert(calibrated(seeded(Block()), TENSORRT))
+    zero_points = [node.args[2] for node in converted.graph.nodes if node.target is QUANTIZE]
+    assert zero_points == [0, 0, 0]
+
+
+def test_tensorrt_quantizes_the_projection_of_a_residual_not_its_main_branch() -> None:
+    prepared = prepare(resnet8(), TENSORRT, (images(2),))
+    skips = [name for name in activations(prepared) if name.startswith("conv2d")]
+    # in the traced order conv2d_4 ends the main branch of the second block, conv2d_5 is its 1x1 projection
+    assert skips == ["conv2d_5", "conv2d_8"]
+
+
+def test_onnxruntime_quantizes_outputs_after_their_relu_and_keeps_logits_float() -> None:
+    prepared = prepare(seeded(Block()), ONNXRUNTIME, (images(2),))
+    assert activations(prepared) == ["adaptive_avg_pool2d", "conv2d_1", "flatten", "relu_", "relu__1", "x"]
+
+
+def test_operators_that_move_values_share_the_scale_of_their_input() -> None:
+    converted = convert(calibrated(seeded(Block()), ONNXRUNTIME))
+    scales = {node.args[0].name: node.args[1:3] for node in converted.graph.nodes if node.target is QUANTIZE}
+    assert scales["flatten"] == scales["adaptive_avg_pool2d"] != scales["relu__1"]
+
+
+def test_concatenated_tensors_share_one_scale() -> None:
+    class Concatenate(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.c(torch.cat([self.a(x), 5 * self.b(x).relu()], 1).relu())
+
+    # the second input is a float product: then the concatenation stays float
+    prepared = prepare(Concatenate(), ONNXRUNTIME, (images(2),))
+    assert "cat" not in activations(prepared)
+
+    class Direct(Concatenate):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.c(torch.cat([self.a(x), self.b(x).relu()], 1))
+
+    converted = convert(calibrated(Direct(), ONNXRUNTIME))
+    scales = {node.args[0].name: node.args[1:3] for node in converted.graph.nodes if node.target is QUANTIZE}
+    assert scales["conv2d"] == scales["relu"] == scales["cat"]
+
+
+def test_batch_norm_is_folded_exactly_and_the_model_is_untouched() -> None:
+    model = seeded(Block())
+    before, x = copy.deepcopy(model.state_dict()), images()
+    expected = model(x)
+    for qat in (False, True):
+        prepared = prepare(model, TENSORRT, (images(2),), qat=qat)
+        for module in prepared.modules():
+            if hasattr(module, "enable_fake_quant"):
+                module.enable_fake_quant(False)
+        torch.testing.assert_close(prepared(x), expected, rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_an_operator_that_cannot_be_quantized_stays_float() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.up = nn.Conv2d(3, 4, 3, padding=1), nn.ConvTranspose2d(4, 4, 2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.erf(self.up(self.conv(x).cumsum(2))).mean((2, 3))
+
+    for scheme in (TENSORRT, ONNXRUNTIME):
+        converted = convert(calibrated(Odd(), scheme))
+        assert converted(images(5)).shape == (5, 4)
+
+
+@pytest.mark.parametrize("scheme", [TENSORRT, ONNXRUNTIME])
+@pytest.mark.parametrize("qat", [False, True])
+def test_converted_sites_are_the_prepared_ones(scheme: Quantization, qat: bool) -> None:
+    prepared = calibrated(seeded(Block()), scheme, qat=qat)
+    expected = sites(prepared)
+    assert sites(convert(prepared)) == expected
+
+
+def test_converted_weights_are_int8_within_half_a_step_of_the_folded_ones() -> None:
+    model = seeded(Block())
+    bn = model.bn1
+    folded = model.conv1.weight * (bn.weight / (bn.running_var + bn.eps).sqrt()).reshape(-1, 1, 1, 1)
+    converted = convert(calibrated(model, TENSORRT))
+    stored = converted.get_buffer("conv1.weight_quantized")
+    assert stored.dtype == torch.int8 and int(stored.min()) >= -127
+    scale = folded.abs().amax((1, 2, 3), keepdim=True) / 127
+    assert bool(((stored * scale - folded).abs() <= 0.51 * scale).all())
+
+
+def test_int32_biases_are_multiples_of_the_accumulators_step() -> None:
+    converted = convert(calibrated(seeded(Block()), ONNXRUNTIME))
+    conv = next(node for node in converted.graph.nodes if node.name == "conv2d")
+    x, weight, bias = conv.args[:3]
+    step = x.args[1] * converted.get_buffer(weight.args[1].target)
+    ratio = converted.get_parameter(bias.target) / step
+    torch.testing.assert_close(ratio, ratio.round(), rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([], "no calibration samples"),
+        ([torch.full((2, 3, 8, 8), float("nan"))], "batch 0 holds NaN"),
+        ([torch.zeros(2, 3, 8, 8)], "activation 'x' is 0 for every"),
+    ],
+)
+def test_calibration_refuses(batches: list[Tensor], message: str) -> None:
+    with pytest.raises(QuantizationError, match=message):
+        calibrate(prepare(Block(), ONNXRUNTIME, (images(2),)), batches)
+
+
+def test_conversion_without_calibration_is_refused() -> None:
+    with pytest.raises(QuantizationError, match="'x' was not calibrated"):
+        convert(prepare(Block(), TENSORRT, (images(2),)))
+
+
+def test_a_data_dependent_model_is_refused_with_its_line() -> None:
+    class Branch(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.sum() > 0:
+                return x
+            return -x
+
+    with pytest.raises(ExportError, match=r"Branch .*test_quantize\.py:\d+ in forward: `if x\.sum\(\) > 0:`") as caught:
+        prepare(Branch(), TENSORRT, (images(2),))
+    assert str(caught.value).count("\n") == 0
+
+
+def test_training_lowers_the_loss_and_a_checkpoint_resumes_exactly() -> None:
+    def steps(model: GraphModule, n: int) -> Iterator[float]:
+        y = torch.arange(16) % 4
+        x = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(1)) + (y - 1.5).reshape(-1, 1, 1, 1)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        for _ in range(n):
+            loss = nn.functional.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            yield loss.item()
+
+    model = seeded(Block())
+    prepared = train_mode(calibrated(model, ONNXRUNTIME, qat=True))
+    losses = list(steps(prepared, 20))
+    assert losses[-1] < 0.9 * losses[0]
+
+    resumed = prepare(model, ONNXRUNTIME, (images(2),), qat=True)
+    resumed.load_state_dict(copy.deepcopy(prepared.state_dict()))
+    assert list(steps(train_mode(prepared), 3)) == list(steps(train_mode(resumed), 3))
+    x = images()
+    assert torch.equal(eval_mode(prepared)(x), eval_mode(resumed)(x))
+
+
+def test_frozen_observers_keep_their_ranges_in_training() -> None:
+    def ranges(model: GraphModule) -> dict[str, Tensor]:
+        # activations only: the scale of a weight has one entry a channel
+        return {k: v.clone() for k, v in model.state_dict().items() if k.endswith(".scale") and v.numel() == 1}
+
+    prepared = train_mode(calibrated(seeded(Block()), ONNXRUNTIME, qat=True))
+    start = ranges(prepared)
+    prepared(10 * images())
+    moved = ranges(prepared)
+    assert any(not torch.equal(start[name], moved[name]) for name in start)
+    train_mode(freeze_observers(prepared))(100 * images())
+    assert all(torch.equal(moved[name], value) for name, value in ranges(prepared).items())
+
+
+def test_dropout_and_a_free_batch_norm_follow_the_mode() -> None:
+    class Free(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bn, self.conv, self.drop = nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1), nn.Dropout(0.5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.drop(self.conv(self.bn(x).relu())).mean((2, 3))
+
+    prepared = calibrated(Free(), TENSORRT, qat=True)
+    x = images() + 3
+    assert torch.equal(prepared(x), prepared(x))
+    mean = prepared.get_buffer("bn.running_mean").clone()
+    train_mode(prepared)
+    assert not torch.equal(prepared(x), prepared(x))
+    assert not torch.equal(prepared.get_buffer("bn.running_mean"), mean)
+    mean = prepared.get_buffer("bn.running_mean").clone()
+    freeze_bn(prepared)(x)
+    assert torch.equal(prepared.get_buffer("bn.running_mean"), mean)

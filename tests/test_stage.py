@@ -1,0 +1,164 @@
+"""The cache: what makes a key, what is kept, and what damage, kills and full disks do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from edgekd.errors import CacheError
+from edgekd.recipe import Data, Model
+from edgekd.stage import Artifact, Cache, damage, stage
+from edgekd.storage import list_cache, prune_cache
+
+RUNS: list[str] = []
+
+
+@stage(1)
+def first(text: str, *, out: Path) -> None:
+    RUNS.append("first")
+    (out / "a.txt").write_text(text)
+
+
+@stage(1)
+def second(before: Artifact, number: int, *, out: Path) -> None:
+    RUNS.append("second")
+    (out / "b.txt").write_text((before / "a.txt").read_text() * number)
+
+
+@pytest.fixture(autouse=True)
+def _no_runs() -> None:
+    RUNS.clear()
+
+
+def test_a_stage_runs_once_for_the_same_inputs(tmp_path: Path) -> None:
+    for _ in range(2):
+        run = Cache(tmp_path)
+        made = run(second, run(first, "x"), 3)
+        assert (made / "b.txt").read_text() == "xxx"
+    assert RUNS == ["first", "second"]
+
+
+def test_another_input_version_or_upstream_artifact_makes_another_key(tmp_path: Path) -> None:
+    run = Cache(tmp_path)
+    a, b = run(first, "x"), run(first, "y")
+
+    @stage(2)
+    def newer(text: str, *, out: Path) -> None: ...
+
+    newer.__name__ = "first"
+    keys = {run.key(first, "x"), run.key(first, "y"), run.key(newer, "x")}
+    assert len(keys) == 3
+    assert run.key(second, a, 1) != run.key(second, b, 1)
+
+
+def test_a_files_content_enters_the_key_and_its_path_does_not(tmp_path: Path) -> None:
+    run = Cache(tmp_path / "cache")
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "w.safetensors").write_text("same")
+    models = [Model(model="edgekd:resnet8", weights=str(tmp_path / place / "w.safetensors")) for place in ("one", "two")]
+    assert run.describe(models[0]) == run.describe(models[1])
+    (tmp_path / "two" / "w.safetensors").write_text("other")
+    assert run.describe(models[0]) != run.describe(models[1])
+
+
+def test_a_setting_that_shapes_nothing_is_in_no_key(tmp_path: Path) -> None:
+    run = Cache(tmp_path)
+    data: dict[str, str] = {"train": "a", "test": "b"}
+    assert run.describe(Data(**data, store_gb=1)) == run.describe(Data(**data, store_gb=2))
+    assert run.describe(Data(**data, seed=1)) != run.describe(Data(**data, seed=2))
+
+
+def test_a_changed_byte_is_said_and_the_artifact_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    artifact = Cache(tmp_path)(first, "x")
+    (artifact / "a.txt").write_text("z")
+    again = Cache(tmp_path)(first, "x")
+    assert (again / "a.txt").read_text() == "x"
+    assert RUNS == ["first", "first"] and "a.txt has another content" in capsys.readouterr().err
+
+
+def test_rot_that_leaves_size_and_time_is_found_before_another_stage_reads_it(tmp_path: Path) -> None:
+    artifact = Cache(tmp_path)(first, "x")
+    times = (artifact / "a.txt").stat()
+    (artifact / "a.txt").write_text("z")
+    os.utime(artifact / "a.txt", ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert damage(artifact.folder, thorough=False) is None
+    run = Cache(tmp_path)
+    assert (run(second, run(first, "x"), 2) / "b.txt").read_text() == "xx"
+
+
+def test_a_stage_that_failed_leaves_no_artifact_and_finds_its_draft_again(tmp_path: Path) -> None:
+    class Fails:
+        times: ClassVar[int] = 0
+
+    @stage(1)
+    def third(*, out: Path) -> None:
+        steps = out / "steps"
+        done = int(steps.read_text()) if steps.exists() else 0
+        steps.write_text(str(done + 1))
+        Fails.times += 1
+        if Fails.times == 1:
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        Cache(tmp_path)(third)
+    assert not list(tmp_path.glob("third-*"))
+    assert (Cache(tmp_path)(third) / "steps").read_text() == "2"
+
+
+def test_a_full_disk_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+    @stage(1)
+    def full(*, out: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(out))
+
+    with pytest.raises(CacheError, match=r"no space left .* --prune"):
+        Cache(tmp_path)(full)
+
+
+def test_a_cache_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CacheError, match="cannot write"):
+        Cache(tmp_path / "file" / "cache")
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from edgekd.stage import Cache, stage
+@stage(1)
+def slow(*, out):
+    print("holding", flush=True)
+    time.sleep(60)
+Cache(Path(sys.argv[1]))(slow)
+"""
+
+
+def test_two_builds_of_the_same_stage_do_not_meet(tmp_path: Path) -> None:
+    @stage(1)
+    def slow(*, out: Path) -> None: ...
+
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "holding\n"
+        with pytest.raises(CacheError, match=rf"process {other.pid}\) is making 'slow'"):
+            Cache(tmp_path)(slow)
+        other.kill()
+    assert Cache(tmp_path)(slow).folder.is_dir()
+
+
+def test_pruning_frees_what_was_not_used_for_the_days_given(tmp_path: Path) -> None:
+    run = Cache(tmp_path)
+    old, new = run(first, "old"), run(first, "new")
+    week_ago = time.time() - 7 * 86400
+    os.utime(old / "artifact.json", (week_ago, week_ago))
+    assert old.folder.name in list_cache(tmp_path) and "7 d" in list_cache(tmp_path)
+    prune_cache(tmp_path, days=1)
+    assert not old.folder.exists() and new.folder.exists()
+    prune_cache(tmp_path, days=0)
+    assert not new.folder.exists()
