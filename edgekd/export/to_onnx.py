@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch.fx import GraphModule, Node
 
 from edgekd.errors import ExportError
 from edgekd.export import passes
-from edgekd.export.trace import quiet_torch, trace
+from edgekd.export.trace import quiet_torch, trace, user_line
 from edgekd.target import Quantization
 
 aten = torch.ops.aten
@@ -148,9 +149,10 @@ def _export(program: ExportedProgram, opset: int, output: str) -> ir.Model:
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
-        operators = sorted({str(node.target) for node in program.graph.nodes if str(node.target) in _chain(error)})
-        named = f" operator {', '.join(operators)}" if operators else ""
-        raise ExportError(f"ONNX has no translation for{named}: {_first_line(error)}") from error
+        text = _chain(error)
+        operator = re.search(r"op='([^']+)'", text)
+        named = f" operator {operator[1]}" if operator else f": {_first_line(error)}"
+        raise ExportError(f"ONNX has no translation for{named}{user_line(text)}; replace it in the model") from error
     assert exported is not None
     model: ir.Model = exported.model
     return model

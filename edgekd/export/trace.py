@@ -75,12 +75,19 @@ def _explain(name: str, error: Exception) -> str:
     return f"{name} cannot be traced{_where(error, text)}: {reason}"
 
 
-def _where(error: Exception, text: str) -> str:
-    """` at model.py:12 in forward: code`: the user's line from torch's message, else from the traceback."""
+def user_line(text: str) -> str:
+    """` at model.py:12 in forward: code`, the last line of the user's own code that torch's message quotes."""
     own = [m for m in _SOURCE_LINE.finditer(text) if not _THIRD_PARTY.search(m["file"])]
-    if own:
-        last = own[-1]
-        return f" at {last['file']}:{last['line']} in {last['function']}: `{last['code'].strip()}`"
+    if not own:
+        return ""
+    last = own[-1]
+    return f" at {last['file']}:{last['line']} in {last['function']}: `{last['code'].strip()}`"
+
+
+def _where(error: Exception, text: str) -> str:
+    """The user's line from torch's message, else from the traceback."""
+    if quoted := user_line(text):
+        return quoted
     frames = []
     traceback = error.__traceback__
     while traceback is not None:

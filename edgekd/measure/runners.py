@@ -81,7 +81,10 @@ class OnnxRunner:
             options.add_session_config_entry("session.x64quantprecision", "1")
             self.name += " (x64quantprecision)"
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            # That pass would round float biases to integers, which a TensorRT engine does not.
+            self._session = ort.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=["WeightBiasQuantization"]
+            )
         except Exception as error:  # onnxruntime's errors share no base class
             raise ModelError(f"onnxruntime {ort.__version__} cannot load {path}: {error}") from error
         inputs = self._session.get_inputs()

@@ -173,7 +173,7 @@ def _read_weights(path: Path) -> Mapping[str, torch.Tensor]:
             f"{path} is a pickle that needs more than tensors: loading it could run any code, so it is refused. Save the "
             "state dict alone: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
         ) from error
-    except (safetensors.SafetensorError, RuntimeError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # on a damaged file torch's unpickler raises whatever it stumbles over, as KeyError
         raise ModelError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}") from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else loaded
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):

@@ -266,3 +266,13 @@ def test_a_data_dependent_model_is_refused_with_its_line(tmp_path: Path) -> None
     with pytest.raises(ExportError, match=r"Branch .*test_to_onnx\.py:\d+ in forward: `return x if x\.mean"):
         to_onnx(Branch(), tmp_path / "a.onnx", torch.zeros(2, 3), opset=20)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_operator_that_onnx_lacks_is_refused_by_name(tmp_path: Path) -> None:
+    class Bessel(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.special.bessel_j0(x)
+
+    with pytest.raises(ExportError, match=r"no translation for operator prims\.bessel_j0") as caught:
+        to_onnx(Bessel(), tmp_path / "a.onnx", torch.zeros(2, 3), opset=20)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,186 @@
+"""The training loop: what it learns from, and that a stop changes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edgekd.data import Samples, Split
+from edgekd.distill.objective import Objective
+from edgekd.distill.teacher import check_cache, logits_of
+from edgekd.distill.train import CHECKPOINT, Lesson, Modes, schedule, train, uses_bf16
+from edgekd.errors import CacheError, ModelError, RecipeError
+from edgekd.recipe import Data, Distill, Loss, Optimizer
+
+RNG = np.random.default_rng(0)
+LABELS = RNG.integers(0, 3, 96)
+# Three kinds of picture with noise: bright on the left, in the middle, on the right.
+PIXELS = RNG.integers(0, 60, (96, 6, 6, 1), dtype=np.uint8)
+PIXELS[np.arange(96), :, 2 * LABELS] += 150
+DATA = Data(train="a", test="b", mean=(0.2,), std=(0.2,), augment={"crop_padding": 1})  # type: ignore[arg-type]
+IDS = np.arange(96)
+
+
+def samples() -> Samples:
+    split = Split(lambda ids: PIXELS[ids], LABELS)
+    return Samples(split, split, IDS[:80], IDS[80:], ("left", "middle", "right"), (6, 6, 1), ())
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.1), nn.Linear(144, 3)
+    )
+
+
+def settings(**changes: Any) -> Distill:
+    given: dict[str, Any] = {
+        "epochs": 4, "batch_size": 16, "views": 2, "label_weight": 1.0, "losses": (), "precision": "fp32",
+        "optimizer": Optimizer(lr=0.05),
+    }  # fmt: skip
+    return Distill(**given | changes)
+
+
+def weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def hard_labels() -> Lesson:
+    return Lesson(samples(), DATA, None, None)
+
+
+def test_labels_alone_teach_the_classes(tmp_path: Path) -> None:
+    train(network(), hard_labels(), settings(epochs=8), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(1, 9))
+    assert lines[-1]["loss"] < 0.5 * lines[0]["loss"] and lines[-1]["holdout_top1"] > 80
+    assert lines[0]["loss"] == pytest.approx(lines[0]["loss/labels"], rel=1e-4)
+
+
+def test_the_cached_teacher_alone_teaches_what_it_says(tmp_path: Path) -> None:
+    """A teacher that calls left right and right left: the student does the same."""
+    wrong = np.array([2, 1, 0])[LABELS[:80]]
+    cached = np.broadcast_to(np.eye(3, dtype=np.float16)[wrong] * 8, (2, 80, 3))
+    lesson = Lesson(samples(), DATA, cached, None)
+    taught = train(network(), lesson, settings(epochs=8, label_weight=0.0, losses=(Loss(method="kd"),)), tmp_path)
+    with torch.no_grad():
+        named = logits_of(taught.eval(), PIXELS[80:], DATA).argmax(1).numpy()
+    assert (named == np.array([2, 1, 0])[LABELS[80:]]).mean() > 0.8
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path: Path, ema: float) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    expected = weights(train(network(), hard_labels(), settings(ema=ema), whole))
+
+    class Killed(Exception):
+        pass
+
+    def stop_at_third(model: nn.Module, epoch: int) -> None:
+        if epoch == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(network(), hard_labels(), settings(ema=ema), parts, Modes(at_epoch=stop_at_third))
+    assert (parts / CHECKPOINT).exists()
+    torch.manual_seed(12345)  # another process has another state of torch's generator
+    assert same(weights(train(network(), hard_labels(), settings(ema=ema), parts)), expected)
+
+
+def test_the_seed_decides_the_weights(tmp_path: Path) -> None:
+    found = []
+    for seed in (0, 0, 1):
+        out = tmp_path / str(len(found))
+        out.mkdir()
+        found.append(weights(train(network(), hard_labels(), settings(epochs=1, seed=seed), out)))
+    assert same(found[0], found[1]) and not same(found[0], found[2])
+
+
+def test_feature_losses_read_both_networks_and_leave_the_teacher_alone(tmp_path: Path) -> None:
+    teacher, student = network(1).eval().requires_grad_(False), network(2)
+    before = weights(teacher)
+    losses = (
+        Loss(method="fitnet", weight=1.0, layers={"2": "2"}),
+        Loss(method="at", weight=10.0, layers={"0": "0"}),
+        Loss(method="kd", temperature=2.0),
+    )
+    cached = np.stack([logits_of(teacher, PIXELS[:80], DATA).numpy().astype(np.float16)] * 2)
+    train(student, Lesson(samples(), DATA, cached, teacher), settings(losses=losses), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert {"loss/labels", "loss/fitnet", "loss/at", "loss/kd"} <= set(lines[0])
+    assert lines[-1]["loss/fitnet"] < lines[0]["loss/fitnet"]
+    assert same(weights(teacher), before) and not teacher.training
+
+
+def test_the_shipped_student_has_no_weights_of_the_losses(tmp_path: Path) -> None:
+    teacher, student = network(1).eval(), network(2)
+    names = set(student.state_dict())
+    trained = train(
+        student, Lesson(samples(), DATA, None, teacher), settings(epochs=1, losses=(Loss(method="fitnet", layers={"2": "2"}),)), tmp_path
+    )
+    assert set(trained.state_dict()) == names
+
+
+def test_a_layer_that_does_not_exist_is_told_with_the_nearest(tmp_path: Path) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer1 = network()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer1(x)  # type: ignore[no-any-return]
+
+    losses = (Loss(method="at", layers={"layr1": "layer1"}),)
+    with pytest.raises(ModelError, match="student has no layer 'layr1'.*Did you mean layer1"):
+        train(Net(), Lesson(samples(), DATA, None, Net()), settings(losses=losses), tmp_path)
+
+
+def test_a_feature_method_without_layers_and_a_logit_method_with_them_are_refused() -> None:
+    with pytest.raises(RecipeError, match="say which"):
+        Objective([Loss(method="at")], 1.0)
+    with pytest.raises(RecipeError, match="takes no layers"):
+        Objective([Loss(method="kd", layers={"a": "b"})], 1.0)
+
+
+def test_a_loss_that_explodes_stops_with_what_to_lower(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"lower distill\.optimizer\.lr"):
+        train(network(), hard_labels(), settings(optimizer=Optimizer(lr=1e30)), tmp_path)
+
+
+def test_the_weight_of_a_loss_rises_over_its_warm_up() -> None:
+    (term,) = Objective([Loss(method="kd", weight=2.0, warmup_epochs=4)], 1.0).terms
+    assert [term.weight_at(epoch) for epoch in (0, 1, 4, 9)] == [0.0, 0.5, 2.0, 2.0]
+
+
+def test_the_learning_rate_warms_up_and_falls_by_half_a_cosine() -> None:
+    assert schedule(0, 2, 10) < schedule(1, 2, 10) < 1.0
+    assert schedule(2, 2, 10) == 1.0
+    assert schedule(6, 2, 10) == pytest.approx(0.5)
+    assert schedule(10, 2, 10) == pytest.approx(0.0)
+
+
+def test_a_cache_of_another_teacher_is_noticed() -> None:
+    teacher, other = network(1).eval(), network(5).eval()
+    lesson = samples()
+    from edgekd.distill.teacher import views_of
+
+    cached = logits_of(teacher, views_of(lesson, DATA)(lesson.train_ids, 0).images, DATA).numpy().astype(np.float16)[None]
+    check_cache(teacher, cached, lesson, DATA)
+    with pytest.raises(CacheError, match="does not match the teacher"):
+        check_cache(other, cached, lesson, DATA)
+
+
+def test_precision_that_is_given_is_kept() -> None:
+    assert uses_bf16("bf16") and not uses_bf16("fp32")

@@ -1,0 +1,152 @@
+"""Model references: what loads, and what is refused."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from edgekd.errors import ModelError
+from edgekd.models import BUILT_IN, load_model, number_of_classes
+from edgekd.models.resnet import resnet8
+from edgekd.recipe import Model
+
+
+def load(model: str, weights: Path | None = None, channels: int = 3, **args: object) -> nn.Module:
+    return load_model(
+        Model(model=model, weights=str(weights) if weights else None, args=args), num_classes=10, in_channels=channels
+    )
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # MLPerf Tiny's ResNet: convolutions 3·16·9 + 2·16·16·9 + (16·32 + 32·32 + 32·64 + 64·64)·9 + 16·32 + 32·64, the
+        # BatchNorms' 2·(16·3 + 32·2 + 64·2), the classifier's 65·10
+        ("resnet8", 77_850),
+        # He et al., table 6: 0.27 million
+        ("resnet20", 272_000),
+        # Zagoruyko & Komodakis, table 4: 0.7 million
+        ("wrn-16-2", 692_000),
+        # Sandler et al., table 4 has 1.95 million at width 0.5 with 1000 classes, of which 1.28 million are the classifier
+        ("mobilenetv2-0.5", 700_000),
+    ],
+)
+def test_built_in_models_have_their_papers_size(name: str, expected: int) -> None:
+    model = load(f"edgekd:{name}")
+    assert parameters(model) == pytest.approx(expected, rel=0.0 if name == "resnet8" else 0.02)
+    assert number_of_classes(model, (32, 32, 3)) == 10
+
+
+def test_built_in_models_take_grey_images() -> None:
+    for name in BUILT_IN:
+        assert number_of_classes(load(f"edgekd:{name}", channels=1), (16, 16, 1)) == 10
+
+
+def test_weights_in_safetensors_are_loaded(tmp_path: Path) -> None:
+    trained = resnet8()
+    safetensors.torch.save_file(trained.state_dict(), tmp_path / "w.safetensors")
+    loaded = load("edgekd:resnet8", tmp_path / "w.safetensors")
+    assert torch.equal(loaded.state_dict()["fc.weight"], trained.state_dict()["fc.weight"]) and not loaded.training
+
+
+def test_a_state_dict_in_a_pt_file_is_loaded(tmp_path: Path) -> None:
+    trained = resnet8()
+    torch.save({"state_dict": trained.state_dict()}, tmp_path / "w.pt")
+    loaded = load("edgekd:resnet8", tmp_path / "w.pt")
+    assert torch.equal(loaded.state_dict()["stem.weight"], trained.state_dict()["stem.weight"])
+
+
+def test_a_function_of_a_file_gets_the_datas_class_count_and_the_recipes_arguments(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def build(num_classes, hidden=1):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(12, hidden), nn.Linear(hidden, num_classes))\n"
+    )
+    model = load(f"python:{tmp_path}/net.py:build", hidden=7)
+    assert number_of_classes(model, (2, 2, 3)) == 10 and parameters(model) == 13 * 7 + 8 * 10
+
+
+def test_an_exported_program_and_an_onnx_file_compute_what_the_model_computes(tmp_path: Path) -> None:
+    model, x = resnet8().eval(), torch.randn(4, 3, 16, 16)
+    batch = torch.export.Dim("batch", min=2)
+    torch.export.save(torch.export.export(model, (x,), dynamic_shapes=({0: batch},)), tmp_path / "t.pt2")
+    from edgekd.export import to_onnx
+
+    to_onnx(model, tmp_path / "t.onnx", x, opset=20)
+    with torch.no_grad():
+        for reference in (f"exported:{tmp_path}/t.pt2", f"onnx:{tmp_path}/t.onnx"):
+            torch.testing.assert_close(load(reference)(x[:3]), model(x[:3]), rtol=1e-3, atol=1e-4)
+
+
+def refused(model: str, weights: Path | None = None, **args: object) -> str:
+    with pytest.raises(ModelError) as caught:
+        load(model, weights, **args)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_an_unknown_built_in_model_is_told_with_the_nearest() -> None:
+    assert "Did you mean resnet8?" in refused("edgekd:resnet9")
+
+
+def test_an_unknown_form_is_told_with_the_forms() -> None:
+    assert "python:module:function" in refused("torchvision:resnet18")
+
+
+def test_an_argument_that_the_function_does_not_take_is_told_with_those_it_takes() -> None:
+    text = refused("edgekd:resnet8", widht=3)
+    assert "widht" in text and "width" in text
+
+
+def test_weights_that_do_not_fit_are_told_by_key(tmp_path: Path) -> None:
+    weights = resnet8(num_classes=7).state_dict()
+    weights["extra"] = weights.pop("bn.weight")
+    safetensors.torch.save_file(weights, tmp_path / "w.safetensors")
+    text = refused("edgekd:resnet8", tmp_path / "w.safetensors")
+    assert "missing bn.weight" in text and "unexpected extra" in text and "fc.weight is [7, 64], the model's is [10, 64]" in text
+
+
+class Anything:
+    """A pickle of this needs more than tensors."""
+
+
+def test_a_pickle_that_needs_more_than_tensors_is_refused_with_the_reason(tmp_path: Path) -> None:
+    torch.save({"model": Anything()}, tmp_path / "w.pt")
+    text = refused("edgekd:resnet8", tmp_path / "w.pt")
+    assert "could run any code" in text and "safetensors" in text
+    (tmp_path / "raw.pt").write_bytes(pickle.dumps(Anything()))
+    assert "cannot be read as weights" in refused("edgekd:resnet8", tmp_path / "raw.pt")
+
+
+def test_a_file_that_is_missing_or_broken_is_told(tmp_path: Path) -> None:
+    assert "no such file" in refused("edgekd:resnet8", tmp_path / "no.safetensors")
+    for name in ("w.safetensors", "w.pt"):
+        (tmp_path / name).write_bytes(b"hello")
+        assert "cannot be read" in refused("edgekd:resnet8", tmp_path / name) or "refused" in refused("edgekd:resnet8", tmp_path / name)
+    (tmp_path / "t.onnx").write_bytes(b"hello")
+    assert "cannot be loaded" in refused(f"onnx:{tmp_path}/t.onnx")
+    (tmp_path / "t.pt2").write_bytes(b"hello")
+    assert "not a torch.export program" in refused(f"exported:{tmp_path}/t.pt2")
+
+
+def test_timm_that_does_not_import_says_what_to_install() -> None:
+    try:
+        import timm  # noqa: F401
+    except (ImportError, RuntimeError):
+        assert "pip install 'edgekd[timm]'" in refused("timm:resnet18")
+    else:
+        assert parameters(load("timm:resnet18")) > 1e7
+
+
+def test_a_model_that_does_not_take_the_images_is_told() -> None:
+    with pytest.raises(ModelError, match=r"does not take images \[batch, 1, 8, 8\]"):
+        number_of_classes(resnet8(in_channels=3), (8, 8, 1))

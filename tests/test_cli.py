@@ -1,0 +1,181 @@
+"""The commands as a user types them: what they print, how they end, and that bad input costs nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+DIGITS = "python:edgekd.data.digits:load"
+RECIPE = f"""
+[data]
+train = "{DIGITS}"
+test = "{DIGITS}"
+mean = [0.31]
+std = [0.38]
+
+[teacher]
+model = "edgekd:resnet8"
+args = {{ width = 8 }}
+train_epochs = 1
+
+[student]
+model = "edgekd:resnet8"
+args = {{ width = 4 }}
+
+[distill]
+epochs = 1
+batch_size = 64
+views = 1
+"""
+
+
+def edgekd(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "edgekd.cli", *words]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EDGEKD_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "edgekd.toml").write_text(RECIPE)
+    return tmp_path
+
+
+def refused(folder: Path, *words: str) -> str:
+    """The command ends with 2, explains itself without a stack, and leaves no bundle."""
+    done = edgekd(*words, cwd=folder)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == "" and "Traceback" not in done.stderr
+    assert not (folder / "build").exists()
+    return done.stderr
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from edgekd.cli import app\n"
+        "result = CliRunner().invoke(app, ['--help'])\n"
+        "assert result.exit_code == 0 and 'build' in result.output, result.output\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'numpy', 'pydantic'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_targets_lists_every_device_and_shows_one(folder: Path) -> None:
+    listed = edgekd("targets", cwd=folder).stdout
+    assert "jetson-orin-nano (jetson)" in listed and "raspberry-pi-5" in listed
+    shown = edgekd("targets", "jetson", cwd=folder).stdout
+    assert "memory_bandwidth_gbs" in shown and "68" in shown and "2026-11" in shown
+
+
+def test_an_unknown_target_is_told_with_the_nearest(folder: Path) -> None:
+    assert "Did you mean jetson?" in refused(folder, "build", "--target", "jetsn")
+
+
+def test_all_mistakes_of_a_recipe_are_told_at_once_with_their_lines(folder: Path) -> None:
+    (folder / "edgekd.toml").write_text(RECIPE.replace("epochs = 1\nbatch", "epochs = -1\nbach_size = 3\nbatch"))
+    text = refused(
+        folder, "build", "-t", "jetson", "--set", 'distill.losses=[{method="kd", temperature=0}, {method="kdd"}]'
+    )
+    assert "edgekd.toml:17 distill.epochs" in text and "unknown key 'bach_size'" in text and "Did you mean batch_size?" in text
+    assert "temperature" in text and "greater than 0" in text and "method 'kdd' not found" in text
+
+
+def test_a_missing_data_file_is_told_before_anything_is_made(folder: Path) -> None:
+    text = refused(folder, "build", "-t", "jetson", "--set", "data.train=none.parquet")
+    assert "none.parquet" in text and "no such file" in text
+
+
+def test_a_teacher_with_other_classes_than_the_data_is_told(folder: Path) -> None:
+    text = refused(folder, "build", "-t", "jetson", "--set", "teacher.args={num_classes=7}", "--set", "teacher.train_epochs=0")
+    assert "the teacher gives 7 classes, the data has 10" in text
+
+
+def test_a_student_that_cannot_be_traced_is_told_with_its_line(folder: Path) -> None:
+    (folder / "net.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, n):\n"
+        "        super().__init__()\n"
+        "        self.fc = nn.Linear(64, n)\n"
+        "    def forward(self, x):\n"
+        "        if x.sum() > 0:\n"
+        "            x = -x\n"
+        "        return self.fc(x.flatten(1))\n"
+        "def build(num_classes):\n"
+        "    return Net(num_classes)\n"
+    )
+    text = refused(folder, "build", "-t", "jetson", "--set", "student.model=python:net.py:build", "--set", "student.args={}")
+    assert "net.py" in text and "if x.sum() > 0" in text
+    assert len(text.splitlines()) <= 3
+
+
+def test_a_teacher_no_better_than_chance_stops_without_an_answer(folder: Path) -> None:
+    text = refused(folder, "build", "-t", "jetson", "--set", "teacher.train_epochs=0")
+    assert "no better than chance" in text and "--yes" in text
+
+
+def test_a_recipe_that_the_device_cannot_run_is_told(folder: Path) -> None:
+    assert "export.opset" in refused(folder, "build", "-t", "jetson-xavier-nx", "--set", "export.opset=20")
+
+
+def test_init_writes_a_recipe_for_the_data_that_is_there_and_replaces_none(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.table({"label": np.arange(3)}), tmp_path / "data" / "train-00000.parquet")
+    (tmp_path / "data" / "test").mkdir()
+    (tmp_path / "big.onnx").write_bytes(b"")
+    done = edgekd("init", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "edgekd.toml").read_text()
+    assert 'train = "data/train-00000.parquet"' in text and 'test = "data/test"' in text and 'model = "onnx:big.onnx"' in text
+    again = edgekd("init", cwd=tmp_path)
+    assert again.returncode == 2 and "--force" in again.stderr
+
+
+def test_a_build_leaves_a_bundle_and_a_second_one_changes_nothing(folder: Path) -> None:
+    first = edgekd("build", "-t", "raspberry-pi-5", "--set", "budget.max_drop_from_fp32=50", cwd=folder)
+    assert first.returncode == 0, first.stderr
+    bundle = folder / "build" / folder.name / "raspberry-pi-5"
+    state = {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in bundle.iterdir()}
+    assert {"model.onnx", "model.fp32.onnx", "labels.txt", "golden.npz", "manifest.json", "run.py", "report.json", "report.html"} <= set(state)
+    assert "build_engine.py" not in state
+
+    second = edgekd("build", "-t", "raspberry-pi-5", "--set", "budget.max_drop_from_fp32=50", cwd=folder)
+    assert second.returncode == 0 and "Nothing changed" in second.stdout
+    assert {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in bundle.iterdir()} == state
+
+    assert edgekd("verify", str(bundle), cwd=folder).returncode == 0
+    assert "not measured" in edgekd("report", str(bundle), cwd=folder).stdout
+
+    missed = edgekd("build", "-t", "raspberry-pi-5", "--set", "budget.min_accuracy=99.99", cwd=folder)
+    assert missed.returncode == 3 and "missed" in missed.stdout and "min_accuracy" in missed.stdout
+
+    (bundle / "model.onnx").write_bytes(b"changed")
+    broken = edgekd("verify", str(bundle), cwd=folder)
+    assert broken.returncode == 3 and "FAILED" in broken.stdout
+
+
+def test_a_jetson_after_a_raspberry_pi_does_not_distil_again(folder: Path) -> None:
+    for target in ("raspberry-pi-5", "jetson"):
+        assert edgekd("build", "-t", target, "--set", "budget.max_drop_from_fp32=50", cwd=folder).returncode == 0
+    report = json.loads((folder / "build" / folder.name / "jetson-orin-nano" / "report.json").read_text())
+    reused = {stage["name"]: stage["reused"] for stage in report["stages"]}
+    assert reused["distill"] and reused["record_teacher"] and not reused["quantize"]
+
+
+def test_an_output_folder_that_holds_other_files_is_left_alone(folder: Path) -> None:
+    place = folder / "out" / folder.name / "x86-cpu"
+    place.mkdir(parents=True)
+    (place / "thesis.tex").write_text("years of work")
+    done = edgekd("build", "-t", "x86-cpu", "-o", "out", cwd=folder)
+    assert done.returncode == 2 and (place / "thesis.tex").read_text() == "years of work"
