@@ -148,6 +148,11 @@ def main() -> None:
     except EdgekdError as error:
         typer.echo(f"edgekd: {error}", err=True)
         sys.exit(WRONG_INPUT)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        typer.echo(f"edgekd: {error.filename}: {error.strerror}; what is finished is kept in the cache", err=True)
+        sys.exit(WRONG_INPUT)
     except KeyboardInterrupt:
         typer.echo("edgekd: stopped; what is finished is kept, and the same command goes on from there", err=True)
         sys.exit(130)

@@ -11,7 +11,7 @@ from edgekd.distill.student import distill, train_teacher
 from edgekd.distill.teacher import record_teacher, score_teacher
 from edgekd.evaluate import evaluate, package
 from edgekd.export.candidates import export_fp16, export_fp32, export_int8, score
-from edgekd.preflight import check_models, check_teacher
+from edgekd.preflight import check_models, check_output, check_teacher
 from edgekd.quantize.student import quantize
 from edgekd.recipe import Recipe
 from edgekd.report.model import Report
@@ -32,6 +32,7 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask) ->
     opset, precisions = recipe.export.opset or target.runtime.default_opset, target.runtime.precisions
     learns_from_teacher = any(loss.weight for loss in settings.losses)
 
+    check_output(folder)
     samples = run(decode, data)
     check_models(recipe, samples)
     trained = run(train_teacher, samples, teacher, data) if teacher.train_epochs else None

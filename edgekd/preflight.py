@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,13 +15,22 @@ from edgekd.distill.features import Taps
 from edgekd.distill.objective import Objective
 from edgekd.distill.student import new_model
 from edgekd.distill.teacher import load_teacher, predict, top1
-from edgekd.errors import ModelError, RecipeError
+from edgekd.errors import BundleError, ModelError, RecipeError
+from edgekd.export.bundle import check_replaceable
 from edgekd.export.trace import trace
 from edgekd.models import OnnxModel, load_model, number_of_classes
 from edgekd.recipe import Recipe
 from edgekd.stage import Artifact
 
 PROBED = 500  # hold-out samples that the teacher is tried on
+
+
+def check_output(folder: Path) -> None:
+    """Raise BundleError where the bundle could not be written at the end."""
+    check_replaceable(folder)
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise BundleError(f"cannot write the bundle to {folder}: {there} is not a folder that may be written; give another with --output")
 
 
 def check_models(recipe: Recipe, samples: Artifact) -> None:

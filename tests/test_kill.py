@@ -1,0 +1,67 @@
+"""A build that is killed at any moment goes on, and ends with the weights of an uninterrupted one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.test_cli import RECIPE
+
+WORDS = ("build", "-t", "jetson", "--set", "budget.max_drop_from_fp32=100", "--set", "quantize.mode=qat", "--set", "quantize.epochs=2")
+EPOCHS = ("--set", "distill.epochs=4", "--set", "teacher.train_epochs=2")
+
+
+def start(folder: Path, cache: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "edgekd.cli", *WORDS, *EPOCHS, "--cache", cache], cwd=folder,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def weights(cache: Path) -> dict[str, str]:
+    """The hash of every stage's weights and of every exported model."""
+    files = sorted([*cache.glob("*/*.safetensors"), *cache.glob("*/*.onnx"), *cache.glob("record_teacher-*/logits.npy")])
+    return {f"{file.parent.name}/{file.name}": hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_the_build_ends_with_the_same_weights(tmp_path: Path) -> None:
+    """Killed after 4, 7, 10, ... seconds: in each stage sooner or later, on a machine of any speed."""
+    (tmp_path / "edgekd.toml").write_text(RECIPE)
+    assert start(tmp_path, "whole").wait(timeout=600) == 0
+    kills = 0
+    for seconds in range(4, 400, 3):
+        build = start(tmp_path, "killed")
+        try:
+            assert build.wait(timeout=seconds) == 0, build.stderr and build.stderr.read().decode()
+            break
+        except subprocess.TimeoutExpired:
+            os.kill(build.pid, signal.SIGKILL)
+            build.wait()
+            kills += 1
+    assert kills > 0
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+    assert len(weights(tmp_path / "whole")) >= 7
+
+
+def test_killed_in_an_epoch_it_goes_on_after_the_last_whole_one(tmp_path: Path) -> None:
+    (tmp_path / "edgekd.toml").write_text(RECIPE)
+    build = start(tmp_path, "cache")
+    deadline = time.monotonic() + 240
+    while not (checkpoints := list((tmp_path / "cache").glob(".draft-distill-*/checkpoint.pt"))):
+        assert build.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    build.kill()
+    build.wait()
+    assert checkpoints and not list((tmp_path / "cache").glob("distill-*"))
+    again = start(tmp_path, "cache")
+    _, said = again.communicate(timeout=240)
+    assert again.returncode == 0 and b"going on after epoch" in said
+    assert not list((tmp_path / "cache").glob(".draft-*"))

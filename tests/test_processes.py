@@ -1,0 +1,26 @@
+"""`accelerate launch`: two processes on the processor (gloo) build one bundle together."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.test_cli import RECIPE
+
+
+def test_two_processes_train_one_student(tmp_path: Path) -> None:
+    (tmp_path / "edgekd.toml").write_text(RECIPE)
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "29533", "-m", "edgekd.cli", "build", "-t", "x86-cpu",
+        "--cache", "cache", "--set", "budget.max_drop_from_fp32=100", "--set", "distill.epochs=3", "--set", "quantize.mode=qat",
+        "--set", "quantize.epochs=1",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    bundle = tmp_path / "build" / tmp_path.name / "x86-cpu"
+    report = json.loads((bundle / "report.json").read_text())
+    assert len(report["curves"]) == 3 and report["curves"][2]["loss"] < report["curves"][0]["loss"]
+    assert not list((tmp_path / "cache").glob(".draft-*"))
