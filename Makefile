@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test lint all-tests clean
 
 demo: $(VENV)/installed  ## a bundle for a Jetson from the built-in demo
-	$(BIN)/edgekd build edgekd/demo.toml --target jetson
+	$(BIN)/edgekd build --target jetson
 
 test: $(VENV)/installed-test  ## the tests, without the long ones
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)

@@ -48,9 +48,13 @@ def main(
     edgekd_epoch(recipe, short, settings)
     for block in range(blocks):
         for measure in (ours, bare) if block % 2 == 0 else (bare, ours):
-            measure.append(edgekd_epoch(recipe, short, settings) if measure is ours else bare_epoch(recipe, short, settings))
+            measure.append(
+                edgekd_epoch(recipe, short, settings) if measure is ours else bare_epoch(recipe, short, settings)
+            )
     ratios = [a / b for a, b in zip(ours, bare, strict=True)]
-    print(f"{machine()}; torch {versions()['torch']}, {torch.get_num_threads()} threads; {blocks} blocks of {samples} samples")
+    print(
+        f"{machine()}; torch {versions()['torch']}, {torch.get_num_threads()} threads; {blocks} blocks of {samples} samples"
+    )
     print(f"edgekd    {statistics.median(ours):7.0f} samples/s  ({min(ours):.0f} to {max(ours):.0f})")
     print(f"bare loop {statistics.median(bare):7.0f} samples/s  ({min(bare):.0f} to {max(bare):.0f})")
     print(f"ratio     {statistics.median(ratios):7.3f}  ({min(ratios):.3f} to {max(ratios):.3f})")
@@ -76,7 +80,9 @@ def bare_epoch(recipe: Recipe, lesson: Lesson, settings: Distill) -> float:
     """Samples per second of the bare loop."""
     model = new_model(recipe.student, lesson.samples, 0).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     given = settings.optimizer
-    optimizer = torch.optim.SGD(model.parameters(), given.lr, given.momentum, nesterov=True, weight_decay=given.weight_decay)
+    optimizer = torch.optim.SGD(
+        model.parameters(), given.lr, given.momentum, nesterov=True, weight_decay=given.weight_decay
+    )
     images = torch.from_numpy(views_of(lesson.samples, recipe.data)(lesson.samples.train_ids, 0).images)
     labels = torch.from_numpy(lesson.samples.train.labels[lesson.samples.train_ids])
     mean, std = (255 * torch.from_numpy(np.array(values, np.float32)) for values in (recipe.data.mean, recipe.data.std))

@@ -40,7 +40,14 @@ def main(
     def on_labels(weight_decay: float, epochs: int) -> Artifact:
         optimizer = settings.optimizer.model_copy(update={"weight_decay": weight_decay})
         labels = Distill.model_validate(
-            {**settings.model_dump(), "epochs": epochs, "views": epochs, "label_weight": 1.0, "losses": (), "optimizer": optimizer}
+            {
+                **settings.model_dump(),
+                "epochs": epochs,
+                "views": epochs,
+                "label_weight": 1.0,
+                "losses": (),
+                "optimizer": optimizer,
+            }
         )
         return run(distill, samples, None, recipe.teacher, None, recipe.student, data, labels)
 
@@ -51,7 +58,9 @@ def main(
         model = load_student(recipe.student, opened, trained)
         return top1(predict(model, opened.test, np.arange(len(opened.test)), data), opened.test.labels)
 
-    print(f"{machine()}; torch {versions()['torch']}; {settings.epochs} epochs, seed {settings.seed}, n {len(opened.test)} test images")
+    print(
+        f"{machine()}; torch {versions()['torch']}; {settings.epochs} epochs, seed {settings.seed}, n {len(opened.test)} test images"
+    )
     chosen = decay[0]
     if len(decay) > 1:
         tried = {value: holdout(on_labels(value, short_epochs)) for value in decay}

@@ -32,10 +32,7 @@ class Contender:
 def choose(contenders: Sequence[Contender], budget: Budget, teacher: Accuracy) -> tuple[Candidate, ...]:
     """The candidates with their verdicts, exactly one of which ships; where none keeps the budget, the most accurate."""
     fp32 = next(contender for contender in contenders if contender.name == "fp32")
-    broken = {
-        c.name: accuracy_broken(c.accuracy, budget, teacher, fp32.accuracy) or size_broken(c.size_mb, budget)
-        for c in contenders
-    }
+    broken = {c.name: _broken(c, budget, teacher, fp32.accuracy) for c in contenders}
     able = [contender for contender in contenders if not broken[contender.name]]
     best = _fastest(able) if able else max(contenders, key=lambda contender: contender.accuracy.top1)
 
@@ -52,81 +49,70 @@ def choose(contenders: Sequence[Contender], budget: Budget, teacher: Accuracy) -
 
     return tuple(
         Candidate(
-            name=c.name, file=c.path.name, size_mb=c.size_mb, accuracy=c.accuracy, latency=c.latency,
+            name=c.name, file=_file_of(c, best), size_mb=c.size_mb, accuracy=c.accuracy, latency=c.latency,
             peak_memory_mb=c.peak_memory_mb, shipped=c is best, reason=reason(c),
         )
         for c in contenders
     )  # fmt: skip
 
 
-def accuracy_broken(accuracy: Accuracy, budget: Budget, teacher: Accuracy, fp32: Accuracy) -> str:
-    """Which accuracy budget is missed, in words; empty where all hold."""
-    for key, found, limit, what in _accuracy_limits(accuracy, budget, teacher, fp32):
-        if limit is not None and (found < limit if key == "min_accuracy" else found > limit):
-            return f"{what.format(found)}; {key} is {limit:g}"
-    return ""
+@dataclass(frozen=True)
+class Limit:
+    """One budget of the recipe and whether a candidate keeps it."""
+
+    key: str
+    keeps: bool
+    found: str
+    limit: str
 
 
-def _accuracy_limits(
-    accuracy: Accuracy, budget: Budget, teacher: Accuracy, fp32: Accuracy
-) -> list[tuple[str, float, float | None, str]]:
+def limits(accuracy: Accuracy, size_mb: float, budget: Budget, teacher: Accuracy, fp32: Accuracy) -> list[Limit]:
+    """The budgets that the recipe sets, with what was found, for all that can be found here."""
     # Rounded to the hundredth that is shown, so that 0.3 points of 10,000 samples are not 0.30000000000001.
-    return [
-        ("min_accuracy", round(accuracy.top1, 2), budget.min_accuracy, "{:.2f} %"),
-        (
-            "max_drop_from_teacher",
-            round(teacher.top1 - accuracy.top1, 2),
-            budget.max_drop_from_teacher,
-            "{:.2f} points under the teacher",
-        ),
-        (
-            "max_drop_from_fp32",
-            round(fp32.top1 - accuracy.top1, 2),
-            budget.max_drop_from_fp32,
-            "{:.2f} points under fp32",
-        ),
-    ]
-
-
-def size_broken(size_mb: float, budget: Budget) -> str:
-    """The size budget, in words, where it is missed."""
-    return (
-        f"{size_mb:.2f} MB; size_mb is {budget.size_mb:g}"
-        if budget.size_mb is not None and size_mb > budget.size_mb
-        else ""
+    top1, under_teacher, under_fp32 = (
+        round(points, 2) for points in (accuracy.top1, teacher.top1 - accuracy.top1, fp32.top1 - accuracy.top1)
     )
+    found = []
+    if (least := budget.min_accuracy) is not None:
+        found.append(Limit("min_accuracy", top1 >= least, f"{top1:.2f} %", f"at least {least:g}"))
+    if (most := budget.max_drop_from_teacher) is not None:
+        text = f"{under_teacher:.2f} points under the teacher"
+        found.append(Limit("max_drop_from_teacher", under_teacher <= most, text, f"at most {most:g}"))
+    if (most := budget.max_drop_from_fp32) is not None:
+        text = f"{under_fp32:.2f} points under fp32"
+        found.append(Limit("max_drop_from_fp32", under_fp32 <= most, text, f"at most {most:g}"))
+    if (most := budget.size_mb) is not None:
+        found.append(Limit("size_mb", size_mb <= most, f"{size_mb:.3f} MB", f"at most {most:g}"))
+    return found
 
 
 def budget_checks(shipped: Candidate, budget: Budget, teacher: Accuracy, fp32: Accuracy) -> list[Check]:
     """One line a budget that the recipe sets."""
-    checks = []
-    for key, found, limit, what in _accuracy_limits(shipped.accuracy, budget, teacher, fp32):
-        if limit is not None:
-            holds = found >= limit if key == "min_accuracy" else found <= limit
-            sign = "at least" if key == "min_accuracy" else "at most"
-            checks.append(
-                Check(
-                    name=key, verdict="pass" if holds else "missed", found=what.format(found), limit=f"{sign} {limit:g}"
-                )
-            )
-    if budget.size_mb is not None:
-        verdict = "missed" if size_broken(shipped.size_mb, budget) else "pass"
+    checks = [
+        Check(name=limit.key, verdict="pass" if limit.keeps else "missed", found=limit.found, limit=limit.limit)
+        for limit in limits(shipped.accuracy, shipped.size_mb, budget, teacher, fp32)
+    ]
+    if (most := budget.p90_latency_ms) is not None:
         checks.append(
             Check(
-                name="size_mb", verdict=verdict, found=f"{shipped.size_mb:.3f} MB", limit=f"at most {budget.size_mb:g}"
-            )
-        )
-    if budget.p90_latency_ms is not None:
-        checks.append(
-            Check(
-                name="p90_latency_ms",
-                verdict="not measured",
-                found="needs the device",
-                limit=f"at most {budget.p90_latency_ms:g}",
+                name="p90_latency_ms", verdict="not measured", found="needs the device", limit=f"at most {most:g}",
                 origin="not measured",
             )
-        )
+        )  # fmt: skip
     return checks
+
+
+def _file_of(contender: Contender, best: Contender) -> str:
+    """What it is called in the bundle; empty where it is not part of it."""
+    return "model.onnx" if contender is best else "model.fp32.onnx" if contender.name == "fp32" else ""
+
+
+def _broken(contender: Contender, budget: Budget, teacher: Accuracy, fp32: Accuracy) -> str:
+    """The first budget that a candidate misses, in words; empty where it keeps all."""
+    missed = [
+        limit for limit in limits(contender.accuracy, contender.size_mb, budget, teacher, fp32) if not limit.keeps
+    ]
+    return f"{missed[0].found}; {missed[0].key} is {missed[0].limit}" if missed else ""
 
 
 def _fastest(able: Sequence[Contender]) -> Contender:

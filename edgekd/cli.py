@@ -137,8 +137,9 @@ def _print_report(report: Report, folder: Path) -> None:
     from rich.console import Console
 
     from edgekd.report.terminal import render
+    from edgekd.team import RANK
 
-    Console(highlight=False).print(render(report, folder))
+    Console(highlight=False, quiet=RANK > 0).print(render(report, folder))
 
 
 def main() -> None:

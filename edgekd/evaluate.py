@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -13,17 +14,20 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import safetensors
+import torch
 
 from edgekd.choose import Contender, budget_checks, choose
 from edgekd.current import fingerprint
 from edgekd.data import Samples, open_samples
+from edgekd.data.batches import to_tensor
+from edgekd.distill.teacher import load_teacher
 from edgekd.export.bundle import write_bundle
 from edgekd.export.candidates import MODEL, as_input
 from edgekd.measure.estimate import lower_bound_ms
 from edgekd.measure.protocol import interleave
-from edgekd.measure.runners import OnnxRunner, machine, peak_memory_mb, versions
+from edgekd.measure.runners import OnnxRunner, Runner, TorchRunner, machine, peak_memory_mb, versions
 from edgekd.recipe import Recipe, file_of
-from edgekd.report.model import Accuracy, Check, Report
+from edgekd.report.model import Accuracy, Check, Latency, Report
 from edgekd.say import say
 from edgekd.stage import Artifact, Cache
 from edgekd.target import Target
@@ -33,22 +37,31 @@ GOLDEN = 16
 Scores = npt.NDArray[np.float32]
 
 
-def evaluate(
-    recipe: Recipe, target: Target, run: Cache, samples: Artifact, teacher_scores: Artifact, distilled: Artifact,
-    candidates: Mapping[str, Artifact], scores: Mapping[str, Artifact], started: float,
-) -> Report:  # fmt: skip
+@dataclass(frozen=True)
+class Made:
+    """What the stages made; candidates and scores by the candidate's name."""
+
+    samples: Artifact
+    trained_teacher: Artifact | None
+    teacher_scores: Artifact
+    distilled: Artifact
+    candidates: Mapping[str, Artifact]
+    scores: Mapping[str, Artifact]
+
+
+def evaluate(recipe: Recipe, target: Target, run: Cache, made: Made, started: float) -> Report:
     """Measure the candidates here and choose among them; nothing of this is cached."""
-    opened = open_samples(samples.folder, recipe.data)
+    opened = open_samples(made.samples.folder, recipe.data)
+    candidates, scores, distilled = made.candidates, made.scores, made.distilled
     for artifact in (*candidates.values(), *scores.values()):
         run.intact(artifact)
     accuracies = {
-        name: accuracy(np.load(made / "test.npy"), opened, json.loads((made / "runtime.json").read_text()))
-        for name, made in scores.items()
+        name: accuracy(np.load(score / "test.npy"), opened, json.loads((score / "runtime.json").read_text()))
+        for name, score in scores.items()
     }
-    teacher = accuracy(
-        np.load(teacher_scores / "test.npy"), opened, f"{recipe.teacher.model.partition(':')[0]} teacher, as given"
-    )
-    contenders = _contenders(recipe, target, opened, candidates, accuracies)
+    teacher_runs = _teacher_runner(recipe, opened, made.trained_teacher)
+    teacher = accuracy(np.load(made.teacher_scores / "test.npy"), opened, teacher_runs.name)
+    contenders, teacher_latency = _contenders(recipe, target, opened, candidates, accuracies, teacher_runs)
     chosen = choose(contenders, recipe.budget, teacher)
     shipped = next(candidate for candidate in chosen if candidate.shipped)
     checks = [
@@ -61,26 +74,19 @@ def evaluate(
     return Report(
         recipe=recipe.name, target=target.name, target_title=target.title, created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(time.time() - started, 1), machine=machine(), versions=versions(), classes=opened.classes, teacher=teacher,
+        teacher_latency=teacher_latency,
         teacher_size_mb=_teacher_size_mb(recipe), student=accuracies["fp32"], student_parameters=_parameters(distilled / "student.safetensors"),
         candidates=chosen, checks=tuple(checks), curves=curves, warnings=_warnings(opened),
         stages=tuple(artifact.lineage() for artifact in run.artifacts),
     )  # fmt: skip
 
 
-def package(
-    folder: Path,
-    recipe: Recipe,
-    target: Target,
-    run: Cache,
-    samples: Artifact,
-    candidates: Mapping[str, Artifact],
-    report: Report,
-) -> None:
+def package(folder: Path, recipe: Recipe, target: Target, run: Cache, made: Made, report: Report) -> None:
     """Write the bundle: the model that ships and its fp32 twin, labels, golden outputs, scripts and the report."""
-    opened = open_samples(samples.folder, recipe.data)
+    opened = open_samples(made.samples.folder, recipe.data)
     ids = np.linspace(0, len(opened.test) - 1, min(GOLDEN, len(opened.test))).astype(np.int64)
     inputs = np.ascontiguousarray(as_input(opened.test.get(ids), recipe.data, recipe.export))
-    shipped = candidates[report.chosen.name] / MODEL
+    shipped = made.candidates[report.chosen.name] / MODEL
     outputs = OnnxRunner(shipped).run(inputs)
     # Another machine sums in another order; what a class is decided by is far larger.
     tolerance = (0.05 if report.chosen.name != "fp32" else 1e-3) * float(np.abs(outputs).max())
@@ -88,7 +94,7 @@ def package(
     write_bundle(
         folder,
         report=report,
-        models={"model.onnx": shipped, "model.fp32.onnx": candidates["fp32"] / MODEL},
+        models={"model.onnx": shipped, "model.fp32.onnx": made.candidates["fp32"] / MODEL},
         labels=opened.classes,
         golden={"inputs": inputs, "outputs": outputs, "tolerance": np.asarray(tolerance, np.float32)},
         manifest={
@@ -137,25 +143,43 @@ def _contenders(
     samples: Samples,
     candidates: Mapping[str, Artifact],
     accuracies: Mapping[str, Accuracy],
-) -> list[Contender]:
-    """The candidates, timed here in turns at batch 1 on one thread, and estimated where the target's runtime is another."""
+    teacher: Runner,
+) -> tuple[list[Contender], Latency]:
+    """The candidates and the teacher, timed here in turns at batch 1 on one thread.
+
+    Where the target's runtime is another than this host's, the order comes from the device's profile.
+    """
     say("  measuring latency on this machine")
     one = np.ascontiguousarray(as_input(samples.test.get(np.zeros(1, np.int64)), recipe.data, recipe.export))
-    runners = {name: OnnxRunner(made / MODEL) for name, made in candidates.items()}
-    series = interleave({name: partial(runner.run, one) for name, runner in runners.items()})
+    runners = {name: OnnxRunner(artifact / MODEL) for name, artifact in candidates.items()}
+    calls = {name: partial(runner.run, one) for name, runner in runners.items()}
+    image = to_tensor(samples.test.get(np.zeros(1, np.int64)), recipe.data, torch.device("cpu")).contiguous().numpy()
+    series = interleave({**calls, "teacher": partial(teacher.run, image)})
     runs_here = target.runtime.name == "onnxruntime"
     contenders = []
-    for name, made in candidates.items():
+    for name, artifact in candidates.items():
         latency = series[name].latency(threads=1, machine=machine(), runtime=runners[name].name)
+        file = artifact / MODEL
         contenders.append(
             Contender(
-                name=name, path=made / MODEL, size_mb=round((made / MODEL).stat().st_size / 1e6, 4), accuracy=accuracies[name], latency=latency,
-                peak_memory_mb=peak_memory_mb(made / MODEL, one),
-                order_ms=latency.p50_ms if runs_here else lower_bound_ms(made / MODEL, target.hardware),
+                name=name,
+                path=file,
+                size_mb=round(file.stat().st_size / 1e6, 4),
+                accuracy=accuracies[name],
+                latency=latency,
+                peak_memory_mb=peak_memory_mb(file, one),
+                order_ms=latency.p50_ms if runs_here else lower_bound_ms(file, target.hardware),
                 order_origin="host" if runs_here else "estimate",
             )
-        )  # fmt: skip
-    return contenders
+        )
+    return contenders, series["teacher"].latency(threads=teacher.threads, machine=machine(), runtime=teacher.name)
+
+
+def _teacher_runner(recipe: Recipe, samples: Samples, trained: Artifact | None) -> Runner:
+    """The teacher on the processor, in the runtime that it was given for."""
+    if recipe.teacher.model.startswith("onnx:"):
+        return OnnxRunner(Path(recipe.teacher.model.removeprefix("onnx:")))
+    return TorchRunner(load_teacher(recipe.teacher, trained, samples).cpu())
 
 
 def _agreement(int8: Artifact, scores: Artifact) -> Check:
@@ -183,10 +207,9 @@ def _teacher_size_mb(recipe: Recipe) -> float | None:
 
 def _parameters(weights: Path) -> int:
     with safetensors.safe_open(weights, "np") as file:
-        learnt = [
-            key for key in file.keys() if not key.endswith(("running_mean", "running_var", "num_batches_tracked"))
-        ]
-        return sum(math.prod(file.get_slice(key).get_shape()) for key in learnt)
+        names = file.keys()
+        learnt = [name for name in names if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))]
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in learnt)
 
 
 def _warnings(samples: Samples) -> tuple[str, ...]:

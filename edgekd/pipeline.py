@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from edgekd import team
 from edgekd.data import decode
 from edgekd.distill.student import distill, train_teacher
 from edgekd.distill.teacher import record_teacher, score_teacher
-from edgekd.evaluate import evaluate, package
+from edgekd.evaluate import Made, evaluate, package
 from edgekd.export.candidates import export_fp16, export_fp32, export_int8, score
 from edgekd.preflight import check_models, check_output, check_teacher
 from edgekd.quantize.student import quantize
@@ -54,6 +55,12 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask) ->
         )
     scores = {name: run(score, samples, model, data, recipe.export) for name, model in candidates.items()}
 
-    report = evaluate(recipe, target, run, samples, teacher_scores, distilled, candidates, scores, started)
-    package(folder, recipe, target, run, samples, candidates, report)
+    if team.RANK > 0:  # of the processes of `accelerate launch` the first checks and packages
+        list(team.invitations())
+        return Report.model_validate_json((folder / "report.json").read_bytes())
+    made = Made(samples, trained, teacher_scores, distilled, candidates, scores)
+    report = evaluate(recipe, target, run, made, started)
+    package(folder, recipe, target, run, made, report)
+    if team.SIZE > 1:
+        team.dismiss()
     return report

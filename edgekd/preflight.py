@@ -18,7 +18,7 @@ from edgekd.distill.teacher import load_teacher, predict, top1
 from edgekd.errors import BundleError, ModelError, RecipeError
 from edgekd.export.bundle import check_replaceable
 from edgekd.export.trace import trace
-from edgekd.models import OnnxModel, load_model, number_of_classes
+from edgekd.models import ExportedModel, OnnxModel, load_model, number_of_classes
 from edgekd.recipe import Recipe
 from edgekd.stage import Artifact
 
@@ -30,7 +30,9 @@ def check_output(folder: Path) -> None:
     check_replaceable(folder)
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
-        raise BundleError(f"cannot write the bundle to {folder}: {there} is not a folder that may be written; give another with --output")
+        raise BundleError(
+            f"cannot write the bundle to {folder}: {there} is not a folder that may be written; give another with --output"
+        )
 
 
 def check_models(recipe: Recipe, samples: Artifact) -> None:
@@ -56,7 +58,7 @@ def check_models(recipe: Recipe, samples: Artifact) -> None:
             raise ModelError(
                 f"the {role} gives {classes} classes, the data has {len(opened.classes)} ({', '.join(opened.classes[:10])})"
             )
-    if isinstance(student, OnnxModel | torch.fx.GraphModule):
+    if isinstance(student, OnnxModel | ExportedModel):
         raise ModelError(
             f"student '{recipe.student.model}' cannot be trained; give edgekd:NAME, python:module:function or timm:NAME"
         )
@@ -66,9 +68,9 @@ def check_models(recipe: Recipe, samples: Artifact) -> None:
 
 def _check_layers(recipe: Recipe, student: nn.Module, teacher: nn.Module) -> None:
     objective = Objective(recipe.distill.losses, recipe.distill.label_weight)
-    if objective.needs_features and isinstance(teacher, OnnxModel):
+    if objective.needs_features and isinstance(teacher, OnnxModel | ExportedModel):
         raise RecipeError(
-            f"teacher '{recipe.teacher.model}' has no layers that a feature method could read; "
+            f"teacher '{recipe.teacher.model}' has no modules that a feature method could read; "
             "use a logit method (kd, mse, dkd, dist), or give the teacher as python:module:function"
         )
     for role, model in (("student", student), ("teacher", teacher)):

@@ -45,7 +45,7 @@ def test_the_fastest_within_the_budget_ships() -> None:
 
 def test_a_fast_candidate_beyond_the_accuracy_budget_loses_with_the_figures() -> None:
     name, reasons = shipped(FP32, contender("int8", 84.5, (0.5, 0.51, 0.52)))
-    assert name == "fp32" and reasons["int8"] == "1.50 points under fp32; max_drop_from_fp32 is 1"
+    assert name == "fp32" and reasons["int8"] == "1.50 points under fp32; max_drop_from_fp32 is at most 1"
 
 
 def test_a_drop_of_exactly_the_budget_holds() -> None:
@@ -73,7 +73,9 @@ def test_where_no_candidate_keeps_the_budget_the_most_accurate_ships_and_the_che
     candidates = choose((FP32, contender("int8", 85.9, (0.5, 0.5, 0.5))), Budget(min_accuracy=95), TEACHER)
     (chosen,) = [candidate for candidate in candidates if candidate.shipped]
     assert chosen.name == "fp32" and "no candidate keeps the budget" in chosen.reason
-    checks = {check.name: check.verdict for check in budget_checks(chosen, Budget(min_accuracy=95), TEACHER, FP32.accuracy)}
+    checks = {
+        check.name: check.verdict for check in budget_checks(chosen, Budget(min_accuracy=95), TEACHER, FP32.accuracy)
+    }
     assert checks["min_accuracy"] == "missed"
 
 

@@ -18,7 +18,9 @@ def slice_of(file: Path, rows: int, out: Path) -> Path:
     return out
 
 
-@pytest.mark.parametrize("form", ["onnx:{}/cifar10_resnet9.onnx", "exported:{}/cifar10_resnet9.pt2", "python:{}/cifar10_resnet9.py:build"])
+@pytest.mark.parametrize(
+    "form", ["onnx:{}/cifar10_resnet9.onnx", "exported:{}/cifar10_resnet9.pt2", "python:{}/cifar10_resnet9.py:build"]
+)
 def test_a_slice_of_cifar10_becomes_a_bundle(shared: Path, tmp_path: Path, form: str) -> None:
     """The teacher in each form that a user may have; its accuracy is that of its documentation."""
     teachers = shared / "teachers"

@@ -87,7 +87,11 @@ def test_all_mistakes_of_a_recipe_are_told_at_once_with_their_lines(folder: Path
     text = refused(
         folder, "build", "-t", "jetson", "--set", 'distill.losses=[{method="kd", temperature=0}, {method="kdd"}]'
     )
-    assert "edgekd.toml:17 distill.epochs" in text and "unknown key 'bach_size'" in text and "Did you mean batch_size?" in text
+    assert (
+        "edgekd.toml:17 distill.epochs" in text
+        and "unknown key 'bach_size'" in text
+        and "Did you mean batch_size?" in text
+    )
     assert "temperature" in text and "greater than 0" in text and "method 'kdd' not found" in text
 
 
@@ -97,7 +101,9 @@ def test_a_missing_data_file_is_told_before_anything_is_made(folder: Path) -> No
 
 
 def test_a_teacher_with_other_classes_than_the_data_is_told(folder: Path) -> None:
-    text = refused(folder, "build", "-t", "jetson", "--set", "teacher.args={num_classes=7}", "--set", "teacher.train_epochs=0")
+    text = refused(
+        folder, "build", "-t", "jetson", "--set", "teacher.args={num_classes=7}", "--set", "teacher.train_epochs=0"
+    )
     assert "the teacher gives 7 classes, the data has 10" in text
 
 
@@ -115,7 +121,9 @@ def test_a_student_that_cannot_be_traced_is_told_with_its_line(folder: Path) -> 
         "def build(num_classes):\n"
         "    return Net(num_classes)\n"
     )
-    text = refused(folder, "build", "-t", "jetson", "--set", "student.model=python:net.py:build", "--set", "student.args={}")
+    text = refused(
+        folder, "build", "-t", "jetson", "--set", "student.model=python:net.py:build", "--set", "student.args={}"
+    )
     assert "net.py" in text and "if x.sum() > 0" in text
     assert len(text.splitlines()) <= 3
 
@@ -137,7 +145,11 @@ def test_init_writes_a_recipe_for_the_data_that_is_there_and_replaces_none(tmp_p
     done = edgekd("init", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "edgekd.toml").read_text()
-    assert 'train = "data/train-00000.parquet"' in text and 'test = "data/test"' in text and 'model = "onnx:big.onnx"' in text
+    assert (
+        'train = "data/train-00000.parquet"' in text
+        and 'test = "data/test"' in text
+        and 'model = "onnx:big.onnx"' in text
+    )
     again = edgekd("init", cwd=tmp_path)
     assert again.returncode == 2 and "--force" in again.stderr
 
@@ -147,7 +159,16 @@ def test_a_build_leaves_a_bundle_and_a_second_one_changes_nothing(folder: Path) 
     assert first.returncode == 0, first.stderr
     bundle = folder / "build" / folder.name / "raspberry-pi-5"
     state = {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in bundle.iterdir()}
-    assert {"model.onnx", "model.fp32.onnx", "labels.txt", "golden.npz", "manifest.json", "run.py", "report.json", "report.html"} <= set(state)
+    assert {
+        "model.onnx",
+        "model.fp32.onnx",
+        "labels.txt",
+        "golden.npz",
+        "manifest.json",
+        "run.py",
+        "report.json",
+        "report.html",
+    } <= set(state)
     assert "build_engine.py" not in state
 
     second = edgekd("build", "-t", "raspberry-pi-5", "--set", "budget.max_drop_from_fp32=50", cwd=folder)

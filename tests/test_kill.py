@@ -14,7 +14,17 @@ import pytest
 
 from tests.test_cli import RECIPE
 
-WORDS = ("build", "-t", "jetson", "--set", "budget.max_drop_from_fp32=100", "--set", "quantize.mode=qat", "--set", "quantize.epochs=2")
+WORDS = (
+    "build",
+    "-t",
+    "jetson",
+    "--set",
+    "budget.max_drop_from_fp32=100",
+    "--set",
+    "quantize.mode=qat",
+    "--set",
+    "quantize.epochs=2",
+)
 EPOCHS = ("--set", "distill.epochs=4", "--set", "teacher.train_epochs=2")
 
 
@@ -27,7 +37,9 @@ def start(folder: Path, cache: str) -> subprocess.Popen[bytes]:
 
 def weights(cache: Path) -> dict[str, str]:
     """The hash of every stage's weights and of every exported model."""
-    files = sorted([*cache.glob("*/*.safetensors"), *cache.glob("*/*.onnx"), *cache.glob("record_teacher-*/logits.npy")])
+    files = sorted(
+        [*cache.glob("*/*.safetensors"), *cache.glob("*/*.onnx"), *cache.glob("record_teacher-*/logits.npy")]
+    )
     return {f"{file.parent.name}/{file.name}": hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 

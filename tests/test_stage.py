@@ -63,7 +63,9 @@ def test_a_files_content_enters_the_key_and_its_path_does_not(tmp_path: Path) ->
     for place in ("one", "two"):
         (tmp_path / place).mkdir()
         (tmp_path / place / "w.safetensors").write_text("same")
-    models = [Model(model="edgekd:resnet8", weights=str(tmp_path / place / "w.safetensors")) for place in ("one", "two")]
+    models = [
+        Model(model="edgekd:resnet8", weights=str(tmp_path / place / "w.safetensors")) for place in ("one", "two")
+    ]
     assert run.describe(models[0]) == run.describe(models[1])
     (tmp_path / "two" / "w.safetensors").write_text("other")
     assert run.describe(models[0]) != run.describe(models[1])

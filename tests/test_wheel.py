@@ -13,7 +13,9 @@ ROOT = Path(__file__).parent.parent
 
 
 def run(*command: object, cwd: Path) -> str:
-    done = subprocess.run([str(word) for word in command], cwd=cwd, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(
+        [str(word) for word in command], cwd=cwd, capture_output=True, text=True, timeout=280, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -35,5 +37,7 @@ def test_the_wheel_alone_builds_a_bundle(tmp_path: Path) -> None:
     words += ["--set", "budget.max_drop_from_fp32=100", "--cache", tmp_path / "cache"]
     run(python, "-m", "edgekd.cli", "build", "--target", "jetson", *words, cwd=tmp_path)
     bundle = tmp_path / "build" / "digits" / "jetson-orin-nano"
-    assert (bundle / "run.py").is_file() and (bundle / "build_engine.py").is_file() and (bundle / "report.html").is_file()
+    assert (
+        (bundle / "run.py").is_file() and (bundle / "build_engine.py").is_file() and (bundle / "report.html").is_file()
+    )
     run(python, bundle / "run.py", "--verify", cwd=tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -109,7 +110,7 @@ def label_loss(z_s: Tensor, labels: Labels) -> Tensor:
 
 def _term(loss: Loss, index: int, losses: Sequence[Loss]) -> Term:
     method = METHODS[loss.method]
-    call = method.forward if inspect.isclass(method) else method
+    call: Callable[..., Any] = getattr(method, "forward", method)
     positional = [p for p in inspect.signature(call).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
     needs = tuple(p.name for p in positional if p.name != "self")
     if "f_t" in needs and not loss.layers:
@@ -120,7 +121,7 @@ def _term(loss: Loss, index: int, losses: Sequence[Loss]) -> Term:
     if "f_t" not in needs and loss.layers:
         raise RecipeError(f"distill.losses.{index}: method '{loss.method}' reads logits only, so it takes no layers")
     same = [other.method for other in losses].count(loss.method) > 1
-    bound = method(**loss.options) if inspect.isclass(method) else _bind(method, loss.options)
+    bound: Any = method(**loss.options) if inspect.isclass(method) else partial(method, **loss.options)
     return Term(
         f"{loss.method}_{index}" if same else loss.method,
         bound,
@@ -129,7 +130,3 @@ def _term(loss: Loss, index: int, losses: Sequence[Loss]) -> Term:
         loss.warmup_epochs,
         dict(loss.layers),
     )
-
-
-def _bind(method: Callable[..., Tensor], options: Mapping[str, Any]) -> Callable[..., Tensor]:
-    return lambda *inputs: method(*inputs, **options)

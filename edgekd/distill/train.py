@@ -68,9 +68,9 @@ def train(
     epoch. Runs alone or on every process of `accelerate launch`; `batch_size` is over all of them.
     """
     modes = modes or Modes()
-    accelerator = Accelerator(
-        mixed_precision="bf16" if uses_bf16(settings.precision) else "no", cpu=device().type == "cpu"
-    )
+    # accelerate fixes one precision for the whole process; a build trains in several.
+    accelerator = Accelerator(mixed_precision="no", cpu=device().type == "cpu")
+    precision = torch.autocast(accelerator.device.type, torch.bfloat16, enabled=uses_bf16(settings.precision))
     student = student.to(accelerator.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective = Objective(settings.losses, settings.label_weight).to(accelerator.device)
     _prepare(objective, student, lesson)
@@ -81,6 +81,8 @@ def train(
     )
     optimizer = _optimizer(settings.optimizer, [*student.parameters(), *objective.parameters()])
     model, optimizer = accelerator.prepare(student, optimizer)
+    # Methods with weights are trained by all processes alike too.
+    loss_of = accelerator.prepare(objective) if any(True for _ in objective.parameters()) else objective
     state = _State(student, objective, averaged, optimizer, out / CHECKPOINT)
     metrics = state.load()
     log = _tensorboard(out) if settings.tensorboard and accelerator.is_main_process else None
@@ -106,9 +108,9 @@ def train(
                     group["lr"] = settings.optimizer.lr * schedule(now, settings.warmup_epochs, settings.epochs)
                 images = to_tensor(step.batch.images, lesson.data, accelerator.device)
                 z_t = _teacher(lesson, step, images, accelerator.device, live=objective.needs_features)
-                with accelerator.autocast():
+                with precision:
                     z_s = model(images)
-                total, terms = objective(
+                total, terms = loss_of(
                     now, _labels(step, accelerator.device), z_s, z_t, student_taps.features, teacher_taps.features
                 )
                 optimizer.zero_grad()

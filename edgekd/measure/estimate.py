@@ -15,7 +15,7 @@ import onnx
 
 from edgekd.target import Hardware
 
-BYTES = {
+BYTES: dict[int, int] = {
     onnx.TensorProto.FLOAT: 4, onnx.TensorProto.FLOAT16: 2, onnx.TensorProto.INT8: 1, onnx.TensorProto.UINT8: 1, onnx.TensorProto.INT32: 4,
     onnx.TensorProto.INT64: 8, onnx.TensorProto.BOOL: 1,
 }  # fmt: skip

@@ -1,5 +1,5 @@
 """Models: the small built-in students, references to the user's own, and their weights."""
 
-from edgekd.models.reference import BUILT_IN, OnnxModel, load_model, number_of_classes
+from edgekd.models.reference import BUILT_IN, ExportedModel, OnnxModel, load_model, number_of_classes
 
-__all__ = ["BUILT_IN", "OnnxModel", "load_model", "number_of_classes"]
+__all__ = ["BUILT_IN", "ExportedModel", "OnnxModel", "load_model", "number_of_classes"]

@@ -32,7 +32,7 @@ class InvertedResidual(nn.Module):
         self.has_skip = stride == 1 and c_in == c_out
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.body(x)
+        y: torch.Tensor = self.body(x)
         return x + y if self.has_skip else y
 
 
@@ -60,7 +60,8 @@ class MobileNetV2(nn.Module):
         self.fc = nn.Linear(last, num_classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc(self.pool(self.head(self.blocks(self.stem(x)))).flatten(1))
+        logits: torch.Tensor = self.fc(self.pool(self.head(self.blocks(self.stem(x)))).flatten(1))
+        return logits
 
 
 def _multiple_of_8(channels: float) -> int:

@@ -71,14 +71,14 @@ def number_of_classes(model: nn.Module, image_shape: tuple[int, int, int]) -> in
     """The width of the logits, from one forward pass of a zero image of `image_shape` (h, w, channels)."""
     height, width, channels = image_shape
     training = model.training
-    model.eval() if not isinstance(model, torch.fx.GraphModule) else None
+    model.eval()
     try:
         with torch.inference_mode():
             logits = model(torch.zeros(2, channels, height, width))
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"the model does not take images [batch, {channels}, {height}, {width}]: {reason}") from error
-    model.train(training) if not isinstance(model, torch.fx.GraphModule) else None
+    model.train(training)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         what = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise ModelError(f"the model must return logits [batch, classes]; it returned {what}")
@@ -104,6 +104,25 @@ class OnnxModel(nn.Module):
         return torch.from_numpy(np.asarray(outputs[0]))
 
 
+class ExportedModel(nn.Module):
+    """A torch.export program, in the mode that it was exported in; it has operators, no modules that could be tapped.
+
+    The program is kept out of this module's children, since it refuses `train()` and `eval()`.
+    """
+
+    def __init__(self, program: nn.Module) -> None:
+        super().__init__()
+        self._program = (program.requires_grad_(False),)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._program[0](x)  # type: ignore[no-any-return]
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> ExportedModel:
+        self._program[0]._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+
 def _existing(name: str, given: str) -> Path:
     path = Path(name)
     if not path.is_file():
@@ -118,10 +137,7 @@ def _load_exported(path: Path, given: str) -> nn.Module:
         raise ModelError(
             f"'{given}': not a torch.export program that this torch reads ({str(error).splitlines()[0]})"
         ) from error
-    module: nn.Module = program.module()
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
-    return module
+    return ExportedModel(program.module())
 
 
 def _load_timm(name: str, reference: Model, num_classes: int, in_channels: int) -> nn.Module:

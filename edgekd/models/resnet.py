@@ -22,7 +22,8 @@ class BasicBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        return self.relu(y + self.skip(x))
+        out: torch.Tensor = self.relu(y + self.skip(x))
+        return out
 
 
 class ResNet(nn.Module):
@@ -47,7 +48,8 @@ class ResNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.relu(self.bn(self.stem(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        return self.fc(self.pool(x).flatten(1))
+        logits: torch.Tensor = self.fc(self.pool(x).flatten(1))
+        return logits
 
 
 def resnet8(num_classes: int = 10, in_channels: int = 3, width: int = 16) -> ResNet:

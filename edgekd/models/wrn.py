@@ -22,7 +22,8 @@ class PreActBlock(nn.Module):
         y = self.relu(self.bn1(x))
         # A skip that changes the width starts from the activated input, as in the authors' code.
         skip = x if isinstance(self.skip, nn.Identity) else self.skip(y)
-        return skip + self.conv2(self.relu(self.bn2(self.conv1(y))))
+        out: torch.Tensor = skip + self.conv2(self.relu(self.bn2(self.conv1(y))))
+        return out
 
 
 class WideResNet(nn.Module):
@@ -47,7 +48,8 @@ class WideResNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.layer3(self.layer2(self.layer1(self.stem(x))))
-        return self.fc(self.pool(self.relu(self.bn(x))).flatten(1))
+        logits: torch.Tensor = self.fc(self.pool(self.relu(self.bn(x))).flatten(1))
+        return logits
 
 
 def wrn_16_2(num_classes: int = 10, in_channels: int = 3) -> WideResNet:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import safetensors.torch
 import torch
-from torch import nn
 from torch.fx import GraphModule
 
 from edgekd.data import Samples, open_samples
@@ -17,7 +17,7 @@ from edgekd.distill.student import lesson_of, load_student
 from edgekd.distill.train import Modes, finish, save_weights, train
 from edgekd.quantize import qat
 from edgekd.quantize.ptq import calibrate, convert, prepare
-from edgekd.recipe import Data, Distill, Model, Quantize, Teacher
+from edgekd.recipe import Data, Distill, Loss, Model, Quantize, Teacher
 from edgekd.stage import Artifact, stage
 from edgekd.target import Quantization
 
@@ -32,13 +32,14 @@ def quantize(
 ) -> None:  # fmt: skip
     """Stage: the prepared graph's weights and ranges, `prepared.safetensors`; with `mode = "qat"` also `metrics.jsonl`.
 
-    QAT starts from the distilled student and its calibrated ranges, and learns from the same losses and the same cache at
-    a low learning rate. BatchNorm is folded as in the exported graph from the start; the ranges are frozen for the last
+    QAT starts from the distilled student and its calibrated ranges, and learns from the same cache by the same losses
+    (those that read logits; by `kd` where there is none) at a low learning rate.
+    BatchNorm is folded as in the exported graph from the start; the ranges are frozen for the last
     third of the epochs.
     """
     opened = open_samples(samples.folder, data)
     torch.manual_seed(settings.seed)
-    prepared: nn.Module = _prepared(student, distilled, opened, quantization, quantize)
+    prepared = _prepared(student, distilled, opened, quantization, quantize)
     chosen = np.sort(
         opened.train_ids[permutation(len(opened.train_ids), data.seed, CALIBRATION)[: quantize.calibration_samples]]
     )
@@ -60,15 +61,20 @@ def quantize(
                 "precision": "fp32",
             }
         )
-        frozen_from = quantize.epochs - quantize.epochs // 3
+        frozen_from = quantize.epochs - math.ceil(quantize.epochs / 3)
 
         def at_epoch(model: GraphModule, epoch: int) -> None:
             if epoch >= frozen_from:
                 qat.freeze_observers(model)
                 qat.freeze_bn(model)
 
+        # The graph has operators, no modules: losses that read features stay behind.
+        losses = tuple(loss for loss in settings.losses if not loss.layers)
+        if settings.losses and not losses:
+            losses = (Loss(method="kd", weight=1.0),)
+        schedule = schedule.model_copy(update={"losses": losses})
         lesson = lesson_of(opened, data, outputs, teacher, trained, schedule)
-        prepared = train(
+        train(  # in place: there is no averaging
             prepared, lesson, schedule, out, Modes(qat.train_mode, qat.eval_mode, at_epoch), title="quantized student"
         )
     save_weights(prepared, out / PREPARED)

@@ -48,7 +48,7 @@ class Candidate(Section):
     """One exported model that could ship."""
 
     name: str = Field(description="fp32, fp16, int8")
-    file: str
+    file: str = Field(description="its name in the bundle; empty: not part of it")
     size_mb: float
     accuracy: Accuracy
     latency: Latency | None = Field(default=None, description="none: not measured")

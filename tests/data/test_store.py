@@ -30,7 +30,9 @@ def png(pixels: np.ndarray[Any, Any]) -> bytes:
     return file.getvalue()
 
 
-def parquet(path: Path, images: list[bytes], labels: list[int] = LABELS, column: str = "img", names: bool = True) -> str:
+def parquet(
+    path: Path, images: list[bytes], labels: list[int] = LABELS, column: str = "img", names: bool = True
+) -> str:
     table = pa.table({column: [{"bytes": image, "path": None} for image in images], "label": labels})
     if names:
         about = {"info": {"features": {"label": {"names": ["cat", "dog", "owl"], "_type": "ClassLabel"}}}}

@@ -62,7 +62,9 @@ def test_dkd_with_the_weights_of_the_identity_is_kd() -> None:
     for i in range(len(Z_S)):
         z_s, z_t, label = t(Z_S[i : i + 1]), t(Z_T[i : i + 1]), torch.tensor(LABELS[i : i + 1])
         others = 1 - softmax(Z_T[i : i + 1] / 4)[0, LABELS[i]]
-        assert dkd(z_s, z_t, label, alpha=1.0, beta=float(others)).item() == pytest.approx(kd(z_s, z_t).item(), rel=1e-5)
+        assert dkd(z_s, z_t, label, alpha=1.0, beta=float(others)).item() == pytest.approx(
+            kd(z_s, z_t).item(), rel=1e-5
+        )
 
 
 def test_dkds_terms_are_the_binary_and_the_non_target_divergence() -> None:
@@ -126,7 +128,9 @@ def test_a_perfect_student_has_no_loss(name: str) -> None:
 
 @pytest.mark.parametrize("standardize", [False, True])
 @pytest.mark.parametrize("name", LOGIT_METHODS)
-def test_the_gradient_is_that_of_finite_differences(name: str, standardize: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gradient_is_that_of_finite_differences(
+    name: str, standardize: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In float64: the methods' cast to float32 is undone for this test alone."""
     monkeypatch.setattr(Tensor, "float", Tensor.double)
     z_s = t(Z_S).requires_grad_()

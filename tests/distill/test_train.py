@@ -128,7 +128,10 @@ def test_the_shipped_student_has_no_weights_of_the_losses(tmp_path: Path) -> Non
     teacher, student = network(1).eval(), network(2)
     names = set(student.state_dict())
     trained = train(
-        student, Lesson(samples(), DATA, None, teacher), settings(epochs=1, losses=(Loss(method="fitnet", layers={"2": "2"}),)), tmp_path
+        student,
+        Lesson(samples(), DATA, None, teacher),
+        settings(epochs=1, losses=(Loss(method="fitnet", layers={"2": "2"}),)),
+        tmp_path,
     )
     assert set(trained.state_dict()) == names
 
@@ -143,7 +146,7 @@ def test_a_layer_that_does_not_exist_is_told_with_the_nearest(tmp_path: Path) ->
             return self.layer1(x)  # type: ignore[no-any-return]
 
     losses = (Loss(method="at", layers={"layr1": "layer1"}),)
-    with pytest.raises(ModelError, match="student has no layer 'layr1'.*Did you mean layer1"):
+    with pytest.raises(ModelError, match=r"student has no layer 'layr1'.*Did you mean layer1"):
         train(Net(), Lesson(samples(), DATA, None, Net()), settings(losses=losses), tmp_path)
 
 
@@ -176,7 +179,9 @@ def test_a_cache_of_another_teacher_is_noticed() -> None:
     lesson = samples()
     from edgekd.distill.teacher import views_of
 
-    cached = logits_of(teacher, views_of(lesson, DATA)(lesson.train_ids, 0).images, DATA).numpy().astype(np.float16)[None]
+    cached = (
+        logits_of(teacher, views_of(lesson, DATA)(lesson.train_ids, 0).images, DATA).numpy().astype(np.float16)[None]
+    )
     check_cache(teacher, cached, lesson, DATA)
     with pytest.raises(CacheError, match="does not match the teacher"):
         check_cache(other, cached, lesson, DATA)

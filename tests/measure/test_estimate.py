@@ -48,17 +48,25 @@ def test_without_a_bandwidth_there_is_no_estimate(tmp_path: Path) -> None:
 
 
 def test_a_node_takes_its_bytes_over_the_bandwidth_where_that_is_longer(tmp_path: Path) -> None:
-    found = lower_bound_ms(conv(tmp_path / "m.onnx", int8=False), hardware(memory_bandwidth_gbs=1, peak_fp32_tflops=1000))
+    found = lower_bound_ms(
+        conv(tmp_path / "m.onnx", int8=False), hardware(memory_bandwidth_gbs=1, peak_fp32_tflops=1000)
+    )
     assert found == pytest.approx(FP32_BYTES / 1e9 * 1e3)
 
 
 def test_a_node_takes_its_arithmetic_over_the_peak_where_that_is_longer(tmp_path: Path) -> None:
-    found = lower_bound_ms(conv(tmp_path / "m.onnx", int8=False), hardware(memory_bandwidth_gbs=1e6, peak_fp32_tflops=0.001))
+    found = lower_bound_ms(
+        conv(tmp_path / "m.onnx", int8=False), hardware(memory_bandwidth_gbs=1e6, peak_fp32_tflops=0.001)
+    )
     assert found == pytest.approx(2 * PRODUCTS / 1e9 * 1e3)
 
 
 def test_a_quantized_node_moves_bytes_and_counts_at_the_int8_peak(tmp_path: Path) -> None:
     model = conv(tmp_path / "m.onnx", int8=True)
-    assert lower_bound_ms(model, hardware(memory_bandwidth_gbs=1, peak_int8_tops=1000)) == pytest.approx(INT8_BYTES / 1e6)
-    by_arithmetic = lower_bound_ms(model, hardware(memory_bandwidth_gbs=1e6, peak_int8_tops=0.004, peak_fp16_tflops=0.001))
+    assert lower_bound_ms(model, hardware(memory_bandwidth_gbs=1, peak_int8_tops=1000)) == pytest.approx(
+        INT8_BYTES / 1e6
+    )
+    by_arithmetic = lower_bound_ms(
+        model, hardware(memory_bandwidth_gbs=1e6, peak_int8_tops=0.004, peak_fp16_tflops=0.001)
+    )
     assert by_arithmetic == pytest.approx(2 * PRODUCTS / 4e9 * 1e3)

@@ -112,7 +112,11 @@ def test_weights_that_do_not_fit_are_told_by_key(tmp_path: Path) -> None:
     weights["extra"] = weights.pop("bn.weight")
     safetensors.torch.save_file(weights, tmp_path / "w.safetensors")
     text = refused("edgekd:resnet8", tmp_path / "w.safetensors")
-    assert "missing bn.weight" in text and "unexpected extra" in text and "fc.weight is [7, 64], the model's is [10, 64]" in text
+    assert (
+        "missing bn.weight" in text
+        and "unexpected extra" in text
+        and "fc.weight is [7, 64], the model's is [10, 64]" in text
+    )
 
 
 class Anything:
@@ -131,7 +135,9 @@ def test_a_file_that_is_missing_or_broken_is_told(tmp_path: Path) -> None:
     assert "no such file" in refused("edgekd:resnet8", tmp_path / "no.safetensors")
     for name in ("w.safetensors", "w.pt"):
         (tmp_path / name).write_bytes(b"hello")
-        assert "cannot be read" in refused("edgekd:resnet8", tmp_path / name) or "refused" in refused("edgekd:resnet8", tmp_path / name)
+        assert "cannot be read" in refused("edgekd:resnet8", tmp_path / name) or "refused" in refused(
+            "edgekd:resnet8", tmp_path / name
+        )
     (tmp_path / "t.onnx").write_bytes(b"hello")
     assert "cannot be loaded" in refused(f"onnx:{tmp_path}/t.onnx")
     (tmp_path / "t.pt2").write_bytes(b"hello")

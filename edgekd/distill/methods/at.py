@@ -22,7 +22,7 @@ def at(f_s: Sequence[Tensor], f_t: Sequence[Tensor]) -> Tensor:
     """
     losses = []
     for s, t in zip(f_s, f_t, strict=True):
-        size = min(s.shape[-2:], t.shape[-2:])
+        size = (min(s.shape[2], t.shape[2]), min(s.shape[3], t.shape[3]))
         s, t = adaptive_avg_pool2d(s.float(), size), adaptive_avg_pool2d(t.detach().float(), size)
         losses.append((attention(s) - attention(t)).square().mean())
     return torch.stack(losses).sum()

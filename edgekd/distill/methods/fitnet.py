@@ -31,7 +31,7 @@ class FitNet(nn.Module):
             self.prepare(f_s, f_t)
         losses = []
         for regressor, s, t in zip(self.regressors, f_s, f_t, strict=True):
-            size = min(s.shape[-2:], t.shape[-2:])
+            size = (min(s.shape[2], t.shape[2]), min(s.shape[3], t.shape[3]))
             s, t = adaptive_avg_pool2d(s.float(), size), adaptive_avg_pool2d(t.detach().float(), size)
             losses.append(mse_loss(regressor(s), t))
         return torch.stack(losses).sum()
