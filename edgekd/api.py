@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edgekd.current import current_report, fingerprint
+from edgekd.errors import RecipeError
 from edgekd.recipe import FILE, Recipe, check_target, load_recipe
 from edgekd.report.model import Report
 from edgekd.say import say
@@ -52,13 +53,16 @@ def build_bundle(
 
 
 def _load(path: Path | None, overrides: Sequence[str]) -> Recipe:
-    # The losses' options are checked by the methods' signatures, which costs importing torch: only where some are given.
-    recipe = load_recipe(path, overrides)
-    if any(loss.method != "kd" or loss.options for loss in recipe.distill.losses):
-        from edgekd.distill.methods import METHODS
+    """The recipe; the methods' signatures, which cost importing torch, are read only where there is something to check."""
+    try:
+        recipe = load_recipe(path, overrides)
+        if all(loss.method == "kd" and not loss.options for loss in recipe.distill.losses):
+            return recipe
+    except RecipeError:
+        pass  # told below, together with the mistakes in the losses
+    from edgekd.distill.methods import METHODS
 
-        recipe = load_recipe(path, overrides, METHODS)
-    return recipe
+    return load_recipe(path, overrides, METHODS)
 
 
 def _build(

@@ -88,7 +88,7 @@ def test_all_mistakes_of_a_recipe_are_told_at_once_with_their_lines(folder: Path
         folder, "build", "-t", "jetson", "--set", 'distill.losses=[{method="kd", temperature=0}, {method="kdd"}]'
     )
     assert (
-        "edgekd.toml:17 distill.epochs" in text
+        "edgekd.toml:18 distill.epochs" in text
         and "unknown key 'bach_size'" in text
         and "Did you mean batch_size?" in text
     )

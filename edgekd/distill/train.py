@@ -150,9 +150,12 @@ def finish(out: Path) -> None:
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """Weights as safetensors; the same weights give the same bytes."""
-    safetensors.torch.save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, path
-    )
+    # Cloned, since safetensors refuses tensors that share memory, as the ranges of a concatenation's inputs do.
+    weights = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
+    safetensors.torch.save_file(weights, path)
 
 
 def schedule(epoch: float, warmup_epochs: float, epochs: float) -> float:
