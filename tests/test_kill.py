@@ -47,16 +47,19 @@ def weights(cache: Path) -> dict[str, str]:
 def test_killed_again_and_again_the_build_ends_with_the_same_weights(tmp_path: Path) -> None:
     """Killed after 4, 7, 10, ... seconds: in each stage sooner or later, on a machine of any speed."""
     (tmp_path / "edgekd.toml").write_text(RECIPE)
-    assert start(tmp_path, "whole").wait(timeout=600) == 0
+    whole = start(tmp_path, "whole")
+    whole.communicate(timeout=600)
+    assert whole.returncode == 0
     kills = 0
     for seconds in range(4, 400, 3):
         build = start(tmp_path, "killed")
         try:
-            assert build.wait(timeout=seconds) == 0, build.stderr and build.stderr.read().decode()
+            _, said = build.communicate(timeout=seconds)
+            assert build.returncode == 0, said.decode()
             break
         except subprocess.TimeoutExpired:
             os.kill(build.pid, signal.SIGKILL)
-            build.wait()
+            build.communicate()
             kills += 1
     assert kills > 0
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
@@ -71,7 +74,7 @@ def test_killed_in_an_epoch_it_goes_on_after_the_last_whole_one(tmp_path: Path) 
         assert build.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     build.kill()
-    build.wait()
+    build.communicate()
     assert checkpoints and not list((tmp_path / "cache").glob("distill-*"))
     again = start(tmp_path, "cache")
     _, said = again.communicate(timeout=240)

@@ -1,0 +1,87 @@
+"""The whole line on real scans from Python: what the settings change in the bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+import edgekd
+from edgekd.errors import RecipeError
+from edgekd.recipe import Recipe, load_recipe
+from tests.test_cli import RECIPE
+
+
+def recipe(folder: Path, *overrides: str) -> Recipe:
+    (folder / "edgekd.toml").write_text(RECIPE)
+    return load_recipe(folder, ["budget.max_drop_from_fp32=100", *overrides])
+
+
+def built(folder: Path, target: str, *overrides: str) -> tuple[edgekd.Report, Path]:
+    report = edgekd.build(recipe(folder, *overrides), target, output=folder / "build", cache=folder / "cache")
+    return report, folder / "build" / folder.name / load_target_name(target)
+
+
+def load_target_name(target: str) -> str:
+    return edgekd.load_target(target).name
+
+
+def graph_input(bundle: Path) -> tuple[int, list[int | str]]:
+    tensor = onnx.load(bundle / "model.onnx").graph.input[0].type.tensor_type
+    return tensor.elem_type, [dim.dim_value or dim.dim_param for dim in tensor.shape.dim]
+
+
+def test_the_graph_takes_bytes_and_normalises_them_itself(tmp_path: Path) -> None:
+    _, bundle = built(tmp_path, "x86-cpu", "quantize.mode=none")
+    assert graph_input(bundle) == (onnx.TensorProto.UINT8, ["batch", 8, 8, 1])
+
+
+def test_raw_float_in_and_probabilities_out_where_the_recipe_says_so(tmp_path: Path) -> None:
+    report, bundle = built(tmp_path, "x86-cpu", "export.preprocess=false", "export.output=probabilities")
+    assert graph_input(bundle) == (onnx.TensorProto.FLOAT, ["batch", 1, 8, 8])
+    with np.load(bundle / "golden.npz") as golden:
+        np.testing.assert_allclose(golden["outputs"].sum(1), 1.0, atol=1e-3)
+        assert golden["inputs"].dtype == np.float32 and len(golden["inputs"]) == 16
+    assert json.loads((bundle / "manifest.json").read_text())["preprocess"] == {"mean": [0.31], "std": [0.38]}
+    assert {candidate.name for candidate in report.candidates} == {"fp32", "int8"}
+
+
+def test_bf16_training_and_float32_qat_follow_each_other_in_one_build(tmp_path: Path) -> None:
+    report, _ = built(tmp_path, "jetson", "distill.precision=bf16", "quantize.mode=qat", "quantize.epochs=1")
+    assert {candidate.name for candidate in report.candidates} == {"fp32", "fp16", "int8"}
+
+
+def test_features_are_distilled_and_qat_goes_on_by_the_logits(tmp_path: Path) -> None:
+    losses = 'distill.losses=[{method="at", weight=10.0, layers={"layer2"="layer2"}}]'
+    report, _ = built(tmp_path, "jetson", losses, "quantize.mode=qat", "quantize.epochs=1")
+    assert report.curves[0]["loss/at"] > 0
+
+
+def test_every_figure_of_a_jetson_bundle_built_here_is_a_hosts_or_an_estimate(tmp_path: Path) -> None:
+    report, bundle = built(tmp_path, "jetson")
+    assert all(candidate.latency and candidate.latency.origin == "host" for candidate in report.candidates)
+    assert next(check for check in report.checks if check.name == "latency on the device").verdict == "not measured"
+    figures = json.loads((bundle / "manifest.json").read_text())["figures"]
+    assert figures and {figure["origin"] for figure in figures} <= {"host", "estimate", "not measured"}
+    assert "(estimate)" in next(candidate for candidate in report.candidates if not candidate.shipped).reason
+
+
+def test_the_shipped_graph_gives_the_golden_outputs_in_a_plain_session(tmp_path: Path) -> None:
+    _, bundle = built(tmp_path, "raspberry-pi-5")
+    session = onnxruntime.InferenceSession(str(bundle / "model.onnx"), providers=["CPUExecutionProvider"])
+    with np.load(bundle / "golden.npz") as golden:
+        found = session.run(None, {session.get_inputs()[0].name: golden["inputs"]})[0]
+        assert (found.argmax(1) == golden["outputs"].argmax(1)).all()
+
+
+def test_a_feature_method_with_a_teacher_that_has_no_modules_is_refused_before_training(tmp_path: Path) -> None:
+    _, bundle = built(tmp_path, "x86-cpu", "quantize.mode=none", "export.preprocess=false")
+    with pytest.raises(RecipeError, match="no modules that a feature method could read"):
+        built(
+            tmp_path, "x86-cpu", f"teacher.model=onnx:{bundle}/model.fp32.onnx", "teacher.args={}", "teacher.train_epochs=0",
+            'distill.losses=[{method="at", layers={"layer2"="layer2"}}]',
+        )  # fmt: skip
