@@ -36,7 +36,7 @@ def main(
     """Print the ratio, and the samples per second of E epochs with the recording of V views included."""
     recipe = load_recipe(EXAMPLE, set_).located()
     run = Cache(default_cache())
-    decoded = run(decode, recipe.data)
+    decoded = run(decode, recipe.data.source)
     outputs = run(record_teacher, decoded, recipe.teacher, None, recipe.data, recipe.distill.views)
     whole = open_samples(decoded.folder, recipe.data)
     settings = recipe.distill.model_copy(update={"epochs": 1, "precision": "fp32"})

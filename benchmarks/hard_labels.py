@@ -27,14 +27,14 @@ EXAMPLE = Path(__file__).parent.parent / "examples" / "cifar10"
 
 def main(
     set_: Annotated[list[str], typer.Option("--set")] = [],  # noqa: B006
-    decay: Annotated[list[float], typer.Option(help="weight decays to try on labels alone")] = [1e-4, 5e-4],  # noqa: B006
+    decay: Annotated[list[float], typer.Option(help="weight decays to try on labels alone")] = [1e-4, 2e-4, 5e-4, 1e-3],  # noqa: B006
     short_epochs: Annotated[int, typer.Option(help="epochs of the runs that choose the weight decay")] = 8,
 ) -> None:
     """Train what the cache does not hold and print both accuracies."""
     recipe = load_recipe(EXAMPLE, set_).located()
     run = Cache(default_cache())
     data, settings = recipe.data, recipe.distill
-    samples = run(decode, data)
+    samples = run(decode, data.source)
     opened = open_samples(samples.folder, data)
 
     def on_labels(weight_decay: float, epochs: int) -> Artifact:

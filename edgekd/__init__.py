@@ -18,11 +18,15 @@ _HOMES = {
     "Target": "edgekd.target", "load_target": "edgekd.target",
 }  # fmt: skip
 
+_PARTS = frozenset({"data", "distill", "export", "measure", "models", "quantize"})
+
 
 def __getattr__(name: str) -> Any:
     """Imported when first used: `edgekd --help` must not wait for torch."""
     from importlib import import_module
 
+    if name in _PARTS:
+        return import_module(f"edgekd.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'edgekd' has no attribute '{name}'")
     return getattr(import_module(_HOMES[name]), name)

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from edgekd.current import current_report, fingerprint
 from edgekd.errors import RecipeError
-from edgekd.recipe import FILE, Recipe, check_target, load_recipe
+from edgekd.recipe import FILE, Recipe, check_losses, check_target, load_recipe
 from edgekd.report.model import Report
 from edgekd.say import say
 from edgekd.stage import Cache, default_cache
 from edgekd.target import Target, load_target
+from edgekd.toml_file import Mistake, refuse
 
 DEMO = Path(__file__).parent / "demo.toml"
 
@@ -30,7 +31,7 @@ def build(
     recipe: a Recipe, a folder with edgekd.toml or a .toml file; target: a Target, its name or a .toml file; overrides: as
     `--set` on the command line; ask: what to answer where the build would ask whether to go on. Raises EdgekdError.
     """
-    opened = recipe if isinstance(recipe, Recipe) else _load(Path(recipe), overrides)
+    opened = _checked(recipe, overrides) if isinstance(recipe, Recipe) else _load(Path(recipe), overrides)
     return _build(opened, target, Path(output), Path(cache) if cache else None, recheck=False, ask=ask)[0]
 
 
@@ -65,6 +66,16 @@ def _load(path: Path | None, overrides: Sequence[str]) -> Recipe:
     return load_recipe(path, overrides, METHODS)
 
 
+def _checked(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """A recipe that was made in Python: the options of its losses have not been checked yet."""
+    from edgekd.distill.methods import METHODS
+
+    if overrides:
+        raise RecipeError("overrides change a recipe's file; change a Recipe with recipe.model_copy(update=...)")
+    refuse(f"recipe {recipe.name}", [Mistake("", mistake) for mistake in check_losses(recipe, METHODS)])
+    return recipe
+
+
 def _build(
     recipe: Recipe, target: Target | str, output: Path, cache: Path | None, *, recheck: bool, ask: Callable[[str], bool]
 ) -> tuple[Report, Path, bool]:
@@ -72,12 +83,11 @@ def _build(
     recipe = recipe.located()
     check_target(recipe, device)
     folder = output / recipe.name / device.name
-    run = Cache(cache or default_cache())
-    made = None if recheck else current_report(folder, fingerprint(recipe, device, run))
-    if made is not None:
-        return made, folder, False
-    from edgekd.pipeline import build as run_pipeline
+    with Cache(cache or default_cache()) as run:
+        made = None if recheck else current_report(folder, fingerprint(recipe, device, run))
+        if made is not None:
+            return made, folder, False
+        from edgekd.pipeline import build as run_pipeline
 
-    say(f"{recipe.name} for {device.title}")
-    report = run_pipeline(recipe, device, run, folder, ask)
-    return report, folder, True
+        say(f"{recipe.name} for {device.title}")
+        return run_pipeline(recipe, device, run, folder, ask), folder, True

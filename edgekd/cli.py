@@ -150,13 +150,9 @@ def main() -> None:
         typer.echo(f"edgekd: {error}", err=True)
         sys.exit(WRONG_INPUT)
     except OSError as error:
-        if error.filename is None:
-            raise
-        typer.echo(f"edgekd: {error.filename}: {error.strerror}; what is finished is kept in the cache", err=True)
+        where = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"edgekd: {where}{error.strerror or error}; what is finished is kept in the cache", err=True)
         sys.exit(WRONG_INPUT)
-    except KeyboardInterrupt:
-        typer.echo("edgekd: stopped; what is finished is kept, and the same command goes on from there", err=True)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -56,17 +56,16 @@ def evaluate(recipe: Recipe, target: Target, run: Cache, made: Made, started: fl
     for artifact in (*candidates.values(), *scores.values()):
         run.intact(artifact)
     accuracies = {
-        name: accuracy(np.load(score / "test.npy"), opened, json.loads((score / "runtime.json").read_text()))
-        for name, score in scores.items()
+        name: accuracy(np.load(score / "test.npy"), opened, _runtime(score)) for name, score in scores.items()
     }
     teacher_runs = _teacher_runner(recipe, opened, made.trained_teacher)
-    teacher = accuracy(np.load(made.teacher_scores / "test.npy"), opened, teacher_runs.name)
+    teacher = accuracy(np.load(made.teacher_scores / "test.npy"), opened, _runtime(made.teacher_scores))
     contenders, teacher_latency = _contenders(recipe, target, opened, candidates, accuracies, teacher_runs)
     chosen = choose(contenders, recipe.budget, teacher)
     shipped = next(candidate for candidate in chosen if candidate.shipped)
     checks = [
         *budget_checks(shipped, recipe.budget, teacher, accuracies["fp32"]),
-        *([_agreement(candidates["int8"], scores["int8"])] if "int8" in candidates else []),
+        *([_agreement(candidates["int8"], scores["int8"], shipped.name)] if "int8" in candidates else []),
         _device_latency(target),
     ]
     with open(distilled / "metrics.jsonl") as file:
@@ -130,6 +129,11 @@ def accuracy(logits: Scores, samples: Samples, runtime: str) -> Accuracy:
     )
 
 
+def _runtime(scores: Artifact) -> str:
+    """What computed the logits of a stage, with its version."""
+    return str(json.loads((scores / "runtime.json").read_text()))
+
+
 def wilson_interval(right: int, n: int) -> tuple[float, float]:
     """95 % score interval of a share, in percent (Wilson 1927)."""
     z, p = 1.959964, right / n
@@ -154,7 +158,9 @@ def _contenders(
     runners = {name: OnnxRunner(artifact / MODEL) for name, artifact in candidates.items()}
     calls = {name: partial(runner.run, one) for name, runner in runners.items()}
     image = to_tensor(samples.test.get(np.zeros(1, np.int64)), recipe.data, torch.device("cpu")).contiguous().numpy()
+    threads = torch.get_num_threads()
     series = interleave({**calls, "teacher": partial(teacher.run, image)})
+    torch.set_num_threads(threads)  # a torch teacher was timed on one
     runs_here = target.runtime.name == "onnxruntime"
     contenders = []
     for name, artifact in candidates.items():
@@ -182,11 +188,11 @@ def _teacher_runner(recipe: Recipe, samples: Samples, trained: Artifact | None) 
     return TorchRunner(load_teacher(recipe.teacher, trained, samples).cpu())
 
 
-def _agreement(int8: Artifact, scores: Artifact) -> Check:
+def _agreement(int8: Artifact, scores: Artifact, shipped: str) -> Check:
     fake_quantized, deployed = np.load(int8 / "fake_quantized.npy"), np.load(scores / "test.npy")
     same = 100 * float((fake_quantized.argmax(1) == deployed.argmax(1)).mean())
     return Check(
-        name="int8 computes what was trained", verdict="pass" if same >= AGREEMENT else "missed",
+        name="int8 computes what was trained", verdict="pass" if same >= AGREEMENT else "missed" if shipped == "int8" else "note",
         found=f"same top-1 as the fake-quantized model on {same:.2f} % of {len(deployed)} test samples", limit=f"at least {AGREEMENT} %",
     )  # fmt: skip
 

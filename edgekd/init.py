@@ -75,7 +75,8 @@ def _find(folder: Path, names: tuple[str, ...]) -> str | None:
         for name in names:
             files = sorted(place.glob(f"{name}*.parquet"))
             if files:
-                return files[0].relative_to(folder).as_posix()
+                found = files[0].relative_to(folder)
+                return (found if len(files) == 1 else found.with_name(f"{name}*.parquet")).as_posix()
             if (place / name).is_dir():
                 return (place / name).relative_to(folder).as_posix()
     return None

@@ -10,6 +10,7 @@ from edgekd import team
 from edgekd.data import decode
 from edgekd.distill.student import distill, train_teacher
 from edgekd.distill.teacher import record_teacher, score_teacher
+from edgekd.distill.train import uses_bf16
 from edgekd.evaluate import Made, evaluate, package
 from edgekd.export.candidates import export_fp16, export_fp32, export_int8, score
 from edgekd.preflight import check_models, check_output, check_teacher
@@ -29,12 +30,16 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask) ->
     budget is told by the report.
     """
     started = time.time()
-    data, teacher, student, settings = recipe.data, recipe.teacher, recipe.student, recipe.distill
+    data, teacher, student = recipe.data, recipe.teacher, recipe.student
+    # Which of the two "auto" is on this machine shapes the weights, so it is part of their key.
+    settings = recipe.distill.model_copy(
+        update={"precision": "bf16" if uses_bf16(recipe.distill.precision) else "fp32"}
+    )
     opset, precisions = recipe.export.opset or target.runtime.default_opset, target.runtime.precisions
     learns_from_teacher = any(loss.weight for loss in settings.losses)
 
     check_output(folder)
-    samples = run(decode, data)
+    samples = run(decode, data.source)
     check_models(recipe, samples)
     trained = run(train_teacher, samples, teacher, data) if teacher.train_epochs else None
     check_teacher(recipe, samples, trained, ask)

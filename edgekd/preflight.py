@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -62,19 +63,48 @@ def check_models(recipe: Recipe, samples: Artifact) -> None:
         raise ModelError(
             f"student '{recipe.student.model}' cannot be trained; give edgekd:NAME, python:module:function or timm:NAME"
         )
-    _check_layers(recipe, student, teacher)
+    _check_layers(recipe, student, teacher, opened)
     trace(student.eval(), (torch.zeros(2, channels, *opened.image_shape[:2]),))
 
 
-def _check_layers(recipe: Recipe, student: nn.Module, teacher: nn.Module) -> None:
+def _check_layers(recipe: Recipe, student: nn.Module, teacher: nn.Module, opened: Samples) -> None:
     objective = Objective(recipe.distill.losses, recipe.distill.label_weight)
     if objective.needs_features and isinstance(teacher, OnnxModel | ExportedModel):
         raise RecipeError(
             f"teacher '{recipe.teacher.model}' has no modules that a feature method could read; "
             "use a logit method (kd, mse, dkd, dist), or give the teacher as python:module:function"
         )
-    for role, model in (("student", student), ("teacher", teacher)):
-        Taps(model, objective.layers_of(role), role)
+    try_losses(objective, student, teacher, opened)
+
+
+def try_losses(objective: Objective, student: nn.Module, teacher: nn.Module, samples: Samples) -> None:
+    """Compute the losses once on two blank images: layers that do not exist or do not fit are told before training."""
+    height, width, channels = samples.image_shape
+    images, labels = torch.zeros(2, channels, height, width), torch.tensor([0, 1])
+    with (
+        torch.no_grad(),
+        Taps(student, objective.layers_of("student"), "student") as ours,
+        Taps(teacher, objective.layers_of("teacher"), "teacher") as theirs,
+    ):
+        z_s, z_t = student.eval()(images), teacher.cpu()(images)
+        for term in objective.terms:
+            f_s, f_t = (
+                [tapped.features.get(path) for path in paths]
+                for tapped, paths in ((ours, term.layers.keys()), (theirs, term.layers.values()))
+            )
+            given = {"z_s": z_s, "z_t": z_t, "labels": labels, "f_s": f_s, "f_t": f_t}
+            try:
+                copy.deepcopy(term.method)(*(given[name] for name in term.needs))
+            except Exception as error:  # whatever a method makes of features that it was not made for
+                shapes = ", ".join(
+                    f"{a} {_shape(s)} = {b} {_shape(t)}"
+                    for (a, b), s, t in zip(term.layers.items(), f_s, f_t, strict=True)
+                )
+                raise RecipeError(f"loss '{term.name}' cannot compare {shapes or 'these logits'}: {error}") from error
+
+
+def _shape(feature: object) -> str:
+    return str(list(feature.shape)) if isinstance(feature, torch.Tensor) else f"({type(feature).__name__})"
 
 
 def check_teacher(recipe: Recipe, samples: Artifact, trained: Artifact | None, ask: Callable[[str], bool]) -> None:

@@ -62,24 +62,34 @@ class Augmentation(Section):
     mixup: NonNegative = Field(default=0.0, description="alpha of Beta(alpha, alpha); 0 is off")
 
 
-class Data(Section):
-    """Where samples come from: an image folder, a parquet file or `python:module:function`."""
+class Source(Section):
+    """Where samples come from: an image folder, parquet (a file, or a pattern with `*`) or `python:module:function`."""
 
     references = frozenset({"train", "test"})
     shapes_nothing = frozenset({"store_gb"})
 
     train: Text
     test: Text
-    holdout: float = Field(default=0.05, gt=0, lt=0.5, description="share of train kept for every choice")
     size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = Field(
         default=None, description="height, width that images are resized to; none: as they are"
     )
+    on_error: Literal["stop", "skip"] = "stop"
+    store_gb: Positive | None = Field(default=None, description="largest decoded store; none: half of the free disk")
+
+
+class Data(Source):
+    """Samples, the hold-out split, normalisation and augmentation."""
+
+    holdout: float = Field(default=0.05, gt=0, lt=0.5, description="share of train kept for every choice")
     mean: tuple[float, ...] = Field(default=(0.5, 0.5, 0.5), description="per channel, of values in 0..1")
     std: tuple[Positive, ...] = (0.5, 0.5, 0.5)
     augment: Augmentation = Augmentation()
-    on_error: Literal["stop", "skip"] = "stop"
-    store_gb: Positive | None = Field(default=None, description="largest decoded store; none: half of the free disk")
     seed: int = Field(default=0, ge=0, description="of the hold-out split and of the views")
+
+    @property
+    def source(self) -> Source:
+        """What decides about the decoded store, and nothing else."""
+        return Source.model_construct(**{name: getattr(self, name) for name in Source.model_fields})
 
     @model_validator(mode="after")
     def _mean_and_std_are_of_the_same_channels(self) -> Self:

@@ -1,21 +1,22 @@
 """Stages and their cache: a stage's output is stored under a hash of everything that made it.
 
     run = Cache(folder)
-    samples = run(decode, recipe.data, folder)         # an Artifact: made now, or found
+    samples = run(decode, recipe.data)                 # an Artifact: made now, or found
     cached  = run(record, samples, teacher, ...)       # its key holds the key of `samples`
 
-A stage is a plain function `f(*inputs, out)`: it reads its inputs and writes files into the folder `out`. Its inputs
-are artifacts (their keys enter the key), sections of the recipe (with the content of the files that these name) and plain
-values. Stages are
-versioned by `@stage(version, libraries)`: a change of the version, or of a library that shapes the output, makes it
-anew. The folder `out` is a draft that is renamed into place at the end; a build that was killed finds its own draft
-again, so a stage that leaves checkpoints there goes on where it was.
+A stage is a plain function `f(*inputs, out)`: it reads its inputs and writes files into the folder `out`. Its inputs are
+artifacts (their keys enter the key), sections of the recipe (with the content of the files that these name) and plain
+values. Stages are versioned by `@stage(version, libraries)`: a change of the version, or of a library that shapes the
+output, makes it anew. The folder `out` is a draft that is renamed into place at the end; a build that was killed finds its
+own draft again, so a stage that leaves checkpoints in `out / SCRATCH` goes on where it was. These are removed once the
+artifact is stored, not before: a kill at no moment loses them.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -31,11 +32,13 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from edgekd import team
-from edgekd.errors import CacheError
-from edgekd.recipe import Section, file_of
+from edgekd.errors import CacheError, EdgekdError
+from edgekd.recipe import file_of
 from edgekd.say import say
 
 STAMP = "artifact.json"
+SCRATCH = "scratch"
+IN_USE = "in-use-"
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,8 @@ class Cache:
         with _explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / ".locks").mkdir(exist_ok=True)
+            self._in_use = FileLock(folder / ".locks" / f"{IN_USE}{os.getpid()}-{id(self)}.lock", thread_local=False)
+            self._in_use.acquire(timeout=0)
         self._hashes = _ContentHashes(folder / "hashes.json")
 
     def __call__(self, function: Callable[..., None], *inputs: Any) -> Artifact:
@@ -117,25 +122,27 @@ class Cache:
     def key(self, function: Callable[..., None], *inputs: Any) -> str:
         """The hash of all that shapes the artifact."""
         libraries = {name: version(name) for name in function.stage_libraries}  # type: ignore[attr-defined]
-        made_of = [function.__name__, function.stage_version, libraries, [self.describe(value) for value in inputs]]  # type: ignore[attr-defined]
+        processes = team.SIZE if function.stage_together else 1  # type: ignore[attr-defined]
+        about = [function.__name__, function.stage_version, libraries, processes]  # type: ignore[attr-defined]
+        made_of = [about, [self.describe(value) for value in inputs]]
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
     def describe(self, value: Any) -> Any:
         """What of an input enters the key."""
         if isinstance(value, Artifact):
             return value.key
-        if isinstance(value, Section):
-            names = [
-                name
-                for name, about in type(value).model_fields.items()
-                if not about.exclude and name not in value.shapes_nothing
-            ]
-            return {
-                name: (self._reference if name in value.references else self.describe)(getattr(value, name))
-                for name in names
-            }
         if isinstance(value, BaseModel):
-            return value.model_dump(mode="json")
+            ignored: frozenset[str] = getattr(value, "shapes_nothing", frozenset())
+            references: frozenset[str] = getattr(value, "references", frozenset())
+            names = [
+                name for name, about in type(value).model_fields.items() if not about.exclude and name not in ignored
+            ]
+            described = {
+                name: (self._reference if name in references else self.describe)(getattr(value, name)) for name in names
+            }
+            return described | self.describe(value.model_extra or {})
+        if isinstance(value, dict):
+            return {str(key): self.describe(item) for key, item in value.items()}
         if isinstance(value, Path):
             return self._hashes.of(value)
         if isinstance(value, tuple | list):
@@ -144,7 +151,29 @@ class Cache:
 
     def _reference(self, value: str | None) -> Any:
         file = file_of(value) if value else None
-        return value if file is None else [str(value).replace(str(file), file.name), self._hashes.of(file)]
+        if value is not None and file is None and value.startswith("python:"):
+            return [value, self._module(value.split(":")[1])]
+        if value is None or file is None:
+            return value
+        return [value.replace(str(file), file.name), self._hashes.of(file)]
+
+    def _module(self, name: str) -> Any:
+        """The content of a module that a reference names, not of those that it imports."""
+        try:
+            spec = importlib.util.find_spec(name)
+        except (ImportError, ValueError):
+            return None
+        return self._hashes.of(Path(spec.origin)) if spec is not None and spec.origin else None
+
+    def close(self) -> None:
+        """The cache is no longer in use: it may be pruned."""
+        self._in_use.release()
+
+    def __enter__(self) -> Cache:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def _get(self, function: Callable[..., None], inputs: tuple[Any, ...], thorough: bool = False) -> Artifact:
         name, key = function.__name__, self.key(function, *inputs)
@@ -180,17 +209,25 @@ class Cache:
 
     def _make(self, function: Callable[..., None], inputs: tuple[Any, ...], folder: Path, key: str) -> None:
         draft = self._draft(folder)
-        draft.mkdir(exist_ok=True)
+        (draft / SCRATCH).mkdir(parents=True, exist_ok=True)
         started = time.time()
         if team.SIZE > 1 and function.stage_together:  # type: ignore[attr-defined]
             team.invite()
-        function(*inputs, out=draft)
-        files = {
-            file.relative_to(draft).as_posix(): _stamp_of(file) for file in sorted(draft.rglob("*")) if file.is_file()
-        }
+        try:
+            function(*inputs, out=draft)
+        except EdgekdError:
+            raise
+        except Exception as error:
+            # Libraries tell of a full disk in exceptions of their own.
+            if os.strerror(errno.ENOSPC) in str(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(draft)) from error
+            raise
+        made = [file for file in sorted(draft.rglob("*")) if file.is_file() and draft / SCRATCH not in file.parents]
+        files = {file.relative_to(draft).as_posix(): _stamp_of(file) for file in made}
         stamp = {"name": function.__name__, "key": key, "seconds": time.time() - started, "files": files}
         write_atomically(draft / STAMP, json.dumps(stamp, indent=1).encode())
         os.replace(draft, folder)
+        shutil.rmtree(folder / SCRATCH)
 
     @contextmanager
     def _lock(self, name: str, key: str) -> Iterator[None]:
@@ -231,7 +268,7 @@ def damage(folder: Path, *, thorough: bool) -> str | None:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a reader, or a power cut, never sees half of it."""
-    draft = path.with_name(f".{path.name}.draft")
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     with open(draft, "wb") as file:
         file.write(content)
         file.flush()
@@ -255,7 +292,8 @@ def _explained(folder: Path) -> Iterator[None]:
                 f"no space left on the disk of the cache {folder}; free some (`edgekd cache --prune`), or give another with "
                 "--cache; what is finished is kept, and the build goes on from there"
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        inside = Path(error.filename).is_relative_to(folder) if isinstance(error.filename, str) else True
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR) and inside:
             raise CacheError(
                 f"cannot write {error.filename or folder}: {error.strerror}; give another folder with --cache"
             ) from error
@@ -267,17 +305,27 @@ class _ContentHashes:
 
     def __init__(self, file: Path) -> None:
         self.file = file
+        self.changes = 0
         try:
             self.known: dict[str, list[Any]] = json.loads(file.read_text())
         except (OSError, ValueError):
             self.known = {}
 
     def of(self, path: Path) -> Any:
-        """A file's hash; for a folder its files' names and hashes; None where there is nothing."""
+        """A file's hash; for a folder, or a pattern with `*`, its files' names and hashes; None where there is nothing."""
+        before = self.changes
+        found = self._of(path)
+        if self.changes != before:
+            write_atomically(self.file, json.dumps(self.known).encode())
+        return found
+
+    def _of(self, path: Path) -> Any:
         if path.is_dir():
             return {
-                file.relative_to(path).as_posix(): self.of(file) for file in sorted(path.rglob("*")) if file.is_file()
+                file.relative_to(path).as_posix(): self._of(file) for file in sorted(path.rglob("*")) if file.is_file()
             }
+        if "*" in path.name:
+            return {file.name: self._of(file) for file in sorted(path.parent.glob(path.name))}
         if not path.is_file():
             return None
         state = path.stat()
@@ -286,5 +334,5 @@ class _ContentHashes:
         if known is None or known[:2] != now:
             known = [*now, hash_file(path)]
             self.known[str(path.resolve())] = known
-            write_atomically(self.file, json.dumps(self.known).encode())
+            self.changes += 1
         return known[2]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from edgekd.stage import STAMP
+from edgekd.errors import CacheError
+from edgekd.stage import IN_USE, STAMP
 
 
 @dataclass(frozen=True)
@@ -48,20 +49,18 @@ def list_cache(cache: Path) -> str:
 
 
 def prune_cache(cache: Path, days: float) -> str:
-    """Delete what was not used for `days`; what a build holds just now is left."""
-    freed, kept = 0.0, 0
-    for item in stored(cache):
-        if item.age_days < days:
-            continue
-        name = item.folder.name.removeprefix(".draft-")
+    """Delete what was not used for `days`. Raises CacheError while a build uses the cache: it may need any of it."""
+    for lock in cache.glob(f".locks/{IN_USE}*.lock"):
         try:
-            with FileLock(cache / ".locks" / f"{name}.lock", timeout=0):
-                shutil.rmtree(item.folder)
-                freed += item.size_mb
-        except Timeout:
-            kept += 1
-    busy = f"; {kept} in use by a build were left" if kept else ""
-    return f"freed {freed:.1f} MB in {cache}{busy}"
+            with FileLock(lock, timeout=0):
+                lock.unlink()
+        except Timeout as error:
+            pid = lock.stem.removeprefix(IN_USE).partition("-")[0]
+            raise CacheError(f"a build (process {pid}) uses the cache {cache}; prune when it has ended") from error
+    old = [item for item in stored(cache) if item.age_days >= days]
+    for item in old:
+        shutil.rmtree(item.folder)
+    return f"freed {sum(item.size_mb for item in old):.1f} MB in {cache}"
 
 
 def _age(days: float) -> str:

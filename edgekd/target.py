@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -26,6 +26,8 @@ class Section(BaseModel):
 
 class Sourced(Section):
     """A table of figures that were all read in one place: `source` says where, `date` when."""
+
+    shapes_nothing: ClassVar[frozenset[str]] = frozenset({"source", "date"})  # see edgekd.recipe.Section
 
     source: Text
     date: Date

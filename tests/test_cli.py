@@ -128,6 +128,19 @@ def test_a_student_that_cannot_be_traced_is_told_with_its_line(folder: Path) -> 
     assert len(text.splitlines()) <= 3
 
 
+def test_features_that_a_method_cannot_compare_are_told_before_training(folder: Path) -> None:
+    losses = 'distill.losses=[{method="fitnet", layers={"fc"="fc"}}]'
+    text = refused(folder, "build", "-t", "jetson", "--set", losses)
+    assert "fitnet" in text and "fc [2, 10] = fc [2, 10]" in text
+
+
+def test_a_layer_that_does_not_exist_is_told_with_the_nearest(folder: Path) -> None:
+    text = refused(
+        folder, "build", "-t", "jetson", "--set", 'distill.losses=[{method="at", layers={"layr1"="layer1"}}]'
+    )
+    assert "student has no layer 'layr1'" in text and "Did you mean layer1?" in text
+
+
 def test_a_teacher_no_better_than_chance_stops_without_an_answer(folder: Path) -> None:
     text = refused(folder, "build", "-t", "jetson", "--set", "teacher.train_epochs=0")
     assert "no better than chance" in text and "--yes" in text

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+from edgekd.stage import damage
 from tests.test_cli import RECIPE
+
+
+def free_port() -> int:
+    with socket.socket() as any_port:
+        any_port.bind(("127.0.0.1", 0))
+        return int(any_port.getsockname()[1])
 
 
 def test_two_processes_train_one_student(tmp_path: Path) -> None:
     (tmp_path / "edgekd.toml").write_text(RECIPE)
     command = [
         sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "29533", "-m", "edgekd.cli", "build", "-t", "x86-cpu",
+        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port()), "-m", "edgekd.cli", "build", "-t", "x86-cpu",
         "--cache", "cache", "--set", "budget.max_drop_from_fp32=100", "--set", "distill.epochs=3", "--set", "quantize.mode=qat",
         "--set", "quantize.epochs=1",
     ]  # fmt: skip
@@ -24,3 +32,6 @@ def test_two_processes_train_one_student(tmp_path: Path) -> None:
     report = json.loads((bundle / "report.json").read_text())
     assert len(report["curves"]) == 3 and report["curves"][2]["loss"] < report["curves"][0]["loss"]
     assert not list((tmp_path / "cache").glob(".draft-*"))
+    stored = [folder for folder in (tmp_path / "cache").iterdir() if (folder / "artifact.json").exists()]
+    assert len(stored) == len(report["stages"])
+    assert [damage(folder, thorough=True) for folder in stored] == [None] * len(stored)

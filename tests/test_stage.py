@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -71,6 +73,23 @@ def test_a_files_content_enters_the_key_and_its_path_does_not(tmp_path: Path) ->
     assert run.describe(models[0]) != run.describe(models[1])
 
 
+def test_the_content_of_a_module_that_is_named_enters_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_networks.py").write_text("a = 1")
+    before = Cache(tmp_path / "cache").describe(Model(model="python:my_networks:build"))
+    (tmp_path / "my_networks.py").write_text("a = 22")
+    assert Cache(tmp_path / "cache").describe(Model(model="python:my_networks:build")) != before
+
+
+def test_a_folder_is_described_by_its_files(tmp_path: Path) -> None:
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "train" / "cat" / "1.png").write_text("x")
+    data = Data(train=str(tmp_path / "train"), test=str(tmp_path / "train"))
+    before = Cache(tmp_path / "cache").describe(data)
+    (tmp_path / "train" / "cat" / "2.png").write_text("y")
+    assert Cache(tmp_path / "cache").describe(data) != before
+
+
 def test_a_setting_that_shapes_nothing_is_in_no_key(tmp_path: Path) -> None:
     run = Cache(tmp_path)
     data: dict[str, str] = {"train": "a", "test": "b"}
@@ -124,6 +143,32 @@ def test_a_full_disk_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
         Cache(tmp_path)(full)
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real disk of 2 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small disk can only be mounted by root")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_weights_that_a_full_disk_does_not_take_are_told_as_that(small_disk: Path) -> None:
+    """safetensors and torch tell of a full disk in exceptions of their own."""
+    import safetensors.torch
+    import torch
+
+    @stage(1)
+    def saves(*, out: Path) -> None:
+        safetensors.torch.save_file({"w": torch.zeros(1_000_000)}, out / "w.safetensors")
+
+    with pytest.raises(CacheError, match="no space left"):
+        Cache(small_disk)(saves)
+    assert not list(small_disk.glob("saves-*"))
+
+
 def test_a_cache_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CacheError, match="cannot write"):
@@ -155,8 +200,10 @@ def test_two_builds_of_the_same_stage_do_not_meet(tmp_path: Path) -> None:
 
 
 def test_pruning_frees_what_was_not_used_for_the_days_given(tmp_path: Path) -> None:
-    run = Cache(tmp_path)
-    old, new = run(first, "old"), run(first, "new")
+    with Cache(tmp_path) as run:
+        old, new = run(first, "old"), run(first, "new")
+        with pytest.raises(CacheError, match="uses the cache"):
+            prune_cache(tmp_path, days=0)
     week_ago = time.time() - 7 * 86400
     os.utime(old / "artifact.json", (week_ago, week_ago))
     assert old.folder.name in list_cache(tmp_path) and "7 d" in list_cache(tmp_path)

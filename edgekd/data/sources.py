@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
@@ -52,7 +54,9 @@ def open_source(reference: str, split: str) -> Source:
     elif path.is_dir():
         source = _from_folder(path)
     elif path.is_file():
-        source = _from_parquet(path)
+        source = _from_parquet([path])
+    elif "*" in path.name and (files := sorted(path.parent.glob(path.name))):
+        source = _from_parquet(files)
     else:
         raise DataError(
             f"data.{split} = '{reference}': no such file or folder; give an image folder (one folder a class), "
@@ -83,15 +87,18 @@ def decode_image(sample: bytes | Pixels, size: tuple[int, int] | None = None) ->
     Raises ValueError with the reason where it is no image.
     """
     if not isinstance(sample, bytes):
-        image = Image.fromarray(sample.squeeze(-1) if sample.shape[-1] == 1 else sample)
-        return sample if size in (None, sample.shape[:2]) else _pixels(image, size)
+        if size in (None, sample.shape[:2]):
+            return sample
+        return _pixels(Image.fromarray(sample.squeeze(-1) if sample.shape[-1] == 1 else sample), size)
     try:
         with Image.open(io.BytesIO(sample)) as image:
+            if image.mode.startswith("I"):
+                raise ValueError("it has more than 8 bits a channel; convert it to 8")
             return _pixels(image.convert("RGB"), size)
     except UnidentifiedImageError as error:
         # Pillow's own text holds the address of a BytesIO, which differs from run to run.
         raise ValueError("not an image that Pillow knows") from error
-    except (OSError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise ValueError(str(error)) from error
 
 
@@ -121,34 +128,49 @@ def _from_folder(folder: Path) -> Source:
     return Source(np.array(labels, np.int64), classes, lambda i: files[i].read_bytes(), name_of)
 
 
-def _from_parquet(path: Path) -> Source:
+def _from_parquet(files: list[Path]) -> Source:
+    tables = [_read_parquet(file) for file in files]
+    where = [(file, row) for file, table in zip(files, tables, strict=True) for row in range(len(table))]
+    image, label = _columns(files[0], tables[0].schema)
     try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: not a parquet file that can be read ({error})") from error
-    names = table.schema.names
-    image = next((name for name in IMAGE_COLUMNS if name in names), None)
-    label = next((name for name in LABEL_COLUMNS if name in names), None)
-    if image is None or label is None:
-        wanted = "image or img (a struct of bytes and path)" if image is None else "label"
-        raise DataError(f"{path}: no column {wanted}; its columns are {', '.join(names)}")
-    kind = table.schema.field(image).type
-    if not (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
-        raise DataError(f"{path}: column {image} is {kind}; it must be a struct with the field bytes")
-    encoded = pa.compute.struct_field(table[image], "bytes").combine_chunks()
+        table = pa.concat_tables(tables)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{files[0]} and its neighbours have different columns ({error})") from error
+    encoded = pc.struct_field(table[image], "bytes")
     values = table[label].to_numpy()
     if not np.issubdtype(values.dtype, np.integer):
-        raise DataError(f"{path}: column {label} is {table.schema.field(label).type}; it must hold whole numbers")
+        raise DataError(f"{files[0]}: column {label} is {table.schema.field(label).type}; it must hold whole numbers")
     labels = values.astype(np.int64)
     classes = _class_names(table.schema, label) or tuple(str(i) for i in range(int(labels.max(initial=-1)) + 1))
 
     def name_of(i: int) -> str:
-        return f"{path} row {i}"
+        return f"{where[i][0]} row {where[i][1]}"
 
     def read(i: int) -> bytes:
         return bytes(encoded[i].as_py() or b"")
 
     return Source(labels, classes, read, name_of)
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: not a parquet file that can be read ({error})") from error
+
+
+def _columns(path: Path, schema: pa.Schema) -> tuple[str, str]:
+    """The names of the image and the label column."""
+    names = schema.names
+    image = next((name for name in IMAGE_COLUMNS if name in names), None)
+    label = next((name for name in LABEL_COLUMNS if name in names), None)
+    if image is None or label is None:
+        wanted = "image or img (a struct of bytes and path)" if image is None else "label"
+        raise DataError(f"{path}: no column {wanted}; its columns are {', '.join(names)}")
+    kind = schema.field(image).type
+    if not (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
+        raise DataError(f"{path}: column {image} is {kind}; it must be a struct with the field bytes")
+    return image, label
 
 
 def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...]:

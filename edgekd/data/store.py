@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from edgekd import recipe
 from edgekd.data.sources import Pixels, Source, decode_image, open_source
 from edgekd.data.views import Ids, permutation
 from edgekd.errors import DataError
@@ -56,7 +57,7 @@ class Samples:
 
 
 @stage(1, ("pillow", "pyarrow"))
-def decode(data: Data, *, out: Path) -> None:
+def decode(data: recipe.Source, *, out: Path) -> None:
     """Stage: read both splits into `out`.
 
     Raises DataError for what cannot be read, for images of different sizes without `data.size`, and, unless
@@ -87,7 +88,7 @@ def decode(data: Data, *, out: Path) -> None:
     (out / "meta.json").write_text(json.dumps(meta))
 
 
-def _first_shape(source: Source, data: Data) -> tuple[int, int, int]:
+def _first_shape(source: Source, data: recipe.Source) -> tuple[int, int, int]:
     for i in range(len(source)):
         try:
             height, width, channels = decode_image(source.read(i), data.size).shape
@@ -102,7 +103,9 @@ def _does_not_decode(name: str, error: Exception) -> DataError:
     return DataError(f'{name} does not decode: {error}; mend or remove it, or set data.on_error = "skip"')
 
 
-def _write(source: Source, split: str, shape: tuple[int, int, int], data: Data, kind: str, out: Path) -> list[str]:
+def _write(
+    source: Source, split: str, shape: tuple[int, int, int], data: recipe.Source, kind: str, out: Path
+) -> list[str]:
     """Write one split in its own order; the names of the samples that were skipped."""
     kept, skipped, offsets = [], [], [0]
 

@@ -53,15 +53,11 @@ class Objective(nn.Module):
     def __init__(self, losses: Sequence[Loss], label_weight: float) -> None:
         super().__init__()
         self.label_weight = label_weight
+        losses = [loss for loss in losses if loss.weight]
         self.terms = [_term(loss, i, losses) for i, loss in enumerate(losses)]
         self.methods = nn.ModuleDict(
             {term.name: term.method for term in self.terms if isinstance(term.method, nn.Module)}
         )
-
-    @property
-    def needs_logits(self) -> bool:
-        """Some method reads the teacher's logits."""
-        return any("z_t" in term.needs for term in self.terms)
 
     @property
     def needs_features(self) -> bool:

@@ -12,7 +12,7 @@ from torch import nn
 from edgekd.data import Samples, open_samples
 from edgekd.distill.objective import Objective
 from edgekd.distill.teacher import check_cache, load_teacher
-from edgekd.distill.train import Lesson, finish, save_weights, train
+from edgekd.distill.train import Lesson, save_weights, train
 from edgekd.models import load_model
 from edgekd.recipe import Data, Distill, Model, Optimizer, Teacher
 from edgekd.stage import Artifact, stage
@@ -29,7 +29,6 @@ def train_teacher(samples: Artifact, teacher: Teacher, data: Data, *, out: Path)
     model = new_model(teacher, opened, settings.seed)
     trained = train(model, Lesson(opened, data, None, None), settings, out, title="teacher")
     save_weights(trained, out / "student.safetensors")
-    finish(out)
 
 
 @stage(1, ("torch", "accelerate"), together=True)
@@ -42,7 +41,6 @@ def distill(
     model = new_model(student, opened, settings.seed)
     lesson = lesson_of(opened, data, outputs, teacher, trained, settings)
     save_weights(train(model, lesson, settings, out), out / "student.safetensors")
-    finish(out)
 
 
 def new_model(reference: Model, samples: Samples, seed: int) -> nn.Module:

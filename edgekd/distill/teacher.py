@@ -8,6 +8,8 @@ stage that records it, and a few samples are compared with the live teacher befo
 from __future__ import annotations
 
 import json
+import os
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +20,10 @@ from torch import nn
 from edgekd.data import Samples, Split, Views, open_samples
 from edgekd.data.batches import to_tensor
 from edgekd.errors import CacheError, ModelError
-from edgekd.models import load_model
+from edgekd.models import OnnxModel, load_model
 from edgekd.recipe import Data, Teacher
 from edgekd.say import progress
-from edgekd.stage import Artifact, stage, write_atomically
+from edgekd.stage import SCRATCH, Artifact, stage, write_atomically
 
 BATCH = 250
 SAVE_EVERY = 40  # batches between two notes of how far the recording has come
@@ -61,9 +63,11 @@ def record_teacher(
     model = load_teacher(teacher, trained, opened)
     ids = opened.train_ids
     shape = (views, len(ids), len(opened.classes))
-    draft, position = out / "logits.npy", out / "position.json"
+    draft, position = out / "logits.npy", out / SCRATCH / "position.json"
     done = json.loads(position.read_text()) if position.exists() else 0
     logits = np.lib.format.open_memmap(draft, "r+" if done else "w+", np.float16, shape)
+    with open(draft, "r+b") as file:  # claims the disk's space now: a map that cannot grow would end in a bus error
+        os.posix_fallocate(file.fileno(), 0, draft.stat().st_size)
     view_of = views_of(opened, data)
     starts = [(view, start) for view in range(views) for start in range(0, len(ids), BATCH)]
     with progress("teacher", views * len(ids)) as advance:
@@ -81,7 +85,6 @@ def record_teacher(
                 logits.flush()
                 write_atomically(position, json.dumps(number).encode())
     logits.flush()
-    position.unlink(missing_ok=True)
 
 
 def views_of(samples: Samples, data: Data) -> Views:
@@ -109,6 +112,9 @@ def score_teacher(samples: Artifact, teacher: Teacher, trained: Artifact | None,
     """Stage: the teacher's logits on the test split, `test.npy` float32 `[samples, classes]`."""
     opened = open_samples(samples.folder, data)
     model = load_teacher(teacher, trained, opened)
+    runtime = "onnxruntime" if isinstance(model, OnnxModel) else "torch"
+    where = "CPU" if runtime == "onnxruntime" else str(device()).upper()
+    (out / "runtime.json").write_text(json.dumps(f"{runtime} {version(runtime)} {where}"))
     np.save(out / "test.npy", predict(model, opened.test, np.arange(len(opened.test)), data))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import time
@@ -19,6 +20,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from edgekd import team
 from edgekd.data import Samples
 from edgekd.data.batches import Step, epoch_of, to_tensor
 from edgekd.distill.features import Taps
@@ -27,8 +29,9 @@ from edgekd.distill.teacher import device, predict, top1, views_of
 from edgekd.errors import ModelError
 from edgekd.recipe import Data, Distill, Optimizer
 from edgekd.say import progress, say
+from edgekd.stage import SCRATCH, write_atomically
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT = f"{SCRATCH}/checkpoint.pt"
 
 
 @dataclass(frozen=True)
@@ -143,13 +146,10 @@ def train(
     return averaged.module if averaged is not None else student
 
 
-def finish(out: Path) -> None:
-    """Remove the checkpoint once its result is stored."""
-    (out / CHECKPOINT).unlink(missing_ok=True)
-
-
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Weights as safetensors; the same weights give the same bytes."""
+    """Weights as safetensors, by the first process; the same weights give the same bytes."""
+    if team.RANK > 0:
+        return
     # Cloned, since safetensors refuses tensors that share memory, as the ranges of a concatenation's inputs do.
     weights = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -189,14 +189,19 @@ class _State:
         self.path = path
 
     def save(self, metrics: list[dict[str, float]]) -> None:
-        draft = self.path.with_suffix(".draft")
-        torch.save({**{name: part.state_dict() for name, part in self.parts.items()}, "metrics": metrics}, draft)
-        draft.replace(self.path)
+        content = io.BytesIO()
+        torch.save({**{name: part.state_dict() for name, part in self.parts.items()}, "metrics": metrics}, content)
+        self.path.parent.mkdir(exist_ok=True)
+        write_atomically(self.path, content.getvalue())
 
     def load(self) -> list[dict[str, float]]:
         if not self.path.exists():
             return []
-        saved = torch.load(self.path, map_location="cpu", weights_only=True)
+        try:
+            saved = torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception as error:  # on a damaged file torch raises whatever it stumbles over
+            say(f"  the checkpoint is damaged ({type(error).__name__}): training from the start")
+            return []
         for name, part in self.parts.items():
             part.load_state_dict(saved[name])
         metrics: list[dict[str, float]] = saved["metrics"]

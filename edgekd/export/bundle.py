@@ -96,7 +96,7 @@ def write_bundle(
             "input": graph_input,
             "golden": {"n": len(golden["inputs"]), "tolerance": float(golden["tolerance"])},
             "versions": dict(report.versions),
-            "lineage": {str(stage.get("name", "")): stage.get("key") for stage in report.stages},
+            "lineage": [{"name": stage.get("name"), "key": stage.get("key")} for stage in report.stages],
             "figures": figures(report),
             "files": {path.name: sha256(path) for path in sorted(draft.iterdir())},
         }

@@ -17,6 +17,7 @@ from edgekd.export.check import check
 from edgekd.export.to_fp16 import to_fp16
 from edgekd.export.to_onnx import Preprocess, to_onnx
 from edgekd.measure.runners import OnnxRunner
+from edgekd.quantize.ptq import convert
 from edgekd.quantize.student import load_quantized
 from edgekd.recipe import Data, Export, Model, Quantize
 from edgekd.stage import Artifact, stage
@@ -53,13 +54,16 @@ def export_int8(
     samples: Artifact, student: Model, distilled: Artifact, quantized: Artifact, data: Data, quantize: Quantize, quantization: Quantization,
     export: Export, opset: int, *, out: Path,
 ) -> None:  # fmt: skip
-    """Stage: the quantized student; also `fake_quantized.npy`, what the torch model computes on the test split."""
+    """Stage: the quantized student; also `fake_quantized.npy`, what the torch model computes on the test split.
+
+    After QAT that is the very model that was trained; after calibration, where no fake-quantized model was, the converted.
+    """
     opened = open_samples(samples.folder, data)
     model = load_quantized(student, distilled, quantized, opened, quantization, quantize)
+    trained = _logits(model, opened, data) if quantize.mode == "qat" else None
+    model = convert(model)
     _export(model, opened, data, export, opset, out)
-    batches = (_input(opened.test.get(ids), data, preprocess=False) for ids in _batches(len(opened.test)))
-    with torch.inference_mode():
-        np.save(out / "fake_quantized.npy", np.concatenate([model(batch).numpy() for batch in batches]))
+    np.save(out / "fake_quantized.npy", _logits(model, opened, data) if trained is None else trained)
 
 
 @stage(1, ("onnxruntime",))
@@ -70,6 +74,13 @@ def score(samples: Artifact, model: Artifact, data: Data, export: Export, *, out
     outputs = [runner.run(as_input(opened.test.get(ids), data, export)) for ids in _batches(len(opened.test))]
     np.save(out / "test.npy", np.concatenate(outputs).astype(np.float32))
     (out / "runtime.json").write_text(json.dumps(runner.name))
+
+
+def _logits(model: nn.Module, samples: Samples, data: Data) -> np.ndarray:
+    """On the whole test split, float32 `[samples, classes]`."""
+    batches = (_input(samples.test.get(ids), data, preprocess=False) for ids in _batches(len(samples.test)))
+    with torch.inference_mode():
+        return np.concatenate([model(batch).numpy() for batch in batches])
 
 
 def as_input(images: np.ndarray, data: Data, export: Export) -> np.ndarray:

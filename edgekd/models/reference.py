@@ -75,9 +75,11 @@ def number_of_classes(model: nn.Module, image_shape: tuple[int, int, int]) -> in
     try:
         with torch.inference_mode():
             logits = model(torch.zeros(2, channels, height, width))
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"the model does not take images [batch, {channels}, {height}, {width}]: {reason}") from error
+    except Exception as error:  # a user's forward may raise anything
+        reason = next(iter(str(error).strip().splitlines()), "")
+        raise ModelError(
+            f"the model does not take images [batch, {channels}, {height}, {width}]: {type(error).__name__}: {reason}"
+        ) from error
     model.train(training)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         what = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__

@@ -14,9 +14,9 @@ from edgekd.data import Samples, open_samples
 from edgekd.data.batches import to_tensor
 from edgekd.data.views import permutation
 from edgekd.distill.student import lesson_of, load_student
-from edgekd.distill.train import Modes, finish, save_weights, train
+from edgekd.distill.train import Modes, save_weights, train
 from edgekd.quantize import qat
-from edgekd.quantize.ptq import calibrate, convert, prepare
+from edgekd.quantize.ptq import calibrate, prepare
 from edgekd.recipe import Data, Distill, Loss, Model, Quantize, Teacher
 from edgekd.stage import Artifact, stage
 from edgekd.target import Quantization
@@ -78,7 +78,6 @@ def quantize(
             prepared, lesson, schedule, out, Modes(qat.train_mode, qat.eval_mode, at_epoch), title="quantized student"
         )
     save_weights(prepared, out / PREPARED)
-    finish(out)
 
 
 def load_quantized(
@@ -89,10 +88,10 @@ def load_quantized(
     quantization: Quantization,
     quantize: Quantize,
 ) -> GraphModule:
-    """The converted graph that `quantize` made: integer weights, quantize and dequantize at the target's sites."""
+    """What `quantize` made, in eval mode: the graph with its fake-quantizers (QAT) or observers (PTQ) and their ranges."""
     prepared = _prepared(student, distilled, samples, quantization, quantize)
     prepared.load_state_dict(safetensors.torch.load_file(quantized / PREPARED))
-    return convert(prepared)
+    return qat.eval_mode(prepared)
 
 
 def _prepared(

@@ -61,6 +61,28 @@ def test_a_parquet_file_gives_its_pixels_labels_and_class_names(tmp_path: Path, 
     assert samples.classes == ("cat", "dog", "owl") and samples.image_shape == (6, 5, 3)
 
 
+def test_several_parquet_files_are_one_split(tmp_path: Path, file: str) -> None:
+    for i in range(2):
+        parquet(
+            tmp_path / f"part-{i}.parquet",
+            [png(image) for image in PIXELS[6 * i : 6 * i + 6]],
+            LABELS[6 * i : 6 * i + 6],
+        )
+    samples = opened(tmp_path, train=str(tmp_path / "part-*.parquet"), test=file)
+    np.testing.assert_array_equal(samples.train.get(np.arange(12)), PIXELS)
+
+
+def test_an_image_of_16_bits_is_refused_instead_of_saturated(tmp_path: Path, file: str) -> None:
+    deep = io.BytesIO()
+    Image.fromarray(np.full((6, 5), 40_000, np.uint16)).save(deep, "PNG")
+    images = [png(image) for image in PIXELS]
+    images[2] = deep.getvalue()
+    wrong = parquet(tmp_path / "a.parquet", images)
+    assert "row 2" in refused(tmp_path, train=wrong, test=file) and "8 bits" in refused(
+        tmp_path, train=wrong, test=file
+    )
+
+
 def test_the_hold_out_split_is_a_fixed_share_of_train_and_apart_from_the_rest(tmp_path: Path, file: str) -> None:
     first, second = (opened(tmp_path, train=file, test=file, holdout=0.25) for _ in range(2))
     assert len(first.holdout_ids) == 3

@@ -157,6 +157,20 @@ def test_a_feature_method_without_layers_and_a_logit_method_with_them_are_refuse
         Objective([Loss(method="kd", layers={"a": "b"})], 1.0)
 
 
+def test_a_loss_of_weight_zero_is_left_out(tmp_path: Path) -> None:
+    train(network(), hard_labels(), settings(epochs=1, losses=(Loss(method="kd", weight=0.0),)), tmp_path)
+    assert "loss/kd" not in (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_a_damaged_checkpoint_is_said_and_training_starts_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / CHECKPOINT).parent.mkdir()
+    (tmp_path / CHECKPOINT).write_bytes(b"half a checkpoi")
+    train(network(), hard_labels(), settings(epochs=1), tmp_path)
+    assert "damaged" in capsys.readouterr().err and len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+
+
 def test_a_loss_that_explodes_stops_with_what_to_lower(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"lower distill\.optimizer\.lr"):
         train(network(), hard_labels(), settings(optimizer=Optimizer(lr=1e30)), tmp_path)

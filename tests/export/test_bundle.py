@@ -137,7 +137,7 @@ def test_the_manifest_lists_every_other_file_and_what_made_them(tmp_path: Path) 
     manifest = listed(bundle)
 
     assert set(manifest["files"]) == {path.name for path in bundle.iterdir()} - {"manifest.json"}
-    assert manifest["lineage"] == {"distill": "77e0"}
+    assert manifest["lineage"] == [{"name": "distill", "key": "77e0"}]
     assert manifest["recipe"] == {"name": "tiny"}
     assert manifest["precision"] == "int8"
     assert manifest["target"]["name"] == "box"
