@@ -20,7 +20,6 @@ def run(*command: object, cwd: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
 def test_the_wheel_alone_builds_a_bundle(tmp_path: Path) -> None:
     pytest.importorskip("build")
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT, cwd=tmp_path)
