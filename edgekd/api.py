@@ -89,5 +89,5 @@ def _build(
             return made, folder, False
         from edgekd.pipeline import build as run_pipeline
 
-        say(f"{recipe.name} for {device.title}")
+        say(f"{recipe.name} for {device.title}, stages kept in {run.folder}")
         return run_pipeline(recipe, device, run, folder, ask), folder, True

@@ -111,6 +111,7 @@ class Cache:
         if team.RANK == 0 and team.SIZE > 1:
             team.dismiss()
         self.artifacts.append(artifact)
+        say(f"  {artifact.name:<16} {'from the cache' if artifact.reused else f'{artifact.seconds:.1f} s'}")
         return artifact
 
     def _folder(self, function: Callable[..., None], inputs: tuple[Any, ...]) -> Path:
