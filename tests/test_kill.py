@@ -70,7 +70,7 @@ def test_killed_in_an_epoch_it_goes_on_after_the_last_whole_one(tmp_path: Path) 
     (tmp_path / "edgekd.toml").write_text(RECIPE)
     build = start(tmp_path, "cache")
     deadline = time.monotonic() + 240
-    while not (checkpoints := list((tmp_path / "cache").glob(".draft-distill-*/checkpoint.pt"))):
+    while not (checkpoints := list((tmp_path / "cache").glob(".draft-distill-*/scratch/checkpoint.pt"))):
         assert build.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     build.kill()

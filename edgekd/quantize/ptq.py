@@ -21,7 +21,7 @@ from edgekd.quantize.pt2e import (
     prepare_pt2e,
     prepare_qat_pt2e,
 )
-from edgekd.quantize.qat import eval_mode, fake_quantizer, watch
+from edgekd.quantize.qat import FakeQuantizer, eval_mode, fake_quantizer, watch
 from edgekd.quantize.scheme import LINEAR, SUFFIX, Scheme
 from edgekd.target import Quantization, Target
 
@@ -78,7 +78,7 @@ def calibrate(prepared: GraphModule, batches: Iterable[Tensor]) -> None:
                 f"activation '{tensor}' is {low:g} for every calibration sample: a dead layer, or samples that are all "
                 "alike; it has no range to quantize"
             )
-    _settle_input(prepared)
+    _settle_ranges(prepared)
 
 
 def convert(prepared: GraphModule) -> GraphModule:
@@ -123,17 +123,16 @@ class _Histogram(HistogramObserver):  # type: ignore[misc]
         return scale * TIE_BREAK, zero_point
 
 
-def _settle_input(prepared: GraphModule) -> None:
-    """Moves an image's range off the ties in quantization-aware training, where the scale follows from the range."""
+def _settle_ranges(prepared: GraphModule) -> None:
+    """Scales of quantization-aware training from the calibrated ranges, an image's range moved off the ties."""
     for node in prepared.graph.nodes:
-        if node.op == "call_module" and node.args[0].op == "placeholder":
-            fake_quantizer = prepared.get_submodule(node.target)
-            if isinstance(fake_quantizer, FakeQuantizeBase):
-                fake_quantizer.activation_post_process.min_val.mul_(TIE_BREAK)
-                fake_quantizer.activation_post_process.max_val.mul_(TIE_BREAK)
-                scale, zero_point = fake_quantizer.calculate_qparams()
-                fake_quantizer.scale.copy_(scale)
-                fake_quantizer.zero_point.copy_(zero_point)
+        fake_quantizer = prepared.get_submodule(node.target) if node.op == "call_module" else None
+        if not isinstance(fake_quantizer, FakeQuantizer) or is_constant(node.args[0]):
+            continue
+        if node.args[0].op == "placeholder":
+            fake_quantizer.activation_post_process.min_val.mul_(TIE_BREAK)
+            fake_quantizer.activation_post_process.max_val.mul_(TIE_BREAK)
+        fake_quantizer.settle()
 
 
 def _name_observers_once(prepared: GraphModule) -> None:

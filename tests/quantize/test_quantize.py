@@ -237,6 +237,24 @@ def test_training_lowers_the_loss_and_a_checkpoint_resumes_exactly() -> None:
     assert torch.equal(eval_mode(prepared)(x), eval_mode(resumed)(x))
 
 
+@pytest.mark.parametrize("scheme", [TENSORRT, ONNXRUNTIME])
+def test_the_converted_model_computes_what_the_trained_one_computed(scheme: Quantization) -> None:
+    """To the last bit with float biases; with int32 biases up to their rounding."""
+    prepared, x = train_mode(calibrated(seeded(Block()), scheme, qat=True)), images()
+    optimizer = torch.optim.SGD(prepared.parameters(), 0.05)
+    for _ in range(3):
+        optimizer.zero_grad()
+        prepared(x).square().mean().backward()
+        optimizer.step()
+    eval_mode(prepared)
+    with torch.no_grad():
+        prepared(x)  # the weights' scales follow the weights at the next forward pass
+        trained = prepared(x)
+        converted = convert(prepared)(x)
+    step = float((trained.max() - trained.min()) / 255)
+    torch.testing.assert_close(converted, trained, rtol=0, atol=0.0 if not scheme.int32_bias else step)
+
+
 def test_frozen_observers_keep_their_ranges_in_training() -> None:
     def ranges(model: GraphModule) -> dict[str, Tensor]:
         # activations only: the scale of a weight has one entry a channel
