@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from edgekd.data import Samples, open_samples
 from edgekd.data.batches import to_tensor
@@ -105,8 +106,10 @@ def _check(path: Path, model: nn.Module, samples: Samples, data: Data, export: E
         logits: Tensor = model(_input(batch.numpy(), data, preprocess=False) if export.preprocess else batch)
         return logits.softmax(1) if export.output == "probabilities" else logits
 
-    # One sample in 64 may fall on a rounding tie; the whole test split is compared later.
-    check(path, run, [torch.from_numpy(np.ascontiguousarray(as_input(images, data, export)))], min_agreement=0.98)
+    batch = torch.from_numpy(np.ascontiguousarray(as_input(images, data, export)))
+    # Float outputs are compared as numbers: where two classes tie, a rounding decides. An int8 graph may round a tie of its
+    # own in any layer, so that its classes are compared, here of a few samples and later of the whole test split.
+    check(path, run, [batch], min_agreement=0.9 if isinstance(model, GraphModule) else 0.0)
 
 
 def _input(images: np.ndarray, data: Data, *, preprocess: bool) -> Tensor:
