@@ -26,6 +26,10 @@ def load_function(reference: str) -> Callable[..., Any]:
         raise ModelError(
             f"'{reference}': cannot import {module_name} ({error}); is it installed, or on PYTHONPATH?"
         ) from error
+    except Exception as error:  # the module's own code may raise anything
+        raise ModelError(
+            f"'{reference}': {module_name} fails when imported: {type(error).__name__}: {error}"
+        ) from error
     function = getattr(module, function_name, None)
     if not callable(function):
         possible = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]

@@ -199,7 +199,9 @@ class Budget(Section):
 class Recipe(Section):
     """All of edgekd.toml. `folder` is where it was read from; relative paths in it start there."""
 
-    name: Text
+    name: Annotated[
+        str, Field(pattern=r"^[^/\\]*[^/\\.][^/\\]*$", description="names the bundle's folder, so it has no / or \\")
+    ]
     data: Data
     teacher: Teacher
     student: Model

@@ -442,3 +442,9 @@ def test_an_opset_above_the_runtimes_is_refused(folder: Path) -> None:
 def test_all_that_a_device_cannot_run_comes_at_once(folder: Path) -> None:
     with pytest.raises(RecipeError, match="2 mistakes in recipe flowers for target x86-cpu"):
         check_target(load_recipe(folder, ["export.opset=25"]), fp32_only())
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "..", "a\\b"])
+def test_a_name_that_would_leave_the_output_folder_is_refused(folder: Path, name: str) -> None:
+    with pytest.raises(RecipeError, match="name"):
+        load_recipe(folder, [f"name='{name}'"])

@@ -181,8 +181,13 @@ def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
 
 def _from_function(reference: str, split: str) -> Source:
     function = load_function(reference)
-    result: Any = function(split)
     where = f"data.{split} = '{reference}'"
+    try:
+        result: Any = function(split)
+    except Exception as error:  # a user's function may raise anything
+        raise DataError(
+            f"{where}: the function failed when called with '{split}': {type(error).__name__}: {error}"
+        ) from error
     try:
         images, labels, classes = result
         images, labels = np.asarray(images), np.asarray(labels)

@@ -61,7 +61,10 @@ def load_model(reference: Model, *, num_classes: int, in_channels: int) -> nn.Mo
         inspect.signature(function).bind(**arguments)
     except TypeError as error:
         raise ModelError(f"model '{reference.model}': {error}; it takes {', '.join(parameters)}") from error
-    model = function(**arguments)
+    try:
+        model = function(**arguments)
+    except Exception as error:  # a user's function may raise anything
+        raise ModelError(f"model '{reference.model}' could not be made: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"model '{reference.model}' gave a {type(model).__name__}; it must return a torch.nn.Module")
     return _with_weights(model, reference)

@@ -132,6 +132,11 @@ def refused(tmp_path: Path, **settings: Any) -> str:
     return str(caught.value)
 
 
+def test_a_function_that_fails_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def load():\n    pass\n")
+    assert "TypeError" in refused(tmp_path, train=f"python:{tmp_path}/mine.py:load", test="x")
+
+
 def test_a_missing_file_is_named_with_what_is_possible(tmp_path: Path, file: str) -> None:
     text = refused(tmp_path, train=file, test=str(tmp_path / "no.parquet"))
     assert "no.parquet" in text and "data.test" in text and "parquet file" in text

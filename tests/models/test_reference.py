@@ -153,6 +153,13 @@ def test_timm_that_does_not_import_says_what_to_install() -> None:
         assert parameters(load("timm:resnet18")) > 1e7
 
 
+def test_a_function_or_module_that_fails_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("def build(num_classes):\n    raise KeyError('boom')\n")
+    (tmp_path / "b.py").write_text("def build(:\n")
+    assert "could not be made: KeyError: 'boom'" in refused(f"python:{tmp_path}/a.py:build")
+    assert "fails when imported: SyntaxError" in refused(f"python:{tmp_path}/b.py:build")
+
+
 def test_a_model_that_does_not_take_the_images_is_told() -> None:
     with pytest.raises(ModelError, match=r"does not take images \[batch, 1, 8, 8\]"):
         number_of_classes(resnet8(in_channels=3), (8, 8, 1))
