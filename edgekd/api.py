@@ -7,7 +7,9 @@ from pathlib import Path
 
 from edgekd.current import current_report, fingerprint
 from edgekd.errors import RecipeError
-from edgekd.recipe import FILE, Recipe, check_losses, check_target, load_recipe
+from edgekd.losses import check_losses
+from edgekd.recipe import FILE, Recipe, load_recipe
+from edgekd.refusals import check_inputs
 from edgekd.report.model import Report
 from edgekd.say import say
 from edgekd.stage import Cache, default_cache
@@ -72,7 +74,7 @@ def _checked(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
 
     if overrides:
         raise RecipeError("overrides change a recipe's file; change a Recipe with recipe.model_copy(update=...)")
-    refuse(f"recipe {recipe.name}", [Mistake("", mistake) for mistake in check_losses(recipe, METHODS)])
+    refuse(f"recipe {recipe.name}", [Mistake("", mistake) for mistake in check_losses(recipe.distill.losses, METHODS)])
     return recipe
 
 
@@ -81,9 +83,9 @@ def _build(
 ) -> tuple[Report, Path, bool]:
     device = target if isinstance(target, Target) else load_target(target)
     recipe = recipe.located()
-    check_target(recipe, device)
+    check_inputs(recipe, device)
     folder = output / recipe.name / device.name
-    with Cache(cache or default_cache()) as run:
+    with Cache(cache or default_cache(), f"{recipe.name} for {device.name}") as run:
         made = None if recheck else current_report(folder, fingerprint(recipe, device, run))
         if made is not None:
             return made, folder, False

@@ -10,13 +10,15 @@ from edgekd.measure.protocol import faster
 from edgekd.recipe import Budget
 from edgekd.report.model import Accuracy, Candidate, Check, Latency, Origin
 
+ESTIMATE_MARGIN = 0.1  # an estimate leaves out kernel launches and more: a smaller difference is no order
+
 
 @dataclass(frozen=True)
 class Contender:
     """A candidate with everything that was found out about it.
 
     order_ms: what the order is made by: the host's median, or the profile's lower bound where the target's runtime does
-    not run here (`order_origin` says which).
+    not run here (`order_origin` says which). fault: why it must not ship whatever the budget allows; empty: nothing.
     """
 
     name: str
@@ -27,14 +29,18 @@ class Contender:
     peak_memory_mb: float | None
     order_ms: float | None
     order_origin: Origin
+    fault: str = ""
 
 
 def choose(contenders: Sequence[Contender], budget: Budget, teacher: Accuracy) -> tuple[Candidate, ...]:
-    """The candidates with their verdicts, exactly one of which ships; where none keeps the budget, the most accurate."""
+    """The candidates with their verdicts, exactly one of which ships; where none keeps the budget, the most accurate.
+
+    One with a fault ships only where every one has a fault.
+    """
     fp32 = next(contender for contender in contenders if contender.name == "fp32")
-    broken = {c.name: _broken(c, budget, teacher, fp32.accuracy) for c in contenders}
+    broken = {c.name: c.fault or _broken(c, budget, teacher, fp32.accuracy) for c in contenders}
     able = [contender for contender in contenders if not broken[contender.name]]
-    best = _fastest(able) if able else max(contenders, key=lambda contender: contender.accuracy.top1)
+    best = _fastest(able) if able else max(contenders, key=lambda c: (not c.fault, c.accuracy.top1))
 
     def reason(contender: Contender) -> str:
         if contender is best:
@@ -126,7 +132,7 @@ def _fastest(able: Sequence[Contender]) -> Contender:
 
 def _clearly(fast: Contender, slow: Contender) -> bool:
     if fast.order_origin != "host" or fast.latency is None or slow.latency is None:
-        return (fast.order_ms or 0.0) < (slow.order_ms or 0.0)
+        return (fast.order_ms or 0.0) * (1 + ESTIMATE_MARGIN) < (slow.order_ms or 0.0)
     return faster(fast.latency, slow.latency) == "a"
 
 
@@ -134,7 +140,8 @@ def _slower(loser: Contender, best: Contender) -> str:
     if loser.order_ms is None or best.order_ms is None:
         return f"larger: {loser.size_mb:.2f} MB against {best.size_mb:.2f} MB (no latency is known)"
     if not _clearly(best, loser):
-        return f"no clear difference in latency to {best.name} (the noise could have decided), and it is larger"
+        why = "the noise" if best.order_origin == "host" else "what the estimate leaves out"
+        return f"no clear difference in latency to {best.name} ({why} could decide), and it is larger"
     return f"slower than {best.name}: {loser.order_ms:.3g} ms against {best.order_ms:.3g} ms ({loser.order_origin})"
 
 

@@ -85,6 +85,9 @@ def report(
     ] = False,
 ) -> None:
     """Print a build's report again."""
+    import contextlib
+    import webbrowser
+
     from edgekd.report.model import Report
 
     file = bundle / "report.json"
@@ -93,7 +96,8 @@ def report(
     if html:
         page = (bundle / "report.html").resolve()
         typer.echo(page)
-        typer.launch(page.as_uri())
+        with contextlib.suppress(webbrowser.Error):  # no browser here: the path is enough
+            webbrowser.get().open(page.as_uri())
         return
     try:
         content = Report.model_validate_json(file.read_bytes())

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from edgekd.measure.estimate import lower_bound_ms
 from edgekd.measure.protocol import interleave
 from edgekd.measure.runners import OnnxRunner, Runner, TorchRunner, machine, peak_memory_mb, versions
 from edgekd.recipe import Recipe, file_of
-from edgekd.report.model import Accuracy, Check, Latency, Report
+from edgekd.report.model import Accuracy, Candidate, Check, Latency, Report
 from edgekd.say import say
 from edgekd.stage import Artifact, Cache
 from edgekd.target import Target
@@ -45,6 +45,7 @@ class Made:
     trained_teacher: Artifact | None
     teacher_scores: Artifact
     distilled: Artifact
+    quantized: Artifact | None
     candidates: Mapping[str, Artifact]
     scores: Mapping[str, Artifact]
 
@@ -60,22 +61,25 @@ def evaluate(recipe: Recipe, target: Target, run: Cache, made: Made, started: fl
     }
     teacher_runs = _teacher_runner(recipe, opened, made.trained_teacher)
     teacher = accuracy(np.load(made.teacher_scores / "test.npy"), opened, _runtime(made.teacher_scores))
+    same = same_as_trained(candidates["int8"], scores["int8"]) if "int8" in candidates else None
     contenders, teacher_latency = _contenders(recipe, target, opened, candidates, accuracies, teacher_runs)
+    if same is not None and same < AGREEMENT:
+        fault = f"only {same:.2f} % of its answers are those of the model that was trained; at least {AGREEMENT} % are asked"
+        contenders = [replace(c, fault=fault) if c.name == "int8" else c for c in contenders]
     chosen = choose(contenders, recipe.budget, teacher)
     shipped = next(candidate for candidate in chosen if candidate.shipped)
     checks = [
         *budget_checks(shipped, recipe.budget, teacher, accuracies["fp32"]),
-        *([_agreement(candidates["int8"], scores["int8"], shipped.name)] if "int8" in candidates else []),
+        *([_agreement(same, accuracies["int8"].n, shipped.name)] if same is not None else []),
         _device_latency(target),
     ]
-    with open(distilled / "metrics.jsonl") as file:
-        curves = tuple(json.loads(line) for line in file)
     return Report(
         recipe=recipe.name, target=target.name, target_title=target.title, created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(time.time() - started, 1), machine=machine(), versions=versions(), classes=opened.classes, teacher=teacher,
         teacher_latency=teacher_latency,
         teacher_size_mb=_teacher_size_mb(recipe), student=accuracies["fp32"], student_parameters=_parameters(distilled / "student.safetensors"),
-        candidates=chosen, checks=tuple(checks), curves=curves, warnings=_warnings(opened),
+        candidates=chosen, checks=tuple(checks), curves=_curves(distilled),
+        quantization_curves=_curves(made.quantized), warnings=tuple(_warnings(recipe, opened, teacher, shipped)),
         stages=tuple(artifact.lineage() for artifact in run.artifacts),
     )  # fmt: skip
 
@@ -188,12 +192,16 @@ def _teacher_runner(recipe: Recipe, samples: Samples, trained: Artifact | None) 
     return TorchRunner(load_teacher(recipe.teacher, trained, samples).cpu())
 
 
-def _agreement(int8: Artifact, scores: Artifact, shipped: str) -> Check:
+def same_as_trained(int8: Artifact, scores: Artifact) -> float:
+    """Percent of the test split that the fake-quantized model and the exported one in onnxruntime put in one class."""
     fake_quantized, deployed = np.load(int8 / "fake_quantized.npy"), np.load(scores / "test.npy")
-    same = 100 * float((fake_quantized.argmax(1) == deployed.argmax(1)).mean())
+    return 100 * float((fake_quantized.argmax(1) == deployed.argmax(1)).mean())
+
+
+def _agreement(same: float, n: int, shipped: str) -> Check:
     return Check(
         name="int8 computes what was trained", verdict="pass" if same >= AGREEMENT else "missed" if shipped == "int8" else "note",
-        found=f"same top-1 as the fake-quantized model on {same:.2f} % of {len(deployed)} test samples", limit=f"at least {AGREEMENT} %",
+        found=f"same top-1 as the fake-quantized model on {same:.2f} % of {n} test samples", limit=f"at least {AGREEMENT} %",
     )  # fmt: skip
 
 
@@ -201,7 +209,7 @@ def _device_latency(target: Target) -> Check:
     return Check(
         name="latency on the device",
         verdict="not measured",
-        found=f"needs a {target.title}; run.py --bench measures there",
+        found=f"needs the device ({target.title}); run.py --bench measures there",
         origin="not measured",
     )
 
@@ -218,7 +226,26 @@ def _parameters(weights: Path) -> int:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in learnt)
 
 
-def _warnings(samples: Samples) -> tuple[str, ...]:
-    if not samples.skipped:
+def _curves(trained: Artifact | None) -> tuple[dict[str, float], ...]:
+    """What the training loop logged, a dict an epoch; empty where nothing was trained."""
+    if trained is None or not (trained / "metrics.jsonl").exists():
         return ()
-    return (f"{len(samples.skipped)} images do not decode and were left out, the first: {samples.skipped[0]}",)
+    return tuple(json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines())
+
+
+def _warnings(recipe: Recipe, samples: Samples, teacher: Accuracy, shipped: Candidate) -> Iterator[str]:
+    """What no budget forbids and a careful reader would want to know."""
+    if samples.skipped:
+        yield f"{len(samples.skipped)} images do not decode and were left out, the first: {samples.skipped[0]}"
+    if recipe.data.train == recipe.data.test:
+        yield "train and test are the same samples: the accuracies say nothing about new ones"
+    if not any(loss.weight for loss in recipe.distill.losses):
+        yield "no loss reads the teacher (distill.losses): the student learned from labels alone"
+    counts = np.bincount(samples.test.labels)
+    share = 100 * float(counts.max()) / len(samples.test)
+    for name, found in (("the teacher", teacher), (f"{shipped.name}, which ships,", shipped.accuracy)):
+        if found.low <= share:
+            yield (
+                f"{name} is right on {found.top1:.2f} %, no better than always naming the most frequent class "
+                f"({samples.classes[int(counts.argmax())]}, {share:.2f} %)"
+            )

@@ -13,7 +13,7 @@ TEMPLATE = """\
 [data]
 train = "{train}"
 test = "{test}"                      # read by the final check only
-mean = [0.485, 0.456, 0.406]                # what the teacher was trained with, of values in 0..1
+mean = [0.485, 0.456, 0.406]                # TODO: mean and std that the teacher was trained with, of values in 0..1
 std = [0.229, 0.224, 0.225]
 augment = {{ crop_padding = 4, flip = true }} # also: cutout = 8, mixup = 0.2
 # size = [224, 224]                         # height, width; needed where images differ in size

@@ -50,6 +50,7 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask) ->
     candidates = {"fp32": run(export_fp32, samples, student, distilled, data, recipe.export, opset)}
     if "fp16" in precisions:
         candidates["fp16"] = run(export_fp16, samples, student, distilled, candidates["fp32"], data, recipe.export)
+    quantized = None
     if recipe.quantize.mode != "none":
         scheme = target.quantization
         quantized = run(
@@ -63,7 +64,7 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask) ->
     if team.RANK > 0:  # of the processes of `accelerate launch` the first checks and packages
         list(team.invitations())
         return Report.model_validate_json((folder / "report.json").read_bytes())
-    made = Made(samples, trained, teacher_scores, distilled, candidates, scores)
+    made = Made(samples, trained, teacher_scores, distilled, quantized, candidates, scores)
     report = evaluate(recipe, target, run, made, started)
     package(folder, recipe, target, run, made, report)
     if team.SIZE > 1:

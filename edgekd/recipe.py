@@ -2,37 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import date, datetime, time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from edgekd import overrides as command_line
 from edgekd.errors import RecipeError, nearest
-from edgekd.target import Target
-from edgekd.toml_file import (
-    Loc,
-    Mistake,
-    Places,
-    as_json,
-    date_mistakes,
-    dotted,
-    parse_toml,
-    read_text,
-    refuse,
-    shown,
-    validation_mistakes,
-    wording,
-)
+from edgekd.losses import Loss, Methods, losses_in, mistakes_in_losses
+from edgekd.toml_file import Mistake, Places, as_json, date_mistakes, parse_toml, read_text, refuse, validation_mistakes
 
 FILE = "edgekd.toml"
-PATH_KEYS: tuple[Loc, ...] = (("data", "train"), ("data", "test"), ("teacher", "weights"), ("student", "weights"))
-MODEL_KEYS: tuple[Loc, ...] = (("teacher", "model"), ("student", "model"))
-SUFFIXES = (".pt", ".pth", ".pt2", ".onnx", ".safetensors", ".bin", ".ckpt", ".py")  # of a path without a folder
 Text = Annotated[str, Field(min_length=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -121,26 +103,6 @@ class Optimizer(Section):
     lr: Positive = 0.1
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: NonNegative = 5e-4
-
-
-class Loss(BaseModel):
-    """One term: `method`, `weight`, and the method's own keyword arguments, which its signature checks.
-
-    `layers`, for a method that compares features, maps the student's module paths to the teacher's.
-    """
-
-    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
-
-    method: Text
-    weight: NonNegative = 1.0
-    warmup_epochs: NonNegative = Field(default=0.0, description="the weight rises linearly from 0 over these epochs")
-
-    layers: dict[str, str] = Field(default_factory=dict, description="student module path -> teacher module path")
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The method's own hyper-parameters."""
-        return dict(self.model_extra or {})
 
 
 class Distill(Section):
@@ -238,9 +200,6 @@ def file_of(reference: str) -> Path | None:
     return None if kind in ("edgekd", "timm") and colon else Path(reference)
 
 
-Methods = Mapping[str, Callable[..., Any]]
-
-
 def load_recipe(path: Path | None = None, overrides: Sequence[str] = (), methods: Methods | None = None) -> Recipe:
     """The recipe in a folder (its edgekd.toml; none: this folder) or in a .toml file, changed by `key=value` overrides.
 
@@ -250,11 +209,11 @@ def load_recipe(path: Path | None = None, overrides: Sequence[str] = (), methods
     file = _recipe_file(path)
     text = read_text(file)
     document = parse_toml(text, file.name)
-    overridden, mistakes = _apply(overrides, document)
+    overridden, mistakes = command_line.apply(overrides, document)
     places = Places(file.name, text, overridden)
     mistakes += date_mistakes(document, places)
     if methods is not None:
-        mistakes += [Mistake(places(loc), what) for loc, what in _loss_mistakes(_losses(document), methods)]
+        mistakes += [Mistake(places(loc), what) for loc, what in mistakes_in_losses(losses_in(document), methods)]
     if "folder" in document:  # a field of Recipe that is no key of the file
         mistakes.append(Mistake(places(("folder",)), "unknown key 'folder'; it is where the file lies"))
     folder = file.absolute().parent
@@ -279,197 +238,3 @@ def _recipe_file(path: Path | None) -> Path:
     if file.suffix != ".toml":
         raise RecipeError(f"{file} is no recipe: give a folder with {FILE}, or a .toml file")
     return file
-
-
-# Overrides: --set key=value
-
-
-def _apply(overrides: Sequence[str], document: dict[str, Any]) -> tuple[tuple[Loc, ...], list[Mistake]]:
-    """Write the overrides into the document: their keys, and the mistakes of those that cannot be written."""
-    overridden: list[Loc] = []
-    mistakes: list[Mistake] = []
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        try:
-            if not equals:
-                raise ValueError(f"{override!r} given; write key=value, as in distill.epochs=5")
-            overridden.append(_write(document, _split(key.strip()), _value(value)))
-        except ValueError as error:
-            mistakes.append(Mistake(f"--set {key}", str(error)))
-    return tuple(overridden), mistakes
-
-
-def _split(key: str) -> list[str]:
-    """The steps of a dotted TOML key; one that has a dot itself stands in quotes: layers."block.0"."""
-    try:
-        rest: Any = tomllib.loads(f"{key} = 0")
-    except tomllib.TOMLDecodeError:
-        raise ValueError(f"{key!r} given; a key is written as in distill.losses.0.weight") from None
-    steps = []
-    while isinstance(rest, dict):
-        step = next(iter(rest))
-        steps.append(step)
-        rest = rest[step]
-    return steps
-
-
-def _value(text: str) -> object:
-    """A TOML value, or the text as it stands where it is none: `--set quantize.mode=qat` needs no quotes."""
-    try:
-        content = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return text
-    value = content["value"]
-    return text if len(content) > 1 or isinstance(value, date | datetime | time) else value
-
-
-def _write(document: dict[str, Any], steps: list[str], value: object) -> Loc:
-    """Set one value and return its place. Raises ValueError where the document has no such place."""
-    loc: Loc = ()
-    container: Any = document
-    for step, following in zip(steps, [*steps[1:], None], strict=True):
-        if isinstance(container, list):
-            if not (step.isdecimal() and int(step) < len(container)):
-                raise ValueError(f"no entry {step}; {dotted(loc)} has {len(container)}, counted from 0")
-            loc += (int(step),)
-        elif isinstance(container, dict):
-            loc += (step,)
-            if following is not None and step not in container:
-                if following.isdecimal():
-                    raise ValueError(f"the file states no {dotted(loc)}; set all of it: --set '{dotted(loc)}=[...]'")
-                container[step] = {}
-        else:
-            raise ValueError(f"{dotted(loc)} is {shown(container)}, not a table")
-        if following is None:
-            container[loc[-1]] = _from_here(loc, value)
-        else:
-            container = container[loc[-1]]
-    return loc
-
-
-def _from_here(loc: Loc, value: object) -> object:
-    """A relative path that was typed on the command line starts at the current directory, not at the recipe."""
-    if not isinstance(value, str):
-        return value
-    scheme, colon, rest = value.partition(":")
-    if loc in PATH_KEYS and scheme != "python":
-        always = loc[0] == "data"  # weights may be a name that the model's library knows
-        return _absolute(value) if always or _looks_like_a_path(value) else value
-    if loc in MODEL_KEYS and colon and scheme in ("onnx", "exported"):
-        return f"{scheme}:{_absolute(rest)}"
-    if loc in (*MODEL_KEYS, *PATH_KEYS) and colon and scheme == "python":
-        module, function_colon, function = rest.rpartition(":")
-        return f"python:{_absolute(module)}{function_colon}{function}" if _looks_like_a_path(module) else value
-    return value
-
-
-def _looks_like_a_path(text: str) -> bool:
-    return text.startswith(("~", ".")) or "/" in text or os.path.splitext(text)[1] in SUFFIXES or os.path.exists(text)
-
-
-def _absolute(text: str) -> str:
-    return os.path.abspath(os.path.expanduser(text)) if text else text
-
-
-# Losses: a method's signature is the schema of its options
-
-
-def check_losses(recipe: Recipe, methods: Methods) -> list[str]:
-    """The mistakes in the losses' methods and options, each as `distill.losses.0.temperature: what is wrong`."""
-    losses: Iterator[tuple[Loc, Mapping[str, Any]]] = (
-        (("distill", "losses", n), {"method": loss.method, "layers": loss.layers, **loss.options})
-        for n, loss in enumerate(recipe.distill.losses)
-    )
-    return [f"{dotted(loc)}: {text}" for loc, text in _loss_mistakes(losses, methods)]
-
-
-def _losses(document: Mapping[str, Any]) -> Iterator[tuple[Loc, Mapping[str, Any]]]:
-    """The losses of a document whose other parts may be wrong."""
-    distill = document.get("distill")
-    losses = distill.get("losses") if isinstance(distill, dict) else None
-    for n, loss in enumerate(losses if isinstance(losses, list) else ()):
-        if isinstance(loss, dict) and isinstance(loss.get("method"), str):
-            yield ("distill", "losses", n), loss
-
-
-def _loss_mistakes(losses: Iterator[tuple[Loc, Mapping[str, Any]]], methods: Methods) -> Iterator[tuple[Loc, str]]:
-    for loc, loss in losses:
-        name = loss["method"]
-        if name not in methods:
-            yield (*loc, "method"), f"method {name!r} not found{nearest(name, methods)}"
-            continue
-        options = {key: value for key, value in loss.items() if key not in Loss.model_fields}
-        for inner, text in (
-            *_layer_mistakes(name, methods[name], loss.get("layers")),
-            *_option_mistakes(name, methods[name], options),
-        ):
-            yield loc + inner, text
-
-
-def _compares_features(method: Callable[..., Any]) -> bool:
-    """A method says so by taking `f_t`, the teacher's features; a method with weights takes it in `forward`."""
-    call: Callable[..., Any] = getattr(method, "forward", method)
-    return "f_t" in inspect.signature(call).parameters
-
-
-def _layer_mistakes(name: str, method: Callable[..., Any], layers: object) -> Iterator[tuple[Loc, str]]:
-    """A method that compares features needs layers; another has no use for them."""
-    compares_features = _compares_features(method)
-    if compares_features and not layers:
-        example = 'layers = { "layer3" = "layer3" } (student module path = teacher module path)'
-        yield ("layers",), f"missing; method {name} compares features: say which, for example {example}"
-    if layers and not compares_features:
-        yield ("layers",), f"{shown(layers)} given; method {name} reads logits only, so it takes no layers"
-
-
-def _option_mistakes(name: str, method: Callable[..., Any], options: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
-    # A method with weights is a class: its options are those of its constructor.
-    function: Callable[..., Any] = getattr(method, "__init__") if inspect.isclass(method) else method  # noqa: B009
-    hints = get_type_hints(function, include_extras=True)
-    parameters = {
-        parameter.name: parameter
-        for parameter in inspect.signature(function).parameters.values()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    }
-    common = [key for key in Loss.model_fields if key != "layers" or _compares_features(method)]
-    for key, value in options.items():
-        if key in parameters:
-            yield from (((key, *inner), text) for inner, text in _value_mistakes(value, hints.get(key, Any)))
-        else:
-            yield (key,), f"unknown key {key!r} of method {name}{nearest(key, [*parameters, *common])}"
-    for key, parameter in parameters.items():
-        if parameter.default is inspect.Parameter.empty and key not in options:
-            yield (key,), f"missing; method {name} requires it"
-
-
-def _value_mistakes(value: object, annotation: Any) -> Iterator[tuple[Loc, str]]:
-    adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False))
-    try:
-        adapter.validate_json(as_json(value), strict=True)
-    except ValidationError as error:
-        for item in error.errors(include_url=False):
-            yield item["loc"], wording(item, Loss)
-
-
-# The recipe and the device
-
-
-def check_target(recipe: Recipe, target: Target) -> None:
-    """Raise RecipeError with every setting of the recipe that the device cannot run."""
-    runtime = target.runtime
-    mistakes = []
-    if recipe.quantize.mode != "none" and (target.quantization is None or "int8" not in runtime.precisions):
-        why = "has no int8 scheme" if target.quantization is None else f"runs {', '.join(runtime.precisions)}, not int8"
-        mistakes.append(
-            Mistake("quantize.mode", f'"{recipe.quantize.mode}" given; {target.name} {why}. Write mode = "none"')
-        )
-    if recipe.export.opset is not None and recipe.export.opset > runtime.max_opset:
-        version = f"{runtime.name} {runtime.version}" if runtime.version else runtime.name
-        mistakes.append(
-            Mistake(
-                "export.opset",
-                f"{recipe.export.opset} given; {version} on {target.name} takes up to {runtime.max_opset}."
-                f" Leave opset out for the target's own, {runtime.default_opset}",
-            )
-        )
-    refuse(f"recipe {recipe.name} for target {target.name}", mistakes)

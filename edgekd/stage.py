@@ -89,8 +89,9 @@ def hash_file(path: Path) -> str:
 class Cache:
     """Runs stages; see the module."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, purpose: str = "") -> None:
         self.folder = folder
+        self.purpose = purpose  # what the build is for, for `edgekd cache`; enters no key
         self.artifacts: list[Artifact] = []
         with _explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -225,7 +226,10 @@ class Cache:
             raise
         made = [file for file in sorted(draft.rglob("*")) if file.is_file() and draft / SCRATCH not in file.parents]
         files = {file.relative_to(draft).as_posix(): _stamp_of(file) for file in made}
-        stamp = {"name": function.__name__, "key": key, "seconds": time.time() - started, "files": files}
+        seconds = time.time() - started
+        stamp = {
+            "name": function.__name__, "key": key, "made_for": self.purpose, "seconds": seconds, "files": files,
+        }  # fmt: skip
         write_atomically(draft / STAMP, json.dumps(stamp, indent=1).encode())
         os.replace(draft, folder)
         shutil.rmtree(folder / SCRATCH)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ class Stored:
     folder: Path
     size_mb: float
     age_days: float
+    made_for: str
     finished: bool
 
 
@@ -34,7 +36,8 @@ def stored(cache: Path) -> list[Stored]:
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         used = folder / STAMP
         last = used.stat().st_mtime if used.exists() else folder.stat().st_mtime
-        found.append(Stored(folder, size / 1e6, (time.time() - last) / 86400, not folder.name.startswith(".draft-")))
+        finished = not folder.name.startswith(".draft-")
+        found.append(Stored(folder, size / 1e6, (time.time() - last) / 86400, _made_for(used), finished))
     return sorted(found, key=lambda item: item.age_days)
 
 
@@ -42,10 +45,19 @@ def list_cache(cache: Path) -> str:
     """A line an artifact."""
     items = stored(cache)
     lines = [
-        f"{item.size_mb:10.1f} MB  {_age(item.age_days):>9}  {item.folder.name.removeprefix('.draft-')}{'' if item.finished else '  (not finished)'}"
+        f"{item.size_mb:10.1f} MB  {_age(item.age_days):>9}  {item.folder.name.removeprefix('.draft-'):38}  "
+        f"{item.made_for if item.finished else '(not finished)'}".rstrip()
         for item in items
     ]
     return "\n".join([*lines, f"{sum(item.size_mb for item in items):10.1f} MB  in all, in {cache}"])
+
+
+def _made_for(stamp: Path) -> str:
+    """The recipe and the target that an artifact was first made for; others may have used it since."""
+    try:
+        return str(json.loads(stamp.read_text()).get("made_for", ""))
+    except (OSError, ValueError):
+        return ""
 
 
 def prune_cache(cache: Path, days: float) -> str:

@@ -24,7 +24,7 @@ def contender(name: str, top1: float, medians: tuple[float, ...], size_mb: float
     accuracy = Accuracy(top1=top1, low=top1 - 1, high=top1 + 1, n=1000, split="test", runtime="r")
     return Contender(
         name=name, path=Path(f"{name}.onnx"), size_mb=size_mb, accuracy=accuracy, latency=latency, peak_memory_mb=None,
-        order_ms=about.get("order_ms", middle), order_origin=about.get("origin", "host"),
+        order_ms=about.get("order_ms", middle), order_origin=about.get("origin", "host"), fault=about.get("fault", ""),
     )  # fmt: skip
 
 
@@ -92,3 +92,19 @@ def test_a_file_beyond_the_size_budget_loses() -> None:
 def test_the_interval_is_wilsons() -> None:
     """Wilson (1927) for 90 of 100: 0.8256 to 0.9448 (tabulated)."""
     assert wilson_interval(90, 100) == pytest.approx((82.56, 94.48), abs=0.01)
+
+
+def test_int8_that_answers_differently_than_what_was_trained_never_ships() -> None:
+    broken = contender("int8", 88.0, (0.5, 0.51, 0.52), fault="only 90.00 % of its answers")
+    name, reasons = shipped(FP32, broken)
+    assert name == "fp32" and reasons["int8"] == "only 90.00 % of its answers"
+    assert shipped(FP32, broken, min_accuracy=87.0)[0] == "fp32"  # nor where no other keeps the budget
+
+
+def test_estimates_that_are_close_are_no_order_so_the_smaller_file_ships() -> None:
+    fast = contender("fp16", 86.0, (1.0, 1.0, 1.0), 2.0, order_ms=0.0100, origin="estimate")
+    small = contender("int8", 86.0, (1.0, 1.0, 1.0), 1.0, order_ms=0.0105, origin="estimate")
+    name, reasons = shipped(FP32, fast, small)
+    assert name == "int8" and "what the estimate leaves out could decide" in reasons["fp16"]
+    slow = contender("int8", 86.0, (1.0, 1.0, 1.0), 1.0, order_ms=0.0115, origin="estimate")
+    assert shipped(FP32, fast, slow)[0] == "fp16"

@@ -85,3 +85,13 @@ def test_a_feature_method_with_a_teacher_that_has_no_modules_is_refused_before_t
             tmp_path, "x86-cpu", f"teacher.model=onnx:{bundle}/model.fp32.onnx", "teacher.args={}", "teacher.train_epochs=0",
             'distill.losses=[{method="at", layers={"layer2"="layer2"}}]',
         )  # fmt: skip
+
+
+def test_what_no_budget_forbids_is_warned_about(tmp_path: Path) -> None:
+    overrides = ["distill.losses=[]", "distill.epochs=1", "distill.optimizer.lr=1e-9", "quantize.mode=none"]
+    made = recipe(tmp_path, *overrides)
+    same = made.model_copy(update={"data": made.data.model_copy(update={"test": made.data.train})})
+    report = edgekd.build(same, "x86-cpu", output=tmp_path / "build", cache=tmp_path / "cache")
+    told = " ".join(report.warnings)
+    assert "train and test are the same samples" in told and "learned from labels alone" in told
+    assert "no better than always naming the most frequent class" in told and "the teacher is right" not in told

@@ -14,8 +14,11 @@ from pydantic import Field
 
 import edgekd.recipe
 from edgekd.errors import RecipeError
-from edgekd.recipe import Recipe, check_losses, check_target, load_recipe
+from edgekd.losses import check_losses
+from edgekd.recipe import Recipe, load_recipe
+from edgekd.refusals import check_inputs, impossible_settings
 from edgekd.target import Runtime, Target, load_target
+from edgekd.toml_file import refuse
 
 ROOT = Path(__file__).parent.parent
 RECIPE = """\
@@ -398,18 +401,35 @@ def test_a_file_that_is_no_toml_is_refused(folder: Path) -> None:
 
 
 def test_losses_that_fit_have_no_mistakes(folder: Path) -> None:
-    assert check_losses(load_recipe(folder), METHODS) == []
+    assert check_losses(load_recipe(folder).distill.losses, METHODS) == []
 
 
 def test_losses_are_checked_against_the_signatures(folder: Path) -> None:
     recipe = load_recipe(folder, ["distill.losses.0.temperature=-2", "distill.losses.1.method=fitnets"])
-    assert check_losses(recipe, METHODS) == [
+    assert check_losses(recipe.distill.losses, METHODS) == [
         "distill.losses.0.temperature: -2 given; should be greater than 0",
         "distill.losses.1.method: method 'fitnets' not found; have: kd, fitnet, rkd. Did you mean fitnet?",
     ]
 
 
 # The recipe and the device
+
+
+def check_target(recipe: Recipe, target: Target) -> None:
+    refuse(f"recipe {recipe.name} for target {target.name}", list(impossible_settings(recipe, target)))
+
+
+def test_every_missing_file_is_told_at_once_with_what_the_device_cannot_run(folder: Path) -> None:
+    (folder / "train.parquet").touch()
+    overrides = ["data.train=train.parquet", "data.test=gone.parquet", "student.weights=gone.safetensors"]
+    recipe = load_recipe(folder, [*overrides, "teacher.model=onnx:gone.onnx", "student.model=resnet8"])
+    recipe = recipe.model_copy(
+        update={"data": recipe.data.model_copy(update={"train": "train.parquet", "test": "gone.parquet"})}
+    )
+    with pytest.raises(RecipeError) as error:
+        check_inputs(recipe.located(), fp32_only())
+    places = [line.split()[0] for line in str(error.value).splitlines()[1:]]
+    assert places == ["data.test", "teacher.model", "student.weights", "quantize.mode"]
 
 
 def fp32_only() -> Target:

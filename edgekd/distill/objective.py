@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from edgekd.distill.methods import METHODS
 from edgekd.errors import RecipeError
-from edgekd.recipe import Loss
+from edgekd.losses import Loss
 
 Layers = Mapping[str, str]
 

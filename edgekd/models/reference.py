@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import pickle
 import zipfile
@@ -53,7 +54,10 @@ def load_model(reference: Model, *, num_classes: int, in_channels: int) -> nn.Mo
     elif kind == "timm":
         return _with_weights(_load_timm(name, reference, num_classes, in_channels), reference)
     else:
-        raise ModelError(f"model '{reference.model}' has an unknown form; give {FORMS}")
+        close = [f"edgekd:{known}" for known in difflib.get_close_matches(reference.model, BUILT_IN, n=1)]
+        raise ModelError(
+            f"model '{reference.model}' has an unknown form; give {FORMS}{''.join(f'. Did you mean {c}?' for c in close)}"
+        )
     given = {"num_classes": num_classes, "in_channels": in_channels}
     parameters = inspect.signature(function).parameters
     arguments = {key: value for key, value in given.items() if key in parameters} | reference.args
@@ -195,7 +199,10 @@ def _read_weights(path: Path) -> Mapping[str, torch.Tensor]:
             "state dict alone: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
         ) from error
     except Exception as error:  # on a damaged file torch's unpickler raises whatever it stumbles over, as KeyError
-        raise ModelError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}") from error
+        reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        raise ModelError(
+            f"{path} cannot be read as weights ({reason}); give .safetensors, or a .pt of tensors"
+        ) from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else loaded
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ModelError(f"{path} holds a {type(loaded).__name__}, not a state dict (names to tensors)")

@@ -15,9 +15,10 @@ from edgekd.data.batches import to_tensor
 from edgekd.data.views import permutation
 from edgekd.distill.student import lesson_of, load_student
 from edgekd.distill.train import Modes, save_weights, train
+from edgekd.losses import Loss
 from edgekd.quantize import qat
 from edgekd.quantize.ptq import calibrate, prepare
-from edgekd.recipe import Data, Distill, Loss, Model, Quantize, Teacher
+from edgekd.recipe import Data, Distill, Model, Quantize, Teacher
 from edgekd.stage import Artifact, stage
 from edgekd.target import Quantization
 

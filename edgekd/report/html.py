@@ -25,6 +25,7 @@ class Axis:
     start_px: float
     end_px: float
     logarithmic: bool = False
+    whole: bool = False
 
     def __call__(self, value: float) -> float:
         low, high = self.low, self.high
@@ -36,6 +37,8 @@ class Axis:
     @property
     def ticks(self) -> list[tuple[float, str]]:
         values = log_ticks(self.low, self.high) if self.logarithmic else linear_ticks(self.low, self.high)
+        if self.whole:  # there is no epoch 1.5
+            values = [value for value in values if value == round(value)]
         return [(self(value), f"{value:g}") for value in values]
 
 
@@ -194,7 +197,7 @@ def chart(title: str, curves: Sequence[dict[str, float]], keys: Sequence[str]) -
     epochs = [e for points in series.values() for e, _ in points]
     low, high = min(values), max(values)
     width, height = 300, 190
-    x = Axis(min(epochs), max(epochs), 44, width - 8)
+    x = Axis(min(epochs), max(epochs), 44, width - 8, whole=True)
     y = Axis(low, high if high > low else low + 1, height - 26, 12)
     lines = [
         Line(
@@ -283,7 +286,14 @@ def render(report: Report) -> str:
     return environment.get_template("report.html.j2").render(
         report=report,
         plot=scatter(report),
-        charts=charts(report.curves),
+        trainings=[
+            (title, drawn)
+            for title, curves in (
+                ("Training", report.curves),
+                ("Quantization-aware training", report.quantization_curves),
+            )
+            if (drawn := charts(curves))
+        ],
         rows=rows[:CLASSES_SHOWN],
         more_rows=rows[CLASSES_SHOWN:],
         bar_start=bar_start,

@@ -88,6 +88,9 @@ class Report(Section):
     curves: tuple[dict[str, float], ...] = Field(
         default=(), description="one dict an epoch: epoch, lr, loss, loss/<term>, holdout_top1, samples_per_s"
     )
+    quantization_curves: tuple[dict[str, float], ...] = Field(
+        default=(), description="the same of the quantization-aware training; empty without one"
+    )
     warnings: tuple[str, ...] = ()
     stages: tuple[dict[str, Any], ...] = Field(default=(), description="name, key, seconds, reused: the lineage")
 

@@ -269,7 +269,7 @@ def test_a_link_is_refused_even_to_equal_content(tmp_path: Path) -> None:
 
     with pytest.raises(BundleError, match=r"links: labels\.txt"):
         verify_bundle(bundle)
-    assert "is a link" in run(bundle, "--verify", code=1)
+    assert "is a link" in run(bundle, "--verify", code=3)
 
 
 @pytest.mark.parametrize("name", ["../made.onnx", "/etc/hostname", "sub/x", "..\\made.onnx"])
@@ -281,7 +281,7 @@ def test_a_manifest_path_that_leaves_the_folder_is_refused(tmp_path: Path, name:
 
     with pytest.raises(BundleError, match="leaves the bundle"):
         verify_bundle(bundle)
-    run(bundle, "--verify", code=1)
+    run(bundle, "--verify", code=3)
 
 
 def test_a_manifest_that_does_not_list_the_model_is_refused(tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def test_run_says_which_file_was_changed(tmp_path: Path) -> None:
     bundle = write(tmp_path)
     (bundle / "labels.txt").write_text("cat\ncat\ncat\n")
 
-    assert "FAILED  labels.txt: changed" in run(bundle, "--verify", code=1)
+    assert "FAILED  labels.txt: changed" in run(bundle, "--verify", code=3)
 
 
 def test_run_predicts_an_image_file(tmp_path: Path) -> None:

@@ -137,3 +137,15 @@ def test_a_logarithmic_axis_maps_factors_to_distances() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(3.21, "3.2 s"), (90.0, "2 min"), (3725.0, "1 h 02 min")])
 def test_durations_are_readable(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_the_first_figure_of_a_device_is_not_the_hosts(report: Report) -> None:
+    page = render(report)
+    tile = page[page.index("latency on the device, median") :][:300]
+    assert "not measured" in tile and "0.410 ms on the host" in tile
+
+
+def test_epochs_are_whole_and_both_trainings_are_drawn(report: Report) -> None:
+    page = render(report.model_copy(update={"quantization_curves": report.curves}))
+    assert "Quantization-aware training" in page and "Quantization-aware training" not in render(report)
+    assert [text for _, text in Axis(1, 2, 0, 100, whole=True).ticks] == ["1", "2"]

@@ -77,7 +77,12 @@ class OnnxModel:
             # 16-bit saturation would change int8 outputs there
             options.add_session_config_entry("session.x64quantprecision", "1")
             self.name += " (x64quantprecision)"
-        self.session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        try:
+            # A float bias beside quantized inputs stays float, as in the model that was trained.
+            keep = {"disabled_optimizers": ["WeightBiasQuantization"]}
+            self.session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"], **keep)
+        except Exception as error:  # onnxruntime's exceptions share no base but Exception
+            raise Failure(f"onnxruntime cannot load {path}: {str(error).splitlines()[0]}") from None
         self.input = self.session.get_inputs()[0].name
         self.output = self.session.get_outputs()[0].name
 
@@ -422,7 +427,7 @@ def main() -> int:
     except (Failure, OSError) as failure:
         print(f"error: {failure}", file=sys.stderr)
         return 2
-    return 0 if ok else 1
+    return 0 if ok else 3
 
 
 if __name__ == "__main__":

@@ -1,0 +1,113 @@
+"""Loss: one term of a recipe, and the check of its options. A method's signature is the schema of its options."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from edgekd.errors import nearest
+from edgekd.toml_file import Loc, as_json, dotted, shown, wording
+
+Text = Annotated[str, Field(min_length=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Methods = Mapping[str, Callable[..., Any]]  # edgekd.distill.methods.METHODS, whose import costs importing torch
+
+
+class Loss(BaseModel):
+    """One term: `method`, `weight`, and the method's own keyword arguments, which its signature checks.
+
+    `layers`, for a method that compares features, maps the student's module paths to the teacher's.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    method: Text
+    weight: NonNegative = 1.0
+    warmup_epochs: NonNegative = Field(default=0.0, description="the weight rises linearly from 0 over these epochs")
+
+    layers: dict[str, str] = Field(default_factory=dict, description="student module path -> teacher module path")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The method's own hyper-parameters."""
+        return dict(self.model_extra or {})
+
+
+def check_losses(losses: Sequence[Loss], methods: Methods) -> list[str]:
+    """The mistakes in the losses' methods and options, each as `distill.losses.0.temperature: what is wrong`."""
+    placed: Iterator[tuple[Loc, Mapping[str, Any]]] = (
+        (("distill", "losses", n), {"method": loss.method, "layers": loss.layers, **loss.options})
+        for n, loss in enumerate(losses)
+    )
+    return [f"{dotted(loc)}: {text}" for loc, text in mistakes_in_losses(placed, methods)]
+
+
+def losses_in(document: Mapping[str, Any]) -> Iterator[tuple[Loc, Mapping[str, Any]]]:
+    """The losses of a document whose other parts may be wrong."""
+    distill = document.get("distill")
+    losses = distill.get("losses") if isinstance(distill, dict) else None
+    for n, loss in enumerate(losses if isinstance(losses, list) else ()):
+        if isinstance(loss, dict) and isinstance(loss.get("method"), str):
+            yield ("distill", "losses", n), loss
+
+
+def mistakes_in_losses(losses: Iterator[tuple[Loc, Mapping[str, Any]]], methods: Methods) -> Iterator[tuple[Loc, str]]:
+    for loc, loss in losses:
+        name = loss["method"]
+        if name not in methods:
+            yield (*loc, "method"), f"method {name!r} not found{nearest(name, methods)}"
+            continue
+        options = {key: value for key, value in loss.items() if key not in Loss.model_fields}
+        for inner, text in (
+            *_layer_mistakes(name, methods[name], loss.get("layers")),
+            *_option_mistakes(name, methods[name], options),
+        ):
+            yield loc + inner, text
+
+
+def _compares_features(method: Callable[..., Any]) -> bool:
+    """A method says so by taking `f_t`, the teacher's features; a method with weights takes it in `forward`."""
+    call: Callable[..., Any] = getattr(method, "forward", method)
+    return "f_t" in inspect.signature(call).parameters
+
+
+def _layer_mistakes(name: str, method: Callable[..., Any], layers: object) -> Iterator[tuple[Loc, str]]:
+    """A method that compares features needs layers; another has no use for them."""
+    compares_features = _compares_features(method)
+    if compares_features and not layers:
+        example = 'layers = { "layer3" = "layer3" } (student module path = teacher module path)'
+        yield ("layers",), f"missing; method {name} compares features: say which, for example {example}"
+    if layers and not compares_features:
+        yield ("layers",), f"{shown(layers)} given; method {name} reads logits only, so it takes no layers"
+
+
+def _option_mistakes(name: str, method: Callable[..., Any], options: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    # A method with weights is a class: its options are those of its constructor.
+    function: Callable[..., Any] = getattr(method, "__init__") if inspect.isclass(method) else method  # noqa: B009
+    hints = get_type_hints(function, include_extras=True)
+    parameters = {
+        parameter.name: parameter
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    common = [key for key in Loss.model_fields if key != "layers" or _compares_features(method)]
+    for key, value in options.items():
+        if key in parameters:
+            yield from (((key, *inner), text) for inner, text in _value_mistakes(value, hints.get(key, Any)))
+        else:
+            yield (key,), f"unknown key {key!r} of method {name}{nearest(key, [*parameters, *common])}"
+    for key, parameter in parameters.items():
+        if parameter.default is inspect.Parameter.empty and key not in options:
+            yield (key,), f"missing; method {name} requires it"
+
+
+def _value_mistakes(value: object, annotation: Any) -> Iterator[tuple[Loc, str]]:
+    adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False))
+    try:
+        adapter.validate_json(as_json(value), strict=True)
+    except ValidationError as error:
+        for item in error.errors(include_url=False):
+            yield item["loc"], wording(item, Loss)

@@ -1,0 +1,45 @@
+"""What is refused before anything runs: files that are not there, settings that the device cannot run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from edgekd.recipe import Recipe, file_of
+from edgekd.target import Target
+from edgekd.toml_file import Mistake, refuse
+
+MODEL_FORMS = ("edgekd", "python", "timm", "onnx", "exported")
+
+
+def check_inputs(recipe: Recipe, target: Target) -> None:
+    """Raise RecipeError with every file that a located recipe names in vain, and every setting that `target` cannot run."""
+    refuse(
+        f"recipe {recipe.name} for target {target.name}", [*missing_files(recipe), *impossible_settings(recipe, target)]
+    )
+
+
+def missing_files(recipe: Recipe) -> Iterator[Mistake]:
+    """The files and folders that a located recipe names and that are not there."""
+    for name, section in (("data", recipe.data), ("teacher", recipe.teacher), ("student", recipe.student)):
+        for key in sorted(section.references):
+            reference: str | None = getattr(section, key)
+            # A word that is no path is explained where models are loaded, which knows their names.
+            is_file = reference is not None and (key != "model" or reference.partition(":")[0] in MODEL_FORMS)
+            file = file_of(reference) if reference is not None and is_file else None
+            if file is not None and not (file.exists() or ("*" in file.name and any(file.parent.glob(file.name)))):
+                yield Mistake(f"{name}.{key}", f"{file} does not exist; give another path, or --set {name}.{key}=PATH")
+
+
+def impossible_settings(recipe: Recipe, target: Target) -> Iterator[Mistake]:
+    """What the recipe asks of the device and the device has not."""
+    runtime = target.runtime
+    if recipe.quantize.mode != "none" and (target.quantization is None or "int8" not in runtime.precisions):
+        why = "has no int8 scheme" if target.quantization is None else f"runs {', '.join(runtime.precisions)}, not int8"
+        yield Mistake("quantize.mode", f'"{recipe.quantize.mode}" given; {target.name} {why}. Write mode = "none"')
+    if recipe.export.opset is not None and recipe.export.opset > runtime.max_opset:
+        version = f"{runtime.name} {runtime.version}" if runtime.version else runtime.name
+        yield Mistake(
+            "export.opset",
+            f"{recipe.export.opset} given; {version} on {target.name} takes up to {runtime.max_opset}."
+            f" Leave opset out for the target's own, {runtime.default_opset}",
+        )
