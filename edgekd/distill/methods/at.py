@@ -6,12 +6,15 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, normalize
+from torch.nn.functional import normalize
+
+from edgekd.distill.methods.precision import full
+from edgekd.distill.methods.sizes import pairs_of_one_size
 
 
 def attention(f: Tensor) -> Tensor:
     """Activation-based attention map: mean over channels of f², normalised, `[batch, c, h, w]` to `[batch, h·w]`."""
-    return normalize(f.float().square().mean(1).flatten(1), dim=1)
+    return normalize(full(f).square().mean(1).flatten(1), dim=1)
 
 
 def at(f_s: Sequence[Tensor], f_t: Sequence[Tensor]) -> Tensor:
@@ -20,9 +23,4 @@ def at(f_s: Sequence[Tensor], f_t: Sequence[Tensor]) -> Tensor:
     f_s, f_t: lists of `[batch, channels, h, w]`; channels may differ, and the larger map is average-pooled to the
     smaller. The mean is over batch and positions, as in the authors' code, with which the usual weight 1000 goes.
     """
-    losses = []
-    for s, t in zip(f_s, f_t, strict=True):
-        size = (min(s.shape[2], t.shape[2]), min(s.shape[3], t.shape[3]))
-        s, t = adaptive_avg_pool2d(s.float(), size), adaptive_avg_pool2d(t.detach().float(), size)
-        losses.append((attention(s) - attention(t)).square().mean())
-    return torch.stack(losses).sum()
+    return torch.stack([(attention(s) - attention(t)).square().mean() for s, t in pairs_of_one_size(f_s, f_t)]).sum()

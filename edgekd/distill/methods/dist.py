@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, softmax
 
 from edgekd.distill.methods.options import Temperature, Weight
+from edgekd.distill.methods.precision import full, taught
 from edgekd.distill.methods.standardize import standardized
 
 
@@ -35,7 +36,7 @@ def dist(
     standardize: bool = False,
 ) -> Tensor:
     """`τ² (β inter + γ intra)` on `softmax(z / τ)`; z_s, z_t: `[batch, classes]`."""
-    z_s, z_t = z_s.float(), z_t.detach().float()
+    z_s, z_t = full(z_s), taught(z_t)
     if standardize:
         z_s, z_t = standardized(z_s), standardized(z_t)
     p_s, p_t = softmax(z_s / temperature, 1), softmax(z_t / temperature, 1)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax, one_hot
 
 from edgekd.distill.methods.options import Temperature, Weight
+from edgekd.distill.methods.precision import full, taught
 from edgekd.distill.methods.standardize import standardized
 
 
@@ -25,7 +26,7 @@ def dkd(
     TCKD compares the target class against all others, NCKD the distributions among the others:
     `KL(p_t ‖ p_s) = TCKD + (1 − p_t[y]) NCKD`.
     """
-    z_s, z_t = z_s.float(), z_t.detach().float()
+    z_s, z_t = full(z_s), taught(z_t)
     if standardize:
         z_s, z_t = standardized(z_s), standardized(z_t)
     target = one_hot(labels, z_s.shape[1]).bool()

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d, mse_loss
+from torch.nn.functional import mse_loss
+
+from edgekd.distill.methods.sizes import pairs_of_one_size
 
 
 class FitNet(nn.Module):
@@ -29,9 +31,5 @@ class FitNet(nn.Module):
     def forward(self, f_s: Sequence[Tensor], f_t: Sequence[Tensor]) -> Tensor:
         if not self.regressors:
             self.prepare(f_s, f_t)
-        losses = []
-        for regressor, s, t in zip(self.regressors, f_s, f_t, strict=True):
-            size = (min(s.shape[2], t.shape[2]), min(s.shape[3], t.shape[3]))
-            s, t = adaptive_avg_pool2d(s.float(), size), adaptive_avg_pool2d(t.detach().float(), size)
-            losses.append(mse_loss(regressor(s), t))
-        return torch.stack(losses).sum()
+        pairs = zip(self.regressors, pairs_of_one_size(f_s, f_t), strict=True)
+        return torch.stack([mse_loss(regressor(s), t) for regressor, (s, t) in pairs]).sum()

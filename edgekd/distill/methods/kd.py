@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
 from edgekd.distill.methods.options import Temperature
+from edgekd.distill.methods.precision import full, taught
 from edgekd.distill.methods.standardize import standardized
 
 
@@ -16,7 +17,7 @@ def kd(
 
     z_s, z_t: `[batch, classes]`. T² keeps the gradient's size as T changes. The label term is the trainer's.
     """
-    z_s, z_t = z_s.float(), z_t.detach().float()
+    z_s, z_t = full(z_s), taught(z_t)
     if standardize:
         z_s, z_t = standardized(z_s), standardized(z_t)
     t = temperature

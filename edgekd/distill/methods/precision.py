@@ -1,0 +1,16 @@
+"""Losses are computed in float32 also under autocast; float64 stays float64, so that gradients can be checked."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def full(x: Tensor) -> Tensor:
+    """A tensor of at least float32, with its gradient."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def taught(x: Tensor) -> Tensor:
+    """The teacher's side of a loss: at least float32, and no gradient reaches the teacher."""
+    return full(x.detach())

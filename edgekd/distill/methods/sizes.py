@@ -1,0 +1,22 @@
+"""Feature maps of different resolutions, brought to one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from edgekd.distill.methods.precision import full, taught
+
+
+def pairs_of_one_size(f_s: Sequence[Tensor], f_t: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pairs of `[batch, channels, h, w]`; of each the larger map is average-pooled to the smaller (as `at`'s authors do)."""
+    for s, t in zip(f_s, f_t, strict=True):
+        size = (min(s.shape[2], t.shape[2]), min(s.shape[3], t.shape[3]))
+        yield adaptive_avg_pool2d(full(s), size), adaptive_avg_pool2d(taught(t), size)
+
+
+def embedding(f: Tensor) -> Tensor:
+    """One vector a sample, `[batch, channels]`: a map is averaged over its positions, a vector stays as it is."""
+    return f if f.ndim == 2 else f.flatten(2).mean(2)
