@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import typer
 
 from edgekd.data import decode, open_samples
-from edgekd.distill.student import distill, load_student
-from edgekd.distill.teacher import predict, record_teacher, top1
+from edgekd.distill.student import Lessons, Taught, distill, load_student
+from edgekd.distill.teacher import predict, record_teacher, top1, uses_bf16
 from edgekd.evaluate import wilson_interval
 from edgekd.measure.runners import machine, versions
-from edgekd.recipe import Distill, load_recipe
+from edgekd.recipe import Distill, Recording, load_recipe
 from edgekd.stage import Artifact, Cache, default_cache
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "cifar10"
@@ -33,7 +33,9 @@ def main(
     """Train what the cache does not hold and print both accuracies."""
     recipe = load_recipe(EXAMPLE, set_).located()
     run = Cache(default_cache())
-    data, settings = recipe.data, recipe.distill
+    data, student = recipe.data, recipe.student.alone
+    precision: Literal["bf16", "fp32"] = "bf16" if uses_bf16(recipe.distill.precision) else "fp32"
+    settings = recipe.distill.model_copy(update={"precision": precision})
     samples = run(decode, data.source)
     opened = open_samples(samples.folder, data)
 
@@ -49,13 +51,13 @@ def main(
                 "optimizer": optimizer,
             }
         )
-        return run(distill, samples, None, recipe.teacher, None, recipe.student, data, labels)
+        return run(distill, samples, Lessons(()), student, data, labels)
 
     def holdout(trained: Artifact) -> float:
         return float(json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])["holdout_top1"])
 
     def test(trained: Artifact) -> float:
-        model = load_student(recipe.student, opened, trained)
+        model = load_student(student, opened, trained)
         return top1(predict(model, opened.test, np.arange(len(opened.test)), data), opened.test.labels)
 
     print(
@@ -68,8 +70,9 @@ def main(
             print(f"labels alone, weight decay {value:g}, {short_epochs} epochs: {found:.2f} % on the hold-out split")
         chosen = max(tried, key=lambda value: tried[value])
     labels = test(on_labels(chosen, settings.epochs))
-    outputs = run(record_teacher, samples, recipe.teacher, None, data, settings.views)
-    distilled = test(run(distill, samples, outputs, recipe.teacher, None, recipe.student, data, settings))
+    recording = Recording(views=settings.views, format=settings.cache, top_k=settings.top_k, bf16=precision == "bf16")
+    outputs = run(record_teacher, samples, recipe.teacher, None, data, recording)
+    distilled = test(run(distill, samples, Lessons((Taught(recipe.teacher, None, outputs),)), student, data, settings))
     for name, found in ((f"labels alone (weight decay {chosen:g})", labels), ("distilled", distilled)):
         low, high = wilson_interval(round(found * len(opened.test) / 100), len(opened.test))
         print(f"{name:36} {found:6.2f} %  (95 % interval {low:.2f} to {high:.2f})")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -21,6 +21,7 @@ from edgekd.current import fingerprint
 from edgekd.data import Samples, open_samples
 from edgekd.data.batches import to_tensor
 from edgekd.distill.teacher import load_teacher
+from edgekd.distill.temperature import FILE as TEMPERATURE
 from edgekd.export.bundle import write_bundle
 from edgekd.export.candidates import MODEL, as_input
 from edgekd.measure.estimate import lower_bound_ms
@@ -44,6 +45,8 @@ class Made:
     samples: Artifact
     trained_teacher: Artifact | None
     teacher_scores: Artifact
+    temperature: Artifact | None
+    chain: tuple[Artifact, ...]
     distilled: Artifact
     quantized: Artifact | None
     candidates: Mapping[str, Artifact]
@@ -72,16 +75,30 @@ def evaluate(recipe: Recipe, target: Target, run: Cache, made: Made, started: fl
         *budget_checks(shipped, recipe.budget, teacher, accuracies["fp32"]),
         *([_agreement(same, accuracies["int8"].n, shipped.name)] if same is not None else []),
         _device_latency(target),
+        *_chain(recipe, made.chain),
     ]
     return Report(
-        recipe=recipe.name, target=target.name, target_title=target.title, created=datetime.now(UTC).isoformat(timespec="seconds"),
-        seconds=round(time.time() - started, 1), machine=machine(), versions=versions(), classes=opened.classes, teacher=teacher,
+        recipe=recipe.name,
+        target=target.name,
+        target_title=target.title,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=round(time.time() - started, 1),
+        machine=machine(),
+        versions=versions(),
+        classes=opened.classes,
+        teacher=teacher,
         teacher_latency=teacher_latency,
-        teacher_size_mb=_teacher_size_mb(recipe), student=accuracies["fp32"], student_parameters=_parameters(distilled / "student.safetensors"),
-        candidates=chosen, checks=tuple(checks), curves=_curves(distilled),
-        quantization_curves=_curves(made.quantized), warnings=tuple(_warnings(recipe, opened, teacher, shipped)),
+        teacher_size_mb=_teacher_size_mb(recipe),
+        student=accuracies["fp32"],
+        student_parameters=_parameters(distilled / "student.safetensors"),
+        candidates=chosen,
+        checks=tuple(checks),
+        curves=_curves(distilled),
+        temperature_curve=_temperatures(made.temperature),
+        quantization_curves=_curves(made.quantized),
+        warnings=tuple(_warnings(recipe, opened, teacher, shipped)),
         stages=tuple(artifact.lineage() for artifact in run.artifacts),
-    )  # fmt: skip
+    )
 
 
 def package(folder: Path, recipe: Recipe, target: Target, run: Cache, made: Made, report: Report) -> None:
@@ -205,6 +222,15 @@ def _agreement(same: float, n: int, shipped: str) -> Check:
     )  # fmt: skip
 
 
+def _chain(recipe: Recipe, chain: Sequence[Artifact]) -> Iterator[Check]:
+    """How good those between the teacher and the student became."""
+    assistants = [f"assistant {model.model}" for model in recipe.student.assistants]
+    names = [*assistants, *(f"generation {n + 1}" for n in range(recipe.student.generations))]
+    for name, trained in zip(names, chain, strict=True):
+        found = f"{_curves(trained)[-1]['holdout_top1']:.2f} % on the hold-out split"
+        yield Check(name=name, verdict="note", found=found)
+
+
 def _device_latency(target: Target) -> Check:
     return Check(
         name="latency on the device",
@@ -224,6 +250,10 @@ def _parameters(weights: Path) -> int:
         names = file.keys()
         learnt = [name for name in names if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))]
         return sum(math.prod(file.get_slice(name).get_shape()) for name in learnt)
+
+
+def _temperatures(tuned: Artifact | None) -> tuple[tuple[float, float], ...]:
+    return () if tuned is None else tuple(json.loads((tuned / TEMPERATURE).read_text())["curve"])
 
 
 def _curves(trained: Artifact | None) -> tuple[dict[str, float], ...]:

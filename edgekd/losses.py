@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -19,7 +19,8 @@ Methods = Mapping[str, Callable[..., Any]]  # edgekd.distill.methods.METHODS, wh
 class Loss(BaseModel):
     """One term: `method`, `weight`, and the method's own keyword arguments, which its signature checks.
 
-    `layers`, for a method that compares features, maps the student's module paths to the teacher's.
+    `layers`, for a method that compares features, maps the student's module paths to the teacher's, or is "auto"
+    (edgekd.distill.layers); for one that reads the student's alone it lists these.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
@@ -28,7 +29,10 @@ class Loss(BaseModel):
     weight: NonNegative = 1.0
     warmup_epochs: NonNegative = Field(default=0.0, description="the weight rises linearly from 0 over these epochs")
 
-    layers: dict[str, str] = Field(default_factory=dict, description="student module path -> teacher module path")
+    until_epoch: NonNegative | None = Field(default=None, description="the term ends there; none: never")
+    layers: dict[str, str] | tuple[str, ...] | Literal["auto"] = Field(
+        default_factory=dict, description="student module path -> teacher module path"
+    )
 
     @property
     def options(self) -> dict[str, Any]:
@@ -68,19 +72,27 @@ def mistakes_in_losses(losses: Iterator[tuple[Loc, Mapping[str, Any]]], methods:
             yield loc + inner, text
 
 
-def _compares_features(method: Callable[..., Any]) -> bool:
-    """A method says so by taking `f_t`, the teacher's features; a method with weights takes it in `forward`."""
+def needs_of(method: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of a method's positional arguments; a method with weights takes them in `forward`."""
     call: Callable[..., Any] = getattr(method, "forward", method)
-    return "f_t" in inspect.signature(call).parameters
+    positional = (p for p in inspect.signature(call).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD)
+    return tuple(p.name for p in positional if p.name != "self")
 
 
 def _layer_mistakes(name: str, method: Callable[..., Any], layers: object) -> Iterator[tuple[Loc, str]]:
-    """A method that compares features needs layers; another has no use for them."""
-    compares_features = _compares_features(method)
-    if compares_features and not layers:
-        example = 'layers = { "layer3" = "layer3" } (student module path = teacher module path)'
-        yield ("layers",), f"missing; method {name} compares features: say which, for example {example}"
-    if layers and not compares_features:
+    """A method that reads features needs layers; another has no use for them."""
+    needs = needs_of(method)
+    if "f_t" in needs:
+        example = 'layers = { "layer3" = "layer3" } (student module path = teacher module path), or layers = "auto"'
+        if not layers:
+            yield ("layers",), f"missing; method {name} compares features: say which, for example {example}"
+        elif layers != "auto" and not isinstance(layers, dict):
+            yield ("layers",), f"{shown(layers)} given; method {name} compares features: write {example}"
+    elif "f_s" in needs:
+        if layers != "auto" and (not layers or not isinstance(layers, list | tuple)):
+            example = 'layers = ["layer1", "layer2"] (module paths, shallow to deep), or layers = "auto"'
+            yield ("layers",), f"{shown(layers)} given; method {name} reads the student's own features: write {example}"
+    elif layers:
         yield ("layers",), f"{shown(layers)} given; method {name} reads logits only, so it takes no layers"
 
 
@@ -93,8 +105,10 @@ def _option_mistakes(name: str, method: Callable[..., Any], options: Mapping[str
         for parameter in inspect.signature(function).parameters.values()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
-    common = [key for key in Loss.model_fields if key != "layers" or _compares_features(method)]
+    common = [key for key in Loss.model_fields if key != "layers" or "f_s" in needs_of(method)]
     for key, value in options.items():
+        if key == "temperature" and key in parameters and value == "auto":
+            continue  # chosen by edgekd.distill.temperature
         if key in parameters:
             yield from (((key, *inner), text) for inner, text in _value_mistakes(value, hints.get(key, Any)))
         else:

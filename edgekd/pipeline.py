@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from edgekd import team
 from edgekd.data import decode
-from edgekd.distill.student import distill, train_teacher
-from edgekd.distill.teacher import record_teacher, score_teacher
-from edgekd.distill.train import uses_bf16
+from edgekd.distill.objective import Objective
+from edgekd.distill.student import Lessons, Taught, distill, train_teacher
+from edgekd.distill.teacher import record_features, record_teacher, score_teacher, uses_bf16
+from edgekd.distill.temperature import FILE, choose_temperature, is_auto, with_temperature
 from edgekd.evaluate import Made, evaluate, package
 from edgekd.export.candidates import export_fp16, export_fp32, export_int8, score
 from edgekd.preflight import check_models, check_output, check_teacher
 from edgekd.quantize.student import quantize
-from edgekd.recipe import Recipe
+from edgekd.recipe import Data, Distill, Recipe, Recording, Teacher
 from edgekd.report.model import Report
-from edgekd.stage import Cache
+from edgekd.stage import Artifact, Cache
 from edgekd.target import Target
 
 Ask = Callable[[str], bool]
@@ -30,22 +33,29 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask) ->
     budget is told by the report.
     """
     started = time.time()
-    data, teacher, student = recipe.data, recipe.teacher, recipe.student
-    # Which of the two "auto" is on this machine shapes the weights, so it is part of their key.
-    settings = recipe.distill.model_copy(
-        update={"precision": "bf16" if uses_bf16(recipe.distill.precision) else "fp32"}
-    )
+    data, teacher, student = recipe.data, recipe.teacher, recipe.student.alone
     opset, precisions = recipe.export.opset or target.runtime.default_opset, target.runtime.precisions
-    learns_from_teacher = any(loss.weight for loss in settings.losses)
 
     check_output(folder)
     samples = run(decode, data.source)
-    check_models(recipe, samples)
+    losses = check_models(recipe, samples)
+    # Which of the two "auto" is on this machine shapes the weights, so it is part of their key.
+    precision = "bf16" if uses_bf16(recipe.distill.precision) else "fp32"
+    settings = recipe.distill.model_copy(update={"precision": precision, "losses": losses})
     trained = run(train_teacher, samples, teacher, data) if teacher.train_epochs else None
     check_teacher(recipe, samples, trained, ask)
-    outputs = run(record_teacher, samples, teacher, trained, data, settings.views) if learns_from_teacher else None
+    taught_by = record(run, samples, recipe.teachers, trained, data, settings)
     teacher_scores = run(score_teacher, samples, teacher, trained, data)
-    distilled = run(distill, samples, outputs, teacher, trained, student, data, settings)
+    tuned = run(choose_temperature, samples, taught_by, student, data, settings) if is_auto(losses) else None
+    if tuned is not None:
+        best = json.loads((tuned / FILE).read_text())["best"]
+        settings = settings.model_copy(update={"losses": with_temperature(losses, best)})
+    chain = []  # teacher -> assistants -> student -> the student again
+    for model in (*recipe.student.assistants, *[student] * recipe.student.generations):
+        chain.append(run(distill, samples, taught_by, model, data, settings))
+        heir = Teacher(**dict(model))
+        taught_by = record(run, samples, (heir,), chain[-1], data, settings)
+    distilled = run(distill, samples, taught_by, student, data, settings)
 
     candidates = {"fp32": run(export_fp32, samples, student, distilled, data, recipe.export, opset)}
     if "fp16" in precisions:
@@ -53,9 +63,7 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask) ->
     quantized = None
     if recipe.quantize.mode != "none":
         scheme = target.quantization
-        quantized = run(
-            quantize, samples, outputs, teacher, trained, student, distilled, data, settings, recipe.quantize, scheme
-        )
+        quantized = run(quantize, samples, taught_by, student, distilled, data, settings, recipe.quantize, scheme)
         candidates["int8"] = run(
             export_int8, samples, student, distilled, quantized, data, recipe.quantize, scheme, recipe.export, opset
         )
@@ -64,9 +72,36 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask) ->
     if team.RANK > 0:  # of the processes of `accelerate launch` the first checks and packages
         list(team.invitations())
         return Report.model_validate_json((folder / "report.json").read_bytes())
-    made = Made(samples, trained, teacher_scores, distilled, quantized, candidates, scores)
+    made = Made(samples, trained, teacher_scores, tuned, tuple(chain), distilled, quantized, candidates, scores)
     report = evaluate(recipe, target, run, made, started)
     package(folder, recipe, target, run, made, report)
     if team.SIZE > 1:
         team.dismiss()
     return report
+
+
+def record(
+    run: Cache,
+    samples: Artifact,
+    teachers: tuple[Teacher, ...],
+    trained: Artifact | None,
+    data: Data,
+    settings: Distill,
+) -> Lessons:
+    """What the losses read of these teachers, recorded; `trained` are the weights of the first."""
+    objective = Objective(with_temperature(settings.losses, 1.0), settings.label_weight)
+    if not objective.needs_teacher:
+        return Lessons(())
+    bf16 = settings.precision == "bf16"
+    recording = Recording(views=settings.views, format=settings.cache, top_k=settings.top_k, bf16=bf16)
+    weights = (trained, *[None] * (len(teachers) - 1))
+    taught = tuple(
+        Taught(teacher, own, run(record_teacher, samples, teacher, own, data, recording))
+        for teacher, own in zip(teachers, weights, strict=True)
+    )
+    if not objective.pooled_features:
+        return Lessons(taught)
+    layers = objective.pooled_features
+    return replace(
+        Lessons(taught), features=run(record_features, samples, teachers[0], trained, data, recording, layers)
+    )

@@ -13,14 +13,19 @@ from torch import nn
 
 from edgekd.data import Samples, open_samples
 from edgekd.distill.features import Taps
-from edgekd.distill.objective import Objective
+from edgekd.distill.layers import pair_layers
+from edgekd.distill.methods import METHODS
+from edgekd.distill.objective import Labels, Objective, Seen
 from edgekd.distill.student import new_model
 from edgekd.distill.teacher import load_teacher, predict, top1
-from edgekd.errors import BundleError, ModelError, RecipeError
+from edgekd.distill.temperature import with_temperature
+from edgekd.errors import BundleError, EdgekdError, ModelError, RecipeError
 from edgekd.export.bundle import check_replaceable
 from edgekd.export.trace import trace
+from edgekd.losses import Loss, needs_of
 from edgekd.models import ExportedModel, OnnxModel, load_model, number_of_classes
 from edgekd.recipe import Recipe
+from edgekd.say import say
 from edgekd.stage import Artifact
 
 PROBED = 500  # hold-out samples that the teacher is tried on
@@ -36,10 +41,10 @@ def check_output(folder: Path) -> None:
         )
 
 
-def check_models(recipe: Recipe, samples: Artifact) -> None:
-    """Raise ModelError or RecipeError where teacher, student, data and losses do not fit each other.
+def check_models(recipe: Recipe, samples: Artifact) -> tuple[Loss, ...]:
+    """Raise ModelError or RecipeError where teachers, students, data and losses do not fit each other.
 
-    That the student can be exported is tried too, before it is trained.
+    That the student can be exported is tried too, before it is trained. Returns the losses with `layers = "auto"` paired.
     """
     opened = open_samples(samples.folder, recipe.data)
     channels = opened.image_shape[2]
@@ -52,54 +57,81 @@ def check_models(recipe: Recipe, samples: Artifact) -> None:
             f"distill.batch_size is {recipe.distill.batch_size}, but there are {len(opened.train_ids)} training samples; lower it"
         )
     student = new_model(recipe.student, opened, recipe.distill.seed)
-    teacher = load_model(recipe.teacher, num_classes=len(opened.classes), in_channels=channels)
-    for role, model in (("student", student), ("teacher", teacher)):
+    teacher, *more = (
+        load_model(reference, num_classes=len(opened.classes), in_channels=channels)
+        for reference in (recipe.teacher, *recipe.teacher.also)
+    )
+    assistants = [new_model(assistant, opened, 0) for assistant in recipe.student.assistants]
+    named = [("student", student), *(("assistant", assistant) for assistant in assistants)]
+    for role, model in (*named, ("teacher", teacher), *(("teacher", other) for other in more)):
         classes = number_of_classes(model, opened.image_shape)
         if classes != len(opened.classes):
             raise ModelError(
                 f"the {role} gives {classes} classes, the data has {len(opened.classes)} ({', '.join(opened.classes[:10])})"
             )
-    if isinstance(student, OnnxModel | ExportedModel):
-        raise ModelError(
-            f"student '{recipe.student.model}' cannot be trained; give edgekd:NAME, python:module:function or timm:NAME"
-        )
-    _check_layers(recipe, student, teacher, opened)
+    for (role, model), reference in zip(named, (recipe.student, *recipe.student.assistants), strict=True):
+        if isinstance(model, OnnxModel | ExportedModel):
+            raise ModelError(
+                f"{role} '{reference.model}' cannot be trained; give edgekd:NAME, python:module:function or timm:NAME"
+            )
+    losses = _check_losses(recipe, student, teacher, opened)
     trace(student.eval(), (torch.zeros(2, channels, *opened.image_shape[:2]),))
+    return losses
 
 
-def _check_layers(recipe: Recipe, student: nn.Module, teacher: nn.Module, opened: Samples) -> None:
-    objective = Objective(recipe.distill.losses, recipe.distill.label_weight)
-    if objective.needs_features and isinstance(teacher, OnnxModel | ExportedModel):
+def _check_losses(recipe: Recipe, student: nn.Module, teacher: nn.Module, opened: Samples) -> tuple[Loss, ...]:
+    losses = recipe.distill.losses
+    reads_features = [loss.method for loss in losses if loss.weight and "f_t" in needs_of(METHODS[loss.method])]
+    if reads_features and isinstance(teacher, OnnxModel | ExportedModel):
+        possible = [name for name, method in METHODS.items() if "f_t" not in needs_of(method)]
         raise RecipeError(
-            f"teacher '{recipe.teacher.model}' has no modules that a feature method could read; "
-            "use a logit method (kd, mse, dkd, dist), or give the teacher as python:module:function"
+            f"teacher '{recipe.teacher.model}' has no modules that {', '.join(reads_features)} could read; use a method "
+            f"without its features ({', '.join(possible)}), or give the teacher as python:module:function"
         )
-    try_losses(objective, student, teacher, opened)
+    images = torch.zeros(2, opened.image_shape[2], *opened.image_shape[:2])
+    losses = pair_layers(losses, student, teacher, images)
+    for loss, given in zip(losses, recipe.distill.losses, strict=True):
+        if given.layers == "auto":
+            shown = loss.layers.items() if isinstance(loss.layers, dict) else [(path, "") for path in loss.layers]
+            say(
+                f"  {loss.method} reads "
+                + ", ".join(f"{ours} = {theirs}" if theirs else ours for ours, theirs in shown)
+            )
+    try_losses(Objective(with_temperature(losses, 4.0), recipe.distill.label_weight), student, teacher, opened)
+    return losses
 
 
 def try_losses(objective: Objective, student: nn.Module, teacher: nn.Module, samples: Samples) -> None:
-    """Compute the losses once on two blank images: layers that do not exist or do not fit are told before training."""
+    """Compute the losses once on four blank images: layers that do not exist or do not fit are told before training."""
     height, width, channels = samples.image_shape
-    images, labels = torch.zeros(2, channels, height, width), torch.tensor([0, 1])
+    images, labels = torch.zeros(4, channels, height, width), torch.tensor([0, 1, 0, 1])
     with (
         torch.no_grad(),
         Taps(student, objective.layers_of("student"), "student") as ours,
         Taps(teacher, objective.layers_of("teacher"), "teacher") as theirs,
     ):
         z_s, z_t = student.eval()(images), teacher.cpu()(images)
-        for term in objective.terms:
-            f_s, f_t = (
-                [tapped.features.get(path) for path in paths]
-                for tapped, paths in ((ours, term.layers.keys()), (theirs, term.layers.values()))
-            )
-            given = {"z_s": z_s, "z_t": z_t, "labels": labels, "f_s": f_s, "f_t": f_t}
+        seen = Seen(
+            images,
+            torch.arange(4),
+            Labels(labels, labels, torch.ones(4)),
+            z_s,
+            z_t[None],
+            ours.features,
+            theirs.features,
+        )
+        tried = copy.deepcopy(objective)
+        for term in tried.terms:
             try:
-                copy.deepcopy(term.method)(*(given[name] for name in term.needs))
+                tried.prepare_one(term, seen, student, teacher, len(samples.classes), len(samples.train_ids))
+                term(seen, 0.0)
+            except EdgekdError:
+                raise
             except Exception as error:  # whatever a method makes of features that it was not made for
-                shapes = ", ".join(
-                    f"{a} {_shape(s)} = {b} {_shape(t)}"
-                    for (a, b), s, t in zip(term.layers.items(), f_s, f_t, strict=True)
-                )
+                f_s = [f"{path} {_shape(ours.features.get(path))}" for path in term.student_layers]
+                f_t = [_shape(theirs.features.get(path)) for path in term.teacher_layers]
+                f_t = [f"{path} {shape}" for path, shape in zip(term.teacher_layers, f_t, strict=True)]
+                shapes = ", ".join(" = ".join(pair) for pair in zip(f_s, f_t or f_s, strict=True))
                 raise RecipeError(f"loss '{term.name}' cannot compare {shapes or 'these logits'}: {error}") from error
 
 

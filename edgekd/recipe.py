@@ -93,9 +93,27 @@ class Model(Section):
 
 
 class Teacher(Model):
-    """The trained model to learn from. `train_epochs` trains it on labels first where it has no weights."""
+    """The trained model to learn from. `train_epochs` trains it on labels first where it has no weights.
+
+    `also` are further teachers: methods that read one are averaged over all, others weigh them (`eb_kd`, `ca_mkd`).
+    """
 
     train_epochs: int = Field(default=0, ge=0)
+    also: tuple[Model, ...] = ()
+
+
+class Student(Model):
+    """The model that ships. `assistants` (Mirzadeh et al. 2020) are trained on the way to it: each learns from the one
+    before, the first from the teacher. With `generations` (born-again networks, Furlanello et al. 2018) the student
+    then teaches itself anew so many times."""
+
+    assistants: tuple[Model, ...] = ()
+    generations: int = Field(default=0, ge=0)
+
+    @property
+    def alone(self) -> Model:
+        """What decides about the network itself."""
+        return Model.model_construct(**{name: getattr(self, name) for name in Model.model_fields})
 
 
 class Optimizer(Section):
@@ -103,6 +121,15 @@ class Optimizer(Section):
     lr: Positive = 0.1
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: NonNegative = 5e-4
+
+
+class Recording(Section):
+    """How the teacher's outputs are recorded: `views` augmentations of each sample, in a format of edgekd.distill.cache."""
+
+    views: int
+    format: Literal["float16", "int8", "topk"]
+    top_k: int
+    bf16: bool
 
 
 class Distill(Section):
@@ -115,6 +142,10 @@ class Distill(Section):
     views: int = Field(
         default=4, ge=1, description="different augmentations of each sample that the teacher is asked for"
     )
+    cache: Literal["float16", "int8", "topk"] = Field(
+        default="float16", description="how the teacher's logits are stored (edgekd.distill.cache)"
+    )
+    top_k: int = Field(default=32, ge=1, description='logits of each sample that cache = "topk" keeps')
     label_weight: NonNegative = 0.1
     losses: tuple[Loss, ...] = (Loss(method="kd", weight=0.9),)
     optimizer: Optimizer = Optimizer()
@@ -166,12 +197,17 @@ class Recipe(Section):
     ]
     data: Data
     teacher: Teacher
-    student: Model
+    student: Student
     distill: Distill = Distill()
     quantize: Quantize = Quantize()
     export: Export = Export()
     budget: Budget = Budget()
     folder: Path = Field(default=Path("."), exclude=True)
+
+    @property
+    def teachers(self) -> tuple[Teacher, ...]:
+        """All of them, the first first."""
+        return self.teacher, *(Teacher(**dict(model)) for model in self.teacher.also)
 
     def located(self) -> Self:
         """The same recipe with absolute paths: `~` is the home, a relative one starts at the recipe's folder."""
@@ -180,13 +216,17 @@ class Recipe(Section):
             file = file_of(reference)
             return reference if file is None else reference.replace(str(file), str(self.folder / file.expanduser()))
 
-        sections = {
-            name: section.model_copy(
-                update={key: at(getattr(section, key)) for key in section.references if getattr(section, key)}
-            )
-            for name, section in (("data", self.data), ("teacher", self.teacher), ("student", self.student))
-        }
-        return self.model_copy(update=sections)
+        def all_of(section: Section) -> Section:
+            located: dict[str, Any] = {
+                key: at(getattr(section, key)) for key in section.references if getattr(section, key)
+            }
+            for key, value in section:
+                if isinstance(value, tuple) and value and isinstance(value[0], Model):
+                    located[key] = tuple(all_of(model) for model in value)
+            return section.model_copy(update=located)
+
+        sections = {"data": self.data, "teacher": self.teacher, "student": self.student}
+        return self.model_copy(update={name: all_of(section) for name, section in sections.items()})
 
 
 def file_of(reference: str) -> Path | None:

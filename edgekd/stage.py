@@ -23,7 +23,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -60,15 +60,17 @@ class Artifact:
 
 
 def stage(
-    number: int = 1, libraries: Iterable[str] = (), *, together: bool = False
+    number: int = 1, libraries: Iterable[str] = (), *, together: bool = False, sharded: bool = False
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Marks a function as a stage: its version, the packages whose versions shape its output, and whether all processes
-    of `accelerate launch` run it (else the first alone, while the others wait)."""
+    of `accelerate launch` run it (else the first alone, while the others wait). Where they only share out the work
+    (`sharded`), their number shapes nothing."""
 
     def mark(function: Callable[..., None]) -> Callable[..., None]:
         function.stage_version = number  # type: ignore[attr-defined]
         function.stage_libraries = tuple(libraries)  # type: ignore[attr-defined]
         function.stage_together = together  # type: ignore[attr-defined]
+        function.stage_sharded = sharded  # type: ignore[attr-defined]
         return function
 
     return mark
@@ -124,7 +126,8 @@ class Cache:
     def key(self, function: Callable[..., None], *inputs: Any) -> str:
         """The hash of all that shapes the artifact."""
         libraries = {name: version(name) for name in function.stage_libraries}  # type: ignore[attr-defined]
-        processes = team.SIZE if function.stage_together else 1  # type: ignore[attr-defined]
+        depends = function.stage_together and not function.stage_sharded  # type: ignore[attr-defined]
+        processes = team.SIZE if depends else 1
         about = [function.__name__, function.stage_version, libraries, processes]  # type: ignore[attr-defined]
         made_of = [about, [self.describe(value) for value in inputs]]
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
@@ -133,6 +136,8 @@ class Cache:
         """What of an input enters the key."""
         if isinstance(value, Artifact):
             return value.key
+        if is_dataclass(value) and not isinstance(value, type):
+            return {about.name: self.describe(getattr(value, about.name)) for about in fields(value)}
         if isinstance(value, BaseModel):
             ignored: frozenset[str] = getattr(value, "shapes_nothing", frozenset())
             references: frozenset[str] = getattr(value, "references", frozenset())
@@ -192,7 +197,7 @@ class Cache:
             if (folder / STAMP).exists() and damage(folder, thorough=thorough) is None:
                 return found(reused=True)
             # What the stage is about to read is checked byte by byte first.
-            inputs = tuple(self.intact(value) if isinstance(value, Artifact) else value for value in inputs)
+            inputs = tuple(self._intact_inside(value) for value in inputs)
             with self._lock(name, key):
                 self._discard_damaged(folder)
                 if not (folder / STAMP).exists():
@@ -203,6 +208,18 @@ class Cache:
     def intact(self, artifact: Artifact) -> Artifact:
         """The artifact with every stored byte checked; a damaged one is said and made again."""
         return artifact if damage(artifact.folder, thorough=True) is None else artifact.make()
+
+    def _intact_inside(self, value: Any) -> Any:
+        """The same input with every artifact in it checked."""
+        if isinstance(value, Artifact):
+            return self.intact(value)
+        if isinstance(value, tuple):
+            return tuple(self._intact_inside(item) for item in value)
+        if is_dataclass(value) and not isinstance(value, type):
+            return replace(
+                value, **{about.name: self._intact_inside(getattr(value, about.name)) for about in fields(value)}
+            )
+        return value
 
     def _discard_damaged(self, folder: Path) -> None:
         if folder.exists() and (what := damage(folder, thorough=True)) is not None:

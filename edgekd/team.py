@@ -27,6 +27,14 @@ def invitations() -> Iterator[None]:
         yield
 
 
+def wait() -> None:
+    """All processes meet here; nothing where there is one."""
+    if SIZE > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
+
+
 def _broadcast(word: str | None) -> str | None:
     import torch
     from accelerate import PartialState

@@ -80,7 +80,7 @@ def test_the_shipped_graph_gives_the_golden_outputs_in_a_plain_session(tmp_path:
 
 def test_a_feature_method_with_a_teacher_that_has_no_modules_is_refused_before_training(tmp_path: Path) -> None:
     _, bundle = built(tmp_path, "x86-cpu", "quantize.mode=none", "export.preprocess=false")
-    with pytest.raises(RecipeError, match="no modules that a feature method could read"):
+    with pytest.raises(RecipeError, match="no modules that at could read; use a method without its features"):
         built(
             tmp_path, "x86-cpu", f"teacher.model=onnx:{bundle}/model.fp32.onnx", "teacher.args={}", "teacher.train_epochs=0",
             'distill.losses=[{method="at", layers={"layer2"="layer2"}}]',

@@ -13,6 +13,7 @@ from edgekd.data.sources import Pixels
 from edgekd.data.views import Batch, Ids, Views, permutation
 from edgekd.recipe import Data
 
+PARTNERS = 0x9A12
 ORDER = 0x0DE5  # a coordinate of its own, so that the order shares no random number with any view
 
 
@@ -25,18 +26,31 @@ class Step(NamedTuple):
 
 
 def epoch_of(
-    views: Views, epoch: int, *, batch_size: int, number_of_views: int, seed: int, rank: int = 0, world: int = 1
+    views: Views,
+    epoch: int,
+    *,
+    batch_size: int,
+    number_of_views: int,
+    seed: int,
+    rank: int = 0,
+    world: int = 1,
+    in_pairs: bool = False,
 ) -> Iterator[Step]:
     """The steps of an epoch, each prepared while the one before is computed.
 
     The order depends on `seed` and `epoch` alone; `batch_size` is over all `world` processes, and a process takes every
     `world`-th sample of each batch. The last, incomplete batch is left out (other samples are in it next epoch).
+    With `in_pairs` the second half of a batch holds a sample of the same class for each of the first.
     """
     order = permutation(len(views.ids), seed, epoch, ORDER)
     view = epoch % number_of_views
     batches = [
         order[start : start + batch_size][rank::world] for start in range(0, len(order) - batch_size + 1, batch_size)
     ]
+    if in_pairs:
+        partner = _partners(views.labels[views.ids], seed, epoch)
+        firsts = [rows[: len(rows) // 2] for rows in batches]
+        batches = [np.concatenate([rows, partner[rows]]) for rows in firsts]
 
     def prepare(rows: Ids) -> Step:
         return Step(views(views.ids[rows], view), rows, view)
@@ -48,6 +62,18 @@ def epoch_of(
             ready = waiting.result()
             waiting = pool.submit(prepare, following) if following is not None else None
             yield ready
+
+
+def _partners(labels: Ids, seed: int, epoch: int) -> Ids:
+    """For each sample another one of its class (itself, where it is the only one)."""
+    order = permutation(len(labels), seed, epoch, PARTNERS)
+    order = order[np.argsort(labels[order], kind="stable")]  # class by class, shuffled within
+    following = np.roll(order, -1)
+    starts = np.flatnonzero(np.diff(labels[order], prepend=-1))  # a class's last sample goes with its first
+    following[np.append(starts[1:], len(order)) - 1] = order[starts]
+    partners = np.empty_like(order)
+    partners[order] = following
+    return partners
 
 
 def to_tensor(images: Pixels, data: Data, device: torch.device) -> torch.Tensor:

@@ -14,9 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from edgekd.distill.methods import METHODS
 from edgekd.errors import RecipeError
-from edgekd.losses import Loss
-
-Layers = Mapping[str, str]
+from edgekd.losses import Loss, check_losses, needs_of
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,22 @@ class Labels:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What a step shows to the losses; the names are those of edgekd.distill.methods.
+
+    z_ts: `[teachers, batch, classes]`, None where no loss reads a teacher; f_s, f_t: features by module path.
+    """
+
+    images: Tensor
+    rows: Tensor
+    labels: Labels
+    z_s: Tensor
+    z_ts: Tensor | None
+    f_s: Mapping[str, Tensor]
+    f_t: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
 class Term:
     """One loss of the recipe, ready to be called; `needs` are the names of its positional arguments."""
 
@@ -37,63 +51,119 @@ class Term:
     needs: tuple[str, ...]
     weight: float
     warmup_epochs: float
-    layers: Layers
+    until_epoch: float | None
+    student_layers: tuple[str, ...]
+    teacher_layers: tuple[str, ...]
 
     def weight_at(self, epoch: float) -> float:
-        """The weight, rising linearly over the warm-up; `epoch` counts steps as fractions."""
+        """The weight, rising linearly over the warm-up, 0 from `until_epoch`; `epoch` counts steps as fractions."""
+        if self.until_epoch is not None and epoch >= self.until_epoch:
+            return 0.0
         return self.weight * min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else self.weight
+
+    def __call__(self, seen: Seen, epoch: float) -> Tensor:
+        """The loss, unweighted. With several teachers a method that reads one is averaged over them."""
+        several = "z_t" in self.needs and seen.z_ts is not None and len(seen.z_ts) > 1
+        if several:
+            assert seen.z_ts is not None
+            values = [
+                self.method(*(self.given(name, seen, epoch, k) for name in self.needs)) for k in range(len(seen.z_ts))
+            ]
+            return torch.stack(values).mean()
+        value: Tensor = self.method(*(self.given(name, seen, epoch) for name in self.needs))
+        return value
+
+    def given(self, name: str, seen: Seen, epoch: float, teacher: int = 0) -> Any:
+        """What a positional argument of this name is given."""
+        match name:
+            case "z_t":
+                return None if seen.z_ts is None else seen.z_ts[teacher]
+            case "labels":
+                return seen.labels.hard
+            case "f_s":
+                return [seen.f_s[path] for path in self.student_layers]
+            case "f_t":
+                return [seen.f_t[path] for path in self.teacher_layers]
+            case "epoch":
+                return epoch
+            case _:
+                return getattr(seen, name)
 
 
 class Objective(nn.Module):
     """`total = label_weight · CE + Σ weight · method(...)`, and each term by name.
 
     Methods with weights are its children, so that its parameters are those the trainer optimises beside the student's.
+    Raises RecipeError for losses that do not fit their methods.
     """
 
     def __init__(self, losses: Sequence[Loss], label_weight: float) -> None:
         super().__init__()
         self.label_weight = label_weight
         losses = [loss for loss in losses if loss.weight]
+        if mistakes := check_losses(losses, METHODS):
+            raise RecipeError("; ".join(mistakes))
         self.terms = [_term(loss, i, losses) for i, loss in enumerate(losses)]
         self.methods = nn.ModuleDict(
             {term.name: term.method for term in self.terms if isinstance(term.method, nn.Module)}
         )
 
     @property
+    def needs_teacher(self) -> bool:
+        """Some loss reads a teacher, its logits or its features."""
+        return any({"z_t", "z_ts", "f_t"} & set(term.needs) for term in self.terms)
+
+    @property
     def needs_features(self) -> bool:
-        """Some method reads features, for which the teacher runs live."""
+        """Some loss reads the teacher's features."""
         return any("f_t" in term.needs for term in self.terms)
+
+    @property
+    def pooled_features(self) -> tuple[str, ...]:
+        """The teacher's layers, where every loss that reads features is content with pooled ones: these can be cached."""
+        readers = [term for term in self.terms if "f_t" in term.needs]
+        all_pooled = all(getattr(_function(term.method), "pooled", False) for term in readers)
+        return tuple(dict.fromkeys(path for term in readers for path in term.teacher_layers)) if all_pooled else ()
+
+    @property
+    def needs_pairs(self) -> bool:
+        """Some loss wants a sample of the same class for each of half of the batch."""
+        return any(getattr(_function(term.method), "pairs", False) for term in self.terms)
 
     def layers_of(self, role: str) -> list[str]:
         """The module paths whose outputs the methods read; `role` is "student" or "teacher"."""
-        pairs = [pair for term in self.terms for pair in term.layers.items()]
-        return list(dict.fromkeys(student if role == "student" else teacher for student, teacher in pairs))
+        paths = [path for term in self.terms for path in getattr(term, f"{role}_layers")]
+        return list(dict.fromkeys(paths))
 
-    def forward(
-        self,
-        epoch: float,
-        labels: Labels,
-        z_s: Tensor,
-        z_t: Tensor | None,
-        student_features: Mapping[str, Tensor],
-        teacher_features: Mapping[str, Tensor],
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total and the unweighted terms; z_s, z_t: `[batch, classes]`."""
+    def prepare(self, seen: Seen, student: nn.Module, teacher: nn.Module | None, classes: int, samples: int) -> None:
+        """Let the methods that have weights of their own see one batch and the models, before the optimizer is made."""
+        for term in self.terms:
+            self.prepare_one(term, seen, student, teacher, classes, samples)
+
+    @staticmethod
+    def prepare_one(
+        term: Term, seen: Seen, student: nn.Module, teacher: nn.Module | None, classes: int, samples: int
+    ) -> None:
+        """`prepare` for one term; nothing for a method that has none."""
+        if not hasattr(term.method, "prepare"):
+            return
+        about: dict[str, Any] = {
+            "student": student, "teacher": teacher, "classes": classes, "samples": samples, "paths": list(term.student_layers),
+        }  # fmt: skip
+        names = inspect.signature(term.method.prepare).parameters
+        term.method.prepare(**{name: about[name] if name in about else term.given(name, seen, 0.0) for name in names})
+
+    def forward(self, epoch: float, seen: Seen) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total and the unweighted terms. A term whose weight is 0 by now is not computed."""
         values: dict[str, Tensor] = {}
-        total = torch.zeros((), device=z_s.device)
+        total = torch.zeros((), device=seen.z_s.device)
         if self.label_weight:
-            values["labels"] = label_loss(z_s, labels)
+            values["labels"] = label_loss(seen.z_s, seen.labels)
             total = total + self.label_weight * values["labels"]
         for term in self.terms:
-            given: dict[str, Any] = {
-                "z_s": z_s,
-                "z_t": z_t,
-                "labels": labels.hard,
-                "f_s": [student_features[path] for path in term.layers],
-                "f_t": [teacher_features[path] for path in term.layers.values()],
-            }
-            values[term.name] = term.method(*(given[name] for name in term.needs))
-            total = total + term.weight_at(epoch) * values[term.name]
+            if term.until_epoch is None or epoch < term.until_epoch:
+                values[term.name] = term(seen, epoch)
+                total = total + term.weight_at(epoch) * values[term.name]
         return total, values
 
 
@@ -106,23 +176,23 @@ def label_loss(z_s: Tensor, labels: Labels) -> Tensor:
 
 def _term(loss: Loss, index: int, losses: Sequence[Loss]) -> Term:
     method = METHODS[loss.method]
-    call: Callable[..., Any] = getattr(method, "forward", method)
-    positional = [p for p in inspect.signature(call).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-    needs = tuple(p.name for p in positional if p.name != "self")
-    if "f_t" in needs and not loss.layers:
-        raise RecipeError(
-            f"distill.losses.{index}: method '{loss.method}' compares features; say which, for example "
-            'layers = { "layer3" = "layer3" } (student module path = teacher module path)'
-        )
-    if "f_t" not in needs and loss.layers:
-        raise RecipeError(f"distill.losses.{index}: method '{loss.method}' reads logits only, so it takes no layers")
+    if loss.layers == "auto":
+        raise RecipeError(f"distill.losses.{index}: pair the layers first (edgekd.distill.layers)")
     same = [other.method for other in losses].count(loss.method) > 1
     bound: Any = method(**loss.options) if inspect.isclass(method) else partial(method, **loss.options)
+    pairs = loss.layers
     return Term(
         f"{loss.method}_{index}" if same else loss.method,
         bound,
-        needs,
+        needs_of(method),
         loss.weight,
         loss.warmup_epochs,
-        dict(loss.layers),
+        loss.until_epoch,
+        tuple(pairs),
+        tuple(pairs.values()) if isinstance(pairs, dict) else (),
     )
+
+
+def _function(method: Callable[..., Any]) -> Any:
+    """The method under its options."""
+    return method.func if isinstance(method, partial) else method

@@ -1,21 +1,38 @@
-"""The stages that train: the student from the teacher, and a teacher from labels where it has no weights yet."""
+"""The stages that train: the student from its teachers, and a teacher from labels where it has no weights yet."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
 from edgekd.data import Samples, open_samples
+from edgekd.distill.cache import CachedLogits
 from edgekd.distill.objective import Objective
-from edgekd.distill.teacher import check_cache, load_teacher
+from edgekd.distill.teacher import cached_features, check_cache, load_teacher
 from edgekd.distill.train import Lesson, save_weights, train
 from edgekd.models import load_model
 from edgekd.recipe import Data, Distill, Model, Optimizer, Teacher
 from edgekd.stage import Artifact, stage
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A teacher and what is stored of it: `outputs` are its recorded logits, `trained` its weights where edgekd trained it."""
+
+    teacher: Teacher
+    trained: Artifact | None
+    outputs: Artifact | None
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """The teachers of a student, the first of which may be read for features: live, or pooled from `features`."""
+
+    teachers: tuple[Taught, ...]
+    features: Artifact | None = None
 
 
 @stage(1, ("torch", "accelerate"), together=True)
@@ -31,15 +48,12 @@ def train_teacher(samples: Artifact, teacher: Teacher, data: Data, *, out: Path)
     save_weights(trained, out / "student.safetensors")
 
 
-@stage(1, ("torch", "accelerate"), together=True)
-def distill(
-    samples: Artifact, outputs: Artifact | None, teacher: Teacher, trained: Artifact | None, student: Model, data: Data, settings: Distill,
-    *, out: Path,
-) -> None:  # fmt: skip
+@stage(2, ("torch", "accelerate"), together=True)
+def distill(samples: Artifact, taught_by: Lessons, student: Model, data: Data, settings: Distill, *, out: Path) -> None:
     """Stage: train the student by the recipe; writes `student.safetensors` and `metrics.jsonl`."""
     opened = open_samples(samples.folder, data)
     model = new_model(student, opened, settings.seed)
-    lesson = lesson_of(opened, data, outputs, teacher, trained, settings)
+    lesson = lesson_of(opened, data, taught_by, settings)
     save_weights(train(model, lesson, settings, out), out / "student.safetensors")
 
 
@@ -55,19 +69,19 @@ def load_student(reference: Model, samples: Samples, trained: Artifact) -> nn.Mo
     return load_model(weights, num_classes=len(samples.classes), in_channels=samples.image_shape[2])
 
 
-def lesson_of(
-    samples: Samples,
-    data: Data,
-    outputs: Artifact | None,
-    teacher: Teacher,
-    trained: Artifact | None,
-    settings: Distill,
-) -> Lesson:
-    """The cache, checked against the live teacher on a few samples; the live teacher too where a loss reads features."""
-    if outputs is None:
+def lesson_of(samples: Samples, data: Data, taught_by: Lessons, settings: Distill) -> Lesson:
+    """The caches, each checked against its live teacher on a few samples; the live teacher too where a loss needs it."""
+    objective = Objective(settings.losses, settings.label_weight)
+    if not objective.needs_teacher:
         return Lesson(samples, data, None, None)
-    live = load_teacher(teacher, trained, samples)
-    cached: npt.NDArray[np.float16] = np.load(outputs / "logits.npy", mmap_mode="r")
-    check_cache(live, cached, samples, data)
-    needs_features = Objective(settings.losses, settings.label_weight).needs_features
-    return Lesson(samples, data, cached, live if needs_features else None)
+    cached, live = [], None
+    for taught in taught_by.teachers:
+        model = load_teacher(taught.teacher, taught.trained, samples)
+        assert taught.outputs is not None
+        logits = CachedLogits(taught.outputs.folder)
+        check_cache(model, logits, samples, data)
+        cached.append(logits)
+        live = live or model
+    features = cached_features(taught_by.features, objective.pooled_features) if taught_by.features is not None else {}
+    needs_live = objective.needs_features and not features
+    return Lesson(samples, data, cached[0], live if needs_live else None, features, tuple(cached[1:]))

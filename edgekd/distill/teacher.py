@@ -1,32 +1,39 @@
-"""The teacher's cache: its logits for every training sample in every view, recorded once.
+"""The teacher's outputs for every training sample in every view, recorded once; and the live teacher.
 
-One memory-mapped array `[view, sample, class]` of float16 logits (not probabilities: every temperature and every logit
-method reads the same). It belongs to one teacher, one augmentation and one data set: all three are in the key of the
-stage that records it, and a few samples are compared with the live teacher before each training.
+They belong to one teacher, one augmentation and one data set: all three are in the key of the stage that records them,
+and a few samples are compared with the live teacher before each training.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
+from edgekd import team
 from edgekd.data import Samples, Split, Views, open_samples
 from edgekd.data.batches import to_tensor
-from edgekd.errors import CacheError, ModelError
+from edgekd.distill.cache import FORMAT, CachedLogits, format_of
+from edgekd.distill.features import Taps
+from edgekd.distill.methods.sizes import embedding
+from edgekd.errors import CacheError
 from edgekd.models import OnnxModel, load_model
-from edgekd.recipe import Data, Teacher
-from edgekd.say import progress
+from edgekd.recipe import Data, Recording, Teacher
+from edgekd.say import progress, say
 from edgekd.stage import SCRATCH, Artifact, stage, write_atomically
 
 BATCH = 250
 SAVE_EVERY = 40  # batches between two notes of how far the recording has come
+Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 def load_teacher(teacher: Teacher, trained: Artifact | None, samples: Samples) -> nn.Module:
@@ -48,43 +55,138 @@ def device() -> torch.device:
     )
 
 
+def uses_bf16(precision: str) -> bool:
+    """ "auto" is bf16 where the processor or GPU computes in it; emulation in software is slower than float32."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device().type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device().type != "cpu":
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+
+
 @torch.inference_mode()
-def logits_of(model: nn.Module, images: npt.NDArray[np.uint8], data: Data) -> torch.Tensor:
-    """Logits float32 `[n, classes]` of uint8 images `[n, h, w, channels]`."""
-    return model(to_tensor(images, data, device())).float().cpu()  # type: ignore[no-any-return]
+def logits_of(model: nn.Module, images: npt.NDArray[np.uint8], data: Data, *, bf16: bool = False) -> torch.Tensor:
+    """Logits float32 `[n, classes]` of uint8 images `[n, h, w, channels]`; in halves where the memory ends."""
+    try:
+        with torch.autocast(device().type, torch.bfloat16, enabled=bf16):
+            return model(to_tensor(images, data, device())).float().cpu()  # type: ignore[no-any-return]
+    except torch.OutOfMemoryError:
+        if len(images) == 1:
+            raise
+        half = len(images) // 2
+        return torch.cat([logits_of(model, part, data, bf16=bf16) for part in (images[:half], images[half:])])
 
 
-@stage(1, ("torch", "onnxruntime"))
+@stage(2, ("torch", "onnxruntime"), together=True, sharded=True)
 def record_teacher(
-    samples: Artifact, teacher: Teacher, trained: Artifact | None, data: Data, views: int, *, out: Path
+    samples: Artifact, teacher: Teacher, trained: Artifact | None, data: Data, recording: Recording, *, out: Path
 ) -> None:
-    """Stage: write `logits.npy` `[views, samples, classes]` for the training ids; a killed recording goes on."""
+    """Stage: the teacher's logits for the training ids, as edgekd.distill.cache stores them; a killed recording goes on."""
     opened = open_samples(samples.folder, data)
     model = load_teacher(teacher, trained, opened)
-    ids = opened.train_ids
-    shape = (views, len(ids), len(opened.classes))
-    draft, position = out / "logits.npy", out / SCRATCH / "position.json"
+    bf16 = recording.bf16 and not isinstance(model, OnnxModel)
+    classes = logits_of(model, opened.train.get(opened.train_ids[:1]), data).shape[1]
+    stored = format_of(recording.format, classes, recording.top_k)
+
+    def values_of(images: npt.NDArray[np.uint8]) -> Arrays:
+        return stored.encode(logits_of(model, images, data, bf16=bf16).numpy())
+
+    about = {"format": recording.format, "top_k": recording.top_k, "classes": classes, "bf16": bf16}
+    _record(out, opened, data, recording.views, stored.arrays, values_of, f"{classes} logits in {recording.format}")
+    if team.RANK == 0:
+        (out / FORMAT).write_text(json.dumps(about))
+
+
+@stage(1, ("torch",), together=True, sharded=True)
+def record_features(
+    samples: Artifact, teacher: Teacher, trained: Artifact | None, data: Data, recording: Recording, layers: Sequence[str],
+    *, out: Path,
+) -> None:  # fmt: skip
+    """Stage: pooled features of the teacher's `layers` for the training ids, `N.npy` `[views, samples, channels]` each."""
+    opened = open_samples(samples.folder, data)
+    model = load_teacher(teacher, trained, opened)
+    with Taps(model, layers, "teacher") as taps:
+
+        def values_of(images: npt.NDArray[np.uint8]) -> Arrays:
+            logits_of(model, images, data, bf16=recording.bf16)
+            return {str(i): embedding(taps.features[path]).half().cpu().numpy() for i, path in enumerate(layers)}
+
+        first = values_of(opened.train.get(opened.train_ids[:1]))
+        arrays = {name: (np.float16, values.shape[1:]) for name, values in first.items()}
+        _record(out, opened, data, recording.views, arrays, values_of, f"pooled features of {', '.join(layers)}")
+
+
+def cached_features(recorded: Artifact, layers: Sequence[str]) -> dict[str, npt.NDArray[np.float16]]:
+    """What `record_features` stored, by layer."""
+    return {path: np.load(recorded / f"{i}.npy", mmap_mode="r") for i, path in enumerate(layers)}
+
+
+def _record(
+    out: Path,
+    samples: Samples,
+    data: Data,
+    views: int,
+    arrays: Mapping[str, tuple[Any, tuple[int, ...]]],
+    values_of: Callable[[npt.NDArray[np.uint8]], Arrays],
+    what: str,
+) -> None:
+    """Write `values_of` every view of every training sample to `out`; each process of a team takes its share.
+
+    Raises CacheError where the disk lacks the room.
+    """
+    ids = samples.train_ids
+    drafts = {name: out / f"{name}.npy" for name in arrays}
+    position = out / SCRATCH / f"position-{team.RANK}-of-{team.SIZE}.json"
     done = json.loads(position.read_text()) if position.exists() else 0
-    logits = np.lib.format.open_memmap(draft, "r+" if done else "w+", np.float16, shape)
-    with open(draft, "r+b") as file:  # claims the disk's space now: a map that cannot grow would end in a bus error
-        os.posix_fallocate(file.fileno(), 0, draft.stat().st_size)
-    view_of = views_of(opened, data)
-    starts = [(view, start) for view in range(views) for start in range(0, len(ids), BATCH)]
-    with progress("teacher", views * len(ids)) as advance:
+    if team.RANK == 0 and not all(draft.exists() for draft in drafts.values()):
+        _claim(drafts, arrays, (views, len(ids)), what)
+    team.wait()
+    opened = {name: np.lib.format.open_memmap(draft, "r+") for name, draft in drafts.items()}
+    view_of = views_of(samples, data)
+    starts = [(view, start) for view in range(views) for start in range(0, len(ids), BATCH)][team.RANK :: team.SIZE]
+    with progress("teacher", sum(min(BATCH, len(ids) - start) for _, start in starts)) as advance:
         advance(sum(min(BATCH, len(ids) - start) for _, start in starts[:done]))
         for number, (view, start) in enumerate(starts[done:], start=done + 1):
-            batch = view_of(ids[start : start + BATCH], view)
-            values = logits_of(model, batch.images, data).numpy()
-            if not np.isfinite(values.astype(np.float16)).all():
-                raise ModelError(
-                    f"the teacher's logits reach {np.abs(values).max():.3g}, beyond float16; scale its output down"
-                )
-            logits[view, start : start + BATCH] = values
-            advance(len(values))
+            values = values_of(view_of(ids[start : start + BATCH], view).images)
+            for name, array in opened.items():
+                array[view, start : start + BATCH] = values[name]
+            advance(min(BATCH, len(ids) - start))
             if number % SAVE_EVERY == 0:
-                logits.flush()
+                _flush(opened)
                 write_atomically(position, json.dumps(number).encode())
-    logits.flush()
+    _flush(opened)
+    team.wait()
+
+
+def _claim(
+    drafts: Mapping[str, Path],
+    arrays: Mapping[str, tuple[Any, tuple[int, ...]]],
+    outer: tuple[int, int],
+    what: str,
+) -> None:
+    """Make the files and claim the disk's space now: a map that cannot grow would end in a bus error."""
+    needed = sum(int(np.prod((*outer, *shape))) * np.dtype(kind).itemsize for kind, shape in arrays.values())
+    folder = next(iter(drafts.values())).parent
+    free = shutil.disk_usage(folder).free
+    say(f"  recording {outer[0]} views of {outer[1]} samples, {what}: {needed / 1e6:.1f} MB")
+    if needed > free:
+        raise CacheError(
+            f"the teacher's cache would take {needed / 1e9:.2f} GB, the disk of {folder.parent} has {free / 1e9:.2f}; take fewer "
+            'distill.views, distill.cache = "int8" or "topk", or another folder with --cache'
+        )
+    for name, (kind, shape) in arrays.items():
+        del_map = np.lib.format.open_memmap(drafts[name], "w+", kind, (*outer, *shape))
+        del del_map
+        with open(drafts[name], "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, drafts[name].stat().st_size)
+
+
+def _flush(arrays: Mapping[str, Any]) -> None:
+    for array in arrays.values():
+        array.flush()
 
 
 def views_of(samples: Samples, data: Data) -> Views:
@@ -92,18 +194,23 @@ def views_of(samples: Samples, data: Data) -> Views:
     return Views(samples.train.get, samples.train.labels, samples.train_ids, data.augment, data.seed, data.mean)
 
 
-def check_cache(model: nn.Module, cached: npt.NDArray[np.float16], samples: Samples, data: Data, n: int = 16) -> None:
+def check_cache(model: nn.Module, cached: CachedLogits, samples: Samples, data: Data, n: int = 16) -> None:
     """Compare `n` samples of the last view with the live teacher; CacheError where they differ."""
     view = len(cached) - 1
+    if cached.shape[1] != len(samples.train_ids):
+        raise CacheError(
+            f"the teacher's cache holds {cached.shape[1]} samples, the training split {len(samples.train_ids)}; "
+            "delete it with `edgekd cache --prune` and build again"
+        )
     rows = np.linspace(0, len(samples.train_ids) - 1, n).astype(np.int64)
-    live = logits_of(model, views_of(samples, data)(samples.train_ids[rows], view).images, data).numpy()
-    stored = cached[view, rows].astype(np.float32)
-    difference = float(np.abs(live - stored).max())
-    # float16 keeps 11 bits; bf16 or another processor's order of sums costs a few more.
+    images = views_of(samples, data)(samples.train_ids[rows], view).images
+    live = cached.as_stored(logits_of(model, images, data, bf16=cached.bf16).numpy()).astype(np.float32)
+    difference = float(np.abs(live - cached[view, rows].astype(np.float32)).max())
+    # float16 keeps 11 bits; another processor's order of sums costs a few more.
     if difference > 0.02 * max(1.0, float(np.abs(live).max())):
         raise CacheError(
-            f"the teacher's cache does not match the teacher: logits differ by {difference:.3g} on {n} samples; "
-            "delete it with `edgekd cache --prune` and build again"
+            f"the teacher's cache does not match the teacher: logits differ by {difference:.3g} on {n} samples "
+            "(another teacher, augmentation, normalisation or data?); delete it with `edgekd cache --prune` and build again"
         )
 
 

@@ -6,9 +6,9 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,29 +23,34 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from edgekd import team
 from edgekd.data import Samples
 from edgekd.data.batches import Step, epoch_of, to_tensor
+from edgekd.distill.cache import CachedLogits
 from edgekd.distill.features import Taps
-from edgekd.distill.objective import Labels, Objective
-from edgekd.distill.teacher import device, predict, top1, views_of
+from edgekd.distill.objective import Labels, Objective, Seen
+from edgekd.distill.teacher import device, predict, top1, uses_bf16, views_of
 from edgekd.errors import ModelError
 from edgekd.recipe import Data, Distill, Optimizer
 from edgekd.say import progress, say
 from edgekd.stage import SCRATCH, write_atomically
 
 CHECKPOINT = f"{SCRATCH}/checkpoint.pt"
+PREPARED_ON = 64  # samples that methods with weights of their own see before the training
 
 
 @dataclass(frozen=True)
 class Lesson:
     """What is trained on and against.
 
-    cached: the teacher's logits `[view, sample, class]`, or None where no loss reads them; live: the teacher itself,
-    for losses that read its features.
+    cached: the teacher's logits `[view, sample, class]`, or None where no loss reads them or only the live teacher can
+    give them; live: the teacher itself, for losses that read its features; features: pooled ones by the teacher's module
+    path, `[view, sample, channels]`, where these are enough; more: the logits of further teachers.
     """
 
     samples: Samples
     data: Data
-    cached: npt.NDArray[np.float16] | None
+    cached: CachedLogits | npt.NDArray[np.float16] | None
     live: nn.Module | None
+    features: Mapping[str, npt.NDArray[np.float16]] = field(default_factory=dict)
+    more: tuple[CachedLogits, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ def train(
     precision = torch.autocast(accelerator.device.type, torch.bfloat16, enabled=uses_bf16(settings.precision))
     student = student.to(accelerator.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective = Objective(settings.losses, settings.label_weight).to(accelerator.device)
-    _prepare(objective, student, lesson)
+    _prepare(objective, student, lesson, settings)
     averaged = (
         AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)  # type: ignore[no-untyped-call]
         if settings.ema
@@ -94,9 +99,7 @@ def train(
     seen = steps * settings.batch_size
     with ExitStack() as stack:
         student_taps = stack.enter_context(Taps(student, objective.layers_of("student"), "student"))
-        teacher_taps = stack.enter_context(
-            Taps(lesson.live or nn.Identity(), objective.layers_of("teacher"), "teacher")
-        )
+        teacher_taps = stack.enter_context(_taps_of_teacher(lesson, objective))
         advance = stack.enter_context(progress(title, settings.epochs * seen))
         advance(len(metrics) * seen)
         for epoch in range(len(metrics), settings.epochs):
@@ -105,17 +108,15 @@ def train(
             modes.at_epoch(student, epoch)
             sums: dict[str, torch.Tensor] = {}
             started = time.perf_counter()
-            for i, step in enumerate(_epoch(lesson, epoch, settings, accelerator)):
+            for i, step in enumerate(_epoch(lesson, epoch, settings, accelerator, objective.needs_pairs)):
                 now = epoch + i / steps
                 for group in optimizer.param_groups:
                     group["lr"] = settings.optimizer.lr * schedule(now, settings.warmup_epochs, settings.epochs)
                 images = to_tensor(step.batch.images, lesson.data, accelerator.device)
-                z_t = _teacher(lesson, step, images, accelerator.device, live=objective.needs_features)
                 with precision:
+                    z_ts, f_t = _teachers(lesson, step, images, teacher_taps)
                     z_s = model(images)
-                total, terms = loss_of(
-                    now, _labels(step, accelerator.device), z_s, z_t, student_taps.features, teacher_taps.features
-                )
+                total, terms = loss_of(now, _seen(step, images, z_s, z_ts, student_taps.features, f_t))
                 optimizer.zero_grad()
                 accelerator.backward(total)
                 optimizer.step()
@@ -165,18 +166,6 @@ def schedule(epoch: float, warmup_epochs: float, epochs: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (epoch - warmup_epochs) / max(epochs - warmup_epochs, 1e-9)))
 
 
-def uses_bf16(precision: str) -> bool:
-    """ "auto" is bf16 where the processor or GPU computes in it; emulation in software is slower than float32."""
-    if precision != "auto":
-        return precision == "bf16"
-    if device().type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device().type != "cpu":
-        return False
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
-
-
 class _State:
     """What a checkpoint holds; written to a draft and renamed, so a kill leaves the last or the new one, never half."""
 
@@ -209,27 +198,34 @@ class _State:
         return metrics
 
 
-def _prepare(objective: Objective, student: nn.Module, lesson: Lesson) -> None:
-    """Check layer paths, and let methods with weights see the features once, before the optimizer is made."""
+def _prepare(objective: Objective, student: nn.Module, lesson: Lesson, settings: Distill) -> None:
+    """Check layer paths, and let methods with weights see a first batch, before the optimizer is made."""
     with (
         Taps(student, objective.layers_of("student"), "student") as ours,
-        Taps(lesson.live or nn.Identity(), objective.layers_of("teacher"), "teacher") as theirs,
+        _taps_of_teacher(lesson, objective) as theirs,
     ):
-        waiting = [term for term in objective.terms if hasattr(term.method, "prepare")]
-        if not waiting:
+        if not any(hasattr(term.method, "prepare") for term in objective.terms):
             return
-        images = to_tensor(
-            lesson.samples.train.get(lesson.samples.train_ids[:2]), lesson.data, next(student.parameters()).device
-        )
+        device = next(student.parameters()).device
+        rows = np.arange(min(PREPARED_ON, settings.batch_size, len(lesson.samples.train_ids)))
+        step = Step(views_of(lesson.samples, lesson.data)(lesson.samples.train_ids[rows], 0), rows, 0)
+        images = to_tensor(step.batch.images, lesson.data, device)
+        torch.manual_seed(_seed_of(settings.seed, -1))  # the methods' own weights, the same after a restart
         was_training = student.training
         with torch.no_grad():
-            student.eval()(images)
-            assert lesson.live is not None
-            lesson.live(images)
+            z_s = student.eval()(images)
+            z_ts, f_t = _teachers(lesson, step, images, theirs)
+            seen = _seen(step, images, z_s, z_ts, ours.features, f_t)
+            classes, samples = len(lesson.samples.classes), len(lesson.samples.train_ids)
+            objective.prepare(seen, student, lesson.live, classes, samples)
         student.train(was_training)
-        for term in waiting:
-            f_s = [ours.features[path] for path in term.layers]
-            term.method.prepare(f_s, [theirs.features[path] for path in term.layers.values()])  # type: ignore[attr-defined]
+        objective.to(device)
+
+
+def _taps_of_teacher(lesson: Lesson, objective: Objective) -> Taps:
+    """Taps of what the cache does not hold."""
+    paths = [path for path in objective.layers_of("teacher") if path not in lesson.features]
+    return Taps(lesson.live or nn.Identity(), paths, "teacher")
 
 
 def _optimizer(settings: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -240,30 +236,50 @@ def _optimizer(settings: Optimizer, parameters: list[nn.Parameter]) -> torch.opt
     )
 
 
-def _epoch(lesson: Lesson, epoch: int, settings: Distill, accelerator: Accelerator) -> Iterator[Step]:
+def _epoch(
+    lesson: Lesson, epoch: int, settings: Distill, accelerator: Accelerator, needs_pairs: bool
+) -> Iterator[Step]:
     return epoch_of(
         views_of(lesson.samples, lesson.data), epoch, batch_size=settings.batch_size, number_of_views=settings.views,
-        seed=settings.seed, rank=accelerator.process_index, world=accelerator.num_processes,
+        seed=settings.seed, rank=accelerator.process_index, world=accelerator.num_processes, in_pairs=needs_pairs,
     )  # fmt: skip
 
 
-def _teacher(
-    lesson: Lesson, step: Step, images: torch.Tensor, where: torch.device, *, live: bool
-) -> torch.Tensor | None:
-    """The teacher's logits for a step: from the cache; the live teacher also fills the taps."""
+def _teachers(
+    lesson: Lesson, step: Step, images: torch.Tensor, taps: Taps
+) -> tuple[torch.Tensor | None, Mapping[str, torch.Tensor]]:
+    """What the teachers say of a step: logits `[teachers, batch, classes]` and features by path.
+
+    They come from the cache as far as it goes; the live teacher runs where it does not.
+    """
+
+    def read(stored: CachedLogits | npt.NDArray[np.float16]) -> torch.Tensor:
+        return torch.from_numpy(stored[step.view, step.rows]).to(images.device).float()
+
     logits = None
-    if live:
-        assert lesson.live is not None
+    if lesson.live is not None:
         with torch.no_grad():
-            logits = lesson.live(images)
+            logits = lesson.live(images).float()
     if lesson.cached is not None:
-        logits = torch.from_numpy(lesson.cached[step.view, step.rows]).to(where)
-    return logits
+        logits = read(lesson.cached)
+    z_ts = None if logits is None else torch.stack([logits, *(read(stored) for stored in lesson.more)])
+    return z_ts, {path: read(stored) for path, stored in lesson.features.items()} | taps.features
 
 
-def _labels(step: Step, where: torch.device) -> Labels:
-    hard, partner = torch.from_numpy(step.batch.labels), torch.from_numpy(step.batch.partner_labels)
-    return Labels(hard.to(where), partner.to(where), torch.from_numpy(step.batch.lam.astype(np.float32)).to(where))
+def _seen(
+    step: Step,
+    images: torch.Tensor,
+    z_s: torch.Tensor,
+    z_ts: torch.Tensor | None,
+    f_s: Mapping[str, torch.Tensor],
+    f_t: Mapping[str, torch.Tensor],
+) -> Seen:
+    def here(values: npt.NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(images.device)
+
+    batch = step.batch
+    labels = Labels(here(batch.labels), here(batch.partner_labels), here(batch.lam.astype(np.float32)))
+    return Seen(images, here(step.rows), labels, z_s, z_ts, f_s, f_t)
 
 
 def _holdout(model: nn.Module, lesson: Lesson, modes: Modes) -> float:

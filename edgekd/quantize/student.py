@@ -13,12 +13,12 @@ from torch.fx import GraphModule
 from edgekd.data import Samples, open_samples
 from edgekd.data.batches import to_tensor
 from edgekd.data.views import permutation
-from edgekd.distill.student import lesson_of, load_student
+from edgekd.distill.student import Lessons, lesson_of, load_student
 from edgekd.distill.train import Modes, save_weights, train
 from edgekd.losses import Loss
 from edgekd.quantize import qat
 from edgekd.quantize.ptq import calibrate, prepare
-from edgekd.recipe import Data, Distill, Model, Quantize, Teacher
+from edgekd.recipe import Data, Distill, Model, Quantize
 from edgekd.stage import Artifact, stage
 from edgekd.target import Quantization
 
@@ -26,10 +26,10 @@ CALIBRATION = 0xCA11  # a coordinate of its own, so that the choice shares no ra
 PREPARED = "prepared.safetensors"
 
 
-@stage(1, ("torch", "torchao", "accelerate"), together=True)
+@stage(2, ("torch", "torchao", "accelerate"), together=True)
 def quantize(
-    samples: Artifact, outputs: Artifact | None, teacher: Teacher, trained: Artifact | None, student: Model, distilled: Artifact,
-    data: Data, settings: Distill, quantize: Quantize, quantization: Quantization, *, out: Path,
+    samples: Artifact, taught_by: Lessons, student: Model, distilled: Artifact, data: Data, settings: Distill,
+    quantize: Quantize, quantization: Quantization, *, out: Path,
 ) -> None:  # fmt: skip
     """Stage: the prepared graph's weights and ranges, `prepared.safetensors`; with `mode = "qat"` also `metrics.jsonl`.
 
@@ -71,10 +71,10 @@ def quantize(
 
         # The graph has operators, no modules: losses that read features stay behind.
         losses = tuple(loss for loss in settings.losses if not loss.layers)
-        if settings.losses and not losses:
+        if settings.losses and not losses and taught_by.teachers:
             losses = (Loss(method="kd", weight=1.0),)
         schedule = schedule.model_copy(update={"losses": losses})
-        lesson = lesson_of(opened, data, outputs, teacher, trained, schedule)
+        lesson = lesson_of(opened, data, taught_by, schedule)
         train(  # in place: there is no averaging
             prepared, lesson, schedule, out, Modes(qat.train_mode, qat.eval_mode, at_epoch), title="quantized student"
         )

@@ -188,6 +188,11 @@ def charts(curves: Sequence[dict[str, float]]) -> list[Chart]:
     return [panel for panel in drawn if panel is not None]
 
 
+def temperatures(report: Report) -> list[dict[str, float]]:
+    """The curve of the temperature, as if T were epochs."""
+    return [{"epoch": temperature, "holdout_top1": found} for temperature, found in report.temperature_curve]
+
+
 def chart(title: str, curves: Sequence[dict[str, float]], keys: Sequence[str]) -> Chart | None:
     series = {key: finite_points(curves, key) for key in keys}
     series = {key: points for key, points in series.items() if points}
@@ -289,6 +294,7 @@ def render(report: Report) -> str:
         trainings=[
             (title, drawn)
             for title, curves in (
+                ("Temperature, chosen on the hold-out split (x: T)", temperatures(report)),
                 ("Training", report.curves),
                 ("Quantization-aware training", report.quantization_curves),
             )

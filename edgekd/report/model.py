@@ -88,6 +88,9 @@ class Report(Section):
     curves: tuple[dict[str, float], ...] = Field(
         default=(), description="one dict an epoch: epoch, lr, loss, loss/<term>, holdout_top1, samples_per_s"
     )
+    temperature_curve: tuple[tuple[float, float], ...] = Field(
+        default=(), description="temperature and hold-out top-1 in percent, where the recipe leaves it to the build"
+    )
     quantization_curves: tuple[dict[str, float], ...] = Field(
         default=(), description="the same of the quantization-aware training; empty without one"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from math import log
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgekd.distill.methods import METHODS, FitNet, at, dist, dkd, kd, mse, standardized
+from edgekd.losses import needs_of
 
 Z_S = np.array([[1.0, 2.0, -1.0, 0.5], [0.0, 0.0, 3.0, 1.0], [2.0, -2.0, 0.3, 0.1]])
 Z_T = np.array([[3.0, 1.0, 0.0, -1.0], [0.2, -0.5, 4.0, 0.0], [1.0, 0.0, 0.5, 2.0]])
@@ -117,7 +119,7 @@ def test_standardized_logits_forget_scale_and_shift() -> None:
 @pytest.mark.parametrize("name", LOGIT_METHODS)
 def test_standardize_applies_to_both_sides_before_the_temperature(name: str) -> None:
     method, labels = LOGIT_METHODS[name], torch.tensor(LABELS)
-    prepared = method(standardized(t(Z_S).float()), standardized(t(Z_T).float()), labels)
+    prepared = method(standardized(t(Z_S)), standardized(t(Z_T)), labels)
     torch.testing.assert_close(method(t(Z_S), t(Z_T), labels, standardize=True), prepared)
 
 
@@ -128,13 +130,8 @@ def test_a_perfect_student_has_no_loss(name: str) -> None:
 
 @pytest.mark.parametrize("standardize", [False, True])
 @pytest.mark.parametrize("name", LOGIT_METHODS)
-def test_the_gradient_is_that_of_finite_differences(
-    name: str, standardize: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In float64: the methods' cast to float32 is undone for this test alone."""
-    monkeypatch.setattr(Tensor, "float", Tensor.double)
-    z_s = t(Z_S).requires_grad_()
-    labels = torch.tensor(LABELS)
+def test_the_gradient_is_that_of_finite_differences(name: str, standardize: bool) -> None:
+    z_s, labels = t(Z_S).requires_grad_(), torch.tensor(LABELS)
     assert torch.autograd.gradcheck(lambda z: LOGIT_METHODS[name](z, t(Z_T), labels, standardize=standardize), z_s)
 
 
@@ -169,5 +166,11 @@ def test_the_order_of_the_batch_does_not_matter(name: str) -> None:
     torch.testing.assert_close(mixed, LOGIT_METHODS[name](t(Z_S), t(Z_T), torch.tensor(LABELS)))
 
 
-def test_the_table_of_methods_holds_what_the_recipe_may_name() -> None:
-    assert set(METHODS) == {"kd", "mse", "dkd", "dist", "fitnet", "at"}
+def test_every_method_says_what_it_needs_in_the_words_of_the_trainer() -> None:
+    words = {"z_s", "z_t", "z_ts", "labels", "f_s", "f_t", "images", "rows", "epoch"}
+    about = {"student", "teacher", "classes", "samples", "paths"}
+    for name, method in METHODS.items():
+        assert "z_s" in needs_of(method) or "f_s" in needs_of(method), name
+        assert set(needs_of(method)) <= words, name
+        prepare = getattr(method, "prepare", None)
+        assert prepare is None or set(inspect.signature(prepare).parameters) <= words | about | {"self"}, name

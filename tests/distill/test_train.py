@@ -12,11 +12,16 @@ import torch
 from torch import nn
 
 from edgekd.data import Samples, Split
+from edgekd.data.batches import epoch_of
+from edgekd.distill.features import Taps
+from edgekd.distill.methods.sizes import embedding
 from edgekd.distill.objective import Objective
-from edgekd.distill.teacher import check_cache, logits_of
-from edgekd.distill.train import CHECKPOINT, Lesson, Modes, schedule, train, uses_bf16
+from edgekd.distill.teacher import check_cache, logits_of, uses_bf16, views_of
+from edgekd.distill.train import CHECKPOINT, Lesson, Modes, schedule, train
 from edgekd.errors import CacheError, ModelError, RecipeError
-from edgekd.recipe import Data, Distill, Loss, Optimizer
+from edgekd.losses import Loss
+from edgekd.recipe import Data, Distill, Optimizer
+from tests.distill.test_cache import stored
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 3, 96)
@@ -188,14 +193,11 @@ def test_the_learning_rate_warms_up_and_falls_by_half_a_cosine() -> None:
     assert schedule(10, 2, 10) == pytest.approx(0.0)
 
 
-def test_a_cache_of_another_teacher_is_noticed() -> None:
+def test_a_cache_of_another_teacher_is_noticed(tmp_path: Path) -> None:
     teacher, other = network(1).eval(), network(5).eval()
     lesson = samples()
-    from edgekd.distill.teacher import views_of
-
-    cached = (
-        logits_of(teacher, views_of(lesson, DATA)(lesson.train_ids, 0).images, DATA).numpy().astype(np.float16)[None]
-    )
+    images = views_of(lesson, DATA)(lesson.train_ids, 0).images
+    cached = stored(tmp_path, logits_of(teacher, images, DATA).numpy()[None])
     check_cache(teacher, cached, lesson, DATA)
     with pytest.raises(CacheError, match="does not match the teacher"):
         check_cache(other, cached, lesson, DATA)
@@ -203,3 +205,82 @@ def test_a_cache_of_another_teacher_is_noticed() -> None:
 
 def test_precision_that_is_given_is_kept() -> None:
     assert uses_bf16("bf16") and not uses_bf16("fp32")
+
+
+def test_a_loss_that_ends_is_neither_computed_nor_counted_afterwards(tmp_path: Path) -> None:
+    losses = (Loss(method="tf_kd", weight=1.0, until_epoch=2),)
+    train(network(), hard_labels(), settings(epochs=3, losses=losses), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert ["loss/tf_kd" in line for line in lines] == [True, True, False]
+    assert lines[2]["loss"] == pytest.approx(lines[2]["loss/labels"], rel=1e-4)
+
+
+def test_several_teachers_are_averaged_by_a_method_that_reads_one(tmp_path: Path) -> None:
+    first, second = (RNG.normal(size=(2, 80, 3)).astype(np.float16) for _ in range(2))
+    found = []
+    for i, lesson in enumerate(
+        (
+            Lesson(samples(), DATA, first, None, more=(second,)),
+            Lesson(samples(), DATA, first, None),
+            Lesson(samples(), DATA, second, None),
+        )
+    ):
+        (tmp_path / str(i)).mkdir()
+        only_kd = settings(epochs=1, losses=(Loss(method="kd"),), optimizer=Optimizer(lr=1e-12))
+        train(network(), lesson, only_kd, tmp_path / str(i))
+        found.append(json.loads((tmp_path / str(i) / "metrics.jsonl").read_text())["loss/kd"])
+    assert found[0] == pytest.approx((found[1] + found[2]) / 2, rel=1e-3) and found[1] != found[2]
+
+
+def test_the_cache_gives_the_losses_of_the_live_teacher(tmp_path: Path) -> None:
+    """To 1e-3 relative: float16 is all that lies between them."""
+    teacher = network(1).eval().requires_grad_(False)
+    view = views_of(samples(), DATA)
+    cached = np.stack([logits_of(teacher, view(IDS[:80], v).images, DATA).numpy() for v in range(2)]).astype(np.float16)
+    losses = tuple(Loss(method=name, weight=0.1) for name in ("kd", "dkd", "dist", "mse"))
+    found = []
+    for name, lesson in {
+        "live": Lesson(samples(), DATA, None, teacher),
+        "cached": Lesson(samples(), DATA, cached, None),
+    }.items():
+        (tmp_path / name).mkdir()
+        # A low learning rate: where training is unstable, any difference grows.
+        train(network(2), lesson, settings(epochs=3, losses=losses, optimizer=Optimizer(lr=0.0005)), tmp_path / name)
+        found.append([json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()])
+    for live, from_cache in zip(*found, strict=True):
+        for term in ("loss/kd", "loss/dkd", "loss/dist", "loss/mse"):
+            assert from_cache[term] == pytest.approx(live[term], rel=1e-3)
+
+
+def test_pooled_features_from_the_cache_give_the_losses_of_the_live_teacher(tmp_path: Path) -> None:
+    teacher = network(1).eval().requires_grad_(False)
+    view = views_of(samples(), DATA)
+    pooled = []
+    with Taps(teacher, ["2"], "teacher") as taps:
+        for v in range(2):
+            logits_of(teacher, view(IDS[:80], v).images, DATA)
+            pooled.append(embedding(taps.features["2"]).numpy().astype(np.float16))
+    losses = tuple(Loss(method=name, layers={"2": "2"}) for name in ("rkd", "pkt"))
+    lessons = {
+        "live": Lesson(samples(), DATA, None, teacher),
+        "cached": Lesson(samples(), DATA, None, None, features={"2": np.stack(pooled)}),
+    }
+    found = []
+    for name, lesson in lessons.items():
+        (tmp_path / name).mkdir()
+        train(network(2), lesson, settings(epochs=2, losses=losses), tmp_path / name)
+        found.append([json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()])
+    for live, from_cache in zip(*found, strict=True):
+        for term in ("loss/rkd", "loss/pkt"):
+            # The pooled features of this network differ little between samples: float16 shows in their differences.
+            assert from_cache[term] == pytest.approx(live[term], rel=1e-2)
+
+
+def test_pairs_are_two_samples_of_one_class() -> None:
+    view = views_of(samples(), DATA)
+    steps = list(epoch_of(view, 3, batch_size=16, number_of_views=2, seed=0, in_pairs=True))
+    assert len(steps) == 5
+    for step in steps:
+        firsts, partners = step.rows[:8], step.rows[8:]
+        assert (LABELS[firsts] == LABELS[partners]).all() and (firsts != partners).all()
+        assert (step.batch.labels == LABELS[step.rows]).all()

@@ -22,14 +22,94 @@ holds a sample of the same class for each of the first.
 from collections.abc import Callable
 from typing import Any
 
+from edgekd.distill.methods.ab import AB
+from edgekd.distill.methods.adversarial import Adversarial
 from edgekd.distill.methods.at import at
+from edgekd.distill.methods.bce import bce
+from edgekd.distill.methods.byot import BYOT
+from edgekd.distill.methods.ca_mkd import ca_mkd
+from edgekd.distill.methods.cc import cc
+from edgekd.distill.methods.crd import CRD
+from edgekd.distill.methods.cs_kd import cs_kd
+from edgekd.distill.methods.ctkd import CTKD
 from edgekd.distill.methods.dist import dist
 from edgekd.distill.methods.dkd import dkd
+from edgekd.distill.methods.dml import DML
+from edgekd.distill.methods.eb_kd import eb_kd
 from edgekd.distill.methods.fitnet import FitNet
+from edgekd.distill.methods.fsp import FSP
+from edgekd.distill.methods.ft import FT
+from edgekd.distill.methods.irg import IRG
 from edgekd.distill.methods.kd import kd
+from edgekd.distill.methods.lwf import lwf
+from edgekd.distill.methods.mgd import MGD
+from edgekd.distill.methods.mlkd import mlkd
 from edgekd.distill.methods.mse import mse
+from edgekd.distill.methods.nkd import nkd
+from edgekd.distill.methods.nst import nst
+from edgekd.distill.methods.ofd import OFD
+from edgekd.distill.methods.one import ONE
+from edgekd.distill.methods.pkt import pkt
+from edgekd.distill.methods.reviewkd import ReviewKD
+from edgekd.distill.methods.rkd import rkd
+from edgekd.distill.methods.simkd import SimKD
+from edgekd.distill.methods.sp import sp
+from edgekd.distill.methods.srrl import SRRL
 from edgekd.distill.methods.standardize import standardized
+from edgekd.distill.methods.tf_kd import tf_kd
+from edgekd.distill.methods.vid import VID
+from edgekd.distill.methods.wsld import wsld
 
-METHODS: dict[str, Callable[..., Any]] = {"kd": kd, "mse": mse, "dkd": dkd, "dist": dist, "fitnet": FitNet, "at": at}
+METHODS: dict[str, Callable[..., Any]] = {
+    # logits
+    "kd": kd, "mse": mse, "bce": bce, "dkd": dkd, "dist": dist, "nkd": nkd, "wsld": wsld,
+    "ctkd": CTKD, "mlkd": mlkd, "eb_kd": eb_kd, "ca_mkd": ca_mkd, "lwf": lwf, "adversarial": Adversarial,
+    # feature maps
+    "fitnet": FitNet, "at": at, "vid": VID, "ab": AB, "ft": FT, "nst": nst, "fsp": FSP, "ofd": OFD,
+    "reviewkd": ReviewKD, "simkd": SimKD, "mgd": MGD, "srrl": SRRL,
+    # relations between samples, contrast
+    "rkd": rkd, "sp": sp, "cc": cc, "pkt": pkt, "irg": IRG, "crd": CRD,
+    # no teacher: peers, branches, the network itself
+    "dml": DML, "one": ONE, "byot": BYOT, "tf_kd": tf_kd, "cs_kd": cs_kd,
+}  # fmt: skip
 
-__all__ = ["METHODS", "FitNet", "at", "dist", "dkd", "kd", "mse", "standardized"]
+__all__ = [
+    "AB",
+    "BYOT",
+    "CRD",
+    "CTKD",
+    "DML",
+    "FSP",
+    "FT",
+    "IRG",
+    "METHODS",
+    "MGD",
+    "OFD",
+    "ONE",
+    "SRRL",
+    "VID",
+    "Adversarial",
+    "FitNet",
+    "ReviewKD",
+    "SimKD",
+    "at",
+    "bce",
+    "ca_mkd",
+    "cc",
+    "cs_kd",
+    "dist",
+    "dkd",
+    "eb_kd",
+    "kd",
+    "lwf",
+    "mlkd",
+    "mse",
+    "nkd",
+    "nst",
+    "pkt",
+    "rkd",
+    "sp",
+    "standardized",
+    "tf_kd",
+    "wsld",
+]

@@ -8,7 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from edgekd.distill.methods.adapters import in_full_precision
 from edgekd.distill.methods.sizes import pairs_of_one_size
+
+
+def channel_attention(f_t: Tensor) -> Tensor:
+    """`a_c = C · softmax_c(mean_hw |f_t|)`, mean 1 over the C channels: `[batch, c, h, w]` to `[batch, c, 1, 1]`."""
+    squeezed = f_t.abs().mean((2, 3), keepdim=True)
+    return f_t.shape[1] * squeezed.softmax(1)
 
 
 class FitNet(nn.Module):
@@ -17,19 +24,29 @@ class FitNet(nn.Module):
     f_s, f_t: lists of `[batch, channels, h, w]`. Where the resolutions differ, the larger is average-pooled to the
     smaller before the comparison. The regressors fit the first features that they see (`prepare`), are trained along
     and are no part of the student.
+
+    attention: weigh each channel's squared error by the teacher's `channel_attention`, as of Yang et al. 2022
+    (2111.11837) at temperature 1; it is no part of FitNets.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, attention: bool = False) -> None:
         super().__init__()
+        self.attention = attention
         self.regressors = nn.ModuleList()
 
     def prepare(self, f_s: Sequence[Tensor], f_t: Sequence[Tensor]) -> None:
         """Make the regressors for features of these shapes."""
         pairs = zip(f_s, f_t, strict=True)
-        self.regressors.extend(nn.Conv2d(s.shape[1], t.shape[1], 1, device=s.device) for s, t in pairs)
+        self.regressors = nn.ModuleList(nn.Conv2d(s.shape[1], t.shape[1], 1, device=s.device) for s, t in pairs)
 
+    @in_full_precision
     def forward(self, f_s: Sequence[Tensor], f_t: Sequence[Tensor]) -> Tensor:
         if not self.regressors:
             self.prepare(f_s, f_t)
         pairs = zip(self.regressors, pairs_of_one_size(f_s, f_t), strict=True)
-        return torch.stack([mse_loss(regressor(s), t) for regressor, (s, t) in pairs]).sum()
+        return torch.stack([self._error(regressor(s), t) for regressor, (s, t) in pairs]).sum()
+
+    def _error(self, hint: Tensor, t: Tensor) -> Tensor:
+        if self.attention:
+            return (channel_attention(t) * (hint - t).square()).mean()
+        return mse_loss(hint, t)

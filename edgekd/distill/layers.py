@@ -1,0 +1,83 @@
+"""`layers = "auto"`: which of the student's layers is compared with which of the teacher's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgekd.distill.methods import METHODS
+from edgekd.errors import ModelError
+from edgekd.losses import Loss, needs_of
+
+WHICH = {"all": slice(None), "last": slice(-1, None), "before_last": slice(-2, -1)}
+Stage = tuple[str, tuple[int, ...]]  # module path and the shape of its output
+
+
+def pair_layers(losses: Sequence[Loss], student: nn.Module, teacher: nn.Module, images: Tensor) -> tuple[Loss, ...]:
+    """The losses with each `layers = "auto"` replaced by a pairing.
+
+    Layers that put out maps of one height and width are a stage, and its last one stands for it. A stage of the student
+    goes with the teacher's of the same resolution, or, where there is none, with the one at the same relative depth.
+    A method that compares embeddings takes the deepest pair, as one does whose attribute `auto` is "last"; with
+    "before_last" it takes the one before. One that reads the student alone takes the student's side.
+    Raises ModelError where a network has no layer that puts out a map.
+    """
+    if not any(loss.layers == "auto" for loss in losses):
+        return tuple(losses)
+    pairs = paired(stages(student, images, "student"), stages(teacher, images, "teacher"))
+
+    def resolved(loss: Loss) -> Loss:
+        if loss.layers != "auto":
+            return loss
+        method: Any = METHODS[loss.method]
+        chosen = list(pairs.items())[
+            WHICH[getattr(method, "auto", "last" if getattr(method, "pooled", False) else "all")]
+        ]
+        layers = dict(chosen) if "f_t" in needs_of(method) else tuple(path for path, _ in chosen)
+        return loss.model_copy(update={"layers": layers})
+
+    return tuple(resolved(loss) for loss in losses)
+
+
+def paired(ours: Sequence[Stage], theirs: Sequence[Stage]) -> dict[str, str]:
+    """Student's path -> teacher's path, shallow to deep."""
+    by_resolution = {shape[2:]: path for path, shape in theirs}
+    pairs = {}
+    for i, (path, shape) in enumerate(ours):
+        same_depth = theirs[round(i * (len(theirs) - 1) / max(1, len(ours) - 1))][0]
+        pairs[path] = by_resolution.get(shape[2:], same_depth)
+    return pairs
+
+
+def stages(model: nn.Module, images: Tensor, role: str) -> list[Stage]:
+    """The last module of each resolution, in the order in which they run; maps of a single position are left out."""
+    last: dict[tuple[int, ...], Stage] = {}
+    handles = []
+
+    def keep(path: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1:
+                last[tuple(output.shape[2:])] = (path, tuple(output.shape))
+
+        return hook
+
+    for path, module in model.named_modules():
+        if path:
+            handles.append(module.register_forward_hook(keep(path)))
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(images)
+    finally:
+        model.train(was_training)
+        for handle in handles:
+            handle.remove()
+    if not last:
+        raise ModelError(
+            f'the {role} has no module that puts out a feature map [batch, channels, h, w], so layers = "auto" finds no pair; '
+            "write layers = { student path = teacher path }"
+        )
+    return list(last.values())

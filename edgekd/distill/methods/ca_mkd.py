@@ -1,0 +1,38 @@
+"""CA-MKD: confidence-aware multi-teacher knowledge distillation (Zhang, Chen & Wang 2022, 2201.00007)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import kl_div, log_softmax
+
+from edgekd.distill.methods.options import Temperature
+from edgekd.distill.methods.precision import full, taught
+
+
+def ca_mkd(z_s: Tensor, z_ts: Tensor, labels: Tensor, *, temperature: Temperature = 4.0) -> Tensor:
+    """`Σ_k w_k T² KL(p_k^T ‖ p_s^T)`, averaged over the batch, with `w_k = (1 − softmax_k(CE_k)) / (K − 1)`.
+
+    z_s: `[batch, classes]`, z_ts: `[teachers, batch, classes]`, labels: int64 `[batch]`. For each sample the teachers
+    that know its label count more; the weights add up to one. CE_k is teacher k's cross-entropy without temperature.
+    The paper's second term, on features, is not part of this.
+    """
+    z_ts = taught(z_ts)
+    # Taken by hand: `cross_entropy` wants the classes in the second place.
+    ce = -log_softmax(z_ts, 2)[:, torch.arange(len(labels), device=labels.device), labels]
+    return weighted_kd(full(z_s), z_ts, aversion(ce.softmax(0)), temperature)
+
+
+def aversion(shares: Tensor) -> Tensor:
+    """Weights that are the larger the smaller the share: `(1 − share) / (K − 1)`.
+
+    Shares `[teachers, batch]` that add up to one over the teachers give such weights. A single teacher's weight is one.
+    """
+    return (1 - shares) / (len(shares) - 1) if len(shares) > 1 else torch.ones_like(shares)
+
+
+def weighted_kd(z_s: Tensor, z_ts: Tensor, weights: Tensor, t: float) -> Tensor:
+    """The weighted sum of the teachers' `T² KL`, averaged over the batch; weights: `[teachers, batch]`."""
+    log_p_s, log_p_ts = log_softmax(z_s / t, 1).expand_as(z_ts), log_softmax(z_ts / t, 2)
+    kl = kl_div(log_p_s, log_p_ts, reduction="none", log_target=True).sum(2)
+    return t**2 * (weights * kl).sum(0).mean()

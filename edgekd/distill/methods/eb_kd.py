@@ -1,0 +1,24 @@
+"""EB-KD: several teachers, weighted by the entropy of their predictions (Kwon, Na, Lee & Kim 2020, ICASSP)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from edgekd.distill.methods.ca_mkd import aversion, weighted_kd
+from edgekd.distill.methods.options import Temperature
+from edgekd.distill.methods.precision import full, taught
+
+
+def eb_kd(z_s: Tensor, z_ts: Tensor, labels: Tensor | None = None, *, temperature: Temperature = 4.0) -> Tensor:
+    """`Σ_k w_k T² KL(p_k^T ‖ p_s^T)`, averaged over the batch, with `w_k = (1 − H_k / Σ_j H_j) / (K − 1)`.
+
+    z_s: `[batch, classes]`, z_ts: `[teachers, batch, classes]`. H_k is the entropy of teacher k's prediction without
+    temperature: for each sample the teachers that are sure count more, be they right or wrong. The weights are those of
+    the comparison in CA-MKD's code (2201.00007), divided so that they add up to one.
+    """
+    z_ts = taught(z_ts)
+    log_p = log_softmax(z_ts, 2)
+    # Where every teacher is certain all entropies are zero; the teachers then count alike.
+    entropy = -(log_p.exp() * log_p).sum(2) + 1e-7
+    return weighted_kd(full(z_s), z_ts, aversion(entropy / entropy.sum(0)), temperature)

@@ -1,0 +1,60 @@
+"""Knowledge distillation by on-the-fly native ensemble (Lan, Zhu & Gong 2018, 1806.04606)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from edgekd.distill.cut import after
+from edgekd.distill.methods.fresh import fresh
+from edgekd.distill.methods.kd import kd
+from edgekd.distill.methods.options import Temperature
+from edgekd.distill.methods.precision import full
+from edgekd.distill.methods.sizes import embedding
+from edgekd.errors import RecipeError
+
+
+class ONE(nn.Module):
+    """`Σ CE(extra branches) + CE(ensemble) + Σ T² KL(p_ensemble ‖ p_branch)`, the last over all branches.
+
+    The student from the layer named on is one of `branches`; the others begin at the same layer, look the same, have
+    weights drawn anew and are no part of the student. Their gradient reaches the student's layers before the fork. The
+    ensemble's logits are the branches', weighted for each sample by a gate: the fork's feature, averaged over positions,
+    through linear, batch norm, ReLU and softmax. The divergence teaches the branches, not the ensemble.
+
+    z_s: `[batch, classes]`, f_s: the one layer's output. The student's own CE is the trainer's label term. The authors
+    let the divergence alone rise over 80 epochs; a recipe's `warmup_epochs` lets the branches' CE rise too.
+    """
+
+    def __init__(
+        self, *, branches: Annotated[int, Field(ge=2)] = 3, temperature: Temperature = 3.0, seed: int = 1
+    ) -> None:
+        super().__init__()
+        self.count, self.temperature, self.seed = branches, temperature, seed
+        self.branches = nn.ModuleList()
+        self.gate = nn.Sequential()
+
+    def prepare(self, f_s: Sequence[Tensor], student: nn.Module, paths: Sequence[str]) -> None:
+        """Make the branches after the student's layer at `paths[0]`, and the gate."""
+        if len(paths) != 1:
+            raise RecipeError(f"method 'one' forks the student at one layer; {len(paths)} given: {', '.join(paths)}")
+        # Cut from copies, since the student's hooks would see what is traced; in train mode, as they are used.
+        self.branches.extend(after(fresh(student, self.seed, i).train(), paths[0]) for i in range(self.count - 1))
+        width = embedding(f_s[0]).shape[1]
+        self.gate = nn.Sequential(
+            nn.Linear(width, self.count), nn.BatchNorm1d(self.count), nn.ReLU(), nn.Softmax(dim=1)
+        ).to(f_s[0].device)
+
+    def forward(self, z_s: Tensor, labels: Tensor, f_s: Sequence[Tensor]) -> Tensor:
+        fork = full(f_s[0])
+        # Cloned, since a branch may begin with an activation in place.
+        logits = torch.stack([full(z_s), *(full(branch(fork.clone())) for branch in self.branches)])
+        gate = full(self.gate(embedding(fork)))
+        ensemble = (gate.T[:, :, None] * logits).sum(0)
+        own = torch.stack([cross_entropy(z, labels) for z in (*logits[1:], ensemble)]).sum()
+        return own + torch.stack([kd(z, ensemble, temperature=self.temperature) for z in logits]).sum()

@@ -1,0 +1,41 @@
+"""Relational knowledge distillation (Park et al. 2019, 1904.05068)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import smooth_l1_loss
+
+from edgekd.distill.methods.geometry import differences, embeddings, gram, ratio, unit
+from edgekd.distill.methods.options import Weight
+
+
+def rkd(f_s: Sequence[Tensor], f_t: Sequence[Tensor], *, distance: Weight = 25.0, angle: Weight = 50.0) -> Tensor:
+    """Sum over layers of `distance · SmoothL1(distances) + angle · SmoothL1(angles)`.
+
+    f_s, f_t: lists of `[batch, channels]`, or of maps, which are averaged over positions; channels may differ. Means are
+    over all pairs and all triplets, those of a sample with itself included, as in the authors' code. The angles hold
+    batch³ numbers.
+    """
+    return torch.stack(
+        [
+            distance * smooth_l1_loss(distances(s), distances(t)) + angle * smooth_l1_loss(angles(s), angles(t))
+            for s, t in embeddings(f_s, f_t)
+        ]
+    ).sum()
+
+
+def distances(e: Tensor) -> Tensor:
+    """Euclidean distances of all pairs, divided by the mean of those that are not 0, `[batch, batch]`."""
+    d = torch.cdist(e, e, compute_mode="donot_use_mm_for_euclid_dist")
+    return ratio(d, d.sum() / (d > 0).sum().clamp(min=1))
+
+
+def angles(e: Tensor) -> Tensor:
+    """Entry `[i, j, k]` is the cosine of the angle at i between j and k; 0 where one of them coincides with i."""
+    return gram(unit(differences(e)))
+
+
+rkd.pooled = True  # type: ignore[attr-defined]

@@ -1,0 +1,97 @@
+"""Knowledge distillation with the reused teacher classifier (Chen et al. 2022, 2203.14001)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d, mse_loss
+
+from edgekd.distill.cut import before
+from edgekd.distill.methods.adapters import head_of, in_full_precision, the_pair
+from edgekd.distill.methods.sizes import pairs_of_one_size
+from edgekd.errors import ModelError
+
+Factor = Annotated[int, Field(ge=1)]
+
+
+class SimKD(nn.Module):
+    """`MSE(projector(f_s), f_t)`; the student then answers through the teacher's classifier (`reused`).
+
+    f_s: one feature `[batch, channels, h, w]`, the student's last; f_t: the teacher's last, whose average its head reads.
+    The larger map is average-pooled to the smaller. The projector is 1x1, 3x3 and 1x1 convolutions, each with BatchNorm and
+    ReLU, through 1/`factor` of the teacher's channels. The paper trains by this loss alone, without labels.
+
+    What is deployed changes: the student's own head is left out, projector and teacher's head are added.
+    """
+
+    def __init__(self, *, factor: Factor = 2) -> None:
+        super().__init__()
+        self.factor = factor
+        self.projector = nn.Sequential()
+        self.head: nn.Linear | None = None
+        self.size: tuple[int, int] | None = None  # what a larger map of the student is pooled to
+
+    def prepare(
+        self, f_s: Sequence[Tensor], f_t: Sequence[Tensor], teacher: nn.Module, z_t: Tensor | None = None
+    ) -> None:
+        """Make the projector and copy the teacher's head. Raises ModelError where it does not read f_t."""
+        self.head = head_of(teacher, the_pair(f_s, f_t)[1], z_t)
+        self._project(f_s, f_t)
+
+    @in_full_precision
+    def forward(self, f_s: Sequence[Tensor], f_t: Sequence[Tensor]) -> Tensor:
+        if not self.projector:
+            self._project(f_s, f_t)
+        ((s, t),) = pairs_of_one_size(f_s, f_t)
+        return mse_loss(self.projector(s), t)
+
+    def _project(self, f_s: Sequence[Tensor], f_t: Sequence[Tensor]) -> None:
+        s, t = the_pair(f_s, f_t)
+        size = (min(s.shape[2], t.shape[2]), min(s.shape[3], t.shape[3]))
+        self.size = size if size != s.shape[2:] else None
+        width = max(1, t.shape[1] // self.factor)
+        widths, kernels = (s.shape[1], width, width, t.shape[1]), (1, 3, 1)
+        steps = zip(pairwise(widths), kernels, strict=True)
+        layers = [layer for (a, b), kernel in steps for layer in _convolution(a, b, kernel)]
+        self.projector = nn.Sequential(*layers).to(s.device)
+
+
+class SimStudent(nn.Module):
+    """Images to logits `[batch, classes]`: the student's layers up to a feature, projector, average, teacher's head."""
+
+    def __init__(
+        self, features: nn.Module, projector: nn.Module, head: nn.Linear, size: tuple[int, int] | None
+    ) -> None:
+        super().__init__()
+        self.features, self.projector, self.head, self.size = features, projector, head, size
+
+    @property
+    def added_parameters(self) -> int:
+        """The number of parameters of projector and head, which the student alone does not have."""
+        return sum(p.numel() for module in (self.projector, self.head) for p in module.parameters())
+
+    def forward(self, x: Tensor) -> Tensor:
+        f: Tensor = self.features(x)
+        if self.size is not None:
+            f = adaptive_avg_pool2d(f, self.size)
+        logits: Tensor = self.head(adaptive_avg_pool2d(self.projector(f), 1).flatten(1))
+        return logits
+
+
+def reused(student: nn.Module, path: str, method: SimKD) -> SimStudent:
+    """What SimKD deploys: `student` up to the layer at `path`, whose feature `method` was prepared and trained on.
+
+    Its modules are the student's and the method's own, no copies. Raises ModelError where torch.fx cannot cut the student
+    at `path` (see `edgekd.distill.cut`), and where the method has not seen the teacher yet.
+    """
+    if method.head is None:
+        raise ModelError("simkd answers through the teacher's head: call method.prepare(f_s, f_t, teacher) first")
+    return SimStudent(before(student, path), method.projector, method.head, method.size)
+
+
+def _convolution(c_in: int, c_out: int, kernel: int) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(c_out), nn.ReLU()

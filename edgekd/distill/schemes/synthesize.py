@@ -1,0 +1,327 @@
+"""Training images from a frozen teacher alone: `deep_inversion` optimises pixels, `generate` trains a generator."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, kl_div, l1_loss, log_softmax
+from torch.utils.hooks import RemovableHandle
+
+from edgekd.distill.methods import kd
+from edgekd.distill.schemes.bn_statistics import BatchNormStatistics
+from edgekd.distill.schemes.generator import Generator
+from edgekd.errors import ModelError, nearest
+from edgekd.models import ExportedModel, OnnxModel, number_of_classes
+from edgekd.say import progress, say
+
+Images = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+DRAWS = 20  # how many images are drawn for each one kept, at most, while a class is short of its share
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a generator is trained for: the weights of its loss's terms."""
+
+    oh: float
+    act: float
+    bal: float
+    bn: float
+    adv: float
+
+
+# DAFL: Chen et al. 2019 (1904.01186), on MNIST; DFQ: Choi et al. 2020 (2005.04136), weights as in CMI's comparison.
+METHODS = {
+    "dafl": Weights(oh=1.0, act=0.001, bal=20.0, bn=0.0, adv=0.0),
+    "dfq": Weights(oh=1.0, act=0.0, bal=20.0, bn=1.0, adv=1.0),
+}
+
+
+def deep_inversion(
+    teacher: nn.Module, *, n: int, image_shape: tuple[int, int, int], mean: Sequence[float], std: Sequence[float],
+    steps: int = 1000, lr: float = 0.1, bn: float = 10.0, oh: float = 1.0, tv: float = 2.5e-5, l2: float = 3e-8,
+    batch: int = 256, seed: int = 0, jitter: int = 2, flip: bool = True,
+) -> tuple[Images, Labels]:  # fmt: skip
+    """DeepInversion (Yin et al. 2020, 1912.08795): images whose pixels were optimised until the teacher sees its classes.
+
+    Minimises `oh · CE(T(x), label) + bn · BN-statistics + tv · total variation + l2 · ‖x‖₂` by Adam, from noise, for
+    `steps` a batch; before each step the batch is rolled by up to `jitter` pixels and, with `flip`, mirrored half of
+    the time (set it off where a mirror image is of no class, as of digits). Gives images uint8 `[n, h, w, channels]`
+    and labels int64 `[n]`, as many of each class but for one. `image_shape`: h, w, channels; `mean`, `std` as in the
+    recipe, of values in 0..1.
+
+    The competition with a student (Adaptive DeepInversion) is left out. Raises ModelError for a teacher without
+    gradients, and without BatchNorm2d layers unless `bn` is 0.
+    """
+    classes = _check(teacher, image_shape)
+    space, labels = _PixelSpace(teacher, image_shape, mean, std), np.arange(n) % classes
+    parts = np.array_split(labels, max(1, -(-n // batch)))
+    found = []
+    with (
+        _seeded(seed),
+        _frozen(teacher),
+        BatchNormStatistics(teacher) as statistics,
+        progress("deep inversion", steps * len(parts)) as advance,
+    ):
+        for part in parts:
+            target = torch.from_numpy(part).to(space.device)
+            x = space.clip(space.noise(len(part))).requires_grad_()
+            optimizer = torch.optim.Adam([x], lr)
+            for _ in range(steps):
+                seen = _moved(x, jitter, flip)
+                loss = oh * cross_entropy(teacher(seen), target) + tv * total_variation(seen)
+                loss = loss + l2 * torch.linalg.vector_norm(seen)
+                if bn:
+                    loss = loss + bn * statistics.distance()
+                _step(optimizer, loss)
+                with torch.no_grad():
+                    x.copy_(space.clip(x))
+                advance(1)
+            _check_finite(x, "lr")
+            found.append(space.to_bytes(x.detach()))
+    return np.concatenate(found), labels
+
+
+def total_variation(x: Tensor) -> Tensor:
+    """L2 norms of the differences between neighbours, across, down and on both diagonals; x `[n, channels, h, w]`."""
+    differences = (
+        x[..., :-1] - x[..., 1:],
+        x[..., :-1, :] - x[..., 1:, :],
+        x[..., 1:, :-1] - x[..., :-1, 1:],
+        x[..., :-1, :-1] - x[..., 1:, 1:],
+    )
+    return torch.stack([torch.linalg.vector_norm(difference) for difference in differences]).sum()
+
+
+def generate(
+    teacher: nn.Module, *, n: int, image_shape: tuple[int, int, int], mean: Sequence[float], std: Sequence[float],
+    method: str = "dafl", student: nn.Module | None = None, steps: int = 10_000, batch: int = 256, lr: float = 1e-3,
+    oh: float | None = None, act: float | None = None, bal: float | None = None, bn: float | None = None,
+    adv: float | None = None, adversary: Literal["kl", "l1"] = "kl", student_lr: float = 1e-3, temperature: float = 20.0,
+    z: int = 256, seed: int = 0,
+) -> tuple[Images, Labels]:  # fmt: skip
+    """Images of a generator that was trained to please the teacher: "dafl" (1904.01186) or "dfq" (2005.04136).
+
+    Minimises `oh · CE(T, argmax T) + act · (−|f|) + bal · Σ p̄ log p̄ + bn · BN-statistics − adv · D(T, S)` by Adam for
+    `steps`: T the teacher's logits, f what its last Linear layer reads, p̄ the batch's mean probabilities. A weight that
+    is not given is the method's (`METHODS`). D, for which `adv` needs a `student`, is KL(T ‖ S) or the mean absolute
+    difference of the logits ("l1"); the student learns from the teacher alongside, by `kd` at `temperature` on the same
+    number of batches, and can be thrown away afterwards. Gives images uint8 `[n, h, w, channels]` and the teacher's own
+    labels int64 `[n]`; as many of each class where the generator makes them (a line tells where it does not).
+
+    Raises ModelError for a teacher without gradients, and for one that lacks the layers that a term reads.
+    """
+    if method not in METHODS:
+        raise ModelError(f"data-free method '{method}' not found{nearest(method, METHODS)}")
+    given = {"oh": oh, "act": act, "bal": bal, "bn": bn, "adv": adv}
+    weights = replace(METHODS[method], **{name: value for name, value in given.items() if value is not None})
+    if weights.adv and student is None:
+        raise ModelError(
+            f"method '{method}' trains its generator against a student (adv {weights.adv:g}): give one, which is trained "
+            "alongside and can be thrown away, or set adv = 0"
+        )
+    classes = _check(teacher, image_shape)
+    space = _PixelSpace(teacher, image_shape, mean, std)
+    with _seeded(seed), _frozen(teacher):
+        generator = Generator(z, image_shape).to(space.device)
+        optimizer = torch.optim.Adam(generator.parameters(), lr, betas=(0.5, 0.999))
+        rival = student.to(space.device).train() if student is not None and weights.adv else None
+        lessons = torch.optim.Adam(rival.parameters(), student_lr) if rival is not None else None
+
+        def draw() -> Tensor:
+            return space.normalised(generator(torch.randn(batch, z).to(space.device)))
+
+        with (
+            BatchNormStatistics(teacher) as statistics,
+            _Penultimate(teacher, weights.act) as penultimate,
+            progress(f"generator {method}", steps) as advance,
+        ):
+            for _ in range(steps):
+                images = draw()
+                logits = teacher(images)
+                loss = weights.oh * cross_entropy(logits, logits.argmax(1)) + weights.bal * negative_entropy(logits)
+                if weights.act:
+                    loss = loss - weights.act * penultimate.feature.abs().mean()
+                if weights.bn:
+                    loss = loss + weights.bn * statistics.distance()
+                if rival is not None:
+                    loss = loss - weights.adv * disagreement(rival(images), logits, adversary)
+                _step(optimizer, loss)
+                if rival is not None and lessons is not None:
+                    with torch.no_grad():
+                        images = draw()
+                        logits = teacher(images)
+                    _step(lessons, kd(rival(images), logits, temperature=temperature))
+                advance(1)
+        _check_finite(next(generator.parameters()), "lr")
+        return _balanced(generator.eval(), teacher, space, n, classes, z, batch)
+
+
+def negative_entropy(logits: Tensor) -> Tensor:
+    """`Σ p̄ log p̄` of the batch's mean probabilities p̄: smallest where all classes are as many; logits `[batch, classes]`."""
+    p = logits.softmax(1).mean(0)
+    return (p * (p + 1e-12).log()).sum()
+
+
+def disagreement(z_s: Tensor, z_t: Tensor, distance: Literal["kl", "l1"]) -> Tensor:
+    """KL(T ‖ S) at temperature 1, or the logits' mean absolute difference; gradients reach both. `[batch, classes]`."""
+    if distance == "l1":
+        return l1_loss(z_s, z_t)
+    return kl_div(log_softmax(z_s, 1), log_softmax(z_t, 1), reduction="batchmean", log_target=True)
+
+
+class _PixelSpace:
+    """Between pixels and what the teacher reads; tensors `[n, channels, h, w]` on the teacher's device."""
+
+    def __init__(
+        self, teacher: nn.Module, image_shape: tuple[int, int, int], mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        height, width, channels = image_shape
+        self.device = _device(teacher)
+        self.shape = (channels, height, width)
+        self.mean, self.std = (
+            torch.tensor(np.broadcast_to(figures, channels).copy(), dtype=torch.float32, device=self.device)[
+                :, None, None
+            ]
+            for figures in (mean, std)
+        )
+
+    def noise(self, n: int) -> Tensor:
+        return torch.randn(n, *self.shape).to(self.device)
+
+    def clip(self, x: Tensor) -> Tensor:
+        return x.clamp(self.normalised(torch.zeros_like(self.mean)), self.normalised(torch.ones_like(self.mean)))
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """What the teacher reads of pixels in 0..1."""
+        return (pixels - self.mean) / self.std
+
+    def to_bytes(self, x: Tensor) -> Images:
+        pixels = ((x * self.std + self.mean) * 255).round().clamp(0, 255).byte()
+        return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+class _Penultimate:
+    """While the `with` block runs, `feature` is what the model's last Linear layer read last (where it is wanted)."""
+
+    feature: Tensor
+
+    def __init__(self, model: nn.Module, weight: float) -> None:
+        linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+        if weight and not linear:
+            raise ModelError("the teacher has no Linear layer, whose input `act` makes large; set act = 0")
+        self._layer = linear[-1] if weight else None
+        self._handle: RemovableHandle | None = None
+
+    def __enter__(self) -> _Penultimate:
+        self._handle = self._layer.register_forward_pre_hook(self._keep) if self._layer is not None else None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+
+    def _keep(self, layer: nn.Module, inputs: Any) -> None:
+        self.feature = inputs[0]
+
+
+def _check(teacher: nn.Module, image_shape: tuple[int, int, int]) -> int:
+    """The number of classes; ModelError for a teacher that gives no gradients."""
+    if isinstance(teacher, OnnxModel | ExportedModel):
+        form = "onnx" if isinstance(teacher, OnnxModel) else "exported"
+        raise ModelError(
+            f"synthetic images need the teacher's layers and gradients, which '{form}:' does not give: none of "
+            f"deep_inversion, {', '.join(METHODS)} works with it. Give the network and its weights: edgekd:NAME, "
+            "python:module:function or timm:NAME"
+        )
+    return number_of_classes(copy.deepcopy(teacher).cpu(), image_shape)
+
+
+def _device(model: nn.Module) -> torch.device:
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def _check_finite(values: Tensor, lower: str) -> None:
+    if not torch.isfinite(values).all():
+        raise ModelError(f"the synthetic images are not finite any more; lower {lower}")
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Every random number inside follows from `seed`; the caller's generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode and without gradients of its own, and afterwards as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
+        for module, training in modes:
+            module.training = training
+
+
+def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+def _moved(x: Tensor, jitter: int, flip: bool) -> Tensor:
+    """The batch rolled by up to `jitter` pixels either way, and mirrored half of the time."""
+    down, right = torch.randint(-jitter, jitter + 1, (2,)).tolist()
+    rolled = torch.roll(x, (down, right), (2, 3))
+    return rolled.flip(3) if flip and torch.rand(()) < 0.5 else rolled
+
+
+@torch.no_grad()
+def _balanced(
+    generator: Generator, teacher: nn.Module, space: _PixelSpace, n: int, classes: int, z: int, batch: int
+) -> tuple[Images, Labels]:
+    """Images of the generator with the teacher's labels: each class its share, as far as `DRAWS` · n draws have it."""
+    room = np.bincount(np.arange(n) % classes, minlength=classes)
+    images: list[Images] = []
+    labels: list[Labels] = []
+    spare_images: list[Images] = []
+    spare_labels: list[Labels] = []
+    for _ in range(DRAWS * -(-n // batch)):
+        drawn = space.to_bytes(space.normalised(generator(torch.randn(batch, z).to(space.device))))
+        seen = space.normalised(torch.from_numpy(drawn).to(space.device).permute(0, 3, 1, 2) / 255)
+        named = teacher(seen).argmax(1).cpu().numpy()
+        kept = np.concatenate([np.flatnonzero(named == label)[: room[label]] for label in range(classes)])
+        room -= np.bincount(named[kept], minlength=classes)
+        images.append(drawn[kept])
+        labels.append(named[kept])
+        if not room.any():
+            break
+        if sum(len(part) for part in spare_labels) < n:
+            spare = np.setdiff1d(np.arange(batch), kept)
+            spare_images.append(drawn[spare])
+            spare_labels.append(named[spare])
+    short = int(room.sum())
+    if short:
+        classes_short = ", ".join(str(label) for label in np.flatnonzero(room))
+        say(f"the generator makes too few images of class {classes_short}: {short} of {n} are of other classes")
+        images.append(np.concatenate(spare_images)[:short])
+        labels.append(np.concatenate(spare_labels)[:short])
+    return np.concatenate(images), np.concatenate(labels)

@@ -1,0 +1,10 @@
+"""Initialising a student from its teacher: copied layers, sliced weights, and Net2Net's growth.
+
+Every function takes the model to initialise first, changes its weights in place, and reads the other model only.
+"""
+
+from edgekd.models.init.copy import copy_layers, every_nth
+from edgekd.models.init.net2net import deeper, wider
+from edgekd.models.init.slice import slice_weights
+
+__all__ = ["copy_layers", "deeper", "every_nth", "slice_weights", "wider"]
