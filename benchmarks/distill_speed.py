@@ -29,9 +29,10 @@ from torch.nn.functional import cross_entropy
 
 from edgekd.data import Samples, decode, open_samples
 from edgekd.data.sources import open_source
-from edgekd.distill.student import Lessons, Taught, lesson_of, new_model
+from edgekd.distill.student import Lessons, Taught, lesson_of
 from edgekd.distill.teacher import load_teacher, record_teacher, uses_bf16, views_of
 from edgekd.distill.train import Lesson, train
+from edgekd.distill.trained import new_model
 from edgekd.measure.runners import machine, versions
 from edgekd.models import ExportedModel, OnnxModel
 from edgekd.recipe import Distill, Recipe, Recording, load_recipe

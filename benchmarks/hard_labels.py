@@ -15,8 +15,9 @@ import numpy as np
 import typer
 
 from edgekd.data import decode, open_samples
-from edgekd.distill.student import Lessons, Taught, distill, load_student
+from edgekd.distill.student import Lessons, Taught, distill
 from edgekd.distill.teacher import predict, record_teacher, top1, uses_bf16
+from edgekd.distill.trained import load_student
 from edgekd.evaluate import wilson_interval
 from edgekd.measure.runners import machine, versions
 from edgekd.recipe import Distill, Recording, load_recipe

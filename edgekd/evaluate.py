@@ -20,8 +20,9 @@ from edgekd.choose import Contender, budget_checks, choose
 from edgekd.current import fingerprint
 from edgekd.data import Samples, open_samples
 from edgekd.data.batches import to_tensor
-from edgekd.distill.teacher import load_teacher
+from edgekd.distill.teacher import load_teacher, top1
 from edgekd.distill.temperature import FILE as TEMPERATURE
+from edgekd.distill.trained import REUSED
 from edgekd.export.bundle import write_bundle
 from edgekd.export.candidates import MODEL, as_input
 from edgekd.measure.estimate import lower_bound_ms
@@ -43,6 +44,7 @@ class Made:
     """What the stages made; candidates and scores by the candidate's name."""
 
     samples: Artifact
+    seen: Artifact
     trained_teacher: Artifact | None
     teacher_scores: Artifact
     temperature: Artifact | None
@@ -62,10 +64,13 @@ def evaluate(recipe: Recipe, target: Target, run: Cache, made: Made, started: fl
     accuracies = {
         name: accuracy(np.load(score / "test.npy"), opened, _runtime(score)) for name, score in scores.items()
     }
-    teacher_runs = _teacher_runner(recipe, opened, made.trained_teacher)
+    opened_by_teacher = open_samples(made.seen.folder, recipe.teacher_data)
+    teacher_runs = _teacher_runner(recipe, opened_by_teacher, made.trained_teacher)
     teacher = accuracy(np.load(made.teacher_scores / "test.npy"), opened, _runtime(made.teacher_scores))
     same = same_as_trained(candidates["int8"], scores["int8"]) if "int8" in candidates else None
-    contenders, teacher_latency = _contenders(recipe, target, opened, candidates, accuracies, teacher_runs)
+    contenders, teacher_latency = _contenders(
+        recipe, target, opened, opened_by_teacher, candidates, accuracies, teacher_runs
+    )
     if same is not None and same < AGREEMENT:
         fault = f"only {same:.2f} % of its answers are those of the model that was trained; at least {AGREEMENT} % are asked"
         contenders = [replace(c, fault=fault) if c.name == "int8" else c for c in contenders]
@@ -76,6 +81,8 @@ def evaluate(recipe: Recipe, target: Target, run: Cache, made: Made, started: fl
         *([_agreement(same, accuracies["int8"].n, shipped.name)] if same is not None else []),
         _device_latency(target),
         *_chain(recipe, made.chain),
+        *_reused(distilled),
+        *_old_and_new(made, opened, scores[shipped.name]),
     ]
     return Report(
         recipe=recipe.name,
@@ -166,6 +173,7 @@ def _contenders(
     recipe: Recipe,
     target: Target,
     samples: Samples,
+    seen: Samples,
     candidates: Mapping[str, Artifact],
     accuracies: Mapping[str, Accuracy],
     teacher: Runner,
@@ -178,7 +186,9 @@ def _contenders(
     one = np.ascontiguousarray(as_input(samples.test.get(np.zeros(1, np.int64)), recipe.data, recipe.export))
     runners = {name: OnnxRunner(artifact / MODEL) for name, artifact in candidates.items()}
     calls = {name: partial(runner.run, one) for name, runner in runners.items()}
-    image = to_tensor(samples.test.get(np.zeros(1, np.int64)), recipe.data, torch.device("cpu")).contiguous().numpy()
+    image = (
+        to_tensor(seen.test.get(np.zeros(1, np.int64)), recipe.teacher_data, torch.device("cpu")).contiguous().numpy()
+    )
     threads = torch.get_num_threads()
     series = interleave({**calls, "teacher": partial(teacher.run, image)})
     torch.set_num_threads(threads)  # a torch teacher was timed on one
@@ -225,10 +235,32 @@ def _agreement(same: float, n: int, shipped: str) -> Check:
 def _chain(recipe: Recipe, chain: Sequence[Artifact]) -> Iterator[Check]:
     """How good those between the teacher and the student became."""
     assistants = [f"assistant {model.model}" for model in recipe.student.assistants]
-    names = [*assistants, *(f"generation {n + 1}" for n in range(recipe.student.generations))]
+    names = [*assistants, *(f"generation {n + 1}" for n in range(recipe.distill.generations))]
     for name, trained in zip(names, chain, strict=True):
         found = f"{_curves(trained)[-1]['holdout_top1']:.2f} % on the hold-out split"
         yield Check(name=name, verdict="note", found=found)
+
+
+def _reused(distilled: Artifact) -> Iterator[Check]:
+    """What simkd adds to the student that ships."""
+    if (distilled / REUSED).exists():
+        added = json.loads((distilled / REUSED).read_text())["added_parameters"]
+        found = f"projector and the teacher's classifier: {added:,} parameters that the student alone would not have"
+        yield Check(name="simkd adds to what ships", verdict="note", found=found)
+
+
+def _old_and_new(made: Made, samples: Samples, scores: Artifact) -> Iterator[Check]:
+    """Where the teacher knows the first classes only: how much of them the student kept, and how well it learnt the others."""
+    teacher, student = np.load(made.teacher_scores / "test.npy"), np.load(scores / "test.npy")
+    known = teacher.shape[1]
+    if known == student.shape[1]:
+        return
+    labels = samples.test.labels
+    for name, rows, by_teacher in (("old", labels < known, True), ("new", labels >= known, False)):
+        found = f"{top1(student[rows], labels[rows]):.2f} % of {int(rows.sum())} test samples"
+        if by_teacher:
+            found += f" (the teacher {top1(teacher[rows], labels[rows]):.2f} %)"
+        yield Check(name=f"{name} classes", verdict="note", found=found)
 
 
 def _device_latency(target: Target) -> Check:

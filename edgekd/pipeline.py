@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from edgekd import team
 from edgekd.data import decode
 from edgekd.distill.objective import Objective
-from edgekd.distill.student import Lessons, Taught, distill, train_teacher
+from edgekd.distill.student import Beginning, Lessons, Taught, as_student, as_teacher, distill, train_teacher
 from edgekd.distill.teacher import record_features, record_teacher, score_teacher, uses_bf16
 from edgekd.distill.temperature import FILE, choose_temperature, is_auto, with_temperature
 from edgekd.evaluate import Made, evaluate, package
@@ -38,24 +37,27 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask) ->
 
     check_output(folder)
     samples = run(decode, data.source)
-    losses = check_models(recipe, samples)
+    seen = run(decode, recipe.teacher_data.source) if teacher.column else samples  # by the teachers
+    losses = check_models(recipe, samples, seen)
     # Which of the two "auto" is on this machine shapes the weights, so it is part of their key.
     precision = "bf16" if uses_bf16(recipe.distill.precision) else "fp32"
-    settings = recipe.distill.model_copy(update={"precision": precision, "losses": losses})
-    trained = run(train_teacher, samples, teacher, data) if teacher.train_epochs else None
-    check_teacher(recipe, samples, trained, ask)
-    taught_by = record(run, samples, recipe.teachers, trained, data, settings)
-    teacher_scores = run(score_teacher, samples, teacher, trained, data)
-    tuned = run(choose_temperature, samples, taught_by, student, data, settings) if is_auto(losses) else None
+    # What only decides how often the stages run is no part of theirs.
+    settings = recipe.distill.model_copy(
+        update={"precision": precision, "losses": losses, "generations": 0, "scheme": "offline"}
+    )
+    trained = run(train_teacher, seen, teacher, recipe.teacher_data) if teacher.train_epochs else None
+    check_teacher(recipe, seen, trained, ask)
+    first, taught_by = record(run, seen, recipe.teachers, trained, recipe.teacher_data, settings)
+    teacher_scores = run(score_teacher, seen, teacher, trained, recipe.teacher_data)
+    tuned = run(choose_temperature, samples, taught_by, student, first, data, settings) if is_auto(losses) else None
     if tuned is not None:
         best = json.loads((tuned / FILE).read_text())["best"]
         settings = settings.model_copy(update={"losses": with_temperature(losses, best)})
     chain = []  # teacher -> assistants -> student -> the student again
-    for model in (*recipe.student.assistants, *[student] * recipe.student.generations):
-        chain.append(run(distill, samples, taught_by, model, data, settings))
-        heir = Teacher(**dict(model))
-        taught_by = record(run, samples, (heir,), chain[-1], data, settings)
-    distilled = run(distill, samples, taught_by, student, data, settings)
+    for model in (*map(as_student, recipe.student.assistants), *[student] * recipe.distill.generations):
+        chain.append(run(distill, samples, taught_by, model, first, data, settings))
+        taught_by = record(run, samples, (as_teacher(model),), chain[-1], data, settings)[1]
+    distilled = run(distill, samples, taught_by, student, first, data, settings)
 
     candidates = {"fp32": run(export_fp32, samples, student, distilled, data, recipe.export, opset)}
     if "fp16" in precisions:
@@ -72,7 +74,7 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask) ->
     if team.RANK > 0:  # of the processes of `accelerate launch` the first checks and packages
         list(team.invitations())
         return Report.model_validate_json((folder / "report.json").read_bytes())
-    made = Made(samples, trained, teacher_scores, tuned, tuple(chain), distilled, quantized, candidates, scores)
+    made = Made(samples, seen, trained, teacher_scores, tuned, tuple(chain), distilled, quantized, candidates, scores)
     report = evaluate(recipe, target, run, made, started)
     package(folder, recipe, target, run, made, report)
     if team.SIZE > 1:
@@ -87,21 +89,18 @@ def record(
     trained: Artifact | None,
     data: Data,
     settings: Distill,
-) -> Lessons:
-    """What the losses read of these teachers, recorded; `trained` are the weights of the first."""
+) -> tuple[Beginning, Lessons]:
+    """What the losses read of these teachers, recorded, and the first one; `trained` are the weights of the first."""
+    first = Beginning(teachers[0], trained)
     objective = Objective(with_temperature(settings.losses, 1.0), settings.label_weight)
     if not objective.needs_teacher:
-        return Lessons(())
+        return first, Lessons(())
     bf16 = settings.precision == "bf16"
     recording = Recording(views=settings.views, format=settings.cache, top_k=settings.top_k, bf16=bf16)
-    weights = (trained, *[None] * (len(teachers) - 1))
     taught = tuple(
-        Taught(teacher, own, run(record_teacher, samples, teacher, own, data, recording))
-        for teacher, own in zip(teachers, weights, strict=True)
+        Taught(teacher, own, run(record_teacher, samples, teacher, own, data, recording), samples, data)
+        for teacher, own in zip(teachers, (trained, *[None] * (len(teachers) - 1)), strict=True)
     )
-    if not objective.pooled_features:
-        return Lessons(taught)
     layers = objective.pooled_features
-    return replace(
-        Lessons(taught), features=run(record_features, samples, teachers[0], trained, data, recording, layers)
-    )
+    features = run(record_features, samples, teachers[0], trained, data, recording, layers) if layers else None
+    return first, Lessons(taught, features)

@@ -16,9 +16,9 @@ from edgekd.distill.features import Taps
 from edgekd.distill.layers import pair_layers
 from edgekd.distill.methods import METHODS
 from edgekd.distill.objective import Labels, Objective, Seen
-from edgekd.distill.student import new_model
 from edgekd.distill.teacher import load_teacher, predict, top1
 from edgekd.distill.temperature import with_temperature
+from edgekd.distill.trained import initialise, new_model
 from edgekd.errors import BundleError, EdgekdError, ModelError, RecipeError
 from edgekd.export.bundle import check_replaceable
 from edgekd.export.trace import trace
@@ -41,31 +41,39 @@ def check_output(folder: Path) -> None:
         )
 
 
-def check_models(recipe: Recipe, samples: Artifact) -> tuple[Loss, ...]:
+def check_models(recipe: Recipe, samples: Artifact, seen: Artifact) -> tuple[Loss, ...]:
     """Raise ModelError or RecipeError where teachers, students, data and losses do not fit each other.
 
     That the student can be exported is tried too, before it is trained. Returns the losses with `layers = "auto"` paired.
     """
     opened = open_samples(samples.folder, recipe.data)
+    opened_by_teacher = open_samples(seen.folder, recipe.teacher_data)
     channels = opened.image_shape[2]
-    if len(recipe.data.mean) not in (1, channels):
-        raise RecipeError(
-            f"data.mean and data.std have {len(recipe.data.mean)} values, the images {channels} channels; give 1 or {channels}"
-        )
+    for table, data, images in (("data", recipe.data, opened), ("teacher", recipe.teacher_data, opened_by_teacher)):
+        if len(data.mean) not in (1, images.image_shape[2]):
+            raise RecipeError(
+                f"{table}.mean and {table}.std have {len(data.mean)} values, the images {images.image_shape[2]} channels; "
+                f"give 1 or {images.image_shape[2]}"
+            )
+    if not np.array_equal(opened.train.labels, opened_by_teacher.train.labels):
+        raise RecipeError(f"teacher.column = '{recipe.teacher.column}' holds other rows than the student's images")
     if recipe.distill.batch_size > len(opened.train_ids):
         raise RecipeError(
             f"distill.batch_size is {recipe.distill.batch_size}, but there are {len(opened.train_ids)} training samples; lower it"
         )
     student = new_model(recipe.student, opened, recipe.distill.seed)
     teacher, *more = (
-        load_model(reference, num_classes=len(opened.classes), in_channels=channels)
+        load_model(reference, num_classes=len(opened.classes), in_channels=opened_by_teacher.image_shape[2])
         for reference in (recipe.teacher, *recipe.teacher.also)
     )
+    if recipe.student.init is not None:
+        initialise(copy.deepcopy(student), recipe.student.init, recipe.teacher, None, opened)
     assistants = [new_model(assistant, opened, 0) for assistant in recipe.student.assistants]
     named = [("student", student), *(("assistant", assistant) for assistant in assistants)]
     for role, model in (*named, ("teacher", teacher), *(("teacher", other) for other in more)):
-        classes = number_of_classes(model, opened.image_shape)
-        if classes != len(opened.classes):
+        classes = number_of_classes(model, (opened_by_teacher if role == "teacher" else opened).image_shape)
+        knows_fewer = role == "teacher" and classes < len(opened.classes) and _reads_old_classes_only(recipe)
+        if classes != len(opened.classes) and not knows_fewer:
             raise ModelError(
                 f"the {role} gives {classes} classes, the data has {len(opened.classes)} ({', '.join(opened.classes[:10])})"
             )
@@ -74,12 +82,22 @@ def check_models(recipe: Recipe, samples: Artifact) -> tuple[Loss, ...]:
             raise ModelError(
                 f"{role} '{reference.model}' cannot be trained; give edgekd:NAME, python:module:function or timm:NAME"
             )
-    losses = _check_losses(recipe, student, teacher, opened)
+    losses = _check_losses(recipe, student, teacher, opened, opened_by_teacher)
     trace(student.eval(), (torch.zeros(2, channels, *opened.image_shape[:2]),))
     return losses
 
 
-def _check_losses(recipe: Recipe, student: nn.Module, teacher: nn.Module, opened: Samples) -> tuple[Loss, ...]:
+def _reads_old_classes_only(recipe: Recipe) -> bool:
+    """Every loss that reads a teacher is content with one that knows the first classes only."""
+    readers = [
+        loss.method for loss in recipe.distill.losses if {"z_t", "z_ts", "f_t"} & set(needs_of(METHODS[loss.method]))
+    ]
+    return all(method == "lwf" for method in readers)
+
+
+def _check_losses(
+    recipe: Recipe, student: nn.Module, teacher: nn.Module, opened: Samples, seen: Samples
+) -> tuple[Loss, ...]:
     losses = recipe.distill.losses
     reads_features = [loss.method for loss in losses if loss.weight and "f_t" in needs_of(METHODS[loss.method])]
     if reads_features and isinstance(teacher, OnnxModel | ExportedModel):
@@ -87,6 +105,11 @@ def _check_losses(recipe: Recipe, student: nn.Module, teacher: nn.Module, opened
         raise RecipeError(
             f"teacher '{recipe.teacher.model}' has no modules that {', '.join(reads_features)} could read; use a method "
             f"without its features ({', '.join(possible)}), or give the teacher as python:module:function"
+        )
+    if reads_features and recipe.teacher.column:
+        raise RecipeError(
+            f"{', '.join(reads_features)} read the teacher's features while the student trains, and this teacher sees another "
+            f"column ('{recipe.teacher.column}'); use methods that read its logits"
         )
     images = torch.zeros(2, opened.image_shape[2], *opened.image_shape[:2])
     losses = pair_layers(losses, student, teacher, images)
@@ -97,11 +120,14 @@ def _check_losses(recipe: Recipe, student: nn.Module, teacher: nn.Module, opened
                 f"  {loss.method} reads "
                 + ", ".join(f"{ours} = {theirs}" if theirs else ours for ours, theirs in shown)
             )
-    try_losses(Objective(with_temperature(losses, 4.0), recipe.distill.label_weight), student, teacher, opened)
+    objective = Objective(with_temperature(losses, 4.0), recipe.distill.label_weight)
+    try_losses(objective, student, teacher, opened, seen)
     return losses
 
 
-def try_losses(objective: Objective, student: nn.Module, teacher: nn.Module, samples: Samples) -> None:
+def try_losses(
+    objective: Objective, student: nn.Module, teacher: nn.Module, samples: Samples, by_teacher: Samples
+) -> None:
     """Compute the losses once on four blank images: layers that do not exist or do not fit are told before training."""
     height, width, channels = samples.image_shape
     images, labels = torch.zeros(4, channels, height, width), torch.tensor([0, 1, 0, 1])
@@ -110,7 +136,8 @@ def try_losses(objective: Objective, student: nn.Module, teacher: nn.Module, sam
         Taps(student, objective.layers_of("student"), "student") as ours,
         Taps(teacher, objective.layers_of("teacher"), "teacher") as theirs,
     ):
-        z_s, z_t = student.eval()(images), teacher.cpu()(images)
+        height, width, channels = by_teacher.image_shape
+        z_s, z_t = student.eval()(images), teacher.cpu()(torch.zeros(4, channels, height, width))
         seen = Seen(
             images,
             torch.arange(4),
@@ -141,10 +168,15 @@ def _shape(feature: object) -> str:
 
 def check_teacher(recipe: Recipe, samples: Artifact, trained: Artifact | None, ask: Callable[[str], bool]) -> None:
     """Ask whether to go on where the teacher is no better than chance on the hold-out split."""
-    opened: Samples = open_samples(samples.folder, recipe.data)
+    data = recipe.teacher_data
+    opened: Samples = open_samples(samples.folder, data)
+    teacher = load_teacher(recipe.teacher, trained, opened)
     ids = opened.holdout_ids[:: max(1, len(opened.holdout_ids) // PROBED)]
+    logits = predict(teacher, opened.train, ids, data)
+    known = opened.train.labels[ids] < logits.shape[1]  # it may know the first classes only
+    ids, logits = ids[known], logits[known]
     labels = opened.train.labels[ids]
-    found = top1(predict(load_teacher(recipe.teacher, trained, opened), opened.train, ids, recipe.data), labels)
+    found = top1(logits, labels)
     chance = 100 * float(np.bincount(labels).max()) / len(labels)
     # Two standard errors above always naming the most frequent class.
     if found > chance + 2 * np.sqrt(chance * (100 - chance) / len(labels)):

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from edgekd import overrides as command_line
 from edgekd.errors import RecipeError, nearest
 from edgekd.losses import Loss, Methods, losses_in, mistakes_in_losses
+from edgekd.schemes import with_scheme
 from edgekd.toml_file import Mistake, Places, as_json, date_mistakes, parse_toml, read_text, refuse, validation_mistakes
 
 FILE = "edgekd.toml"
@@ -52,6 +53,7 @@ class Source(Section):
 
     train: Text
     test: Text
+    column: Text | None = Field(default=None, description="of the images in parquet; none: image or img")
     size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = Field(
         default=None, description="height, width that images are resized to; none: as they are"
     )
@@ -95,25 +97,42 @@ class Model(Section):
 class Teacher(Model):
     """The trained model to learn from. `train_epochs` trains it on labels first where it has no weights.
 
-    `also` are further teachers: methods that read one are averaged over all, others weigh them (`eb_kd`, `ca_mkd`).
+    `also` are further teachers: methods that read one are averaged over all, others weigh them (`eb_kd`, `ca_mkd`). With
+    `column` the teachers see another column of the same rows (cross-modal distillation).
     """
 
     train_epochs: int = Field(default=0, ge=0)
     also: tuple[Model, ...] = ()
+    column: Text | None = None
+    mean: tuple[float, ...] | None = Field(default=None, description="of what the teachers see; none: the data's")
+    std: tuple[Positive, ...] | None = None
+
+
+class Init(Section):
+    """The student's first weights, from the teacher's (or from those of the model `source`).
+
+    copy: layers by path, or every n-th of the repeated ones; slice: the strongest channels; wider, deeper: Net2Net, which
+    keeps the function; extend: everything that fits, the head's first classes (for `lwf`).
+    """
+
+    how: Literal["copy", "slice", "wider", "deeper", "extend"]
+    layers: dict[str, str] | Literal["every_nth"] = Field(
+        default="every_nth", description="how = copy: student module path -> teacher module path"
+    )
+    source: Model | None = None
 
 
 class Student(Model):
     """The model that ships. `assistants` (Mirzadeh et al. 2020) are trained on the way to it: each learns from the one
-    before, the first from the teacher. With `generations` (born-again networks, Furlanello et al. 2018) the student
-    then teaches itself anew so many times."""
+    before, the first from the teacher. `init` is what it begins with, where it has no weights (edgekd.models.init)."""
 
     assistants: tuple[Model, ...] = ()
-    generations: int = Field(default=0, ge=0)
+    init: Init | None = None
 
     @property
-    def alone(self) -> Model:
+    def alone(self) -> Self:
         """What decides about the network itself."""
-        return Model.model_construct(**{name: getattr(self, name) for name in Model.model_fields})
+        return self.model_copy(update={"assistants": ()})
 
 
 class Optimizer(Section):
@@ -156,6 +175,12 @@ class Distill(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     seed: int = Field(default=0, ge=0)
     tensorboard: bool = False
+    scheme: Literal["offline", "born_again", "dml", "one", "byot", "tf_kd", "cs_kd", "adversarial", "lifelong"] = Field(
+        default="offline", description="defaults of this table by name (edgekd.schemes)"
+    )
+    generations: int = Field(
+        default=0, ge=0, description="times that the trained student teaches itself anew (born-again networks)"
+    )
 
     @model_validator(mode="after")
     def _something_is_learnt(self) -> Self:
@@ -203,6 +228,12 @@ class Recipe(Section):
     export: Export = Export()
     budget: Budget = Budget()
     folder: Path = Field(default=Path("."), exclude=True)
+
+    @property
+    def teacher_data(self) -> Data:
+        """The data as the teachers see it."""
+        seen = {key: getattr(self.teacher, key) for key in ("column", "mean", "std") if getattr(self.teacher, key)}
+        return self.data.model_copy(update=seen)
 
     @property
     def teachers(self) -> tuple[Teacher, ...]:
@@ -253,14 +284,16 @@ def load_recipe(path: Path | None = None, overrides: Sequence[str] = (), methods
     places = Places(file.name, text, overridden)
     mistakes += date_mistakes(document, places)
     if methods is not None:
-        mistakes += [Mistake(places(loc), what) for loc, what in mistakes_in_losses(losses_in(document), methods)]
+        mistakes += [
+            Mistake(places(loc), what) for loc, what in mistakes_in_losses(losses_in(with_scheme(document)), methods)
+        ]
     if "folder" in document:  # a field of Recipe that is no key of the file
         mistakes.append(Mistake(places(("folder",)), "unknown key 'folder'; it is where the file lies"))
     folder = file.absolute().parent
     default_name = (folder.name or "recipe") if file.name == FILE else file.stem
     try:
         recipe = Recipe.model_validate_json(
-            as_json({"name": default_name, **document, "folder": str(folder)}), strict=True
+            as_json({"name": default_name, **with_scheme(document), "folder": str(folder)}), strict=True
         )
     except ValidationError as error:
         mistakes += validation_mistakes(error, Recipe, places)

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
-from edgekd.errors import DataError
+from edgekd.errors import DataError, nearest
 from edgekd.imports import load_function
 
 IMAGE_COLUMNS = ("image", "img")
@@ -43,8 +43,8 @@ class Source:
         return len(self.labels)
 
 
-def open_source(reference: str, split: str) -> Source:
-    """The samples of `data.train` or `data.test`: a path, or a `python:` reference.
+def open_source(reference: str, split: str, column: str | None = None) -> Source:
+    """The samples of `data.train` or `data.test`: a path, or a `python:` reference; `column` holds the images in parquet.
 
     Raises DataError where there is nothing to read, a column is missing, or a label is no class.
     """
@@ -54,9 +54,9 @@ def open_source(reference: str, split: str) -> Source:
     elif path.is_dir():
         source = _from_folder(path)
     elif path.is_file():
-        source = _from_parquet([path])
+        source = _from_parquet([path], column)
     elif "*" in path.name and (files := sorted(path.parent.glob(path.name))):
-        source = _from_parquet(files)
+        source = _from_parquet(files, column)
     else:
         raise DataError(
             f"data.{split} = '{reference}': no such file or folder; give an image folder (one folder a class), "
@@ -128,10 +128,10 @@ def _from_folder(folder: Path) -> Source:
     return Source(np.array(labels, np.int64), classes, lambda i: files[i].read_bytes(), name_of)
 
 
-def _from_parquet(files: list[Path]) -> Source:
+def _from_parquet(files: list[Path], column: str | None) -> Source:
     tables = [_read_parquet(file) for file in files]
     where = [(file, row) for file, table in zip(files, tables, strict=True) for row in range(len(table))]
-    image, label = _columns(files[0], tables[0].schema)
+    image, label = _columns(files[0], tables[0].schema, column)
     try:
         table = pa.concat_tables(tables)
     except pa.ArrowInvalid as error:
@@ -159,10 +159,12 @@ def _read_parquet(path: Path) -> pa.Table:
         raise DataError(f"{path}: not a parquet file that can be read ({error})") from error
 
 
-def _columns(path: Path, schema: pa.Schema) -> tuple[str, str]:
+def _columns(path: Path, schema: pa.Schema, column: str | None) -> tuple[str, str]:
     """The names of the image and the label column."""
     names = schema.names
-    image = next((name for name in IMAGE_COLUMNS if name in names), None)
+    if column is not None and column not in names:
+        raise DataError(f"{path}: no column {column}{nearest(column, names)}")
+    image = column or next((name for name in IMAGE_COLUMNS if name in names), None)
     label = next((name for name in LABEL_COLUMNS if name in names), None)
     if image is None or label is None:
         wanted = "image or img (a struct of bytes and path)" if image is None else "label"

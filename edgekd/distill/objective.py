@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from edgekd.distill.methods import METHODS
+from edgekd.distill.methods.simkd import SimKD, reused
 from edgekd.errors import RecipeError
 from edgekd.losses import Loss, check_losses, needs_of
 
@@ -152,6 +153,13 @@ class Objective(nn.Module):
         }  # fmt: skip
         names = inspect.signature(term.method.prepare).parameters
         term.method.prepare(**{name: about[name] if name in about else term.given(name, seen, 0.0) for name in names})
+
+    def deployed(self, student: nn.Module) -> nn.Module:
+        """What ships: the student, or what a method makes of it (`simkd`)."""
+        for term in self.terms:
+            if isinstance(term.method, SimKD):
+                return reused(student, term.student_layers[0], term.method)
+        return student
 
     def forward(self, epoch: float, seen: Seen) -> tuple[Tensor, dict[str, Tensor]]:
         """The total and the unweighted terms. A term whose weight is 0 by now is not computed."""

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import nn
-
+from edgekd import team
 from edgekd.data import Samples, open_samples
 from edgekd.distill.cache import CachedLogits
+from edgekd.distill.methods.simkd import SimStudent
 from edgekd.distill.objective import Objective
 from edgekd.distill.teacher import cached_features, check_cache, load_teacher
 from edgekd.distill.train import Lesson, save_weights, train
-from edgekd.models import load_model
-from edgekd.recipe import Data, Distill, Model, Optimizer, Teacher
+from edgekd.distill.trained import REUSED, WEIGHTS, initialise, new_model
+from edgekd.recipe import Data, Distill, Model, Optimizer, Student, Teacher
 from edgekd.stage import Artifact, stage
 
 
 @dataclass(frozen=True)
 class Taught:
-    """A teacher and what is stored of it: `outputs` are its recorded logits, `trained` its weights where edgekd trained it."""
+    """A teacher and what is stored of it: `outputs` are its recorded logits, `trained` its weights where edgekd trained it.
+
+    `samples` and `data` are what it sees: another column of the same rows, perhaps.
+    """
 
     teacher: Teacher
     trained: Artifact | None
-    outputs: Artifact | None
+    outputs: Artifact
+    samples: Artifact
+    data: Data
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """The teacher whose weights a student may begin with (`student.init`)."""
+
+    teacher: Teacher
+    trained: Artifact | None
 
 
 @dataclass(frozen=True)
@@ -45,28 +58,45 @@ def train_teacher(samples: Artifact, teacher: Teacher, data: Data, *, out: Path)
     )  # fmt: skip
     model = new_model(teacher, opened, settings.seed)
     trained = train(model, Lesson(opened, data, None, None), settings, out, title="teacher")
-    save_weights(trained, out / "student.safetensors")
+    save_weights(trained, out / WEIGHTS)
 
 
 @stage(2, ("torch", "accelerate"), together=True)
-def distill(samples: Artifact, taught_by: Lessons, student: Model, data: Data, settings: Distill, *, out: Path) -> None:
-    """Stage: train the student by the recipe; writes `student.safetensors` and `metrics.jsonl`."""
+def distill(
+    samples: Artifact,
+    taught_by: Lessons,
+    student: Student,
+    first: Beginning,
+    data: Data,
+    settings: Distill,
+    *,
+    out: Path,
+) -> None:
+    """Stage: train the student by the recipe; writes `student.safetensors` and `metrics.jsonl`.
+
+    `first` is the teacher whose weights `student.init` may begin with.
+    """
     opened = open_samples(samples.folder, data)
     model = new_model(student, opened, settings.seed)
+    if student.init is not None:
+        initialise(model, student.init, first.teacher, first.trained, opened)
     lesson = lesson_of(opened, data, taught_by, settings)
-    save_weights(train(model, lesson, settings, out), out / "student.safetensors")
+    trained = train(model, lesson, settings, out)
+    if isinstance(trained, SimStudent) and team.RANK == 0:
+        path = next(iter(loss.layers for loss in settings.losses if loss.method == "simkd"))
+        about = {"path": next(iter(path)), "size": trained.size, "added_parameters": trained.added_parameters}
+        (out / REUSED).write_text(json.dumps(about))
+    save_weights(trained, out / WEIGHTS)
 
 
-def new_model(reference: Model, samples: Samples, seed: int) -> nn.Module:
-    """The model with weights that `seed` fixes (where the recipe names none)."""
-    torch.manual_seed(seed)
-    return load_model(reference, num_classes=len(samples.classes), in_channels=samples.image_shape[2])
+def as_student(model: Model) -> Student:
+    """An assistant is trained as a student is."""
+    return Student(**dict(model))
 
 
-def load_student(reference: Model, samples: Samples, trained: Artifact) -> nn.Module:
-    """The distilled student in eval mode."""
-    weights = reference.model_copy(update={"weights": str(trained / "student.safetensors")})
-    return load_model(weights, num_classes=len(samples.classes), in_channels=samples.image_shape[2])
+def as_teacher(model: Model) -> Teacher:
+    """And teaches as a teacher does."""
+    return Teacher(**{name: getattr(model, name) for name in Model.model_fields})
 
 
 def lesson_of(samples: Samples, data: Data, taught_by: Lessons, settings: Distill) -> Lesson:
@@ -76,10 +106,10 @@ def lesson_of(samples: Samples, data: Data, taught_by: Lessons, settings: Distil
         return Lesson(samples, data, None, None)
     cached, live = [], None
     for taught in taught_by.teachers:
-        model = load_teacher(taught.teacher, taught.trained, samples)
-        assert taught.outputs is not None
+        seen = open_samples(taught.samples.folder, taught.data)
+        model = load_teacher(taught.teacher, taught.trained, seen)
         logits = CachedLogits(taught.outputs.folder)
-        check_cache(model, logits, samples, data)
+        check_cache(model, logits, seen, taught.data)
         cached.append(logits)
         live = live or model
     features = cached_features(taught_by.features, objective.pooled_features) if taught_by.features is not None else {}

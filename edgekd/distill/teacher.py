@@ -25,8 +25,9 @@ from edgekd.data.batches import to_tensor
 from edgekd.distill.cache import FORMAT, CachedLogits, format_of
 from edgekd.distill.features import Taps
 from edgekd.distill.methods.sizes import embedding
+from edgekd.distill.trained import load_student, new_model
 from edgekd.errors import CacheError
-from edgekd.models import OnnxModel, load_model
+from edgekd.models import OnnxModel
 from edgekd.recipe import Data, Recording, Teacher
 from edgekd.say import progress, say
 from edgekd.stage import SCRATCH, Artifact, stage, write_atomically
@@ -38,9 +39,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 def load_teacher(teacher: Teacher, trained: Artifact | None, samples: Samples) -> nn.Module:
     """The frozen teacher; `trained` is the artifact that holds its weights where edgekd trained it itself."""
-    if trained is not None:
-        teacher = teacher.model_copy(update={"weights": str(trained / "student.safetensors")})
-    model = load_model(teacher, num_classes=len(samples.classes), in_channels=samples.image_shape[2])
+    model = new_model(teacher, samples, 0).eval() if trained is None else load_student(teacher, samples, trained)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model.to(device())

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgekd.data import open_samples
-from edgekd.distill.student import Lessons, lesson_of, new_model
+from edgekd.distill.student import Beginning, Lessons, lesson_of
 from edgekd.distill.train import train
+from edgekd.distill.trained import initialise, new_model
 from edgekd.losses import Loss
-from edgekd.recipe import Data, Distill, Model
+from edgekd.recipe import Data, Distill, Student
 from edgekd.say import say
 from edgekd.stage import SCRATCH, Artifact, stage
 
@@ -33,7 +34,14 @@ def with_temperature(losses: Sequence[Loss], temperature: float) -> tuple[Loss, 
 
 @stage(1, ("torch", "accelerate"), together=True)
 def choose_temperature(
-    samples: Artifact, taught_by: Lessons, student: Model, data: Data, settings: Distill, *, out: Path
+    samples: Artifact,
+    taught_by: Lessons,
+    student: Student,
+    first: Beginning,
+    data: Data,
+    settings: Distill,
+    *,
+    out: Path,
 ) -> None:
     """Stage: the hold-out accuracy of a tenth of the training at each temperature, `temperature.json`; the best is chosen."""
     opened = open_samples(samples.folder, data)
@@ -46,7 +54,10 @@ def choose_temperature(
         folder = out / SCRATCH / f"{temperature:g}"
         folder.mkdir(exist_ok=True, parents=True)
         lesson = lesson_of(opened, data, taught_by, short)
-        train(new_model(student, opened, settings.seed), lesson, short, folder, title=f"T {temperature:g}")
+        model = new_model(student, opened, settings.seed)
+        if student.init is not None:
+            initialise(model, student.init, first.teacher, first.trained, opened)
+        train(model, lesson, short, folder, title=f"T {temperature:g}")
         last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
         curve[temperature] = float(last["holdout_top1"])
     best = max(curve, key=lambda temperature: curve[temperature])

@@ -68,7 +68,8 @@ class Modes:
 def train(
     student: nn.Module, lesson: Lesson, settings: Distill, out: Path, modes: Modes | None = None, title: str = "student"
 ) -> nn.Module:
-    """Train `student` for `settings.epochs` and return what ships: its averaged weights where `ema` is on, else its own.
+    """Train `student` for `settings.epochs` and return what ships: it, with its averaged weights where `ema` is on, or what a
+    method makes of it (`Objective.deployed`).
 
     A checkpoint is written to `out` after each epoch and a run that was killed goes on from there, with the same result:
     the order of samples, their views and torch's own random numbers depend on the seed and the epoch alone. The student
@@ -135,7 +136,8 @@ def train(
             )
             metrics[-1] |= {name: round(float(value) / steps, 5) for name, value in sums.items()}
             modes.evaluate(student)
-            metrics[-1]["holdout_top1"] = _holdout(averaged.module if averaged is not None else student, lesson, modes)
+            shipped = objective.deployed(averaged.module if averaged is not None else student)
+            metrics[-1]["holdout_top1"] = _holdout(shipped, lesson, modes)
             _check_finite(metrics[-1])
             if accelerator.is_main_process:
                 state.save(metrics)
@@ -144,7 +146,7 @@ def train(
             accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
-    return averaged.module if averaged is not None else student
+    return objective.deployed(averaged.module if averaged is not None else student)
 
 
 def save_weights(model: nn.Module, path: Path) -> None:

@@ -13,7 +13,7 @@ from torch.fx import GraphModule
 
 from edgekd.data import Samples, open_samples
 from edgekd.data.batches import to_tensor
-from edgekd.distill.student import load_student
+from edgekd.distill.trained import load_student
 from edgekd.export.check import check
 from edgekd.export.to_fp16 import to_fp16
 from edgekd.export.to_onnx import Preprocess, to_onnx

@@ -13,8 +13,9 @@ from torch.fx import GraphModule
 from edgekd.data import Samples, open_samples
 from edgekd.data.batches import to_tensor
 from edgekd.data.views import permutation
-from edgekd.distill.student import Lessons, lesson_of, load_student
+from edgekd.distill.student import Lessons, lesson_of
 from edgekd.distill.train import Modes, save_weights, train
+from edgekd.distill.trained import load_student
 from edgekd.losses import Loss
 from edgekd.quantize import qat
 from edgekd.quantize.ptq import calibrate, prepare

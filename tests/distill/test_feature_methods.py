@@ -425,7 +425,7 @@ def test_ofds_partial_distance_by_hand(s: float, t: float, expected: float) -> N
 
 
 def test_ofd_wants_of_a_silent_neuron_only_that_it_stays_below_the_margin() -> None:
-    """The connector replaced by nothing: a student at the margin or below it pays nothing where the teacher is negative."""
+    """The connector replaced by nothing: where the teacher is negative, a student below the margin pays nothing."""
     t = torch.tensor([-3.0, -1.0, 2.0]).view(1, 1, 1, 3)  # its margin is −2
     method = OFD()
     method.prepare([t], [t])

@@ -64,6 +64,21 @@ class Joined(nn.Module):
         return self.fc(torch.relu(self.hidden(y.view(y.size(0), -1))))  # type: ignore[no-any-return]
 
 
+class Functional(nn.Module):
+    """Pooling, a gate on each channel and a mean over the image, all written as functions."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.stem, self.bn = nn.Conv2d(3, width, 3), nn.BatchNorm2d(width)
+        self.gate = nn.Conv2d(width, width, 1)
+        self.fc = nn.Linear(width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.max_pool2d(F.silu(self.bn(self.stem(x))), 2)
+        y = 0.5 * F.avg_pool2d(y * torch.sigmoid(self.gate(F.adaptive_avg_pool2d(y, 1))), 2) + 1.0
+        return self.fc(F.dropout(y.mean((2, 3)), 0.1, self.training))  # type: ignore[no-any-return]
+
+
 # copy_layers, every_nth
 
 
@@ -254,6 +269,7 @@ def test_an_operation_that_is_not_supported_is_told_by_name(model: nn.Module, to
         (WideResNet(16, 2, 10, 3), WideResNet(16, 4, 10, 3)),
         (MobileNetV2(0.5, 10, 3, True), MobileNetV2(0.75, 10, 3, True)),
         (Joined(3, 4), Joined(5, 8)),
+        (Functional(4).eval(), Functional(7).eval()),
     ],
 )
 def test_a_wider_net_computes_the_same(small: nn.Module, large: nn.Module) -> None:

@@ -19,14 +19,17 @@ def boundary_loss(s: Tensor, t: Tensor, margin: float) -> Tensor:
 
 
 class AB(nn.Module):
-    """Sum over layers of `‖1[f_t > 0]·relu(m − r(f_s)) + 1[f_t ≤ 0]·relu(m + r(f_s))‖²`, r a 1x1 convolution and BatchNorm.
+    """Sum over layers of `‖1[f_t > 0]·relu(m − r(f_s)) + 1[f_t ≤ 0]·relu(m + r(f_s))‖²`.
 
-    f_s, f_t: lists of `[batch, channels, h, w]` before their activation, shallow to deep (of the teacher's only the sign
-    counts, so that what a ReLU left serves too); the larger map is average-pooled to the smaller. The deepest layer counts
-    once, each before it half as much. Summed over neurons, so that the weights that go with it are small: 3e-3 in the
-    authors' code.
+    r is a 1x1 convolution and BatchNorm, trained along and no part of the student; m is the margin.
 
-    The paper initialises the student by this loss alone and trains it on labels afterwards; here both are trained together.
+    f_s, f_t: lists of `[batch, channels, h, w]` before their activation, shallow to deep (of the teacher's only the
+    sign counts, so that what a ReLU left serves too); the larger map is average-pooled to the smaller. The deepest
+    layer counts once, each before it half as much. Summed over neurons, so that the weights that go with it are small:
+    3e-3 in the usual comparison code.
+
+    The paper initialises the student by this loss alone and trains it on labels afterwards; here both are trained
+    together.
     """
 
     def __init__(self, *, margin: Weight = 1.0) -> None:

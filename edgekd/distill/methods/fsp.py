@@ -28,8 +28,8 @@ class FSP(nn.Module):
 
     f_s, f_t: lists of `[batch, channels, h, w]` in the order of the network, at least two (else ValueError). The
     resolutions of student and teacher may differ, since the matrix has none. The paper needs equal widths; where they
-    differ, a 1x1 convolution adapts the student's, is trained along and is no part of the student. The paper also trains
-    in two stages, this loss first; here it stands beside the others.
+    differ, a 1x1 convolution adapts the student's, is trained along and is no part of the student. The paper also
+    trains in two stages, this loss first; here it stands beside the others.
     """
 
     def __init__(self) -> None:

@@ -22,13 +22,14 @@ SLOPE = 0.1
 class FT(nn.Module):
     """Sum over layers of `mean |F_t/‖F_t‖ − F_s/‖F_s‖|^p2`, the norm being p1's, plus the paraphraser's reconstruction.
 
-    f_s, f_t: lists of `[batch, channels, h, w]`; the larger map is average-pooled to the smaller. F_t is the factor that
-    a paraphraser (an autoencoder of rate `k`) finds in f_t, F_s the one that a translator makes of f_s; each is normalised
-    as one vector a sample, and the mean is over batch and entries. The authors' weight with that mean is 500.
+    f_s, f_t: lists of `[batch, channels, h, w]`; the larger map is average-pooled to the smaller. F_t is the factor
+    that a paraphraser (an autoencoder of rate `k`) finds in f_t, F_s the one that a translator makes of f_s; each is
+    normalised as one vector a sample, and the mean is over batch and entries. The authors' weight is 500.
 
     The paper trains the paraphraser beforehand. Here it is trained along, on the mean squared error of its
-    reconstruction alone: the translator's loss does not reach it. `reconstruction` is that error's weight within the loss,
-    1 over the weight of the whole by default, so that a weight of 500 does not raise the paraphraser's learning rate.
+    reconstruction alone: the translator's loss does not reach it. `reconstruction` is that error's weight within the
+    loss, 1 over the weight of the whole by default, so that a weight of 500 does not raise the paraphraser's learning
+    rate.
     """
 
     def __init__(

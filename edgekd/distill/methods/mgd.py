@@ -20,11 +20,13 @@ class MGD(nn.Module):
 
     f_s, f_t: lists of `[batch, channels, h, w]`; the larger map is average-pooled to the smaller. `align` is a 1x1
     convolution where the widths differ, M drops the share `mask` of each sample's positions at random, G is two 3x3
-    convolutions with a ReLU between them. The squares are summed over channels and positions and averaged over the batch,
-    for which the paper's weights hold: 7e-5 for classification (mask 0.15), 2e-5 for detection (mask 0.65).
+    convolutions with a ReLU between them. The squares are summed over channels and positions and averaged over the
+    batch, for which the paper's weights hold: 7e-5 for classification (mask 0.15), 2e-5 for detection (mask 0.65).
 
     M is the paper's, over positions; the authors' code for classification drops whole channels.
     """
+
+    auto = "last"
 
     def __init__(self, *, mask: Share = 0.15) -> None:
         super().__init__()

@@ -30,8 +30,8 @@ class OFD(nn.Module):
     the smaller. The deepest layer counts once, each before it half as much. Summed over neurons, for which the authors'
     weight is 1e-3.
 
-    The margin m is a channel's mean negative response on the first batch (`prepare`); the paper also computes it from the
-    parameters of the BatchNorm before the ReLU.
+    The margin m is a channel's mean negative response on the first batch (`prepare`); the paper also computes it from
+    the parameters of the BatchNorm before the ReLU.
     """
 
     def __init__(self) -> None:

@@ -31,6 +31,8 @@ class ONE(nn.Module):
     let the divergence alone rise over 80 epochs; a recipe's `warmup_epochs` lets the branches' CE rise too.
     """
 
+    auto = "before_last"
+
     def __init__(
         self, *, branches: Annotated[int, Field(ge=2)] = 3, temperature: Temperature = 3.0, seed: int = 1
     ) -> None:

@@ -30,9 +30,9 @@ def hierarchical_context_loss(s: Tensor, t: Tensor) -> Tensor:
 class ReviewKD(nn.Module):
     """Sum over layers of the hierarchical context loss between fused student features and the teacher's.
 
-    f_s, f_t: lists of `[batch, channels, h, w]` from shallow to deep, of any widths and resolutions. From the deepest on,
-    each student feature is fused with what came from the deeper ones, then brought to the teacher's shape. The fusions
-    are trained along and are no part of the student. The authors raise the weight linearly over 20 epochs.
+    f_s, f_t: lists of `[batch, channels, h, w]` from shallow to deep, of any widths and resolutions. From the deepest
+    on, each student feature is fused with what came from the deeper ones, then brought to the teacher's shape. The
+    fusions are trained along and are no part of the student. The authors raise the weight linearly over 20 epochs.
     """
 
     def __init__(self) -> None:

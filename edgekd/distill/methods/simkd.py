@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated
 
@@ -21,12 +21,15 @@ Factor = Annotated[int, Field(ge=1)]
 class SimKD(nn.Module):
     """`MSE(projector(f_s), f_t)`; the student then answers through the teacher's classifier (`reused`).
 
-    f_s: one feature `[batch, channels, h, w]`, the student's last; f_t: the teacher's last, whose average its head reads.
-    The larger map is average-pooled to the smaller. The projector is 1x1, 3x3 and 1x1 convolutions, each with BatchNorm and
-    ReLU, through 1/`factor` of the teacher's channels. The paper trains by this loss alone, without labels.
+    f_s: one feature `[batch, channels, h, w]`, the student's last; f_t: the teacher's last, whose average its head
+    reads. The larger map is average-pooled to the smaller. The projector is 1x1, 3x3 and 1x1 convolutions, each with
+    BatchNorm and ReLU, through 1/`factor` of the teacher's channels. The paper trains by this loss alone, without
+    labels.
 
     What is deployed changes: the student's own head is left out, projector and teacher's head are added.
     """
+
+    auto = "last"
 
     def __init__(self, *, factor: Factor = 2) -> None:
         super().__init__()
@@ -85,12 +88,24 @@ class SimStudent(nn.Module):
 def reused(student: nn.Module, path: str, method: SimKD) -> SimStudent:
     """What SimKD deploys: `student` up to the layer at `path`, whose feature `method` was prepared and trained on.
 
-    Its modules are the student's and the method's own, no copies. Raises ModelError where torch.fx cannot cut the student
-    at `path` (see `edgekd.distill.cut`), and where the method has not seen the teacher yet.
+    Its modules are the student's and the method's own, no copies. Raises ModelError where torch.fx cannot cut the
+    student at `path` (see `edgekd.distill.cut`), and where the method has not seen the teacher yet.
     """
     if method.head is None:
         raise ModelError("simkd answers through the teacher's head: call method.prepare(f_s, f_t, teacher) first")
     return SimStudent(before(student, path), method.projector, method.head, method.size)
+
+
+def rebuilt(student: nn.Module, path: str, size: tuple[int, int] | None, weights: Mapping[str, Tensor]) -> SimStudent:
+    """The `SimStudent` whose weights these are, without its teacher: their shapes say how wide it is."""
+    method = SimKD()
+    shapes = [tensor.shape for name, tensor in weights.items() if name.startswith("projector.") and tensor.ndim == 4]
+    steps = zip(((shape[1], shape[0]) for shape in shapes), (1, 3, 1), strict=True)
+    method.projector = nn.Sequential(*(layer for (a, b), kernel in steps for layer in _convolution(a, b, kernel)))
+    classes, width = weights["head.weight"].shape
+    method.head = nn.Linear(width, classes, bias="head.bias" in weights)
+    method.size = size
+    return reused(student, path, method)
 
 
 def _convolution(c_in: int, c_out: int, kernel: int) -> tuple[nn.Module, ...]:

@@ -19,10 +19,13 @@ class SRRL(nn.Module):
 
     f_s: one feature `[batch, channels, h, w]`, the student's last; f_t: the teacher's that its head reads, of any
     resolution; z_t: `[batch, classes]`. `h_s = mean_hw relu(BN(conv1x1(f_s)))` is trained along and is no part of the
-    student, `h_t = mean_hw f_t`. The means are over batch and entries; α and β are 1 in the authors' code (others use β 5).
+    student, `h_t = mean_hw f_t`. The means are over batch and entries; α and β are 1 in the authors' code (others use β
+    5).
 
     The head is a frozen copy of the teacher's last `nn.Linear`, which `prepare` needs the teacher for.
     """
+
+    auto = "last"
 
     def __init__(self, *, alpha: Weight = 1.0, beta: Weight = 1.0) -> None:
         super().__init__()

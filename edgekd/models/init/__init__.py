@@ -4,7 +4,8 @@ Every function takes the model to initialise first, changes its weights in place
 """
 
 from edgekd.models.init.copy import copy_layers, every_nth
+from edgekd.models.init.extend import extend
 from edgekd.models.init.net2net import deeper, wider
 from edgekd.models.init.slice import slice_weights
 
-__all__ = ["copy_layers", "deeper", "every_nth", "slice_weights", "wider"]
+__all__ = ["copy_layers", "deeper", "every_nth", "extend", "slice_weights", "wider"]

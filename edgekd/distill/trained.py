@@ -1,0 +1,66 @@
+"""Models before and after training: made with a seed, or loaded from what a training stage left."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from edgekd.data import Samples
+from edgekd.distill.methods.simkd import rebuilt
+from edgekd.errors import ModelError
+from edgekd.models import ExportedModel, OnnxModel, load_model
+from edgekd.models.init import copy_layers, deeper, every_nth, extend, slice_weights, wider
+from edgekd.recipe import Init, Model
+from edgekd.say import say
+from edgekd.stage import Artifact
+
+WEIGHTS = "student.safetensors"
+REUSED = "reused.json"  # where the student reuses its teacher's classifier: at which layer, and what that adds
+
+
+def new_model(reference: Model, samples: Samples, seed: int) -> nn.Module:
+    """The model with weights that `seed` fixes (where the recipe names none)."""
+    torch.manual_seed(seed)
+    return load_model(reference, num_classes=len(samples.classes), in_channels=samples.image_shape[2])
+
+
+def initialise(student: nn.Module, init: Init, teacher: Model, trained: Artifact | None, samples: Samples) -> None:
+    """Give the student the first weights that the recipe asks for, from the teacher's or from `init.source`.
+
+    Raises ModelError where the two networks do not fit for it.
+    """
+    reference = init.source or teacher
+    source = (
+        new_model(reference, samples, 0) if init.source or trained is None else load_student(teacher, samples, trained)
+    )
+    if isinstance(source, OnnxModel | ExportedModel):
+        raise ModelError(
+            f"student.init reads the weights of '{reference.model}', which has no modules; give edgekd:, python: or timm:"
+        )
+    match init.how:
+        case "copy":
+            pairs = every_nth(student, source) if init.layers == "every_nth" else init.layers
+            say("  student.init copies " + ", ".join(f"{ours} = {theirs}" for ours, theirs in pairs.items()))
+            copy_layers(student, source, pairs)
+        case "slice":
+            slice_weights(student, source)
+        case "wider":
+            wider(source, student)
+        case "deeper":
+            deeper(source, student)
+        case "extend":
+            extend(student, source)
+
+
+def load_student(reference: Model, samples: Samples, trained: Artifact) -> nn.Module:
+    """The distilled student in eval mode, with the teacher's classifier where it reuses that (`simkd`)."""
+    if (trained / REUSED).exists():
+        about, weights = json.loads((trained / REUSED).read_text()), load_file(trained / WEIGHTS)
+        whole = rebuilt(new_model(reference, samples, 0), about["path"], about["size"], weights)
+        whole.load_state_dict(weights)
+        return whole.eval()
+    own = reference.model_copy(update={"weights": str(trained / WEIGHTS)})
+    return load_model(own, num_classes=len(samples.classes), in_channels=samples.image_shape[2])

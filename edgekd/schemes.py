@@ -1,0 +1,39 @@
+"""`distill.scheme`: who teaches. A scheme is a set of defaults for the table [distill]; what the recipe states goes first.
+
+offline      a trained, frozen teacher, by its logits (Hinton et al. 2015)
+born_again   the same, then the student teaches itself anew (Furlanello et al. 2018); see `generations`
+dml          a peer learns beside the student, each from the other (Zhang et al. 2018)
+one          branches of the student, gated, teach each of them (Zhu et al. 2018)
+byot         the student's deepest layer teaches heads on its inner ones (Zhang et al. 2019)
+tf_kd        a virtual teacher that is nearly sure of the label (Yuan et al. 2020)
+cs_kd        another sample of the same class (Yun et al. 2020)
+adversarial  `kd`, and a discriminator between the teacher's and the student's logits
+lifelong     the teacher knows the first classes only; the student keeps its answers there and learns the others (LwF)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+SCHEMES: Mapping[str, Mapping[str, Any]] = {
+    "offline": {},
+    "born_again": {"generations": 1},
+    "dml": {"label_weight": 1.0, "losses": [{"method": "dml"}]},
+    "one": {"label_weight": 1.0, "losses": [{"method": "one", "layers": "auto"}]},
+    "byot": {"label_weight": 0.7, "losses": [{"method": "byot", "layers": "auto"}]},
+    "tf_kd": {"label_weight": 0.1, "losses": [{"method": "tf_kd", "weight": 0.9}]},
+    "cs_kd": {"label_weight": 1.0, "losses": [{"method": "cs_kd"}]},
+    "adversarial": {
+        "losses": [{"method": "kd", "weight": 0.9}, {"method": "adversarial", "weight": 0.1, "warmup_epochs": 1.0}]
+    },
+    "lifelong": {"label_weight": 1.0, "losses": [{"method": "lwf"}]},
+}
+
+
+def with_scheme(document: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's document with the defaults of the scheme that it names; an unknown name is refused by the recipe's check."""
+    distill = document.get("distill")
+    if not isinstance(distill, dict) or not isinstance(distill.get("scheme"), str):
+        return document
+    return {**document, "distill": {**SCHEMES.get(distill["scheme"], {}), **distill}}
