@@ -1,0 +1,212 @@
+"""Who teaches, end to end on real scans: every scheme and every kind of teacher leaves a bundle, and does what it says."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import edgekd
+from edgekd.data.digits import load
+from edgekd.distill.trained import REUSED
+from edgekd.errors import ModelError, RecipeError
+from edgekd.models.resnet import resnet8
+from edgekd.recipe import load_recipe
+from tests.test_cli import RECIPE
+
+Build = Callable[..., edgekd.Report]
+FEATURE_METHODS = (
+    "vid",
+    "ab",
+    "ft",
+    "nst",
+    "fsp",
+    "ofd",
+    "reviewkd",
+    "mgd",
+    "srrl",
+    "irg",
+    "rkd",
+    "sp",
+    "cc",
+    "pkt",
+    "crd",
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all: the teacher is trained and recorded once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def build(tmp_path: Path, cache: Path) -> Build:
+    def run(*overrides: str, text: str = RECIPE) -> edgekd.Report:
+        (tmp_path / "edgekd.toml").write_text(text)
+        given = ["quantize.mode=none", "teacher.train_epochs=3", *overrides]
+        return edgekd.build(load_recipe(tmp_path, given), "x86-cpu", output=tmp_path / "build", cache=cache)
+
+    return run
+
+
+def note(report: edgekd.Report, name: str) -> str:
+    return next(check.found for check in report.checks if check.name == name)
+
+
+def stage_names(report: edgekd.Report) -> list[str]:
+    return [stage["name"] for stage in report.stages]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "terms"),
+    [
+        ("dml", {"labels", "dml"}),
+        ("one", {"labels", "one"}),
+        ("byot", {"labels", "byot"}),
+        ("tf_kd", {"labels", "tf_kd"}),
+        ("cs_kd", {"labels", "cs_kd"}),
+        ("adversarial", {"labels", "kd", "adversarial"}),
+    ],
+)
+def test_a_scheme_is_named_and_trains_by_its_losses(build: Build, scheme: str, terms: set[str]) -> None:
+    report = build(f"distill.scheme={scheme}")
+    assert {key.removeprefix("loss/") for key in report.curves[0] if key.startswith("loss/")} == terms
+    needs_teacher = scheme == "adversarial"
+    assert ("record_teacher" in stage_names(report)) == needs_teacher  # the others learn without one
+    assert report.student_parameters == sum(p.numel() for p in resnet8(10, 1, width=4).parameters())
+
+
+def test_what_the_recipe_states_goes_before_the_scheme(build: Build) -> None:
+    report = build("distill.scheme=dml", "distill.label_weight=0")
+    assert "loss/labels" not in report.curves[0]
+
+
+@pytest.mark.parametrize("method", FEATURE_METHODS)
+def test_a_feature_method_takes_layers_that_are_paired_by_themselves(build: Build, method: str) -> None:
+    report = build(f'distill.losses=[{{method="{method}", weight=1e-3, layers="auto"}}]')
+    assert np.isfinite(report.curves[0][f"loss/{method}"]) and report.curves[0][f"loss/{method}"] != 0
+    pooled = method in {"rkd", "sp", "cc", "pkt", "crd"}
+    assert ("record_features" in stage_names(report)) == pooled  # their teacher does not run while the student trains
+
+
+def test_born_again_students_teach_the_next(build: Build) -> None:
+    report = build("distill.scheme=born_again", "distill.generations=2")
+    assert stage_names(report).count("distill") == 3 and stage_names(report).count("record_teacher") == 3
+    assert "hold-out" in note(report, "generation 2")
+
+
+def test_an_assistant_stands_between_and_its_cache_is_used_again(build: Build) -> None:
+    assistants = 'student.assistants=[{model="edgekd:resnet8", args={width=6}}]'
+    assert "hold-out" in note(build(assistants), "assistant edgekd:resnet8")
+    again = build(assistants, "distill.seed=0", "budget.max_drop_from_fp32=2")
+    assert all(stage["reused"] for stage in again.stages)
+
+
+def test_several_teachers_are_recorded_each_and_weighed(build: Build, tmp_path: Path) -> None:
+    build()
+    other = 'teacher.also=[{model="edgekd:resnet8", args={width=6}}]'
+    report = build(other, 'distill.losses=[{method="kd"}, {method="ca_mkd"}, {method="eb_kd"}]')
+    assert stage_names(report).count("record_teacher") == 2
+    assert {"loss/kd", "loss/ca_mkd", "loss/eb_kd"} <= set(report.curves[0])
+
+
+def test_the_temperature_is_chosen_on_the_hold_out_split_and_its_curve_is_kept(build: Build) -> None:
+    report = build('distill.losses=[{method="kd", temperature="auto"}]')
+    assert [temperature for temperature, _ in report.temperature_curve] == [1, 2, 3, 4, 6, 8]
+    assert stage_names(report).count("choose_temperature") == 1
+
+
+def test_simkd_ships_the_teachers_classifier_and_says_what_that_adds(build: Build, tmp_path: Path, cache: Path) -> None:
+    report = build("distill.label_weight=0", 'distill.losses=[{method="simkd", layers="auto"}]', "distill.epochs=3")
+    alone = sum(p.numel() for p in resnet8(10, 1, width=4).parameters())
+    added = int(re.sub(r"\D", "", note(report, "simkd adds to what ships").split("parameters")[0]))
+    head_of_the_student = 4 * 4 * 10 + 10
+    assert report.student_parameters == alone - head_of_the_student + added
+    assert report.chosen.accuracy.top1 > 20  # its own head, which nothing trains, is at 10
+    assert any((folder / REUSED).exists() for folder in cache.glob("distill-*"))
+
+
+@pytest.mark.parametrize("store", ["int8", "topk"])
+def test_a_smaller_cache_teaches_too(build: Build, store: str) -> None:
+    exact, report = build("distill.epochs=2"), build("distill.epochs=2", f"distill.cache={store}", "distill.top_k=9")
+    assert report.curves[-1]["loss/kd"] == pytest.approx(exact.curves[-1]["loss/kd"], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "how"),
+    [
+        ("teacher.args.width=8", "student.args.width=4", "slice"),
+        ("teacher.args.width=8", "student.args.width=16", "wider"),
+        ("teacher.args.width=8", "student.args.width=8", "copy"),
+    ],
+)
+def test_a_student_begins_with_its_teachers_weights(build: Build, teacher: str, student: str, how: str) -> None:
+    layers = '{stem="stem", bn="bn", layer1="layer1", layer2="layer2", layer3="layer3", fc="fc"}'
+    given = f'{{how="{how}"}}' if how != "copy" else f'{{how="copy", layers={layers}}}'
+    slow = ("distill.optimizer.lr=1e-4", "distill.epochs=1", teacher, student)
+    begun, random = build(f"student.init={given}", *slow), build(*slow)
+    assert begun.curves[0]["loss/kd"] < random.curves[0]["loss/kd"]
+    if how != "slice":  # the same function as the teacher's
+        assert abs(begun.student.top1 - begun.teacher.top1) < 8
+
+
+def digits_with(tmp_path: Path, classes: int, inverted: bool = False) -> str:
+    """Parquet of the digits below `classes`, and a second column of the same scans, inverted."""
+
+    def png(pixels: Any) -> dict[str, Any]:
+        file = io.BytesIO()
+        Image.fromarray(pixels.squeeze(-1)).convert("RGB").save(file, "PNG")
+        return {"bytes": file.getvalue(), "path": None}
+
+    for split in ("train", "test"):
+        images, labels, names = load(split)
+        kept = np.flatnonzero(labels < classes)
+        columns = {"image": [png(images[i]) for i in kept], "negative": [png(255 - images[i]) for i in kept]}
+        table = pa.table({**columns, "label": labels[kept]})
+        about = {"info": {"features": {"label": {"names": list(names[:classes]), "_type": "ClassLabel"}}}}
+        pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(about)}), tmp_path / f"{split}.parquet")
+    return f'data.train="{tmp_path / "train.parquet"}"'
+
+
+def test_a_teacher_that_sees_another_column_teaches_by_its_logits(build: Build, tmp_path: Path) -> None:
+    data = (digits_with(tmp_path, 10), f"data.test={tmp_path / 'test.parquet'}")
+    sees = ("teacher.column=negative", "teacher.mean=[0.69]", "teacher.std=[0.38]")
+    report = build(*data, *sees, "distill.epochs=3", "distill.label_weight=0")
+    assert report.teacher.top1 > 50 and report.student.top1 > 30  # no label was seen: what it knows, the teacher said
+    with pytest.raises(RecipeError, match="sees another column"):
+        build(*data, *sees, 'distill.losses=[{method="at", layers="auto"}]')
+
+
+def test_new_classes_are_learnt_and_the_old_ones_kept(build: Build, tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "old").mkdir()
+    old = digits_with(tmp_path / "old", 5)
+    first = build(old, f"data.test={tmp_path / 'old' / 'test.parquet'}", "teacher.args.width=4")
+    assert len(first.classes) == 5
+    stage = next(stage for stage in first.stages if stage["name"] == "train_teacher")
+    weights = cache / f"train_teacher-{stage['key'][:20]}" / "student.safetensors"
+    data = (digits_with(tmp_path, 10), f"data.test={tmp_path / 'test.parquet'}")
+    teacher = ("teacher.train_epochs=0", f"teacher.weights={weights}", "teacher.args={width=4, num_classes=5}")
+    report = build(*data, *teacher, "distill.scheme=lifelong", 'student.init={how="extend"}')
+    assert "the teacher" in note(report, "old classes") and "test samples" in note(report, "new classes")
+    with pytest.raises(ModelError, match="the teacher gives 5 classes, the data has 10"):
+        build(*data, *teacher)
+
+
+def test_an_unknown_scheme_is_refused_with_the_nearest(build: Build) -> None:
+    with pytest.raises(RecipeError, match='"born_agian" given; have: .* Did you mean born_again'):
+        build("distill.scheme=born_agian")
+
+
+def test_layers_that_cannot_be_paired_are_told_with_both_shapes(build: Build) -> None:
+    with pytest.raises(RecipeError, match=r"loss 'fsp' cannot compare layer1 \[4, 4, 8, 8\] = layer1 \[4, 8, 8, 8\]"):
+        build('distill.losses=[{method="fsp", layers={layer1="layer1"}}]')
