@@ -301,6 +301,8 @@ def _warnings(recipe: Recipe, samples: Samples, teacher: Accuracy, shipped: Cand
         yield f"{len(samples.skipped)} images do not decode and were left out, the first: {samples.skipped[0]}"
     if recipe.data.train == recipe.data.test:
         yield "train and test are the same samples: the accuracies say nothing about new ones"
+    if recipe.data.is_synthetic:
+        yield f"the training images are synthetic ({recipe.data.train}): made from the teacher, none is real"
     if not any(loss.weight for loss in recipe.distill.losses):
         yield "no loss reads the teacher (distill.losses): the student learned from labels alone"
     counts = np.bincount(samples.test.labels)

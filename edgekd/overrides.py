@@ -83,7 +83,7 @@ def _from_here(loc: Loc, value: object) -> object:
     if not isinstance(value, str):
         return value
     scheme, colon, rest = value.partition(":")
-    if loc in PATH_KEYS and scheme != "python":
+    if loc in PATH_KEYS and scheme not in ("python", "synthetic"):
         always = loc[0] == "data"  # weights may be a name that the model's library knows
         return _absolute(value) if always or _looks_like_a_path(value) else value
     if loc in MODEL_KEYS and colon and scheme in ("onnx", "exported"):

@@ -10,6 +10,7 @@ from pathlib import Path
 from edgekd import team
 from edgekd.data import decode
 from edgekd.distill.objective import Objective
+from edgekd.distill.schemes.data_free import synthesize
 from edgekd.distill.student import Beginning, Lessons, Taught, as_student, as_teacher, distill, train_teacher
 from edgekd.distill.teacher import record_features, record_teacher, score_teacher, uses_bf16
 from edgekd.distill.temperature import FILE, choose_temperature, is_auto, with_temperature
@@ -37,6 +38,8 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask) ->
 
     check_output(folder)
     samples = run(decode, data.source)
+    if data.is_synthetic:
+        samples = run(synthesize, samples, teacher, student, data)
     seen = run(decode, recipe.teacher_data.source) if teacher.column else samples  # by the teachers
     losses = check_models(recipe, samples, seen)
     # Which of the two "auto" is on this machine shapes the weights, so it is part of their key.
@@ -46,7 +49,8 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask) ->
         update={"precision": precision, "losses": losses, "generations": 0, "scheme": "offline"}
     )
     trained = run(train_teacher, seen, teacher, recipe.teacher_data) if teacher.train_epochs else None
-    check_teacher(recipe, seen, trained, ask)
+    if not data.is_synthetic:  # what it made itself cannot tell
+        check_teacher(recipe, seen, trained, ask)
     first, taught_by = record(run, seen, recipe.teachers, trained, recipe.teacher_data, settings)
     teacher_scores = run(score_teacher, seen, teacher, trained, recipe.teacher_data)
     tuned = run(choose_temperature, samples, taught_by, student, first, data, settings) if is_auto(losses) else None

@@ -16,6 +16,7 @@ from edgekd.schemes import with_scheme
 from edgekd.toml_file import Mistake, Places, as_json, date_mistakes, parse_toml, read_text, refuse, validation_mistakes
 
 FILE = "edgekd.toml"
+SYNTHESES = ("deep_inversion", "dafl", "dfq")
 Text = Annotated[str, Field(min_length=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -61,19 +62,42 @@ class Source(Section):
     store_gb: Positive | None = Field(default=None, description="largest decoded store; none: half of the free disk")
 
 
+class Synthetic(Section):
+    """How many images a data-free build makes, and how long it works on them; unset: the method's own."""
+
+    samples: int = Field(default=10_000, ge=1)
+    steps: int | None = Field(default=None, ge=1)
+    batch: int | None = Field(default=None, ge=1)
+
+
 class Data(Source):
-    """Samples, the hold-out split, normalisation and augmentation."""
+    """Samples, the hold-out split, normalisation and augmentation. `train = "synthetic:deep_inversion"` (or dafl, dfq) makes
+    the training images from the teacher alone (edgekd.distill.schemes)."""
 
     holdout: float = Field(default=0.05, gt=0, lt=0.5, description="share of train kept for every choice")
     mean: tuple[float, ...] = Field(default=(0.5, 0.5, 0.5), description="per channel, of values in 0..1")
     std: tuple[Positive, ...] = (0.5, 0.5, 0.5)
     augment: Augmentation = Augmentation()
     seed: int = Field(default=0, ge=0, description="of the hold-out split and of the views")
+    synthetic: Synthetic = Synthetic()
 
     @property
     def source(self) -> Source:
-        """What decides about the decoded store, and nothing else."""
-        return Source.model_construct(**{name: getattr(self, name) for name in Source.model_fields})
+        """What decides about the decoded store, and nothing else; a data-free build reads test alone."""
+        source = Source.model_construct(**{name: getattr(self, name) for name in Source.model_fields})
+        return source.model_copy(update={"train": self.test}) if self.is_synthetic else source
+
+    @property
+    def is_synthetic(self) -> bool:
+        """There are no training samples: they are made from the teacher."""
+        return self.train.startswith("synthetic:")
+
+    @model_validator(mode="after")
+    def _synthesis_is_known(self) -> Self:
+        method = self.train.partition(":")[2]
+        if self.is_synthetic and method not in SYNTHESES:
+            raise ValueError(f"train = {self.train!r} is no way to make images{nearest(method, SYNTHESES)}")
+        return self
 
     @model_validator(mode="after")
     def _mean_and_std_are_of_the_same_channels(self) -> Self:
@@ -268,7 +292,7 @@ def file_of(reference: str) -> Path | None:
     if kind == "python" and colon:
         module = name.rpartition(":")[0]
         return Path(module) if module.endswith(".py") else None
-    return None if kind in ("edgekd", "timm") and colon else Path(reference)
+    return None if kind in ("edgekd", "timm", "synthetic") and colon else Path(reference)
 
 
 def load_recipe(path: Path | None = None, overrides: Sequence[str] = (), methods: Methods | None = None) -> Recipe:

@@ -31,7 +31,10 @@ def missing_files(recipe: Recipe) -> Iterator[Mistake]:
 
 
 def impossible_settings(recipe: Recipe, target: Target) -> Iterator[Mistake]:
-    """What the recipe asks of the device and the device has not."""
+    """What the recipe asks of the device and the device has not, and what contradicts itself."""
+    if recipe.data.is_synthetic and (recipe.teacher.train_epochs or recipe.teacher.column):
+        why = "images are made from a trained teacher: give its weights, no train_epochs or column"
+        yield Mistake("data.train", f'"{recipe.data.train}" given; {why}')
     runtime = target.runtime
     if recipe.quantize.mode != "none" and (target.quantization is None or "int8" not in runtime.precisions):
         why = "has no int8 scheme" if target.quantization is None else f"runs {', '.join(runtime.precisions)}, not int8"

@@ -1,6 +1,7 @@
 """Initialising a student from its teacher: copied layers, sliced weights, and Net2Net's growth.
 
-Every function takes the model to initialise first, changes its weights in place, and reads the other model only.
+Every function changes the weights of one model in place and only reads the other: the student is filled from the teacher,
+and with Net2Net the large model from the small one.
 """
 
 from edgekd.models.init.copy import copy_layers, every_nth

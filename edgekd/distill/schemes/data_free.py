@@ -1,0 +1,53 @@
+"""The stage that makes a training split from the teacher alone, where `data.train` is "synthetic:METHOD"."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from edgekd.data import open_samples
+from edgekd.distill.schemes.synthesize import deep_inversion, generate
+from edgekd.distill.teacher import load_teacher
+from edgekd.distill.trained import new_model
+from edgekd.recipe import Data, Student, Teacher
+from edgekd.stage import Artifact, stage
+
+
+@stage(1, ("torch",))
+def synthesize(tested: Artifact, teacher: Teacher, student: Student, data: Data, *, out: Path) -> None:
+    """Stage: a store as `decode` writes it, its train split synthetic, its test split that of `tested`.
+
+    The labels are the classes that the images were made for, or that the teacher sees in them. A student learns from
+    the teacher's logits: `label_weight = 0` suits it. Raises ModelError for a teacher without gradients.
+    """
+    opened = open_samples(tested.folder, data)
+    model = load_teacher(teacher, None, opened)
+    asked = data.synthetic
+    common = {
+        "n": asked.samples,
+        "image_shape": opened.image_shape,
+        "mean": data.mean,
+        "std": data.std,
+        "seed": data.seed,
+    }
+    given = asked.model_dump(include={"steps", "batch"}, exclude_none=True)
+    match data.train.partition(":")[2]:
+        case "deep_inversion":
+            images, labels = deep_inversion(model, **common, **given, flip=data.augment.flip)  # type: ignore[arg-type]
+        case method:
+            rival = new_model(student, opened, data.seed) if method == "dfq" else None
+            images, labels = generate(model, method=method, student=rival, **common, **given)  # type: ignore[arg-type]
+    (out / "train.decoded").write_bytes(np.ascontiguousarray(images).tobytes())
+    np.save(out / "train.labels.npy", labels)
+    meta = json.loads((tested / "meta.json").read_text())
+    for file in tested.folder.glob("test.*"):
+        shutil.copy(file, out / file.name)
+    if meta["kind"] == "encoded":  # the pixels of test, so that both splits are of one kind
+        rows = range(0, len(opened.test), 256)
+        with open(out / "test.decoded", "wb") as decoded:
+            for start in rows:
+                decoded.write(opened.test.get(np.arange(start, min(start + 256, len(opened.test)))).tobytes())
+    (out / "meta.json").write_text(json.dumps({**meta, "kind": "decoded"}))

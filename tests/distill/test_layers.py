@@ -1,0 +1,75 @@
+"""`layers = "auto"`: the pairing, and every method that reads features training by it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edgekd.distill.layers import pair_layers, paired, stages
+from edgekd.distill.methods import METHODS
+from edgekd.distill.train import Lesson, train
+from edgekd.errors import ModelError
+from edgekd.losses import Loss, needs_of
+from edgekd.models.resnet import resnet8, resnet20
+from edgekd.models.wrn import wrn_16_2
+from tests.distill.test_train import DATA, samples, settings
+
+IMAGES = torch.zeros(2, 3, 32, 32)
+
+
+def test_stages_are_the_last_layers_of_each_resolution() -> None:
+    assert [path for path, _ in stages(resnet20(), IMAGES, "student")] == ["layer1", "layer2", "layer3"]
+
+
+def test_layers_of_one_resolution_go_together() -> None:
+    (loss,) = pair_layers([Loss(method="at", layers="auto")], resnet8(), resnet20(), IMAGES)
+    assert loss.layers == {"layer1": "layer1", "layer2": "layer2", "layer3": "layer3"}
+
+
+def test_without_a_common_resolution_depth_decides() -> None:
+    ours = [("a", (2, 4, 30, 30)), ("b", (2, 8, 15, 15))]
+    theirs = [("x", (2, 4, 32, 32)), ("y", (2, 4, 16, 16)), ("z", (2, 4, 8, 8))]
+    assert paired(ours, theirs) == {"a": "x", "b": "z"}
+
+
+@pytest.mark.parametrize(
+    ("method", "layers"),
+    [
+        ("rkd", {"layer3": "layer3"}),
+        ("srrl", {"layer3": "layer3"}),
+        ("one", ("layer2",)),
+        ("byot", ("layer1", "layer2", "layer3")),
+    ],
+)
+def test_a_method_takes_what_it_reads_of_the_pairs(method: str, layers: object) -> None:
+    (loss,) = pair_layers([Loss(method=method, layers="auto")], resnet8(), resnet20(), IMAGES)
+    assert loss.layers == layers
+
+
+def test_what_the_recipe_pins_stays() -> None:
+    pinned = Loss(method="at", layers={"layer1": "layer2"})
+    assert pair_layers([pinned, Loss(method="at", layers="auto")], resnet8(), wrn_16_2(), IMAGES)[0] == pinned
+
+
+def test_a_network_without_maps_is_told() -> None:
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
+    with pytest.raises(ModelError, match="no module that puts out a feature map"):
+        pair_layers([Loss(method="at", layers="auto")], flat, resnet8(), IMAGES)
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if "f_s" in needs_of(method)])
+def test_every_method_that_reads_features_trains(method: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    student, teacher = resnet8(3, 1, width=4), resnet8(3, 1, width=8).eval().requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    losses = pair_layers([Loss(method=method, weight=1e-3, layers="auto")], student, teacher, torch.zeros(2, 1, 6, 6))
+    lesson = Lesson(samples(), DATA, None, teacher)
+    train(student, lesson, settings(epochs=2, losses=losses), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert all(np.isfinite(line[f"loss/{method}"]) and line[f"loss/{method}"] != 0 for line in lines)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
