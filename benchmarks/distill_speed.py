@@ -29,13 +29,14 @@ from torch.nn.functional import cross_entropy
 
 from edgekd.data import Samples, decode, open_samples
 from edgekd.data.sources import open_source
-from edgekd.distill.student import Lessons, Taught, lesson_of
-from edgekd.distill.teacher import load_teacher, record_teacher, uses_bf16, views_of
+from edgekd.distill.student import lesson_of
+from edgekd.distill.teacher import load_teacher, uses_bf16, views_of
 from edgekd.distill.train import Lesson, train
 from edgekd.distill.trained import new_model
 from edgekd.measure.runners import machine, versions
 from edgekd.models import ExportedModel, OnnxModel
-from edgekd.recipe import Distill, Recipe, Recording, load_recipe
+from edgekd.pipeline import record
+from edgekd.recipe import Distill, Recipe, load_recipe
 from edgekd.stage import Artifact, Cache, default_cache
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "cifar10"
@@ -53,13 +54,13 @@ def main(
     bf16 = uses_bf16(recipe.distill.precision)
     run = Cache(default_cache())
     decoded = run(decode, recipe.data.source)
-    recording = Recording(views=recipe.distill.views, format="float16", top_k=1, bf16=bf16)
-    outputs = run(record_teacher, decoded, recipe.teacher, None, recipe.data, recording)
     whole = open_samples(decoded.folder, recipe.data)
     settings = recipe.distill.model_copy(
         update={"epochs": 1, "precision": "bf16" if bf16 else "fp32", "warmup_epochs": 0.0}
     )
-    lesson = lesson_of(whole, recipe.data, Lessons((Taught(recipe.teacher, None, outputs),)), settings)
+    _, taught_by = record(run, decoded, recipe.teachers, None, recipe.data, settings)
+    outputs = taught_by.teachers[0].outputs
+    lesson = lesson_of(whole, recipe.data, taught_by, settings)
     short = replace(
         lesson, samples=replace(whole, train_ids=whole.train_ids[:samples], holdout_ids=whole.holdout_ids[:10])
     )
@@ -178,8 +179,8 @@ class TorchDistill:
                 "sampler": {"class_or_func": torch.utils.data.RandomSampler},
                 "kwargs": {"batch_size": settings.batch_size, "num_workers": 2, "drop_last": True},
             },
-            "teacher": {"requires_grad": False},
-            "student": {},
+            "teacher": {"requires_grad": False, "forward_proc": "forward_batch_only"},
+            "student": {"forward_proc": "forward_batch_only"},
             "optimizer": {"key": "SGD", "kwargs": optimizer},
             "criterion": {
                 "key": "WeightedSumLoss",
@@ -216,11 +217,11 @@ class Jpegs(torch.utils.data.Dataset[Any]):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, int, dict[str, Any]]:
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
         from PIL import Image
 
         image = Image.open(io.BytesIO(self.source.read(i))).convert("RGB")  # type: ignore[arg-type]
-        return self.transform(image), int(self.source.labels[i]), {}
+        return self.transform(image), int(self.source.labels[i])
 
 
 if __name__ == "__main__":

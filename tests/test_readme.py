@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from edgekd.distill.methods import METHODS
 from edgekd.recipe import load_recipe
+from edgekd.schemes import SCHEMES
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -25,8 +27,19 @@ def test_a_python_example_runs(code: str, tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_recipe_is_one(tmp_path: Path) -> None:
     (recipe,) = blocks("toml")
     (tmp_path / "edgekd.toml").write_text(recipe)
-    assert load_recipe(tmp_path).distill.epochs == 32
+    assert load_recipe(tmp_path).distill.epochs == 60
     assert len(recipe.splitlines()) <= 25
+
+
+def test_the_docs_name_every_method_and_scheme_and_their_recipe_is_one(tmp_path: Path) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "distillation.md").read_text()
+    named = set(re.findall(r"`(\w+)`", text))
+    assert set(METHODS) <= named and set(SCHEMES) <= named
+    (snippet,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    (recipe,) = blocks("toml")
+    (tmp_path / "edgekd.toml").write_text(recipe.replace("[distill]\nepochs = 60\nbatch_size = 64\n", snippet))
+    losses = load_recipe(tmp_path, methods=METHODS).distill.losses
+    assert [loss.method for loss in losses] == ["kd", "reviewkd"]
 
 
 def test_the_commands_of_the_first_lines_exist() -> None:

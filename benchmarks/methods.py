@@ -1,0 +1,128 @@
+"""Methods side by side on CIFAR-10: the same student, epochs, views and augmentation for all, the last epoch, several seeds.
+
+Every training is a stage of the cache: stop it and run it again, and it goes on. The teacher must be a module for the methods
+that read its features: --set teacher.model=python:FILE.py:FUNCTION --set teacher.weights=FILE.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+
+from edgekd.data import Samples, decode, open_samples
+from edgekd.distill.layers import pair_layers
+from edgekd.distill.student import as_teacher, distill
+from edgekd.distill.teacher import load_teacher, predict, top1, uses_bf16
+from edgekd.distill.trained import load_student, new_model
+from edgekd.measure.runners import machine, versions
+from edgekd.models import ExportedModel, OnnxModel
+from edgekd.pipeline import record
+from edgekd.recipe import Distill, Recipe, Student, load_recipe
+from edgekd.schemes import SCHEMES
+from edgekd.stage import Artifact, Cache, default_cache
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "cifar10"
+KD = {"method": "kd", "weight": 0.9}
+
+
+def also(method: str, weight: float, **options: Any) -> Mapping[str, Any]:
+    """A feature method beside `kd`, as in the methods' own comparisons."""
+    return {"losses": [KD, {"method": method, "weight": weight, "layers": "auto", **options}]}
+
+
+# What each changes in the table [distill]; weights as in docs/distillation.md.
+METHODS: Mapping[str, Mapping[str, Any]] = {
+    "hard labels": {"label_weight": 1.0, "losses": []},
+    "kd": {"losses": [KD]},
+    "kd + standardize": {"losses": [{"method": "kd", "temperature": 2.0, "standardize": True, "weight": 9.0}]},
+    "dkd": {"label_weight": 1.0, "losses": [{"method": "dkd", "warmup_epochs": 2.0}]},
+    "dist": {"label_weight": 1.0, "losses": [{"method": "dist", "weight": 2.0}]},
+    "dml": SCHEMES["dml"],
+    "born_again": {"losses": [KD], **SCHEMES["born_again"]},
+    "crd + kd": also("crd", 0.8),
+    "at + kd": also("at", 1000.0),
+    "fitnet + kd": also("fitnet", 100.0),
+    "reviewkd + kd": also("reviewkd", 1.0, warmup_epochs=2.0),
+}
+
+
+def main(
+    set_: Annotated[list[str], typer.Option("--set")] = [],  # noqa: B006
+    epochs: int = 12,
+    seeds: int = 2,
+    students: str = "edgekd:resnet8,edgekd:resnet20",
+    methods: Annotated[str, typer.Option(help="names, separated by commas; empty: all")] = "",
+) -> None:
+    """Train what the cache does not hold and print a table for each student, best first."""
+    recipe = load_recipe(EXAMPLE, [*set_, f"distill.epochs={epochs}"]).located()
+    run = Cache(default_cache())
+    decoded = run(decode, recipe.data.source)
+    samples = open_samples(decoded.folder, recipe.data)
+    teacher = load_teacher(recipe.teacher, None, samples)
+    by_teacher = top1(predict(teacher, samples.test, np.arange(len(samples.test)), recipe.data), samples.test.labels)
+    chosen = methods.split(",") if methods else list(METHODS)
+    for name in students.split(","):
+        student = Student(model=name)
+        rows = {}
+        for method in chosen:
+            if isinstance(teacher, OnnxModel | ExportedModel) and "auto" in str(METHODS[method]):
+                print(f"{method}: left out, the teacher has no layers")
+                continue
+            started = time.time()
+            found = [trained(run, recipe, decoded, samples, student, METHODS[method], seed) for seed in range(seeds)]
+            rows[method] = found, time.time() - started
+        about = (
+            f"{machine()}; torch {versions()['torch']}; {epochs} epochs, {recipe.distill.views} views, {seeds} seeds"
+        )
+        print(f"\n{name} from a teacher of {by_teacher:.2f} %, {len(samples.test)} test images, last epoch; {about}\n")
+        print("| method | top-1, % | sd | minutes (0: from the cache) |\n|---|---|---|---|")
+        for method, (found, seconds) in sorted(rows.items(), key=lambda row: -statistics.mean(row[1][0])):
+            sd = f"{statistics.stdev(found):.2f}" if len(found) > 1 else "-"
+            print(f"| {method} | {statistics.mean(found):.2f} | {sd} | {seconds / 60:.1f} |")
+
+
+def trained(
+    run: Cache,
+    recipe: Recipe,
+    decoded: Artifact,
+    samples: Samples,
+    student: Student,
+    method: Mapping[str, Any],
+    seed: int,
+) -> float:
+    """The test accuracy of one training."""
+    precision = "bf16" if uses_bf16("auto") else "fp32"
+    given = {**recipe.distill.model_dump(), **method, "seed": seed, "precision": precision}
+    if not given["losses"] and given["label_weight"] == 1.0:
+        given["views"] = given["epochs"]  # labels need no teacher: a new view in every epoch, which can only help them
+    settings = Distill.model_validate(given)
+    losses = pair_layers(
+        settings.losses, new_model(student, samples, 0), load_teacher(recipe.teacher, None, samples), images(samples)
+    )
+    generations = settings.generations
+    settings = settings.model_copy(update={"losses": losses, "generations": 0})
+    first, taught_by = record(run, decoded, recipe.teachers, None, recipe.data, settings)
+    made = run(distill, decoded, taught_by, student, first, recipe.data, settings)
+    for _ in range(generations):
+        taught_by = record(run, decoded, (as_teacher(student),), made, recipe.data, settings)[1]
+        made = run(distill, decoded, taught_by, student, first, recipe.data, settings)
+    model = load_student(student, samples, made)
+    found = predict(model, samples.test, np.arange(len(samples.test)), recipe.data)
+    return top1(found, samples.test.labels)
+
+
+def images(samples: Samples) -> torch.Tensor:
+    """Blank ones, for the shapes of the layers."""
+    height, width, channels = samples.image_shape
+    return torch.zeros(2, channels, height, width)
+
+
+if __name__ == "__main__":
+    typer.run(main)
