@@ -17,7 +17,7 @@ app = typer.Typer(
     help="Distil a teacher into a small student, quantize it as the device does, export it and check it.",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
-MISSED, WRONG_INPUT = 3, 2
+MISSED, WRONG_INPUT, INTERRUPTED = 3, 2, 130
 
 TargetOption = Annotated[
     str, typer.Option("--target", "-t", help="A device's name or alias (`edgekd targets`), or a .toml file.")
@@ -150,6 +150,10 @@ def main() -> None:
     """The command `edgekd`: an error of edgekd's own is one line (or one table) and exit code 2."""
     try:
         app()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer ends so, without a word, where Ctrl-C was pressed
+            typer.echo("\nedgekd: stopped; what is finished is kept, and the same command goes on from there", err=True)
+        raise
     except EdgekdError as error:
         typer.echo(f"edgekd: {error}", err=True)
         sys.exit(WRONG_INPUT)
