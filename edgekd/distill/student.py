@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from edgekd import team
 from edgekd.data import Samples, open_samples
 from edgekd.distill.cache import CachedLogits
@@ -77,9 +79,7 @@ def distill(
     `first` is the teacher whose weights `student.init` may begin with.
     """
     opened = open_samples(samples.folder, data)
-    model = new_model(student, opened, settings.seed)
-    if student.init is not None:
-        initialise(model, student.init, first.teacher, first.trained, opened)
+    model = new_student(student, first, opened, settings.seed)
     lesson = lesson_of(opened, data, taught_by, settings)
     trained = train(model, lesson, settings, out)
     if isinstance(trained, SimStudent) and team.RANK == 0:
@@ -87,6 +87,14 @@ def distill(
         about = {"path": next(iter(path)), "size": trained.size, "added_parameters": trained.added_parameters}
         (out / REUSED).write_text(json.dumps(about))
     save_weights(trained, out / WEIGHTS)
+
+
+def new_student(student: Student, first: Beginning, samples: Samples, seed: int) -> nn.Module:
+    """The student as its training begins."""
+    model = new_model(student, samples, seed)
+    if student.init is not None:
+        initialise(model, student.init, first.teacher, first.trained, samples)
+    return model
 
 
 def as_student(model: Model) -> Student:

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgekd.data import open_samples
-from edgekd.distill.student import Beginning, Lessons, lesson_of
+from edgekd.distill.student import Beginning, Lessons, lesson_of, new_student
 from edgekd.distill.train import train
-from edgekd.distill.trained import initialise, new_model
 from edgekd.losses import Loss
 from edgekd.recipe import Data, Distill, Student
 from edgekd.say import say
@@ -54,10 +53,7 @@ def choose_temperature(
         folder = out / SCRATCH / f"{temperature:g}"
         folder.mkdir(exist_ok=True, parents=True)
         lesson = lesson_of(opened, data, taught_by, short)
-        model = new_model(student, opened, settings.seed)
-        if student.init is not None:
-            initialise(model, student.init, first.teacher, first.trained, opened)
-        train(model, lesson, short, folder, title=f"T {temperature:g}")
+        train(new_student(student, first, opened, settings.seed), lesson, short, folder, title=f"T {temperature:g}")
         last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
         curve[temperature] = float(last["holdout_top1"])
     best = max(curve, key=lambda temperature: curve[temperature])
