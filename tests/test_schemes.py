@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,9 +20,11 @@ from PIL import Image
 import edgekd
 from edgekd.data.digits import load
 from edgekd.distill.trained import REUSED
-from edgekd.errors import ModelError, RecipeError
+from edgekd.errors import CacheError, ModelError, RecipeError
+from edgekd.losses import Loss
 from edgekd.models.resnet import resnet8
-from edgekd.recipe import load_recipe
+from edgekd.quantize.student import last_losses
+from edgekd.recipe import Distill, load_recipe
 from tests.test_cli import RECIPE
 
 Build = Callable[..., edgekd.Report]
@@ -67,6 +71,21 @@ def test_a_scheme_is_named_and_trains_by_its_losses(build: Build, scheme: str, t
     needs_teacher = scheme == "adversarial"
     assert ("record_teacher" in stage_names(report)) == needs_teacher  # the others learn without one
     assert report.student_parameters == sum(p.numel() for p in resnet8(10, 1, width=4).parameters())
+
+
+def test_the_quantized_student_goes_on_without_the_peer(build: Build) -> None:
+    """By the labels, and with nothing of the loss that trains a copy of the student."""
+    report = build("distill.scheme=dml", "quantize.mode=qat", "quantize.epochs=1", "budget.max_drop_from_fp32=100")
+    assert (
+        set(report.quantization_curves[0]) >= {"loss", "loss/labels"}
+        and "loss/dml" not in report.quantization_curves[0]
+    )
+
+
+def test_the_quantized_student_keeps_the_last_weights_of_the_losses() -> None:
+    losses = [Loss(method="dkd", warmup_epochs=20), Loss(method="kd", until_epoch=3), Loss(method="at", layers="auto")]
+    assert last_losses(Distill(losses=tuple(losses)), has_teacher=True) == (Loss(method="dkd"),)
+    assert last_losses(Distill(losses=(losses[2],)), has_teacher=True) == (Loss(method="kd"),)
 
 
 def test_what_the_recipe_states_goes_before_the_scheme(build: Build) -> None:
@@ -166,6 +185,7 @@ def test_a_teacher_that_sees_another_column_teaches_by_its_logits(build: Build, 
     sees = ("teacher.column=negative", "teacher.mean=[0.69]", "teacher.std=[0.38]")
     report = build(*data, *sees, "distill.epochs=3", "distill.label_weight=0")
     assert report.teacher.top1 > 50 and report.student.top1 > 30  # no label was seen: what it knows, the teacher said
+    assert not any("train and test" in warning for warning in report.warnings)
     with pytest.raises(RecipeError, match="sees another column"):
         build(*data, *sees, 'distill.losses=[{method="at", layers="auto"}]')
 
@@ -209,3 +229,17 @@ def test_a_teacher_alone_is_enough(build: Build, cache: Path) -> None:
         build(*made)
     with pytest.raises(RecipeError, match="Did you mean deep_inversion"):
         build("data.train=synthetic:deep_inversoin")
+
+
+def test_training_on_the_test_samples_is_warned_about(build: Build, tmp_path: Path) -> None:
+    report = build(digits_with(tmp_path, 10), f"data.test={tmp_path / 'train.parquet'}")
+    assert any("train and test are the same samples" in warning for warning in report.warnings)
+
+
+def test_a_cache_that_the_disk_has_no_room_for_is_refused_with_what_to_do(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(CacheError, match=r"would take .* GB, the disk of .* take fewer distill\.views"):
+        build("distill.views=3")

@@ -13,10 +13,11 @@ from torch.fx import GraphModule
 from edgekd.data import Samples, open_samples
 from edgekd.data.batches import to_tensor
 from edgekd.data.views import permutation
+from edgekd.distill.methods import METHODS
 from edgekd.distill.student import Lessons, lesson_of
 from edgekd.distill.train import Modes, save_weights, train
 from edgekd.distill.trained import load_student
-from edgekd.losses import Loss
+from edgekd.losses import Loss, needs_of
 from edgekd.quantize import qat
 from edgekd.quantize.ptq import calibrate, prepare
 from edgekd.recipe import Data, Distill, Model, Quantize
@@ -25,6 +26,7 @@ from edgekd.target import Quantization
 
 CALIBRATION = 0xCA11  # a coordinate of its own, so that the choice shares no random number with any view
 PREPARED = "prepared.safetensors"
+LOGITS_ONLY = {"z_s", "z_t", "z_ts", "labels", "epoch"}
 
 
 @stage(2, ("torch", "torchao", "accelerate"), together=True)
@@ -70,16 +72,28 @@ def quantize(
                 qat.freeze_observers(model)
                 qat.freeze_bn(model)
 
-        # The graph has operators, no modules: losses that read features stay behind.
-        losses = tuple(loss for loss in settings.losses if not loss.layers)
-        if settings.losses and not losses and taught_by.teachers:
-            losses = (Loss(method="kd", weight=1.0),)
-        schedule = schedule.model_copy(update={"losses": losses})
+        losses = last_losses(settings, has_teacher=bool(taught_by.teachers))
+        labels = settings.label_weight if losses else 1.0
+        schedule = schedule.model_copy(update={"losses": losses, "label_weight": labels})
         lesson = lesson_of(opened, data, taught_by, schedule)
         train(  # in place: there is no averaging
             prepared, lesson, schedule, out, Modes(qat.train_mode, qat.eval_mode, at_epoch), title="quantized student"
         )
     save_weights(prepared, out / PREPARED)
+
+
+def last_losses(settings: Distill, *, has_teacher: bool) -> tuple[Loss, ...]:
+    """The losses that the quantized student goes on with: those that read logits, at the weights that they ended with.
+
+    The graph has operators, no modules: what reads features or trains a copy of the student stays behind. Where nothing
+    is left of the recipe's losses, `kd` takes their place.
+    """
+    going = [
+        loss.model_copy(update={"warmup_epochs": 0.0})
+        for loss in settings.losses
+        if loss.until_epoch is None and set(needs_of(METHODS[loss.method])) <= LOGITS_ONLY
+    ]
+    return (Loss(method="kd", weight=1.0),) if settings.losses and not going and has_teacher else tuple(going)
 
 
 def load_quantized(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from edgekd.distill.features import Taps
 from edgekd.distill.methods.adversarial import Adversarial
+from edgekd.distill.methods.adversarial_features import AdversarialFeatures
 from edgekd.distill.methods.byot import BYOT
 from edgekd.distill.methods.dml import DML
 from edgekd.distill.methods.fresh import fresh
@@ -397,3 +398,29 @@ def test_extreme_logits_and_features_in_half_precision_give_finite_losses_and_gr
     assert value.dtype == torch.float32 and value.isfinite()
     given = [x.grad for x in (z_s, shallow) if x.requires_grad and x.grad is not None]
     assert given and all(grad.isfinite().all() for grad in given)
+
+
+def test_adversarial_features_is_two_log_two_a_layer_where_the_discriminators_cannot_tell() -> None:
+    f_s, f_t = [torch.randn(4, 3, 6, 6), torch.randn(4, 5, 3, 3)], [torch.randn(4, 6, 3, 3), torch.randn(4, 7, 3, 3)]
+    method = AdversarialFeatures(hidden=4)
+    method.prepare(f_s, f_t)
+    for discriminator in method.discriminators:
+        nn.init.zeros_(discriminator[-1].weight)  # type: ignore[index]
+        nn.init.zeros_(discriminator[-1].bias)  # type: ignore[index]
+    assert method(f_s, f_t).item() == pytest.approx(2 * 2 * log(2), rel=1e-5)
+
+
+def test_adversarial_features_pull_the_student_where_the_discriminator_sees_the_teacher() -> None:
+    """D's gradient lowers the loss, the student's and the regressor's raise it; the teacher gets none."""
+    f_s, f_t = torch.randn(4, 3, 4, 4, requires_grad=True), torch.randn(4, 5, 4, 4, requires_grad=True)
+    method = AdversarialFeatures(hidden=4)
+    method([f_s], [f_t]).backward()
+    assert f_t.grad is None and f_s.grad is not None
+    with torch.no_grad():
+        before = method([f_s], [f_t])
+        along_student = method([f_s - 1e-1 * f_s.grad], [f_t])
+        for parameter in method.discriminators.parameters():
+            assert parameter.grad is not None
+            parameter -= 1e-2 * parameter.grad
+        along_discriminator = method([f_s], [f_t])
+    assert along_student > before > along_discriminator

@@ -24,6 +24,7 @@ from typing import Any
 
 from edgekd.distill.methods.ab import AB
 from edgekd.distill.methods.adversarial import Adversarial
+from edgekd.distill.methods.adversarial_features import AdversarialFeatures
 from edgekd.distill.methods.at import at
 from edgekd.distill.methods.bce import bce
 from edgekd.distill.methods.byot import BYOT
@@ -67,6 +68,7 @@ METHODS: dict[str, Callable[..., Any]] = {
     # feature maps
     "fitnet": FitNet, "at": at, "vid": VID, "ab": AB, "ft": FT, "nst": nst, "fsp": FSP, "ofd": OFD,
     "reviewkd": ReviewKD, "simkd": SimKD, "mgd": MGD, "srrl": SRRL,
+    "adversarial_features": AdversarialFeatures,
     # relations between samples, contrast
     "rkd": rkd, "sp": sp, "cc": cc, "pkt": pkt, "irg": IRG, "crd": CRD,
     # no teacher: peers, branches, the network itself
@@ -89,6 +91,7 @@ __all__ = [
     "SRRL",
     "VID",
     "Adversarial",
+    "AdversarialFeatures",
     "FitNet",
     "ReviewKD",
     "SimKD",
