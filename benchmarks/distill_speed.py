@@ -58,7 +58,7 @@ def main(
     settings = recipe.distill.model_copy(
         update={"epochs": 1, "precision": "bf16" if bf16 else "fp32", "warmup_epochs": 0.0}
     )
-    _, taught_by = record(run, decoded, recipe.teachers, None, recipe.data, settings)
+    taught_by = record(run, decoded, recipe.teachers, None, recipe.data, settings)
     outputs = taught_by.teachers[0].outputs
     lesson = lesson_of(whole, recipe.data, taught_by, settings)
     short = replace(

@@ -15,7 +15,7 @@ import numpy as np
 import typer
 
 from edgekd.data import decode, open_samples
-from edgekd.distill.student import Beginning, Lessons, distill
+from edgekd.distill.student import Lessons, distill
 from edgekd.distill.teacher import predict, top1, uses_bf16
 from edgekd.distill.trained import load_student
 from edgekd.evaluate import wilson_interval
@@ -53,7 +53,7 @@ def main(
                 "optimizer": optimizer,
             }
         )
-        return run(distill, samples, Lessons(()), student, Beginning(recipe.teacher, None), data, labels)
+        return run(distill, samples, Lessons(()), student, None, data, labels)
 
     def holdout(trained: Artifact) -> float:
         return float(json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])["holdout_top1"])
@@ -72,8 +72,8 @@ def main(
             print(f"labels alone, weight decay {value:g}, {short_epochs} epochs: {found:.2f} % on the hold-out split")
         chosen = max(tried, key=lambda value: tried[value])
     labels = test(on_labels(chosen, settings.epochs))
-    first, taught_by = record(run, samples, recipe.teachers, None, data, settings)
-    distilled = test(run(distill, samples, taught_by, student, first, data, settings))
+    taught_by = record(run, samples, recipe.teachers, None, data, settings)
+    distilled = test(run(distill, samples, taught_by, student, None, data, settings))
     for name, found in ((f"labels alone (weight decay {chosen:g})", labels), ("distilled", distilled)):
         low, high = wilson_interval(round(found * len(opened.test) / 100), len(opened.test))
         print(f"{name:36} {found:6.2f} %  (95 % interval {low:.2f} to {high:.2f})")

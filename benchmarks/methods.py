@@ -108,11 +108,11 @@ def trained(
     )
     generations = settings.generations
     settings = settings.model_copy(update={"losses": losses, "generations": 0})
-    first, taught_by = record(run, decoded, recipe.teachers, None, recipe.data, settings)
-    made = run(distill, decoded, taught_by, student, first, recipe.data, settings)
+    taught_by = record(run, decoded, recipe.teachers, None, recipe.data, settings)
+    made = run(distill, decoded, taught_by, student, None, recipe.data, settings)
     for _ in range(generations):
-        taught_by = record(run, decoded, (as_teacher(student),), made, recipe.data, settings)[1]
-        made = run(distill, decoded, taught_by, student, first, recipe.data, settings)
+        taught_by = record(run, decoded, (as_teacher(student),), made, recipe.data, settings)
+        made = run(distill, decoded, taught_by, student, None, recipe.data, settings)
     model = load_student(student, samples, made)
     found = predict(model, samples.test, np.arange(len(samples.test)), recipe.data)
     return top1(found, samples.test.labels)

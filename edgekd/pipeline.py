@@ -51,7 +51,9 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask) ->
     trained = run(train_teacher, seen, teacher, recipe.teacher_data) if teacher.train_epochs else None
     if not data.is_synthetic:  # what it made itself cannot tell
         check_teacher(recipe, seen, trained, ask)
-    first, taught_by = record(run, seen, recipe.teachers, trained, recipe.teacher_data, settings)
+    # The weights that the student begins with are part of its key only where it does.
+    first = Beginning(teacher, trained) if student.init is not None else None
+    taught_by = record(run, seen, recipe.teachers, trained, recipe.teacher_data, settings)
     teacher_scores = run(score_teacher, seen, teacher, trained, recipe.teacher_data)
     tuned = run(choose_temperature, samples, taught_by, student, first, data, settings) if is_auto(losses) else None
     if tuned is not None:
@@ -60,7 +62,7 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask) ->
     chain = []  # teacher -> assistants -> student -> the student again
     for model in (*map(as_student, recipe.student.assistants), *[student] * recipe.distill.generations):
         chain.append(run(distill, samples, taught_by, model, first, data, settings))
-        taught_by = record(run, samples, (as_teacher(model),), chain[-1], data, settings)[1]
+        taught_by = record(run, samples, (as_teacher(model),), chain[-1], data, settings)
     distilled = run(distill, samples, taught_by, student, first, data, settings)
 
     candidates = {"fp32": run(export_fp32, samples, student, distilled, data, recipe.export, opset)}
@@ -93,12 +95,11 @@ def record(
     trained: Artifact | None,
     data: Data,
     settings: Distill,
-) -> tuple[Beginning, Lessons]:
-    """What the losses read of these teachers, recorded, and the first one; `trained` are the weights of the first."""
-    first = Beginning(teachers[0], trained)
+) -> Lessons:
+    """What the losses read of these teachers, recorded; `trained` are the weights of the first."""
     objective = Objective(with_temperature(settings.losses, 1.0), settings.label_weight)
     if not objective.needs_teacher:
-        return first, Lessons(())
+        return Lessons(())
     bf16 = settings.precision == "bf16"
     recording = Recording(views=settings.views, format=settings.cache, top_k=settings.top_k, bf16=bf16)
     taught = tuple(
@@ -107,4 +108,4 @@ def record(
     )
     layers = objective.pooled_features
     features = run(record_features, samples, teachers[0], trained, data, recording, layers) if layers else None
-    return first, Lessons(taught, features)
+    return Lessons(taught, features)

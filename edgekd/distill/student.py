@@ -68,7 +68,7 @@ def distill(
     samples: Artifact,
     taught_by: Lessons,
     student: Student,
-    first: Beginning,
+    first: Beginning | None,
     data: Data,
     settings: Distill,
     *,
@@ -89,10 +89,10 @@ def distill(
     save_weights(trained, out / WEIGHTS)
 
 
-def new_student(student: Student, first: Beginning, samples: Samples, seed: int) -> nn.Module:
+def new_student(student: Student, first: Beginning | None, samples: Samples, seed: int) -> nn.Module:
     """The student as its training begins."""
     model = new_model(student, samples, seed)
-    if student.init is not None:
+    if student.init is not None and first is not None:
         initialise(model, student.init, first.teacher, first.trained, samples)
     return model
 

@@ -36,7 +36,7 @@ def choose_temperature(
     samples: Artifact,
     taught_by: Lessons,
     student: Student,
-    first: Beginning,
+    first: Beginning | None,
     data: Data,
     settings: Distill,
     *,
