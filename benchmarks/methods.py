@@ -1,4 +1,4 @@
-"""Methods side by side on CIFAR-10: the same student, epochs, views and augmentation for all, the last epoch, several seeds.
+"""Methods side by side on CIFAR-10: the same student, epochs and augmentation for all, the last epoch, several seeds.
 
 Every training is a stage of the cache: stop it and run it again, and it goes on. The teacher must be a module for the methods
 that read its features: --set teacher.model=python:FILE.py:FUNCTION --set teacher.weights=FILE.
@@ -98,13 +98,13 @@ def trained(
     seed: int,
 ) -> float:
     """The test accuracy of one training."""
-    precision = "bf16" if uses_bf16("auto") else "fp32"
+    precision = "bf16" if uses_bf16(recipe.distill.precision) else "fp32"
     given = {**recipe.distill.model_dump(), **method, "seed": seed, "precision": precision}
     if not given["losses"] and given["label_weight"] == 1.0:
         given["views"] = given["epochs"]  # labels need no teacher: a new view in every epoch, which can only help them
     settings = Distill.model_validate(given)
     losses = pair_layers(
-        settings.losses, new_model(student, samples, 0), load_teacher(recipe.teacher, None, samples), images(samples)
+        settings.losses, new_model(student, samples, 0), new_model(recipe.teacher, samples, 0), images(samples)
     )
     generations = settings.generations
     settings = settings.model_copy(update={"losses": losses, "generations": 0})

@@ -16,7 +16,7 @@ from edgekd.distill.teacher import record_features, record_teacher, score_teache
 from edgekd.distill.temperature import FILE, choose_temperature, is_auto, with_temperature
 from edgekd.evaluate import Made, evaluate, package
 from edgekd.export.candidates import export_fp16, export_fp32, export_int8, score
-from edgekd.preflight import check_models, check_output, check_teacher
+from edgekd.preflight import check_models, check_output, check_teachers
 from edgekd.quantize.student import quantize
 from edgekd.recipe import Data, Distill, Recipe, Recording, Teacher
 from edgekd.report.model import Report
@@ -33,15 +33,16 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask) ->
     budget is told by the report.
     """
     started = time.time()
-    data, teacher, student = recipe.data, recipe.teacher, recipe.student.alone
+    data, teacher, student = recipe.data, recipe.teacher.alone, recipe.student.alone
     opset, precisions = recipe.export.opset or target.runtime.default_opset, target.runtime.precisions
 
     check_output(folder)
     samples = run(decode, data.source)
-    if data.is_synthetic:
-        samples = run(synthesize, samples, teacher, student, data)
-    seen = run(decode, recipe.teacher_data.source) if teacher.column else samples  # by the teachers
+    seen = run(decode, recipe.teacher_data.source) if recipe.teacher.column else samples  # by the teachers
     losses = check_models(recipe, samples, seen)
+    if data.is_synthetic:
+        rival = student if data.train == "synthetic:dfq" else None
+        samples = seen = run(synthesize, samples, teacher, rival, recipe.teacher_data)
     # Which of the two "auto" is on this machine shapes the weights, so it is part of their key.
     precision = "bf16" if uses_bf16(recipe.distill.precision) else "fp32"
     # What only decides how often the stages run is no part of theirs.
@@ -50,7 +51,7 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask) ->
     )
     trained = run(train_teacher, seen, teacher, recipe.teacher_data) if teacher.train_epochs else None
     if not data.is_synthetic:  # what it made itself cannot tell
-        check_teacher(recipe, seen, trained, ask)
+        check_teachers(recipe, seen, trained, ask)
     # The weights that the student begins with are part of its key only where it does.
     first = Beginning(teacher, trained) if student.init is not None else None
     taught_by = record(run, seen, recipe.teachers, trained, recipe.teacher_data, settings)
@@ -101,7 +102,9 @@ def record(
     if not objective.needs_teacher:
         return Lessons(())
     bf16 = settings.precision == "bf16"
-    recording = Recording(views=settings.views, format=settings.cache, top_k=settings.top_k, bf16=bf16)
+    recording = Recording(
+        views=settings.views, format=settings.cache, top_k=settings.top_k if settings.cache == "topk" else 0, bf16=bf16
+    )
     taught = tuple(
         Taught(teacher, own, run(record_teacher, samples, teacher, own, data, recording), samples, data)
         for teacher, own in zip(teachers, (trained, *[None] * (len(teachers) - 1)), strict=True)

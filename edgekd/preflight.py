@@ -55,11 +55,13 @@ def check_models(recipe: Recipe, samples: Artifact, seen: Artifact) -> tuple[Los
                 f"{table}.mean and {table}.std have {len(data.mean)} values, the images {images.image_shape[2]} channels; "
                 f"give 1 or {images.image_shape[2]}"
             )
-    if not np.array_equal(opened.train.labels, opened_by_teacher.train.labels):
+    ours, theirs = opened, opened_by_teacher
+    if not all(np.array_equal(a.labels, b.labels) for a, b in ((ours.train, theirs.train), (ours.test, theirs.test))):
         raise RecipeError(f"teacher.column = '{recipe.teacher.column}' holds other rows than the student's images")
-    if recipe.distill.batch_size > len(opened.train_ids):
+    number = recipe.data.synthetic.samples if recipe.data.is_synthetic else len(opened.train_ids)
+    if recipe.distill.batch_size > number:
         raise RecipeError(
-            f"distill.batch_size is {recipe.distill.batch_size}, but there are {len(opened.train_ids)} training samples; lower it"
+            f"distill.batch_size is {recipe.distill.batch_size}, but there are {number} training samples; lower it"
         )
     student = new_model(recipe.student, opened, recipe.distill.seed)
     teacher, *more = (
@@ -106,6 +108,23 @@ def _check_losses(
             f"teacher '{recipe.teacher.model}' has no modules that {', '.join(reads_features)} could read; use a method "
             f"without its features ({', '.join(possible)}), or give the teacher as python:module:function"
         )
+    if reads_features and (recipe.student.assistants or recipe.distill.generations):
+        raise RecipeError(
+            f"{', '.join(reads_features)} pair the layers of one teacher and one student; with assistants or generations every "
+            "link has others: use methods that read logits"
+        )
+    if recipe.distill.ema and "simkd" in reads_features:
+        raise RecipeError("distill.ema averages the student alone, and simkd ships a projector beside it; set ema = 0")
+    links = (
+        "student.assistants"
+        if recipe.student.assistants
+        else "distill.generations"
+        if recipe.distill.generations
+        else ""
+    )
+    reads_teacher = any(loss.weight and {"z_t", "z_ts"} & set(needs_of(METHODS[loss.method])) for loss in losses)
+    if links and not reads_teacher:
+        raise RecipeError(f"{links} given, but no loss reads a teacher; add one, as distill.losses=[{{method='kd'}}]")
     if reads_features and recipe.teacher.column:
         raise RecipeError(
             f"{', '.join(reads_features)} read the teacher's features while the student trains, and this teacher sees another "
@@ -160,30 +179,31 @@ def try_losses(
                 f_t = [f"{path} {shape}" for path, shape in zip(term.teacher_layers, f_t, strict=True)]
                 shapes = ", ".join(" = ".join(pair) for pair in zip(f_s, f_t or f_s, strict=True))
                 raise RecipeError(f"loss '{term.name}' cannot compare {shapes or 'these logits'}: {error}") from error
+        tried.deployed(student)
 
 
 def _shape(feature: object) -> str:
     return str(list(feature.shape)) if isinstance(feature, torch.Tensor) else f"({type(feature).__name__})"
 
 
-def check_teacher(recipe: Recipe, samples: Artifact, trained: Artifact | None, ask: Callable[[str], bool]) -> None:
-    """Ask whether to go on where the teacher is no better than chance on the hold-out split."""
+def check_teachers(recipe: Recipe, samples: Artifact, trained: Artifact | None, ask: Callable[[str], bool]) -> None:
+    """Ask whether to go on where a teacher is no better than chance on the hold-out split; `trained` is the first one's."""
     data = recipe.teacher_data
     opened: Samples = open_samples(samples.folder, data)
-    teacher = load_teacher(recipe.teacher, trained, opened)
     ids = opened.holdout_ids[:: max(1, len(opened.holdout_ids) // PROBED)]
-    logits = predict(teacher, opened.train, ids, data)
-    known = opened.train.labels[ids] < logits.shape[1]  # it may know the first classes only
-    ids, logits = ids[known], logits[known]
-    labels = opened.train.labels[ids]
-    found = top1(logits, labels)
-    chance = 100 * float(np.bincount(labels).max()) / len(labels)
-    # Two standard errors above always naming the most frequent class.
-    if found > chance + 2 * np.sqrt(chance * (100 - chance) / len(labels)):
-        return
-    question = (
-        f"the teacher gets {found:.1f} % of {len(ids)} hold-out samples right, no better than chance ({chance:.1f} %): "
-        "wrong weights, another normalisation (data.mean, data.std), or another order of classes?"
-    )
-    if not ask(question):
-        raise ModelError(f"{question} To build with it all the same, answer yes, or give --yes")
+    for number, teacher in enumerate(recipe.teachers):
+        model = load_teacher(teacher, trained if number == 0 else None, opened)
+        logits = predict(model, opened.train, ids, data)
+        known = opened.train.labels[ids] < logits.shape[1]  # it may know the first classes only
+        labels = opened.train.labels[ids][known]
+        found = top1(logits[known], labels)
+        chance = 100 * float(np.bincount(labels).max()) / len(labels)
+        # Two standard errors above always naming the most frequent class.
+        if found > chance + 2 * np.sqrt(chance * (100 - chance) / len(labels)):
+            continue
+        question = (
+            f"the teacher '{teacher.model}' gets {found:.1f} % of {len(labels)} hold-out samples right, no better than chance "
+            f"({chance:.1f} %): wrong weights, another normalisation (data.mean, data.std), or another order of classes?"
+        )
+        if not ask(question):
+            raise ModelError(f"{question} To build with it all the same, answer yes, or give --yes")

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from edgekd import overrides as command_line
 from edgekd.errors import RecipeError, nearest
 from edgekd.losses import Loss, Methods, losses_in, mistakes_in_losses
-from edgekd.schemes import with_scheme
+from edgekd.schemes import SCHEMES, with_scheme
 from edgekd.toml_file import Mistake, Places, as_json, date_mistakes, parse_toml, read_text, refuse, validation_mistakes
 
 FILE = "edgekd.toml"
@@ -131,6 +131,11 @@ class Teacher(Model):
     mean: tuple[float, ...] | None = Field(default=None, description="of what the teachers see; none: the data's")
     std: tuple[Positive, ...] | None = None
 
+    @property
+    def alone(self) -> Self:
+        """What decides about this teacher itself; what it sees is told by `Recipe.teacher_data`."""
+        return self.model_copy(update={"also": (), "column": None, "mean": None, "std": None})
+
 
 class Init(Section):
     """The student's first weights, from the teacher's (or from those of the model `source`).
@@ -208,9 +213,19 @@ class Distill(Section):
 
     @model_validator(mode="after")
     def _something_is_learnt(self) -> Self:
-        if self.label_weight == 0 and not any(loss.weight for loss in self.losses):
+        lasting = [loss for loss in self.losses if loss.until_epoch is None or loss.until_epoch >= self.epochs]
+        if self.label_weight == 0 and not any(loss.weight for loss in lasting):
             raise ValueError(
-                "label_weight is 0 and no loss has a weight: there is nothing to learn from; give one a weight"
+                "label_weight is 0 and no loss has a weight to the end: there is nothing to learn from; give one a weight"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_scheme_is_applied(self) -> Self:
+        if missing := SCHEMES[self.scheme].keys() - self.model_fields_set:
+            raise ValueError(
+                f"scheme = '{self.scheme}' gives defaults to a recipe's file; in Python state {', '.join(sorted(missing))}, as "
+                f"Distill(scheme='{self.scheme}', **edgekd.schemes.SCHEMES['{self.scheme}'])"
             )
         return self
 
@@ -262,37 +277,42 @@ class Recipe(Section):
     @property
     def teachers(self) -> tuple[Teacher, ...]:
         """All of them, the first first."""
-        return self.teacher, *(Teacher(**dict(model)) for model in self.teacher.also)
+        return self.teacher.alone, *(Teacher(**dict(model)) for model in self.teacher.also)
 
     def located(self) -> Self:
         """The same recipe with absolute paths: `~` is the home, a relative one starts at the recipe's folder."""
 
         def at(reference: str) -> str:
-            file = file_of(reference)
-            return reference if file is None else reference.replace(str(file), str(self.folder / file.expanduser()))
+            before, file, after = split_reference(reference)
+            return reference if file is None else f"{before}{self.folder / file.expanduser()}{after}"
 
-        def all_of(section: Section) -> Section:
-            located: dict[str, Any] = {
-                key: at(getattr(section, key)) for key in section.references if getattr(section, key)
-            }
-            for key, value in section:
-                if isinstance(value, tuple) and value and isinstance(value[0], Model):
-                    located[key] = tuple(all_of(model) for model in value)
-            return section.model_copy(update=located)
+        def inside(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(map(inside, value))
+            if not isinstance(value, Section):
+                return value
+            located = {key: at(item) if key in value.references and item else inside(item) for key, item in value}
+            return value.model_copy(update=located)
 
-        sections = {"data": self.data, "teacher": self.teacher, "student": self.student}
-        return self.model_copy(update={name: all_of(section) for name, section in sections.items()})
+        return self.model_copy(update={name: inside(getattr(self, name)) for name in ("data", "teacher", "student")})
 
 
 def file_of(reference: str) -> Path | None:
     """The file or folder that a reference speaks of, if any: a path, `onnx:FILE`, `exported:FILE`, `python:FILE.py:function`."""
+    return split_reference(reference)[1]
+
+
+def split_reference(reference: str) -> tuple[str, Path | None, str]:
+    """What stands before the file of a reference, the file, and what stands behind it."""
     kind, colon, name = reference.partition(":")
     if kind in ("onnx", "exported"):
-        return Path(name)
+        return f"{kind}:", Path(name), ""
     if kind == "python" and colon:
-        module = name.rpartition(":")[0]
-        return Path(module) if module.endswith(".py") else None
-    return None if kind in ("edgekd", "timm", "synthetic") and colon else Path(reference)
+        module, second, function = name.rpartition(":")
+        return ("python:", Path(module), f"{second}{function}") if module.endswith(".py") else (reference, None, "")
+    if kind in ("edgekd", "timm", "synthetic") and colon:
+        return reference, None, ""
+    return "", Path(reference), ""
 
 
 def load_recipe(path: Path | None = None, overrides: Sequence[str] = (), methods: Methods | None = None) -> Recipe:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgekd.recipe import Recipe, file_of
+from edgekd.recipe import Recipe, Section, file_of
 from edgekd.target import Target
 from edgekd.toml_file import Mistake, refuse
 
@@ -21,13 +21,21 @@ def check_inputs(recipe: Recipe, target: Target) -> None:
 def missing_files(recipe: Recipe) -> Iterator[Mistake]:
     """The files and folders that a located recipe names and that are not there."""
     for name, section in (("data", recipe.data), ("teacher", recipe.teacher), ("student", recipe.student)):
-        for key in sorted(section.references):
-            reference: str | None = getattr(section, key)
-            # A word that is no path is explained where models are loaded, which knows their names.
-            is_file = reference is not None and (key != "model" or reference.partition(":")[0] in MODEL_FORMS)
-            file = file_of(reference) if reference is not None and is_file else None
-            if file is not None and not (file.exists() or ("*" in file.name and any(file.parent.glob(file.name)))):
-                yield Mistake(f"{name}.{key}", f"{file} does not exist; give another path, or --set {name}.{key}=PATH")
+        yield from _missing_in(name, section)
+
+
+def _missing_in(place: str, section: Section) -> Iterator[Mistake]:
+    for key in sorted(section.references):
+        reference: str | None = getattr(section, key)
+        # A word that is no path is explained where models are loaded, which knows their names.
+        is_file = reference is not None and (key != "model" or reference.partition(":")[0] in MODEL_FORMS)
+        file = file_of(reference) if reference is not None and is_file else None
+        if file is not None and not (file.exists() or ("*" in file.name and any(file.parent.glob(file.name)))):
+            yield Mistake(f"{place}.{key}", f"{file} does not exist; give another path, or --set {place}.{key}=PATH")
+    for key, value in section:
+        for n, item in enumerate(value if isinstance(value, tuple) else (value,)):
+            if isinstance(item, Section):
+                yield from _missing_in(f"{place}.{key}{f'.{n}' if isinstance(value, tuple) else ''}", item)
 
 
 def impossible_settings(recipe: Recipe, target: Target) -> Iterator[Mistake]:
@@ -35,6 +43,8 @@ def impossible_settings(recipe: Recipe, target: Target) -> Iterator[Mistake]:
     if recipe.data.is_synthetic and (recipe.teacher.train_epochs or recipe.teacher.column):
         why = "images are made from a trained teacher: give its weights, no train_epochs or column"
         yield Mistake("data.train", f'"{recipe.data.train}" given; {why}')
+    if recipe.student.init is not None and recipe.student.weights is not None:
+        yield Mistake("student.init", "given beside student.weights; a student begins with one of them")
     runtime = target.runtime
     if recipe.quantize.mode != "none" and (target.quantization is None or "int8" not in runtime.precisions):
         why = "has no int8 scheme" if target.quantization is None else f"runs {', '.join(runtime.precisions)}, not int8"

@@ -147,9 +147,9 @@ class Cache:
             described = {
                 name: (self._reference if name in references else self.describe)(getattr(value, name)) for name in names
             }
-            return described | self.describe(value.model_extra or {})
-        if isinstance(value, dict):
-            return {str(key): self.describe(item) for key, item in value.items()}
+            return described | {name: self.describe(item) for name, item in (value.model_extra or {}).items()}
+        if isinstance(value, dict):  # the order counts: layers stand from shallow to deep
+            return [[str(key), self.describe(item)] for key, item in value.items()]
         if isinstance(value, Path):
             return self._hashes.of(value)
         if isinstance(value, tuple | list):

@@ -468,3 +468,13 @@ def test_all_that_a_device_cannot_run_comes_at_once(folder: Path) -> None:
 def test_a_name_that_would_leave_the_output_folder_is_refused(folder: Path, name: str) -> None:
     with pytest.raises(RecipeError, match="name"):
         load_recipe(folder, [f"name='{name}'"])
+
+
+def test_a_path_with_a_dot_in_front_starts_at_the_recipes_folder(folder: Path) -> None:
+    recipe = load_recipe(folder, ['student.init={how="slice", source={model="exported:./a.pt2"}}'])
+    recipe = recipe.model_copy(
+        update={"data": recipe.data.model_copy(update={"train": "./data/train.parquet"})}
+    ).located()
+    assert Path(recipe.data.train) == folder / "data/train.parquet"
+    assert recipe.student.init is not None and recipe.student.init.source is not None
+    assert recipe.student.init.source.model == f"exported:{folder / 'a.pt2'}"

@@ -47,6 +47,12 @@ def test_a_stage_runs_once_for_the_same_inputs(tmp_path: Path) -> None:
     assert RUNS == ["first", "second"]
 
 
+def test_the_order_of_a_table_is_part_of_the_key(tmp_path: Path) -> None:
+    """Layers stand from shallow to deep, and a method reads them so."""
+    run = Cache(tmp_path)
+    assert run.key(first, {"a": 1, "b": 2}) != run.key(first, {"b": 2, "a": 1})
+
+
 def test_another_input_version_or_upstream_artifact_makes_another_key(tmp_path: Path) -> None:
     run = Cache(tmp_path)
     a, b = run(first, "x"), run(first, "y")

@@ -49,6 +49,8 @@ def open_source(reference: str, split: str, column: str | None = None) -> Source
     Raises DataError where there is nothing to read, a column is missing, or a label is no class.
     """
     path = Path(reference)
+    if column is not None and (reference.startswith("python:") or path.is_dir()):
+        raise DataError(f"data.{split} = '{reference}' has no columns, of which '{column}' is asked for; give parquet")
     if reference.startswith("python:"):
         source = _from_function(reference, split)
     elif path.is_dir():

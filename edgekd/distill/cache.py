@@ -2,7 +2,8 @@
 
     float16    2 bytes a logit
     int8       1 byte: each row between its least and its largest value in 255 steps
-    topk       the k largest and the log-sum-exp of all others, which are read as equal (for very many classes)
+    topk       the k largest and the log-sum-exp of all others, which are read as equal (for very many classes): soft targets
+               are exact at temperature 1, and less so the higher it is
 
 Logits, not probabilities: every temperature and every logit method reads the same.
 """
@@ -48,7 +49,7 @@ def format_of(name: str, classes: int, top_k: int) -> Format:
         k = min(top_k, classes - 1)
         arrays = {"top": (np.float16, (k,)), "index": (np.int32, (k,)), "tail": (np.float32, ())}
         return Format(arrays, lambda z: _to_top_k(z, k), lambda stored: _from_top_k(stored, classes))
-    return Format({"logits": (np.float16, (classes,))}, lambda z: {"logits": _half(z)}, lambda stored: stored["logits"])
+    return Format({"logits": (np.float16, (classes,))}, lambda z: {"logits": half(z)}, lambda stored: stored["logits"])
 
 
 class CachedLogits:
@@ -68,16 +69,19 @@ class CachedLogits:
     def __getitem__(self, place: tuple[int, npt.NDArray[np.int64]]) -> Floats:
         return self.format.decode({name: array[place] for name, array in self.stored.items()})
 
-    def as_stored(self, logits: Floats) -> Floats:
-        """What reading these logits back would give."""
-        return self.format.decode(self.format.encode(logits))
+    def difference(self, place: tuple[int, npt.NDArray[np.int64]], logits: Floats) -> float:
+        """The largest difference to these logits, as far as the format can tell: of the top k, those that are stored."""
+        if "index" not in self.stored:
+            return float(np.abs(self[place].astype(np.float32) - self.format.decode(self.format.encode(logits))).max())
+        top, index = self.stored["top"][place].astype(np.float32), self.stored["index"][place]
+        return float(np.abs(top - np.take_along_axis(logits, index.astype(np.int64), axis=1)).max())
 
 
-def _half(z: Floats) -> npt.NDArray[np.float16]:
+def half(z: Floats) -> npt.NDArray[np.float16]:
     with np.errstate(over="ignore"):
         half = z.astype(np.float16)
     if not np.isfinite(half).all():
-        raise ModelError(f"the teacher's logits reach {np.abs(z).max():.3g}, beyond float16; scale its output down")
+        raise ModelError(f"the teacher's outputs reach {np.abs(z).max():.3g}, beyond float16; scale them down")
     return half
 
 
@@ -101,7 +105,7 @@ def _to_top_k(z: Floats, k: int) -> Arrays:
     np.put_along_axis(others, index, -np.inf, axis=1)
     largest = others.max(1)
     tail = largest + np.log(np.exp(others - largest[:, None]).sum(1))
-    return {"top": _half(np.take_along_axis(z, index, axis=1)), "index": index, "tail": tail.astype(np.float32)}
+    return {"top": half(np.take_along_axis(z, index, axis=1)), "index": index, "tail": tail.astype(np.float32)}
 
 
 def _from_top_k(stored: Arrays, classes: int) -> Floats:

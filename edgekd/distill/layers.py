@@ -27,7 +27,9 @@ def pair_layers(losses: Sequence[Loss], student: nn.Module, teacher: nn.Module, 
     """
     if not any(loss.layers == "auto" for loss in losses):
         return tuple(losses)
-    pairs = paired(stages(student, images, "student"), stages(teacher, images, "teacher"))
+    ours = stages(student, images, "student")
+    compared = any(loss.layers == "auto" and "f_t" in needs_of(METHODS[loss.method]) for loss in losses)
+    pairs = paired(ours, stages(teacher, images, "teacher") if compared else ours)
 
     def resolved(loss: Loss) -> Loss:
         if loss.layers != "auto":

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from edgekd import team
 from edgekd.distill.methods import METHODS
 from edgekd.distill.methods.simkd import SimKD, reused
 from edgekd.errors import RecipeError
@@ -64,7 +65,9 @@ class Term:
 
     def __call__(self, seen: Seen, epoch: float) -> Tensor:
         """The loss, unweighted. With several teachers a method that reads one is averaged over them."""
-        several = "z_t" in self.needs and seen.z_ts is not None and len(seen.z_ts) > 1
+        # Features are the first teacher's, and so must be the logits beside them.
+        one_of_several = "z_t" in self.needs and "f_t" not in self.needs
+        several = one_of_several and seen.z_ts is not None and len(seen.z_ts) > 1
         if several:
             assert seen.z_ts is not None
             values = [
@@ -131,6 +134,11 @@ class Objective(nn.Module):
         """Some loss wants a sample of the same class for each of half of the batch."""
         return any(getattr(_function(term.method), "pairs", False) for term in self.terms)
 
+    @property
+    def in_one_process(self) -> list[str]:
+        """The methods that several processes cannot share."""
+        return [term.name for term in self.terms if getattr(_function(term.method), "in_one_process", False)]
+
     def layers_of(self, role: str) -> list[str]:
         """The module paths whose outputs the methods read; `role` is "student" or "teacher"."""
         paths = [path for term in self.terms for path in getattr(term, f"{role}_layers")]
@@ -172,6 +180,9 @@ class Objective(nn.Module):
             if term.until_epoch is None or epoch < term.until_epoch:
                 values[term.name] = term(seen, epoch)
                 total = total + term.weight_at(epoch) * values[term.name]
+        if team.SIZE > 1:  # processes wait for the gradient of every parameter, also of those that nothing reads now
+            idle = [p.sum() for term in self.terms if term.name not in values for p in _parameters(term.method)]
+            total = total + 0.0 * sum(idle, seen.z_s.float().sum())
         return total, values
 
 
@@ -199,6 +210,10 @@ def _term(loss: Loss, index: int, losses: Sequence[Loss]) -> Term:
         tuple(pairs),
         tuple(pairs.values()) if isinstance(pairs, dict) else (),
     )
+
+
+def _parameters(method: Callable[..., Any]) -> list[Tensor]:
+    return list(method.parameters()) if isinstance(method, nn.Module) else []
 
 
 def _function(method: Callable[..., Any]) -> Any:

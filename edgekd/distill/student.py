@@ -63,7 +63,7 @@ def train_teacher(samples: Artifact, teacher: Teacher, data: Data, *, out: Path)
     save_weights(trained, out / WEIGHTS)
 
 
-@stage(2, ("torch", "accelerate"), together=True)
+@stage(3, ("torch", "accelerate"), together=True)
 def distill(
     samples: Artifact,
     taught_by: Lessons,
@@ -122,4 +122,6 @@ def lesson_of(samples: Samples, data: Data, taught_by: Lessons, settings: Distil
         live = live or model
     features = cached_features(taught_by.features, objective.pooled_features) if taught_by.features is not None else {}
     needs_live = objective.needs_features and not features
-    return Lesson(samples, data, cached[0], live if needs_live else None, features, tuple(cached[1:]))
+    return Lesson(
+        samples, data, cached[0], live if needs_live else None, features, tuple(cached[1:]), taught_by.teachers[0].data
+    )

@@ -22,7 +22,7 @@ from torch import nn
 from edgekd import team
 from edgekd.data import Samples, Split, Views, open_samples
 from edgekd.data.batches import to_tensor
-from edgekd.distill.cache import FORMAT, CachedLogits, format_of
+from edgekd.distill.cache import FORMAT, CachedLogits, format_of, half
 from edgekd.distill.features import Taps
 from edgekd.distill.methods.sizes import embedding
 from edgekd.distill.trained import load_student, new_model
@@ -111,7 +111,7 @@ def record_features(
 
         def values_of(images: npt.NDArray[np.uint8]) -> Arrays:
             logits_of(model, images, data, bf16=recording.bf16)
-            return {str(i): embedding(taps.features[path]).half().cpu().numpy() for i, path in enumerate(layers)}
+            return {str(i): half(embedding(taps.features[path]).float().cpu().numpy()) for i, path in enumerate(layers)}
 
         first = values_of(opened.train.get(opened.train_ids[:1]))
         arrays = {name: (np.float16, values.shape[1:]) for name, values in first.items()}
@@ -203,8 +203,8 @@ def check_cache(model: nn.Module, cached: CachedLogits, samples: Samples, data: 
         )
     rows = np.linspace(0, len(samples.train_ids) - 1, n).astype(np.int64)
     images = views_of(samples, data)(samples.train_ids[rows], view).images
-    live = cached.as_stored(logits_of(model, images, data, bf16=cached.bf16).numpy()).astype(np.float32)
-    difference = float(np.abs(live - cached[view, rows].astype(np.float32)).max())
+    live = logits_of(model, images, data, bf16=cached.bf16).numpy()
+    difference = cached.difference((view, rows), live)
     # float16 keeps 11 bits; another processor's order of sums costs a few more.
     if difference > 0.02 * max(1.0, float(np.abs(live).max())):
         raise CacheError(

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgekd import team
 from edgekd.data import open_samples
 from edgekd.distill.student import Beginning, Lessons, lesson_of, new_student
 from edgekd.distill.train import train
@@ -54,8 +55,11 @@ def choose_temperature(
         folder.mkdir(exist_ok=True, parents=True)
         lesson = lesson_of(opened, data, taught_by, short)
         train(new_student(student, first, opened, settings.seed), lesson, short, folder, title=f"T {temperature:g}")
-        last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
-        curve[temperature] = float(last["holdout_top1"])
+        if team.RANK == 0:  # which alone writes what was measured
+            last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+            curve[temperature] = float(last["holdout_top1"])
+    if team.RANK > 0:
+        return
     best = max(curve, key=lambda temperature: curve[temperature])
     say(f"  temperature {best:g}, the best of {len(curve)} on the hold-out split after {epochs} epochs each")
     (out / FILE).write_text(json.dumps({"best": best, "epochs": epochs, "curve": list(curve.items())}))

@@ -23,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from edgekd import team
 from edgekd.data import Samples
 from edgekd.data.batches import Step, epoch_of, to_tensor
+from edgekd.data.views import permutation
 from edgekd.distill.cache import CachedLogits
 from edgekd.distill.features import Taps
 from edgekd.distill.objective import Labels, Objective, Seen
@@ -33,6 +34,7 @@ from edgekd.say import progress, say
 from edgekd.stage import SCRATCH, write_atomically
 
 CHECKPOINT = f"{SCRATCH}/checkpoint.pt"
+PREPARED = 0x93E9  # a coordinate of its own, so that the choice shares no random number with any view
 PREPARED_ON = 64  # samples that methods with weights of their own see before the training
 
 
@@ -42,7 +44,8 @@ class Lesson:
 
     cached: the teacher's logits `[view, sample, class]`, or None where no loss reads them or only the live teacher can
     give them; live: the teacher itself, for losses that read its features; features: pooled ones by the teacher's module
-    path, `[view, sample, channels]`, where these are enough; more: the logits of further teachers.
+    path, `[view, sample, channels]`, where these are enough; more: the logits of further teachers; teacher_data: how the
+    live teacher's images are normalised, where otherwise than the student's.
     """
 
     samples: Samples
@@ -51,6 +54,7 @@ class Lesson:
     live: nn.Module | None
     features: Mapping[str, npt.NDArray[np.float16]] = field(default_factory=dict)
     more: tuple[CachedLogits, ...] = ()
+    teacher_data: Data | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,9 @@ def train(
     precision = torch.autocast(accelerator.device.type, torch.bfloat16, enabled=uses_bf16(settings.precision))
     student = student.to(accelerator.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective = Objective(settings.losses, settings.label_weight).to(accelerator.device)
-    _prepare(objective, student, lesson, settings)
+    _prepare(objective, student, lesson, settings, modes)
+    if accelerator.num_processes > 1 and (alone := objective.in_one_process):
+        raise ModelError(f"{', '.join(alone)} keeps what one process has seen; train in one, or take another method")
     averaged = (
         AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)  # type: ignore[no-untyped-call]
         if settings.ema
@@ -106,6 +112,7 @@ def train(
         for epoch in range(len(metrics), settings.epochs):
             torch.manual_seed(_seed_of(settings.seed, epoch))  # dropout and the like, the same after a restart
             modes.train(student)
+            objective.train()  # what ships may hold a part of it, and was evaluated
             modes.at_epoch(student, epoch)
             sums: dict[str, torch.Tensor] = {}
             started = time.perf_counter()
@@ -200,7 +207,7 @@ class _State:
         return metrics
 
 
-def _prepare(objective: Objective, student: nn.Module, lesson: Lesson, settings: Distill) -> None:
+def _prepare(objective: Objective, student: nn.Module, lesson: Lesson, settings: Distill, modes: Modes) -> None:
     """Check layer paths, and let methods with weights see a first batch, before the optimizer is made."""
     with (
         Taps(student, objective.layers_of("student"), "student") as ours,
@@ -209,18 +216,18 @@ def _prepare(objective: Objective, student: nn.Module, lesson: Lesson, settings:
         if not any(hasattr(term.method, "prepare") for term in objective.terms):
             return
         device = next(student.parameters()).device
-        rows = np.arange(min(PREPARED_ON, settings.batch_size, len(lesson.samples.train_ids)))
+        number = len(lesson.samples.train_ids)
+        rows = permutation(number, settings.seed, PREPARED)[: min(PREPARED_ON, settings.batch_size)]
         step = Step(views_of(lesson.samples, lesson.data)(lesson.samples.train_ids[rows], 0), rows, 0)
         images = to_tensor(step.batch.images, lesson.data, device)
         torch.manual_seed(_seed_of(settings.seed, -1))  # the methods' own weights, the same after a restart
-        was_training = student.training
+        modes.evaluate(student)
         with torch.no_grad():
-            z_s = student.eval()(images)
+            z_s = student(images)
             z_ts, f_t = _teachers(lesson, step, images, theirs)
             seen = _seen(step, images, z_s, z_ts, ours.features, f_t)
             classes, samples = len(lesson.samples.classes), len(lesson.samples.train_ids)
             objective.prepare(seen, student, lesson.live, classes, samples)
-        student.train(was_training)
         objective.to(device)
 
 
@@ -252,7 +259,7 @@ def _teachers(
 ) -> tuple[torch.Tensor | None, Mapping[str, torch.Tensor]]:
     """What the teachers say of a step: logits `[teachers, batch, classes]` and features by path.
 
-    They come from the cache as far as it goes; the live teacher runs where it does not.
+    They come from the cache; where the live teacher runs anyway, the first's come from it.
     """
 
     def read(stored: CachedLogits | npt.NDArray[np.float16]) -> torch.Tensor:
@@ -260,9 +267,11 @@ def _teachers(
 
     logits = None
     if lesson.live is not None:
+        if lesson.teacher_data is not None:
+            images = to_tensor(step.batch.images, lesson.teacher_data, images.device)
         with torch.no_grad():
             logits = lesson.live(images).float()
-    if lesson.cached is not None:
+    elif lesson.cached is not None:
         logits = read(lesson.cached)
     z_ts = None if logits is None else torch.stack([logits, *(read(stored) for stored in lesson.more)])
     return z_ts, {path: read(stored) for path, stored in lesson.features.items()} | taps.features

@@ -29,7 +29,7 @@ PREPARED = "prepared.safetensors"
 LOGITS_ONLY = {"z_s", "z_t", "z_ts", "labels", "epoch"}
 
 
-@stage(2, ("torch", "torchao", "accelerate"), together=True)
+@stage(3, ("torch", "torchao", "accelerate"), together=True)
 def quantize(
     samples: Artifact, taught_by: Lessons, student: Model, distilled: Artifact, data: Data, settings: Distill,
     quantize: Quantize, quantization: Quantization, *, out: Path,
@@ -91,7 +91,7 @@ def last_losses(settings: Distill, *, has_teacher: bool) -> tuple[Loss, ...]:
     going = [
         loss.model_copy(update={"warmup_epochs": 0.0})
         for loss in settings.losses
-        if loss.until_epoch is None and set(needs_of(METHODS[loss.method])) <= LOGITS_ONLY
+        if loss.weight and loss.until_epoch is None and set(needs_of(METHODS[loss.method])) <= LOGITS_ONLY
     ]
     return (Loss(method="kd", weight=1.0),) if settings.losses and not going and has_teacher else tuple(going)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from edgekd.distill.teacher import check_cache, logits_of, uses_bf16, views_of
 from edgekd.distill.train import CHECKPOINT, Lesson, Modes, schedule, train
 from edgekd.errors import CacheError, ModelError, RecipeError
 from edgekd.losses import Loss
+from edgekd.models.resnet import resnet8
 from edgekd.recipe import Data, Distill, Optimizer
 from tests.distill.test_cache import stored
 
@@ -284,3 +286,34 @@ def test_pairs_are_two_samples_of_one_class() -> None:
         firsts, partners = step.rows[:8], step.rows[8:]
         assert (LABELS[firsts] == LABELS[partners]).all() and (firsts != partners).all()
         assert (step.batch.labels == LABELS[step.rows]).all()
+
+
+@pytest.mark.parametrize("method", ["simkd", "crd", "dml", "ctkd", "ofd"])
+def test_a_run_that_was_stopped_ends_alike_with_methods_that_have_weights(method: str, tmp_path: Path) -> None:
+    """Banks, projectors with BatchNorm, peers and a learnt temperature are in the checkpoint, and in their modes."""
+    teacher = resnet8(3, 1, width=8).eval().requires_grad_(False)
+    found = {}
+
+    class Killed(Exception):
+        pass
+
+    def stop_at_third(model: nn.Module, epoch: int) -> None:
+        if epoch == 2:
+            raise Killed
+
+    for name in ("whole", "parts"):
+        torch.manual_seed(0)
+        student = resnet8(3, 1, width=4)
+        options = {"layers": {"layer3": "layer3"}} if method in ("simkd", "crd", "ofd") else {}
+        given = (
+            Lesson(samples(), DATA, None, teacher),
+            settings(losses=(Loss(method=method, **options),)),
+            tmp_path / name,
+        )
+        (tmp_path / name).mkdir()
+        if name == "parts":
+            with pytest.raises(Killed):
+                train(copy.deepcopy(student), *given, Modes(at_epoch=stop_at_third))
+            torch.manual_seed(12345)
+        found[name] = weights(train(student, *given))
+    assert same(found["whole"], found["parts"])

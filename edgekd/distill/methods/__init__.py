@@ -6,17 +6,21 @@ none lets a gradient reach the teacher. Its positional arguments say what it nee
 
     z_s, z_t    logits `[batch, classes]` of student and teacher
     z_ts        logits of all teachers, `[teachers, batch, classes]`
-    labels      int64 `[batch]`
-    f_s, f_t    lists of features, one pair for each entry of the recipe's `layers`
+    labels      int64 `[batch]`; with mix-up the class of the larger share
+    f_s, f_t    lists of features: a pair for each entry of the recipe's `layers`, or the student's alone
     images      what the student saw, float `[batch, channels, h, w]`
     rows        int64 `[batch]`, each sample's number among the training samples, 0 to samples - 1
     epoch       float, counting steps as fractions
 
-A module may have `prepare(...)`, which the trainer calls once before it makes the optimizer, in eval mode, without
-gradients, on one batch. It may ask for the same by name, and for `student`, `teacher` (the live modules), `classes` and
-`samples` (numbers). What a method must see of a batch is said by its attributes: `pooled = True`, features of
-`[batch, channels]` serve it too (so that they are read from the cache); `pairs = True`, the second half of the batch
-holds a sample of the same class for each of the first.
+A module that makes its weights to measure has `prepare(...)`, which the trainer calls once before it makes the optimizer, in
+eval mode, without gradients, on one batch; in a loop of your own do the same, or its weights are not among those that you
+train. It may ask for the arguments above by name, and for `student`, `teacher` (the live modules), `paths` (the student's, of
+`layers`), `classes` and `samples` (numbers). Attributes say what else a method must be given:
+
+    pooled = True           features of `[batch, channels]` serve it too, so that they are read from the cache
+    auto = "last"           `layers = "auto"` gives it the deepest pair ("before_last": the one before; else all)
+    pairs = True            the second half of a batch holds a sample of the same class for each of the first
+    in_one_process = True   it keeps what it has seen, which several processes do not share
 """
 
 from collections.abc import Callable

@@ -41,6 +41,7 @@ class CRD(nn.Module):
     """
 
     pooled = True
+    in_one_process = True  # its memory banks
     bank_s: Tensor
     bank_t: Tensor
     constant_s: Tensor

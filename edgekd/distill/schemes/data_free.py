@@ -17,11 +17,12 @@ from edgekd.stage import Artifact, stage
 
 
 @stage(1, ("torch",))
-def synthesize(tested: Artifact, teacher: Teacher, student: Student, data: Data, *, out: Path) -> None:
+def synthesize(tested: Artifact, teacher: Teacher, rival: Student | None, data: Data, *, out: Path) -> None:
     """Stage: a store as `decode` writes it, its train split synthetic, its test split that of `tested`.
 
     The labels are the classes that the images were made for, or that the teacher sees in them. A student learns from
-    the teacher's logits: `label_weight = 0` suits it. Raises ModelError for a teacher without gradients.
+    the teacher's logits: `label_weight = 0` suits it. `rival`: the student that "dfq" plays against; `data`: as the teacher
+    sees it. Raises ModelError for a teacher without gradients.
     """
     opened = open_samples(tested.folder, data)
     model = load_teacher(teacher, None, opened)
@@ -38,8 +39,8 @@ def synthesize(tested: Artifact, teacher: Teacher, student: Student, data: Data,
         case "deep_inversion":
             images, labels = deep_inversion(model, **common, **given, flip=data.augment.flip)  # type: ignore[arg-type]
         case method:
-            rival = new_model(student, opened, data.seed) if method == "dfq" else None
-            images, labels = generate(model, method=method, student=rival, **common, **given)  # type: ignore[arg-type]
+            against = new_model(rival, opened, data.seed) if rival is not None else None
+            images, labels = generate(model, method=method, student=against, **common, **given)  # type: ignore[arg-type]
     (out / "train.decoded").write_bytes(np.ascontiguousarray(images).tobytes())
     np.save(out / "train.labels.npy", labels)
     meta = json.loads((tested / "meta.json").read_text())
