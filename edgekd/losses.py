@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 
 from edgekd.errors import nearest
 from edgekd.toml_file import Loc, as_json, dotted, shown, wording
@@ -14,6 +14,16 @@ from edgekd.toml_file import Loc, as_json, dotted, shown, wording
 Text = Annotated[str, Field(min_length=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Methods = Mapping[str, Callable[..., Any]]  # edgekd.distill.methods.METHODS, whose import costs importing torch
+
+
+def _layers(given: Any) -> Any:
+    if given == "auto":
+        return given
+    if isinstance(given, dict) and all(isinstance(path, str) for path in given.values()):
+        return given
+    if isinstance(given, list | tuple) and all(isinstance(path, str) for path in given):
+        return tuple(given)
+    raise ValueError(f'{shown(given)} given; write {{ student path = teacher path }}, a list of paths, or "auto"')
 
 
 class Loss(BaseModel):
@@ -30,7 +40,7 @@ class Loss(BaseModel):
     warmup_epochs: NonNegative = Field(default=0.0, description="the weight rises linearly from 0 over these epochs")
 
     until_epoch: NonNegative | None = Field(default=None, description="the term ends there; none: never")
-    layers: dict[str, str] | tuple[str, ...] | Literal["auto"] = Field(
+    layers: Annotated[dict[str, str] | tuple[str, ...] | Literal["auto"], PlainValidator(_layers)] = Field(
         default_factory=dict, description="student module path -> teacher module path"
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgekd.api import DEMO
+from edgekd.measure.protocol import interleave
 from edgekd.recipe import Recipe, load_recipe
 
 SHARED = Path(os.environ.get("EDGEKD_SHARED", Path(__file__).resolve().parents[2] / "shared"))
@@ -19,6 +20,13 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no data beside the checkout: {SHARED} does not exist")
     return SHARED
+
+
+@pytest.fixture
+def short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latency blocks of milliseconds: for tests of what a build makes, not of how fast it is."""
+    defaults = {**(interleave.__kwdefaults__ or {}), "warmup_s": 0.02, "min_block_s": 0.02}
+    monkeypatch.setattr(interleave, "__kwdefaults__", defaults)
 
 
 @pytest.fixture

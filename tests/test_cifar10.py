@@ -10,7 +10,7 @@ import pytest
 import edgekd
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "cifar10"
-pytestmark = pytest.mark.shared
+pytestmark = [pytest.mark.shared, pytest.mark.usefixtures("short_measurements")]
 
 
 def slice_of(file: Path, rows: int, out: Path) -> Path:

@@ -15,6 +15,8 @@ from edgekd.errors import RecipeError
 from edgekd.recipe import Recipe, load_recipe
 from tests.test_cli import RECIPE
 
+pytestmark = pytest.mark.usefixtures("short_measurements")
+
 
 def recipe(folder: Path, *overrides: str) -> Recipe:
     (folder / "edgekd.toml").write_text(RECIPE)

@@ -313,7 +313,7 @@ def test_an_override_into_losses_that_the_file_does_not_state_is_refused(folder:
             "temperature = 2.0",
             "temprature = 2.0",
             "16 distill.losses.0.temprature",
-            "unknown key 'temprature' of method kd; have: temperature, standardize, method, weight, warmup_epochs."
+            "unknown key 'temprature' of method kd; have: temperature, standardize, method, weight, warmup_epochs, until_epoch."
             " Did you mean temperature?",
         ),
         (
@@ -343,7 +343,7 @@ def test_an_override_into_losses_that_the_file_does_not_state_is_refused(folder:
             "20 distill.losses.1.widths.a",
             "1.5 given; should be a valid int",
         ),
-        ('"layer3" }', "3 }", "20 distill.losses.1.layers.layer3", "3 given; should be a valid string"),
+        ('"layer3" }', "3 }", "20 distill.losses.1.layers", '{"layer3": 3} given; write { student path ='),
         ("layers =", "steps = 1.5\nlayers =", "20 distill.losses.1.steps", "1.5 given; should be a valid integer"),
         ("layers =", "norm = 2\nlayers =", "20 distill.losses.1.norm", "2 given; should be a valid string"),
     ],

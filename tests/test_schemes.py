@@ -28,6 +28,8 @@ from edgekd.recipe import Distill, load_recipe
 from edgekd.schemes import SCHEMES
 from tests.test_cli import RECIPE
 
+pytestmark = pytest.mark.usefixtures("short_measurements")
+
 Build = Callable[..., edgekd.Report]
 
 
