@@ -11,8 +11,13 @@ from edgekd.distill.methods.precision import full, taught
 
 
 def pairs_of_one_size(f_s: Sequence[Tensor], f_t: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs of `[batch, channels, h, w]`; of each the larger map is average-pooled to the smaller (as `at`'s authors do)."""
+    """Pairs of `[batch, channels, h, w]`; of each the larger map is average-pooled to the smaller (as `at`'s authors do).
+
+    Raises ValueError for features that are no maps.
+    """
     for s, t in zip(f_s, f_t, strict=True):
+        if s.ndim != 4 or t.ndim != 4:
+            raise ValueError("it compares maps, [batch, channels, h, w]; choose layers that put these out")
         size = (min(s.shape[2], t.shape[2]), min(s.shape[3], t.shape[3]))
         yield adaptive_avg_pool2d(full(s), size), adaptive_avg_pool2d(taught(t), size)
 
