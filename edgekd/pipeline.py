@@ -9,8 +9,8 @@ from pathlib import Path
 
 from edgekd import team
 from edgekd.data import decode
+from edgekd.distill.data_free.stage import synthesize
 from edgekd.distill.objective import Objective
-from edgekd.distill.schemes.data_free import synthesize
 from edgekd.distill.student import Beginning, Lessons, Taught, as_student, as_teacher, distill, train_teacher
 from edgekd.distill.teacher import record_features, record_teacher, score_teacher, uses_bf16
 from edgekd.distill.temperature import FILE, choose_temperature, is_auto, with_temperature

@@ -72,7 +72,7 @@ class Synthetic(Section):
 
 class Data(Source):
     """Samples, the hold-out split, normalisation and augmentation. `train = "synthetic:deep_inversion"` (or dafl, dfq) makes
-    the training images from the teacher alone (edgekd.distill.schemes)."""
+    the training images from the teacher alone (edgekd.distill.data_free)."""
 
     holdout: float = Field(default=0.05, gt=0, lt=0.5, description="share of train kept for every choice")
     mean: tuple[float, ...] = Field(default=(0.5, 0.5, 0.5), description="per channel, of values in 0..1")

@@ -176,7 +176,7 @@ def test_a_student_begins_with_its_teachers_weights(build: Build, teacher: str, 
         assert abs(begun.student.top1 - begun.teacher.top1) < 8
 
 
-def digits_with(tmp_path: Path, classes: int, inverted: bool = False) -> str:
+def digits_with(tmp_path: Path, classes: int) -> str:
     """Parquet of the digits below `classes`, and a second column of the same scans, inverted."""
 
     def png(pixels: Any) -> dict[str, Any]:

@@ -122,6 +122,6 @@ def lesson_of(samples: Samples, data: Data, taught_by: Lessons, settings: Distil
         live = live or model
     features = cached_features(taught_by.features, objective.pooled_features) if taught_by.features is not None else {}
     needs_live = objective.needs_features and not features
-    return Lesson(
-        samples, data, cached[0], live if needs_live else None, features, tuple(cached[1:]), taught_by.teachers[0].data
-    )
+    seen_as = taught_by.teachers[0].data
+    otherwise = seen_as if (seen_as.mean, seen_as.std) != (data.mean, data.std) else None
+    return Lesson(samples, data, cached[0], live if needs_live else None, features, tuple(cached[1:]), otherwise)

@@ -75,8 +75,8 @@ def logits_of(model: nn.Module, images: npt.NDArray[np.uint8], data: Data, *, bf
     except torch.OutOfMemoryError:
         if len(images) == 1:
             raise
-        half = len(images) // 2
-        return torch.cat([logits_of(model, part, data, bf16=bf16) for part in (images[:half], images[half:])])
+        middle = len(images) // 2
+        return torch.cat([logits_of(model, part, data, bf16=bf16) for part in (images[:middle], images[middle:])])
 
 
 @stage(2, ("torch", "onnxruntime"), together=True, sharded=True)
@@ -177,8 +177,7 @@ def _claim(
             'distill.views, distill.cache = "int8" or "topk", or another folder with --cache'
         )
     for name, (kind, shape) in arrays.items():
-        del_map = np.lib.format.open_memmap(drafts[name], "w+", kind, (*outer, *shape))
-        del del_map
+        np.lib.format.open_memmap(drafts[name], "w+", kind, (*outer, *shape)).flush()
         with open(drafts[name], "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, drafts[name].stat().st_size)
 

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from edgekd.data.digits import load
-from edgekd.distill.methods import kd
-from edgekd.distill.schemes.bn_statistics import BatchNormStatistics
-from edgekd.distill.schemes.synthesize import (
+from edgekd.distill.data_free.bn_statistics import BatchNormStatistics
+from edgekd.distill.data_free.synthesize import (
     METHODS,
     deep_inversion,
     disagreement,
@@ -23,6 +22,7 @@ from edgekd.distill.schemes.synthesize import (
     negative_entropy,
     total_variation,
 )
+from edgekd.distill.methods import kd
 from edgekd.errors import ModelError
 from edgekd.models import ExportedModel, OnnxModel
 

@@ -317,3 +317,25 @@ def test_a_run_that_was_stopped_ends_alike_with_methods_that_have_weights(method
             torch.manual_seed(12345)
         found[name] = weights(train(student, *given))
     assert same(found["whole"], found["parts"])
+
+
+def test_the_live_teacher_sees_its_own_normalisation(tmp_path: Path) -> None:
+    teacher = network(1).eval().requires_grad_(False)
+    other = DATA.model_copy(update={"mean": (0.7,), "std": (0.1,)})
+    view = views_of(samples(), DATA)
+    cached = np.stack([logits_of(teacher, view(IDS[:80], v).images, other).numpy() for v in range(2)]).astype(
+        np.float16
+    )
+    lessons = {
+        "live": Lesson(samples(), DATA, None, teacher, teacher_data=other),
+        "cached": Lesson(samples(), DATA, cached, None),
+        "wrong": Lesson(samples(), DATA, None, teacher),
+    }
+    found = {}
+    for name, lesson in lessons.items():
+        (tmp_path / name).mkdir()
+        given = settings(epochs=1, losses=(Loss(method="kd"),), optimizer=Optimizer(lr=1e-9))
+        train(network(2), lesson, given, tmp_path / name)
+        found[name] = json.loads((tmp_path / name / "metrics.jsonl").read_text())["loss/kd"]
+    assert found["live"] == pytest.approx(found["cached"], rel=1e-3)
+    assert found["wrong"] != pytest.approx(found["cached"], rel=0.05)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from edgekd.distill.methods.precision import full, taught
+from edgekd.distill.methods.reversal import reversed_gradient
 
 
 class Adversarial(nn.Module):
@@ -41,12 +42,7 @@ class Adversarial(nn.Module):
         if not len(self.discriminator):
             self.prepare(z_s)
         theirs = full(self.discriminator(taught(z_t)))
-        ours = full(self.discriminator(reverse_gradient(full(z_s))))
+        ours = full(self.discriminator(reversed_gradient(full(z_s))))
         return binary_cross_entropy_with_logits(theirs, torch.ones_like(theirs)) + binary_cross_entropy_with_logits(
             ours, torch.zeros_like(ours)
         )
-
-
-def reverse_gradient(x: Tensor) -> Tensor:
-    """x, with minus its gradient."""
-    return 2 * x.detach() - x

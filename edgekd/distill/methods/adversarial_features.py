@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from edgekd.distill.methods.adapters import in_full_precision
-from edgekd.distill.methods.adversarial import reverse_gradient
+from edgekd.distill.methods.reversal import reversed_gradient
 from edgekd.distill.methods.sizes import pairs_of_one_size
 
 
@@ -42,7 +42,7 @@ class AdversarialFeatures(nn.Module):
         losses = []
         judged = zip(self.regressors, self.discriminators, pairs_of_one_size(f_s, f_t), strict=True)
         for regressor, discriminator, (s, t) in judged:
-            theirs, ours = discriminator(t), discriminator(reverse_gradient(regressor(s)))
+            theirs, ours = discriminator(t), discriminator(reversed_gradient(regressor(s)))
             losses.append(binary_cross_entropy_with_logits(theirs, torch.ones_like(theirs)))
             losses.append(binary_cross_entropy_with_logits(ours, torch.zeros_like(ours)))
         return torch.stack(losses).sum()

@@ -10,6 +10,7 @@ from torch.nn.functional import kl_div, log_softmax
 
 from edgekd.distill.methods.options import Temperature, Weight
 from edgekd.distill.methods.precision import full, taught
+from edgekd.distill.methods.reversal import reversed_gradient
 from edgekd.distill.methods.standardize import standardized
 
 
@@ -49,8 +50,3 @@ class CTKD(nn.Module):
     def _lambda(self, epoch: float) -> float:
         progress = min(1.0, epoch / self.warmup) if self.warmup else 1.0
         return (1 - cos(pi * progress)) / 2
-
-
-def reversed_gradient(x: Tensor, lambda_: float) -> Tensor:
-    """x itself, whose gradient is multiplied by −λ on the way back."""
-    return x.detach() - lambda_ * (x - x.detach())

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, l1_loss, log_softmax
 from torch.utils.hooks import RemovableHandle
 
+from edgekd.distill.data_free.bn_statistics import BatchNormStatistics
+from edgekd.distill.data_free.generator import Generator
 from edgekd.distill.methods import kd
-from edgekd.distill.schemes.bn_statistics import BatchNormStatistics
-from edgekd.distill.schemes.generator import Generator
 from edgekd.errors import ModelError, nearest
 from edgekd.models import ExportedModel, OnnxModel, number_of_classes
 from edgekd.say import progress, say

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekd.data import open_samples
-from edgekd.distill.schemes.synthesize import deep_inversion, generate
+from edgekd.distill.data_free.synthesize import deep_inversion, generate
 from edgekd.distill.teacher import load_teacher
 from edgekd.distill.trained import new_model
 from edgekd.recipe import Data, Student, Teacher

@@ -1,0 +1,1 @@
+"""Data-free distillation: training images made from the teacher alone."""

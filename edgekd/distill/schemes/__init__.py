@@ -1,1 +1,0 @@
-"""Schemes: what distillation learns from where it is not a trained teacher and its data."""
