@@ -37,19 +37,19 @@ def also(method: str, weight: float, **options: Any) -> Mapping[str, Any]:
     return {"losses": [KD, {"method": method, "weight": weight, "layers": "auto", **options}]}
 
 
-# What each changes in the table [distill]; weights as in docs/distillation.md.
+# What each changes in the table [distill]; weights as in docs/distillation.md, warm-ups as shares of the training.
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "hard labels": {"label_weight": 1.0, "losses": []},
     "kd": {"losses": [KD]},
     "kd + standardize": {"losses": [{"method": "kd", "temperature": 2.0, "standardize": True, "weight": 9.0}]},
-    "dkd": {"label_weight": 1.0, "losses": [{"method": "dkd", "warmup_epochs": 2.0}]},
+    "dkd": {"label_weight": 1.0, "losses": [{"method": "dkd", "warmup_epochs": 1 / 6}]},
     "dist": {"label_weight": 1.0, "losses": [{"method": "dist", "weight": 2.0}]},
     "dml": SCHEMES["dml"],
     "born_again": {"losses": [KD], **SCHEMES["born_again"]},
     "crd + kd": also("crd", 0.8),
     "at + kd": also("at", 1000.0),
     "fitnet + kd": also("fitnet", 100.0),
-    "reviewkd + kd": also("reviewkd", 1.0, warmup_epochs=2.0),
+    "reviewkd + kd": also("reviewkd", 1.0, warmup_epochs=1 / 6),
 }
 
 
@@ -99,9 +99,11 @@ def trained(
 ) -> float:
     """The test accuracy of one training."""
     precision = "bf16" if uses_bf16(recipe.distill.precision) else "fp32"
-    given = {**recipe.distill.model_dump(), **method, "seed": seed, "precision": precision}
+    epochs = recipe.distill.epochs
+    given = {**recipe.distill.model_dump(), **method, "seed": seed, "precision": precision, "warmup_epochs": epochs / 12}
+    given["losses"] = [{**loss, "warmup_epochs": loss.get("warmup_epochs", 0.0) * epochs} for loss in given["losses"]]
     if not given["losses"] and given["label_weight"] == 1.0:
-        given["views"] = given["epochs"]  # labels need no teacher: a new view in every epoch, which can only help them
+        given["views"] = epochs  # labels need no teacher: a new view in every epoch, which can only help them
     settings = Distill.model_validate(given)
     losses = pair_layers(
         settings.losses, new_model(student, samples, 0), new_model(recipe.teacher, samples, 0), images(samples)
