@@ -33,6 +33,7 @@ from edgekd.report.model import Accuracy, Candidate, Check, Latency, Report
 from edgekd.say import say
 from edgekd.stage import Artifact, Cache
 from edgekd.target import Target
+from edgekd.tasks import open_task, task_notes
 
 AGREEMENT = 99.5  # percent of the test split on which the fake-quantized model and onnxruntime name the same class
 GOLDEN = 16
@@ -41,12 +42,14 @@ Scores = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Made:
-    """What the stages made; candidates and scores by the candidate's name."""
+    """What the stages made; candidates and scores by the candidate's name, tasks and their teachers' scores by the task's."""
 
     samples: Artifact
     seen: Artifact
+    tasks: Mapping[str, Artifact]
     trained_teacher: Artifact | None
     teacher_scores: Artifact
+    task_scores: Mapping[str, Artifact]
     temperature: Artifact | None
     chain: tuple[Artifact, ...]
     distilled: Artifact
@@ -83,6 +86,7 @@ def evaluate(recipe: Recipe, target: Target, run: Cache, made: Made, started: fl
         *_chain(recipe, made.chain),
         *_reused(distilled),
         *_old_and_new(made, opened, scores[shipped.name]),
+        *task_notes(recipe, made.tasks, made.task_scores, scores[shipped.name].folder),
     ]
     return Report(
         recipe=recipe.name,
@@ -128,6 +132,7 @@ def package(folder: Path, recipe: Recipe, target: Target, run: Cache, made: Made
             "fingerprint": fingerprint(recipe, target, run),
             "recipe": recipe.model_dump(mode="json"),
             "output": recipe.export.output,
+            "tasks": {task.name: open_task(recipe, task, made.tasks).classes for task in recipe.tasks},
             "preprocess": {
                 key: [float(v) for v in np.broadcast_to(getattr(recipe.data, key), channels)] for key in ("mean", "std")
             },

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from edgekd import team
 from edgekd.data import decode
 from edgekd.distill.data_free.stage import synthesize
 from edgekd.distill.objective import Objective
-from edgekd.distill.student import Beginning, Lessons, Taught, as_student, as_teacher, distill, train_teacher
+from edgekd.distill.student import (
+    Beginning,
+    Lessons,
+    TaskTaught,
+    Taught,
+    as_student,
+    as_teacher,
+    distill,
+    train_teacher,
+)
 from edgekd.distill.teacher import record_features, record_teacher, score_teacher, uses_bf16
 from edgekd.distill.temperature import FILE, choose_temperature, is_auto, with_temperature
 from edgekd.evaluate import Made, evaluate, package
@@ -22,6 +32,7 @@ from edgekd.recipe import Data, Distill, Recipe, Recording, Teacher
 from edgekd.report.model import Report
 from edgekd.stage import Artifact, Cache
 from edgekd.target import Target
+from edgekd.tasks import decode_tasks, with_heads
 
 Ask = Callable[[str], bool]
 
@@ -33,13 +44,15 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask) ->
     budget is told by the report.
     """
     started = time.time()
-    data, teacher, student = recipe.data, recipe.teacher.alone, recipe.student.alone
+    data, teacher = recipe.data, recipe.teacher.alone
     opset, precisions = recipe.export.opset or target.runtime.default_opset, target.runtime.precisions
 
     check_output(folder)
     samples = run(decode, data.source)
     seen = run(decode, recipe.teacher_data.source) if recipe.teacher.column else samples  # by the teachers
-    losses = check_models(recipe, samples, seen)
+    tasks = decode_tasks(recipe, run)
+    student = with_heads(recipe, tasks)
+    losses = check_models(recipe, student, samples, seen, tasks)
     if data.is_synthetic:
         rival = student if data.train == "synthetic:dfq" else None
         samples = seen = run(synthesize, samples, teacher, rival, recipe.teacher_data)
@@ -51,11 +64,13 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask) ->
     )
     trained = run(train_teacher, seen, teacher, recipe.teacher_data) if teacher.train_epochs else None
     if not data.is_synthetic:  # what it made itself cannot tell
-        check_teachers(recipe, seen, trained, ask)
+        check_teachers(recipe, seen, trained, tasks, ask)
     # The weights that the student begins with are part of its key only where it does.
     first = Beginning(teacher, trained) if student.init is not None else None
     taught_by = record(run, seen, recipe.teachers, trained, recipe.teacher_data, settings)
+    taught_by = replace(taught_by, tasks=record_tasks(run, recipe, tasks, settings))
     teacher_scores = run(score_teacher, seen, teacher, trained, recipe.teacher_data)
+    task_scores = {t.name: run(score_teacher, t.samples, t.teacher, None, t.data) for t in taught_by.tasks}
     tuned = run(choose_temperature, samples, taught_by, student, first, data, settings) if is_auto(losses) else None
     if tuned is not None:
         best = json.loads((tuned / FILE).read_text())["best"]
@@ -81,7 +96,9 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask) ->
     if team.RANK > 0:  # of the processes of `accelerate launch` the first checks and packages
         list(team.invitations())
         return Report.model_validate_json((folder / "report.json").read_bytes())
-    made = Made(samples, seen, trained, teacher_scores, tuned, tuple(chain), distilled, quantized, candidates, scores)
+    made = Made(
+        samples, seen, tasks, trained, teacher_scores, task_scores, tuned, tuple(chain), distilled, quantized, candidates, scores
+    )  # fmt: skip
     report = evaluate(recipe, target, run, made, started)
     package(folder, recipe, target, run, made, report)
     if team.SIZE > 1:
@@ -112,3 +129,15 @@ def record(
     layers = objective.pooled_features
     features = run(record_features, samples, teachers[0], trained, data, recording, layers) if layers else None
     return Lessons(taught, features)
+
+
+def record_tasks(
+    run: Cache, recipe: Recipe, samples: Mapping[str, Artifact], settings: Distill
+) -> tuple[TaskTaught, ...]:
+    """The same for the student's further heads, each with a teacher of its own."""
+    found = []
+    for task in recipe.tasks:
+        data, teacher = recipe.task_data(task), as_teacher(task.teacher)
+        own = record(run, samples[task.name], (teacher,), None, data, settings).teachers
+        found.append(TaskTaught(task.name, task.weight, samples[task.name], data, teacher, own[0] if own else None))
+    return tuple(found)

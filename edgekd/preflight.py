@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +16,19 @@ from edgekd.distill.features import Taps
 from edgekd.distill.layers import pair_layers
 from edgekd.distill.methods import METHODS
 from edgekd.distill.objective import Labels, Objective, Seen
+from edgekd.distill.student import as_teacher
 from edgekd.distill.teacher import load_teacher, predict, top1
 from edgekd.distill.temperature import with_temperature
-from edgekd.distill.trained import initialise, new_model
+from edgekd.distill.trained import initialise, new_model, number_of_outputs
 from edgekd.errors import BundleError, EdgekdError, ModelError, RecipeError
 from edgekd.export.bundle import check_replaceable
 from edgekd.export.trace import trace
 from edgekd.losses import Loss, needs_of
 from edgekd.models import ExportedModel, OnnxModel, load_model, number_of_classes
-from edgekd.recipe import Recipe
+from edgekd.recipe import Recipe, Student
 from edgekd.say import say
 from edgekd.stage import Artifact
+from edgekd.tasks import check_tasks, open_task
 
 PROBED = 500  # hold-out samples that the teacher is tried on
 
@@ -41,7 +43,9 @@ def check_output(folder: Path) -> None:
         )
 
 
-def check_models(recipe: Recipe, samples: Artifact, seen: Artifact) -> tuple[Loss, ...]:
+def check_models(
+    recipe: Recipe, to_train: Student, samples: Artifact, seen: Artifact, tasks: Mapping[str, Artifact]
+) -> tuple[Loss, ...]:
     """Raise ModelError or RecipeError where teachers, students, data and losses do not fit each other.
 
     That the student can be exported is tried too, before it is trained. Returns the losses with `layers = "auto"` paired.
@@ -63,7 +67,7 @@ def check_models(recipe: Recipe, samples: Artifact, seen: Artifact) -> tuple[Los
         raise RecipeError(
             f"distill.batch_size is {recipe.distill.batch_size}, but there are {number} training samples; lower it"
         )
-    student = new_model(recipe.student, opened, recipe.distill.seed)
+    student = new_model(to_train, opened, recipe.distill.seed)
     teacher, *more = (
         load_model(reference, num_classes=len(opened.classes), in_channels=opened_by_teacher.image_shape[2])
         for reference in (recipe.teacher, *recipe.teacher.also)
@@ -75,7 +79,10 @@ def check_models(recipe: Recipe, samples: Artifact, seen: Artifact) -> tuple[Los
     for role, model in (*named, ("teacher", teacher), *(("teacher", other) for other in more)):
         classes = number_of_classes(model, (opened_by_teacher if role == "teacher" else opened).image_shape)
         knows_fewer = role == "teacher" and classes < len(opened.classes) and _reads_old_classes_only(recipe)
-        if classes != len(opened.classes) and not knows_fewer:
+        expected = number_of_outputs(to_train, opened) if role == "student" else len(opened.classes)
+        if classes != expected and not knows_fewer:
+            if to_train.heads and role == "student":
+                raise ModelError(f"the student gives {classes} logits, the classes of all tasks are {expected}")
             raise ModelError(
                 f"the {role} gives {classes} classes, the data has {len(opened.classes)} ({', '.join(opened.classes[:10])})"
             )
@@ -84,6 +91,7 @@ def check_models(recipe: Recipe, samples: Artifact, seen: Artifact) -> tuple[Los
             raise ModelError(
                 f"{role} '{reference.model}' cannot be trained; give edgekd:NAME, python:module:function or timm:NAME"
             )
+    check_tasks(recipe, opened, tasks)
     losses = _check_losses(recipe, student, teacher, opened, opened_by_teacher)
     trace(student.eval(), (torch.zeros(2, channels, *opened.image_shape[:2]),))
     return losses
@@ -161,7 +169,7 @@ def try_losses(
             images,
             torch.arange(4),
             Labels(labels, labels, torch.ones(4)),
-            z_s,
+            z_s[:, : len(samples.classes)],
             z_t[None],
             ours.features,
             theirs.features,
@@ -186,14 +194,24 @@ def _shape(feature: object) -> str:
     return str(list(feature.shape)) if isinstance(feature, torch.Tensor) else f"({type(feature).__name__})"
 
 
-def check_teachers(recipe: Recipe, samples: Artifact, trained: Artifact | None, ask: Callable[[str], bool]) -> None:
+def check_teachers(
+    recipe: Recipe,
+    samples: Artifact,
+    trained: Artifact | None,
+    tasks: Mapping[str, Artifact],
+    ask: Callable[[str], bool],
+) -> None:
     """Ask whether to go on where a teacher is no better than chance on the hold-out split; `trained` is the first one's."""
     data = recipe.teacher_data
-    opened: Samples = open_samples(samples.folder, data)
-    ids = opened.holdout_ids[:: max(1, len(opened.holdout_ids) // PROBED)]
-    for number, teacher in enumerate(recipe.teachers):
+    first: Samples = open_samples(samples.folder, data)
+    asked = [(teacher, first, data) for teacher in recipe.teachers]
+    asked += [
+        (as_teacher(task.teacher), open_task(recipe, task, tasks), recipe.task_data(task)) for task in recipe.tasks
+    ]
+    ids = first.holdout_ids[:: max(1, len(first.holdout_ids) // PROBED)]
+    for number, (teacher, opened, seen_as) in enumerate(asked):
         model = load_teacher(teacher, trained if number == 0 else None, opened)
-        logits = predict(model, opened.train, ids, data)
+        logits = predict(model, opened.train, ids, seen_as)
         known = opened.train.labels[ids] < logits.shape[1]  # it may know the first classes only
         labels = opened.train.labels[ids][known]
         found = top1(logits[known], labels)

@@ -16,6 +16,7 @@ from edgekd.schemes import SCHEMES, with_scheme
 from edgekd.toml_file import Mistake, Places, as_json, date_mistakes, parse_toml, read_text, refuse, validation_mistakes
 
 FILE = "edgekd.toml"
+LOCATED = ("data", "teacher", "student", "tasks")  # the tables that name files
 SYNTHESES = ("deep_inversion", "dafl", "dfq")
 Text = Annotated[str, Field(min_length=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -55,6 +56,7 @@ class Source(Section):
     train: Text
     test: Text
     column: Text | None = Field(default=None, description="of the images in parquet; none: image or img")
+    label: Text | None = Field(default=None, description="column of the labels in parquet; none: label or labels")
     size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = Field(
         default=None, description="height, width that images are resized to; none: as they are"
     )
@@ -157,11 +159,24 @@ class Student(Model):
 
     assistants: tuple[Model, ...] = ()
     init: Init | None = None
+    heads: dict[str, int] = Field(default_factory=dict, description="outputs after the classes; [[tasks]] sets them")
 
     @property
     def alone(self) -> Self:
         """What decides about the network itself."""
         return self.model_copy(update={"assistants": ()})
+
+
+class Task(Section):
+    """A further task of the same student: a head of its own, taught by a teacher of its own (system-level distillation).
+
+    `name` is the output's in the exported graph; `label` is the column of parquet that holds its classes.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+    label: Text
+    teacher: Model
+    weight: Positive = Field(default=1.0, description="of the task's losses, where the first task's is 1")
 
 
 class Optimizer(Section):
@@ -266,6 +281,7 @@ class Recipe(Section):
     quantize: Quantize = Quantize()
     export: Export = Export()
     budget: Budget = Budget()
+    tasks: tuple[Task, ...] = ()
     folder: Path = Field(default=Path("."), exclude=True)
 
     @property
@@ -278,6 +294,10 @@ class Recipe(Section):
     def teachers(self) -> tuple[Teacher, ...]:
         """All of them, the first first."""
         return self.teacher.alone, *(Teacher(**dict(model)) for model in self.teacher.also)
+
+    def task_data(self, task: Task) -> Data:
+        """The same images with a task's labels."""
+        return self.data.model_copy(update={"label": task.label})
 
     def located(self) -> Self:
         """The same recipe with absolute paths: `~` is the home, a relative one starts at the recipe's folder."""
@@ -294,7 +314,7 @@ class Recipe(Section):
             located = {key: at(item) if key in value.references and item else inside(item) for key, item in value}
             return value.model_copy(update=located)
 
-        return self.model_copy(update={name: inside(getattr(self, name)) for name in ("data", "teacher", "student")})
+        return self.model_copy(update={name: inside(getattr(self, name)) for name in LOCATED})
 
 
 def file_of(reference: str) -> Path | None:

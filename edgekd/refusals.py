@@ -22,6 +22,8 @@ def missing_files(recipe: Recipe) -> Iterator[Mistake]:
     """The files and folders that a located recipe names and that are not there."""
     for name, section in (("data", recipe.data), ("teacher", recipe.teacher), ("student", recipe.student)):
         yield from _missing_in(name, section)
+    for n, task in enumerate(recipe.tasks):
+        yield from _missing_in(f"tasks.{n}", task)
 
 
 def _missing_in(place: str, section: Section) -> Iterator[Mistake]:
@@ -45,6 +47,10 @@ def impossible_settings(recipe: Recipe, target: Target) -> Iterator[Mistake]:
         yield Mistake("data.train", f'"{recipe.data.train}" given; {why}')
     if recipe.student.init is not None and recipe.student.weights is not None:
         yield Mistake("student.init", "given beside student.weights; a student begins with one of them")
+    if recipe.tasks or recipe.student.heads:
+        from edgekd.tasks import mistakes_in_tasks  # imports torch
+
+        yield from (Mistake(place, what) for place, what in mistakes_in_tasks(recipe))
     runtime = target.runtime
     if recipe.quantize.mode != "none" and (target.quantization is None or "int8" not in runtime.precisions):
         why = "has no int8 scheme" if target.quantization is None else f"runs {', '.join(runtime.precisions)}, not int8"

@@ -35,11 +35,13 @@ def test_the_docs_name_every_method_and_scheme_and_their_recipe_is_one(tmp_path:
     text = (Path(__file__).parent.parent / "docs" / "distillation.md").read_text()
     named = set(re.findall(r"`(\w+)`", text))
     assert set(METHODS) <= named and set(SCHEMES) <= named
-    (snippet,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    snippet, task = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     (recipe,) = blocks("toml")
     (tmp_path / "edgekd.toml").write_text(recipe.replace("[distill]\nepochs = 60\nbatch_size = 64\n", snippet))
     losses = load_recipe(tmp_path, methods=METHODS).distill.losses
     assert [loss.method for loss in losses] == ["kd", "reviewkd"]
+    (tmp_path / "edgekd.toml").write_text(recipe + task)
+    assert [task.name for task in load_recipe(tmp_path).tasks] == ["vehicle"]
 
 
 def test_the_commands_of_the_first_lines_exist() -> None:

@@ -48,7 +48,8 @@ def epoch_of(
         order[start : start + batch_size][rank::world] for start in range(0, len(order) - batch_size + 1, batch_size)
     ]
     if in_pairs:
-        partner = _partners(views.labels[views.ids], seed, epoch)
+        labels = views.labels.reshape(len(views.labels), -1)[views.ids, 0]  # of the first task
+        partner = _partners(labels, seed, epoch)
         firsts = [rows[: len(rows) // 2] for rows in batches]
         batches = [np.concatenate([rows, partner[rows]]) for rows in firsts]
 

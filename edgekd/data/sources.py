@@ -43,22 +43,24 @@ class Source:
         return len(self.labels)
 
 
-def open_source(reference: str, split: str, column: str | None = None) -> Source:
-    """The samples of `data.train` or `data.test`: a path, or a `python:` reference; `column` holds the images in parquet.
+def open_source(reference: str, split: str, column: str | None = None, label: str | None = None) -> Source:
+    """The samples of `data.train` or `data.test`: a path, or a `python:` reference; `column` and `label` are where parquet
+    holds the images and the labels; a function is called with the split, and with `label` where one is asked for.
 
     Raises DataError where there is nothing to read, a column is missing, or a label is no class.
     """
     path = Path(reference)
-    if column is not None and (reference.startswith("python:") or path.is_dir()):
-        raise DataError(f"data.{split} = '{reference}' has no columns, of which '{column}' is asked for; give parquet")
+    asked = column if reference.startswith("python:") else column or label if path.is_dir() else None
+    if asked is not None:
+        raise DataError(f"data.{split} = '{reference}' has no columns, of which '{asked}' is asked for; give parquet")
     if reference.startswith("python:"):
-        source = _from_function(reference, split)
+        source = _from_function(reference, split, label)
     elif path.is_dir():
         source = _from_folder(path)
     elif path.is_file():
-        source = _from_parquet([path], column)
+        source = _from_parquet([path], column, label)
     elif "*" in path.name and (files := sorted(path.parent.glob(path.name))):
-        source = _from_parquet(files, column)
+        source = _from_parquet(files, column, label)
     else:
         raise DataError(
             f"data.{split} = '{reference}': no such file or folder; give an image folder (one folder a class), "
@@ -130,10 +132,10 @@ def _from_folder(folder: Path) -> Source:
     return Source(np.array(labels, np.int64), classes, lambda i: files[i].read_bytes(), name_of)
 
 
-def _from_parquet(files: list[Path], column: str | None) -> Source:
+def _from_parquet(files: list[Path], column: str | None, label: str | None) -> Source:
     tables = [_read_parquet(file) for file in files]
     where = [(file, row) for file, table in zip(files, tables, strict=True) for row in range(len(table))]
-    image, label = _columns(files[0], tables[0].schema, column)
+    image, label = _columns(files[0], tables[0].schema, column, label)
     try:
         table = pa.concat_tables(tables)
     except pa.ArrowInvalid as error:
@@ -161,13 +163,14 @@ def _read_parquet(path: Path) -> pa.Table:
         raise DataError(f"{path}: not a parquet file that can be read ({error})") from error
 
 
-def _columns(path: Path, schema: pa.Schema, column: str | None) -> tuple[str, str]:
+def _columns(path: Path, schema: pa.Schema, column: str | None, label: str | None) -> tuple[str, str]:
     """The names of the image and the label column."""
     names = schema.names
-    if column is not None and column not in names:
-        raise DataError(f"{path}: no column {column}{nearest(column, names)}")
+    for asked in (column, label):
+        if asked is not None and asked not in names:
+            raise DataError(f"{path}: no column {asked}{nearest(asked, names)}")
     image = column or next((name for name in IMAGE_COLUMNS if name in names), None)
-    label = next((name for name in LABEL_COLUMNS if name in names), None)
+    label = label or next((name for name in LABEL_COLUMNS if name in names), None)
     if image is None or label is None:
         wanted = "image or img (a struct of bytes and path)" if image is None else "label"
         raise DataError(f"{path}: no column {wanted}; its columns are {', '.join(names)}")
@@ -183,14 +186,15 @@ def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
     return tuple(metadata.get("info", {}).get("features", {}).get(label, {}).get("names", ()))
 
 
-def _from_function(reference: str, split: str) -> Source:
+def _from_function(reference: str, split: str, label: str | None) -> Source:
     function = load_function(reference)
     where = f"data.{split} = '{reference}'"
+    asked = (split,) if label is None else (split, label)
     try:
-        result: Any = function(split)
+        result: Any = function(*asked)
     except Exception as error:  # a user's function may raise anything
         raise DataError(
-            f"{where}: the function failed when called with '{split}': {type(error).__name__}: {error}"
+            f"{where}: the function failed when called with {', '.join(map(repr, asked))}: {type(error).__name__}: {error}"
         ) from error
     try:
         images, labels, classes = result

@@ -63,7 +63,7 @@ def decode(data: recipe.Source, *, out: Path) -> None:
     Raises DataError for what cannot be read, for images of different sizes without `data.size`, and, unless
     `data.on_error` is "skip", for the first image that does not decode, by its name.
     """
-    sources = {split: open_source(getattr(data, split), split, data.column) for split in ("train", "test")}
+    sources = {split: open_source(getattr(data, split), split, data.column, data.label) for split in ("train", "test")}
     if sources["train"].classes != sources["test"].classes:
         raise DataError(
             f"train has the classes {', '.join(sources['train'].classes)}; test has {', '.join(sources['test'].classes)}"

@@ -25,7 +25,7 @@ Floats = npt.NDArray[np.float64]
 class Batch(NamedTuple):
     """What training sees of some samples in one view.
 
-    images: uint8 `[n, h, w, channels]`; labels: int64 `[n]`; with mix-up the label is `labels` with probability
+    images: uint8 `[n, h, w, channels]`; labels: int64 `[n]` or `[n, tasks]`; with mix-up the label is `labels` with probability
     `lam` (float64 `[n]`) and `partner_labels` otherwise, without it `lam` is 1 everywhere.
     """
 
@@ -65,7 +65,7 @@ def permutation(n: int, *coordinates: int) -> Ids:
 class Views:
     """Augmented views of a split: `views(ids, number)` gives a Batch.
 
-    get: ids to pixels, `[n, h, w, channels]`; labels: `[samples]` of the whole split; ids: those that mix-up may pick
+    get: ids to pixels, `[n, h, w, channels]`; labels: `[samples]` of the whole split, or `[samples, tasks]`; ids: those that mix-up may pick
     a partner from; mean: the colour that cut-out paints, 0..1 per channel.
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -32,7 +32,8 @@ class Labels:
 class Seen:
     """What a step shows to the losses; the names are those of edgekd.distill.methods.
 
-    z_ts: `[teachers, batch, classes]`, None where no loss reads a teacher; f_s, f_t: features by module path.
+    z_ts: `[teachers, batch, classes]`, None where no loss reads a teacher; f_s, f_t: features by module path; tasks: what
+    the losses of the student's further heads are shown, by the task's name.
     """
 
     images: Tensor
@@ -42,6 +43,7 @@ class Seen:
     z_ts: Tensor | None
     f_s: Mapping[str, Tensor]
     f_t: Mapping[str, Tensor]
+    tasks: Mapping[str, Seen] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,14 +97,17 @@ class Term:
 
 
 class Objective(nn.Module):
-    """`total = label_weight · CE + Σ weight · method(...)`, and each term by name.
+    """`total = label_weight · CE + Σ weight · method(...)`, and each term by name; of further `tasks` (name: weight) each adds
+    its own such sum.
 
     Methods with weights are its children, so that its parameters are those the trainer optimises beside the student's.
     Raises RecipeError for losses that do not fit their methods.
     """
 
-    def __init__(self, losses: Sequence[Loss], label_weight: float) -> None:
+    def __init__(self, losses: Sequence[Loss], label_weight: float, tasks: Mapping[str, float] | None = None) -> None:
         super().__init__()
+        self.task_weights = dict(tasks or {})
+        self.tasks = nn.ModuleDict({name: Objective(losses, label_weight) for name in self.task_weights})
         self.label_weight = label_weight
         losses = [loss for loss in losses if loss.weight]
         if mistakes := check_losses(losses, METHODS):
@@ -180,6 +185,10 @@ class Objective(nn.Module):
             if term.until_epoch is None or epoch < term.until_epoch:
                 values[term.name] = term(seen, epoch)
                 total = total + term.weight_at(epoch) * values[term.name]
+        for task, weight in self.task_weights.items():
+            its_total, its_values = self.tasks[task](epoch, seen.tasks[task])
+            values |= {f"{task}/{name}": value for name, value in its_values.items()}
+            total = total + weight * its_total
         if team.SIZE > 1:  # processes wait for the gradient of every parameter, also of those that nothing reads now
             idle = [p.sum() for term in self.terms if term.name not in values for p in _parameters(term.method)]
             total = total + 0.0 * sum(idle, seen.z_s.float().sum())

@@ -14,7 +14,7 @@ from edgekd.distill.cache import CachedLogits
 from edgekd.distill.methods.simkd import SimStudent
 from edgekd.distill.objective import Objective
 from edgekd.distill.teacher import cached_features, check_cache, load_teacher
-from edgekd.distill.train import Lesson, save_weights, train
+from edgekd.distill.train import Lesson, TaskLesson, save_weights, train
 from edgekd.distill.trained import REUSED, WEIGHTS, initialise, new_model
 from edgekd.recipe import Data, Distill, Model, Optimizer, Student, Teacher
 from edgekd.stage import Artifact, stage
@@ -44,10 +44,24 @@ class Beginning:
 
 @dataclass(frozen=True)
 class Lessons:
-    """The teachers of a student, the first of which may be read for features: live, or pooled from `features`."""
+    """The teachers of a student, the first of which may be read for features: live, or pooled from `features`; and those of
+    its further tasks."""
 
     teachers: tuple[Taught, ...]
     features: Artifact | None = None
+    tasks: tuple[TaskTaught, ...] = ()
+
+
+@dataclass(frozen=True)
+class TaskTaught:
+    """A further task of the student: its labels and its teacher, of which `taught` is recorded where a loss reads one."""
+
+    name: str
+    weight: float
+    samples: Artifact
+    data: Data
+    teacher: Teacher
+    taught: Taught | None
 
 
 @stage(1, ("torch", "accelerate"), together=True)
@@ -110,18 +124,30 @@ def as_teacher(model: Model) -> Teacher:
 def lesson_of(samples: Samples, data: Data, taught_by: Lessons, settings: Distill) -> Lesson:
     """The caches, each checked against its live teacher on a few samples; the live teacher too where a loss needs it."""
     objective = Objective(settings.losses, settings.label_weight)
+    tasks = tuple(map(_task_lesson, taught_by.tasks))
     if not objective.needs_teacher:
-        return Lesson(samples, data, None, None)
+        return Lesson(samples, data, None, None, tasks=tasks)
     cached, live = [], None
     for taught in taught_by.teachers:
-        seen = open_samples(taught.samples.folder, taught.data)
-        model = load_teacher(taught.teacher, taught.trained, seen)
-        logits = CachedLogits(taught.outputs.folder)
-        check_cache(model, logits, seen, taught.data)
+        logits, model = recorded(taught)
         cached.append(logits)
         live = live or model
     features = cached_features(taught_by.features, objective.pooled_features) if taught_by.features is not None else {}
     needs_live = objective.needs_features and not features
     seen_as = taught_by.teachers[0].data
     otherwise = seen_as if (seen_as.mean, seen_as.std) != (data.mean, data.std) else None
-    return Lesson(samples, data, cached[0], live if needs_live else None, features, tuple(cached[1:]), otherwise)
+    return Lesson(samples, data, cached[0], live if needs_live else None, features, tuple(cached[1:]), otherwise, tasks)
+
+
+def _task_lesson(task: TaskTaught) -> TaskLesson:
+    cached = recorded(task.taught)[0] if task.taught is not None else None
+    return TaskLesson(task.name, task.weight, open_samples(task.samples.folder, task.data), cached)
+
+
+def recorded(taught: Taught) -> tuple[CachedLogits, nn.Module]:
+    """A teacher's cache, checked against the live teacher on a few samples, and that teacher."""
+    seen = open_samples(taught.samples.folder, taught.data)
+    model = load_teacher(taught.teacher, taught.trained, seen)
+    logits = CachedLogits(taught.outputs.folder)
+    check_cache(model, logits, seen, taught.data)
+    return logits, model

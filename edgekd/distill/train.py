@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from edgekd import team
 from edgekd.data import Samples
 from edgekd.data.batches import Step, epoch_of, to_tensor
-from edgekd.data.views import permutation
+from edgekd.data.views import Views, permutation
 from edgekd.distill.cache import CachedLogits
 from edgekd.distill.features import Taps
 from edgekd.distill.objective import Labels, Objective, Seen
@@ -45,7 +45,7 @@ class Lesson:
     cached: the teacher's logits `[view, sample, class]`, or None where no loss reads them or only the live teacher can
     give them; live: the teacher itself, for losses that read its features; features: pooled ones by the teacher's module
     path, `[view, sample, channels]`, where these are enough; more: the logits of further teachers; teacher_data: how the
-    live teacher's images are normalised, where otherwise than the student's.
+    live teacher's images are normalised, where otherwise than the student's; tasks: what the student's further heads learn.
     """
 
     samples: Samples
@@ -55,6 +55,37 @@ class Lesson:
     features: Mapping[str, npt.NDArray[np.float16]] = field(default_factory=dict)
     more: tuple[CachedLogits, ...] = ()
     teacher_data: Data | None = None
+    tasks: tuple[TaskLesson, ...] = ()
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of the further tasks, by name."""
+        return {task.name: task.weight for task in self.tasks}
+
+    @property
+    def all_samples(self) -> list[Samples]:
+        """The same images with the labels of each task."""
+        return [self.samples, *(task.samples for task in self.tasks)]
+
+    @property
+    def views(self) -> Views:
+        """The training views, their labels `[samples, tasks]`."""
+        labels = np.stack([samples.train.labels for samples in self.all_samples], 1)
+        return replace(views_of(self.samples, self.data), labels=labels)
+
+
+@dataclass(frozen=True)
+class TaskLesson:
+    """A further task: its samples are the same images with other labels, `cached` are its teacher's logits."""
+
+    name: str
+    weight: float
+    samples: Samples
+    cached: CachedLogits | None
+
+    def logits(self, step: Step, device: torch.device) -> torch.Tensor | None:
+        """The teacher's, `[1, batch, classes]`."""
+        return None if self.cached is None else read(self.cached, step, device)[None]
 
 
 @dataclass(frozen=True)
@@ -85,7 +116,7 @@ def train(
     accelerator = Accelerator(mixed_precision="no", cpu=device().type == "cpu")
     precision = torch.autocast(accelerator.device.type, torch.bfloat16, enabled=uses_bf16(settings.precision))
     student = student.to(accelerator.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    objective = Objective(settings.losses, settings.label_weight).to(accelerator.device)
+    objective = Objective(settings.losses, settings.label_weight, lesson.weights).to(accelerator.device)
     _prepare(objective, student, lesson, settings, modes)
     if accelerator.num_processes > 1 and (alone := objective.in_one_process):
         raise ModelError(f"{', '.join(alone)} keeps what one process has seen; train in one, or take another method")
@@ -124,7 +155,7 @@ def train(
                 with precision:
                     z_ts, f_t = _teachers(lesson, step, images, teacher_taps)
                     z_s = model(images)
-                total, terms = loss_of(now, _seen(step, images, z_s, z_ts, student_taps.features, f_t))
+                total, terms = loss_of(now, _seen(lesson, step, images, z_s, z_ts, student_taps.features, f_t))
                 optimizer.zero_grad()
                 accelerator.backward(total)
                 optimizer.step()
@@ -144,7 +175,7 @@ def train(
             metrics[-1] |= {name: round(float(value) / steps, 5) for name, value in sums.items()}
             modes.evaluate(student)
             shipped = objective.deployed(averaged.module if averaged is not None else student)
-            metrics[-1]["holdout_top1"] = _holdout(shipped, lesson, modes)
+            metrics[-1] |= _holdout(shipped, lesson, modes)
             _check_finite(metrics[-1])
             if accelerator.is_main_process:
                 state.save(metrics)
@@ -218,16 +249,20 @@ def _prepare(objective: Objective, student: nn.Module, lesson: Lesson, settings:
         device = next(student.parameters()).device
         number = len(lesson.samples.train_ids)
         rows = permutation(number, settings.seed, PREPARED)[: min(PREPARED_ON, settings.batch_size)]
-        step = Step(views_of(lesson.samples, lesson.data)(lesson.samples.train_ids[rows], 0), rows, 0)
+        step = Step(lesson.views(lesson.samples.train_ids[rows], 0), rows, 0)
         images = to_tensor(step.batch.images, lesson.data, device)
         torch.manual_seed(_seed_of(settings.seed, -1))  # the methods' own weights, the same after a restart
         modes.evaluate(student)
         with torch.no_grad():
             z_s = student(images)
             z_ts, f_t = _teachers(lesson, step, images, theirs)
-            seen = _seen(step, images, z_s, z_ts, ours.features, f_t)
-            classes, samples = len(lesson.samples.classes), len(lesson.samples.train_ids)
-            objective.prepare(seen, student, lesson.live, classes, samples)
+            seen = _seen(lesson, step, images, z_s, z_ts, ours.features, f_t)
+            samples = len(lesson.samples.train_ids)
+            objective.prepare(seen, student, lesson.live, len(lesson.samples.classes), samples)
+            for task in lesson.tasks:
+                own, shown = objective.tasks[task.name], seen.tasks[task.name]
+                assert isinstance(own, Objective)
+                own.prepare(shown, student, None, len(task.samples.classes), samples)
         objective.to(device)
 
 
@@ -249,7 +284,7 @@ def _epoch(
     lesson: Lesson, epoch: int, settings: Distill, accelerator: Accelerator, needs_pairs: bool
 ) -> Iterator[Step]:
     return epoch_of(
-        views_of(lesson.samples, lesson.data), epoch, batch_size=settings.batch_size, number_of_views=settings.views,
+        lesson.views, epoch, batch_size=settings.batch_size, number_of_views=settings.views,
         seed=settings.seed, rank=accelerator.process_index, world=accelerator.num_processes, in_pairs=needs_pairs,
     )  # fmt: skip
 
@@ -262,22 +297,25 @@ def _teachers(
     They come from the cache; where the live teacher runs anyway, the first's come from it.
     """
 
-    def read(stored: CachedLogits | npt.NDArray[np.float16]) -> torch.Tensor:
-        return torch.from_numpy(stored[step.view, step.rows]).to(images.device).float()
-
-    logits = None
+    device, logits = images.device, None
     if lesson.live is not None:
         if lesson.teacher_data is not None:
             images = to_tensor(step.batch.images, lesson.teacher_data, images.device)
         with torch.no_grad():
             logits = lesson.live(images).float()
     elif lesson.cached is not None:
-        logits = read(lesson.cached)
-    z_ts = None if logits is None else torch.stack([logits, *(read(stored) for stored in lesson.more)])
-    return z_ts, {path: read(stored) for path, stored in lesson.features.items()} | taps.features
+        logits = read(lesson.cached, step, device)
+    z_ts = None if logits is None else torch.stack([logits, *(read(more, step, device) for more in lesson.more)])
+    return z_ts, {path: read(stored, step, device) for path, stored in lesson.features.items()} | taps.features
+
+
+def read(stored: CachedLogits | npt.NDArray[np.float16], step: Step, device: torch.device) -> torch.Tensor:
+    """What is stored of a step's samples, float32 `[batch, ...]`."""
+    return torch.from_numpy(stored[step.view, step.rows]).to(device).float()
 
 
 def _seen(
+    lesson: Lesson,
     step: Step,
     images: torch.Tensor,
     z_s: torch.Tensor,
@@ -288,15 +326,27 @@ def _seen(
     def here(values: npt.NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(images.device)
 
-    batch = step.batch
-    labels = Labels(here(batch.labels), here(batch.partner_labels), here(batch.lam.astype(np.float32)))
-    return Seen(images, here(step.rows), labels, z_s, z_ts, f_s, f_t)
+    batch, rows = step.batch, here(step.rows)
+    hard, partner = here(batch.labels), here(batch.partner_labels)
+    lam = here(batch.lam.astype(np.float32))
+    labels = [Labels(hard[:, k], partner[:, k], lam) for k in range(hard.shape[1])]
+    z_s, *further = torch.split(z_s, [len(samples.classes) for samples in lesson.all_samples], 1)
+    tasks = {
+        task.name: Seen(images, rows, own, z, task.logits(step, images.device), {}, {})
+        for task, own, z in zip(lesson.tasks, labels[1:], further, strict=True)
+    }
+    return Seen(images, rows, labels[0], z_s, z_ts, f_s, f_t, tasks)
 
 
-def _holdout(model: nn.Module, lesson: Lesson, modes: Modes) -> float:
+def _holdout(model: nn.Module, lesson: Lesson, modes: Modes) -> dict[str, float]:
+    """Top-1 of each task, the first task's first."""
     modes.evaluate(model)
-    ids = lesson.samples.holdout_ids
-    return round(top1(predict(model, lesson.samples.train, ids, lesson.data), lesson.samples.train.labels[ids]), 3)
+    ids, samples = lesson.samples.holdout_ids, lesson.all_samples
+    logits = predict(model, lesson.samples.train, ids, lesson.data)
+    parts = np.split(logits, np.cumsum([len(of.classes) for of in samples])[:-1], 1)
+    names = ["holdout_top1", *(f"holdout_top1/{task.name}" for task in lesson.tasks)]
+    found = (round(top1(part, of.train.labels[ids]), 3) for part, of in zip(parts, samples, strict=True))
+    return dict(zip(names, found, strict=True))
 
 
 def _seed_of(seed: int, epoch: int) -> int:

@@ -13,7 +13,7 @@ from edgekd.distill.methods.simkd import rebuilt
 from edgekd.errors import ModelError
 from edgekd.models import ExportedModel, OnnxModel, load_model
 from edgekd.models.init import copy_layers, deeper, every_nth, extend, slice_weights, wider
-from edgekd.recipe import Init, Model
+from edgekd.recipe import Init, Model, Student
 from edgekd.say import say
 from edgekd.stage import Artifact
 
@@ -25,7 +25,12 @@ REUSED = "reused.json"  # where the student reuses its teacher's classifier: at 
 def new_model(reference: Model, samples: Samples, seed: int) -> nn.Module:
     """The model with weights that `seed` fixes (where the recipe names none)."""
     torch.manual_seed(seed)
-    return load_model(reference, num_classes=len(samples.classes), in_channels=samples.image_shape[2])
+    return load_model(reference, num_classes=number_of_outputs(reference, samples), in_channels=samples.image_shape[2])
+
+
+def number_of_outputs(reference: Model, samples: Samples) -> int:
+    """The classes, and those of a student's further heads."""
+    return len(samples.classes) + sum(reference.heads.values() if isinstance(reference, Student) else ())
 
 
 def initialise(student: nn.Module, init: Init, teacher: Model, trained: Artifact | None, samples: Samples) -> None:
@@ -64,4 +69,4 @@ def load_student(reference: Model, samples: Samples, trained: Artifact) -> nn.Mo
         whole.load_state_dict(weights)
         return whole.eval()
     own = reference.model_copy(update={"weights": str(trained / WEIGHTS)})
-    return load_model(own, num_classes=len(samples.classes), in_channels=samples.image_shape[2])
+    return load_model(own, num_classes=number_of_outputs(reference, samples), in_channels=samples.image_shape[2])

@@ -20,7 +20,7 @@ from edgekd.export.to_onnx import Preprocess, to_onnx
 from edgekd.measure.runners import OnnxRunner
 from edgekd.quantize.ptq import convert
 from edgekd.quantize.student import load_quantized
-from edgekd.recipe import Data, Export, Model, Quantize
+from edgekd.recipe import Data, Export, Quantize, Student
 from edgekd.stage import Artifact, stage
 from edgekd.target import Quantization
 
@@ -32,27 +32,27 @@ LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime")
 
 @stage(1, LIBRARIES)
 def export_fp32(
-    samples: Artifact, student: Model, distilled: Artifact, data: Data, export: Export, opset: int, *, out: Path
+    samples: Artifact, student: Student, distilled: Artifact, data: Data, export: Export, opset: int, *, out: Path
 ) -> None:
     """Stage: the float student."""
     opened = open_samples(samples.folder, data)
-    _export(load_student(student, opened, distilled), opened, data, export, opset, out)
+    _export(load_student(student, opened, distilled), student, opened, data, export, opset, out)
 
 
 @stage(1, LIBRARIES)
 def export_fp16(
-    samples: Artifact, student: Model, distilled: Artifact, fp32: Artifact, data: Data, export: Export, *, out: Path
+    samples: Artifact, student: Student, distilled: Artifact, fp32: Artifact, data: Data, export: Export, *, out: Path
 ) -> None:
     """Stage: the float student with half-precision weights and arithmetic, between the input's and the output's own types."""
     opened = open_samples(samples.folder, data)
     to_fp16(fp32 / MODEL, out / MODEL)
     model = load_student(student, opened, distilled)
-    _check(out / MODEL, model, opened, data, export)
+    _check(out / MODEL, model, student, opened, data, export)
 
 
 @stage(1, (*LIBRARIES, "torchao"))
 def export_int8(
-    samples: Artifact, student: Model, distilled: Artifact, quantized: Artifact, data: Data, quantize: Quantize, quantization: Quantization,
+    samples: Artifact, student: Student, distilled: Artifact, quantized: Artifact, data: Data, quantize: Quantize, quantization: Quantization,
     export: Export, opset: int, *, out: Path,
 ) -> None:  # fmt: skip
     """Stage: the quantized student; also `fake_quantized.npy`, what the torch model computes on the test split.
@@ -63,25 +63,28 @@ def export_int8(
     model = load_quantized(student, distilled, quantized, opened, quantization, quantize)
     trained = _logits(model, opened, data) if quantize.mode == "qat" else None
     model = convert(model)
-    _export(model, opened, data, export, opset, out)
+    _export(model, student, opened, data, export, opset, out)
     np.save(out / "fake_quantized.npy", _logits(model, opened, data) if trained is None else trained)
 
 
 @stage(1, ("onnxruntime",))
 def score(samples: Artifact, model: Artifact, data: Data, export: Export, *, out: Path) -> None:
-    """Stage: what an exported model computes in onnxruntime on the whole test split, `test.npy` float32 `[samples, classes]`."""
+    """Stage: what an exported model computes in onnxruntime on the whole test split, `test.npy` float32 `[samples, classes]`, and
+    `test.TASK.npy` for each further output."""
     opened = open_samples(samples.folder, data)
     runner = OnnxRunner(model / MODEL, threads=torch.get_num_threads())
-    outputs = [runner.run(as_input(opened.test.get(ids), data, export)) for ids in _batches(len(opened.test))]
-    np.save(out / "test.npy", np.concatenate(outputs).astype(np.float32))
+    found = [runner.run_all(as_input(opened.test.get(ids), data, export)) for ids in _batches(len(opened.test))]
+    for number, name in enumerate(runner.outputs):
+        logits = np.concatenate([outputs[number] for outputs in found]).astype(np.float32)
+        np.save(out / (f"test.{name}.npy" if number else "test.npy"), logits)
     (out / "runtime.json").write_text(json.dumps(runner.name))
 
 
 def _logits(model: nn.Module, samples: Samples, data: Data) -> np.ndarray:
-    """On the whole test split, float32 `[samples, classes]`."""
+    """On the whole test split, float32 `[samples, classes]`, of the first task."""
     batches = (_input(samples.test.get(ids), data, preprocess=False) for ids in _batches(len(samples.test)))
     with torch.inference_mode():
-        return np.concatenate([model(batch).numpy() for batch in batches])
+        return np.concatenate([model(batch).numpy() for batch in batches])[:, : len(samples.classes)]
 
 
 def as_input(images: np.ndarray, data: Data, export: Export) -> np.ndarray:
@@ -89,22 +92,26 @@ def as_input(images: np.ndarray, data: Data, export: Export) -> np.ndarray:
     return images if export.preprocess else _input(images, data, preprocess=False).numpy()
 
 
-def _export(model: nn.Module, samples: Samples, data: Data, export: Export, opset: int, out: Path) -> None:
+def _export(
+    model: nn.Module, student: Student, samples: Samples, data: Data, export: Export, opset: int, out: Path
+) -> None:
     channels = samples.image_shape[2]
     normalise = (
         Preprocess(_per_channel(data.mean, channels), _per_channel(data.std, channels)) if export.preprocess else None
     )
     example = _input(samples.train.get(samples.holdout_ids[:2]), data, preprocess=False)
-    to_onnx(model, out / MODEL, example, opset=opset, preprocess=normalise, output=export.output)
-    _check(out / MODEL, model, samples, data, export)
+    to_onnx(model, out / MODEL, example, opset=opset, preprocess=normalise, output=export.output, heads=student.heads)
+    _check(out / MODEL, model, student, samples, data, export)
 
 
-def _check(path: Path, model: nn.Module, samples: Samples, data: Data, export: Export) -> None:
+def _check(path: Path, model: nn.Module, student: Student, samples: Samples, data: Data, export: Export) -> None:
     images = samples.train.get(samples.holdout_ids[:CHECKED])
+    classes = [len(samples.classes), *student.heads.values()]
 
-    def run(batch: Tensor) -> Tensor:
+    def run(batch: Tensor) -> list[Tensor]:
         logits: Tensor = model(_input(batch.numpy(), data, preprocess=False) if export.preprocess else batch)
-        return logits.softmax(1) if export.output == "probabilities" else logits
+        each = torch.split(logits, classes, 1)
+        return [part.softmax(1) if export.output == "probabilities" else part for part in each]
 
     batch = torch.from_numpy(np.ascontiguousarray(as_input(images, data, export)))
     # Float outputs are compared as numbers: where two classes tie, a rounding decides. An int8 graph may round a tie of its

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +37,7 @@ class Agreement:
 
 def check(
     path: str | os.PathLike[str],
-    torch_fn: Callable[[Tensor], Tensor],
+    torch_fn: Callable[[Tensor], Tensor | Sequence[Tensor]],
     samples: Iterable[Tensor],
     *,
     min_agreement: float = 0.995,
@@ -45,8 +45,9 @@ def check(
 ) -> Agreement:
     """Validates the file and runs it in onnxruntime beside `torch_fn` on real samples.
 
-    Each of `samples` is a batch as the file takes it; `torch_fn` maps it to `[batch, classes]`. `tolerance` bounds
-    the largest difference relative to the largest output (none: 1e-3 in fp32, 0.05 in fp16, unbounded in int8).
+    Each of `samples` is a batch as the file takes it; `torch_fn` maps it to `[batch, classes]`, or to one
+    such tensor for each of the file's outputs, of which the first tells the class. `tolerance` bounds the largest difference
+    relative to the largest output (none: 1e-3 in fp32, 0.05 in fp16, unbounded in int8).
 
     Raises ExportError, with the figures, where the file is invalid, gives another shape or NaN, or differs.
     """
@@ -64,16 +65,19 @@ def check(
     count, same, difference, largest = 0, 0, 0.0, 0.0
     with torch.no_grad():
         for batch in samples:
-            expected = torch_fn(batch).float().numpy()
-            (got,) = session.run(None, {name: batch.numpy()})
-            if got.shape != expected.shape:
-                raise ExportError(f"{path} gives {list(got.shape)}, the torch model {list(expected.shape)}")
-            if not np.isfinite(got).all():
+            given = torch_fn(batch)
+            all_expected = [output.float().numpy() for output in ([given] if isinstance(given, Tensor) else given)]
+            all_got = session.run(None, {name: batch.numpy()})
+            shapes, wanted = ([list(output.shape) for output in outputs] for outputs in (all_got, all_expected))
+            if shapes != wanted:
+                raise ExportError(f"{path} gives {shapes}, the torch model {wanted}")
+            if not all(np.isfinite(got).all() for got in all_got):
                 raise ExportError(f"{path} gives NaN or infinity for sample {count} or one soon after it")
-            count += len(got)
-            same += int((got.argmax(1) == expected.argmax(1)).sum())
-            difference = max(difference, float(np.abs(got - expected).max()))
-            largest = max(largest, float(np.abs(expected).max()))
+            count += len(all_got[0])
+            same += int((all_got[0].argmax(1) == all_expected[0].argmax(1)).sum())
+            for got, expected in zip(all_got, all_expected, strict=True):
+                difference = max(difference, float(np.abs(got - expected).max()))
+                largest = max(largest, float(np.abs(expected).max()))
     if not count:
         raise ExportError(f"no samples to check {path} with")
     result = Agreement(count, same / count, difference, largest)

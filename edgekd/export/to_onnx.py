@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -42,14 +43,15 @@ class Deployed(nn.Module):
     """`model` with what comes before and after it on a device.
 
     Without `preprocess` float `[batch, C, H, W]`, with it uint8 `[batch, H, W, C]`, to logits or probabilities
-    `[batch, classes]`.
+    `[batch, classes]`; with further `heads` (outputs of each) to one such tensor a head, the classes' first.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: nn.Module, preprocess: Preprocess | None, output: str) -> None:
+    def __init__(self, model: nn.Module, preprocess: Preprocess | None, output: str, heads: Sequence[int] = ()) -> None:
         super().__init__()
+        self.heads = list(heads)
         self.model = model
         self.preprocess = preprocess
         self.output = output
@@ -57,11 +59,14 @@ class Deployed(nn.Module):
             self.register_buffer("mean", torch.tensor(preprocess.mean, dtype=torch.float32).reshape(-1, 1, 1))
             self.register_buffer("std", torch.tensor(preprocess.std, dtype=torch.float32).reshape(-1, 1, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         if self.preprocess is not None:
             x = (x.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
         y: Tensor = self.model(x)
-        return y.softmax(1) if self.output == "probabilities" else y
+        if not self.heads:
+            return y.softmax(1) if self.output == "probabilities" else y
+        each = torch.split(y, [y.shape[1] - sum(self.heads), *self.heads], 1)
+        return tuple(part.softmax(1) for part in each) if self.output == "probabilities" else each
 
 
 def to_onnx(
@@ -72,11 +77,13 @@ def to_onnx(
     opset: int,
     preprocess: Preprocess | None = None,
     output: Literal["logits", "probabilities"] = "logits",
+    heads: Mapping[str, int] | None = None,
 ) -> None:
     """Writes `model`, in evaluation mode, to `path`; the same model gives the same bytes.
 
     `example_input` is float `[batch, C, H, W]`; the batch is dynamic, named `batch`. The input is called `input`, the
-    output as `output` says. With `preprocess` the input is uint8 `[batch, H, W, C]`. A graph from
+    output as `output` says; with further `heads` (name: number of its classes, the last columns of what the model gives)
+    each is an output of its own, by its name. With `preprocess` the input is uint8 `[batch, H, W, C]`. A graph from
     `edgekd.quantize.convert` is written with a Q/DQ pair for each of its sites, its weights as int8.
 
     Raises ExportError where the model cannot be traced or written at this opset, or would not be the one that was
@@ -95,8 +102,10 @@ def to_onnx(
     try:
         for module in training:
             module.training = False  # not eval(): a traced graph refuses it
-        program = trace(Deployed(model, preprocess, output), (example_input,), name=type(model).__name__)
-        exported = _export(program, max(opset, LOWEST_OPSET), output)
+        heads = heads or {}
+        deployed = Deployed(model, preprocess, output, tuple(heads.values()))
+        program = trace(deployed, (example_input,), name=type(model).__name__)
+        exported = _export(program, max(opset, LOWEST_OPSET), [output, *heads])
     finally:
         for module, was in training.items():
             module.training = was
@@ -132,7 +141,7 @@ def write(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
         raise
 
 
-def _export(program: ExportedProgram, opset: int, output: str) -> ir.Model:
+def _export(program: ExportedProgram, opset: int, outputs: list[str]) -> ir.Model:
     for node in program.graph.nodes:
         # The decomposition of a global pool reads the memory's strides; a mean is the same and exports as one node.
         if node.target is aten.adaptive_avg_pool2d.default and tuple(node.args[1]) == (1, 1):
@@ -145,7 +154,7 @@ def _export(program: ExportedProgram, opset: int, output: str) -> ir.Model:
                 opset_version=opset,
                 optimize=True,
                 input_names=["input"],
-                output_names=[output],
+                output_names=outputs,
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:

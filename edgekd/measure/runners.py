@@ -63,7 +63,7 @@ class TorchRunner:
 
 
 class OnnxRunner:
-    """An ONNX file with one input in onnxruntime on the CPU, all graph optimisations on; gives the first output.
+    """An ONNX file with one input in onnxruntime on the CPU, all graph optimisations on; `run` gives the first of `outputs`.
 
     On x86 without VNNI, int8 products saturate in 16 bit and accuracy would be another than the device's:
     `session.x64quantprecision` is set there and named in `name`. Raises ModelError where the file cannot be loaded.
@@ -91,11 +91,15 @@ class OnnxRunner:
         if len(inputs) != 1:
             raise ModelError(f"{path} has inputs {[i.name for i in inputs]}; edgekd runs models with exactly one")
         self._input = inputs[0].name
-        self._output = self._session.get_outputs()[0].name
+        self.outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, batch: Batch) -> Batch:
-        (output,) = self._session.run([self._output], {self._input: batch})
+        (output,) = self._session.run(self.outputs[:1], {self._input: batch})
         return np.asarray(output)
+
+    def run_all(self, batch: Batch) -> list[Batch]:
+        """Every output, in the order of `outputs`."""
+        return [np.asarray(output) for output in self._session.run(None, {self._input: batch})]
 
 
 def int8_saturates(architecture: str, features: frozenset[str]) -> bool:

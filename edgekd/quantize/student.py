@@ -20,7 +20,7 @@ from edgekd.distill.trained import load_student
 from edgekd.losses import Loss, needs_of
 from edgekd.quantize import qat
 from edgekd.quantize.ptq import calibrate, prepare
-from edgekd.recipe import Data, Distill, Model, Quantize
+from edgekd.recipe import Data, Distill, Quantize, Student
 from edgekd.stage import Artifact, stage
 from edgekd.target import Quantization
 
@@ -31,7 +31,7 @@ LOGITS_ONLY = {"z_s", "z_t", "z_ts", "labels", "epoch"}
 
 @stage(3, ("torch", "torchao", "accelerate"), together=True)
 def quantize(
-    samples: Artifact, taught_by: Lessons, student: Model, distilled: Artifact, data: Data, settings: Distill,
+    samples: Artifact, taught_by: Lessons, student: Student, distilled: Artifact, data: Data, settings: Distill,
     quantize: Quantize, quantization: Quantization, *, out: Path,
 ) -> None:  # fmt: skip
     """Stage: the prepared graph's weights and ranges, `prepared.safetensors`; with `mode = "qat"` also `metrics.jsonl`.
@@ -97,7 +97,7 @@ def last_losses(settings: Distill, *, has_teacher: bool) -> tuple[Loss, ...]:
 
 
 def load_quantized(
-    student: Model,
+    student: Student,
     distilled: Artifact,
     quantized: Artifact,
     samples: Samples,
@@ -111,7 +111,7 @@ def load_quantized(
 
 
 def _prepared(
-    student: Model, distilled: Artifact, samples: Samples, quantization: Quantization, quantize: Quantize
+    student: Student, distilled: Artifact, samples: Samples, quantization: Quantization, quantize: Quantize
 ) -> GraphModule:
     model = load_student(student, samples, distilled)
     height, width, channels = samples.image_shape
