@@ -254,7 +254,7 @@ def test_a_relative_path_of_an_override_starts_where_the_user_is(
         (
             "quantise.mode=qat",
             "--set quantise.mode",
-            "unknown key 'quantise'; have: name, data, teacher, student, distill, quantize, export, budget."
+            "unknown key 'quantise'; have: name, data, teacher, student, distill, quantize, export, budget, tasks."
             " Did you mean quantize?",
         ),
     ],
