@@ -8,7 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from edgekd.stage import damage
+import numpy as np
+
+from edgekd.distill.teacher import record_teacher, uses_bf16
+from edgekd.recipe import Recording, load_recipe
+from edgekd.stage import SCRATCH, Artifact, damage
 from tests.test_cli import RECIPE
 
 
@@ -38,3 +42,15 @@ def test_two_processes_train_one_student(tmp_path: Path) -> None:
     stored = [folder for folder in (tmp_path / "cache").iterdir() if (folder / "artifact.json").exists()]
     assert len(stored) == len(report["stages"])
     assert [damage(folder, thorough=True) for folder in stored] == [None] * len(stored)
+
+    def made(name: str) -> Artifact:
+        (folder,) = (tmp_path / "cache").glob(f"{name}-*")
+        return Artifact(name, "", folder, 0.0, True, lambda: made(name))
+
+    # What two processes recorded is what one records.
+    recipe, alone = load_recipe(tmp_path), tmp_path / "alone"
+    (alone / SCRATCH).mkdir(parents=True)
+    recording = Recording(views=1, format="float16", top_k=0, bf16=uses_bf16("auto"))
+    record_teacher(made("decode"), recipe.teacher, made("train_teacher"), recipe.data, recording, out=alone)
+    shared_out, by_one = np.load(made("record_teacher") / "logits.npy"), np.load(alone / "logits.npy")
+    assert by_one.std() > 0.1 and (shared_out == by_one).all()

@@ -16,10 +16,11 @@ class Taps:
     """While the `with` block runs, `taps.features` holds what the modules at `paths` put out last.
 
     Hooks are set on the instances and removed at the end. Raises ModelError for a path that does not exist, with the
-    nearest.
+    nearest, and for an output that the model itself writes over before it ends.
     """
 
     def __init__(self, model: nn.Module, paths: Iterable[str], role: str) -> None:
+        self.model, self.role = model, role
         modules = dict(model.named_modules())
         for path in paths:
             if path not in modules:
@@ -27,11 +28,14 @@ class Taps:
                 raise ModelError(f"the {role} has no layer '{path}'{nearest(path, possible)}")
         self.modules = {path: modules[path] for path in paths}
         self.features: dict[str, Tensor] = {}
+        self._versions: dict[str, int] = {}
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> Taps:
         for path, module in self.modules.items():
             self._handles.append(module.register_forward_hook(self._keep(path)))
+        if self.modules:
+            self._handles.append(self.model.register_forward_hook(self._check))
         return self
 
     def __exit__(
@@ -41,9 +45,21 @@ class Taps:
             handle.remove()
         self._handles.clear()
         self.features.clear()
+        self._versions.clear()
 
     def _keep(self, path: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             self.features[path] = output
+            self._versions.pop(path, None)
+            if isinstance(output, Tensor) and not output.is_inference():  # those have no version
+                self._versions[path] = output._version
 
         return hook
+
+    def _check(self, model: nn.Module, inputs: Any, output: Any) -> None:
+        for path, version in self._versions.items():
+            if self.features[path]._version != version:
+                raise ModelError(
+                    f"what the {self.role}'s layer '{path}' puts out is written over by what follows it (as ReLU(inplace=True) "
+                    "does): set inplace=False there, or read the layer that writes"
+                )
