@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from onnxscript import ir
 
-from edgekd.export.finding import Finding, Subject, array, given, producer, readers, sizes, title
+from edgekd.export.finding import Finding, Severity, Subject, array, given, producer, readers, sizes, title
 
 Q, DQ = "QuantizeLinear", "DequantizeLinear"
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -43,7 +43,7 @@ def zero_points(subject: Subject) -> Iterator[Finding]:
         elif (values := array(zero_point)) is None:
             why = "the zero-point is computed; TensorRT's parser takes constants only"
         elif values.astype(np.float32).any():
-            why = f"zero-point {_shown(values)}; TensorRT takes 0 only and its parser refuses the graph"
+            why = "a zero-point other than 0, which TensorRT's parser refuses"
         else:
             why = "quantizes to uint8; TensorRT computes in int8 only" if zero_point.dtype == ir.DataType.UINT8 else ""
         if why:
@@ -124,8 +124,9 @@ def surplus_pairs(subject: Subject) -> Iterator[Finding]:
     for node in _nodes(subject, Q):
         before = producer(given(node, 0), DQ)
         if before is not None and _parameters(before) == _parameters(node):
-            why = f"quantizes what {title(before)} has just dequantized, with the same scale: two steps for nothing"
-            yield Finding("warning", "surplus_pairs", title(node), why, "remove the two and read the quantized tensor")
+            why = "quantizes what was just dequantized, with the same scale: two steps for nothing"
+            severity: Severity = "warning" if subject.is_tensorrt else "note"  # onnxruntime removes the two itself
+            yield Finding(severity, "surplus_pairs", title(node), why, "remove the two and read the quantized tensor")
         for other in readers(node.inputs[0]) if node.inputs[0] is not None else []:
             if other is node:
                 break
@@ -153,7 +154,7 @@ def few_channels(subject: Subject) -> Iterator[Finding]:
         else:
             inner, outer = shape[:-3:-1] if node.attributes.get_int("transB", 0) else shape[-2:]
         if min(inner, outer) < FEWEST_CHANNELS:
-            why = f"int8 with {inner} channels in and {outer} out; below {FEWEST_CHANNELS} int8 kernels run half empty"
+            why = f"int8 with fewer than {FEWEST_CHANNELS} channels in or out: its kernels run half empty"
             remedy = "leave this layer in fp16, or widen it to a multiple of 16"
             yield Finding("warning", "few_channels", title(node), why, remedy)
 
@@ -210,8 +211,3 @@ def _parameters(node: ir.Node) -> tuple[object, ...] | None:
         return (object(),)
     zeros = (0.0,) if zero_point is None else tuple(zero_point.astype(np.float64).ravel().tolist())
     return (*scale.astype(np.float64).ravel().tolist(), "|", *zeros, scale.ndim and node.attributes.get_int("axis", 1))
-
-
-def _shown(values: np.ndarray) -> str:
-    found = sorted({int(value) for value in values.ravel()})
-    return str(found[0]) if len(found) == 1 else f"{found[0]}..{found[-1]}"

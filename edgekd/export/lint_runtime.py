@@ -140,10 +140,10 @@ def tensorrt_types(subject: Subject) -> Iterator[Finding]:
     release = subject.target.runtime.version or "10.15"
     below, above = lists_around(release)
     for node in subject.nodes:
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear") or not node.inputs or node.inputs[0] is None:
-            continue
-        kind = node.inputs[0].dtype
-        if kind is None or kind in QUANTIZED:
+        # The lists speak of a constant's elements, not of the shape that it is made from.
+        read = node.outputs[0] if node.op_type == "ConstantOfShape" else next(iter(node.inputs), None)
+        kind = read.dtype if read is not None else None
+        if kind is None or kind in QUANTIZED or node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             continue
         if kind == ir.DataType.DOUBLE:
             why = "computes in fp64, which TensorRT casts to fp32"
@@ -154,13 +154,16 @@ def tensorrt_types(subject: Subject) -> Iterator[Finding]:
         name = TYPES.get(kind, kind.name)
         name = "INT32" if name == "INT64" and version(release) < (9, 0) else name  # the parser casts it there
         listed = below.types.get(node.op_type, frozenset()) | above.types.get(node.op_type, frozenset())
-        if listed and name not in listed:
-            refused = kind not in TYPES or kind == ir.DataType.UINT8
-            why = f"{node.op_type} of {kind.name.lower()}; TensorRT {release} lists {', '.join(sorted(listed))} for it"
-            if kind == ir.DataType.UINT8:
-                why += ": uint8 is the type of inputs and outputs alone"
-            remedy = "cast to float before it" if kind == ir.DataType.UINT8 else "compute in one of these types"
-            yield Finding("error" if refused else "warning", "tensorrt_types", title(node), why, remedy)
+        if not listed or name in listed:
+            continue
+        why = f"{node.op_type} of {kind.name.lower()}; TensorRT {release} lists {', '.join(sorted(listed))} for it"
+        remedy = "compute in one of these types"
+        refused = kind not in TYPES
+        if kind == ir.DataType.UINT8:
+            why += ": uint8 is the type of inputs and outputs alone"
+            remedy = "cast to float before it"
+            refused = node.op_type not in ("Shape", "Size")  # these read no element
+        yield Finding("error" if refused else "warning", "tensorrt_types", title(node), why, remedy)
     yield from _types_of_newer_gpus(subject, release)
 
 
@@ -188,20 +191,19 @@ def onnxruntime_operators(subject: Subject) -> Iterator[Finding]:
     reason = _refusal(str(subject.path))
     if reason is None:
         return
-    lacking = False
-    tried: set[tuple[object, ...]] = set()
+    alone: dict[tuple[object, ...], str | None] = {}  # the answers, one for each operator and its types
     for node in subject.nodes:
-        key = (node.domain, node.op_type, *(value.dtype if value is not None else None for value in node.inputs))
-        alone = None if key in tried else _alone(subject.model, node)
-        tried.add(key)
-        if alone is None or (why := _refusal(alone.SerializeToString())) is None:
-            continue
-        lacking = True
-        types = ", ".join(str(value.dtype) for value in node.inputs if value is not None and value.dtype is not None)
-        remedy = "write it with other operators, or in another type"
-        why = f"{here} has no kernel for {node.op_type} of {types.lower()}: {why}"
-        yield Finding("error", "onnxruntime_operators", title(node), why, remedy)
-    if not lacking:
+        types = [value.dtype for value in node.inputs if value is not None]
+        key = (node.domain, node.op_type, *types)
+        if key not in alone:
+            model = _alone(subject.model, node)
+            alone[key] = _refusal(model.SerializeToString()) if model is not None else None
+        if (why := alone[key]) is not None:
+            shown = ", ".join(kind.name.lower() for kind in types if kind is not None)
+            why = f"{here} has no kernel for {node.op_type} of {shown}: {why}"
+            remedy = "write it with other operators, or in another type"
+            yield Finding("error", "onnxruntime_operators", title(node), why, remedy)
+    if not any(alone.values()):
         yield Finding("error", "onnxruntime_operators", "the graph", f"{here} refuses it: {reason}", "see its message")
 
 
@@ -214,7 +216,9 @@ def _refusal(model: str | bytes) -> str | None:
     try:
         onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except REFUSALS as error:
-        return " ".join(str(error).split("] :", 1)[-1].split())[:200]
+        return " ".join(str(error).split(" : ", 3)[-1].split())[
+            :200
+        ]  # behind "[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED"
     return None
 
 
