@@ -25,6 +25,7 @@ from edgekd.distill.temperature import FILE as TEMPERATURE
 from edgekd.distill.trained import REUSED
 from edgekd.export.bundle import write_bundle
 from edgekd.export.candidates import MODEL, as_input
+from edgekd.export.lint import Finding, counted, grouped, lint, runtime_title
 from edgekd.measure.estimate import lower_bound_ms
 from edgekd.measure.protocol import interleave
 from edgekd.measure.runners import OnnxRunner, Runner, TorchRunner, machine, peak_memory_mb, versions
@@ -74,14 +75,19 @@ def evaluate(recipe: Recipe, target: Target, run: Cache, made: Made, started: fl
     contenders, teacher_latency = _contenders(
         recipe, target, opened, opened_by_teacher, candidates, accuracies, teacher_runs
     )
+    findings = {name: lint(artifact / MODEL, target) for name, artifact in candidates.items()}
+    faults = {name: _refusal(found) for name, found in findings.items()}
     if same is not None and same < AGREEMENT:
-        fault = f"only {same:.2f} % of its answers are those of the model that was trained; at least {AGREEMENT} % are asked"
-        contenders = [replace(c, fault=fault) if c.name == "int8" else c for c in contenders]
+        faults["int8"] = (
+            f"only {same:.2f} % of its answers are those of the model that was trained; at least {AGREEMENT} % are asked"
+        )
+    contenders = [replace(contender, fault=faults[contender.name]) for contender in contenders]
     chosen = choose(contenders, recipe.budget, teacher)
     shipped = next(candidate for candidate in chosen if candidate.shipped)
     checks = [
         *budget_checks(shipped, recipe.budget, teacher, accuracies["fp32"]),
         *([_agreement(same, accuracies["int8"].n, shipped.name)] if same is not None else []),
+        _linted(findings[shipped.name], target),
         _device_latency(target),
         *_chain(recipe, made.chain),
         *_reused(distilled),
@@ -107,7 +113,7 @@ def evaluate(recipe: Recipe, target: Target, run: Cache, made: Made, started: fl
         curves=_curves(distilled),
         temperature_curve=_temperatures(made.temperature),
         quantization_curves=_curves(made.quantized),
-        warnings=tuple(_warnings(recipe, opened, teacher, shipped)),
+        warnings=(*_warnings(recipe, opened, teacher, shipped), *_slow(findings[shipped.name])),
         stages=tuple(artifact.lineage() for artifact in run.artifacts),
     )
 
@@ -235,6 +241,26 @@ def _agreement(same: float, n: int, shipped: str) -> Check:
         name="int8 computes what was trained", verdict="pass" if same >= AGREEMENT else "missed" if shipped == "int8" else "note",
         found=f"same top-1 as the fake-quantized model on {same:.2f} % of {n} test samples", limit=f"at least {AGREEMENT} %",
     )  # fmt: skip
+
+
+def _refusal(findings: Sequence[Finding]) -> str:
+    """Why the target's runtime refuses a candidate; empty where it does not."""
+    refused = [finding for finding in findings if finding.severity == "error"]
+    return f"{refused[0].node}: {refused[0].why}" if refused else ""
+
+
+def _linted(findings: Sequence[Finding], target: Target) -> Check:
+    refused = any(finding.severity == "error" for finding in findings)
+    return Check(
+        name=f"lint for {runtime_title(target)}", verdict="missed" if refused else "pass", found=counted(findings),
+        limit="no errors",
+    )  # fmt: skip
+
+
+def _slow(findings: Sequence[Finding]) -> Iterator[str]:
+    """What lint warns of in the model that ships."""
+    for finding, nodes in grouped([finding for finding in findings if finding.severity != "note"]):
+        yield f"lint, {', '.join(nodes)}: {finding.why}; {finding.remedy}"
 
 
 def _chain(recipe: Recipe, chain: Sequence[Artifact]) -> Iterator[Check]:

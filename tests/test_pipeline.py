@@ -70,6 +70,27 @@ def test_every_figure_of_a_jetson_bundle_built_here_is_a_hosts_or_an_estimate(tm
     figures = json.loads((bundle / "manifest.json").read_text())["figures"]
     assert figures and {figure["origin"] for figure in figures} <= {"host", "estimate", "not measured"}
     assert "(estimate)" in next(candidate for candidate in report.candidates if not candidate.shipped).reason
+    assert next(check for check in report.checks if check.name == "lint for TensorRT 10.3.0").verdict == "pass"
+
+
+def test_a_graph_that_the_target_s_parser_refuses_is_a_missed_check(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self, n):\n"
+        "        super().__init__()\n"
+        "        self.fc = torch.nn.Linear(64, n)\n"
+        "    def forward(self, x):\n"
+        "        x = x.flatten(1)\n"
+        "        return self.fc(x) + torch.det(x.reshape(-1, 8, 8))[:, None] * 1e-9\n"
+        "def build(num_classes):\n"
+        "    return Net(num_classes)\n"
+    )
+    student = (f"student.model=python:{tmp_path}/net.py:build", "student.args={}", "quantize.mode=none")
+    report, _ = built(tmp_path, "jetson", *student)
+    check = next(check for check in report.checks if check.name.startswith("lint"))
+    assert check.verdict == "missed" and not report.ok
+    assert all("Det is not among the operators" in candidate.reason for candidate in report.candidates)
 
 
 def test_the_shipped_graph_gives_the_golden_outputs_in_a_plain_session(tmp_path: Path) -> None:

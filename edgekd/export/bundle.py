@@ -18,6 +18,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edgekd.errors import BundleError
+from edgekd.export.bundle_files.build_engine import Options, trtexec_line
 from edgekd.measure.runners import OnnxRunner
 from edgekd.report import html
 from edgekd.report.model import Accuracy, Latency, Report
@@ -44,9 +45,8 @@ OWNED = frozenset(
         "trtexec",
     }
 )
-WEAK_FLAGS = {"fp16": " --fp16", "int8": " --fp16 --int8"}
 # made on the device by build_engine.py and Python, so no part of what was shipped
-MADE_THERE = frozenset({"model.plan", "timing.cache", "__pycache__"})
+MADE_THERE = frozenset({"model.plan", "timing.cache", "reference_input.bin", "reference_output.bin", "__pycache__"})
 
 
 def write_bundle(
@@ -229,17 +229,13 @@ def latency_figures(model: str, latency: Latency | None) -> list[dict[str, Any]]
 def trtexec_lines(graph_input: Mapping[str, Any], precision: str) -> dict[str, str]:
     """TensorRT release -> the command that builds and times the same engine with NVIDIA's own tool, batch 1.
 
-    Release 11 has only strong typing, and times without transfers, with spinning and with a CUDA graph by default:
-    the older ones are told so, or their figures would not compare.
+    Empty for a graph that leaves more than its batch free: only its user knows the sizes.
     """
-    base = f"trtexec --onnx={SHIPPED} --saveEngine=model.plan --timingCacheFile=timing.cache"
-    base += " --memPoolSize=workspace:1024 --profilingVerbosity=detailed --warmUp=1000 --duration=10"
-    shape = graph_input["shape"]
-    if shape and not isinstance(shape[0], int):
-        one = "x".join(["1", *(str(size) for size in shape[1:])])
-        base += "".join(f" --{bound}Shapes={graph_input['name']}:{one}" for bound in ("min", "opt", "max"))
-    timing = " --noDataTransfers --useSpinWait --useCudaGraph"
-    return {"8": base + WEAK_FLAGS.get(precision, "") + timing, "10": base + " --stronglyTyped" + timing, "11": base}
+    shape = [size if isinstance(size, int) else -1 for size in graph_input["shape"]]
+    if any(size < 0 for size in shape[1:]):
+        return {}
+    options = Options(precision=precision)
+    return {str(major): trtexec_line(major, {graph_input["name"]: shape}, options, {}) for major in (8, 10, 11)}
 
 
 def readme(report: Report, target: Target, trtexec: Mapping[str, str]) -> str:
@@ -271,6 +267,8 @@ def readme(report: Report, target: Target, trtexec: Mapping[str, str]) -> str:
             *(f"{release}: {line}" for release, line in trtexec.items()),
             "Before 10.12, where strong typing refuses the graph, give the flags of release 8, not --stronglyTyped;",
             "build_engine.py does so by itself and then checks every layer's type, which trtexec does not.",
+            "python3 build_engine.py --trtexec prints them for other batches, and for release 11 with a comparison of the",
+            "outputs; earlier ones compare none: run.py --engine model.plan --verify does.",
         ]
     return "\n".join(lines) + "\n"
 

@@ -61,7 +61,8 @@ class Deployed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         if self.preprocess is not None:
-            x = (x.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+            # Cast first: uint8 is an input's type in TensorRT, and no operator but Cast reads it.
+            x = (x.float().permute(0, 3, 1, 2) / 255 - self.mean) / self.std
         y: Tensor = self.model(x)
         if not self.heads:
             return y.softmax(1) if self.output == "probabilities" else y
