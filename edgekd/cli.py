@@ -131,9 +131,7 @@ def lint(
     from edgekd.target import load_target
 
     device = load_target(target)
-    findings = linter.lint(
-        model, device, samples=linter.read_samples(samples, model) if samples is not None else None, dla=dla
-    )
+    findings = linter.lint(model, device, samples=samples, dla=dla)
     for line in linter.lines(findings):
         typer.echo(line)
     typer.echo(f"{linter.counted(findings)} in {model} for {device.name} ({linter.runtime_title(device)})")

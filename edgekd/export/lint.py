@@ -19,7 +19,7 @@ from edgekd.export import lint_runtime as runtime
 from edgekd.export.finding import SEVERITIES, Finding, Rule, Subject, runtime_title
 from edgekd.target import Target
 
-__all__ = ["Finding", "counted", "grouped", "lines", "lint", "read_samples", "runtime_title"]
+__all__ = ["Finding", "counted", "grouped", "lines", "lint", "runtime_title"]
 
 EVERYWHERE: tuple[Rule, ...] = (
     runtime.opsets,
@@ -51,18 +51,21 @@ def lint(
     path: str | os.PathLike[str],
     target: Target,
     *,
-    samples: Mapping[str, NDArray[Any]] | None = None,
+    samples: Mapping[str, NDArray[Any]] | str | os.PathLike[str] | None = None,
     dla: bool = False,
 ) -> list[Finding]:
     """What is wrong with an ONNX file on `target`, errors first.
 
-    `samples`, arrays `[n, ...]` by input name, are run through the model for the values that fp16 could not hold. `dla`:
-    the engine is meant for the target's DLA.
+    `samples` are run through the model for the values that fp16 could not hold: arrays `[n, ...]` by input name, or an
+    .npz of these, or an .npy for a model with one input. `dla`: the engine is meant for the target's DLA.
 
     Raises ModelError for a file that is no valid ONNX, DataError for samples that the model does not take.
     """
     path = Path(path)
-    subject = Subject(path, read_model(path), target, samples, dla)
+    model = read_model(path)
+    if isinstance(samples, str | os.PathLike):
+        samples = read_samples(Path(samples), model)
+    subject = Subject(path, model, target, samples, dla)
     found = [finding for rule in RULES[target.runtime.name] for finding in rule(subject)]
     return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
 
@@ -84,16 +87,18 @@ def read_model(path: Path) -> ir.Model:
     return model
 
 
-def read_samples(path: Path, model: Path) -> dict[str, NDArray[Any]]:
+def read_samples(path: Path, model: ir.Model) -> dict[str, NDArray[Any]]:
     """Samples by input name from an .npz (arrays named as the inputs), or from an .npy for a model with one input."""
-    inputs = [value.name for value in onnx.load(model, load_external_data=False).graph.input]
+    inputs = [str(value.name) for value in model.graph.inputs]
     try:
         content = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as .npy or .npz: {error}") from error
     if isinstance(content, np.ndarray):
         if len(inputs) != 1:
-            raise DataError(f"{path} holds one array, {model} takes {', '.join(inputs)}; give an .npz with these names")
+            raise DataError(
+                f"{path} holds one array, the model takes {', '.join(inputs)}; give an .npz with these names"
+            )
         return {inputs[0]: content}
     return {name: content[name] for name in content.files}
 

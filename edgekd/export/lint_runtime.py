@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -231,8 +232,9 @@ def _alone(model: ir.Model, node: ir.Node) -> onnx.ModelProto | None:
     given = {value.name: value for value in node.inputs if value is not None}
     if any(value.dtype is None for value in (*given.values(), *node.outputs) if value.name):
         return None
-    stored = [ir.to_proto(value.const_value) for value in given.values() if value.const_value is not None]
-    free = [ir.to_proto(value) for value in given.values() if value.const_value is None]
+    constants = {name: values for name, value in given.items() if (values := array(value)) is not None}
+    stored = [onnx.numpy_helper.from_array(values, name) for name, values in constants.items()]
+    free = [ir.to_proto(value) for name, value in given.items() if name not in constants]
     outputs = [ir.to_proto(value) for value in node.outputs if value.name]
     graph = onnx.helper.make_graph([proto], "alone", free, outputs, initializer=stored)
     imports = [onnx.helper.make_opsetid(domain, number) for domain, number in model.opset_imports.items()]
@@ -261,7 +263,9 @@ def fp16_values(subject: Subject) -> Iterator[Finding]:
     """Values beyond the range of fp16 on the samples that were given."""
     if subject.samples is None or "fp16" not in subject.target.runtime.precisions:
         return
-    n = min(MEASURED, *(len(rows) for rows in subject.samples.values()))
+    n = min([MEASURED, *(len(rows) for rows in subject.samples.values())]) if subject.samples else 0
+    if n == 0:
+        raise DataError(f"the samples for {subject.path} hold no rows; give some as the model takes them")
     for value, largest in _largest_values(subject, n):
         node = value.producer()
         assert node is not None
@@ -279,31 +283,46 @@ def fp16_values(subject: Subject) -> Iterator[Finding]:
 def _largest_values(subject: Subject, n: int) -> Iterator[tuple[ir.Value, float]]:
     """The float values of the graph with their largest magnitudes over the first n samples, run one by one."""
     values = [value for node in subject.model.graph for value in node.outputs if value.dtype in FLOATS and value.name]
-    proto = ir.to_proto(subject.model)
-    for start in range(0, len(values), MOST_OUTPUTS):
-        part = values[start : start + MOST_OUTPUTS]
-        del proto.graph.output[:]
-        proto.graph.output.extend(ir.to_proto(value) for value in part)
-        largest = np.zeros(len(part))
-        for outputs in _run(proto, subject, n):
-            peaks = [float(np.abs(output.astype(np.float32)).max(initial=0)) for output in outputs]
-            largest = np.maximum(largest, np.where(np.isnan(peaks), np.inf, peaks))
-        yield from zip(part, largest.tolist(), strict=True)
+    with tempfile.TemporaryDirectory() as folder:
+        run = _runner(subject, values, Path(folder) / "model.onnx")
+        for start in range(0, len(values), MOST_OUTPUTS):
+            part = values[start : start + MOST_OUTPUTS]
+            largest = np.zeros(len(part))
+            for i in range(n):
+                outputs = run([str(value.name) for value in part], i)
+                peaks = [float(np.abs(output.astype(np.float32)).max(initial=0)) for output in outputs]
+                largest = np.maximum(largest, np.where(np.isnan(peaks), np.inf, peaks))
+            yield from zip(part, largest.tolist(), strict=True)
 
 
-def _run(proto: onnx.ModelProto, subject: Subject, n: int) -> Iterator[list[NDArray[Any]]]:
+def _runner(
+    subject: Subject, values: list[ir.Value], file: Path
+) -> Callable[[list[str], int], list[NDArray[np.floating[Any]]]]:
+    """Gives the named values for a sample; the model with all of them as outputs is written to `file` (2 GB and more, too)."""
+    outputs, samples = subject.model.graph.outputs, subject.samples or {}
+    own = list(outputs)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
-    assert subject.samples is not None
+    outputs[:] = values
     try:
-        session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        for i in range(n):
-            yield session.run(None, {name: rows[i : i + 1] for name, rows in subject.samples.items()})
+        ir.save(subject.model, file, external_data="weights")
+    finally:
+        outputs[:] = own
+    try:
+        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except REFUSALS as error:
-        takes = ", ".join(f"{value.name} {value.dtype} {value.shape}" for value in subject.model.graph.inputs)
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{subject.path} cannot be run on these samples: {reason}; it takes {takes}") from error
+        raise DataError(f"{subject.path} does not run in onnxruntime, so no values are known: {error}") from error
+
+    def run(names: list[str], sample: int) -> list[NDArray[np.floating[Any]]]:
+        try:
+            return list(session.run(names, {name: rows[sample : sample + 1] for name, rows in samples.items()}))
+        except REFUSALS as error:
+            takes = ", ".join(f"{value.name} {value.dtype} {value.shape}" for value in subject.model.graph.inputs)
+            reason = " ".join(str(error).split())[:200]
+            raise DataError(f"{subject.path} cannot be run on these samples: {reason}; it takes {takes}") from error
+
+    return run
 
 
 def dynamic_shapes_on_a_dla(subject: Subject) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from edgekd.errors import DataError, ModelError
-from edgekd.export.lint import Finding, counted, grouped, lines, lint, read_samples
+from edgekd.export.lint import Finding, counted, grouped, lines, lint
 from edgekd.export.lint_runtime import lists_around, published
 from edgekd.target import Target, load_target
 
@@ -313,6 +313,18 @@ def test_values_beyond_fp16_are_found_on_samples(tmp_path: Path) -> None:
     assert found(tmp_path, text) == []
 
 
+def test_a_model_with_external_weights_is_read_and_run(tmp_path: Path) -> None:
+    proto = onnx.parser.parse_model(model("a = Mul (x, k)\ny = Tanh (a)", "float k = {1}"))
+    proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.array(1e5, np.float32), "k"))
+    onnx.save(proto, tmp_path / "big.onnx", save_as_external_data=True, location="big.bin", size_threshold=0)
+    assert (tmp_path / "big.bin").stat().st_size == 4
+
+    findings = lint(tmp_path / "big.onnx", ORIN, samples={"x": np.ones((1, 32, 4, 4), np.float32)})
+
+    assert [(f.rule, f.node) for f in findings] == [("fp16_constants", "Mul -> a"), ("fp16_values", "Mul -> a")]
+    assert lint(tmp_path / "big.onnx", X86) == []
+
+
 def test_a_value_that_is_infinite_in_fp16_is_an_error(tmp_path: Path) -> None:
     text = model("a = Mul (x, x)\ny = Tanh (a)", kind="float16")
     samples = {"x": np.full((1, 32, 4, 4), 300, np.float16)}
@@ -322,18 +334,22 @@ def test_a_value_that_is_infinite_in_fp16_is_an_error(tmp_path: Path) -> None:
 def test_samples_that_the_model_does_not_take_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"it takes x FLOAT"):
         found(tmp_path, model("y = Relu (x)"), samples={"x": np.ones((2, 7), np.float32)})
+    for nothing in ({}, {"x": np.ones((0, 32, 4, 4), np.float32)}):
+        with pytest.raises(DataError, match="hold no rows"):
+            found(tmp_path, model("y = Relu (x)"), samples=nothing)
 
 
 def test_samples_are_read_by_name_or_for_the_only_input(tmp_path: Path) -> None:
-    onnx.save(onnx.parser.parse_model(model("y = Relu (x)")), tmp_path / "model.onnx")
-    rows = np.ones((2, 32, 4, 4), np.float32)
+    text = model("a = Mul (x, x)\ny = Tanh (a)")
+    rows = np.full((2, 32, 4, 4), 300, np.float32)
     np.save(tmp_path / "rows.npy", rows)
     np.savez(tmp_path / "rows.npz", x=rows)
 
     for name in ("rows.npy", "rows.npz"):
-        assert np.array_equal(read_samples(tmp_path / name, tmp_path / "model.onnx")["x"], rows)
-    with pytest.raises(DataError, match=r"cannot be read"):
-        read_samples(tmp_path / "model.onnx", tmp_path / "model.onnx")
+        assert rules(tmp_path, text, samples=tmp_path / name) == {("warning", "fp16_values", "Mul -> a")}
+    (tmp_path / "text.npz").write_text("no array")
+    with pytest.raises(DataError, match="cannot be read"):
+        found(tmp_path, text, samples=tmp_path / "text.npz")
 
 
 def test_the_dla_takes_static_shapes(tmp_path: Path) -> None:
