@@ -47,9 +47,11 @@ INT8 = """
 activation = "int8"
 activation_symmetric = true
 int32_bias = false
-placement = "inputs"
 source = "tried"
 date = "2026-11"
+
+[quantization.operators]
+conv = { sites = "inputs" }
 """
 
 
@@ -143,9 +145,9 @@ def test_a_jetson_runs_the_tensorrt_of_its_jetpack(
 @pytest.mark.parametrize("target", list_targets(), ids=lambda target: target.name)
 def test_the_int8_scheme_is_that_of_the_runtime(target: Any) -> None:
     scheme = target.quantization
-    found = (scheme.activation, scheme.activation_symmetric, scheme.int32_bias, scheme.placement)
+    found = (scheme.activation, scheme.activation_symmetric, scheme.int32_bias, scheme.operators.conv.sites)
     tensorrt = ("int8", True, False, "inputs")
-    assert found == (tensorrt if target.runtime.name == "tensorrt" else ("uint8", False, True, "every_tensor"))
+    assert found == (tensorrt if target.runtime.name == "tensorrt" else ("uint8", False, True, "inputs_and_output"))
     assert (scheme.weight, scheme.weight_per_channel) == ("int8", True)
 
 

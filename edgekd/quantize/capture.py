@@ -47,11 +47,42 @@ def capture(model: nn.Module, example_inputs: tuple[Tensor, ...], *, trainable: 
         graph_module = program.module(check_guards=False)
     assert isinstance(graph_module, GraphModule)
     _make_functional(graph_module.graph)
+    _drop_no_ops(graph_module.graph)
     _absorb_batch_norms(graph_module, trainable)
     graph_module.graph.eliminate_dead_code()
     graph_module.graph.lint()
     graph_module.recompile()
     return graph_module
+
+
+def spell_out_silu(module: GraphModule) -> None:
+    """`silu(x)` as `x * sigmoid(x)`, for targets that have integer kernels of these two and none of their product."""
+    for node in list(module.graph.nodes):
+        if node.target is aten.silu.default:
+            with module.graph.inserting_before(node):
+                gate = _call(node, aten.sigmoid.default, (node.args[0],))
+            node.target, node.args = aten.mul.Tensor, (node.args[0], gate)
+
+
+def flatten_linears(module: GraphModule) -> None:
+    """Linear layers on matrices: the first dimensions of a longer input are made one, and come back after the layer."""
+    for node in list(module.graph.nodes):
+        if node.target is not aten.linear.default or node.args[0].meta["val"].dim() == 2:
+            continue
+        *outer, features = node.meta["val"].shape
+        with module.graph.inserting_before(node):
+            x = node.args[0]
+            flat = _call(node, aten.reshape.default, (x, [-1, x.meta["val"].shape[-1]]))
+            linear = _call(node, aten.linear.default, (flat, *node.args[1:]))
+        node.target, node.args = aten.reshape.default, (linear, [-1, *outer[1:], features])
+
+
+def _call(like: Node, operator: Any, arguments: tuple[Any, ...]) -> Node:
+    """A new operator, of the same module as `like`, with the shape that it gives."""
+    node = like.graph.call_function(operator, arguments)
+    values = [a.meta["val"] if isinstance(a, Node) else a for a in arguments]
+    node.meta = {**like.meta, "val": operator(*values)}
+    return node
 
 
 def is_constant(node: Node) -> bool:
@@ -94,6 +125,15 @@ def _make_functional(graph: Graph) -> None:
         for reader in list(written.users):
             if order[reader] > order[node]:
                 reader.replace_input_with(written, node)
+
+
+def _drop_no_ops(graph: Graph) -> None:
+    """Without what the exported graph has not either: a site on a copy would be a second one on the same values."""
+    for node in list(graph.nodes):
+        copies = node.target in (aten.contiguous.default, aten.clone.default)
+        if copies or (node.target is aten.dropout.default and node.args[1] == 0):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
 
 
 def _absorb_batch_norms(module: GraphModule, trainable: bool) -> None:

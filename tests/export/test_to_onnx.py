@@ -21,13 +21,8 @@ from edgekd.export.to_onnx import Preprocess, to_onnx
 from edgekd.models.resnet import ResNet, resnet8
 from edgekd.quantize import calibrate, convert, prepare, sites
 from edgekd.target import Quantization
+from tests.quantize.schemes import INT8, TENSORRT, UINT8
 
-SOURCE = {"source": "test", "date": "2026-11"}
-TENSORRT = Quantization(activation="int8", activation_symmetric=True, int32_bias=False, placement="inputs", **SOURCE)
-UINT8 = Quantization(
-    activation="uint8", activation_symmetric=False, int32_bias=True, placement="every_tensor", **SOURCE
-)
-INT8 = Quantization(activation="int8", activation_symmetric=False, int32_bias=True, placement="every_tensor", **SOURCE)
 PREPROCESS = Preprocess((0.5, 0.4, 0.3), (0.5, 0.6, 0.7))
 
 

@@ -14,18 +14,8 @@ from edgekd.errors import ExportError, QuantizationError
 from edgekd.models.resnet import resnet8
 from edgekd.quantize import calibrate, convert, eval_mode, freeze_bn, freeze_observers, prepare, sites, train_mode
 from edgekd.target import Quantization
+from tests.quantize.schemes import ONNXRUNTIME, TENSORRT
 
-TENSORRT = Quantization(
-    activation="int8", activation_symmetric=True, int32_bias=False, placement="inputs", source="test", date="2026-11"
-)
-ONNXRUNTIME = Quantization(
-    activation="uint8",
-    activation_symmetric=False,
-    int32_bias=True,
-    placement="every_tensor",
-    source="test",
-    date="2026-11",
-)
 QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 
 
