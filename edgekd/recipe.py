@@ -235,6 +235,9 @@ class Quantize(Section):
     calibration_samples: int = Field(default=512, ge=1)
     epochs: int = Field(default=3, ge=1, description="of quantization-aware distillation (mode = qat)")
     lr: Positive = 0.005
+    keep_float: tuple[Text, ...] = Field(
+        default=(), description='operators that stay float: "first", "last", or a module by its path'
+    )
 
 
 class Export(Section):
