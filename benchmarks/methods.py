@@ -100,7 +100,13 @@ def trained(
     """The test accuracy of one training."""
     precision = "bf16" if uses_bf16(recipe.distill.precision) else "fp32"
     epochs = recipe.distill.epochs
-    given = {**recipe.distill.model_dump(), **method, "seed": seed, "precision": precision, "warmup_epochs": epochs / 12}
+    given = {
+        **recipe.distill.model_dump(),
+        **method,
+        "seed": seed,
+        "precision": precision,
+        "warmup_epochs": epochs / 12,
+    }
     given["losses"] = [{**loss, "warmup_epochs": loss.get("warmup_epochs", 0.0) * epochs} for loss in given["losses"]]
     if not given["losses"] and given["label_weight"] == 1.0:
         given["views"] = epochs  # labels need no teacher: a new view in every epoch, which can only help them

@@ -102,7 +102,9 @@ class Operator(Section):
         default=("int8", "uint8"), description="types of what it reads and gives"
     )
     weight_per_channel: bool | None = Field(default=None, description="none: as the scheme says")
-    rank: int | None = Field(default=None, ge=2, description="of its input; of a higher one the first dimensions are one")
+    rank: int | None = Field(
+        default=None, ge=2, description="of its input; of a higher one the first dimensions are one"
+    )
     gives_float: bool = Field(default=False, description="can give the model's output in float: logits do not tie")
 
 

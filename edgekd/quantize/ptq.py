@@ -11,6 +11,7 @@ from torch.fx import GraphModule
 
 from edgekd.errors import QuantizationError
 from edgekd.export.trace import quiet_torch
+from edgekd.quantize.bias import float_biases, quantize_biases
 from edgekd.quantize.capture import CONVOLUTIONS, capture, constant_name, evaluate, fold_constant, is_constant
 from edgekd.quantize.pt2e import (
     FakeQuantizeBase,
@@ -55,6 +56,8 @@ def prepare(
     with quiet_torch():
         prepared: GraphModule = (prepare_qat_pt2e if qat else prepare_pt2e)(graph, scheme)
     _name_observers_once(prepared)
+    if qat and quantization.int32_bias:
+        quantize_biases(prepared)
     prepared.meta["quantization"] = quantization  # the export asks for it: biases are written as it says
     return prepared
 
@@ -98,6 +101,7 @@ def convert(prepared: GraphModule) -> GraphModule:
             raise QuantizationError(
                 f"activation '{tensor}' was not calibrated; call calibrate(prepared, batches) first"
             )
+    float_biases(prepared)
     names = _weight_names(prepared)
     _observe_weights(prepared)
     with quiet_torch():

@@ -88,9 +88,7 @@ class Scheme(Quantizer):  # type: ignore[misc]
     "first" and "last" of those with weights, or all inside a module by its path.
     """
 
-    def __init__(
-        self, quantization: Quantization, make_observer: MakeObserver, keep_float: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, quantization: Quantization, make_observer: MakeObserver, keep_float: Sequence[str] = ()) -> None:
         self.quantization = quantization
         self.make_observer = make_observer
         self.keep_float = keep_float
@@ -190,7 +188,9 @@ class Scheme(Quantizer):  # type: ignore[misc]
         elif node.target in PRODUCTS:
             # onnxruntime and TensorRT take one scale a column of a matrix, but only one in all for a batch of them.
             axis = 1 if weight.meta["val"].dim() == 2 else None
-        per_channel = self.quantization.weight_per_channel if rule.weight_per_channel is None else rule.weight_per_channel
+        per_channel = (
+            self.quantization.weight_per_channel if rule.weight_per_channel is None else rule.weight_per_channel
+        )
         return {
             x: self.activation,
             weight: self.weight(axis if per_channel else None) if is_constant(weight) else self.activation,
