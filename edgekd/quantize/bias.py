@@ -44,7 +44,7 @@ def float_biases(prepared: GraphModule) -> None:
 
 def round_bias(bias: Tensor, s_x: Tensor, s_w: Tensor, enabled: Tensor) -> Tensor:
     """`bias` [channels] in multiples of `s_x * s_w`; the gradient passes straight through. As it is where not `enabled`."""
-    rounded: Tensor = _Round.apply(bias, s_x * s_w) if bool(enabled) else bias
+    rounded: Tensor = _Round.apply(bias, s_x * s_w) if bool(enabled) else bias  # type: ignore[no-untyped-call]
     return rounded
 
 

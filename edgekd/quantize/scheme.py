@@ -162,7 +162,7 @@ class Scheme(Quantizer):  # type: ignore[misc]
         name, operators = NAMES.get(node.target), self.quantization.operators
         if node.op != "call_function" or is_constant(node) or not _is_float(node):
             return None
-        if name in ("add", "mul") and not _joins_two(node) or name == "avg_pool" and not _is_spatial(node):
+        if (name in ("add", "mul") and not _joins_two(node)) or (name == "avg_pool" and not _is_spatial(node)):
             name = None
         if name in WEIGHTED and (is_constant(node.args[0]) or not self._is_wide(node)):  # type: ignore[arg-type]
             return None
