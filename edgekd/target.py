@@ -134,6 +134,9 @@ class Quantization(Sourced):
     weight_per_channel: bool = True
     int32_bias: bool
     min_channels: int = Field(default=1, ge=1, description="below, integer kernels are slower than float ones")
+    rest: Literal["fp32", "fp16"] = Field(
+        default="fp32", description="type of what is not quantized; fp16 scales of Q/DQ take opset 19"
+    )
     fuses: tuple[Literal["relu", "relu6"], ...] = Field(
         default=(), description="activations that are part of the operator before them: nothing is quantized between"
     )
@@ -167,6 +170,18 @@ class Target(Section):
         if self.jetpack and self.jetpack[0].tensorrt != self.runtime.version:
             raise ValueError(
                 f"runtime.version is {self.runtime.version}, and the first jetpack has {self.jetpack[0].tensorrt}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_rest_of_int8_can_be_written(self) -> Self:
+        runtime = self.runtime
+        if self.quantization is None or self.quantization.rest == "fp32":
+            return self
+        if "fp16" not in runtime.precisions or runtime.default_opset < 19:
+            raise ValueError(
+                f'quantization.rest = "fp16" takes fp16 among runtime.precisions, which has {", ".join(runtime.precisions)}, '
+                f"and opset 19 for fp16 scales; runtime.default_opset is {runtime.default_opset}"
             )
         return self
 

@@ -292,3 +292,17 @@ p = 1
         ("m", 1, "o"): 16,
         ("m", 1, "o", "p"): 17,
     }
+
+
+def test_an_operator_that_does_not_take_the_activation_is_refused(tmp_path: Path) -> None:
+    scheme = INT8.replace('"int8"', '"uint16"', 1)
+    assert "activation is 'uint16', and conv takes int8, uint8; leave the operator out" in refusal(
+        board(tmp_path, BOARD + scheme)
+    )
+
+
+def test_half_precision_between_integers_takes_opset_19(tmp_path: Path) -> None:
+    text = BOARD.replace('["fp32"]', '["fp32", "fp16", "int8"]') + INT8.replace(
+        "\nsource", '\nrest = "fp16"\nsource', 1
+    )
+    assert "opset 19 for fp16 scales; runtime.default_opset is 17" in refusal(board(tmp_path, text))

@@ -112,6 +112,11 @@ def to_onnx(
     write(written, path)
 
 
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that a model is written in."""
+    return next(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+
+
 def write(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
     """Checks a model and writes it beside `path`, then renames: a reader never sees half of it."""
     try:

@@ -66,14 +66,16 @@ def spell_out_silu(module: GraphModule) -> None:
 
 def flatten_linears(module: GraphModule) -> None:
     """Linear layers on matrices: the first dimensions of a longer input are made one, and come back after the layer."""
+    flat: dict[Node, Node] = {}  # one for all layers that read it: the exporter would merge equal ones
     for node in list(module.graph.nodes):
         if node.target is not aten.linear.default or node.args[0].meta["val"].dim() == 2:
             continue
         *outer, features = node.meta["val"].shape
+        x = node.args[0]
         with module.graph.inserting_before(node):
-            x = node.args[0]
-            flat = _call(node, aten.reshape.default, (x, [-1, x.meta["val"].shape[-1]]))
-            linear = _call(node, aten.linear.default, (flat, *node.args[1:]))
+            if x not in flat:
+                flat[x] = _call(node, aten.reshape.default, (x, [-1, x.meta["val"].shape[-1]]))
+            linear = _call(node, aten.linear.default, (flat[x], *node.args[1:]))
         node.target, node.args = aten.reshape.default, (linear, [-1, *outer[1:], features])
 
 
@@ -87,13 +89,16 @@ def _call(like: Node, operator: Any, arguments: tuple[Any, ...]) -> Node:
 
 def is_constant(node: Node) -> bool:
     """Whether the value depends on parameters and buffers only."""
-    if node.op == "get_attr":
-        return True
-    return (
-        node.op in ("call_function", "call_module")
-        and bool(node.all_input_nodes)
-        and all(is_constant(source) for source in node.all_input_nodes)
-    )
+    pending, seen = [node], set()
+    while pending:  # a chain as long as the model: no recursion
+        node = pending.pop()
+        if node.op == "get_attr" or node in seen:
+            continue
+        if node.op not in ("call_function", "call_module") or not node.all_input_nodes:
+            return False
+        seen.add(node)
+        pending.extend(node.all_input_nodes)
+    return True
 
 
 def constant_name(node: Node) -> str:

@@ -188,12 +188,62 @@ def test_half_precision_keeps_integer_weights(
     assert stored == [onnx.TensorProto.INT8] * 9
 
 
-def test_half_precision_refuses_a_weight_that_it_cannot_hold(tmp_path: Path) -> None:
-    layer = nn.Linear(2, 2)
-    nn.init.constant_(layer.weight, 1e5)
-    to_onnx(layer, tmp_path / "a.onnx", torch.zeros(2, 2), opset=20)
-    with pytest.raises(ExportError, match=r"'weight' holds 100000, half precision at most 65504"):
-        to_fp16(tmp_path / "a.onnx", tmp_path / "b.onnx")
+def test_half_precision_keeps_what_it_cannot_hold_and_says_why(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    x = torch.rand(16, 4)
+    with torch.no_grad():
+        layers[2].weight[0] = 800.0  # sums of some hundreds
+        layers[4].weight[:, 0] *= 1e-3
+        layers[4].bias[0] = 1e5
+        hidden = layers[:4](x).abs().max()
+    assert 512 < hidden < 65504
+    to_onnx(layers, tmp_path / "a.onnx", x[:2], opset=20)
+    assert [found.node for found in to_fp16(tmp_path / "a.onnx", tmp_path / "b.onnx")] == ["Gemm_2"]
+    kept = to_fp16(tmp_path / "a.onnx", tmp_path / "b.onnx", [x.numpy()])
+    assert [(found.node, found.operator) for found in kept] == [
+        ("Gemm_1", "Gemm"),
+        ("Relu_1", "Relu"),
+        ("Gemm_2", "Gemm"),
+    ]
+    assert f"reaches {float(hidden):.4g}, safe is up to 512" in kept[1].why
+    assert "holds 100000, half precision at most 65504" in kept[2].why
+    types = {t.name: t.data_type for t in onnx.load(tmp_path / "b.onnx").graph.initializer}
+    assert types == {
+        "0.weight_fp16": onnx.TensorProto.FLOAT16, "0.bias_fp16": onnx.TensorProto.FLOAT16,
+        "2.weight": onnx.TensorProto.FLOAT, "2.bias": onnx.TensorProto.FLOAT,
+        "4.weight": onnx.TensorProto.FLOAT, "4.bias": onnx.TensorProto.FLOAT,
+    }  # fmt: skip
+    check(tmp_path / "b.onnx", layers, [x], min_agreement=1.0, tolerance=1e-3)
+
+
+def test_half_precision_widens_the_scale_of_a_channel_that_vanishes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval()
+    with torch.no_grad():
+        layers[0].weight[1] *= 1e-3
+    x = torch.randn(16, 3, 8, 8)
+    converted = quantized(layers, TENSORRT, x)
+    to_onnx(converted, tmp_path / "a.onnx", x[:2], opset=20)
+    assert to_fp16(tmp_path / "a.onnx", tmp_path / "b.onnx") == []
+    graph = onnx.load(tmp_path / "b.onnx").graph
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    assert stored["0.weight_scale_fp16"].min() == np.float16(2.0**-14)
+    weight = stored["0.weight_quantized"] * stored["0.weight_scale_fp16"].astype(np.float32).reshape(-1, 1, 1, 1)
+    assert np.abs(weight[1] - layers[0].weight[1].detach().numpy()).max() <= 2.0**-15 + 1e-7
+    check(tmp_path / "b.onnx", converted, [x], min_agreement=1.0, tolerance=0.02)
+
+
+def test_a_file_that_is_no_valid_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.onnx").write_text("no model")
+    with pytest.raises(ExportError, match=r"text\.onnx is no valid ONNX model: .*; export it anew"):
+        to_fp16(tmp_path / "text.onnx", tmp_path / "b.onnx")
+    node = onnx.helper.make_node("Relu", ["missing"], ["y"])
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], [y])), tmp_path / "dangling.onnx")
+    with pytest.raises(ExportError, match=r"dangling\.onnx is no valid ONNX model: .*missing") as caught:
+        check(tmp_path / "dangling.onnx", nn.Identity(), [torch.zeros(1)])
+    assert "\n" not in str(caught.value)
 
 
 def test_check_reports_figures_where_the_models_differ(model: ResNet, digits: Tensor, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from edgekd.export.check import check
+from edgekd.export.check import check, open_session
 from edgekd.export.to_onnx import to_onnx
 from edgekd.quantize import calibrate, convert, prepare, sites
 from edgekd.target import Quantization
@@ -105,8 +105,11 @@ def assert_ships(model: nn.Module, scheme: Quantization, x: Tensor, path: Path, 
     converted = quantized(model, scheme, x)
     to_onnx(converted, path, x[:2], opset=20)
     assert sites(path) == sites(converted)
-    found = check(path, converted, [x], min_agreement=0)
-    assert found.same_top1 >= 0.85, found  # the logits of random weights lie close together
+    # Random weights let a rounding grow from layer to layer; the runtime's are to be less than the quantization's own.
+    with torch.no_grad():
+        quantization = float((model(x) - converted(x)).square().mean().sqrt())
+    runtime = difference(path, converted, x)
+    assert runtime < 0.7 * quantization, (runtime, quantization)
     written = Counter(node.op_type for node in onnx.load(path).graph.node)
     if scheme.int32_bias:
         run = optimised(path)
@@ -115,6 +118,14 @@ def assert_ships(model: nn.Module, scheme: Quantization, x: Tensor, path: Path, 
         assert run["Clip"] == run["Relu"] == 0
     else:
         assert_nothing_between_layers_and_activations(path)
+
+
+def difference(path: Path, converted: GraphModule, x: Tensor) -> float:
+    """Root mean square between the file in onnxruntime and the torch graph."""
+    check(path, converted, [x], min_agreement=0)
+    (got,) = open_session(path).run(None, {"input": x.numpy()})
+    with torch.no_grad():
+        return float((torch.from_numpy(got) - converted(x)).square().mean().sqrt())
 
 
 def assert_nothing_between_layers_and_activations(path: Path) -> None:

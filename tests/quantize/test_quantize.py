@@ -174,14 +174,15 @@ def test_qnn_quantizes_every_tensor_and_keeps_one_scale_where_weights_are_no_con
     assert [name for name, each in per_channel.items() if not each] == ["fc.weight"] and len(per_channel) == 8
 
 
-def test_sixteen_bit_activations_on_qnn() -> None:
-    scheme = QNN.model_copy(update={"activation": "uint16"})
+def test_sixteen_bit_activations_on_qnn_are_finer_than_eight() -> None:
+    def error(scheme: Quantization) -> float:
+        with torch.no_grad():
+            return float((convert(calibrated(model, scheme))(x) - model(x)).abs().mean())
+
     model, x = seeded(MobileBlock()), images()
-    converted = convert(calibrated(model, scheme))
-    assert {site.dtype for site in sites(converted)} == {"uint16", "int8"}
-    with torch.no_grad():
-        expected, got = model(x), converted(x)
-    assert float((got - expected).abs().max()) < 0.02 * float(expected.abs().max())
+    sixteen = QNN.model_copy(update={"activation": "uint16"})
+    assert {site.dtype for site in sites(calibrated(model, sixteen))} == {"uint16", "int8"}
+    assert error(sixteen) < 0.7 * error(QNN)
 
 
 def test_few_channels_stay_float() -> None:
