@@ -242,6 +242,7 @@ class Quantize(Section):
 
 class Export(Section):
     opset: int | None = Field(default=None, ge=13, description="none: the target's")
+    batch: Literal["dynamic", 1] = Field(default="dynamic", description="1: static shapes, as a DLA needs them")
     preprocess: bool = Field(default=True, description="input uint8 NHWC, normalised inside the graph")
     output: Literal["logits", "probabilities"] = "logits"
 

@@ -123,7 +123,8 @@ def _export(model: nn.Module, samples: Samples, data: Data, export: Export, opse
         Preprocess(_per_channel(data.mean, channels), _per_channel(data.std, channels)) if export.preprocess else None
     )
     example = _input(samples.train.get(samples.holdout_ids[:2]), data, preprocess=False)
-    to_onnx(model, out / MODEL, example, opset=opset, preprocess=normalise, output=export.output)
+    batch = None if export.batch == "dynamic" else export.batch
+    to_onnx(model, out / MODEL, example, opset=opset, preprocess=normalise, output=export.output, batch=batch)
     _check(out / MODEL, model, samples, data, export)
 
 

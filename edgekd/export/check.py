@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from edgekd.errors import ExportError
+from edgekd.measure.runners import fixed_batch, in_batches
 
 # Largest difference relative to the largest output; int8 rounds ties another way than torch, so that only the
 # classes are compared.
@@ -55,12 +56,12 @@ def check(
     session = open_session(path)
     if tolerance is None:
         tolerance = TOLERANCE[_precision(model)]
-    name = session.get_inputs()[0].name
+    name, size = session.get_inputs()[0].name, fixed_batch(session)
     count, same, difference, largest = 0, 0, 0.0, 0.0
     with torch.no_grad():
         for batch in samples:
             expected = torch_fn(batch).float().numpy()
-            (got,) = session.run(None, {name: batch.numpy()})
+            got = in_batches(lambda part: session.run(None, {name: part})[0], batch.numpy(), size)
             if got.shape != expected.shape:
                 raise ExportError(f"{path} gives {list(got.shape)}, the torch model {list(expected.shape)}")
             if not np.isfinite(got).all():

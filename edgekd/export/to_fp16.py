@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from onnx import TensorProto, numpy_helper
 from edgekd.errors import ExportError
 from edgekd.export.check import read_onnx, session_of
 from edgekd.export.to_onnx import opset_of, write
+from edgekd.measure.runners import fixed_batch
 
 FP16_MAX = 65504.0
 FP16_LEAST_NORMAL = 2.0**-14
@@ -39,7 +41,7 @@ class Kept:
 def to_fp16(
     src_path: str | os.PathLike[str],
     dst_path: str | os.PathLike[str],
-    samples: Iterable[NDArray[np.generic]] = (),
+    samples: Iterable[NDArray[Any]] = (),
 ) -> list[Kept]:
     """Writes `src_path`'s graph to `dst_path` in half precision between its first and last operators.
 
@@ -60,7 +62,7 @@ def to_fp16(
     return kept
 
 
-def largest_values(model: onnx.ModelProto, samples: Iterable[NDArray[np.generic]]) -> dict[str, float]:
+def largest_values(model: onnx.ModelProto, samples: Iterable[NDArray[Any]]) -> dict[str, float]:
     """Tensor -> its largest magnitude, of all float32 tensors of the graph on these batches; empty without any."""
     probed = onnx.ModelProto()
     probed.CopyFrom(model)
@@ -72,9 +74,11 @@ def largest_values(model: onnx.ModelProto, samples: Iterable[NDArray[np.generic]
     session = None
     for batch in samples:
         session = session or session_of(probed, optimise=False)
-        inputs = {session.get_inputs()[0].name: batch}
-        for output, value in zip(session.get_outputs(), session.run(None, inputs), strict=True):
-            largest[output.name] = max(largest.get(output.name, 0.0), float(np.abs(value).max(initial=0)))
+        name, size = session.get_inputs()[0].name, fixed_batch(session) or len(batch)
+        for start in range(0, len(batch) - size + 1, size):  # of a fixed batch the last, partial one is left out
+            values = session.run(None, {name: batch[start : start + size]})
+            for output, value in zip(session.get_outputs(), values, strict=True):
+                largest[output.name] = max(largest.get(output.name, 0.0), float(np.abs(value).max(initial=0)))
     return largest
 
 

@@ -17,7 +17,8 @@ from torch.fx import GraphModule
 from edgekd.errors import ExportError
 from edgekd.export.check import check
 from edgekd.export.to_fp16 import to_fp16
-from edgekd.export.to_onnx import Preprocess, to_onnx
+from edgekd.export.to_onnx import Preprocess, to_onnx, write
+from edgekd.measure.runners import OnnxRunner
 from edgekd.models.resnet import ResNet, resnet8
 from edgekd.quantize import calibrate, convert, prepare, sites
 from edgekd.target import Quantization
@@ -244,6 +245,78 @@ def test_a_file_that_is_no_valid_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"dangling\.onnx is no valid ONNX model: .*missing") as caught:
         check(tmp_path / "dangling.onnx", nn.Identity(), [torch.zeros(1)])
     assert "\n" not in str(caught.value)
+
+
+def test_a_fixed_batch_leaves_no_dimension_open(
+    converted: dict[str, GraphModule], written: dict[str, Path], digits: Tensor, tmp_path: Path
+) -> None:
+    graph = converted["tensorrt"]
+    to_onnx(graph, tmp_path / "one.onnx", normalised(digits[:2]), opset=20, preprocess=PREPROCESS, batch=1)
+    model = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "one.onnx"), strict_mode=True, data_prop=True)
+    values = [*model.graph.input, *model.graph.output, *model.graph.value_info]
+    assert all(dim.HasField("dim_value") for value in values for dim in value.type.tensor_type.shape.dim)
+    assert "Shape" not in {node.op_type for node in model.graph.node}
+    assert sites(tmp_path / "one.onnx") == sites(graph)
+    images = digits[:20].numpy()
+    np.testing.assert_allclose(
+        OnnxRunner(tmp_path / "one.onnx").run(images), OnnxRunner(written["tensorrt"]).run(images), atol=1e-5
+    )
+    to_fp16(tmp_path / "one.onnx", tmp_path / "half.onnx", [images])
+    check(tmp_path / "half.onnx", lambda x: graph(normalised(x)), [digits[:20]], min_agreement=0.9)
+
+
+def test_several_inputs_and_outputs_keep_their_names(tmp_path: Path) -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.image, self.depth = nn.Conv2d(3, 4, 1), nn.Conv2d(1, 4, 1)
+
+        def forward(self, image: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
+            x = self.image(image) + self.depth(depth)
+            return x.mean((2, 3)), x.relu()
+
+    torch.manual_seed(0)
+    model, inputs = Pair().eval(), (torch.randn(5, 3, 4, 4), torch.randn(5, 1, 4, 4))
+    to_onnx(model, tmp_path / "a.onnx", inputs, opset=20)
+    session = onnxruntime.InferenceSession(str(tmp_path / "a.onnx"))
+    assert [(value.name, value.shape[0]) for value in session.get_inputs()] == [("image", "batch"), ("depth", "batch")]
+    assert [value.name for value in session.get_outputs()] == ["output_0", "output_1"]
+    feeds = {"image": inputs[0].numpy(), "depth": inputs[1].numpy()}
+    for got, expected in zip(session.run(None, feeds), model(*inputs), strict=True):
+        np.testing.assert_allclose(got, expected.detach().numpy(), atol=1e-5)
+
+
+def test_weights_beyond_the_limit_stand_beside_the_model(model: ResNet, digits: Tensor, tmp_path: Path) -> None:
+    to_onnx(model, tmp_path / "a.onnx", normalised(digits[:2]), opset=20)
+    folder = tmp_path / "external"
+    folder.mkdir()
+    write(onnx.load(tmp_path / "a.onnx"), folder / "model.onnx", limit=10_000)
+    assert sorted(path.name for path in folder.iterdir()) == ["model.onnx", "model.onnx.data"]
+    assert (folder / "model.onnx").stat().st_size < 20_000 < (folder / "model.onnx.data").stat().st_size
+    check(folder / "model.onnx", model, [normalised(digits[:50])])
+    to_fp16(folder / "model.onnx", tmp_path / "half.onnx")
+    check(tmp_path / "half.onnx", model, [normalised(digits[:50])])
+    (folder / "model.onnx.data").unlink()
+    with pytest.raises(ExportError, match=r"model\.onnx is no valid ONNX model: .*model\.onnx\.data"):
+        check(folder / "model.onnx", model, [normalised(digits[:50])])
+
+
+@pytest.mark.parametrize("opset", [12, 24])
+def test_an_opset_that_edgekd_does_not_write_is_refused(opset: int, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=f"opset {opset} given; edgekd writes 13 to 23"):
+        to_onnx(nn.Flatten(), tmp_path / "a.onnx", torch.zeros(2, 3), opset=opset)
+
+
+@pytest.mark.parametrize("opset", [17, 18, 19, 21, 23])
+def test_every_opset_gives_the_same_answers(
+    converted: dict[str, GraphModule], digits: Tensor, opset: int, tmp_path: Path
+) -> None:
+    to_onnx(converted["uint8"], tmp_path / "a.onnx", normalised(digits[:2]), opset=opset, preprocess=PREPROCESS)
+    exported = onnx.load(tmp_path / "a.onnx")
+    assert [entry.version for entry in exported.opset_import] == [opset] and exported.ir_version <= 10
+    assert sites(exported) == sites(converted["uint8"])
+    found = check(tmp_path / "a.onnx", lambda x: converted["uint8"](normalised(x)), [digits[:100]])
+    assert found.same_top1 == 1.0
 
 
 def test_check_reports_figures_where_the_models_differ(model: ResNet, digits: Tensor, tmp_path: Path) -> None:
