@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -77,6 +78,25 @@ def flatten_linears(module: GraphModule) -> None:
                 flat[x] = _call(node, aten.reshape.default, (x, [-1, x.meta["val"].shape[-1]]))
             linear = _call(node, aten.linear.default, (flat[x], *node.args[1:]))
         node.target, node.args = aten.reshape.default, (linear, [-1, *outer[1:], features])
+
+
+def split_means(module: GraphModule) -> None:
+    """A mean over height and width that drops them as a pool that keeps them, which has an integer kernel, and a reshape."""
+    for node in list(module.graph.nodes):
+        if not is_spatial_mean(node) or node.args[2:3] == (True,):
+            continue
+        with module.graph.inserting_before(node):
+            pooled = _call(node, aten.mean.dim, (node.args[0], [2, 3], True))
+        node.target, node.args, node.kwargs = aten.flatten.using_ints, (pooled, 1), {}
+
+
+def is_spatial_mean(node: Node) -> bool:
+    """Whether a mean is an average pool: over height and width of `[batch, C, H, W]`."""
+    if node.target is not aten.mean.dim:
+        return False
+    x, axes = node.args[:2]
+    assert isinstance(x, Node) and isinstance(axes, Sequence)
+    return x.meta["val"].dim() == 4 and {axis % 4 for axis in axes} == {2, 3}  # type: ignore[operator]
 
 
 def _call(like: Node, operator: Any, arguments: tuple[Any, ...]) -> Node:

@@ -19,7 +19,9 @@ from edgekd.quantize.capture import (
     constant_name,
     flatten_linears,
     is_constant,
+    is_spatial_mean,
     spell_out_silu,
+    split_means,
 )
 from edgekd.quantize.pt2e import (
     FakeQuantizeBase,
@@ -108,6 +110,8 @@ class Scheme(Quantizer):  # type: ignore[misc]
         operators = self.quantization.operators
         if operators.sigmoid is not None and operators.mul is not None:
             spell_out_silu(model)
+        if operators.avg_pool is not None:
+            split_means(model)
         if operators.linear is not None and operators.linear.rank == 2:
             flatten_linears(model)
         return model
@@ -162,7 +166,9 @@ class Scheme(Quantizer):  # type: ignore[misc]
         name, operators = NAMES.get(node.target), self.quantization.operators
         if node.op != "call_function" or is_constant(node) or not _is_float(node):
             return None
-        if (name in ("add", "mul") and not _joins_two(node)) or (name == "avg_pool" and not _is_spatial(node)):
+        if (name in ("add", "mul") and not _joins_two(node)) or (
+            node.target is aten.mean.dim and not is_spatial_mean(node)
+        ):
             name = None
         if name in WEIGHTED and (is_constant(node.args[0]) or not self._is_wide(node)):  # type: ignore[arg-type]
             return None
@@ -322,14 +328,6 @@ def _joins_two(node: Node) -> bool:
 def _is_float(node: Node) -> bool:
     value = node.meta.get("val")
     return isinstance(value, torch.Tensor) and value.is_floating_point()
-
-
-def _is_spatial(node: Node) -> bool:
-    """Whether a mean is an average pool: over height and width."""
-    if node.target is not aten.mean.dim:
-        return True
-    axes = {axis % 4 for axis in node.args[1]}  # type: ignore[union-attr, operator]
-    return node.args[0].meta["val"].dim() == 4 and axes == {2, 3}  # type: ignore[union-attr]
 
 
 def _modules(node: Node) -> list[str]:

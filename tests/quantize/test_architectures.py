@@ -115,7 +115,7 @@ def assert_ships(model: nn.Module, scheme: Quantization, x: Tensor, path: Path, 
         run = optimised(path)
         left = {name: (written[name] - run[integer], run[name]) for name, integer in INTEGER.items()}
         assert left == {**dict.fromkeys(INTEGER, (0, 0)), "Add": (float_additions, float_additions)}
-        assert run["Clip"] == run["Relu"] == 0
+        assert run["Clip"] == run["Relu"] == run["ReduceMean"] == 0
     else:
         assert_nothing_between_layers_and_activations(path)
 
@@ -146,6 +146,16 @@ def test_a_small_network_ships_as_it_was_quantized(
 ) -> None:
     torch.manual_seed(0)
     assert_ships(seeded(model()), scheme, scenes(16, 8), tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("model", [MobileBlock, Encoder], ids=lambda model: model.__name__)
+def test_a_small_network_is_written_for_tensorrt_8(model: type[nn.Module], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = scenes(16, 8)
+    converted = quantized(seeded(model()), TENSORRT, x)
+    to_onnx(converted, tmp_path / "model.onnx", x[:2], opset=17)
+    assert sites(tmp_path / "model.onnx") == sites(converted)
+    check(tmp_path / "model.onnx", converted, [x], min_agreement=1.0)
 
 
 @pytest.mark.slow
