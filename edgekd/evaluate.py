@@ -24,7 +24,7 @@ from edgekd.distill.teacher import load_teacher, top1
 from edgekd.distill.temperature import FILE as TEMPERATURE
 from edgekd.distill.trained import REUSED
 from edgekd.export.bundle import write_bundle
-from edgekd.export.candidates import MODEL, as_input
+from edgekd.export.candidates import MODEL, SAME, TRAINED, as_input, kept_fp32
 from edgekd.export.lint import Finding, counted, grouped, lint, runtime_title
 from edgekd.measure.estimate import lower_bound_ms
 from edgekd.measure.protocol import interleave
@@ -89,6 +89,7 @@ def evaluate(recipe: Recipe, target: Target, run: Cache, made: Made, started: fl
         *([_agreement(same, accuracies["int8"].n, shipped.name)] if same is not None else []),
         _linted(findings[shipped.name], target),
         _device_latency(target),
+        *_kept(candidates),
         *_chain(recipe, made.chain),
         *_reused(distilled),
         *_old_and_new(made, opened, scores[shipped.name]),
@@ -231,9 +232,22 @@ def _teacher_runner(recipe: Recipe, samples: Samples, trained: Artifact | None) 
 
 
 def same_as_trained(int8: Artifact, scores: Artifact) -> float:
-    """Percent of the test split that the fake-quantized model and the exported one in onnxruntime put in one class."""
-    fake_quantized, deployed = np.load(int8 / "fake_quantized.npy"), np.load(scores / "test.npy")
-    return 100 * float((fake_quantized.argmax(1) == deployed.argmax(1)).mean())
+    """Percent of the test split that the fake-quantized model and the exported one in onnxruntime put in one class.
+
+    Where the rest is fp16 the graph is compared before that: a processor rounds each value between two layers to half
+    precision, an engine of TensorRT computes the layer and the rounding to int8 in one.
+    """
+    deployed = int8 / SAME if (int8 / SAME).exists() else scores / "test.npy"
+    return 100 * float((np.load(int8 / TRAINED).argmax(1) == np.load(deployed).argmax(1)).mean())
+
+
+def _kept(candidates: Mapping[str, Artifact]) -> Iterator[Check]:
+    """What stays fp32 in half-precision exports, and why."""
+    for name, artifact in candidates.items():
+        kept = kept_fp32(artifact)
+        if kept:
+            named = "; ".join(f"{found.node}: {found.why}" for found in kept[:3]) + ("; ..." if len(kept) > 3 else "")
+            yield Check(name=f"{name} keeps operators in fp32", verdict="note", found=f"{len(kept)}: {named}")
 
 
 def _agreement(same: float, n: int, shipped: str) -> Check:

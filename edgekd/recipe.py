@@ -250,10 +250,14 @@ class Quantize(Section):
     calibration_samples: int = Field(default=512, ge=1)
     epochs: int = Field(default=3, ge=1, description="of quantization-aware distillation (mode = qat)")
     lr: Positive = 0.005
+    keep_float: tuple[Text, ...] = Field(
+        default=(), description='operators that stay float: "first", "last", or a module by its path'
+    )
 
 
 class Export(Section):
     opset: int | None = Field(default=None, ge=13, description="none: the target's")
+    batch: Literal["dynamic", 1] = Field(default="dynamic", description="1: static shapes, as a DLA needs them")
     preprocess: bool = Field(default=True, description="input uint8 NHWC, normalised inside the graph")
     output: Literal["logits", "probabilities"] = "logits"
 

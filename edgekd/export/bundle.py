@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from edgekd.errors import BundleError
 from edgekd.export.bundle_files.build_engine import Options, trtexec_line
+from edgekd.export.to_onnx import write
 from edgekd.measure.runners import OnnxRunner
 from edgekd.report import html
 from edgekd.report.model import Accuracy, Latency, Report
@@ -182,7 +183,12 @@ def write_files(
     golden: Mapping[str, NDArray[Any]],
 ) -> None:
     for name, path in models.items():
-        shutil.copyfile(path, draft / name)
+        if path.with_name(
+            f"{path.name}.data"
+        ).exists():  # the model names that file: it cannot just be called otherwise
+            write(onnx.load(path), draft / name)
+        else:
+            shutil.copyfile(path, draft / name)
     (draft / "labels.txt").write_bytes("".join(label + "\n" for label in labels).encode())
     np.savez(draft / "golden.npz", inputs=golden["inputs"], outputs=golden["outputs"])
     (draft / "report.json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")

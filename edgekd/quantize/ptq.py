@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch.fx import GraphModule
 
 from edgekd.errors import QuantizationError
 from edgekd.export.trace import quiet_torch
+from edgekd.quantize.bias import float_biases, quantize_biases
 from edgekd.quantize.capture import CONVOLUTIONS, capture, constant_name, evaluate, fold_constant, is_constant
 from edgekd.quantize.pt2e import (
     FakeQuantizeBase,
@@ -31,12 +32,18 @@ BIASED = (*CONVOLUTIONS, *LINEAR)
 
 
 def prepare(
-    model: nn.Module, target: Target | Quantization, example_inputs: tuple[Tensor, ...], *, qat: bool = False
+    model: nn.Module,
+    target: Target | Quantization,
+    example_inputs: tuple[Tensor, ...],
+    *,
+    qat: bool = False,
+    keep_float: Sequence[str] = (),
 ) -> GraphModule:
     """A copy of `model` as a graph with an observer (`qat`: a fake-quantizer) at each of the target's sites.
 
     `example_inputs` is one float batch `[batch, C, H, W]`; the graph takes any batch size. The model is not changed.
-    Raises QuantizationError where the target has no int8 scheme, ExportError where the model cannot be traced.
+    `keep_float` names what is left out: "first", "last", or the path of a module.
+    Raises QuantizationError where the target has no int8 scheme or `keep_float` names nothing, ExportError where the model cannot be traced.
     """
     quantization = target.quantization if isinstance(target, Target) else target
     if quantization is None:
@@ -45,10 +52,12 @@ def prepare(
             f"target '{target.name}' has no int8 scheme; quantize with mode = \"none\", or choose a target that has one"
         )
     graph = capture(model, example_inputs, trainable=qat)
-    scheme = Scheme(quantization, fake_quantizer if qat else _observer)
+    scheme = Scheme(quantization, fake_quantizer if qat else _observer, keep_float)
     with quiet_torch():
         prepared: GraphModule = (prepare_qat_pt2e if qat else prepare_pt2e)(graph, scheme)
     _name_observers_once(prepared)
+    if qat and quantization.int32_bias:
+        quantize_biases(prepared)
     prepared.meta["quantization"] = quantization  # the export asks for it: biases are written as it says
     return prepared
 
@@ -92,6 +101,7 @@ def convert(prepared: GraphModule) -> GraphModule:
             raise QuantizationError(
                 f"activation '{tensor}' was not calibrated; call calibrate(prepared, batches) first"
             )
+    float_biases(prepared)
     names = _weight_names(prepared)
     _observe_weights(prepared)
     with quiet_torch():

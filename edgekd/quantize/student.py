@@ -115,4 +115,5 @@ def _prepared(
 ) -> GraphModule:
     model = load_student(student, samples, distilled)
     height, width, channels = samples.image_shape
-    return prepare(model, quantization, (torch.zeros(2, channels, height, width),), qat=quantize.mode == "qat")
+    example = (torch.zeros(2, channels, height, width),)
+    return prepare(model, quantization, example, qat=quantize.mode == "qat", keep_float=quantize.keep_float)
