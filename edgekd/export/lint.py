@@ -38,6 +38,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
         runtime.tensorrt_types,
         *EVERYWHERE,
         placement.few_channels,
+        runtime.fp32_layers,
         runtime.fp16_constants,
         runtime.fp16_values,
         runtime.dynamic_shapes_on_a_dla,

@@ -17,7 +17,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort
 from onnxscript import ir
 
 from edgekd.errors import DataError
-from edgekd.export.finding import Finding, Severity, Subject, array, readers, sizes, title
+from edgekd.export.finding import LAYERS, Finding, Severity, Subject, array, producer, readers, sizes, title
 
 REFUSALS = (
     ort.Fail, ort.InvalidArgument, ort.InvalidGraph, ort.InvalidProtobuf, ort.NotImplemented, ort.RuntimeException, ValueError,
@@ -35,7 +35,7 @@ TYPES = {
     ir.DataType.BOOL: "BOOL",
     ir.DataType.UINT8: "UINT8",
 }
-# Element types: first TensorRT release, and least compute capability, that have them.
+# Element types: first TensorRT release (parser's change log), and least compute capability (TensorRT support matrix).
 NEEDS = {
     ir.DataType.BFLOAT16: ("9.0", "8.0"),
     ir.DataType.FLOAT8E4M3FN: ("9.0", "8.9"),
@@ -112,6 +112,25 @@ def precisions(subject: Subject) -> Iterator[Finding]:
             yield Finding("warning", "precisions", title(node), f"{why} and {cost}", f"export in {runs[0]}")
 
 
+def fp32_layers(subject: Subject) -> Iterator[Finding]:
+    """From release 10 on TensorRT keeps the graph's types: what is left in fp32 beside int8 or fp16 runs in fp32."""
+    runtime = subject.target.runtime
+    if "fp16" not in runtime.precisions or version(runtime.version or "10.15") < (10, 0):
+        return
+    nodes = list(subject.nodes)
+    if not any(node.op_type == "QuantizeLinear" or node.outputs[0].dtype == ir.DataType.FLOAT16 for node in nodes):
+        return
+    for node in nodes:
+        if node.op_type not in LAYERS or node.outputs[0].dtype != ir.DataType.FLOAT:
+            continue
+        if not any(producer(value, "DequantizeLinear") for value in node.inputs[:2]):
+            why = (
+                "left in fp32 in a graph that is int8 or fp16 elsewhere: strongly typed engines keep the graph's types"
+            )
+            remedy = "convert the float layers to fp16, but for those whose values leave its range"
+            yield Finding("warning", "fp32_layers", title(node), why, remedy)
+
+
 def tensorrt_operators(subject: Subject) -> Iterator[Finding]:
     """Operators that the parser of the target's TensorRT does not list."""
     release = subject.target.runtime.version or "10.15"
@@ -148,9 +167,7 @@ def tensorrt_types(subject: Subject) -> Iterator[Finding]:
             continue
         if kind == ir.DataType.DOUBLE:
             why = "computes in fp64, which TensorRT casts to fp32"
-            yield Finding(
-                "warning", "tensorrt_types", title(node), why, "export in fp32, so that it is the same everywhere"
-            )
+            yield Finding("warning", "tensorrt_types", title(node), why, "export in fp32, which it computes in anyway")
             continue
         name = TYPES.get(kind, kind.name)
         name = "INT32" if name == "INT64" and version(release) < (9, 0) else name  # the parser casts it there

@@ -200,6 +200,14 @@ def test_fewer_than_16_channels_in_int8(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------------------------------- runtime
 
 
+def test_a_layer_that_stays_in_fp32_beside_int8_ones_is_told_where_engines_are_strongly_typed(tmp_path: Path) -> None:
+    text = conv(after="r = Relu (c)\ny = MatMul (r, m)", skip=", float[4,4] m = {" + ", ".join(["1"] * 16) + "}")
+
+    assert rules(tmp_path, text) == {("warning", "fp32_layers", "MatMul -> y")}
+    assert not any(f.rule == "fp32_layers" for f in found(tmp_path, text, XAVIER))
+    assert found(tmp_path, model("y = MatMul (x, x)", shape="4,4")) == []
+
+
 def test_an_operator_that_the_parser_does_not_list_is_refused(tmp_path: Path) -> None:
     text = model("y = Det (x)", shape="1,4,4").replace("float[1,4,4] y", "float[1] y")
     (finding,) = found(tmp_path, text)
