@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from edgekd.errors import DataError, ModelError
-from edgekd.export.lint import Finding, counted, grouped, lines, lint
+from edgekd.export.lint import Finding, counted, grouped, lines, lint, listed
 from edgekd.export.lint_runtime import lists_around, published
 from edgekd.target import Target, load_target
 
@@ -399,6 +399,7 @@ def test_errors_come_first_and_alike_findings_share_a_block(tmp_path: Path) -> N
     assert counted([]) == "nothing found" and counted(findings).startswith("1 error")
     twice = [Finding("note", "r", node, "why", "remedy") for node in ("a", "b")]
     assert [(f.node, nodes) for f, nodes in grouped(twice)] == [("a", ["a", "b"])]
+    assert listed(["n"] * 10) == "n, n, n, n, n, n, n, n and 2 more"
     assert list(lines(twice)) == ["note     r: a, b", "         why", "         remedy: remedy"]
 
 
