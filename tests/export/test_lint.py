@@ -411,6 +411,6 @@ def test_lists_hold_for_the_releases_up_to_the_next_one() -> None:
     assert [listed.release for listed in lists_around("11.4")] == ["10.15", "10.15"]
     # What the change log dates is in no list before that release, and in each list from it on.
     for name, first in since.items():
-        for listed in lists:
-            older = tuple(map(int, listed.release.split("."))) < tuple(map(int, first.split(".")))
-            assert (name in listed.types) != older, (name, listed.release)
+        for entry in lists:
+            older = tuple(map(int, entry.release.split("."))) < tuple(map(int, first.split(".")))
+            assert (name in entry.types) != older, (name, entry.release)
