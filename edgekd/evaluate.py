@@ -25,7 +25,7 @@ from edgekd.distill.temperature import FILE as TEMPERATURE
 from edgekd.distill.trained import REUSED
 from edgekd.export.bundle import write_bundle
 from edgekd.export.candidates import MODEL, SAME, TRAINED, as_input, kept_fp32
-from edgekd.export.lint import Finding, counted, grouped, lint, runtime_title
+from edgekd.export.lint import Finding, counted, grouped, lint, listed, runtime_title
 from edgekd.measure.estimate import lower_bound_ms
 from edgekd.measure.protocol import interleave
 from edgekd.measure.runners import OnnxRunner, Runner, TorchRunner, machine, peak_memory_mb, versions
@@ -274,7 +274,7 @@ def _linted(findings: Sequence[Finding], target: Target) -> Check:
 def _slow(findings: Sequence[Finding]) -> Iterator[str]:
     """What lint warns of in the model that ships."""
     for finding, nodes in grouped([finding for finding in findings if finding.severity != "note"]):
-        yield f"lint, {', '.join(nodes)}: {finding.why}; {finding.remedy}"
+        yield f"lint, {listed(nodes)}: {finding.why}; {finding.remedy}"
 
 
 def _chain(recipe: Recipe, chain: Sequence[Artifact]) -> Iterator[Check]:

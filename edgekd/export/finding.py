@@ -14,6 +14,8 @@ from onnxscript import ir
 from edgekd.target import Target
 
 Severity = Literal["error", "warning", "note"]
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""The operators that cost: what is quantized, and what the other rules speak of."""
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 

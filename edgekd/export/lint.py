@@ -15,11 +15,12 @@ from onnxscript.ir.passes import common
 
 from edgekd.errors import DataError, ModelError
 from edgekd.export import lint_placement as placement
+from edgekd.export import lint_range as ranges
 from edgekd.export import lint_runtime as runtime
 from edgekd.export.finding import SEVERITIES, Finding, Rule, Subject, runtime_title
 from edgekd.target import Target
 
-__all__ = ["Finding", "counted", "grouped", "lines", "lint", "runtime_title"]
+__all__ = ["Finding", "counted", "grouped", "lines", "lint", "listed", "runtime_title"]
 
 EVERYWHERE: tuple[Rule, ...] = (
     runtime.opsets,
@@ -38,11 +39,12 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
         runtime.tensorrt_types,
         *EVERYWHERE,
         placement.few_channels,
-        runtime.fp16_constants,
-        runtime.fp16_values,
+        runtime.fp32_layers,
+        ranges.fp16_constants,
+        ranges.fp16_values,
         runtime.dynamic_shapes_on_a_dla,
     ),
-    "onnxruntime": (runtime.onnxruntime_operators, *EVERYWHERE, runtime.fp16_constants, runtime.fp16_values),
+    "onnxruntime": (runtime.onnxruntime_operators, *EVERYWHERE, ranges.fp16_constants, ranges.fp16_values),
     "qnn": EVERYWHERE,
 }
 
@@ -111,13 +113,18 @@ def grouped(findings: Sequence[Finding]) -> list[tuple[Finding, list[str]]]:
     return list(groups.values())
 
 
-def lines(findings: Sequence[Finding], most_nodes: int = 8) -> Iterator[str]:
+def lines(findings: Sequence[Finding]) -> Iterator[str]:
     """For the terminal: severity, rule and nodes, then why and the remedy."""
     for finding, nodes in grouped(findings):
-        more = f" and {len(nodes) - most_nodes} more" if len(nodes) > most_nodes else ""
-        yield f"{finding.severity:<8} {finding.rule}: {', '.join(nodes[:most_nodes])}{more}"
+        yield f"{finding.severity:<8} {finding.rule}: {listed(nodes)}"
         yield f"         {finding.why}"
         yield f"         remedy: {finding.remedy}"
+
+
+def listed(nodes: Sequence[str], most: int = 8) -> str:
+    """The first nodes by name, and how many more there are."""
+    more = f" and {len(nodes) - most} more" if len(nodes) > most else ""
+    return ", ".join(nodes[:most]) + more
 
 
 def counted(findings: Sequence[Finding]) -> str:

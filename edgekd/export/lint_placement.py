@@ -11,10 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 from onnxscript import ir
 
-from edgekd.export.finding import Finding, Severity, Subject, array, given, producer, readers, sizes, title
+from edgekd.export.finding import LAYERS, Finding, Severity, Subject, array, given, producer, readers, sizes, title
 
 Q, DQ = "QuantizeLinear", "DequantizeLinear"
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 FEWEST_CHANNELS = 16
 """NVIDIA's own quantizer leaves convolutions and matrix products below it in float."""
 ACTIVATIONS = (

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from edgekd.errors import DataError, ModelError
-from edgekd.export.lint import Finding, counted, grouped, lines, lint
+from edgekd.export.lint import Finding, counted, grouped, lines, lint, listed
 from edgekd.export.lint_runtime import lists_around, published
 from edgekd.target import Target, load_target
 
@@ -198,6 +198,14 @@ def test_fewer_than_16_channels_in_int8(tmp_path: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- runtime
+
+
+def test_a_layer_that_stays_in_fp32_beside_int8_ones_is_told_where_engines_are_strongly_typed(tmp_path: Path) -> None:
+    text = conv(after="r = Relu (c)\ny = MatMul (r, m)", skip=", float[4,4] m = {" + ", ".join(["1"] * 16) + "}")
+
+    assert rules(tmp_path, text) == {("warning", "fp32_layers", "MatMul -> y")}
+    assert not any(f.rule == "fp32_layers" for f in found(tmp_path, text, XAVIER))
+    assert found(tmp_path, model("y = MatMul (x, x)", shape="4,4")) == []
 
 
 def test_an_operator_that_the_parser_does_not_list_is_refused(tmp_path: Path) -> None:
@@ -391,6 +399,7 @@ def test_errors_come_first_and_alike_findings_share_a_block(tmp_path: Path) -> N
     assert counted([]) == "nothing found" and counted(findings).startswith("1 error")
     twice = [Finding("note", "r", node, "why", "remedy") for node in ("a", "b")]
     assert [(f.node, nodes) for f, nodes in grouped(twice)] == [("a", ["a", "b"])]
+    assert listed(["n"] * 10) == "n, n, n, n, n, n, n, n and 2 more"
     assert list(lines(twice)) == ["note     r: a, b", "         why", "         remedy: remedy"]
 
 
@@ -402,6 +411,6 @@ def test_lists_hold_for_the_releases_up_to_the_next_one() -> None:
     assert [listed.release for listed in lists_around("11.4")] == ["10.15", "10.15"]
     # What the change log dates is in no list before that release, and in each list from it on.
     for name, first in since.items():
-        for listed in lists:
-            older = tuple(map(int, listed.release.split("."))) < tuple(map(int, first.split(".")))
-            assert (name in listed.types) != older, (name, listed.release)
+        for entry in lists:
+            older = tuple(map(int, entry.release.split("."))) < tuple(map(int, first.split(".")))
+            assert (name in entry.types) != older, (name, entry.release)

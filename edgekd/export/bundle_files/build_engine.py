@@ -381,7 +381,7 @@ def source_layers(layer: Mapping[str, Any]) -> set[str]:
 
 def is_heavy(layer: Mapping[str, Any]) -> bool:
     """Whether an engine layer is a convolution or matrix product itself, not a conversion that bears its name."""
-    kind = "{} {}".format(layer.get("LayerType", ""), layer.get("ParameterType", "")).lower()
+    kind = "{} {}".format(layer.get("LayerType", ""), layer.get("ParameterType", "")).lower().replace("convert", "")
     return any(word in kind for word in ("conv", "gemm", "matrix", "matmul", "fullyconnected"))
 
 
