@@ -137,6 +137,8 @@ def test_the_shipped_model_answers_as_the_trained_one_on_999_of_1000_images(
         trained = prepared(x)
     to_onnx(convert(prepared), tmp_path / "a.onnx", x[:2], opset=20, preprocess=PREPROCESS)
     deployed = torch.from_numpy(OnnxRunner(tmp_path / "a.onnx").run(digits.numpy()))
+    # most are the very same numbers; with biases that were float in the training 65 % were
+    assert float(((deployed - trained).abs() < 1e-4).float().mean()) >= 0.95
     assert float((deployed.argmax(1) == trained.argmax(1)).float().mean()) >= 0.999
 
 
