@@ -102,9 +102,7 @@ class Operator(Section):
         default=("int8", "uint8"), description="types of what it reads and gives"
     )
     weight_per_channel: bool | None = Field(default=None, description="none: as the scheme says")
-    rank: int | None = Field(
-        default=None, ge=2, description="of its input; of a higher one the first dimensions are one"
-    )
+    rank: Literal[2] | None = Field(default=None, description="of its input: further dimensions are made one before it")
     gives_float: bool = Field(default=False, description="can give the model's output in float: logits do not tie")
 
 

@@ -143,6 +143,19 @@ def test_the_manifest_lists_every_other_file_and_what_made_them(tmp_path: Path) 
     assert manifest["target"]["name"] == "box"
 
 
+def test_weights_that_stand_beside_a_model_come_along(tmp_path: Path) -> None:
+    big = tmp_path / "big.onnx"
+    model = onnx.parser.parse_model(UINT8)
+    weights = onnx.numpy_helper.from_array(np.zeros(3, np.float32), "zero")
+    last = model.graph.node[-1]
+    model.graph.initializer.append(weights)
+    model.graph.node.append(onnx.helper.make_node("Add", ["before", "zero"], list(last.output)))
+    last.output[0] = "before"
+    onnx.save(model, big, save_as_external_data=True, location="big.onnx.data", size_threshold=0)
+    bundle = write(tmp_path, models={"model.onnx": big, "model.fp32.onnx": big})
+    assert failures(bundle) == {}
+
+
 def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
