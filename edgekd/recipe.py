@@ -230,11 +230,25 @@ class Distill(Section):
         return self
 
 
-class Quantize(Section):
-    mode: Literal["ptq", "qat", "none"] = "ptq"
-    calibration_samples: int = Field(default=512, ge=1)
-    epochs: int = Field(default=3, ge=1, description="of quantization-aware distillation (mode = qat)")
+class Training(Section):
+    """Of quantization-aware distillation (mode = qat, or auto where it comes to that)."""
+
+    epochs: int = Field(default=3, ge=1)
     lr: Positive = 0.005
+
+
+class Quantize(Training):
+    """How the student becomes int8 where the target has it. Calibration decides ranges by the methods of
+    edgekd.quantize.ranges, from one pass over `calibration_samples` training images."""
+
+    mode: Literal["ptq", "qat", "none"] = "ptq"
+    calibration: Literal["minmax", "moving_average", "percentile", "entropy", "mse"] = "mse"
+    calibration_samples: int = Field(default=512, ge=1)
+
+    @property
+    def training(self) -> Training:
+        """What decides about the quantization-aware training alone."""
+        return Training(epochs=self.epochs, lr=self.lr)
 
 
 class Export(Section):

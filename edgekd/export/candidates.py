@@ -19,10 +19,9 @@ from edgekd.export.to_fp16 import to_fp16
 from edgekd.export.to_onnx import Preprocess, to_onnx
 from edgekd.measure.runners import OnnxRunner
 from edgekd.quantize.ptq import convert
-from edgekd.quantize.student import load_quantized
-from edgekd.recipe import Data, Export, Model, Quantize
+from edgekd.quantize.student import Plan, Subject, load_quantized
+from edgekd.recipe import Data, Export, Model
 from edgekd.stage import Artifact, stage
-from edgekd.target import Quantization
 
 MODEL = "model.onnx"
 CHECKED = 64  # hold-out samples that each export is compared on
@@ -50,21 +49,17 @@ def export_fp16(
     _check(out / MODEL, model, opened, data, export)
 
 
-@stage(1, (*LIBRARIES, "torchao"))
-def export_int8(
-    samples: Artifact, student: Model, distilled: Artifact, quantized: Artifact, data: Data, quantize: Quantize, quantization: Quantization,
-    export: Export, opset: int, *, out: Path,
-) -> None:  # fmt: skip
+@stage(2, (*LIBRARIES, "torchao"))
+def export_int8(subject: Subject, plan: Plan, quantized: Artifact, export: Export, opset: int, *, out: Path) -> None:
     """Stage: the quantized student; also `fake_quantized.npy`, what the torch model computes on the test split.
 
-    After QAT that is the very model that was trained; after calibration, where no fake-quantized model was, the converted.
+    That is the very model that was calibrated or trained, before its conversion.
     """
-    opened = open_samples(samples.folder, data)
-    model = load_quantized(student, distilled, quantized, opened, quantization, quantize)
-    trained = _logits(model, opened, data) if quantize.mode == "qat" else None
-    model = convert(model)
-    _export(model, opened, data, export, opset, out)
-    np.save(out / "fake_quantized.npy", _logits(model, opened, data) if trained is None else trained)
+    data = subject.data
+    opened = open_samples(subject.samples.folder, data)
+    model = load_quantized(subject, plan, quantized)
+    np.save(out / "fake_quantized.npy", _logits(model, opened, data))
+    _export(convert(model), opened, data, export, opset, out)
 
 
 @stage(1, ("onnxruntime",))

@@ -264,7 +264,7 @@ def test_frozen_observers_keep_their_ranges_in_training() -> None:
     start = ranges(prepared)
     prepared(10 * images())
     moved = ranges(prepared)
-    assert any(not torch.equal(start[name], moved[name]) for name in start)
+    assert any(not torch.equal(start[name], moved[name]) for name in moved)
     train_mode(freeze_observers(prepared))(100 * images())
     assert all(torch.equal(moved[name], value) for name, value in ranges(prepared).items())
 
