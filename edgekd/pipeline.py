@@ -73,8 +73,12 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask) ->
     quantized = None
     if recipe.quantize.mode != "none":
         subject = Subject(samples, student, distilled, data, target.int8, recipe.quantize.calibration_samples)
-        quantized, plan = quantize_student(run, subject, recipe.quantize, taught_by, settings)
-        candidates["int8"] = run(export_int8, subject, plan, quantized, recipe.export, opset)
+        quantized = quantize_student(
+            run, subject, recipe.quantize, recipe.budget.max_drop_from_fp32, taught_by, settings
+        )
+        candidates["int8"] = run(
+            export_int8, subject, quantized.taken.plan, quantized.taken.quantized, recipe.export, opset
+        )
     scores = {name: run(score, samples, model, data, recipe.export) for name, model in candidates.items()}
 
     if team.RANK > 0:  # of the processes of `accelerate launch` the first checks and packages

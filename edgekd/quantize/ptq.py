@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -28,18 +28,24 @@ DEFAULT = "mse"
 
 
 def prepare(
-    model: nn.Module, target: Target | Quantization, example_inputs: tuple[Tensor, ...], *, qat: bool = False
+    model: nn.Module,
+    target: Target | Quantization,
+    example_inputs: tuple[Tensor, ...],
+    *,
+    qat: bool = False,
+    in_float: Collection[str] = (),
 ) -> GraphModule:
     """A copy of `model` as a graph with a fake-quantizer at each of the target's sites.
 
     With `qat` BatchNorm's parameters go on learning; else they are folded into the weights. `example_inputs` is one
     float batch `[batch, C, H, W]`; the graph takes any batch size. The model is not changed.
+    `in_float` names layers (`layer1.0.conv1`) that are left in float.
     Raises QuantizationError where the target has no int8 scheme, ExportError where the model cannot be traced.
     """
     quantization = target.int8 if isinstance(target, Target) else target
     graph = capture(model, example_inputs, trainable=qat)
     with quiet_torch():
-        prepared: GraphModule = prepare_qat_pt2e(graph, Scheme(quantization, fake_quantizer))
+        prepared: GraphModule = prepare_qat_pt2e(graph, Scheme(quantization, fake_quantizer, in_float))
     _name_observers_once(prepared)
     for _, quantizer in weight_quantizers(prepared):  # all of a weight is known at once: there is nothing to average
         quantizer.activation_post_process.averaging_constant = 1.0

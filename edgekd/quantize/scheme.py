@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,8 +67,9 @@ class Scheme(Quantizer):  # type: ignore[misc]
     only move values pass on the scale. An operator in neither list stays float.
     """
 
-    def __init__(self, quantization: Quantization, make_observer: MakeObserver) -> None:
+    def __init__(self, quantization: Quantization, make_observer: MakeObserver, in_float: Collection[str] = ()) -> None:
         self.quantization = quantization
+        self.in_float = {f"{layer}.weight" for layer in in_float}
         dtype = torch.uint8 if quantization.activation == "uint8" else torch.int8
         symmetric = quantization.activation_symmetric
         low, high = (0, 255) if dtype == torch.uint8 else (-128, 127)
@@ -122,7 +123,7 @@ class Scheme(Quantizer):  # type: ignore[misc]
         else:
             return {}
         assert isinstance(x, Node) and isinstance(weight, Node)
-        if is_constant(x):
+        if is_constant(x) or (is_constant(weight) and constant_name(weight) in self.in_float):
             return {}
         return {x: self.activation, weight: self.weight(axis) if is_constant(weight) else self.activation}
 

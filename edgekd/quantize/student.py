@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgekd.data import Samples, open_samples
@@ -18,11 +20,16 @@ from edgekd.data.batches import to_tensor
 from edgekd.data.views import permutation
 from edgekd.distill.methods import METHODS
 from edgekd.distill.student import Lessons, lesson_of
+from edgekd.distill.teacher import predict, top1
 from edgekd.distill.train import Modes, save_weights, train
 from edgekd.distill.trained import load_student
 from edgekd.losses import Loss, needs_of
 from edgekd.quantize import qat
+from edgekd.quantize.cle import equalize
+from edgekd.quantize.layers import give_biases
 from edgekd.quantize.ptq import prepare, set_ranges
+from edgekd.quantize.refine import refine
+from edgekd.quantize.sensitivity import float_operators, sensitivities
 from edgekd.quantize.statistics import load_statistics, observe, save_statistics
 from edgekd.recipe import Data, Distill, Model, Training
 from edgekd.stage import Artifact, stage
@@ -32,6 +39,8 @@ CALIBRATION = 0xCA11  # a coordinate of its own, so that the choice shares no ra
 BATCH = 32
 PREPARED = "prepared.safetensors"
 STATISTICS = "statistics.safetensors"
+IN_FLOAT, SENSITIVITY, HOLDOUT = "in_float.json", "sensitivity.json", "holdout.json"
+SENSITIVITY_BATCHES = 8  # one pass over them for each layer
 LIBRARIES = ("torch", "torchao")
 LOGITS_ONLY = {"z_s", "z_t", "z_ts", "labels", "epoch"}
 
@@ -50,18 +59,29 @@ class Subject:
 
 @dataclass(frozen=True)
 class Plan:
-    """How: the method that decides ranges, and whether the weights are trained."""
+    """How: the method that decides ranges, what follows it, the layers that stay float, or whether weights are trained."""
 
     calibration: str
+    refine: tuple[str, ...] = ()
+    in_float: tuple[str, ...] = ()
     trained: bool = False
+
+    @property
+    def equalized(self) -> bool:
+        """The weights are other ones from the start: calibration sees other activations."""
+        return "cle" in self.refine
 
 
 @stage(1, LIBRARIES)
-def record_activations(subject: Subject, *, out: Path) -> None:
-    """Stage: the one pass over the calibration samples, `statistics.safetensors`; every method decides from it."""
+def record_activations(subject: Subject, equalized: bool, *, out: Path) -> None:
+    """Stage: the one pass over the calibration samples, `statistics.safetensors`; every method decides from it.
+
+    Also `in_float.json`: the operators that the scheme has no rule for.
+    """
     opened = open_samples(subject.samples.folder, subject.data)
-    prepared = _prepared(subject, opened, Plan("minmax"))
+    prepared = _prepared(subject, opened, Plan("", refine=("cle",) if equalized else ()))
     save_statistics(observe(prepared, calibration_batches(subject, opened)), out / STATISTICS)
+    (out / IN_FLOAT).write_text(json.dumps([asdict(operator) for operator in float_operators(prepared)]))
 
 
 @stage(4, LIBRARIES)
@@ -70,7 +90,32 @@ def quantize(subject: Subject, statistics: Artifact, plan: Plan, *, out: Path) -
     opened = open_samples(subject.samples.folder, subject.data)
     prepared = _prepared(subject, opened, plan)
     set_ranges(prepared, load_statistics(statistics / STATISTICS), plan.calibration)
+    if {"adaround", "bias_correction"} & set(plan.refine):
+        refine(prepared, list(calibration_batches(subject, opened)), plan.refine)
     save_weights(prepared, out / PREPARED)
+
+
+@stage(1, LIBRARIES)
+def measure_sensitivity(subject: Subject, statistics: Artifact, plan: Plan, *, out: Path) -> None:
+    """Stage: what each layer's quantization costs alone, on some of the calibration samples, `sensitivity.json`."""
+    opened = open_samples(subject.samples.folder, subject.data)
+    prepared = _prepared(subject, opened, plan)
+    set_ranges(prepared, load_statistics(statistics / STATISTICS), plan.calibration)
+    batches = list(islice(calibration_batches(subject, opened), SENSITIVITY_BATCHES))
+    (out / SENSITIVITY).write_text(json.dumps([asdict(layer) for layer in sensitivities(prepared, batches)]))
+
+
+@stage(1, LIBRARIES)
+def score_holdout(subject: Subject, plan: Plan | None, quantized: Artifact | None, *, out: Path) -> None:
+    """Stage: top-1 on the hold-out split of what was quantized, or of the float student, `holdout.json`."""
+    opened = open_samples(subject.samples.folder, subject.data)
+    if plan is None or quantized is None:
+        model: nn.Module = load_student(subject.student, opened, subject.distilled)
+    else:
+        model = load_quantized(subject, plan, quantized)
+    ids = opened.holdout_ids
+    found = top1(predict(model, opened.train, ids, subject.data), opened.train.labels[ids])
+    (out / HOLDOUT).write_text(json.dumps({"top1": found, "n": len(ids)}))
 
 
 @stage(1, (*LIBRARIES, "accelerate"), together=True)
@@ -146,4 +191,10 @@ def calibration_batches(subject: Subject, samples: Samples) -> Iterator[Tensor]:
 def _prepared(subject: Subject, samples: Samples, plan: Plan) -> GraphModule:
     model = load_student(subject.student, samples, subject.distilled)
     height, width, channels = samples.image_shape
-    return prepare(model, subject.scheme, (torch.zeros(2, channels, height, width),), qat=plan.trained)
+    example = torch.zeros(2, channels, height, width)
+    prepared = prepare(model, subject.scheme, (example,), qat=plan.trained, in_float=plan.in_float)
+    if "bias_correction" in plan.refine:
+        give_biases(prepared)
+    if plan.equalized:
+        equalize(prepared)
+    return prepared
