@@ -73,7 +73,7 @@ def float_operators(prepared: GraphModule) -> list[FloatOperator]:
     alone = [
         node
         for node in computed
-        if (node.target in TRANSPOSED and not _is_scaled(prepared, node.args[1]))  # type: ignore[arg-type]
+        if (node.target in TRANSPOSED and not _is_scaled(prepared, node.args[1]))
         or (node.target not in FOLLOWERS and not _touches_a_scale(prepared, node))
     ]
     names = {_name(node) for node in alone}
