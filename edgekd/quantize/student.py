@@ -145,18 +145,22 @@ def train_quantized(
             "label_weight": settings.label_weight if losses else 1.0,
         }
     )
-    frozen_from = training.epochs - math.ceil(training.epochs / 3)
+    lesson = lesson_of(opened, subject.data, taught_by, schedule)
+    # In place: there is no averaging.
+    train(prepared, lesson, schedule, out, modes_of(training.epochs), title="quantized student")
+    save_weights(prepared, out / PREPARED)
+
+
+def modes_of(epochs: int) -> Modes:
+    """How a prepared graph is trained: with ranges and statistics that no longer move in the last third of the epochs."""
+    frozen_from = epochs - math.ceil(epochs / 3)
 
     def at_epoch(model: GraphModule, epoch: int) -> None:
         if epoch >= frozen_from:
             qat.freeze_observers(model)
             qat.freeze_bn(model)
 
-    lesson = lesson_of(opened, subject.data, taught_by, schedule)
-    train(  # in place: there is no averaging
-        prepared, lesson, schedule, out, Modes(qat.train_mode, qat.eval_mode, at_epoch), title="quantized student"
-    )
-    save_weights(prepared, out / PREPARED)
+    return Modes(qat.train_mode, qat.eval_mode, at_epoch)
 
 
 def last_losses(settings: Distill, *, has_teacher: bool) -> tuple[Loss, ...]:
