@@ -330,7 +330,13 @@ def _warnings(
     recipe: Recipe, samples: Samples, teacher: Accuracy, shipped: Candidate, quantized: Quantized | None
 ) -> Iterator[str]:
     """What no budget forbids and a careful reader would want to know."""
-    yield from map(str, quantized.float_operators if quantized else ())
+    if quantized is not None:
+        yield from map(str, quantized.float_operators)
+        if not quantized.taken.holds:
+            yield (
+                f"no way to quantize keeps budget.max_drop_from_fp32 on the hold-out split; int8 is {quantized.taken.name}, the "
+                f"most accurate of {len(quantized.tried)}"
+            )
     if samples.skipped:
         yield f"{len(samples.skipped)} images do not decode and were left out, the first: {samples.skipped[0]}"
     if recipe.data.train == recipe.data.test and not recipe.data.train.startswith("python:"):  # that is told the split
