@@ -7,8 +7,9 @@ nothing again and a build that was killed goes on where it was.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from edgekd.distill.student import Lessons
 from edgekd.quantize.sensitivity import FloatOperator, Sensitivity
@@ -63,12 +64,15 @@ def quantize_student(
 ) -> Quantized:
     """The quantized student. `max_drop` are the points of top-1 that "auto" may lose on the hold-out split; none: any."""
 
+    @cache
+    def statistics(equalized: bool) -> Artifact:
+        return run(record_activations, subject, equalized)
+
     def make(name: str, plan: Plan) -> Rung:
-        statistics = run(record_activations, subject, plan.equalized)
         if plan.trained:
-            made = run(train_quantized, subject, statistics, plan, taught_by, settings, recipe.training)
+            made = run(train_quantized, subject, statistics(False), plan, taught_by, settings, recipe.training)
         else:
-            made = run(quantize, subject, statistics, plan)
+            made = run(quantize, subject, statistics(plan.equalized), plan)
         return Rung(name, plan, made)
 
     def try_out(name: str, plan: Plan) -> Rung:
@@ -79,18 +83,19 @@ def quantize_student(
         say(f"  {name}: {top1:.2f} % on the hold-out split, {drop:.2f} points under fp32{', enough' if holds else ''}")
         return Rung(name, plan, rung.quantized, top1, drop, holds)
 
-    statistics = run(record_activations, subject, False)
-    left = tuple(FloatOperator(**operator) for operator in json.loads((statistics / IN_FLOAT).read_text()))
+    asked = Plan(recipe.calibration, recipe.refine, trained=recipe.mode == "qat")
+    first = statistics(asked.equalized and recipe.mode != "auto")
+    left = tuple(FloatOperator(**operator) for operator in json.loads((first / IN_FLOAT).read_text()))
     for operator in left:
         say(f"  {operator}")
     if recipe.mode != "auto":
-        rung = make(recipe.mode, Plan(recipe.calibration, recipe.refine, trained=recipe.mode == "qat"))
+        rung = make(recipe.mode, asked)
         return Quantized(rung, (rung,), (), left)
 
     fp32 = _top1(run(score_holdout, subject, None, None))
     table: list[Sensitivity] = []
     tried: list[Rung] = []
-    for name, plan in _plans(run, subject, recipe, table):
+    for name, plan in _plans(run, subject, recipe, statistics, table):
         tried.append(try_out(name, plan))
         if tried[-1].holds:
             break
@@ -100,14 +105,19 @@ def quantize_student(
     return Quantized(taken, tuple(tried), tuple(table), left)
 
 
-def _plans(run: Cache, subject: Subject, recipe: Quantize, table: list[Sensitivity]) -> Iterator[tuple[str, Plan]]:
+def _plans(
+    run: Cache,
+    subject: Subject,
+    recipe: Quantize,
+    statistics: Callable[[bool], Artifact],
+    table: list[Sensitivity],
+) -> Iterator[tuple[str, Plan]]:
     """The rungs from the cheapest to the dearest; `table` is filled where it comes to mixed precision."""
     calibrated = Plan(recipe.calibration)
     refined = Plan(recipe.calibration, recipe.refine or REFINEMENTS)
     yield "ptq", calibrated
     yield "ptq, refined", refined
-    statistics = run(record_activations, subject, refined.equalized)
-    measured = run(measure_sensitivity, subject, statistics, refined)
+    measured = run(measure_sensitivity, subject, statistics(refined.equalized), refined)
     table += [Sensitivity(**layer) for layer in json.loads((measured / SENSITIVITY).read_text())]
     for layers in worst(table):
         kept = f"{len(layers)} layer{'s' if len(layers) > 1 else ''}"
