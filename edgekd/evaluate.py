@@ -29,8 +29,9 @@ from edgekd.export.lint import Finding, counted, grouped, lint, listed, runtime_
 from edgekd.measure.estimate import lower_bound_ms
 from edgekd.measure.protocol import interleave
 from edgekd.measure.runners import OnnxRunner, Runner, TorchRunner, machine, peak_memory_mb, versions
+from edgekd.quantize.auto import Quantized
 from edgekd.recipe import Recipe, file_of
-from edgekd.report.model import Accuracy, Candidate, Check, Latency, Report
+from edgekd.report.model import Accuracy, Candidate, Check, Latency, LayerSensitivity, QuantizationStep, Report
 from edgekd.say import say
 from edgekd.stage import Artifact, Cache
 from edgekd.target import Target
@@ -54,7 +55,7 @@ class Made:
     temperature: Artifact | None
     chain: tuple[Artifact, ...]
     distilled: Artifact
-    quantized: Artifact | None
+    quantized: Quantized | None
     candidates: Mapping[str, Artifact]
     scores: Mapping[str, Artifact]
 
@@ -113,8 +114,13 @@ def evaluate(recipe: Recipe, target: Target, run: Cache, made: Made, started: fl
         checks=tuple(checks),
         curves=_curves(distilled),
         temperature_curve=_temperatures(made.temperature),
-        quantization_curves=_curves(made.quantized),
-        warnings=(*_warnings(recipe, opened, teacher, shipped), *_slow(findings[shipped.name])),
+        quantization_curves=_curves(made.quantized.taken.quantized if made.quantized else None),
+        quantization_path=_path(made.quantized),
+        sensitivity=_sensitivity(made.quantized),
+        warnings=(
+            *_warnings(recipe, opened, teacher, shipped, made.quantized),
+            *_slow(findings[shipped.name]),
+        ),
         stages=tuple(artifact.lineage() for artifact in run.artifacts),
     )
 
@@ -349,8 +355,45 @@ def _curves(trained: Artifact | None) -> tuple[dict[str, float], ...]:
     return tuple(json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines())
 
 
-def _warnings(recipe: Recipe, samples: Samples, teacher: Accuracy, shipped: Candidate) -> Iterator[str]:
+def _path(quantized: Quantized | None) -> tuple[QuantizationStep, ...]:
+    """The rungs that "auto" tried, the one that was taken marked; empty where nothing was to be decided."""
+    if quantized is None:
+        return ()
+    return tuple(
+        QuantizationStep(
+            name=rung.name, in_float=rung.plan.in_float, holdout_top1=rung.top1, drop=rung.drop, holds=rung.holds,
+            taken=rung is quantized.taken, seconds=round(rung.quantized.seconds, 1),
+        )
+        for rung in quantized.tried
+        if rung.top1 is not None and rung.drop is not None
+    )  # fmt: skip
+
+
+def _sensitivity(quantized: Quantized | None) -> tuple[LayerSensitivity, ...]:
+    if quantized is None:
+        return ()
+    total = sum(layer.multiplications for layer in quantized.sensitivities)
+    kept = quantized.taken.plan.in_float
+    return tuple(
+        LayerSensitivity(
+            layer=layer.layer, divergence=layer.divergence, share=round(100 * layer.multiplications / total, 2),
+            in_float=layer.layer in kept,
+        )
+        for layer in quantized.sensitivities
+    )  # fmt: skip
+
+
+def _warnings(
+    recipe: Recipe, samples: Samples, teacher: Accuracy, shipped: Candidate, quantized: Quantized | None
+) -> Iterator[str]:
     """What no budget forbids and a careful reader would want to know."""
+    if quantized is not None:
+        yield from map(str, quantized.float_operators)
+        if not quantized.taken.holds:
+            yield (
+                f"no way to quantize keeps budget.max_drop_from_fp32 on the hold-out split; int8 is {quantized.taken.name}, the "
+                f"most accurate of {len(quantized.tried)}"
+            )
     if samples.skipped:
         yield f"{len(samples.skipped)} images do not decode and were left out, the first: {samples.skipped[0]}"
     if recipe.data.train == recipe.data.test and not recipe.data.train.startswith("python:"):  # that is told the split

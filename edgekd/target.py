@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from edgekd.errors import RecipeError, nearest
+from edgekd.errors import QuantizationError, RecipeError, nearest
 from edgekd.toml_file import Places, as_json, date_mistakes, parse_toml, read_text, refuse, validation_mistakes
 
 Text = Annotated[str, Field(min_length=1)]
@@ -162,6 +162,15 @@ class Target(Section):
     runtime: Runtime
     jetpack: tuple[JetPack, ...] = ()
     quantization: Quantization | None = None
+
+    @property
+    def int8(self) -> Quantization:
+        """The int8 scheme. Raises QuantizationError where the target has none."""
+        if self.quantization is None:
+            raise QuantizationError(
+                f"target '{self.name}' has no int8 scheme; quantize with mode = \"none\", or choose a target that has one"
+            )
+        return self.quantization
 
     @model_validator(mode="after")
     def _runtime_is_that_of_the_first_jetpack(self) -> Self:

@@ -250,7 +250,7 @@ def test_a_relative_path_of_an_override_starts_where_the_user_is(
             "0 given; should be greater than 0",
         ),
         ("quantize=qat", "--set quantize", '"qat" given; should be a table'),
-        ("quantize.mode=qad", "--set quantize.mode", '"qad" given; have: ptq, qat, none. Did you mean qat?'),
+        ("quantize.mode=qad", "--set quantize.mode", '"qad" given; have: ptq, qat, auto, none. Did you mean qat?'),
         (
             "quantise.mode=qat",
             "--set quantise.mode",

@@ -20,10 +20,9 @@ from edgekd.export.to_fp16 import Kept, to_fp16
 from edgekd.export.to_onnx import Preprocess, to_onnx
 from edgekd.measure.runners import OnnxRunner
 from edgekd.quantize.ptq import convert
-from edgekd.quantize.student import load_quantized
-from edgekd.recipe import Data, Export, Quantize, Student
+from edgekd.quantize.student import Plan, Subject, load_quantized
+from edgekd.recipe import Data, Export, Student
 from edgekd.stage import Artifact, stage
-from edgekd.target import Quantization
 
 MODEL = "model.onnx"
 KEPT = "kept_fp32.json"
@@ -57,22 +56,19 @@ def export_fp16(
 
 
 @stage(2, (*LIBRARIES, "torchao"))
-def export_int8(
-    samples: Artifact, student: Student, distilled: Artifact, quantized: Artifact, data: Data, quantize: Quantize, quantization: Quantization,
-    export: Export, opset: int, *, out: Path,
-) -> None:  # fmt: skip
+def export_int8(subject: Subject, plan: Plan, quantized: Artifact, export: Export, opset: int, *, out: Path) -> None:
     """Stage: the quantized student; also `fake_quantized.npy`, what the torch model computes on the test split.
 
-    After QAT that is the very model that was trained; after calibration, where no fake-quantized model was, the converted.
-    Where the target computes the rest in fp16, `fp32_between.npy` is what the graph gives before its rest is made fp16.
+    That is the very model that was calibrated or trained, before its conversion. Where the target computes the rest in
+    fp16, `fp32_between.npy` is what the graph gives before its rest is made fp16.
     """
-    opened = open_samples(samples.folder, data)
-    model = load_quantized(student, distilled, quantized, opened, quantization, quantize)
-    trained = _logits(model, opened, data) if quantize.mode == "qat" else None
+    data, student = subject.data, subject.student
+    opened = open_samples(subject.samples.folder, data)
+    model = load_quantized(subject, plan, quantized)
+    np.save(out / TRAINED, _logits(model, opened, data))
     model = convert(model)
     _export(model, student, opened, data, export, opset, out)
-    np.save(out / TRAINED, _logits(model, opened, data) if trained is None else trained)
-    if quantization.rest == "fp16":
+    if subject.scheme.rest == "fp16":
         between, *_ = _run(OnnxRunner(out / MODEL, threads=torch.get_num_threads()), opened, data, export)
         np.save(out / SAME, between)
         _halve(out / MODEL, opened, data, export, out)

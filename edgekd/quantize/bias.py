@@ -22,7 +22,9 @@ def quantize_biases(prepared: GraphModule) -> None:
         if node.target not in (*CONVOLUTIONS, aten.linear.default) or len(node.args) < 3 or node.args[2] is None:
             continue
         x, weight, bias = node.args[:3]
-        if not (_is_fake_quantizer(prepared, x) and _is_fake_quantizer(prepared, weight) and is_constant(bias)):
+        if bias.target is round_bias or not (
+            _is_fake_quantizer(prepared, x) and _is_fake_quantizer(prepared, weight) and is_constant(bias)
+        ):
             continue
         with prepared.graph.inserting_before(node):
             scales = [prepared.graph.get_attr(f"{quantizer.target}.scale") for quantizer in (x, weight)]
