@@ -53,13 +53,15 @@ def export_fp16(
 def export_int8(subject: Subject, plan: Plan, quantized: Artifact, export: Export, opset: int, *, out: Path) -> None:
     """Stage: the quantized student; also `fake_quantized.npy`, what the torch model computes on the test split.
 
-    That is the very model that was calibrated or trained, before its conversion.
+    After training that is the very model that was trained; after calibration the converted one, with its int32 biases.
     """
     data = subject.data
     opened = open_samples(subject.samples.folder, data)
     model = load_quantized(subject, plan, quantized)
-    np.save(out / "fake_quantized.npy", _logits(model, opened, data))
-    _export(convert(model), opened, data, export, opset, out)
+    trained = _logits(model, opened, data) if plan.trained else None
+    model = convert(model)
+    _export(model, opened, data, export, opset, out)
+    np.save(out / "fake_quantized.npy", _logits(model, opened, data) if trained is None else trained)
 
 
 @stage(1, ("onnxruntime",))
