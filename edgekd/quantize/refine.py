@@ -16,6 +16,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from edgekd.quantize.adaround import round_weight
 from edgekd.quantize.bias import round_bias
 from edgekd.quantize.bias_correction import correct_bias
+from edgekd.quantize.capture import evaluate
 from edgekd.quantize.layers import Layer, layers_of
 from edgekd.quantize.qat import FakeQuantizer
 
@@ -50,7 +51,11 @@ def _refine(layer: Layer, in_float: Sequence[_Run], shipped: Sequence[_Run], ste
         for run in shipped:
             run.env[node.args[1]] = weight  # type: ignore[index]
     if "bias_correction" in steps and layer.bias is not None:
+        layer.bias.copy_(evaluate(layer.graph, node.args[2]))  # type: ignore[arg-type]  # rounded, where it ships so
         correct_bias(layer.bias, [run.env[node] for run in in_float], [run.run_node(node) for run in shipped])
+        bias = evaluate(layer.graph, node.args[2])  # type: ignore[arg-type]
+        for run in shipped:
+            run.env[node.args[2]] = bias  # type: ignore[index]
 
 
 class _Run(Interpreter):
