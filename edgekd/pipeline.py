@@ -53,7 +53,7 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask) ->
     seen = run(decode, recipe.teacher_data.source) if recipe.teacher.column else samples  # by the teachers
     tasks = decode_tasks(recipe, run)
     student = with_heads(recipe, tasks)
-    losses = check_models(recipe, student, samples, seen, tasks)
+    losses = check_models(recipe, target, student, samples, seen, tasks)
     if data.is_synthetic:
         rival = student if data.train == "synthetic:dfq" else None
         samples = seen = run(synthesize, samples, teacher, rival, recipe.teacher_data)

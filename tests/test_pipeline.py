@@ -11,8 +11,11 @@ import onnxruntime
 import pytest
 
 import edgekd
-from edgekd.errors import RecipeError
+from edgekd.errors import ModelError, RecipeError
+from edgekd.models.resnet import resnet8
+from edgekd.preflight import check_memory
 from edgekd.recipe import Recipe, load_recipe
+from edgekd.target import Target, load_target
 from tests.test_cli import RECIPE
 
 pytestmark = pytest.mark.usefixtures("short_measurements")
@@ -117,3 +120,15 @@ def test_what_no_budget_forbids_is_warned_about(tmp_path: Path) -> None:
     assert "learned from labels alone" in told and "the teacher is right" not in told
     assert "no better than always naming the most frequent class" in told
     assert "train and test" not in told  # one function gives both, and is told which
+
+
+def test_a_student_beyond_the_device_s_memory_is_refused() -> None:
+    student, jetson = resnet8(10, 3), load_target("jetson")
+
+    def with_memory(gb: float) -> Target:
+        return jetson.model_copy(update={"hardware": jetson.hardware.model_copy(update={"ram_gb": (gb / 2, gb)})})
+
+    count = sum(parameter.numel() for parameter in student.parameters())
+    check_memory(student, with_memory((count + 1) / 1e9))
+    with pytest.raises(ModelError, match=r"weights take .* in int8, .* take a smaller student"):
+        check_memory(student, with_memory((count - 1) / 1e9))

@@ -23,6 +23,7 @@ from edgekd.target import Target
 __all__ = ["Finding", "counted", "grouped", "lines", "lint", "listed", "runtime_title"]
 
 EVERYWHERE: tuple[Rule, ...] = (
+    runtime.memory,
     runtime.opsets,
     runtime.precisions,
     placement.per_tensor_weights,

@@ -65,6 +65,14 @@ def lists_around(release: str) -> tuple[Listed, Listed]:
     return lists[at], lists[at if exact else min(at + 1, len(lists) - 1)]
 
 
+def memory(subject: Subject) -> Iterator[Finding]:
+    """Weights that the largest variant of the device has no room for."""
+    stored = sum(value.const_value.nbytes for value in subject.model.graph.initializers.values() if value.const_value)
+    if stored / 1e9 > (most := max(subject.target.hardware.ram_gb, default=float("inf"))):
+        why = f"its weights take {stored / 1e9:.3g} GB, {subject.target.title} has {most:g} GB of memory"
+        yield Finding("error", "memory", "the graph", why, "take a smaller model, or another target")
+
+
 def opsets(subject: Subject) -> Iterator[Finding]:
     """The opset that the runtime of the target reads, and that of the other JetPack releases of the board."""
     opset = subject.model.opset_imports.get("", 0)

@@ -295,6 +295,15 @@ def test_an_opset_beyond_the_target_s_is_refused_and_that_of_an_older_jetpack_no
     assert {f.severity for f in found(tmp_path, model("y = Relu (x)", opset=22), ORIN)} == {"error"}
 
 
+def test_weights_beyond_the_device_s_memory(tmp_path: Path) -> None:
+    """32 x 32 floats are 4,096 bytes."""
+    text = model("y = Conv (x, w)", "float[32, 32, 1, 1] w = {" + ", ".join(["0.5"] * 1024) + "}")
+    for bytes_of_memory, expected in ((4097, set()), (4095, {("error", "memory", "the graph")})):
+        hardware = ORIN.hardware.model_copy(update={"ram_gb": (bytes_of_memory / 2e9, bytes_of_memory / 1e9)})
+        small = ORIN.model_copy(update={"hardware": hardware})
+        assert {rule for rule in rules(tmp_path, text, small) if rule[1] == "memory"} == expected
+
+
 def test_a_constant_that_fp16_cannot_hold(tmp_path: Path) -> None:
     text = model("y = Add (x, m)", "float m = {-100000}")
     (finding,) = found(tmp_path, text)

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgekd.export.check import check, open_session
+from edgekd.export.lint import lint
 from edgekd.export.to_onnx import to_onnx
 from edgekd.quantize import calibrate, convert, prepare, sites
-from edgekd.target import Quantization
+from edgekd.target import Quantization, load_target
 from tests.quantize.schemes import JETSON, TENSORRT, UINT8
 from tests.quantize.test_quantize import MobileBlock, seeded
 
@@ -101,7 +102,7 @@ def optimised(path: Path) -> Counter[str]:
 
 
 def assert_ships(model: nn.Module, scheme: Quantization, x: Tensor, path: Path, float_additions: int = 0) -> None:
-    """Site equality, the same numbers as the torch graph, and on the CPU every layer in integers."""
+    """Site equality, the same numbers as the torch graph, on the CPU every layer in integers, and no error of lint."""
     converted = quantized(model, scheme, x)
     to_onnx(converted, path, x[:2], opset=20)
     assert sites(path) == sites(converted)
@@ -118,6 +119,8 @@ def assert_ships(model: nn.Module, scheme: Quantization, x: Tensor, path: Path, 
         assert run["Clip"] == run["Relu"] == run["ReduceMean"] == 0
     else:
         assert_nothing_between_layers_and_activations(path)
+    target = load_target("x86-cpu" if scheme.int32_bias else "jetson")
+    assert [finding for finding in lint(path, target) if finding.severity == "error"] == []
 
 
 def difference(path: Path, converted: GraphModule, x: Tensor) -> float:
