@@ -12,7 +12,8 @@ from torch.fx import GraphModule, Node
 from edgekd.quantize.capture import TRANSPOSED, is_constant
 from edgekd.quantize.layers import layers_of
 from edgekd.quantize.qat import FakeQuantizer, in_float
-from edgekd.quantize.scheme import ACTIVATIONS, OPERATORS
+from edgekd.quantize.scheme import ACTIVATIONS, NAMES, OPERATORS
+from edgekd.target import Quantization
 
 FOLLOWERS = {
     target
@@ -36,15 +37,17 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class FloatOperator:
-    """An operator between whose inputs and outputs no scale lies: how often, and the share of all values that it computes."""
+    """An operator between whose inputs and outputs no scale lies: how often, the share of all values that it computes, and
+    why."""
 
     operator: str
     nodes: int
     share: float
+    why: str
 
     def __str__(self) -> str:
         times = f" in {self.nodes} places" if self.nodes > 1 else ""
-        return f"{self.operator}{times} stays in float, for the target has no int8 rule for it: {self.share:.1%} of all values"
+        return f"{self.operator}{times} stays in float, {self.why}: {self.share:.1%} of all values"
 
 
 def sensitivities(prepared: GraphModule, batches: Sequence[Tensor]) -> list[Sensitivity]:
@@ -83,14 +86,24 @@ def float_operators(prepared: GraphModule) -> list[FloatOperator]:
         if (node.target in TRANSPOSED and not _is_scaled(prepared, node.args[1]))
         or (node.target not in FOLLOWERS and not _touches_a_scale(prepared, node))
     ]
-    names = {_name(node) for node in alone}
+    groups: dict[tuple[str, str], list[Node]] = {}
+    for node in alone:
+        groups.setdefault((_name(node), _why(node, prepared.meta["quantization"])), []).append(node)
     total = max(1, sum(values.values()))
     found = [
-        FloatOperator(name, len(nodes), sum(values[node] for node in nodes) / total)
-        for name in names
-        if (nodes := [node for node in alone if _name(node) == name])
+        FloatOperator(name, len(nodes), sum(values[node] for node in nodes) / total, why)
+        for (name, why), nodes in groups.items()
     ]
     return sorted(found, key=lambda operator: (-operator.share, operator.operator))
+
+
+def _why(node: Node, scheme: Quantization) -> str:
+    name = NAMES.get(node.target)
+    if name is None or getattr(scheme.operators, name) is None:
+        return "for the target has no int8 rule for it"
+    if scheme.min_channels > 1:
+        return f"for it has fewer than {scheme.min_channels} channels (or keep_float names it)"
+    return "for keep_float names it"
 
 
 def _touches_a_scale(prepared: GraphModule, node: Node) -> bool:

@@ -73,7 +73,7 @@ class Plan:
         return "cle" in self.refine
 
 
-@stage(1, LIBRARIES)
+@stage(2, LIBRARIES)
 def record_activations(subject: Subject, equalized: bool, *, out: Path) -> None:
     """Stage: the one pass over the calibration samples, `statistics.safetensors`; every method decides from it.
 
