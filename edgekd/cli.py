@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from edgekd import cli_device
 from edgekd.errors import BundleError, EdgekdError
 
 if TYPE_CHECKING:
@@ -107,8 +108,17 @@ def report(
 
 
 @app.command()
-def verify(bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")]) -> None:
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
+    device: Annotated[
+        str, typer.Option("--device", "-d", help="There, in its own runtime; a name, or ssh:user@host.")
+    ] = "",
+    runtime: cli_device.Runtime = "",
+) -> None:
     """Check every file's hash and the golden outputs in onnxruntime. Exit code 3: something differs."""
+    if device:
+        cli_device.verify_there(bundle, device, runtime)
+        return
     from edgekd.export.bundle import verify_bundle
 
     rows = verify_bundle(bundle)
@@ -129,6 +139,11 @@ def cache(
 
     place = folder or default_cache()
     typer.echo(prune_cache(place, days) if prune else list_cache(place))
+
+
+app.add_typer(cli_device.app, name="device")
+app.command()(cli_device.measure)
+app.command()(cli_device.ship)
 
 
 def _ask(question: str) -> bool:

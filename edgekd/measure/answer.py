@@ -66,7 +66,10 @@ class Facts(Data):
     @property
     def software(self) -> str:
         """JetPack and the runtimes, with versions."""
-        parts = [f"JetPack {self.jetpack}" if self.jetpack else f"L4T {self.l4t}" if self.l4t else "", f"Python {self.python}"]
+        parts = [
+            f"JetPack {self.jetpack}" if self.jetpack else f"L4T {self.l4t}" if self.l4t else "",
+            f"Python {self.python}",
+        ]
         parts += [f"{name} {version}" for name, version in self.runtimes.items() if version]
         return ", ".join(part for part in parts if part)
 
@@ -114,7 +117,7 @@ class Answer(Data):
     cpus: tuple[int, ...] = ()
     clocks_used: tuple[Said, ...] = ()
     seconds: float
-    manifest: str = Field(default="", description="SHA-256 of the bundle's manifest, where the file ran alone")
+    model_sha256: str = Field(default="", description="where the file ran alone")
 
 
 class Proof(Data):

@@ -117,7 +117,9 @@ class OnDevice(Section):
     golden_ok: bool
     golden: str
     latencies: tuple[Latency, ...] = ()
-    unstable: tuple[str, ...] = Field(default=(), description="why no verdict is built on the latencies, and what to do")
+    unstable: tuple[str, ...] = Field(
+        default=(), description="why no verdict is built on the latencies, and what to do"
+    )
     accuracy: Accuracy | None = None
     energy: Energy | None = Field(default=None, description="none: no sensor can be read")
     load_ms: float

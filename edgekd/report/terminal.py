@@ -24,6 +24,7 @@ def render(report: Report, bundle: Path | None = None) -> RenderableType:
         Padding(figures(report), (1, 0)),
         what_shipped(report),
         Padding(checks(report.checks), (1, 0)),
+        *on_devices(report),
         *(Text(f"warning: {warning}", style="yellow") for warning in report.warnings),
         where_measured(report),
     ]
@@ -102,6 +103,13 @@ def verb(candidate: Candidate) -> Text:
     if candidate.shipped:
         return Text(f"{candidate.name} ships:", style="bold green")
     return Text(f"{candidate.name} lost:", style="dim")
+
+
+def on_devices(report: Report) -> list[RenderableType]:
+    """What `edgekd measure` found, where it was run."""
+    from edgekd.report.on_device import table  # which builds on this module
+
+    return [Padding(table(report.devices), (0, 0, 1, 0))] if report.devices else []
 
 
 def checks(rows: tuple[Check, ...]) -> Table:
