@@ -45,14 +45,18 @@ def build(
     recheck: Annotated[
         bool, typer.Option("--recheck", help="Measure and package again even if nothing changed.")
     ] = False,
+    device: Annotated[
+        str, typer.Option("--device", "-d", help="Measure the candidates there; the latency budget is decided there.")
+    ] = "",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Go on where a question would be asked.")] = False,
 ) -> None:
     """Distil, quantize, export and check; leaves a bundle. Exit code 3: a budget is missed; 2: wrong input."""
     from edgekd.api import build_bundle
 
     report, folder, fresh = build_bundle(
-        recipe, target, set_ or (), output, cache, recheck=recheck, ask=(lambda _: True) if yes else _ask
-    )
+        recipe, target, set_ or (), output, cache, recheck=recheck, device=device,
+        ask=(lambda _: True) if yes else _ask,
+    )  # fmt: skip
     _print_report(report, folder)
     if not fresh:
         typer.echo("Nothing changed since this was built; --recheck measures again.")

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from edgekd.accuracy import top1_of
 from edgekd.errors import BundleError, DeviceError
-from edgekd.evaluate import top1_of
 from edgekd.export.bundle import MANIFEST, SHIPPED, read_manifest, sha256, write_json
 from edgekd.measure.answer import Answer, Facts, Proof, Shipped, Timed, understand
 from edgekd.measure.devices import Device, Told

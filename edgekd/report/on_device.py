@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgekd.report.model import Check, Latency, OnDevice, Report
-from edgekd.report.terminal import milliseconds, top1
+from edgekd.report.terminal import NOT_MEASURED, milliseconds, top1
 
 LATENCY = "latency on "  # the check of a device's latency is called so, and the budget's line `p90_latency_ms`
 NOT_YET = LATENCY + "the device"  # a build's line before any device has been measured
@@ -86,36 +86,41 @@ def _called(device: OnDevice) -> str:
 def table(devices: Sequence[OnDevice]) -> RenderableType:
     """A row a device and series, then what was not steady, and what the figures were taken on."""
     rows = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column, justify in (
-        ("device", "left"), ("batch", "right"), ("threads", "right"), ("copies", "left"), ("p50 ms", "right"),
-        ("p90 ms", "right"), ("p99 ms", "right"), ("n", "right"), ("MB", "right"), ("mJ", "right"), ("top-1 %", "right"),
-        ("origin", "left"),
-    ):  # fmt: skip
-        rows.add_column(column, justify=justify, no_wrap=column == "device")  # type: ignore[arg-type]
+    rows.add_column("device", no_wrap=True)
+    rows.add_column("run")
+    shown = ["p50 ms", "p90 ms", "p99 ms", "n", *(name for name, figure in ONCE.items() if any(map(figure, devices)))]
+    for column in shown:
+        rows.add_column(column, justify="right", no_wrap=True)
+    rows.add_column("origin", no_wrap=True)
     for device in devices:
+        once = [ONCE[name](device) or "-" for name in shown[4:]]
         for n, latency in enumerate(device.latencies or (None,)):
-            rows.add_row(*_cells(device, latency, first=n == 0))
+            cells = (
+                [_called(device), *_cells(device, latency), *once]
+                if n == 0
+                else ["", *_cells(device, latency), *[""] * len(once)]
+            )
+            rows.add_row(*map(Text, [*cells, device.origin]))
     lines = [Text(line, style="yellow") for device in devices for line in _warnings(device)]
     return Group(rows, *lines, *(Text(line, style="dim") for device in devices for line in _conditions(device)))
 
 
-def _cells(device: OnDevice, latency: Latency | None, *, first: bool) -> list[Text]:
-    figures = ["-", "-", "-", "not measured", "-", "-", "-"]
-    if latency is not None:
-        p99 = "-" if latency.p99_ms is None else milliseconds(latency.p99_ms)
-        mark = " ~" if device.unstable else ""
-        figures = [
-            str(latency.batch_size),
-            str(latency.threads),
-            latency.transfers,
-            milliseconds(latency.p50_ms) + mark,
-        ]
-        figures += [milliseconds(latency.p90_ms), p99, str(latency.n)]
-    memory = "-" if device.peak_memory_mb is None else f"{device.peak_memory_mb:.1f}"
-    energy = "-" if device.energy is None else f"{max(device.energy.mj_per_inference.values()):.3g}"
-    accuracy = "-" if device.accuracy is None else top1(device.accuracy)
-    once = [memory, energy, accuracy] if first else ["", "", ""]
-    return [Text(cell) for cell in [_called(device) if first else "", *figures, *once, device.origin]]
+# Figures of a device that are no series: column -> text, empty where there is none.
+ONCE: Mapping[str, Callable[[OnDevice], str]] = {
+    "peak MB": lambda d: "" if d.peak_memory_mb is None else f"{d.peak_memory_mb:.1f}",
+    "mJ": lambda d: "" if d.energy is None else f"{max(d.energy.mj_per_inference.values(), default=0):.3g}",
+    "top-1 %": lambda d: "" if d.accuracy is None else top1(d.accuracy),
+}
+
+
+def _cells(device: OnDevice, latency: Latency | None) -> list[str]:
+    if latency is None:
+        return ["-", NOT_MEASURED, "-", "-", "-"]
+    run = f"batch {latency.batch_size}, {latency.threads} thread{'s' if latency.threads > 1 else ''}"
+    run += "" if latency.transfers == "none" else f", copies {latency.transfers}"
+    p99 = "-" if latency.p99_ms is None else milliseconds(latency.p99_ms)
+    mark = " ~" if device.unstable else ""
+    return [run, milliseconds(latency.p50_ms) + mark, milliseconds(latency.p90_ms), p99, str(latency.n)]
 
 
 def _warnings(device: OnDevice) -> Iterator[str]:

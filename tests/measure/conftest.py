@@ -87,7 +87,9 @@ def start_sshd(folder: Path, *, sftp: bool = True) -> Board:
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)  # where sshd gives up its privileges; Debian's unit makes it
     log = (folder / "sshd.log").open("wb")
-    process = subprocess.Popen([str(SSHD), "-D", "-e", "-f", str(folder / "sshd_config")], stdin=subprocess.DEVNULL, stderr=log)
+    process = subprocess.Popen(
+        [str(SSHD), "-D", "-e", "-f", str(folder / "sshd_config")], stdin=subprocess.DEVNULL, stderr=log
+    )
     log.close()
     wait_for(port, process, folder / "sshd.log")
     board = Board(folder, port, process)
