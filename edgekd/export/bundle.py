@@ -115,6 +115,7 @@ def add_to_report(folder: Path, change: Callable[[Report, Mapping[str, Any]], Re
     `change` is given the report and the manifest. Two that do so at once wait for each other. Raises BundleError for a
     bundle that was changed by something else.
     """
+    folder = folder.resolve()
     with _alone(folder.parent):
         manifest = read_manifest(folder)
         refuse_links(folder)

@@ -83,7 +83,9 @@ def ask(
 ) -> Any:
     """The runner's answer, still unchecked. Raises DeviceError with what it says where it fails."""
     if not device.python:
-        raise DeviceError(f"{device.name} ({device.address}): no Python runs there; see docs/devices.md")
+        raise DeviceError(
+            f"{device.name} ({device.address}): no Python runs there; `edgekd measure --runner` measures without, see docs/devices.md"
+        )
     program, mark = RUNNER.read_bytes(), f"edgekd-{secrets.token_hex(8)}:"
     words = [device.python, "-c", BOOT.format(size=len(program), old=TOO_OLD)]
     words += ["--request", json.dumps({**request, "verb": verb, "mark": mark})]

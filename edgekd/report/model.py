@@ -114,7 +114,7 @@ class OnDevice(Section):
     runtime: str
     model_sha256: str = Field(description="of the model.onnx that was measured")
     is_target: bool = Field(description="architecture and runtime are those that the bundle was built for")
-    golden_ok: bool
+    golden_ok: bool | None = Field(description="the stored outputs; none: what ran there does not compute them")
     golden: str
     latencies: tuple[Latency, ...] = ()
     unstable: tuple[str, ...] = Field(
@@ -122,8 +122,8 @@ class OnDevice(Section):
     )
     accuracy: Accuracy | None = None
     energy: Energy | None = Field(default=None, description="none: no sensor can be read")
-    load_ms: float
-    first_ms: float
+    load_ms: float | None = None
+    first_ms: float | None = None
     peak_memory_mb: float | None = None
     build_s: float | None = Field(default=None, description="of the engine, where the runtime has one")
     sustained: tuple[Window, ...] = ()
