@@ -10,6 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from edgekd.report.model import Accuracy, Latency, Report
+from edgekd.report.on_device import decisive
 from edgekd.report.terminal import NOT_MEASURED, milliseconds
 
 CLASSES_SHOWN = 30
@@ -320,6 +321,7 @@ def render(report: Report) -> str:
     rows, bar_start = class_rows(report)
     return environment.get_template("report.html.j2").render(
         report=report,
+        decided=next(((d, latency) for d in report.devices if d.is_target and (latency := decisive(d))), None),
         plot=scatter(report),
         trainings=[
             (title, drawn)

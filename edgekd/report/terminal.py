@@ -25,6 +25,7 @@ def render(report: Report, bundle: Path | None = None) -> RenderableType:
         what_shipped(report),
         *([Padding(quantization(report.quantization_path), (1, 0, 0, 0))] if report.quantization_path else []),
         Padding(checks(report.checks), (1, 0)),
+        *on_devices(report),
         *(Text(f"warning: {warning}", style="yellow") for warning in report.warnings),
         where_measured(report),
     ]
@@ -119,6 +120,13 @@ def quantization(path: tuple[QuantizationStep, ...]) -> Table:
             style="bold" if step.taken else "",
         )  # fmt: skip
     return table
+
+
+def on_devices(report: Report) -> list[RenderableType]:
+    """What `edgekd measure` found, where it was run."""
+    from edgekd.report.on_device import table  # which builds on this module
+
+    return [Padding(table(report.devices), (0, 0, 1, 0))] if report.devices else []
 
 
 def checks(rows: tuple[Check, ...]) -> Table:
