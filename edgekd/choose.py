@@ -46,6 +46,8 @@ def choose(contenders: Sequence[Contender], budget: Budget, teacher: Accuracy) -
 
     def reason(contender: Contender) -> str:
         if contender is best:
+            if contender.fault:
+                return f"every candidate has a fault, this one: {contender.fault}"
             if not able:
                 return f"the most accurate, though no candidate keeps the budget: {broken[contender.name]}"
             return (

@@ -248,7 +248,9 @@ def _contenders(
             Contender(
                 name=name,
                 path=file,
-                size_mb=round(file.stat().st_size / 1e6, 4),
+                size_mb=round(
+                    sum(part.stat().st_size for part in file.parent.glob(f"{MODEL}*")) / 1e6, 4
+                ),  # with its .data
                 accuracy=accuracies[name],
                 latency=latency,
                 peak_memory_mb=peak_memory_mb(file, one),
