@@ -7,7 +7,8 @@
     ├── CacheError         the cache's folder cannot be read or written, or is held by another build
     ├── QuantizationError  a model or target that cannot be quantized as asked
     ├── ExportError        a model that cannot be exported, or whose export differs from it
-    └── BundleError        a bundle that is incomplete or was changed
+    ├── BundleError        a bundle that is incomplete or was changed
+    └── DeviceError        a device that cannot be reached, or cannot do what is asked of it
 
 A missed budget is no exception: the build has done its work, the report says `missed`, the exit code is 3.
 """
@@ -48,6 +49,10 @@ class ExportError(EdgekdError):
 
 class BundleError(EdgekdError):
     """A bundle that is incomplete or was changed."""
+
+
+class DeviceError(EdgekdError):
+    """A device that cannot be reached, or cannot do what is asked of it."""
 
 
 def nearest(name: str, possible: Iterable[str]) -> str:
