@@ -21,8 +21,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from edgekd.errors import DeviceError, nearest
-from edgekd.stage import IN_USE, STAMP, default_cache
 from edgekd.say import say
+from edgekd.stage import IN_USE, STAMP, default_cache
 
 # The CPU's part number in /proc/cpuinfo, which onnxruntime reads beside the features (Arm's technical reference manuals,
 # MIDR_EL1; `max` is qemu's own).
@@ -38,11 +38,11 @@ AT_HWCAP, AT_HWCAP2 = 16, 26
 HWCAP = (
     "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm jscvt fcma lrcpc dcpop sha3 sm3 sm4 "
     "asimddp sha512 sve asimdfhm dit uscat ilrcpc flagm ssbs sb paca pacg"
-).split()
+)
 HWCAP2 = (
     "dcpodp sve2 sveaes svepmull svebitperm svesha3 svesm4 flagm2 frint svei8mm svef32mm svef64mm svebf16 i8mm bf16 dgh rng "
     "bti mte ecv afp rpres mte3 sme smei16i64 smef64f64 smei8i32 smef16f32 smeb16f32 smef32f32 smefa64"
-).split()
+)
 
 
 class Emulated:
@@ -175,9 +175,14 @@ def _describe_cpu(root: Path, cpu: str) -> None:
     if done.returncode != 0:
         raise DeviceError(f"{qemu()} cannot emulate {cpu}: {done.stderr.strip()}; qemu 7.1 or later can")
     bits, bits2 = map(int, done.stdout.split())
-    features = [name for i, name in enumerate(HWCAP) if bits >> i & 1]
-    features += [name for i, name in enumerate(HWCAP2) if bits2 >> i & 1]
-    lines = [f"Features\t: {' '.join(features)}", "CPU implementer\t: 0x41", "CPU architecture: 8", "CPU variant\t: 0x1"]
+    features = [name for i, name in enumerate(HWCAP.split()) if bits >> i & 1]
+    features += [name for i, name in enumerate(HWCAP2.split()) if bits2 >> i & 1]
+    lines = [
+        f"Features\t: {' '.join(features)}",
+        "CPU implementer\t: 0x41",
+        "CPU architecture: 8",
+        "CPU variant\t: 0x1",
+    ]
     lines += [f"CPU part\t: {CPUS[cpu]}", "CPU revision\t: 0", ""]
     processors = [line for i in range(os.cpu_count() or 1) for line in (f"processor\t: {i}", *lines)]
     (view / "proc" / "cpuinfo").write_text("\n".join(processors) + "\n")
@@ -188,9 +193,21 @@ def _emulate(
 ) -> subprocess.CompletedProcess[str]:
     """Python on that CPU, with an environment of its own: this machine's packages are for another instruction set."""
     command = [qemu(), "-cpu", cpu, "-L", str(view), str(view / f"usr/bin/python{PYTHON}"), *arguments]
-    environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONPATH": str(view / "wheels"), "PYTHONNOUSERSITE": "1"}
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": str(view / "wheels"),
+        "PYTHONNOUSERSITE": "1",
+    }
     return subprocess.run(
-        command, cwd=cwd, env=environment, timeout=timeout_s, capture_output=True, text=True, errors="replace", check=False
+        command,
+        cwd=cwd,
+        env=environment,
+        timeout=timeout_s,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
     )
 
 

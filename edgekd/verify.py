@@ -1,0 +1,121 @@
+"""verify_on: is a bundle unchanged, and does a device compute from it what the host did, as accurately?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from edgekd.data import open_samples
+from edgekd.data.store import decode
+from edgekd.errors import BundleError
+from edgekd.evaluate import wilson_interval
+from edgekd.export.bundle import SHIPPED, Row, read_manifest, verify_bundle
+from edgekd.export.candidates import as_input
+from edgekd.measure.numerics import Array, Numerics, Reachable, compare
+from edgekd.recipe import Recipe
+from edgekd.report.model import Accuracy, Origin
+from edgekd.stage import Cache, default_cache
+
+NODES_SHOWN = 5
+
+
+def verify_on(
+    device: Reachable, folder: Path, *, samples: int = 0, cache: Path | None = None, origin: Origin = "device"
+) -> list[Row]:
+    """(what, ok, detail): the files here, then on the device the stored outputs and, with `samples`, the accuracy.
+
+    samples: how many of the recipe's test split; its data must be readable here, and `cache` says where it is decoded.
+    Stored outputs are right within the bundle's tolerance; the detail says whether they are bit-equal, and which
+    intermediate tensors differ first. Raises BundleError for what is no bundle, DeviceError for a device that cannot run it.
+    """
+    rows = verify_bundle(folder)
+    if not all(ok for _, ok, _ in rows):
+        return rows
+    manifest = read_manifest(folder)
+    with np.load(folder / "golden.npz", allow_pickle=False) as golden:
+        inputs, expected = golden["inputs"], golden["outputs"]
+    found = compare(device, folder / SHIPPED, inputs)
+    rows.append(_stored_outputs(found, expected, float(manifest["golden"]["tolerance"])))
+    rows += _nodes(found)
+    if samples:
+        rows.append(_accuracy(device, folder, samples, cache, origin))
+    return rows
+
+
+def accuracy_on(
+    device: Reachable, folder: Path, samples: int, cache: Path | None = None, origin: Origin = "device"
+) -> tuple[Accuracy, Accuracy, float]:
+    """Top-1 of the shipped model there and here on `samples` of the test split, evenly spaced, and the share of samples on
+    which both name the same class."""
+    inputs, labels = samples_of(folder, samples, cache)
+    found = compare(device, folder / SHIPPED, inputs, nodes=False)
+    there = _top1(found.found, labels, f"{found.runtime}, {device.name}", origin)
+    here = _top1(found.expected, labels, found.host_runtime, "host")
+    return there, here, found.same_top1
+
+
+def samples_of(folder: Path, samples: int, cache: Path | None = None) -> tuple[Array, Array]:
+    """`samples` of the test split of the recipe that made the bundle, as the graph takes them, and their labels."""
+    try:
+        recipe = Recipe.model_validate_json(json.dumps(read_manifest(folder)["recipe"]))
+    except (KeyError, ValueError) as error:
+        raise BundleError(f"{folder} does not say which data it was made from; build it again") from error
+    with Cache(cache or default_cache(), f"samples of {recipe.name}") as run:
+        opened = open_samples(run(decode, recipe.data.source).folder, recipe.data)
+        ids = np.linspace(0, len(opened.test) - 1, min(samples, len(opened.test))).astype(np.int64)
+        return np.ascontiguousarray(as_input(opened.test.get(ids), recipe.data, recipe.export)), opened.test.labels[ids]
+
+
+def _stored_outputs(found: Numerics, expected: Array, tolerance: float) -> Row:
+    apart = float(np.abs(found.found.astype(np.float64) - expected.astype(np.float64)).max())
+    detail = f"max difference {apart:.3g} (tolerance {tolerance:.3g}) over {found.n} inputs, {found.runtime}, {found.machine}"
+    same = f"the same class on {found.same_top1:.2%}"
+    return f"stored outputs on {found.device}", apart <= tolerance, f"{detail}; {_equality(found)}, {same}"
+
+
+def _equality(found: Numerics) -> str:
+    if found.outputs.bit_equal:
+        return f"bit-equal to {found.host_runtime} here"
+    return f"{found.outputs.elements} of {found.outputs.of} values differ from {found.host_runtime} here"
+
+
+def _nodes(found: Numerics) -> list[Row]:
+    """A line for each tensor beyond the bound, the first of them; they explain, so none of them fails."""
+    caveat = "" if found.tapped_alike else " (seen from outside the graph computes otherwise: fewer nodes are fused)"
+    if not found.nodes:
+        return [
+            (f"{found.nodes_compared} tensors inside the graph", True, f"within {found.bound:g} of the host's{caveat}")
+        ]
+    title = f"{len(found.nodes)} of {found.nodes_compared} tensors inside the graph"
+    rows = [(title, True, f"differ by more than {found.bound:g} of their largest value, the first of them:{caveat}")]
+    for node in found.nodes[:NODES_SHOWN]:
+        detail = (
+            f"{node.operator}: at most {node.difference:.3g} of {node.largest:.3g}, {node.elements} of {node.of} values"
+        )
+        rows.append((f"  {node.name}", True, detail))
+    return rows
+
+
+def _accuracy(device: Reachable, folder: Path, samples: int, cache: Path | None, origin: Origin) -> Row:
+    there, here, same = accuracy_on(device, folder, samples, cache, origin)
+    detail = (
+        f"{there.top1:.2f} % (95 % {there.low:.2f} to {there.high:.2f}) of {there.n} test samples, {there.origin}; here "
+        f"{here.top1:.2f} %; the same class on {same:.2%}"
+    )
+    return f"top-1 on {device.name}", there.high >= here.top1, detail
+
+
+def _top1(scores: Array, labels: Array, runtime: str, origin: Origin) -> Accuracy:
+    right = int((scores.argmax(-1) == labels).sum())
+    low, high = wilson_interval(right, len(labels))
+    return Accuracy(
+        top1=round(100 * right / len(labels), 3),
+        low=low,
+        high=high,
+        n=len(labels),
+        split="test",
+        runtime=runtime,
+        origin=origin,
+    )
