@@ -8,7 +8,7 @@
     ├── QuantizationError  a model or target that cannot be quantized as asked
     ├── ExportError        a model that cannot be exported, or whose export differs from it
     ├── BundleError        a bundle that is incomplete or was changed
-    └── DeviceError        a device that cannot be reached, or cannot do what is asked of it
+    └── DeviceError        a device that cannot be reached, lacks something, or failed at what it was asked
 
 A missed budget is no exception: the build has done its work, the report says `missed`, the exit code is 3.
 """
@@ -52,7 +52,7 @@ class BundleError(EdgekdError):
 
 
 class DeviceError(EdgekdError):
-    """A device that cannot be reached, or cannot do what is asked of it."""
+    """A device that cannot be reached, lacks something, or failed at what it was asked."""
 
 
 def nearest(name: str, possible: Iterable[str]) -> str:

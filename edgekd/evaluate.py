@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,7 @@ from edgekd.measure.estimate import lower_bound_ms
 from edgekd.measure.protocol import interleave
 from edgekd.measure.runners import OnnxRunner, Runner, TorchRunner, machine, peak_memory_mb, versions
 from edgekd.recipe import Recipe, file_of
-from edgekd.report.model import Accuracy, Candidate, Check, Latency, Report
+from edgekd.report.model import Accuracy, Candidate, Check, Latency, Origin, Report
 from edgekd.say import say
 from edgekd.stage import Artifact, Cache
 from edgekd.target import Target
@@ -143,13 +144,17 @@ def package(folder: Path, recipe: Recipe, target: Target, run: Cache, made: Made
 
 def accuracy(logits: Scores, samples: Samples, runtime: str) -> Accuracy:
     """Top-1 on the test split with its interval; logits `[samples, classes]`."""
-    labels = samples.test.labels
-    right = logits.argmax(1) == labels
+    return top1_of(logits.argmax(1), samples.test.labels, samples.classes, runtime)
+
+
+def top1_of(
+    found: npt.NDArray[Any], labels: npt.NDArray[Any], classes: Sequence[str], runtime: str, origin: Origin = "host"
+) -> Accuracy:
+    """The same of the classes that were found, `[samples]`."""
+    right = found == labels
     low, high = wilson_interval(int(right.sum()), len(right))
     per_class = {
-        name: round(float(100 * right[labels == i].mean()), 2)
-        for i, name in enumerate(samples.classes)
-        if (labels == i).any()
+        name: round(float(100 * right[labels == i].mean()), 2) for i, name in enumerate(classes) if (labels == i).any()
     }
     return Accuracy(
         top1=round(100 * float(right.mean()), 3),
@@ -158,6 +163,7 @@ def accuracy(logits: Scores, samples: Samples, runtime: str) -> Accuracy:
         n=len(right),
         split="test",
         runtime=runtime,
+        origin=origin,
         per_class=per_class,
     )
 

@@ -42,6 +42,9 @@ class Latency(Section):
     machine: str
     runtime: str
     origin: Origin = "host"
+    transfers: Literal["included", "excluded", "none"] = Field(
+        default="none", description="copies to and from a GPU; none: there are none to make"
+    )
 
 
 class Candidate(Section):
@@ -67,6 +70,71 @@ class Check(Section):
     origin: Origin = "host"
 
 
+class DeviceState(Section):
+    """What a figure depends on and may change while it is taken; what cannot be read there is absent."""
+
+    power_mode: str | None = None
+    clocks_mhz: dict[str, float] = Field(default_factory=dict, description="cpu0 (a policy, by its first core), gpu")
+    governors: dict[str, str] = Field(default_factory=dict)
+    temperatures_c: dict[str, float] = Field(default_factory=dict)
+    throttle_counts: dict[str, int] = Field(default_factory=dict, description="counters that only grow")
+    free_memory_mb: float | None = None
+    load_1m: float | None = None
+
+
+class Energy(Section):
+    """Mean power of each rail at rest and while inferring, in milliwatts; energy of one inference in millijoules."""
+
+    idle_mw: dict[str, float]
+    busy_mw: dict[str, float]
+    inferences: int
+    mj_per_inference: dict[str, float]
+
+
+class Window(Section):
+    """A stretch of a sustained run, from its start to `at_s`."""
+
+    at_s: float
+    n: int
+    p50_ms: float
+    clocks_mhz: dict[str, float] = Field(default_factory=dict)
+    temperatures_c: dict[str, float] = Field(default_factory=dict)
+    throttle_counts: dict[str, int] = Field(default_factory=dict)
+
+
+class OnDevice(Section):
+    """What the shipped model did on one device, and under which conditions."""
+
+    device: str = Field(description="the name that the user gave it")
+    origin: Origin
+    created: str = Field(description="UTC, ISO 8601")
+    machine: str = Field(description="board, processor, memory, system")
+    architecture: str
+    system: str = Field(description="JetPack or L4T where there is one, and Python")
+    runtime: str
+    model_sha256: str = Field(description="of the model.onnx that was measured")
+    is_target: bool = Field(description="architecture and runtime are those that the bundle was built for")
+    golden_ok: bool
+    golden: str
+    latencies: tuple[Latency, ...] = ()
+    unstable: tuple[str, ...] = Field(default=(), description="why no verdict is built on the latencies, and what to do")
+    accuracy: Accuracy | None = None
+    energy: Energy | None = Field(default=None, description="none: no sensor can be read")
+    load_ms: float
+    first_ms: float
+    peak_memory_mb: float | None = None
+    build_s: float | None = Field(default=None, description="of the engine, where the runtime has one")
+    sustained: tuple[Window, ...] = ()
+    cpus: tuple[int, ...] = Field(default=(), description="the cores that it was bound to; empty: all")
+    before: DeviceState
+    after: DeviceState
+    other_load_cores: float | None = Field(default=None, description="cores that other programs kept busy meanwhile")
+
+    @property
+    def power_mode(self) -> str | None:
+        return self.before.power_mode
+
+
 class Report(Section):
     """Everything that `edgekd build` found; `report.json` is this, and report.html is made from it."""
 
@@ -85,6 +153,7 @@ class Report(Section):
     student_parameters: int
     candidates: tuple[Candidate, ...]
     checks: tuple[Check, ...]
+    devices: tuple[OnDevice, ...] = Field(default=(), description="`edgekd measure`, one a device and power mode")
     curves: tuple[dict[str, float], ...] = Field(
         default=(), description="one dict an epoch: epoch, lr, loss, loss/<term>, holdout_top1, samples_per_s"
     )

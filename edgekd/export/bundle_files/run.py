@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import gc
 import hashlib
 import importlib
 import json
@@ -102,7 +103,7 @@ def x86_without_vnni() -> bool:
 
 
 class EngineModel:
-    """A TensorRT engine with one input; copies to and from the GPU are part of each call."""
+    """A TensorRT engine with one input; copies to and from the GPU are part of each call, and apart in its steps."""
 
     def __init__(self, path: str) -> None:
         try:
@@ -126,8 +127,16 @@ class EngineModel:
         self.stream = self.cuda.stream()
 
     def __call__(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        result = self.place(batch)
+        self.execute()
+        self.cuda.to_host(result, self.buffers[self.output][0], self.stream)
+        self.cuda.synchronize(self.stream)
+        return result
+
+    def place(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Copy a batch to the GPU; returns the array that its output fits in."""
         context = self.context
-        batch = np.ascontiguousarray(batch)
+        self.placed = batch = np.ascontiguousarray(batch)  # kept: the copy may still be reading it
         if not context.set_input_shape(self.input, tuple(batch.shape)):
             raise Failure(f"the engine takes no input of shape {batch.shape}")
         dtype = NUMPY_TYPES[self.engine.get_tensor_dtype(self.output).name]
@@ -135,11 +144,16 @@ class EngineModel:
         context.set_tensor_address(self.input, self.buffer(self.input, batch.nbytes))
         context.set_tensor_address(self.output, self.buffer(self.output, result.nbytes))
         self.cuda.to_device(self.buffers[self.input][0], batch, self.stream)
-        if not context.execute_async_v3(self.stream):
-            raise Failure("TensorRT could not run the engine; its message stands above")
-        self.cuda.to_host(result, self.buffers[self.output][0], self.stream)
-        self.cuda.synchronize(self.stream)
         return result
+
+    def execute(self) -> None:
+        if not self.context.execute_async_v3(self.stream):
+            raise Failure("TensorRT could not run the engine; its message stands above")
+
+    def compute(self) -> None:
+        """One inference on what was placed last, without copies: what is timed as `transfers excluded`."""
+        self.execute()
+        self.cuda.synchronize(self.stream)
 
     def buffer(self, name: str, size: int) -> int:
         """Device memory of at least `size` bytes, kept between calls."""
@@ -300,11 +314,9 @@ def verify(manifest: dict[str, Any], start: Callable[[], Any]) -> bool:
     if not ok:
         print("FAILED  stored outputs: not run, files differ")
         return False
-    inputs, outputs = golden()
-    model = start()
-    # one at a time: a graph or an engine may be fixed to batch 1
-    found = np.concatenate([model(inputs[i : i + 1]) for i in range(len(inputs))])
-    return verify_outputs(found, outputs, float(manifest["golden"]["tolerance"]))
+    ok, detail = verify_outputs(start(), float(manifest["golden"]["tolerance"]))
+    print("{}  stored outputs: {}".format("ok    " if ok else "FAILED", detail))
+    return ok
 
 
 def golden() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -313,18 +325,17 @@ def golden() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         return stored["inputs"], stored["outputs"]
 
 
-def verify_outputs(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any], tolerance: float) -> bool:
+def verify_outputs(model: Callable[..., Any], tolerance: float) -> tuple[bool, str]:
+    """Whether the model gives the stored outputs, and how near it came."""
+    inputs, expected = golden()
+    # one at a time: a graph or an engine may be fixed to batch 1
+    found = np.concatenate([model(inputs[i : i + 1]) for i in range(len(inputs))])
     if found.shape != expected.shape:
-        print(f"FAILED  stored outputs: shape {found.shape}, expected {expected.shape}")
-        return False
+        return False, f"shape {found.shape}, expected {expected.shape}"
     difference = float(np.max(np.abs(found.astype(np.float64) - expected.astype(np.float64))))
     agree = int(np.sum(found.argmax(-1) == expected.argmax(-1)))
-    ok = difference <= tolerance
-    print(
-        f"{'ok    ' if ok else 'FAILED'}  stored outputs: max difference {difference:.3g} (tolerance {tolerance:.3g}), "
-        f"top-1 agrees on {agree} of {len(expected)}"
-    )
-    return ok
+    detail = f"max difference {difference:.3g} (tolerance {tolerance:.3g}), top-1 agrees on {agree} of {len(expected)}"
+    return difference <= tolerance, detail
 
 
 def file_problem(name: str, expected: str) -> str:
@@ -346,42 +357,58 @@ def file_problem(name: str, expected: str) -> str:
 def bench(model: Callable[..., Any], name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Warm-up, then blocks: milliseconds of one inference of batch 1 on the first stored input."""
     batch = golden()[0][:1]
-    time_block(model, batch, arguments.warmup_s, 1)
-    blocks = [time_block(model, batch, arguments.block_s, arguments.min_n) for _ in range(arguments.blocks)]
-    samples = np.concatenate(blocks)
-    medians = [float(np.median(block)) for block in blocks]
-    stable = len(blocks) >= 3 and max(medians) - min(medians) <= 0.05 * min(medians)
+    time_calls(lambda: model(batch), arguments.warmup_s, 1)
+    blocks = [time_calls(lambda: model(batch), arguments.block_s, arguments.min_n) for _ in range(arguments.blocks)]
+    figures = summarize(blocks)
     result = {
         "runtime": name,
         "machine": f"{platform.machine()} {platform.platform()}",
         "batch_size": 1,
         "threads": arguments.threads,
-        "n": int(samples.size),
-        "p50_ms": float(np.percentile(samples, 50)),
-        "p90_ms": float(np.percentile(samples, 90)),
-        "p99_ms": float(np.percentile(samples, 99)) if samples.size >= 1000 else None,
-        "block_medians_ms": medians,
-        "stable": stable,
     }
+    result.update(figures)
     p99 = "not given below 1000 samples" if result["p99_ms"] is None else "{:.4g} ms".format(result["p99_ms"])
-    print(f"{name}, batch 1, {arguments.threads} thread(s), n {samples.size}")
+    print("{}, batch 1, {} thread(s), n {}".format(name, arguments.threads, result["n"]))
     print("p50 {:.4g} ms, p90 {:.4g} ms, p99 {}".format(result["p50_ms"], result["p90_ms"], p99))
-    print("{}: block medians {} ms".format("stable" if stable else "UNSTABLE", ", ".join(f"{m:.4g}" for m in medians)))
+    medians = ", ".join(f"{m:.4g}" for m in figures["block_medians_ms"])
+    print("{}: block medians {} ms".format("stable" if figures["stable"] else "UNSTABLE", medians))
     if arguments.warmup_s < 1 or arguments.blocks < 3:
         print("short of the protocol: it asks for a warm-up of 1 s and 3 blocks")
     return result
 
 
-def time_block(model: Callable[..., Any], batch: np.ndarray[Any, Any], seconds: float, n: int) -> np.ndarray[Any, Any]:
-    samples: list[int] = []
-    start = time.perf_counter_ns()
-    while True:
-        before = time.perf_counter_ns()
-        model(batch)
-        after = time.perf_counter_ns()
-        samples.append(after - before)
-        if after - start >= seconds * 1e9 and len(samples) >= n:
-            return np.asarray(samples, np.float64) / 1e6
+def summarize(blocks: list[np.ndarray[Any, Any]]) -> dict[str, Any]:
+    """Percentiles of all samples in milliseconds, and whether the blocks' medians lie within 5 %."""
+    samples = np.concatenate(blocks)
+    medians = [float(np.median(block)) for block in blocks]
+    return {
+        "n": int(samples.size),
+        "p50_ms": float(np.percentile(samples, 50)),
+        "p90_ms": float(np.percentile(samples, 90)),
+        "p99_ms": float(np.percentile(samples, 99)) if samples.size >= 1000 else None,
+        "block_medians_ms": medians,
+        "stable": len(blocks) >= 3 and max(medians) - min(medians) <= 0.05 * min(medians),
+    }
+
+
+def time_calls(call: Callable[[], object], seconds: float, n: int) -> np.ndarray[Any, Any]:
+    """Milliseconds of each call, until both the time has passed and `n` calls were made.
+
+    The garbage collector is held off: its pauses are not the model's.
+    """
+    gc.disable()
+    try:
+        samples: list[int] = []
+        start = time.perf_counter_ns()
+        while True:
+            before = time.perf_counter_ns()
+            call()
+            after = time.perf_counter_ns()
+            samples.append(after - before)
+            if after - start >= seconds * 1e9 and len(samples) >= n:
+                return np.asarray(samples, np.float64) / 1e6
+    finally:
+        gc.enable()
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -1,0 +1,143 @@
+"""Facts, Answer: what device_runner.py says, as checked data. A device's words are shown, never run or used as a path."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from edgekd.errors import DeviceError
+from edgekd.report.model import DeviceState, Energy, Window
+
+LONGEST = 400
+
+
+def _printable(text: str) -> str:
+    """No control characters reach the terminal, and no novel the report."""
+    return "".join(c if c.isprintable() else " " for c in text)[:LONGEST]
+
+
+Said = Annotated[str, AfterValidator(_printable)]
+Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Block = Annotated[tuple[Milliseconds, ...], Field(min_length=1)]
+
+
+class Data(BaseModel):
+    """Keys that a newer runner adds are passed over."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+
+class Place(Data):
+    """What stands where a bundle is to be shipped to."""
+
+    writable: bool
+    free_mb: float
+    foreign: bool
+    version: Said | None = None
+
+
+class Facts(Data):
+    """What a device is and what runs there; null: it could not be told."""
+
+    machine: Said
+    system: Said
+    board: Said | None = None
+    cpu: Said | None = None
+    cores: int
+    ram_mb: float | None = None
+    python: Said
+    l4t: Said | None = None
+    jetpack: Said | None = None
+    runtimes: dict[Said, Said | None]
+    power_modes: dict[Said, int] = Field(default_factory=dict)
+    state: DeviceState
+    missing: tuple[str, ...] = ()
+    free_mb: float | None = None
+    to: Place | None = None
+
+    @property
+    def title(self) -> str:
+        """Board, processor, memory, system: what a figure is said to have been taken on."""
+        ram = f"{self.ram_mb / 1024:.1f} GB" if self.ram_mb else None
+        cores = f"{self.cores} core{'s' if self.cores > 1 else ''}"
+        return ", ".join(part for part in (self.board, self.cpu, cores, ram, self.machine, self.system) if part)
+
+    @property
+    def software(self) -> str:
+        """JetPack and the runtimes, with versions."""
+        parts = [f"JetPack {self.jetpack}" if self.jetpack else f"L4T {self.l4t}" if self.l4t else "", f"Python {self.python}"]
+        parts += [f"{name} {version}" for name, version in self.runtimes.items() if version]
+        return ", ".join(part for part in parts if part)
+
+
+class Golden(Data):
+    ok: bool
+    detail: Said
+
+
+class Loading(Data):
+    load_ms: float
+    first_ms: float
+    peak_memory_mb: float | None = None
+
+
+class Engine(Data):
+    seconds: float
+
+
+class Timed(Data):
+    """Blocks of milliseconds; `states` are one before the first block and one after each."""
+
+    batch: int
+    threads: int
+    transfers: Literal["included", "excluded", "none"]
+    blocks_ms: Annotated[tuple[Block, ...], Field(min_length=1)]
+    states: tuple[DeviceState, ...]
+
+
+class Answer(Data):
+    """Everything that one measurement says."""
+
+    facts: Facts
+    runtime: Said
+    golden: Golden
+    loading: Loading
+    before: DeviceState
+    after: DeviceState
+    engine: Engine | None = None
+    series: tuple[Timed, ...] = ()
+    energy: Energy | None = None
+    sustained: tuple[Window, ...] = ()
+    predictions: tuple[int, ...] | None = None
+    other_load_cores: float | None = None
+    cpus: tuple[int, ...] = ()
+    clocks_used: tuple[Said, ...] = ()
+    seconds: float
+    manifest: str = Field(default="", description="SHA-256 of the bundle's manifest, where the file ran alone")
+
+
+class Proof(Data):
+    """The stored outputs were computed there as they should be."""
+
+    detail: Said
+    runtime: Said
+
+
+class Shipped(Proof):
+    version: Said
+    before: Said | None = None
+    unchanged: bool = False
+
+
+D = TypeVar("D", bound=Data)
+
+
+def understand(kind: type[D], said: Any, device: str) -> D:
+    """What a device said, as data of a kind. Raises DeviceError where it is something else."""
+    try:
+        return kind.model_validate(said)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(step) for step in first["loc"])
+        raise DeviceError(f"{device}: its answer makes no sense at {where or 'its start'}: {first['msg']}") from None

@@ -1,0 +1,976 @@
+#!/usr/bin/env python3
+"""Measures a bundle on the machine that it lies on, and says under which conditions; needs nothing of edgekd.
+
+    python3 device_runner.py bundle/                        hashes, stored outputs, latency; writes figures.json
+    python3 device_runner.py bundle/ --threads 1,4 --batch 1,8 --cpus 4-7 --sustained-s 1800
+    edgekd measure bundle/ --figures figures.json           on the host: into the bundle's report
+
+Needs Python 3.8+, numpy and onnxruntime, or tensorrt and the CUDA runtime (through ctypes, as run.py does).
+`edgekd measure`, `verify --device` and `ship` send this file through the connection and ask it with --request.
+What runs the model is run.py, what builds an engine is build_engine.py: of the bundle here, of the host's edgekd there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import fcntl
+import glob
+import hashlib
+import importlib
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+FORMAT = 1
+MADE_HERE = ("model.plan", "timing.cache", "__pycache__", "figures.json")
+STALE_S = 24 * 3600  # an upload that nobody came back for
+
+
+class Failure(Exception):
+    """What went wrong and what to do; told to the host, or printed without a traceback."""
+
+
+def progress(text: str) -> None:
+    print("edgekd: " + text, file=sys.stderr, flush=True)
+
+
+# ----------------------------------------------------------------------------------------------- what this machine is
+
+
+def probe(request: dict[str, Any]) -> dict[str, Any]:
+    """What runs here, and which of the host's files are here already; touches nothing but the store's folder."""
+    facts = find_facts(request.get("root", "/"))
+    folder = request.get("folder")
+    if folder:
+        with lasting(folder):
+            facts["missing"] = [key for key in request.get("objects", []) if not held(folder, key)]
+        facts["free_mb"] = shutil.disk_usage(folder).free / 2**20
+    if request.get("to"):
+        facts["to"] = describe_place(request["to"])
+    return facts
+
+
+def find_facts(root: str) -> dict[str, Any]:
+    """Board, processor, memory, system, JetPack, runtimes, power modes; what cannot be told is null."""
+    return {
+        "format": FORMAT,
+        "machine": platform.machine(),
+        "system": f"{platform.system()} {platform.release()}",
+        "board": board(root),
+        "cpu": processor(root),
+        "cores": len(os.sched_getaffinity(0)),
+        "ram_mb": meminfo_mb(root, "MemTotal"),
+        "python": platform.python_version(),
+        "l4t": l4t(root),
+        "jetpack": package_version(root, "nvidia-jetpack"),
+        "runtimes": {name: version_of(name) for name in ("numpy", "onnxruntime", "tensorrt")},
+        "power_modes": power_modes(root),
+        "state": state(root),
+    }
+
+
+def board(root: str) -> str | None:
+    return read(root, "proc/device-tree/model").strip("\0\n ") or None
+
+
+def processor(root: str) -> str | None:
+    """The processor's name; arm64 Linux gives none, there the parts are listed: `4x 0xd0b`."""
+    text = read(root, "proc/cpuinfo")
+    names = re.findall(r"^(?:model name|Hardware)\s*:\s*(.+)$", text, re.M)
+    if names:
+        return str(names[0])
+    parts = re.findall(r"^CPU part\s*:\s*(\S+)$", text, re.M)
+    counted = sorted({part: parts.count(part) for part in parts}.items())
+    return ", ".join(f"{n}x {ARM_PARTS.get(part, part)}" for part, n in counted) or None
+
+
+ARM_PARTS = {
+    "0xd03": "Cortex-A53", "0xd04": "Cortex-A35", "0xd05": "Cortex-A55", "0xd07": "Cortex-A57", "0xd08": "Cortex-A72",
+    "0xd09": "Cortex-A73", "0xd0a": "Cortex-A75", "0xd0b": "Cortex-A76", "0xd0c": "Neoverse-N1", "0xd41": "Cortex-A78",
+    "0xd42": "Cortex-A78AE", "0xd44": "Cortex-X1", "0x004": "Carmel",
+}  # fmt: skip  # Arm's and NVIDIA's part numbers, as in the kernel's cputype.h
+
+
+def l4t(root: str) -> str | None:
+    """`36.4.3` of `# R36 (release), REVISION: 4.3, ...`."""
+    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", read(root, "etc/nv_tegra_release"))
+    return "{}.{}".format(*found.groups()) if found else None
+
+
+def package_version(root: str, name: str) -> str | None:
+    """The version of a Debian package that is installed."""
+    found = re.search(
+        rf"^Package: {re.escape(name)}\nStatus: install ok installed\n(?:.+\n)*?Version: (\S+)$",
+        read(root, "var/lib/dpkg/status"),
+        re.M,
+    )
+    return found.group(1) if found else None
+
+
+def version_of(name: str) -> str | None:
+    """The version of a Python package, from its metadata or, where it has none, from the package itself."""
+    from importlib import metadata
+
+    for called in DISTRIBUTIONS.get(name, (name,)):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return metadata.version(called)
+    if importlib.util.find_spec(name) is None:
+        return None
+    with contextlib.suppress(Exception):  # a broken package counts as absent
+        return str(importlib.import_module(name).__version__)
+    return None
+
+
+DISTRIBUTIONS = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}
+
+
+# ------------------------------------------------------------------------------------- the state that figures depend on
+
+
+def read(root: str, path: str) -> str:
+    """A small file's text; empty where it is absent or may not be read."""
+    try:
+        with open(os.path.join(root, path), encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def number(root: str, path: str) -> float | None:
+    try:
+        return float(read(root, path).strip())
+    except ValueError:
+        return None
+
+
+def found(root: str, pattern: str) -> list[str]:
+    """Paths below the root folder, relative to it."""
+    return sorted(os.path.relpath(path, root) for path in glob.glob(os.path.join(root, pattern)))
+
+
+def meminfo_mb(root: str, key: str) -> float | None:
+    line = re.search(rf"^{key}:\s+(\d+) kB", read(root, "proc/meminfo"), re.M)
+    return int(line.group(1)) / 1024 if line else None
+
+
+def power_modes(root: str) -> dict[str, int]:
+    """Name -> id, from this board's own table: ids differ between boards."""
+    lines = re.findall(r"<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+?)\s*>", read(root, "etc/nvpmodel.conf"))
+    return {name: int(number) for number, name in lines}
+
+
+def power_mode(root: str) -> str | None:
+    """The name of the mode that is set."""
+    modes = {number: name for name, number in power_modes(root).items()}
+    status = re.search(r"pmode:(\d+)", read(root, "var/lib/nvpmodel/status"))
+    if status:
+        return modes.get(int(status.group(1)), f"id {int(status.group(1))}")
+    if not modes or root != "/":
+        return None
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        text = subprocess.run(["nvpmodel", "-q"], stdout=subprocess.PIPE, timeout=10).stdout.decode()
+        told = re.search(r"NV Power Mode:\s*(\S+)", text)
+        return told.group(1) if told else None
+    return None
+
+
+def clocks_mhz(root: str) -> dict[str, float]:
+    """`cpu0` (a policy, by its first core) and `gpu`, as they run now."""
+    clocks = {}
+    for policy in found(root, "sys/devices/system/cpu/cpufreq/policy*"):
+        khz = number(root, policy + "/scaling_cur_freq")
+        if khz:
+            clocks["cpu" + policy.rsplit("policy", 1)[1]] = khz / 1e3
+    for device in gpus(root):
+        hz = number(root, device + "/cur_freq")
+        if hz:
+            clocks["gpu"] = hz / 1e6
+    return clocks
+
+
+def gpus(root: str) -> list[str]:
+    """devfreq's GPU: 17000000.gpu, .ga10b or .gv11b on a Jetson."""
+    return [d for d in found(root, "sys/class/devfreq/*") if re.search(r"\.(gpu|ga10b|gv11b|gp10b)$", d)]
+
+
+def policies_of(root: str, cpus: list[int]) -> list[str]:
+    """The clocks that some cores run by, named as in clocks_mhz."""
+    names = []
+    for policy in found(root, "sys/devices/system/cpu/cpufreq/policy*"):
+        related = {int(word) for word in read(root, policy + "/related_cpus").split() if word.isdigit()}
+        if related & set(cpus):
+            names.append("cpu" + policy.rsplit("policy", 1)[1])
+    return names
+
+
+def governors(root: str) -> dict[str, str]:
+    named = {}
+    for policy in found(root, "sys/devices/system/cpu/cpufreq/policy*"):
+        named["cpu" + policy.rsplit("policy", 1)[1]] = read(root, policy + "/scaling_governor").strip()
+    for device in gpus(root):
+        named["gpu"] = read(root, device + "/governor").strip()
+    return {name: governor for name, governor in named.items() if governor}
+
+
+def temperatures_c(root: str) -> dict[str, float]:
+    zones = {}
+    for zone in found(root, "sys/class/thermal/thermal_zone*"):
+        thousandths = number(root, zone + "/temp")
+        # a zone that is switched off reads -256
+        if thousandths is not None and thousandths > -100e3:
+            zones[read(root, zone + "/type").strip() or os.path.basename(zone)] = thousandths / 1e3
+    return zones
+
+
+def throttle_counts(root: str) -> dict[str, int]:
+    """Counters that only grow: over-current events (Jetson), thermal events (x86), sticky flags (Raspberry Pi)."""
+    counts: dict[str, int] = {}
+    for path in found(root, "sys/class/hwmon/*/oc*_event_cnt"):
+        events = number(root, path)
+        if events is not None:
+            counts[os.path.basename(path)] = counts.get(os.path.basename(path), 0) + int(events)
+    x86 = [number(root, p) for p in found(root, "sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count")]
+    if x86:
+        counts["core_throttle_count"] = int(sum(events or 0 for events in x86))
+    for path in found(root, "sys/devices/platform/soc*/soc*firmware/get_throttled"):
+        with contextlib.suppress(ValueError):
+            # bits 0-3: now; 16-19: since the start (under-voltage, frequency capped, throttled, soft limit)
+            counts["get_throttled"] = bin(int(read(root, path).strip() or "0", 16) & 0xF000F).count("1")
+    return counts
+
+
+def state(root: str) -> dict[str, Any]:
+    """What a figure depends on and may change while it is taken."""
+    load = read(root, "proc/loadavg").split()
+    return {
+        "power_mode": power_mode(root),
+        "clocks_mhz": clocks_mhz(root),
+        "governors": governors(root),
+        "temperatures_c": temperatures_c(root),
+        "throttle_counts": throttle_counts(root),
+        "free_memory_mb": meminfo_mb(root, "MemAvailable"),
+        "load_1m": float(load[0]) if load else None,
+    }
+
+
+def busy_s(root: str) -> float | None:
+    """Seconds that all cores together were busy since the start of the system."""
+    fields = read(root, "proc/stat").split("\n", 1)[0].split()[1:9]
+    if len(fields) < 8:
+        return None
+    user, nice, system, _idle, _wait, irq, softirq, steal = (int(field) for field in fields)
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def own_s() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+# --------------------------------------------------------------------------------------------------------------- energy
+
+
+def rails(root: str) -> dict[str, tuple[str, str]]:
+    """Rail -> (millivolt file, milliampere file) of the INA sensors that may be read."""
+    sensors = {}
+    for chip in found(root, "sys/class/hwmon/hwmon*"):
+        if not read(root, chip + "/name").startswith("ina"):
+            continue
+        for path in found(root, chip + "/in*_label"):
+            channel = re.sub(r"\D", "", os.path.basename(path))
+            volts, amperes = f"{chip}/in{channel}_input", f"{chip}/curr{channel}_input"
+            if number(root, volts) is not None and number(root, amperes) is not None:
+                sensors[read(root, path).strip()] = (volts, amperes)
+    return sensors
+
+
+def power_mw(root: str, sensors: dict[str, tuple[str, str]]) -> dict[str, float]:
+    return {
+        rail: (number(root, volts) or 0.0) * (number(root, amperes) or 0.0) / 1e3
+        for rail, (volts, amperes) in sensors.items()
+    }
+
+
+def sample_power(root: str, during: Callable[[], object], every_s: float = 0.05) -> dict[str, float]:
+    """Mean milliwatts of each rail while `during` runs."""
+    sensors, samples, over = rails(root), [], threading.Event()
+
+    def sample() -> None:
+        while not over.wait(every_s):
+            samples.append(power_mw(root, sensors))
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        during()
+    finally:
+        over.set()
+        thread.join()
+    return {rail: sum(s[rail] for s in samples) / len(samples) for rail in sensors} if samples else {}
+
+
+def measure_energy(root: str, call: Callable[[], object], seconds: float) -> dict[str, Any] | None:
+    """Power at rest and while inferring, sampled apart from the latency so that sampling costs that nothing."""
+    if not rails(root):
+        return None
+    idle = sample_power(root, lambda: time.sleep(min(seconds, 1.0)))
+    done: list[None] = []
+
+    def infer() -> None:
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            call()
+            done.append(None)
+
+    start = time.perf_counter()
+    busy = sample_power(root, infer)
+    taken = time.perf_counter() - start
+    if not idle or not busy:
+        return None
+    return {
+        "idle_mw": idle,
+        "busy_mw": busy,
+        "inferences": len(done),
+        "mj_per_inference": {rail: power * taken / len(done) for rail, power in busy.items()},
+    }
+
+
+# ------------------------------------------------------------------------------------------------- files, by their hash
+
+
+def sha256(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for chunk in iter(lambda: file.read(1 << 20), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def object_path(folder: str, key: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", key):
+        raise Failure(f"{key!r} is no SHA-256")
+    return os.path.join(folder, "objects", key)
+
+
+def held(folder: str, key: str) -> bool:
+    """Whether the store has these bytes; a damaged file is thrown away."""
+    path = object_path(folder, key)
+    if not os.path.isfile(path) or os.path.islink(path):
+        return False
+    if sha256(path) == key:
+        return True
+    os.remove(path)
+    return False
+
+
+@contextlib.contextmanager
+def lasting(folder: str) -> Iterator[None]:
+    """The store's folders, made where they are absent; what interrupted uploads left a day ago is removed."""
+    for name in ("objects", "incoming", "timing", "work"):
+        os.makedirs(os.path.join(folder, name), mode=0o700, exist_ok=True)
+    for left in glob.glob(os.path.join(glob.escape(folder), "incoming", "*")):
+        with contextlib.suppress(OSError):
+            if time.time() - os.stat(left).st_mtime > STALE_S:
+                shutil.rmtree(left, ignore_errors=True)
+    yield
+
+
+def open_upload(request: dict[str, Any]) -> dict[str, Any]:
+    """A folder for the files that are about to be sent."""
+    os.makedirs(incoming(request), mode=0o700, exist_ok=True)
+    return {}
+
+
+def drop_upload(request: dict[str, Any]) -> dict[str, Any]:
+    shutil.rmtree(incoming(request), ignore_errors=True)
+    return {}
+
+
+def incoming(request: dict[str, Any]) -> str:
+    if not re.fullmatch(r"[0-9a-f]{1,32}", request["id"]):
+        raise Failure("{!r} is no upload".format(request["id"]))
+    return os.path.join(request["folder"], "incoming", request["id"])
+
+
+def admit(request: dict[str, Any]) -> None:
+    """Take what was sent into the store, each file only if its bytes are those that were announced."""
+    folder = incoming(request)
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+        path, target = os.path.join(folder, name), object_path(request["folder"], name)
+        if os.path.islink(path) or sha256(path) != name:
+            raise Failure("a file arrived with other bytes than were sent; run the command again")
+        os.replace(path, target)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_name(name: str) -> str:
+    """Files of a bundle lie side by side in it."""
+    if name != os.path.basename(name) or name in ("", ".", "..") or "\\" in name or "\0" in name:
+        raise Failure(f"{name!r} leaves the bundle; it was not written by edgekd")
+    return name
+
+
+def assemble(folder: str, objects: str, files: dict[str, str]) -> None:
+    """The files of a bundle in `folder`, copied out of the store and checked there."""
+    os.makedirs(folder, mode=0o755, exist_ok=True)
+    for name, key in sorted(files.items()):
+        path = os.path.join(folder, check_name(name))
+        shutil.copyfile(object_path(objects, key), path)
+        if sha256(path) != key:
+            raise Failure(f"{name} has other bytes than were sent; run the command again")
+
+
+@contextlib.contextmanager
+def locked(path: str, doing: str) -> Iterator[None]:
+    """One at a time: two measurements at once would disturb each other, two shipments overwrite."""
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+            raise Failure(f"another edgekd is {doing} here; wait for it, or end it") from None
+        yield
+
+
+@contextlib.contextmanager
+def work_folder(request: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(bundle, tools), assembled from the store; removed afterwards, with what a run that was cut off left."""
+    store = request["folder"]
+    with lasting(store), locked(os.path.join(store, "lock"), "measuring"):
+        admit(request)
+        for left in os.listdir(os.path.join(store, "work")):
+            shutil.rmtree(os.path.join(store, "work", left), ignore_errors=True)
+        work = tempfile.mkdtemp(dir=os.path.join(store, "work"))
+        try:
+            on_lost_connection(lambda: shutil.rmtree(work, ignore_errors=True))
+            bundle, tools = os.path.join(work, "bundle"), os.path.join(work, "tools")
+            assemble(bundle, store, request["files"])
+            assemble(tools, store, request["tools"])
+            yield bundle, tools
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+CHILDREN: list[subprocess.Popen[bytes]] = []
+
+
+def on_lost_connection(clean: Callable[[], None]) -> None:
+    """The host holds our standard input open while it waits: at its end nobody wants the answer any more."""
+
+    def wait() -> None:
+        while os.read(0, 1):  # unbuffered: a buffer's lock, held by this thread, would be fatal at the end
+            pass
+        for child in CHILDREN:
+            with contextlib.suppress(OSError):
+                os.kill(child.pid, signal.SIGKILL)
+        clean()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+# -------------------------------------------------------------------------------------------------- the model that runs
+
+
+def read_manifest(bundle: str) -> dict[str, Any]:
+    try:
+        with open(os.path.join(bundle, "manifest.json"), encoding="utf-8") as file:
+            manifest = json.load(file)
+        if manifest["format"] != FORMAT or not isinstance(manifest["files"], dict):
+            raise ValueError("format {}".format(manifest["format"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Failure(f"{bundle} is no bundle that this file reads: {error!r}") from None
+    return dict(manifest)
+
+
+def check_files(bundle: str, manifest: dict[str, Any]) -> None:
+    """Raise Failure for a file that is missing, changed, a link or not listed."""
+    problems = []
+    for name, expected in sorted(manifest["files"].items()):
+        path = os.path.join(bundle, check_name(name))
+        if os.path.islink(path):
+            problems.append(name + " is a link")
+        elif not os.path.isfile(path):
+            problems.append(name + " is missing")
+        elif sha256(path) != expected:
+            problems.append(name + " was changed")
+    foreign = sorted(set(os.listdir(bundle)) - set(manifest["files"]) - {"manifest.json", *MADE_HERE})
+    problems += [name + " is not listed in the manifest" for name in foreign]
+    if problems:
+        raise Failure("the bundle is not as it was written: {}".format("; ".join(problems)))
+
+
+def load_tools(bundle: str, tools: str) -> Any:
+    """run.py as a module that speaks of this bundle; its file's hash has been checked."""
+    spec = importlib.util.spec_from_file_location("edgekd_run", os.path.join(tools, "run.py"))
+    if spec is None or spec.loader is None:
+        raise Failure(f"run.py cannot be loaded from {tools}")
+    run: Any = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(run)
+    except ImportError as error:
+        raise Failure(f"{error}; run: python3 -m pip install numpy") from None
+    run.HERE = bundle
+    return run
+
+
+def build_engine(bundle: str, tools: str, timing: str, most: int, options: list[str]) -> dict[str, Any]:
+    """model.plan, built here by build_engine.py; what it prints is kept, the timing cache too."""
+    start = time.perf_counter()
+    progress("building the engine")
+    model, plan, trt = os.path.join(bundle, "model.onnx"), os.path.join(bundle, "model.plan"), version_of("tensorrt")
+    words = [sys.executable, os.path.join(tools, "build_engine.py"), "--model", model, "--output", plan]
+    words += ["--timing-cache", os.path.join(timing, f"{trt}.cache"), "--max-batch", str(most)]
+    words += ["--precision", read_manifest(bundle)["precision"], *options]
+    child = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    CHILDREN.append(child)
+    text = child.communicate()[0].decode("utf-8", "replace")
+    CHILDREN.remove(child)
+    if child.returncode != 0:
+        raise Failure("the engine was not built:\n" + text[-3000:])
+    return {"seconds": time.perf_counter() - start, "log": text[-3000:], "tensorrt": trt}
+
+
+def status_kb(key: str) -> int | None:
+    line = re.search(rf"^{key}:\s+(\d+) kB", read("/", "proc/self/status"), re.M)
+    return int(line.group(1)) if line else None
+
+
+def load_model(run: Any, bundle: str, runtime: str, threads: int) -> tuple[Any, dict[str, Any]]:
+    """The model, and what loading it and its first runs cost."""
+    name = "tensorrt" if runtime == "tensorrt" else "onnxruntime"
+    with contextlib.suppress(ImportError):  # told by run.py, with the remedy
+        importlib.import_module(name)
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as peak:
+        peak.write("5")
+    resident = status_kb("VmRSS")
+    free = meminfo_mb("/", "MemAvailable")
+    first = run.golden()[0][:1]
+    start = time.perf_counter()
+    if runtime == "tensorrt":
+        model = run.EngineModel(os.path.join(bundle, "model.plan"))
+    else:
+        model = run.OnnxModel(os.path.join(bundle, "model.onnx"), threads)
+    loaded = time.perf_counter()
+    model(first)
+    ran = time.perf_counter()
+    for _ in range(2):
+        model(first)
+    highest = status_kb("VmHWM")
+    return model, {
+        "load_ms": 1e3 * (loaded - start),
+        "first_ms": 1e3 * (ran - loaded),
+        "peak_memory_mb": (highest - resident) / 1024 if highest is not None and resident is not None else None,
+        "free_memory_before_mb": free,
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------- measurement
+
+
+def measure(request: dict[str, Any]) -> dict[str, Any]:
+    with work_folder(request) as (bundle, tools):
+        return measure_bundle(bundle, tools, os.path.join(request["folder"], "timing"), request)
+
+
+def measure_bundle(bundle: str, tools: str, timing: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Everything that is found out about a bundle here; `options` as parse() fills them in."""
+    start = time.perf_counter()
+    root = options["root"]
+    manifest = read_manifest(bundle)
+    check_files(bundle, manifest)
+    if options["cpus"]:
+        pin(options["cpus"])
+    run = load_tools(bundle, tools)
+    before, busy_before = state(root), busy_s(root)
+    runtime = options["runtime"] or manifest["runtime"]
+    result: dict[str, Any] = {"facts": find_facts(root), "before": before, "engine": None, "series": []}
+    if runtime == "tensorrt":
+        result["engine"] = build_engine(bundle, tools, timing, max(options["batches"]), options["engine_options"])
+    try:
+        for threads in options["threads"]:
+            progress(f"loading and checking the stored outputs, {threads} thread(s)")
+            model, loading = load_model(run, bundle, runtime, threads)
+            if "loading" not in result:
+                ok, detail = run.verify_outputs(model, float(manifest["golden"]["tolerance"]))
+                result.update(loading=loading, runtime=model.name, golden={"ok": ok, "detail": detail})
+                if not ok:
+                    break
+                if "samples" in options:
+                    result["predictions"] = predict(model, os.path.join(tools, options["samples"]))
+            for batch in options["batches"] if options["time"] else []:
+                result["series"] += time_model(run, model, batch, threads, options)
+        if options["time"] and result["golden"]["ok"]:
+            one = run.golden()[0][:1]
+            result["energy"] = measure_energy(root, lambda: model(one), options["energy_s"])
+            result["sustained"] = sustain(run, lambda: model(one), options["sustained_s"], root)
+    except run.Failure as failure:
+        raise Failure(str(failure)) from None
+    after, busy_after, taken = state(root), busy_s(root), time.perf_counter() - start
+    others = None
+    if busy_before is not None and busy_after is not None:
+        others = max(0.0, busy_after - busy_before - (own_s() - options["own_s"])) / taken
+    result.update(after=after, other_load_cores=others, seconds=taken, cpus=options["cpus"])
+    result["clocks_used"] = policies_of(root, options["cpus"] or sorted(os.sched_getaffinity(0)))
+    if runtime == "tensorrt":
+        result["clocks_used"] = ["gpu"]
+    return result
+
+
+def pin(cpus: list[int]) -> None:
+    try:
+        os.sched_setaffinity(0, cpus)
+    except OSError as error:
+        have = sorted(os.sched_getaffinity(0))
+        raise Failure(f"cores {cpus} cannot be used ({error.strerror}); have: {have}") from None
+
+
+def time_model(run: Any, model: Any, batch: int, threads: int, options: dict[str, Any]) -> list[dict[str, Any]]:
+    """A series as the runtime is called, and on a GPU one without the copies to and from it."""
+    import numpy as np
+
+    inputs = run.golden()[0]
+    images = np.ascontiguousarray(inputs[np.arange(batch) % len(inputs)])
+    try:
+        model(images)
+    except Exception as error:
+        if isinstance(error, run.Failure) or batch > 1:  # a graph that is fixed to another batch size
+            raise Failure("batch {} does not run: {}".format(batch, str(error).split("\n")[0])) from None
+        raise
+    calls = {"included" if hasattr(model, "compute") else "none": lambda: model(images)}
+    if hasattr(model, "compute"):
+        model.place(images)
+        calls["excluded"] = model.compute
+    series = []
+    for transfers, call in calls.items():
+        progress(f"timing batch {batch}, {threads} thread(s)")
+        run.time_calls(call, options["warmup_s"], 1)
+        states, blocks = [state(options["root"])], []
+        for _ in range(options["blocks"]):
+            samples = run.time_calls(call, options["block_s"], -(-options["min_n"] // options["blocks"]))
+            states.append(state(options["root"]))  # at once: clocks fall as soon as nothing runs
+            blocks.append([round(ms, 5) for ms in samples.tolist()])
+        series.append(
+            {"batch": batch, "threads": threads, "transfers": transfers, "blocks_ms": blocks, "states": states}
+        )
+    return series
+
+
+def predict(model: Any, path: str) -> list[int]:
+    """The likeliest class of every sample, one at a time."""
+    import numpy as np
+
+    samples = np.load(path, allow_pickle=False)
+    progress(f"running {len(samples)} samples")
+    return [int(model(samples[i : i + 1])[0].argmax()) for i in range(len(samples))]
+
+
+def sustain(run: Any, call: Callable[[], object], seconds: float, root: str) -> list[dict[str, Any]]:
+    """Without a rest for so long: a window every ten seconds, or sixty of them."""
+    windows = []
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        samples = run.time_calls(call, max(min(10.0, seconds), seconds / 60), 1)
+        now = state(root)
+        window = {"at_s": time.perf_counter() - start, "n": len(samples), "p50_ms": sorted(samples)[len(samples) // 2]}
+        window.update({key: now[key] for key in ("clocks_mhz", "temperatures_c", "throttle_counts")})
+        windows.append(window)
+        progress("{:.0f} s: p50 {:.4g} ms".format(window["at_s"], window["p50_ms"]))
+    return windows
+
+
+# --------------------------------------------------------------------------------------------------------------- shipping
+
+
+def describe_place(to: str) -> dict[str, Any]:
+    """What stands where a bundle is to be shipped, and whether there is room and permission."""
+    to = place_of(to)
+    parent = os.path.dirname(to)
+    while not os.path.isdir(parent) and parent != os.path.dirname(parent):
+        parent = os.path.dirname(parent)
+    return {
+        "writable": os.access(parent, os.W_OK | os.X_OK),
+        "free_mb": shutil.disk_usage(parent).free / 2**20,
+        "foreign": os.path.lexists(to) and current_version(to) is None,
+        "version": current_version(to),
+    }
+
+
+def place_of(to: str) -> str:
+    to = os.path.abspath(os.path.expanduser(to))
+    if os.path.dirname(to) == to:
+        raise Failure(f"{to} cannot be a bundle's place; give a folder in it")
+    return to
+
+
+def versions_of(to: str) -> str:
+    """The hidden folder beside the place where its versions lie."""
+    return os.path.join(os.path.dirname(to), "." + os.path.basename(to) + ".edgekd")
+
+
+def version_at(link: str, versions: str) -> str | None:
+    """The version that a link of ours names; None where there is none."""
+    try:
+        target = os.readlink(link)
+    except OSError:
+        return None
+    ours = os.path.basename(os.path.dirname(target)) == os.path.basename(versions) or os.path.dirname(target) == ""
+    name = os.path.basename(target)
+    return (
+        name if ours and re.fullmatch(r"[0-9a-f]{16}", name) and os.path.isdir(os.path.join(versions, name)) else None
+    )
+
+
+def current_version(to: str) -> str | None:
+    return version_at(to, versions_of(to))
+
+
+def point(link: str, target: str) -> None:
+    """Make a link, or turn it elsewhere, in one step."""
+    draft = f"{link}.{os.getpid()}.draft"
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(draft)
+    os.symlink(target, draft)
+    os.replace(draft, link)
+    sync_folder(os.path.dirname(link))
+
+
+def sync_folder(folder: str) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_files(folder: str) -> None:
+    for name in os.listdir(folder):
+        handle = os.open(os.path.join(folder, name), os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    sync_folder(folder)
+
+
+def prove(folder: str, tools: str, runtime: str) -> dict[str, Any]:
+    """Hashes and stored outputs of a bundle in the runtime that ships; raises Failure where they differ."""
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)
+    run = load_tools(folder, tools)
+    try:
+        model, loading = load_model(run, folder, runtime, 1)
+        ok, detail = run.verify_outputs(model, float(manifest["golden"]["tolerance"]))
+    except run.Failure as failure:
+        raise Failure(str(failure)) from None
+    if not ok:
+        raise Failure(f"the stored outputs are not what this device computes: {detail}")
+    return {"detail": detail, "runtime": model.name, "load_ms": loading["load_ms"]}
+
+
+def verify(request: dict[str, Any]) -> dict[str, Any]:
+    """Are these the files, and does this device compute the same? In the store, or where they were shipped to."""
+    with work_folder(request) as (bundle, tools):
+        runtime = request["runtime"] or read_manifest(bundle)["runtime"]
+        if runtime == "tensorrt":
+            build_engine(bundle, tools, os.path.join(request["folder"], "timing"), 1, request["engine_options"])
+        return prove(bundle, tools, runtime)
+
+
+def ship(request: dict[str, Any]) -> dict[str, Any]:
+    """Written beside, proved there, switched to by one rename, proved again; the version before is kept."""
+    to = place_of(request["to"])
+    versions = versions_of(to)
+    if os.path.lexists(to) and current_version(to) is None:
+        raise Failure(f"{to} exists and was not shipped by edgekd; give another place or remove it")
+    os.makedirs(versions, exist_ok=True)
+    with locked(os.path.join(versions, "lock"), "shipping"), work_folder(request) as (bundle, tools):
+        runtime = request["runtime"] or read_manifest(bundle)["runtime"]
+        version, before = sha256(os.path.join(bundle, "manifest.json"))[:16], current_version(to)
+        if version != before:
+            settle(bundle, tools, versions, version, runtime, request)
+            if before is not None:
+                point(os.path.join(versions, "previous"), before)
+            point(to, os.path.join(os.path.basename(versions), version))
+        try:
+            proof = prove(to, tools, runtime)
+        except Failure as failure:
+            if version == before:
+                raise Failure(f"{to}: {failure}; ship another version, or --rollback") from None
+            undo(to, versions, before)
+            raise Failure(f"{failure}\n{said(to, before)}") from None
+        prune(to, versions)
+    return {"version": version, "before": before, "unchanged": version == before, **proof}
+
+
+def settle(bundle: str, tools: str, versions: str, version: str, runtime: str, request: dict[str, Any]) -> None:
+    """The version's own folder, complete and proved, or absent."""
+    final = os.path.join(versions, version)
+    for left in glob.glob(os.path.join(glob.escape(versions), "draft-*")):
+        shutil.rmtree(left, ignore_errors=True)
+    draft = tempfile.mkdtemp(prefix="draft-", dir=versions)
+    try:
+        os.chmod(draft, 0o755)
+        for name in os.listdir(bundle):
+            shutil.copyfile(os.path.join(bundle, name), os.path.join(draft, name))
+        if runtime == "tensorrt":
+            build_engine(draft, tools, os.path.join(request["folder"], "timing"), 1, request["engine_options"])
+        prove(draft, tools, runtime)
+        sync_files(draft)
+        shutil.rmtree(final, ignore_errors=True)
+        os.rename(draft, final)
+        sync_folder(versions)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def undo(to: str, versions: str, before: str | None) -> None:
+    if before is None:
+        os.remove(to)
+    else:
+        point(to, os.path.join(os.path.basename(versions), before))
+
+
+def said(to: str, before: str | None) -> str:
+    return "{}: {}".format(to, f"version {before} stands again" if before else "nothing stands there, as before")
+
+
+def prune(to: str, versions: str) -> None:
+    """Only the current version and the one before it stay."""
+    keep = {current_version(to), version_at(os.path.join(versions, "previous"), versions)}
+    for name in os.listdir(versions):
+        if re.fullmatch(r"[0-9a-f]{16}", name) and name not in keep:
+            shutil.rmtree(os.path.join(versions, name), ignore_errors=True)
+
+
+def rollback(request: dict[str, Any]) -> dict[str, Any]:
+    """Back to the version before, which is proved first; rolling back twice goes forth again."""
+    to = place_of(request["to"])
+    versions = versions_of(to)
+    now, before = current_version(to), version_at(os.path.join(versions, "previous"), versions)
+    if now is None:
+        raise Failure(f"nothing was shipped to {to}")
+    if before is None or before == now:
+        raise Failure(f"{to} has no version before {now}")
+    with locked(os.path.join(versions, "lock"), "shipping"), work_folder(request) as (_, tools):
+        runtime = request["runtime"] or read_manifest(os.path.join(versions, before))["runtime"]
+        proof = prove(os.path.join(versions, before), tools, runtime)
+        point(os.path.join(versions, "previous"), now)
+        point(to, os.path.join(os.path.basename(versions), before))
+    return {"version": before, "before": now, **proof}
+
+
+def forget(request: dict[str, Any]) -> dict[str, Any]:
+    """Remove the store; what was shipped stays."""
+    if os.path.isdir(request["folder"]):
+        with locked(os.path.join(request["folder"], "lock"), "measuring"):
+            shutil.rmtree(request["folder"], ignore_errors=True)
+    return {}
+
+
+# ---------------------------------------------------------------------------------------------------------- the command
+
+VERBS = {
+    "probe": probe, "open_upload": open_upload, "drop_upload": drop_upload, "measure": measure, "verify": verify,
+    "ship": ship, "rollback": rollback, "forget": forget,
+}  # fmt: skip
+
+
+def answer(request: dict[str, Any]) -> int:
+    """One JSON after the mark that the host chose: what a login shell prints cannot be taken for it."""
+    own = own_s()
+    try:
+        reply: dict[str, Any] = {"value": VERBS[request["verb"]](dict({"own_s": own, "root": "/"}, **request))}
+    except Failure as failure:
+        reply = {"failure": str(failure)}
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        remedy = "; free some space there" if error.errno == errno.ENOSPC else ""
+        reply = {"failure": f"{where}{error.strerror or error}{remedy}"}
+    print("\n" + request["mark"] + json.dumps(reply), flush=True)
+    return 0
+
+
+def numbers(text: str) -> list[int]:
+    """`0,4-7` -> [0, 4, 5, 6, 7]."""
+    listed: list[int] = []
+    for part in text.split(","):
+        low, dash, high = part.partition("-")
+        listed += range(int(low), int(high if dash else low) + 1)
+    return listed
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", nargs="?", help="the bundle's folder [this file's own]")
+    parser.add_argument("--output", default="figures.json", help="where the figures are written")
+    parser.add_argument("--runtime", choices=("onnxruntime", "tensorrt"), help="default: as the manifest says")
+    parser.add_argument("--threads", type=numbers, default=[1])
+    parser.add_argument("--batch", dest="batches", type=numbers, default=[1])
+    parser.add_argument("--cpus", type=numbers, default=[], help="run on these cores only: 4-7")
+    parser.add_argument("--warmup-s", type=float, default=1.0)
+    parser.add_argument("--blocks", type=int, default=3)
+    parser.add_argument("--block-s", type=float, default=1.0, help="least seconds of a block")
+    parser.add_argument("--min-n", type=int, default=60, help="least samples of a series")
+    parser.add_argument("--energy-s", type=float, default=3.0, help="seconds of the energy's own run, where readable")
+    parser.add_argument("--sustained-s", type=float, default=0.0, help="go on without a rest for so long")
+    parser.add_argument("--engine-option", dest="engine_options", action="append", default=[], metavar="WORD")
+    parser.set_defaults(time=True, root="/", own_s=own_s())
+    given = parser.parse_args(words)
+    if given.blocks < 3 or min([*given.threads, *given.batches, 1]) < 1:
+        parser.error("--blocks starts at 3, --threads and --batch at 1")
+    return given
+
+
+def summary(result: dict[str, Any], run: Any) -> Iterator[str]:
+    """What a person reads; the host judges whether a verdict can be built on it."""
+    import numpy as np
+
+    yield "{}: stored outputs {}".format(result["runtime"], result["golden"]["detail"])
+    for series in result["series"]:
+        figures = run.summarize([np.asarray(block) for block in series["blocks_ms"]])
+        yield "batch {}, {} thread(s), transfers {}: p50 {:.4g} ms, p90 {:.4g} ms, n {}, {}".format(
+            series["batch"], series["threads"], series["transfers"], figures["p50_ms"], figures["p90_ms"], figures["n"],
+            "stable" if figures["stable"] else "UNSTABLE",
+        )  # fmt: skip
+
+
+def main(words: list[str]) -> int:
+    if words[:1] == ["--request"]:
+        return answer(json.loads(words[1]))
+    given = parse(words)
+    bundle = os.path.abspath(given.bundle or os.path.dirname(os.path.abspath(__file__)))
+    try:
+        check_files(bundle, read_manifest(bundle))
+        result = measure_bundle(bundle, bundle, bundle, vars(given))
+        result["manifest"] = sha256(os.path.join(bundle, "manifest.json"))
+        with open(given.output, "w", encoding="utf-8") as file:
+            json.dump(result, file)
+        for line in summary(result, load_tools(bundle, bundle)):
+            print(line)
+        print(f"wrote {given.output}")
+    except (Failure, OSError) as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        return 2
+    return 0 if result["golden"]["ok"] else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

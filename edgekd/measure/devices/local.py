@@ -1,0 +1,48 @@
+"""Local: this machine as a device, in a process of its own."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from edgekd.errors import DeviceError
+from edgekd.measure.devices.process import Result, Told, run_process
+from edgekd.report.model import Origin
+
+
+class Local:
+    """This machine; files go to `folder`."""
+
+    origin: Origin = "host"
+
+    def __init__(self, name: str, folder: str, python: str = "") -> None:
+        self.name = name
+        self.folder = str(Path(folder).expanduser())
+        self.python = python or sys.executable
+
+    @property
+    def address(self) -> str:
+        return "local"
+
+    def run(
+        self,
+        words: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        hold: bool = False,
+        timeout_s: float = 60,
+        told: Told | None = None,
+    ) -> Result:
+        return run_process(words, stdin=stdin, hold=hold, timeout_s=timeout_s, told=told)
+
+    def put(self, files: Mapping[str, Path]) -> None:
+        for path, source in files.items():
+            try:
+                shutil.copyfile(source, path)
+            except OSError as error:
+                raise DeviceError(f"{self.name}: {path} cannot be written: {error.strerror}") from error
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,110 @@
+"""Named devices: $XDG_CONFIG_HOME/edgekd/devices.toml, a table a device. Any of them is opened by `open_device`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgekd.errors import DeviceError, nearest
+from edgekd.measure.devices import KINDS, Device
+from edgekd.stage import write_atomically
+
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+FOLDER = ".cache/edgekd-device"
+HEADER = "# edgekd's devices; `edgekd device add|list|remove` writes this file.\n"
+Settings = dict[str, str]
+
+
+def devices_file() -> Path:
+    """Where the devices are kept."""
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(base) / "edgekd" / "devices.toml"
+
+
+def _local_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgekd-device"
+
+
+def list_devices() -> dict[str, Settings]:
+    """Name -> settings; exactly one of a device's keys is its kind. Raises DeviceError for a file with mistakes."""
+    file = devices_file()
+    try:
+        tables = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise DeviceError(f"{file} cannot be read: {error}") from error
+    for name, settings in tables.items():
+        check(name, settings, f"{file}, [{name}]")
+    return tables
+
+
+def check(name: str, settings: object, where: str) -> None:
+    """Raise DeviceError for settings that are no device's."""
+    if not NAME.fullmatch(name):
+        raise DeviceError(f"device name {name!r}; letters, digits, and ._- are possible")
+    if not isinstance(settings, dict) or not all(isinstance(value, str) for value in settings.values()):
+        raise DeviceError(f'{where}: a device is a table of texts, as ssh = "user@host"')
+    kinds = [kind for kind in KINDS if kind in settings]
+    if len(kinds) != 1:
+        raise DeviceError(f"{where}: exactly one of {', '.join(KINDS)} is needed; given: {', '.join(kinds) or 'none'}")
+    make(name, settings).close()
+
+
+def make(name: str, settings: Mapping[str, str]) -> Device:
+    """The device; nothing is connected yet."""
+    kind = next(kind for kind in KINDS if kind in settings)
+    rest = {key: value for key, value in settings.items() if key != kind}
+    if kind in ("local", "ssh"):
+        rest.setdefault("folder", FOLDER if kind == "ssh" else str(_local_folder()))
+    try:
+        return KINDS[kind](name, settings[kind], **rest)
+    except TypeError:
+        raise DeviceError(f"device {name}: {', '.join(rest)} given; not all of them are settings of {kind}") from None
+
+
+def write_device(name: str, settings: Settings) -> None:
+    """Add a device or replace it."""
+    check(name, settings, f"device {name}")
+    _write({**list_devices(), name: settings})
+
+
+def remove_device(name: str) -> None:
+    """Raises DeviceError where there is no device of that name."""
+    devices = list_devices()
+    if name not in devices:
+        raise DeviceError(f"device {name!r} not found{nearest(name, devices)}")
+    _write({known: settings for known, settings in devices.items() if known != name})
+
+
+def _write(devices: Mapping[str, Settings]) -> None:
+    tables = [
+        f'["{name}"]\n' + "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in settings.items())
+        for name, settings in sorted(devices.items())
+    ]
+    file = devices_file()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, "\n".join([HEADER, *tables]).encode())
+
+
+@contextmanager
+def open_device(name: str) -> Iterator[Device]:
+    """The device of this name, or `local`, `ssh:user@host`, `adb:SERIAL`: a kind with its address."""
+    devices = list_devices()
+    kind, _, address = name.partition(":")
+    if name in devices:
+        device = make(name, devices[name])
+    elif kind in KINDS and (address or kind == "local"):
+        device = make(name, {kind: address})
+    else:
+        possible = [*devices, *(f"{kind}:..." for kind in KINDS if kind != "local"), "local"]
+        raise DeviceError(f"device {name!r} not found{nearest(name, possible)} `edgekd device add` names one")
+    try:
+        yield device
+    finally:
+        device.close()

@@ -1,0 +1,120 @@
+"""run_process: one command of this machine with bounded time and output; what every kind of device is reached by."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from edgekd.errors import DeviceError
+
+MOST_BYTES = 64 << 20  # of what a device says; more is no answer
+Told = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended: its exit code and what it wrote."""
+
+    code: int
+    out: bytes
+    err: str
+
+
+class TimedOut(DeviceError):
+    """The command did not end in time."""
+
+
+def run_process(
+    command: Sequence[str],
+    *,
+    stdin: bytes = b"",
+    hold: bool = False,
+    timeout_s: float = 60,
+    told: Told | None = None,
+    folder: Path | None = None,
+) -> Result:
+    """Run a command and give it `stdin`; with `hold` its input stays open until it ends.
+
+    `told` is called with every line of its standard error, as it comes. Raises DeviceError where the command cannot be
+    started, does not end in time, or says more than 64 MiB.
+    """
+    try:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder, start_new_session=True
+        )  # fmt: skip
+    except OSError as error:
+        raise DeviceError(f"{command[0]} cannot be started: {error.strerror}") from error
+    out, err = bytearray(), bytearray()
+    readers = [
+        threading.Thread(target=_read, args=(process.stdout, out, process, None), daemon=True),
+        threading.Thread(target=_read, args=(process.stderr, err, process, told), daemon=True),
+    ]
+    for reader in readers:
+        reader.start()
+    try:
+        _wait(process, stdin, hold, time.monotonic() + timeout_s, command, timeout_s)
+    finally:
+        _end(process)
+        for reader in readers:
+            # a process that it left behind may hold the pipes open; its words are not waited for
+            reader.join(2)
+        if process.stdin is not None:
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+    if len(out) > MOST_BYTES:
+        raise DeviceError(f"{command[0]} said more than {MOST_BYTES >> 20} MiB; it was stopped")
+    return Result(process.returncode, bytes(out), err.decode(errors="replace"))
+
+
+def _wait(
+    process: subprocess.Popen[bytes], stdin: bytes, hold: bool, end: float, command: Sequence[str], timeout_s: float
+) -> None:
+    writer = threading.Thread(target=_write, args=(process.stdin, stdin, hold), daemon=True)
+    writer.start()
+    try:
+        process.wait(max(0.0, end - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        raise TimedOut(f"{Path(command[0]).name} did not answer within {timeout_s:g} s") from None
+
+
+def _write(pipe: IO[bytes] | None, content: bytes, hold: bool) -> None:
+    assert pipe is not None
+    # one that ends early says why in its exit code
+    with contextlib.suppress(OSError, ValueError):
+        pipe.write(content)
+        pipe.flush()
+        if not hold:
+            pipe.close()
+
+
+def _read(pipe: IO[bytes] | None, into: bytearray, process: subprocess.Popen[bytes], told: Told | None) -> None:
+    assert pipe is not None
+    with pipe:
+        for piece in pipe if told else iter(lambda: pipe.read1(1 << 16), b""):  # type: ignore[attr-defined]
+            into += piece
+            if told:
+                told(piece.decode(errors="replace").rstrip("\n"))
+            if len(into) > MOST_BYTES:
+                _end(process)
+                return
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """The command and what it started, by their group."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(3)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

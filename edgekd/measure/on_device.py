@@ -1,0 +1,224 @@
+"""measure_on, verify_on, ship_to, roll_back: a bundle on one device, from the probe to checked figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekd.errors import BundleError, DeviceError
+from edgekd.evaluate import top1_of
+from edgekd.export.bundle import MANIFEST, SHIPPED, read_manifest, sha256
+from edgekd.measure.answer import Answer, Facts, Proof, Shipped, Timed, understand
+from edgekd.measure.devices import Device, Told
+from edgekd.measure.fitness import check_fit, is_target
+from edgekd.measure.protocol import Series
+from edgekd.measure.remote import Parcel, ask, clean, parcel_of, probe, sent, tools_alone
+from edgekd.measure.verdict import refusals
+from edgekd.report.model import Accuracy, Latency, OnDevice
+from edgekd.say import say
+from edgekd.target import Target
+
+ENGINE_S = 3600  # the longest that building an engine is waited for
+ANSWER_S = 600
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to measure; the defaults are the protocol's least."""
+
+    threads: tuple[int, ...] = (1,)
+    batches: tuple[int, ...] = (1,)
+    cpus: tuple[int, ...] = ()
+    runtime: str = ""  # the target's own
+    power_mode: str | None = None
+    sustained_s: float = 0.0
+    warmup_s: float = 1.0
+    blocks: int = 3
+    block_s: float = 1.0
+    min_n: int = 60
+    energy_s: float = 3.0
+    engine_options: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.blocks < 3 or self.warmup_s < 0 or min((*self.threads, *self.batches), default=0) < 1:
+            raise DeviceError("at least 3 blocks, and threads and batch sizes from 1 on, can be measured")
+
+    def request(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "power_mode"}
+
+    @property
+    def about_s(self) -> float:
+        """How long it takes at least, without loading; twice, for a GPU is also timed without copies."""
+        one = self.warmup_s + self.blocks * self.block_s
+        return 2 * len(self.threads) * len(self.batches) * one + self.energy_s + self.sustained_s
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Labelled samples that the accuracy is found on: the file that goes there, the labels that stay here."""
+
+    file: Path
+    labels: np.ndarray
+    split: str = "test"
+    classes: tuple[str, ...] = field(default=())
+
+
+def measure_on(device: Device, bundle: Path, options: Options, samples: Samples | None = None) -> OnDevice:
+    """Copy what the device lacks, measure there, and judge what came back.
+
+    Raises BundleError for a bundle that was changed, DeviceError for what the device lacks or fails at.
+    """
+    target, runtime = target_of(bundle), options.runtime or target_of(bundle).runtime.name
+    parcel = parcel_of(bundle)
+    if samples is not None:
+        parcel.add_tool("samples.npy", samples.file)
+    facts = _fit(device, parcel, target, runtime, power_mode=options.power_mode)
+    timed = device.origin != "emulated"  # an emulator's milliseconds are nobody's
+    request = {**options.request(), "runtime": runtime, "time": timed}
+    request |= {"samples": "samples.npy"} if samples is not None else {}
+    with sent(device, parcel, facts.missing) as files:
+        wait_s = ANSWER_S + (ENGINE_S if runtime == "tensorrt" else 0) + 3 * options.about_s
+        said = ask(device, "measure", {**files, **request}, timeout_s=wait_s, told=teller(device))
+    return judged(understand(Answer, said, device.name), device.name, device.origin, bundle, runtime, samples)
+
+
+def figures_of(file: Path, bundle: Path, device: str) -> OnDevice:
+    """What device_runner.py wrote where it ran alone, for the bundle that it ran on."""
+    try:
+        answer = understand(Answer, json.loads(file.read_text(encoding="utf-8")), str(file))
+    except ValueError as error:
+        raise DeviceError(f"{file} holds no figures: {error}") from error
+    if answer.manifest != sha256(bundle / MANIFEST):
+        raise BundleError(f"{file} was measured on another bundle than {bundle}; measure this one")
+    runtime = "tensorrt" if answer.runtime.startswith("TensorRT") else "onnxruntime"
+    return judged(answer, device, "device", bundle, runtime, None)
+
+
+def judged(
+    answer: Answer, device: str, origin: Any, bundle: Path, runtime: str, samples: Samples | None
+) -> OnDevice:
+    """An answer as the report's figures, with the reasons against a verdict."""
+    facts = answer.facts
+    series = [(title(one), Series.of(*one.blocks_ms)) for one in answer.series]
+    states = [answer.before, *(state for one in answer.series for state in one.states), answer.after]
+    latencies = tuple(
+        _latency(one, series[n][1], facts, answer.runtime, origin) for n, one in enumerate(answer.series)
+    )
+    unstable = refusals(series, states, answer.clocks_used, facts.power_modes) if series else ()
+    return OnDevice(
+        device=device,
+        origin=origin,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=facts.title,
+        architecture=facts.machine,
+        system=facts.software,
+        runtime=answer.runtime,
+        model_sha256=sha256(bundle / SHIPPED),
+        is_target=is_target(facts, target_of(bundle), runtime),
+        golden_ok=answer.golden.ok,
+        golden=answer.golden.detail,
+        latencies=latencies,
+        unstable=unstable,
+        accuracy=_accuracy(answer, samples, origin, device) if samples and answer.golden.ok else None,
+        energy=answer.energy,
+        load_ms=answer.loading.load_ms,
+        first_ms=answer.loading.first_ms,
+        peak_memory_mb=answer.loading.peak_memory_mb,
+        build_s=answer.engine.seconds if answer.engine else None,
+        sustained=answer.sustained,
+        cpus=answer.cpus,
+        before=answer.before,
+        after=answer.after,
+        other_load_cores=answer.other_load_cores,
+    )
+
+
+def title(one: Timed) -> str:
+    transfers = "" if one.transfers == "none" else f", transfers {one.transfers}"
+    return f"batch {one.batch}, {one.threads} thread{'s' if one.threads > 1 else ''}{transfers}"
+
+
+def _latency(one: Timed, series: Series, facts: Facts, runtime: str, origin: Any) -> Latency:
+    figure = series.latency(
+        threads=one.threads, machine=facts.title, runtime=runtime, batch_size=one.batch, origin=origin
+    )
+    return figure.model_copy(update={"transfers": one.transfers})
+
+
+def _accuracy(answer: Answer, samples: Samples, origin: Any, device: str) -> Accuracy:
+    found = np.asarray(answer.predictions or ())
+    if found.shape != samples.labels.shape:
+        raise DeviceError(f"{device}: {len(found)} predictions came back for {len(samples.labels)} samples")
+    return top1_of(found, samples.labels, samples.classes, answer.runtime, origin)
+
+
+def verify_on(device: Device, bundle: Path, runtime: str = "") -> Proof:
+    """Are these the files there, and does the device compute the stored outputs? Raises DeviceError where not."""
+    target = target_of(bundle)
+    runtime = runtime or target.runtime.name
+    parcel = parcel_of(bundle)
+    facts = _fit(device, parcel, target, runtime)
+    with sent(device, parcel, facts.missing) as files:
+        said = ask(
+            device, "verify", {**files, "runtime": runtime, "engine_options": ()}, timeout_s=ENGINE_S, told=teller(device)
+        )
+    return understand(Proof, said, device.name)
+
+
+def ship_to(device: Device, bundle: Path, to: str, runtime: str = "") -> Shipped:
+    """Put the bundle at `to` there, in one step, after it has been proved there; the version before is kept.
+
+    Raises DeviceError where it fails; then what stood at `to` stands there still, or again.
+    """
+    target = target_of(bundle)
+    runtime = runtime or target.runtime.name
+    parcel = parcel_of(bundle)
+    facts = _fit(device, parcel, target, runtime, to=to)
+    with sent(device, parcel, facts.missing) as files:
+        request = {**files, "runtime": runtime, "engine_options": (), "to": to}
+        said = ask(device, "ship", request, timeout_s=ENGINE_S, told=teller(device))
+    return understand(Shipped, said, device.name)
+
+
+def roll_back(device: Device, to: str, runtime: str = "") -> Shipped:
+    """Put the version before back to `to`, after it has been proved there."""
+    parcel = tools_alone()
+    facts = probe(device, parcel)
+    with sent(device, parcel, facts.missing) as files:
+        said = ask(device, "rollback", {**files, "runtime": runtime, "to": to}, timeout_s=ANSWER_S, told=teller(device))
+    return understand(Shipped, said, device.name)
+
+
+def _fit(device: Device, parcel: Parcel, target: Target, runtime: str, **wanted: Any) -> Facts:
+    """Look before copying."""
+    facts = probe(device, parcel, to=wanted.get("to"))
+    missing_mb = parcel.megabytes(facts.missing)
+    check_fit(device.name, facts, target, runtime, missing_mb=missing_mb, whole_mb=parcel.size_mb, **wanted)
+    if facts.missing:
+        say(f"{device.name}: copying {missing_mb:.2f} MB in {len(facts.missing)} files")
+    return facts
+
+
+def target_of(bundle: Path) -> Target:
+    """The target that a bundle was built for."""
+    manifest: Mapping[str, Any] = read_manifest(bundle)
+    try:
+        return Target.model_validate_json(json.dumps(manifest["target"]))
+    except (ValueError, KeyError) as error:
+        raise BundleError(f"{bundle / MANIFEST} does not tell the target: {error}") from error
+
+
+def teller(device: Device) -> Told:
+    """Passes the runner's progress on; what else is said there is kept for an error."""
+
+    def tell(line: str) -> None:
+        if line.startswith("edgekd: "):
+            say(f"{device.name}: {clean(line.removeprefix('edgekd: '))}")
+
+    return tell

@@ -1,0 +1,138 @@
+"""ask: one question to device_runner.py on a device; Parcel: files that go there, by their hash, those that it lacks."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgekd.errors import BundleError, DeviceError
+from edgekd.export.bundle import FILES, MANIFEST, check_file, read_manifest, refuse_links, sha256
+from edgekd.measure.answer import Facts, understand
+from edgekd.measure.devices import Device, Told
+from edgekd.measure.devices.ssh import last_line
+
+RUNNER = Path(__file__).parent / "device_runner.py"
+TOO_OLD = 86
+NOT_FOUND = 127
+# The runner comes through standard input, so nothing is copied before the device has been looked at. The folder that it
+# starts in is taken off the path: a numpy.py that lies there is not numpy.
+BOOT = (
+    "import sys; sys.version_info < (3, 8) and (sys.stderr.write('%d.%d' % sys.version_info[:2]), sys.exit({old})); "
+    "sys.path[:] = [p for p in sys.path if p]; exec(compile(sys.stdin.buffer.read({size}), 'device_runner.py', 'exec'))"
+)
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """What a device needs for a bundle: `files` and `tools` are name there -> SHA-256, `paths` SHA-256 -> file here."""
+
+    files: dict[str, str] = field(default_factory=dict)
+    tools: dict[str, str] = field(default_factory=dict)
+    paths: dict[str, Path] = field(default_factory=dict)
+
+    def add_tool(self, name: str, path: Path) -> None:
+        """A file that lies beside the bundle there, as no part of it."""
+        self.tools[name] = sha256(path)
+        self.paths[self.tools[name]] = path
+
+    @property
+    def size_mb(self) -> float:
+        return self.megabytes(self.paths)
+
+    def megabytes(self, keys: Iterable[str]) -> float:
+        return sum(self.paths[key].stat().st_size for key in keys if key in self.paths) / 2**20
+
+
+def parcel_of(bundle: Path) -> Parcel:
+    """The bundle's files and edgekd's own scripts, which run there: nothing that lies in a bundle is run.
+
+    Raises BundleError where a file is missing or changed, is a link, or leaves the folder.
+    """
+    listed: dict[str, str] = read_manifest(bundle)["files"]
+    refuse_links(bundle)
+    wrong = [f"{name} {detail}" for name, ok, detail in (check_file(bundle, *item) for item in listed.items()) if not ok]
+    if wrong:
+        raise BundleError(f"{bundle} is not as it was written: {'; '.join(wrong)}. Build it again")
+    parcel = tools_alone()
+    manifest = sha256(bundle / MANIFEST)
+    parcel.files.update(listed | {MANIFEST: manifest})
+    parcel.paths.update({key: bundle / name for name, key in listed.items()} | {manifest: bundle / MANIFEST})
+    return parcel
+
+
+def tools_alone() -> Parcel:
+    parcel = Parcel()
+    for name in ("run.py", "build_engine.py"):
+        parcel.add_tool(name, FILES / name)
+    return parcel
+
+
+def ask(
+    device: Device, verb: str, request: Mapping[str, Any], *, timeout_s: float = 60, told: Told | None = None
+) -> Any:
+    """The runner's answer, still unchecked. Raises DeviceError with what it says where it fails."""
+    if not device.python:
+        raise DeviceError(f"{device.name} ({device.address}): no Python runs there; see docs/devices.md")
+    program, mark = RUNNER.read_bytes(), f"edgekd-{secrets.token_hex(8)}:"
+    words = [device.python, "-c", BOOT.format(size=len(program), old=TOO_OLD)]
+    words += ["--request", json.dumps({**request, "verb": verb, "mark": mark})]
+    result = device.run(words, stdin=program, hold=True, timeout_s=timeout_s, told=told)
+    _, marked, text = result.out.decode(errors="replace").rpartition(mark)
+    if not marked:
+        raise DeviceError(_no_answer(device, result.code, result.err))
+    try:
+        reply = json.loads(text)
+    except ValueError:
+        raise DeviceError(f"{device.name}: its answer is cut off; run the command again") from None
+    if not isinstance(reply, dict) or "value" not in reply:
+        failure = reply.get("failure") if isinstance(reply, dict) else None
+        raise DeviceError(f"{device.name}: {clean(str(failure or 'its answer makes no sense'))}")
+    return reply["value"]
+
+
+def clean(text: str) -> str:
+    """A device's words for the terminal: lines stay, other control characters go."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)[:4000]
+
+
+def _no_answer(device: Device, code: int, said: str) -> str:
+    if code == TOO_OLD:
+        return f"{device.name} has Python {clean(said)[-8:].split()[-1]}; 3.8 or later is needed (JetPack 5 has 3.8)"
+    if code == NOT_FOUND:
+        return f"{device.name} has no {device.python}; install Python 3.8 or later there, or name another interpreter (--python)"
+    return f"{device.name}: the runner ended with exit code {code}: {clean(last_line(said))}"
+
+
+def probe(device: Device, parcel: Parcel | None = None, *, to: str | None = None) -> Facts:
+    """What the device is, which files of the parcel it lacks, and what stands at `to`; copies nothing."""
+    request = {"folder": device.folder, "objects": sorted(parcel.paths) if parcel else [], "to": to}
+    return understand(Facts, ask(device, "probe", request), device.name)
+
+
+@contextmanager
+def sent(device: Device, parcel: Parcel, missing: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Copy what is missing; gives the part of a request that names the files. An upload that fails is removed."""
+    number = secrets.token_hex(8)
+    request = {"folder": device.folder, "id": number, "files": parcel.files, "tools": parcel.tools}
+    lacking = sorted(set(missing) & set(parcel.paths))  # a device asks for nothing that is not offered
+    try:
+        if lacking:
+            ask(device, "open_upload", request)
+            device.put({f"{device.folder}/incoming/{number}/{key}": parcel.paths[key] for key in lacking})
+        yield request
+    except DeviceError:
+        _drop(device, request)
+        raise
+
+
+def _drop(device: Device, request: Mapping[str, Any]) -> None:
+    """Best effort: where the device cannot be reached, a later run removes it."""
+    try:
+        ask(device, "drop_upload", {"folder": request["folder"], "id": request["id"]}, timeout_s=20)
+    except DeviceError:
+        return
