@@ -66,7 +66,10 @@ class Facts(Data):
     @property
     def software(self) -> str:
         """JetPack and the runtimes, with versions."""
-        parts = [f"JetPack {self.jetpack}" if self.jetpack else f"L4T {self.l4t}" if self.l4t else "", f"Python {self.python}"]
+        parts = [
+            f"JetPack {self.jetpack}" if self.jetpack else f"L4T {self.l4t}" if self.l4t else "",
+            f"Python {self.python}",
+        ]
         parts += [f"{name} {version}" for name, version in self.runtimes.items() if version]
         return ", ".join(part for part in parts if part)
 

@@ -7,6 +7,7 @@ its number alone, so that a calibration can be repeated.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -86,7 +87,7 @@ class _Writer:
         self.rng, self.int8 = rng, int8
         self.activation = "Clip" if int8 else str(rng.choice(["Clip", "Relu", "HardSwish"]))
         self.nodes: list[onnx.NodeProto] = []
-        self.constants: dict[str, NDArray[np.generic]] = {}
+        self.constants: dict[str, NDArray[Any]] = {}
         self.channels: dict[str, int] = {}
         self.inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, size, size])]
         self.constant("scale", np.float32(SCALE))
@@ -121,8 +122,7 @@ class _Writer:
         return self.node("Concat", [a, b], self.channels[a] + self.channels[b], axis=1)
 
     def pool(self, x: str) -> str:
-        settings = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
-        return self.node("MaxPool", [x], self.channels[x], **settings)
+        return self.node("MaxPool", [x], self.channels[x], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
 
     def attend(self, x: str) -> str:
         """Squeeze and excitation (Hu et al. 2018)."""
@@ -144,9 +144,7 @@ class _Writer:
         graph = helper.make_graph(self.nodes, "network", self.inputs, [output], tensors)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
-    def node(
-        self, operator: str, inputs: list[str], channels: int, *, quantize: bool = True, **settings: object
-    ) -> str:
+    def node(self, operator: str, inputs: list[str], channels: int, *, quantize: bool = True, **settings: Any) -> str:
         name = f"{operator.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, inputs, [name], name, **settings))
         self.channels[name] = channels
@@ -177,9 +175,7 @@ class _Writer:
         scale = self.constants[f"weight_scale_{len(self.nodes) - 1}"] * np.float32(SCALE)
         return self.dequantized("bias", np.zeros(width, np.int32), scale, np.zeros(width, np.int32))
 
-    def dequantized(
-        self, what: str, values: NDArray[np.generic], scale: NDArray[np.generic], zero: NDArray[np.generic]
-    ) -> str:
+    def dequantized(self, what: str, values: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any]) -> str:
         number = len(self.nodes)
         names = [
             self.constant(f"{what}_{part}_{number}", array)
@@ -188,6 +184,6 @@ class _Writer:
         self.nodes.append(helper.make_node("DequantizeLinear", names, [f"{what}_{number}"], axis=0))
         return f"{what}_{number}"
 
-    def constant(self, name: str, value: NDArray[np.generic] | np.generic) -> str:
+    def constant(self, name: str, value: Any) -> str:
         self.constants[name] = np.asarray(value)
         return name

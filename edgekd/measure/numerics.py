@@ -1,24 +1,25 @@
 """compare: what a model computes on a device beside this host, its outputs, its accuracy, and where in the graph they part.
 
-`device` is anything with `run(words)`, `put` and `get`; an emulated CPU gives the same figures as the real one would, for
-the same kernels run.
+An emulated CPU gives the figures that the real one would: the same kernels run.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgekd.errors import DeviceError, ModelError
+from edgekd.errors import ModelError
 from edgekd.measure import device_outputs
+from edgekd.measure.at_work import Workplace
+from edgekd.measure.devices import Device
 from edgekd.measure.runners import OnnxRunner
 
 Array = NDArray[Any]
@@ -26,23 +27,11 @@ Array = NDArray[Any]
 # The share of a tensor's largest magnitude by which another machine may differ before a node is named: half precision has
 # 11 bits, float32 sums in another order, and integers have no excuse.
 BOUNDS = {"int8": 0.0, "fp16": 1e-2, "fp32": 1e-4}
+SECONDS = 600  # the longest that the device's answer is waited for
 NODE_SAMPLES = 4  # intermediate tensors are large, and a node that differs does so on the first samples
 NUMERIC = {
     onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8, onnx.TensorProto.UINT8,
 }  # fmt: skip
-
-
-class Reachable(Protocol):
-    """The part of a device that a comparison needs."""
-
-    @property
-    def name(self) -> str: ...
-    def run(self, words: Sequence[str], *, timeout_s: float | None = None) -> Any:
-        """`returncode`, `stdout` and `stderr` of a command, run in the work folder."""
-        ...
-
-    def put(self, source: Path, to: str) -> None: ...
-    def get(self, source: str, to: Path) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -92,9 +81,7 @@ class Numerics:
     expected: Array
 
 
-def compare(
-    device: Reachable, model: Path, inputs: Array, *, bound: float | None = None, nodes: bool = True
-) -> Numerics:
+def compare(device: Device, model: Path, inputs: Array, *, bound: float | None = None, nodes: bool = True) -> Numerics:
     """Run `model` (one input, classes out) on `inputs` [n, ...] as the graph takes them, here and on the device.
 
     bound: the share of a tensor's largest magnitude beyond which a node is named (`BOUNDS` of the precision where absent);
@@ -129,32 +116,25 @@ def compare(
     )  # fmt: skip
 
 
-def outputs_on(device: Reachable, runs: Mapping[Path, Array]) -> tuple[dict[Path, dict[str, Array]], dict[str, Any]]:
+def outputs_on(device: Device, runs: Mapping[Path, Array]) -> tuple[dict[Path, dict[str, Array]], dict[str, Any]]:
     """What the device computes: each model's outputs by name, `[n, ...]`, and what the device says of itself.
 
     runs: model -> inputs `[n, ...]`; the files' names must differ.
     """
-    with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
+    with Workplace(device) as there, tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
         arrays = Path(folder) / "arrays"
-        device.put(Path(device_outputs.__file__), "device_outputs.py")
-        words = ["python3", "device_outputs.py"]
+        words = [there.put(Path(device_outputs.__file__))]
         for model, inputs in runs.items():
             with arrays.open("wb") as file:
                 np.save(file, inputs)
-            device.put(arrays, f"{model.name}.npy")
-            device.put(model, model.name)
-            words += [f"{model.name}.npy", model.name]
-        done = device.run(words)
-        if done.returncode != 0:
-            last = "".join(done.stderr.strip().splitlines()[-1:])
-            names = ", ".join(model.name for model in runs)
-            raise DeviceError(f"{device.name} cannot run {names} (exit code {done.returncode}): {last}")
+            words += [there.put(arrays, f"{model.name}.npy"), there.put(model)]
+        about = json.loads(there.python(words, timeout_s=SECONDS).decode().strip().splitlines()[-1])
         found = {}
         for model in runs:
-            device.get(f"{model.name}.npz", arrays)
+            arrays.write_bytes(there.get(f"{model.name}.npz"))
             with np.load(arrays, allow_pickle=False) as stored:
                 found[model] = {name: stored[name] for name in stored.files}
-    return found, json.loads(done.stdout.strip().splitlines()[-1])
+    return found, about
 
 
 def tap(model: onnx.ModelProto, to: Path) -> dict[str, str]:

@@ -100,16 +100,12 @@ def figures_of(file: Path, bundle: Path, device: str) -> OnDevice:
     return judged(answer, device, "device", bundle, runtime, None)
 
 
-def judged(
-    answer: Answer, device: str, origin: Any, bundle: Path, runtime: str, samples: Samples | None
-) -> OnDevice:
+def judged(answer: Answer, device: str, origin: Any, bundle: Path, runtime: str, samples: Samples | None) -> OnDevice:
     """An answer as the report's figures, with the reasons against a verdict."""
     facts = answer.facts
     series = [(title(one), Series.of(*one.blocks_ms)) for one in answer.series]
     states = [answer.before, *(state for one in answer.series for state in one.states), answer.after]
-    latencies = tuple(
-        _latency(one, series[n][1], facts, answer.runtime, origin) for n, one in enumerate(answer.series)
-    )
+    latencies = tuple(_latency(one, series[n][1], facts, answer.runtime, origin) for n, one in enumerate(answer.series))
     unstable = refusals(series, states, answer.clocks_used, facts.power_modes) if series else ()
     return OnDevice(
         device=device,
@@ -166,7 +162,11 @@ def verify_on(device: Device, bundle: Path, runtime: str = "") -> Proof:
     facts = _fit(device, parcel, target, runtime)
     with sent(device, parcel, facts.missing) as files:
         said = ask(
-            device, "verify", {**files, "runtime": runtime, "engine_options": ()}, timeout_s=ENGINE_S, told=teller(device)
+            device,
+            "verify",
+            {**files, "runtime": runtime, "engine_options": ()},
+            timeout_s=ENGINE_S,
+            told=teller(device),
         )
     return understand(Proof, said, device.name)
 

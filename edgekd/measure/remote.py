@@ -55,7 +55,9 @@ def parcel_of(bundle: Path) -> Parcel:
     """
     listed: dict[str, str] = read_manifest(bundle)["files"]
     refuse_links(bundle)
-    wrong = [f"{name} {detail}" for name, ok, detail in (check_file(bundle, *item) for item in listed.items()) if not ok]
+    wrong = [
+        f"{name} {detail}" for name, ok, detail in (check_file(bundle, *item) for item in listed.items()) if not ok
+    ]
     if wrong:
         raise BundleError(f"{bundle} is not as it was written: {'; '.join(wrong)}. Build it again")
     parcel = tools_alone()

@@ -44,9 +44,7 @@ def unsteady(title: str, series: Series) -> Iterator[str]:
         )
 
 
-def changed(
-    states: Sequence[DeviceState], clocks_used: Sequence[str], power_modes: Mapping[str, int]
-) -> Iterator[str]:
+def changed(states: Sequence[DeviceState], clocks_used: Sequence[str], power_modes: Mapping[str, int]) -> Iterator[str]:
     """Power mode, clocks and throttling, from the first state to the last."""
     modes = list(dict.fromkeys(state.power_mode for state in states if state.power_mode))
     if len(modes) > 1:

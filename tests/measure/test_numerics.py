@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from shutil import copyfile
 
 import numpy as np
 import onnx
 import pytest
 
 from edgekd.errors import DeviceError
+from edgekd.measure.at_work import Workplace
+from edgekd.measure.devices.local import Local
 from edgekd.measure.numerics import Difference, compare, tap
 
 CHAIN = """
@@ -29,37 +28,25 @@ net (float[N, 4] x) => (float[N, 4] logits) <float s = {0.1}, uint8 z = {128}>
 INPUTS = np.linspace(-1, 1, 24, dtype=np.float32).reshape(6, 4)
 
 
-class Here:
-    """This machine, in a folder."""
+def here(folder: Path) -> Local:
+    folder.mkdir(exist_ok=True)
+    return Local("here", str(folder))
 
-    name = "here"
+
+class FakeFaultyDevice(Local):
+    """This machine, which multiplies by 3.5 where the graph says 3."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.folder.mkdir()
+        super().__init__("here", str(folder))
 
-    def run(self, words: Sequence[str], *, timeout_s: float | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *words[1:]], cwd=self.folder, capture_output=True, text=True, check=False
-        )
-
-    def put(self, source: Path, to: str) -> None:
-        copyfile(source, self.folder / to)
-
-    def get(self, source: str, to: Path) -> None:
-        copyfile(self.folder / source, to)
-
-
-class FakeFaultyDevice(Here):
-    """Multiplies by 3.5 where the graph says 3."""
-
-    def put(self, source: Path, to: str) -> None:
-        super().put(source, to)
-        if to.endswith(".onnx"):
-            model = onnx.load(source)
-            three = next(tensor for tensor in model.graph.initializer if tensor.name == "three")
-            three.CopyFrom(onnx.numpy_helper.from_array(np.float32(3.5), "three"))
-            onnx.save(model, self.folder / to)
+    def put(self, files: Mapping[str, Path]) -> None:
+        super().put(files)
+        for path in files:
+            if path.endswith(".onnx"):
+                model = onnx.load(path)
+                three = next(tensor for tensor in model.graph.initializer if tensor.name == "three")
+                three.CopyFrom(onnx.numpy_helper.from_array(np.float32(3.5), "three"))
+                onnx.save(model, path)
 
 
 def stored(folder: Path, text: str) -> Path:
@@ -68,14 +55,14 @@ def stored(folder: Path, text: str) -> Path:
 
 
 def test_the_same_machine_gives_the_same_bits(tmp_path: Path) -> None:
-    found = compare(Here(tmp_path / "work"), stored(tmp_path, CHAIN), INPUTS)
+    found = compare(here(tmp_path), stored(tmp_path, CHAIN), INPUTS)
 
     assert found.outputs.bit_equal and found.same_top1 == 1.0 and found.n == 6
     assert found.nodes == () and found.nodes_compared == 3 and found.tapped_alike
 
 
 def test_a_difference_is_named_where_it_begins(tmp_path: Path) -> None:
-    found = compare(FakeFaultyDevice(tmp_path / "work"), stored(tmp_path, CHAIN), INPUTS)
+    found = compare(FakeFaultyDevice(tmp_path), stored(tmp_path, CHAIN), INPUTS)
 
     assert [node.name for node in found.nodes] == ["b", "c"]
     assert found.outputs.difference == pytest.approx(2 * 0.5)  # of x = 1
@@ -91,15 +78,26 @@ def test_only_the_integers_of_a_quantized_graph_are_looked_at(tmp_path: Path) ->
 
 
 def test_a_model_that_the_device_cannot_run_is_told_with_its_last_words(tmp_path: Path) -> None:
-    class FakeEmptyDevice(Here):
-        def put(self, source: Path, to: str) -> None:
-            if not to.endswith(".onnx"):
-                super().put(source, to)
+    class FakeForgetfulDevice(Local):
+        def put(self, files: Mapping[str, Path]) -> None:
+            super().put({path: source for path, source in files.items() if not path.endswith(".onnx")})
 
-    with pytest.raises(DeviceError, match=r"here cannot run model\.onnx, tapped\.onnx \(exit code 1\).*model\.onnx"):
-        compare(FakeEmptyDevice(tmp_path / "work"), stored(tmp_path, CHAIN), INPUTS)
+    with pytest.raises(DeviceError, match=r"here: device_outputs\.py ended with exit code 1: .*model\.onnx"):
+        compare(FakeForgetfulDevice("here", str(tmp_path)), stored(tmp_path, CHAIN), INPUTS)
+    assert not list(tmp_path.glob("task-*"))
 
 
 def test_a_share_of_nothing_is_none_or_all() -> None:
     assert Difference("a", "Relu", 0.0, 0.0, 0, 1).share == 0.0
     assert Difference("a", "Relu", 0.1, 0.0, 1, 1).share == 1.0
+
+
+def test_a_file_comes_back_in_pieces_and_nothing_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgekd.measure.at_work.PIECE", 4)
+    source = tmp_path / "source"
+    for content in (b"", b"abcd", b"a longer one"):
+        source.write_bytes(content)
+        with Workplace(here(tmp_path)) as there:
+            there.put(source, "copy")
+            assert there.get("copy") == content
+    assert list(tmp_path.iterdir()) == [source]

@@ -1,4 +1,4 @@
-"""open_emulated: the real arm64 onnxruntime on this machine, under qemu's user-mode emulation of one CPU.
+"""Emulated: the real arm64 onnxruntime on this machine, under qemu's user-mode emulation of one CPU.
 
 It gives numerics on the target's instruction set (int8 and fp16 arithmetic differ there), never a latency: an emulator's
 time says nothing about a device's. The root is made once and kept in the cache: Debian's arm64 packages of Python,
@@ -13,14 +13,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from filelock import FileLock
 
 from edgekd.errors import DeviceError, nearest
+from edgekd.measure.devices.process import Result, Told, run_process
+from edgekd.report.model import Origin
 from edgekd.say import say
 from edgekd.stage import IN_USE, STAMP, default_cache
 
@@ -34,6 +35,7 @@ WHEELS = ("onnxruntime", "numpy")
 PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 AT_HWCAP, AT_HWCAP2 = 16, 26
+SLOWER = 10
 # Bit n of AT_HWCAP and of AT_HWCAP2 as /proc/cpuinfo names it (Linux, arch/arm64/kernel/cpuinfo.c).
 HWCAP = (
     "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm jscvt fcma lrcpc dcpop sha3 sm3 sm4 "
@@ -46,58 +48,70 @@ HWCAP2 = (
 
 
 class Emulated:
-    """A CPU under qemu; its files are this machine's, in a work folder of its own that goes with it."""
+    """A CPU under qemu; its files are this machine's, in `folder`. The root is made when it is first used."""
 
-    origin = "emulated"
+    origin: Origin = "emulated"
+    python = "python3"
 
-    def __init__(self, cpu: str, root: Path, work: Path) -> None:
-        self.name = f"emulated:{cpu}"
+    def __init__(self, name: str, cpu: str, folder: str = "", cache: str = "") -> None:
+        """Raises DeviceError for a CPU that is not known."""
+        if cpu not in CPUS:
+            raise DeviceError(f"emulated CPU {cpu!r} is not known{nearest(cpu, CPUS)}")
+        self.name = name
         self.cpu = cpu
-        self.work = work
-        self._root = root
+        self._cache = Path(cache).expanduser() if cache else default_cache()
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        self.folder = str(Path(folder).expanduser().absolute()) if folder else str(base / "edgekd-device" / cpu)
+        self._view: Path | None = None
+        self._in_use: FileLock | None = None
 
-    def run(self, words: Sequence[str], *, timeout_s: float | None = None) -> subprocess.CompletedProcess[str]:
-        """Run `python3 ...` on the emulated CPU, in the work folder; other programs are not there (exit code 127)."""
+    @property
+    def address(self) -> str:
+        return f"emulated:{self.cpu}"
+
+    def run(
+        self,
+        words: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        hold: bool = False,
+        timeout_s: float = 60,
+        told: Told | None = None,
+    ) -> Result:
+        """Run `python3 ...` on that CPU; other programs are not there (exit code 127).
+
+        Raises DeviceError where qemu is not installed, and where the root's packages cannot be had.
+        """
         program, *arguments = words
-        if program != "python3":
-            error = f"{program}: not found; an emulated CPU runs python3 alone\n"
-            return subprocess.CompletedProcess(list(words), 127, "", error)
-        return _emulate(self.cpu, self._root / "cpus" / self.cpu, arguments, cwd=self.work, timeout_s=timeout_s)
+        if program != self.python:
+            return Result(127, b"", f"{program}: not found; an emulated CPU runs {self.python} alone\n")
+        command = _python(self.cpu, self._open(), arguments)
+        # An emulator takes ten times as long as the CPU would.
+        return run_process(command, stdin=stdin, hold=hold, timeout_s=SLOWER * timeout_s, told=told)
 
-    def put(self, source: Path, to: str) -> None:
-        """Copy a file or a folder to `to`, a path in the work folder."""
-        target = self._inside(to)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target, dirs_exist_ok=True)
-        else:
-            shutil.copyfile(source, target)
+    def put(self, files: Mapping[str, Path]) -> None:
+        for path, source in files.items():
+            try:
+                shutil.copyfile(source, path)
+            except OSError as error:
+                raise DeviceError(f"{self.name}: {path} cannot be written: {error.strerror}") from error
 
-    def get(self, source: str, to: Path) -> None:
-        """Copy a file from the work folder to `to`."""
-        shutil.copyfile(self._inside(source), to)
+    def close(self) -> None:
+        if self._in_use is not None:
+            self._in_use.release()
+            self._in_use = None
 
-    def _inside(self, path: str) -> Path:
-        found = (self.work / path).resolve()
-        if not found.is_relative_to(self.work.resolve()):
-            raise DeviceError(f"{path!r} leaves the work folder of {self.name}; give a path inside it")
-        return found
-
-
-@contextmanager
-def open_emulated(cpu: str, cache: Path | None = None) -> Iterator[Emulated]:
-    """An emulated CPU; its root is made in the cache (`default_cache()`) where it is absent: about half a minute, 210 MB.
-
-    Raises DeviceError for a CPU that is not known, where qemu is not installed, and where packages cannot be had.
-    """
-    if cpu not in CPUS:
-        raise DeviceError(f"emulated CPU {cpu!r} is not known{nearest(cpu, CPUS)}")
-    qemu()
-    cache = cache or default_cache()
-    (cache / ".locks").mkdir(parents=True, exist_ok=True)
-    in_use = FileLock(cache / ".locks" / f"{IN_USE}{os.getpid()}-{cpu}.lock", thread_local=False)
-    with in_use, tempfile.TemporaryDirectory(prefix="edgekd-") as work:
-        yield Emulated(cpu, _root(cache), Path(work))
+    def _open(self) -> Path:
+        """The CPU's view of the root; `edgekd cache --prune` leaves it alone until `close`."""
+        qemu()
+        if self._in_use is None:
+            (self._cache / ".locks").mkdir(parents=True, exist_ok=True)
+            lock = self._cache / ".locks" / f"{IN_USE}{os.getpid()}-emulated-{id(self)}.lock"
+            self._in_use = FileLock(lock, thread_local=False)
+            self._in_use.acquire(timeout=0)
+        if self._view is None:
+            self._view = _root(self._cache) / "cpus" / self.cpu
+        return self._view
 
 
 def qemu() -> str:
@@ -171,10 +185,10 @@ def _describe_cpu(root: Path, cpu: str) -> None:
     for part in ("bin", "lib", "usr", "etc", "wheels"):
         (view / part).symlink_to(Path("../..") / part)
     read = f"import ctypes; g = ctypes.CDLL(None).getauxval; g.restype = ctypes.c_ulong; print(g({AT_HWCAP}), g({AT_HWCAP2}))"
-    done = _emulate(cpu, view, ["-c", read], cwd=root)
-    if done.returncode != 0:
-        raise DeviceError(f"{qemu()} cannot emulate {cpu}: {done.stderr.strip()}; qemu 7.1 or later can")
-    bits, bits2 = map(int, done.stdout.split())
+    done = run_process(_python(cpu, view, ["-c", read]))
+    if done.code != 0:
+        raise DeviceError(f"{qemu()} cannot emulate {cpu}: {done.err.strip()}; qemu 7.1 or later can")
+    bits, bits2 = map(int, done.out.split())
     features = [name for i, name in enumerate(HWCAP.split()) if bits >> i & 1]
     features += [name for i, name in enumerate(HWCAP2.split()) if bits2 >> i & 1]
     lines = [
@@ -188,27 +202,16 @@ def _describe_cpu(root: Path, cpu: str) -> None:
     (view / "proc" / "cpuinfo").write_text("\n".join(processors) + "\n")
 
 
-def _emulate(
-    cpu: str, view: Path, arguments: Sequence[str], *, cwd: Path, timeout_s: float | None = None
-) -> subprocess.CompletedProcess[str]:
+def _python(cpu: str, view: Path, arguments: Sequence[str]) -> list[str]:
     """Python on that CPU, with an environment of its own: this machine's packages are for another instruction set."""
-    command = [qemu(), "-cpu", cpu, "-L", str(view), str(view / f"usr/bin/python{PYTHON}"), *arguments]
     environment = {
         "PATH": "/usr/bin:/bin",
         "LANG": "C.UTF-8",
         "PYTHONPATH": str(view / "wheels"),
         "PYTHONNOUSERSITE": "1",
     }
-    return subprocess.run(
-        command,
-        cwd=cwd,
-        env=environment,
-        timeout=timeout_s,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    words = ["env", "-i", *(f"{key}={value}" for key, value in environment.items())]
+    return [*words, qemu(), "-cpu", cpu, "-L", str(view), str(view / f"usr/bin/python{PYTHON}"), *arguments]
 
 
 def _do(command: Sequence[str]) -> None:

@@ -84,7 +84,8 @@ def remove_device(name: str) -> None:
 
 def _write(devices: Mapping[str, Settings]) -> None:
     tables = [
-        f'["{name}"]\n' + "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in settings.items())
+        f'["{name}"]\n'
+        + "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in settings.items())
         for name, settings in sorted(devices.items())
     ]
     file = devices_file()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -16,27 +15,34 @@ from torch import nn
 from edgekd.errors import DeviceError
 from edgekd.export import to_onnx
 from edgekd.export.to_fp16 import to_fp16
-from edgekd.measure.devices.emulated import CPUS, Emulated, open_emulated
+from edgekd.measure.devices.emulated import CPUS, Emulated
+from edgekd.measure.devices.named import open_device
 from edgekd.measure.numerics import compare, outputs_on
+from edgekd.measure.remote import probe
 from edgekd.measure.runners import OnnxRunner
 from edgekd.quantize import calibrate, convert, prepare
 from edgekd.target import load_target
 
 
 @pytest.fixture(scope="module")
-def devices(request: pytest.FixtureRequest) -> Iterator[dict[str, Emulated]]:
+def devices(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Emulated]]:
     """A CPU without and one with dot product and half precision. The root is kept between runs, in pytest's cache."""
     if not any(shutil.which(name) for name in ("qemu-aarch64-static", "qemu-aarch64")):
         pytest.skip("no qemu-user-static is installed")
     assert request.config.cache is not None
-    cache = request.config.cache.mkdir("emulated")
-    with ExitStack() as stack:
-        try:
-            yield {cpu: stack.enter_context(open_emulated(cpu, cache)) for cpu in ("cortex-a72", "cortex-a76")}
-        except DeviceError as error:
-            if "could not be made" not in str(error):
-                raise
-            pytest.skip(f"Debian's arm64 packages or the wheels cannot be had: {error}")
+    cache, folder = request.config.cache.mkdir("emulated"), tmp_path_factory.mktemp("device")
+    made = {cpu: Emulated(f"emulated:{cpu}", cpu, str(folder), str(cache)) for cpu in ("cortex-a72", "cortex-a76")}
+    try:
+        for device in made.values():
+            assert device.run(["python3", "-c", "pass"], timeout_s=600).code == 0
+        yield made
+    except DeviceError as error:
+        if "could not be made" not in str(error):
+            raise
+        pytest.skip(f"Debian's arm64 packages or the wheels cannot be had: {error}")
+    finally:
+        for device in made.values():
+            device.close()
 
 
 @pytest.fixture(scope="module")
@@ -80,17 +86,19 @@ def test_int8_is_the_hosts_to_the_bit_and_fp16_only_where_the_cpu_lacks_it(
 
 
 @pytest.mark.emulated
-def test_an_emulated_cpu_runs_python_alone_and_keeps_to_its_folder(
-    devices: dict[str, Emulated], tmp_path: Path
-) -> None:
+def test_an_emulated_cpu_runs_python_alone_and_on_its_own_architecture(devices: dict[str, Emulated]) -> None:
     device = devices["cortex-a76"]
 
-    assert device.run(["uname", "-m"]).returncode == 127
-    for path in ("../outside", "/etc/passwd"):
-        with pytest.raises(DeviceError, match="leaves the work folder"):
-            device.put(tmp_path, path)
-        with pytest.raises(DeviceError, match="leaves the work folder"):
-            device.get(path, tmp_path / "copy")
+    assert device.run(["uname", "-m"]).code == 127
+    done = device.run(["python3", "-c", "import platform; print(platform.machine(), input())"], stdin=b"given")
+    assert (done.code, done.out) == (0, b"aarch64 given\n")
+
+
+@pytest.mark.emulated
+def test_the_runner_for_devices_runs_there_and_gives_no_latency(devices: dict[str, Emulated]) -> None:
+    facts = probe(devices["cortex-a76"])
+
+    assert facts.machine == "aarch64" and devices["cortex-a76"].origin == "emulated"
 
 
 @pytest.mark.emulated
@@ -106,13 +114,17 @@ def test_the_nodes_that_differ_are_named_in_the_graphs_order(
 
 
 def test_a_cpu_that_is_not_known_is_refused_before_any_work(tmp_path: Path) -> None:
-    refusal = r"'cortex-a67' is not known; have: cortex-a53.*Did you mean cortex-a76\?"
-    with pytest.raises(DeviceError, match=refusal), open_emulated("cortex-a67", tmp_path):
-        pass
+    with pytest.raises(DeviceError, match=r"'cortex-a67' is not known; have: cortex-a53.*Did you mean cortex-a76\?"):
+        Emulated("one", "cortex-a67", cache=str(tmp_path))
     assert not list(tmp_path.iterdir()) and len(CPUS) == 5
 
 
 def test_without_qemu_the_remedy_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(DeviceError, match="apt-get install qemu-user-static"), open_emulated("cortex-a76", tmp_path):
-        pass
+    with pytest.raises(DeviceError, match="apt-get install qemu-user-static"):
+        Emulated("one", "cortex-a76", cache=str(tmp_path)).run(["python3", "-V"])
+
+
+def test_a_device_is_opened_by_its_kind_and_cpu() -> None:
+    with open_device("emulated:cortex-a53") as device:
+        assert device.address == "emulated:cortex-a53" and device.origin == "emulated"

@@ -9,10 +9,10 @@ import onnx
 import pytest
 
 import edgekd
+from edgekd.measure.compare import compare_on, samples_of
 from edgekd.recipe import load_recipe
-from edgekd.verify import samples_of, verify_on
 from tests.export.test_bundle import write
-from tests.measure.test_numerics import FakeFaultyDevice, Here
+from tests.measure.test_numerics import FakeFaultyDevice, here
 from tests.test_cli import RECIPE
 
 
@@ -23,7 +23,7 @@ def test_the_accuracy_there_is_that_of_the_same_samples_here(tmp_path: Path) -> 
     report = edgekd.build(recipe, "x86-cpu", output=tmp_path / "build", cache=tmp_path / "cache")
     bundle = tmp_path / "build" / recipe.name / "x86-cpu"
 
-    rows = verify_on(Here(tmp_path / "work"), bundle, samples=10**6, cache=tmp_path / "cache")
+    rows = compare_on(here(tmp_path / "work"), bundle, samples=10**6, cache=tmp_path / "cache")
     inputs, labels = samples_of(bundle, 5, tmp_path / "cache")
 
     assert all(ok for _, ok, _ in rows)
@@ -37,7 +37,7 @@ def test_a_changed_bundle_is_not_run_on_the_device(tmp_path: Path) -> None:
     bundle = write(tmp_path)
     (bundle / "labels.txt").write_text("other\n")
 
-    rows = verify_on(Here(tmp_path / "work"), bundle)
+    rows = compare_on(here(tmp_path / "work"), bundle)
 
     assert ("labels.txt", False, "changed") in rows
     assert not [what for what, _, _ in rows if "here" in what] and not list((tmp_path / "work").iterdir())
@@ -61,8 +61,8 @@ def test_a_tensor_inside_the_graph_that_differs_is_named_also_where_the_outputs_
     onnx.save(onnx.parser.parse_model(text), model)
     bundle = write(tmp_path, models={"model.onnx": model}, golden=golden)
 
-    device = FakeFaultyDevice(tmp_path / "work")  # it divides by what it multiplied with: the outputs are right
-    rows = {what: (ok, detail) for what, ok, detail in verify_on(device, bundle)}
+    device = FakeFaultyDevice(tmp_path)  # it divides by what it multiplied with: the outputs are right
+    rows = {what: (ok, detail) for what, ok, detail in compare_on(device, bundle)}
 
     assert rows["stored outputs on here"][0]
     assert rows["  bigger"][1].startswith("Mul: ") and "1 of 4 tensors inside the graph" in rows

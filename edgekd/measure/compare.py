@@ -1,4 +1,4 @@
-"""verify_on: is a bundle unchanged, and does a device compute from it what the host did, as accurately?"""
+"""compare_on: is a bundle unchanged, and does a device compute from it what the host did, as accurately?"""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ import numpy as np
 from edgekd.data import open_samples
 from edgekd.data.store import decode
 from edgekd.errors import BundleError
-from edgekd.evaluate import wilson_interval
+from edgekd.evaluate import top1_of
 from edgekd.export.bundle import SHIPPED, Row, read_manifest, verify_bundle
 from edgekd.export.candidates import as_input
-from edgekd.measure.numerics import Array, Numerics, Reachable, compare
+from edgekd.measure.devices import Device
+from edgekd.measure.numerics import Array, Numerics, compare
 from edgekd.recipe import Recipe
-from edgekd.report.model import Accuracy, Origin
+from edgekd.report.model import Accuracy
 from edgekd.stage import Cache, default_cache
 
 NODES_SHOWN = 5
 
 
-def verify_on(
-    device: Reachable, folder: Path, *, samples: int = 0, cache: Path | None = None, origin: Origin = "device"
-) -> list[Row]:
+def compare_on(device: Device, folder: Path, *, samples: int = 0, cache: Path | None = None) -> list[Row]:
     """(what, ok, detail): the files here, then on the device the stored outputs and, with `samples`, the accuracy.
 
     samples: how many of the recipe's test split; its data must be readable here, and `cache` says where it is decoded.
@@ -40,20 +39,19 @@ def verify_on(
     rows.append(_stored_outputs(found, expected, float(manifest["golden"]["tolerance"])))
     rows += _nodes(found)
     if samples:
-        rows.append(_accuracy(device, folder, samples, cache, origin))
+        rows.append(_accuracy(device, folder, samples, cache))
     return rows
 
 
 def accuracy_on(
-    device: Reachable, folder: Path, samples: int, cache: Path | None = None, origin: Origin = "device"
+    device: Device, folder: Path, samples: int, cache: Path | None = None
 ) -> tuple[Accuracy, Accuracy, float]:
     """Top-1 of the shipped model there and here on `samples` of the test split, evenly spaced, and the share of samples on
     which both name the same class."""
     inputs, labels = samples_of(folder, samples, cache)
     found = compare(device, folder / SHIPPED, inputs, nodes=False)
-    there = _top1(found.found, labels, f"{found.runtime}, {device.name}", origin)
-    here = _top1(found.expected, labels, found.host_runtime, "host")
-    return there, here, found.same_top1
+    there = top1_of(found.found.argmax(-1), labels, (), f"{found.runtime}, {device.name}", device.origin)
+    return there, top1_of(found.expected.argmax(-1), labels, (), found.host_runtime), found.same_top1
 
 
 def samples_of(folder: Path, samples: int, cache: Path | None = None) -> tuple[Array, Array]:
@@ -98,24 +96,10 @@ def _nodes(found: Numerics) -> list[Row]:
     return rows
 
 
-def _accuracy(device: Reachable, folder: Path, samples: int, cache: Path | None, origin: Origin) -> Row:
-    there, here, same = accuracy_on(device, folder, samples, cache, origin)
+def _accuracy(device: Device, folder: Path, samples: int, cache: Path | None) -> Row:
+    there, here, same = accuracy_on(device, folder, samples, cache)
     detail = (
         f"{there.top1:.2f} % (95 % {there.low:.2f} to {there.high:.2f}) of {there.n} test samples, {there.origin}; here "
         f"{here.top1:.2f} %; the same class on {same:.2%}"
     )
     return f"top-1 on {device.name}", there.high >= here.top1, detail
-
-
-def _top1(scores: Array, labels: Array, runtime: str, origin: Origin) -> Accuracy:
-    right = int((scores.argmax(-1) == labels).sum())
-    low, high = wilson_interval(right, len(labels))
-    return Accuracy(
-        top1=round(100 * right / len(labels), 3),
-        low=low,
-        high=high,
-        n=len(labels),
-        split="test",
-        runtime=runtime,
-        origin=origin,
-    )
