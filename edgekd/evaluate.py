@@ -26,7 +26,7 @@ from edgekd.distill.temperature import FILE as TEMPERATURE
 from edgekd.distill.trained import REUSED
 from edgekd.export.bundle import write_bundle
 from edgekd.export.candidates import MODEL, as_input
-from edgekd.measure.estimate import lower_bound_ms
+from edgekd.measure.estimate import estimate
 from edgekd.measure.protocol import interleave
 from edgekd.measure.runners import OnnxRunner, Runner, TorchRunner, machine, peak_memory_mb, versions
 from edgekd.recipe import Recipe, file_of
@@ -208,6 +208,7 @@ def _contenders(
     for name, artifact in candidates.items():
         latency = series[name].latency(threads=1, machine=machine(), runtime=runners[name].name)
         file = artifact / MODEL
+        by_profile = estimate(file, target)
         contenders.append(
             Contender(
                 name=name,
@@ -216,8 +217,9 @@ def _contenders(
                 accuracy=accuracies[name],
                 latency=latency,
                 peak_memory_mb=peak_memory_mb(file, one),
-                order_ms=latency.p50_ms if runs_here else lower_bound_ms(file, target.hardware),
+                order_ms=latency.p50_ms if runs_here else by_profile.low_ms if by_profile else None,
                 order_origin="host" if runs_here else "estimate",
+                estimate=by_profile,
             )
         )
     return contenders, series["teacher"].latency(threads=teacher.threads, machine=machine(), runtime=teacher.name)

@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from edgekd.errors import ModelError
 
 Precision = Literal["fp32", "fp16", "int8"]
 Kind = Literal["conv", "narrow conv", "pointwise", "depthwise", "grouped", "matmul", "elementwise", "pool", "move"]
@@ -80,8 +83,11 @@ class _Open:
 
 
 def read_kernels(path: Path) -> tuple[Kernel, ...]:
-    """The kernels of a file, in the graph's order, for a batch of one."""
-    model = _of_one_sample(onnx.load(path))
+    """The kernels of a file, in the graph's order, for a batch of one. Raises ModelError for what is no ONNX file."""
+    try:
+        model = _of_one_sample(onnx.load(path))
+    except (OSError, DecodeError, onnx.shape_inference.InferenceError) as error:
+        raise ModelError(f"{path} cannot be read as an ONNX model: {str(error).splitlines()[0]}") from error
     graph = _Graph(model)
     kernels: list[_Open] = []
     made_by: dict[str, _Open] = {}
