@@ -166,9 +166,9 @@ class Rates(Section):
 def kernel_ms(kernel: Kernel, rates: Rates | Calibration) -> float | None:
     """One kernel; None where no calibration network had one of its class."""
     name = f"{kernel.kind} {kernel.precision}"
-    if name not in rates.ms_per_gop:
+    if name not in rates.ms_per_gb:
         return None
-    arithmetic = kernel.operations / 1e9 * rates.ms_per_gop[name]
+    arithmetic = kernel.operations / 1e9 * rates.ms_per_gop.get(name, 0.0)
     return rates.start_ms[kernel.precision] + arithmetic + kernel.bytes / 1e9 * rates.ms_per_gb[name]
 
 
@@ -197,7 +197,8 @@ def _work(kernels: Sequence[Kernel]) -> dict[tuple[str, str], float]:
     for kernel in kernels:
         name = f"{kernel.kind} {kernel.precision}"
         found["start", kernel.precision] += 1
-        found["operations", name] += kernel.operations / 1e9
+        if kernel.operations:
+            found["operations", name] += kernel.operations / 1e9
         found["bytes", name] += kernel.bytes / 1e9
     return found
 

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekd.measure.kernels import Precision, read_kernels
 
 FAMILIES = ("plain", "residual", "bottleneck", "inverted", "inverted with attention", "grouped", "concatenating")
-MOST_OPERATIONS, LEAST_OPERATIONS = 4e8, 1e6
+MOST_OPERATIONS, LEAST_OPERATIONS = 6e8, 1e6
 SCALE = 6 / 255  # of every activation; what a ReLU gave starts at zero, so that the runtime can drop the ReLU
 
 
@@ -39,7 +39,7 @@ def write_networks(folder: Path, count: int, precision: Precision) -> list[Path]
 def _network(rng: np.random.Generator, family: str, int8: bool) -> onnx.ModelProto:
     """A stem, two to four stages of one family's blocks, a pool and a classifier."""
     size = int(rng.choice([32, 48, 64, 96, 128, 160, 224]))
-    width = int(rng.choice([8, 12, 16, 16, 24, 32, 32, 48, 64]))
+    width = int(rng.choice([8, 12, 16, 16, 24, 32, 32, 48, 64, 96, 128]))
     net = _Writer(rng, int8, size)
     x = net.conv(net.input, width, int(rng.choice([3, 3, 5, 7])), stride=1 if size <= 48 else 2)
     for stage in range(int(rng.integers(2, 5))):

@@ -31,8 +31,8 @@ def print_calibration(calibration: Calibration) -> None:
     console = Console(highlight=False)
     console.print(Text(f"{calibration.device}: {calibration.machine}, {calibration.runtime}, 1 thread", style="bold"))
     rates = Table("kernels", "10⁹ operations/s", "GB/s", box=None, pad_edge=False)
-    for name in sorted(calibration.ms_per_gop):
-        rates.add_row(name, _rate(calibration.ms_per_gop[name]), _rate(calibration.ms_per_gb[name]))
+    for name in sorted(calibration.ms_per_gb):
+        rates.add_row(name, _rate(calibration.ms_per_gop.get(name, 0.0)), _rate(calibration.ms_per_gb[name]))
     console.print(rates)
     starts = ", ".join(f"{1e3 * ms:.1f} µs ({precision})" for precision, ms in calibration.start_ms.items())
     console.print(Text(f"a kernel's start: {starts}; - : the fit found no cost in it"))
