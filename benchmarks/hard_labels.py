@@ -14,11 +14,11 @@ from typing import Annotated, Literal
 import numpy as np
 import typer
 
+from edgekd.accuracy import wilson_interval
 from edgekd.data import decode, open_samples
 from edgekd.distill.student import Lessons, distill
 from edgekd.distill.teacher import predict, top1, uses_bf16
 from edgekd.distill.trained import load_student
-from edgekd.evaluate import wilson_interval
 from edgekd.measure.runners import machine, versions
 from edgekd.pipeline import record
 from edgekd.recipe import Distill, load_recipe

@@ -26,15 +26,18 @@ def build(
     overrides: Sequence[str] = (),
     output: Path | str = "build",
     cache: Path | str | None = None,
+    device: str = "",
     ask: Callable[[str], bool] = lambda question: False,
 ) -> Report:
     """Build the bundle `output/<recipe>/<target>` and return its report.
 
     recipe: a Recipe, a folder with edgekd.toml or a .toml file; target: a Target, its name or a .toml file; overrides: as
-    `--set` on the command line; ask: what to answer where the build would ask whether to go on. Raises EdgekdError.
+    `--set` on the command line; device: as `--device` there; ask: what to answer where the build would ask whether to go on. Raises EdgekdError.
     """
     opened = _checked(recipe, overrides) if isinstance(recipe, Recipe) else _load(Path(recipe), overrides)
-    return _build(opened, target, Path(output), Path(cache) if cache else None, recheck=False, ask=ask)[0]
+    return _build(opened, target, Path(output), Path(cache) if cache else None, recheck=False, ask=ask, device=device)[
+        0
+    ]
 
 
 def build_bundle(
@@ -46,13 +49,14 @@ def build_bundle(
     *,
     recheck: bool,
     ask: Callable[[str], bool],
+    device: str = "",
 ) -> tuple[Report, Path, bool]:
     """As `build`, with the built-in demo where no recipe is given or found; also the bundle's folder, and whether it is new."""
     if path is None and not Path(FILE).exists():
         say(f"no {FILE} in this folder and no recipe given: building the demo, scikit-learn's handwritten digits")
         say("(`edgekd init` writes a recipe for your own data)")
         path = DEMO
-    return _build(_load(path, overrides), target, output, cache, recheck=recheck, ask=ask)
+    return _build(_load(path, overrides), target, output, cache, recheck=recheck, ask=ask, device=device)
 
 
 def _load(path: Path | None, overrides: Sequence[str]) -> Recipe:
@@ -79,17 +83,28 @@ def _checked(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
 
 
 def _build(
-    recipe: Recipe, target: Target | str, output: Path, cache: Path | None, *, recheck: bool, ask: Callable[[str], bool]
+    recipe: Recipe,
+    target: Target | str,
+    output: Path,
+    cache: Path | None,
+    *,
+    recheck: bool,
+    ask: Callable[[str], bool],
+    device: str,
 ) -> tuple[Report, Path, bool]:
-    device = target if isinstance(target, Target) else load_target(target)
+    goal = target if isinstance(target, Target) else load_target(target)
     recipe = recipe.located()
-    check_inputs(recipe, device)
-    folder = output / recipe.name / device.name
-    with Cache(cache or default_cache(), f"{recipe.name} for {device.name}") as run:
-        made = None if recheck else current_report(folder, fingerprint(recipe, device, run))
-        if made is not None:
+    check_inputs(recipe, goal)
+    folder = output / recipe.name / goal.name
+    with Cache(cache or default_cache(), f"{recipe.name} for {goal.name}") as run:
+        made = None if recheck else current_report(folder, fingerprint(recipe, goal, run))
+        if made is not None and (not device or device in {measured.device for measured in made.devices}):
             return made, folder, False
+        if device:  # what it lacks is told before anything is trained
+            from edgekd.measure.on_candidates import check_device
+
+            check_device(device, goal)
         from edgekd.pipeline import build as run_pipeline
 
-        say(f"{recipe.name} for {device.title}, stages kept in {run.folder}")
-        return run_pipeline(recipe, device, run, folder, ask), folder, True
+        say(f"{recipe.name} for {goal.title}, stages kept in {run.folder}")
+        return run_pipeline(recipe, goal, run, folder, ask, device), folder, True

@@ -17,8 +17,9 @@ ESTIMATE_MARGIN = 0.1  # an estimate leaves out kernel launches and more: a smal
 class Contender:
     """A candidate with everything that was found out about it.
 
-    order_ms: what the order is made by: the host's median, or the profile's lower bound where the target's runtime does
-    not run here (`order_origin` says which). fault: why it must not ship whatever the budget allows; empty: nothing.
+    order_ms: what the order is made by: the median on the device or on the host, or the profile's lower bound where the
+    target's runtime does not run here (`order_origin` says which). p90_ms: on the device, if steady.
+    fault: why it must not ship whatever the budget allows; empty: nothing.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Contender:
     order_origin: Origin
     fault: str = ""
     estimate: Estimate | None = None
+    p90_ms: float | None = None
 
 
 def choose(contenders: Sequence[Contender], budget: Budget, teacher: Accuracy) -> tuple[Candidate, ...]:
@@ -73,7 +75,9 @@ class Limit:
     limit: str
 
 
-def limits(accuracy: Accuracy, size_mb: float, budget: Budget, teacher: Accuracy, fp32: Accuracy) -> list[Limit]:
+def limits(
+    accuracy: Accuracy, size_mb: float, budget: Budget, teacher: Accuracy, fp32: Accuracy, p90_ms: float | None = None
+) -> list[Limit]:
     """The budgets that the recipe sets, with what was found, for all that can be found here."""
     # Rounded to the hundredth that is shown, so that 0.3 points of 10,000 samples are not 0.30000000000001.
     top1, under_teacher, under_fp32 = (
@@ -90,6 +94,8 @@ def limits(accuracy: Accuracy, size_mb: float, budget: Budget, teacher: Accuracy
         found.append(Limit("max_drop_from_fp32", under_fp32 <= most, text, f"at most {most:g}"))
     if (most := budget.size_mb) is not None:
         found.append(Limit("size_mb", size_mb <= most, f"{size_mb:.3f} MB", f"at most {most:g}"))
+    if (most := budget.p90_latency_ms) is not None and p90_ms is not None:
+        found.append(Limit("p90_latency_ms", p90_ms <= most, f"p90 {p90_ms:.3g} ms", f"at most {most:g}"))
     return found
 
 
@@ -117,7 +123,9 @@ def _file_of(contender: Contender, best: Contender) -> str:
 def _broken(contender: Contender, budget: Budget, teacher: Accuracy, fp32: Accuracy) -> str:
     """The first budget that a candidate misses, in words; empty where it keeps all."""
     missed = [
-        limit for limit in limits(contender.accuracy, contender.size_mb, budget, teacher, fp32) if not limit.keeps
+        limit
+        for limit in limits(contender.accuracy, contender.size_mb, budget, teacher, fp32, contender.p90_ms)
+        if not limit.keeps
     ]
     return f"{missed[0].found}; {missed[0].key} is {missed[0].limit}" if missed else ""
 
@@ -132,7 +140,7 @@ def _fastest(able: Sequence[Contender]) -> Contender:
 
 
 def _clearly(fast: Contender, slow: Contender) -> bool:
-    if fast.order_origin != "host" or fast.latency is None or slow.latency is None:
+    if fast.order_origin == "estimate" or fast.latency is None or slow.latency is None:
         return (fast.order_ms or 0.0) * (1 + ESTIMATE_MARGIN) < (slow.order_ms or 0.0)
     return faster(fast.latency, slow.latency) == "a"
 
@@ -141,7 +149,7 @@ def _slower(loser: Contender, best: Contender) -> str:
     if loser.order_ms is None or best.order_ms is None:
         return f"larger: {loser.size_mb:.2f} MB against {best.size_mb:.2f} MB (no latency is known)"
     if not _clearly(best, loser):
-        why = "the noise" if best.order_origin == "host" else "what the estimate leaves out"
+        why = "what the estimate leaves out" if best.order_origin == "estimate" else "the noise"
         return f"no clear difference in latency to {best.name} ({why} could decide), and it is larger"
     return f"slower than {best.name}: {loser.order_ms:.3g} ms against {best.order_ms:.3g} ms ({loser.order_origin})"
 

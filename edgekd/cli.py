@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from edgekd import cli_device
 from edgekd.errors import BundleError, EdgekdError, RecipeError
 
 if TYPE_CHECKING:
@@ -44,14 +45,18 @@ def build(
     recheck: Annotated[
         bool, typer.Option("--recheck", help="Measure and package again even if nothing changed.")
     ] = False,
+    device: Annotated[
+        str, typer.Option("--device", "-d", help="Measure the candidates there; the latency budget is decided there.")
+    ] = "",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Go on where a question would be asked.")] = False,
 ) -> None:
     """Distil, quantize, export and check; leaves a bundle. Exit code 3: a budget is missed; 2: wrong input."""
     from edgekd.api import build_bundle
 
     report, folder, fresh = build_bundle(
-        recipe, target, set_ or (), output, cache, recheck=recheck, ask=(lambda _: True) if yes else _ask
-    )
+        recipe, target, set_ or (), output, cache, recheck=recheck, device=device,
+        ask=(lambda _: True) if yes else _ask,
+    )  # fmt: skip
     _print_report(report, folder)
     if not fresh:
         typer.echo("Nothing changed since this was built; --recheck measures again.")
@@ -145,8 +150,25 @@ def report(
 
 
 @app.command()
-def verify(bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")]) -> None:
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
+    device: Annotated[
+        str, typer.Option("--device", "-d", help="There, in its own runtime; a name, or ssh:user@host.")
+    ] = "",
+    runtime: cli_device.Runtime = "",
+    samples: Annotated[
+        int,
+        typer.Option(
+            "--samples", min=0, help="With --device: the accuracy on so many test samples too, there and here."
+        ),
+    ] = 0,
+) -> None:
     """Check every file's hash and the golden outputs in onnxruntime. Exit code 3: something differs."""
+    if device:
+        cli_device.verify_there(bundle, device, runtime, samples)
+        return
+    if samples:
+        raise BundleError("--samples compares a device with this machine; give it with --device")
     from edgekd.export.bundle import verify_bundle
 
     rows = verify_bundle(bundle)
@@ -167,6 +189,11 @@ def cache(
 
     place = folder or default_cache()
     typer.echo(prune_cache(place, days) if prune else list_cache(place))
+
+
+app.add_typer(cli_device.app, name="device")
+app.command()(cli_device.measure)
+app.command()(cli_device.ship)
 
 
 def _ask(question: str) -> bool:

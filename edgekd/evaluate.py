@@ -17,6 +17,7 @@ import numpy.typing as npt
 import safetensors
 import torch
 
+from edgekd.accuracy import top1_of
 from edgekd.choose import Contender, budget_checks, choose
 from edgekd.current import fingerprint
 from edgekd.data import Samples, open_samples
@@ -24,13 +25,16 @@ from edgekd.data.batches import to_tensor
 from edgekd.distill.teacher import load_teacher, top1
 from edgekd.distill.temperature import FILE as TEMPERATURE
 from edgekd.distill.trained import REUSED
+from edgekd.errors import DeviceError
 from edgekd.export.bundle import write_bundle
 from edgekd.export.candidates import MODEL, as_input
 from edgekd.measure.estimate import estimate
+from edgekd.measure.on_candidates import measure_candidates
 from edgekd.measure.protocol import interleave
 from edgekd.measure.runners import OnnxRunner, Runner, TorchRunner, machine, peak_memory_mb, versions
 from edgekd.recipe import Recipe, file_of
-from edgekd.report.model import Accuracy, Candidate, Check, Latency, Origin, Report
+from edgekd.report.model import Accuracy, Candidate, Check, Latency, OnDevice, Report
+from edgekd.report.on_device import decisive, with_device
 from edgekd.say import say
 from edgekd.stage import Artifact, Cache
 from edgekd.target import Target
@@ -59,8 +63,8 @@ class Made:
     scores: Mapping[str, Artifact]
 
 
-def evaluate(recipe: Recipe, target: Target, run: Cache, made: Made, started: float) -> Report:
-    """Measure the candidates here and choose among them; nothing of this is cached."""
+def evaluate(recipe: Recipe, target: Target, run: Cache, made: Made, started: float, device: str = "") -> Report:
+    """Measure the candidates, here or on the named device, and choose among them; nothing of this is cached."""
     opened = open_samples(made.samples.folder, recipe.data)
     candidates, scores, distilled = made.candidates, made.scores, made.distilled
     for artifact in (*candidates.values(), *scores.values()):
@@ -78,6 +82,8 @@ def evaluate(recipe: Recipe, target: Target, run: Cache, made: Made, started: fl
     if same is not None and same < AGREEMENT:
         fault = f"only {same:.2f} % of its answers are those of the model that was trained; at least {AGREEMENT} % are asked"
         contenders = [replace(c, fault=fault) if c.name == "int8" else c for c in contenders]
+    found = _on_device(device, recipe, target, opened, candidates) if device else {}
+    contenders = [as_measured(contender, found[contender.name]) if found else contender for contender in contenders]
     chosen = choose(contenders, recipe.budget, teacher)
     shipped = next(candidate for candidate in chosen if candidate.shipped)
     checks = [
@@ -89,7 +95,7 @@ def evaluate(recipe: Recipe, target: Target, run: Cache, made: Made, started: fl
         *_old_and_new(made, opened, scores[shipped.name]),
         *task_notes(recipe, made.tasks, made.task_scores, scores[shipped.name].folder),
     ]
-    return Report(
+    report = Report(
         recipe=recipe.name,
         target=target.name,
         target_title=target.title,
@@ -111,24 +117,60 @@ def evaluate(recipe: Recipe, target: Target, run: Cache, made: Made, started: fl
         warnings=tuple(_warnings(recipe, opened, teacher, shipped)),
         stages=tuple(artifact.lineage() for artifact in run.artifacts),
     )
+    there = found.get(shipped.name)
+    return with_device(report, there, recipe.budget.p90_latency_ms) if isinstance(there, OnDevice) else report
+
+
+def _on_device(
+    device: str, recipe: Recipe, target: Target, samples: Samples, candidates: Mapping[str, Artifact]
+) -> dict[str, OnDevice | DeviceError]:
+    """Every candidate on the device, one after the other."""
+    say(f"  measuring {', '.join(candidates)} on {device}")
+    trials = {
+        name: (artifact / MODEL, golden(artifact / MODEL, name, recipe, samples))
+        for name, artifact in candidates.items()
+    }
+    return measure_candidates(device, target, trials)
+
+
+def as_measured(contender: Contender, found: OnDevice | DeviceError) -> Contender:
+    """A contender ordered by what the device says of it; one that fails there cannot ship."""
+    if isinstance(found, DeviceError):
+        return replace(contender, latency=None, order_ms=None, order_origin="device", fault=str(found).splitlines()[0])
+    fault = contender.fault or (
+        "" if found.golden_ok else f"on {found.device} it computes something else: {found.golden}"
+    )
+    latency = decisive(found)
+    if latency is None:
+        return replace(contender, latency=None, order_ms=None, order_origin=found.origin, fault=fault)
+    latency = latency.model_copy(update={"stable": not found.unstable})
+    p90_ms = None if found.unstable else latency.p90_ms
+    return replace(
+        contender, latency=latency, order_ms=latency.p50_ms, order_origin=found.origin, fault=fault, p90_ms=p90_ms
+    )
+
+
+def golden(model: Path, precision: str, recipe: Recipe, samples: Samples) -> dict[str, npt.NDArray[Any]]:
+    """Real inputs, what onnxruntime computes from them, and how far another machine may be from it."""
+    ids = np.linspace(0, len(samples.test) - 1, min(GOLDEN, len(samples.test))).astype(np.int64)
+    inputs = np.ascontiguousarray(as_input(samples.test.get(ids), recipe.data, recipe.export))
+    outputs = OnnxRunner(model).run(inputs)
+    # Another machine sums in another order; what a class is decided by is far larger.
+    tolerance = (0.05 if precision != "fp32" else 1e-3) * float(np.abs(outputs).max())
+    return {"inputs": inputs, "outputs": outputs, "tolerance": np.asarray(tolerance, np.float32)}
 
 
 def package(folder: Path, recipe: Recipe, target: Target, run: Cache, made: Made, report: Report) -> None:
     """Write the bundle: the model that ships and its fp32 twin, labels, golden outputs, scripts and the report."""
     opened = open_samples(made.samples.folder, recipe.data)
-    ids = np.linspace(0, len(opened.test) - 1, min(GOLDEN, len(opened.test))).astype(np.int64)
-    inputs = np.ascontiguousarray(as_input(opened.test.get(ids), recipe.data, recipe.export))
     shipped = made.candidates[report.chosen.name] / MODEL
-    outputs = OnnxRunner(shipped).run(inputs)
-    # Another machine sums in another order; what a class is decided by is far larger.
-    tolerance = (0.05 if report.chosen.name != "fp32" else 1e-3) * float(np.abs(outputs).max())
     channels = opened.image_shape[2]
     write_bundle(
         folder,
         report=report,
         models={"model.onnx": shipped, "model.fp32.onnx": made.candidates["fp32"] / MODEL},
         labels=opened.classes,
-        golden={"inputs": inputs, "outputs": outputs, "tolerance": np.asarray(tolerance, np.float32)},
+        golden=golden(shipped, report.chosen.name, recipe, opened),
         manifest={
             "fingerprint": fingerprint(recipe, target, run),
             "recipe": recipe.model_dump(mode="json"),
@@ -147,37 +189,9 @@ def accuracy(logits: Scores, samples: Samples, runtime: str) -> Accuracy:
     return top1_of(logits.argmax(1), samples.test.labels, samples.classes, runtime)
 
 
-def top1_of(
-    found: npt.NDArray[Any], labels: npt.NDArray[Any], classes: Sequence[str], runtime: str, origin: Origin = "host"
-) -> Accuracy:
-    """The same of the classes that were found, `[samples]`."""
-    right = found == labels
-    low, high = wilson_interval(int(right.sum()), len(right))
-    per_class = {
-        name: round(float(100 * right[labels == i].mean()), 2) for i, name in enumerate(classes) if (labels == i).any()
-    }
-    return Accuracy(
-        top1=round(100 * float(right.mean()), 3),
-        low=low,
-        high=high,
-        n=len(right),
-        split="test",
-        runtime=runtime,
-        origin=origin,
-        per_class=per_class,
-    )
-
-
 def _runtime(scores: Artifact) -> str:
     """What computed the logits of a stage, with its version."""
     return str(json.loads((scores / "runtime.json").read_text()))
-
-
-def wilson_interval(right: int, n: int) -> tuple[float, float]:
-    """95 % score interval of a share, in percent (Wilson 1927)."""
-    z, p = 1.959964, right / n
-    centre, half = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    return round(100 * (centre - half) / (1 + z**2 / n), 3), round(100 * (centre + half) / (1 + z**2 / n), 3)
 
 
 def _contenders(
@@ -280,7 +294,7 @@ def _device_latency(target: Target) -> Check:
     return Check(
         name="latency on the device",
         verdict="not measured",
-        found=f"needs the device ({target.title}); run.py --bench measures there",
+        found=f"needs the device ({target.title}): edgekd measure BUNDLE --device NAME",
         origin="not measured",
     )
 

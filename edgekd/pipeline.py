@@ -37,10 +37,11 @@ from edgekd.tasks import decode_tasks, with_heads
 Ask = Callable[[str], bool]
 
 
-def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask) -> Report:
+def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask, device: str = "") -> Report:
     """Run every stage that the cache does not hold, choose the candidate that ships and write the bundle to `folder`.
 
-    `ask` is put the question whether to go on with something doubtful. Raises EdgekdError for what cannot work; a missed
+    `ask` is put the question whether to go on with something doubtful; `device`: the name of the one that the candidates
+    are measured on, else this machine. Raises EdgekdError for what cannot work; a missed
     budget is told by the report.
     """
     started = time.time()
@@ -99,7 +100,7 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask) ->
     made = Made(
         samples, seen, tasks, trained, teacher_scores, task_scores, tuned, tuple(chain), distilled, quantized, candidates, scores
     )  # fmt: skip
-    report = evaluate(recipe, target, run, made, started)
+    report = evaluate(recipe, target, run, made, started, device)
     package(folder, recipe, target, run, made, report)
     if team.SIZE > 1:
         team.dismiss()

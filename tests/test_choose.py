@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from edgekd.accuracy import wilson_interval
 from edgekd.choose import Contender, budget_checks, choose
-from edgekd.evaluate import wilson_interval
 from edgekd.recipe import Budget
 from edgekd.report.model import Accuracy, Latency
 

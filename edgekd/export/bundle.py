@@ -1,15 +1,17 @@
-"""write_bundle, verify_bundle: the folder that goes to the device, and the proof that it arrived unchanged."""
+"""write_bundle, add_to_report, verify_bundle: the folder that goes to the device, and the proof that it arrived unchanged."""
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 from edgekd.errors import BundleError
 from edgekd.measure.runners import OnnxRunner
 from edgekd.report import html
-from edgekd.report.model import Accuracy, Latency, Report
+from edgekd.report.model import Accuracy, Latency, OnDevice, Report
 from edgekd.target import Target
 
 Row = tuple[str, bool, str]
@@ -29,6 +31,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 SHIPPED = "model.onnx"
 FILES = Path(__file__).parent / "bundle_files"
+RUNNER = Path(__file__).parents[1] / "measure" / "device_runner.py"
 OWNED = frozenset(
     {
         "format",
@@ -46,7 +49,7 @@ OWNED = frozenset(
 )
 WEAK_FLAGS = {"fp16": " --fp16", "int8": " --fp16 --int8"}
 # made on the device by build_engine.py and Python, so no part of what was shipped
-MADE_THERE = frozenset({"model.plan", "timing.cache", "__pycache__"})
+MADE_THERE = frozenset({"model.plan", "timing.cache", "__pycache__", "figures.json"})
 
 
 def write_bundle(
@@ -104,6 +107,46 @@ def write_bundle(
         put_in_place(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def add_to_report(folder: Path, change: Callable[[Report, Mapping[str, Any]], Report]) -> Report:
+    """Change a bundle's report: the files and the manifest that speak of it change with it, in one step.
+
+    `change` is given the report and the manifest. Two that do so at once wait for each other. Raises BundleError for a
+    bundle that was changed by something else.
+    """
+    with _alone(folder.parent):
+        manifest = read_manifest(folder)
+        refuse_links(folder)
+        wrong = [name for name, expected in manifest["files"].items() if not check_file(folder, name, expected)[1]]
+        if wrong:
+            raise BundleError(f"{folder} is not as it was written: {', '.join(wrong)} changed; build it again")
+        try:
+            report = change(Report.model_validate_json((folder / "report.json").read_bytes()), manifest)
+        except ValueError as error:
+            raise BundleError(f"{folder / 'report.json'} is no report of this edgekd: {error}; build again") from error
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.draft-", dir=folder.parent))
+        try:
+            draft.chmod(0o755)
+            shutil.copytree(folder, draft, dirs_exist_ok=True)
+            write_report(draft, report)
+            listed = {name: sha256(draft / name) for name in sorted(manifest["files"])}
+            write_json(draft / MANIFEST, {**manifest, "figures": figures(report), "files": listed})
+            put_in_place(draft, folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    return report
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Others that ask for the same folder wait; nothing is left behind in it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def check_replaceable(folder: Path) -> None:
@@ -185,9 +228,14 @@ def write_files(
         shutil.copyfile(path, draft / name)
     (draft / "labels.txt").write_bytes("".join(label + "\n" for label in labels).encode())
     np.savez(draft / "golden.npz", inputs=golden["inputs"], outputs=golden["outputs"])
+    write_report(draft, report)
+    shutil.copyfile(FILES / "run.py", draft / "run.py")
+    shutil.copyfile(RUNNER, draft / RUNNER.name)
+
+
+def write_report(draft: Path, report: Report) -> None:
     (draft / "report.json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (draft / "report.html").write_text(html.render(report), encoding="utf-8")
-    shutil.copyfile(FILES / "run.py", draft / "run.py")
 
 
 def figures(report: Report) -> list[dict[str, Any]]:
@@ -203,7 +251,26 @@ def figures(report: Report) -> list[dict[str, Any]]:
         memory = candidate.peak_memory_mb
         origin = "not measured" if memory is None else "host"
         rows.append({"model": candidate.name, "figure": "peak_memory_mb", "value": memory, "origin": origin})
+    for device in report.devices:
+        rows += device_figures(report.chosen.name, device)
     return rows
+
+
+def device_figures(model: str, device: OnDevice) -> list[dict[str, Any]]:
+    """What a device said of the model that ships, each with the device's name, power mode and clocks."""
+    conditions = {"device": device.device, "power_mode": device.power_mode, "clocks_mhz": device.before.clocks_mhz}
+    rows = [*(accuracy_figures(model, device.accuracy) if device.accuracy else ())]
+    for latency in device.latencies:
+        rows += [{**row, "transfers": latency.transfers} for row in latency_figures(model, latency)]
+    # what the samples agree on is no figure where clocks, power mode or throttling moved
+    rows = [{**row, "stable": not device.unstable} if "stable" in row else row for row in rows]
+    single = {"load_ms": device.load_ms, "first_ms": device.first_ms, "peak_memory_mb": device.peak_memory_mb}
+    rows += [
+        {"model": model, "figure": name, "value": value, "origin": device.origin}
+        for name, value in single.items()
+        if value is not None
+    ]
+    return [{**row, **conditions} for row in rows]
 
 
 def accuracy_figures(model: str, accuracy: Accuracy) -> list[dict[str, Any]]:
@@ -258,6 +325,7 @@ def readme(report: Report, target: Target, trtexec: Mapping[str, str]) -> str:
         "python3 run.py cat.png      the likeliest classes",
         "python3 run.py --verify     are all files unchanged, and does this machine compute the same?",
         "python3 run.py --bench      how fast is this machine?",
+        "python3 device_runner.py    the same as `edgekd measure` does it, with its conditions: writes figures.json",
         "report.html                 all figures, and where each comes from",
     ]
     if trtexec:

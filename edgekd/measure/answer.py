@@ -117,7 +117,7 @@ class Answer(Data):
     cpus: tuple[int, ...] = ()
     clocks_used: tuple[Said, ...] = ()
     seconds: float
-    manifest: str = Field(default="", description="SHA-256 of the bundle's manifest, where the file ran alone")
+    model_sha256: str = Field(default="", description="where the file ran alone")
 
 
 class Proof(Data):

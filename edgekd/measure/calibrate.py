@@ -91,8 +91,7 @@ def calibrate(
 
     Raises DeviceError for an emulated CPU, whose time says nothing, and where the device cannot run them.
     """
-    if device.origin == "emulated":
-        raise DeviceError(f"{device.name} is emulated: its milliseconds are nobody's; calibrate a real device")
+    refuse_emulated(device)
     with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
         made = [
             path for precision, count in networks.items() for path in write_networks(Path(folder), count, precision)
@@ -120,6 +119,12 @@ def calibrate(
         start_ms=fit.start_ms, ms_per_gop=fit.ms_per_gop, ms_per_gb=fit.ms_per_gb, fitted_on=len(made), fit_error=float(np.median(errors)),
         noise=float(np.median(list(spread.values()))), waited=measured.waited, held_out=tuple(outside),
     )  # fmt: skip
+
+
+def refuse_emulated(device: Device) -> None:
+    """Raises DeviceError for an emulated CPU."""
+    if device.origin == "emulated":
+        raise DeviceError(f"{device.name} is emulated: its milliseconds are nobody's; calibrate a real device")
 
 
 class Timings:

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 
-from edgekd.data import open_samples
-from edgekd.data.store import decode
-from edgekd.errors import BundleError
-from edgekd.evaluate import top1_of
+from edgekd.accuracy import top1_of
 from edgekd.export.bundle import SHIPPED, Row, read_manifest, verify_bundle
-from edgekd.export.candidates import as_input
 from edgekd.measure.devices import Device
 from edgekd.measure.numerics import Array, Numerics, compare
-from edgekd.recipe import Recipe
+from edgekd.measure.samples import test_samples
 from edgekd.report.model import Accuracy
-from edgekd.stage import Cache, default_cache
 
 NODES_SHOWN = 5
 
 
-def compare_on(device: Device, folder: Path, *, samples: int = 0, cache: Path | None = None) -> list[Row]:
+def compare_on(device: Device, folder: Path, *, samples: int = 0) -> list[Row]:
     """(what, ok, detail): the files here, then on the device the stored outputs and, with `samples`, the accuracy.
 
-    samples: how many of the recipe's test split; its data must be readable here, and `cache` says where it is decoded.
-    Stored outputs are right within the bundle's tolerance; the detail says whether they are bit-equal, and which
-    intermediate tensors differ first. Raises BundleError for what is no bundle, DeviceError for a device that cannot run it.
+    samples: how many of the recipe's test split; its data must be readable here. Stored outputs are right within the bundle's
+    tolerance; the detail says whether they are bit-equal, and which intermediate tensors differ first. Raises BundleError for
+    what is no bundle, DeviceError for a device that cannot run it.
     """
     rows = verify_bundle(folder)
     if not all(ok for _, ok, _ in rows):
@@ -39,31 +33,20 @@ def compare_on(device: Device, folder: Path, *, samples: int = 0, cache: Path | 
     rows.append(_stored_outputs(found, expected, float(manifest["golden"]["tolerance"])))
     rows += _nodes(found)
     if samples:
-        rows.append(_accuracy(device, folder, samples, cache))
+        rows.append(_accuracy(device, folder, samples))
     return rows
 
 
-def accuracy_on(
-    device: Device, folder: Path, samples: int, cache: Path | None = None
-) -> tuple[Accuracy, Accuracy, float]:
-    """Top-1 of the shipped model there and here on `samples` of the test split, evenly spaced, and the share of samples on
-    which both name the same class."""
-    inputs, labels = samples_of(folder, samples, cache)
-    found = compare(device, folder / SHIPPED, inputs, nodes=False)
-    there = top1_of(found.found.argmax(-1), labels, (), f"{found.runtime}, {device.name}", device.origin)
-    return there, top1_of(found.expected.argmax(-1), labels, (), found.host_runtime), found.same_top1
-
-
-def samples_of(folder: Path, samples: int, cache: Path | None = None) -> tuple[Array, Array]:
-    """`samples` of the test split of the recipe that made the bundle, as the graph takes them, and their labels."""
-    try:
-        recipe = Recipe.model_validate_json(json.dumps(read_manifest(folder)["recipe"]))
-    except (KeyError, ValueError) as error:
-        raise BundleError(f"{folder} does not say which data it was made from; build it again") from error
-    with Cache(cache or default_cache(), f"samples of {recipe.name}") as run:
-        opened = open_samples(run(decode, recipe.data.source).folder, recipe.data)
-        ids = np.linspace(0, len(opened.test) - 1, min(samples, len(opened.test))).astype(np.int64)
-        return np.ascontiguousarray(as_input(opened.test.get(ids), recipe.data, recipe.export)), opened.test.labels[ids]
+def accuracy_on(device: Device, folder: Path, samples: int) -> tuple[Accuracy, Accuracy, float]:
+    """Top-1 of the shipped model there and here on the first `samples` of the test split, and the share of samples on which both
+    name the same class."""
+    with test_samples(folder, samples) as given:
+        found = compare(device, folder / SHIPPED, np.load(given.file), nodes=False)
+    there = top1_of(
+        found.found.argmax(-1), given.labels, given.classes, f"{found.runtime}, {device.name}", device.origin
+    )
+    here = top1_of(found.expected.argmax(-1), given.labels, given.classes, found.host_runtime)
+    return there, here, found.same_top1
 
 
 def _stored_outputs(found: Numerics, expected: Array, tolerance: float) -> Row:
@@ -96,8 +79,8 @@ def _nodes(found: Numerics) -> list[Row]:
     return rows
 
 
-def _accuracy(device: Device, folder: Path, samples: int, cache: Path | None) -> Row:
-    there, here, same = accuracy_on(device, folder, samples, cache)
+def _accuracy(device: Device, folder: Path, samples: int) -> Row:
+    there, here, same = accuracy_on(device, folder, samples)
     detail = (
         f"{there.top1:.2f} % (95 % {there.low:.2f} to {there.high:.2f}) of {there.n} test samples, {there.origin}; here "
         f"{here.top1:.2f} %; the same class on {same:.2%}"

@@ -803,7 +803,10 @@ def ship(request: dict[str, Any]) -> dict[str, Any]:
     os.makedirs(versions, exist_ok=True)
     with locked(os.path.join(versions, "lock"), "shipping"), work_folder(request) as (bundle, tools):
         runtime = request["runtime"] or read_manifest(bundle)["runtime"]
-        version, before = sha256(os.path.join(bundle, "manifest.json"))[:16], current_version(to)
+        # an engine is of one TensorRT: after an update there the same bundle is another version
+        built_by = "tensorrt {}".format(version_of("tensorrt")) if runtime == "tensorrt" else runtime
+        made_of = sha256(os.path.join(bundle, "manifest.json")) + built_by
+        version, before = hashlib.sha256(made_of.encode()).hexdigest()[:16], current_version(to)
         if version != before:
             settle(bundle, tools, versions, version, runtime, request)
             if before is not None:
@@ -960,7 +963,7 @@ def main(words: list[str]) -> int:
     try:
         check_files(bundle, read_manifest(bundle))
         result = measure_bundle(bundle, bundle, bundle, vars(given))
-        result["manifest"] = sha256(os.path.join(bundle, "manifest.json"))
+        result["model_sha256"] = sha256(os.path.join(bundle, "model.onnx"))
         with open(given.output, "w", encoding="utf-8") as file:
             json.dump(result, file)
         for line in summary(result, load_tools(bundle, bundle)):

@@ -35,6 +35,7 @@ def estimate(path: Path, target: Target) -> Estimate | None:
         basis=f"profile of {target.title}; low: all of its peaks and bandwidth, high: a tenth of them (an assumption)",
         low_ms=sum(times) + launches_ms,
         high_ms=None if without_peak else sum(times) / LEAST_EFFICIENCY + launches_ms,
+        starts_left_out=0 if hardware.kernel_overhead_us else len(kernels),
         leaves_out=tuple(_left_out(hardware, kernels, without_peak)),
         kernels=_timed(kernels, times),
         peaks_gops=peaks,
@@ -84,7 +85,7 @@ def _roofline_ms(kernel: Kernel, peak_gops: float | None, bandwidth_gbs: float) 
 def _left_out(hardware: Hardware, kernels: Sequence[Kernel], without_peak: Sequence[str]) -> list[str]:
     found = [f"arithmetic in {precision}: the profile states no peak" for precision in without_peak]
     if hardware.kernel_overhead_us is None:
-        found.append(f"the start of its {len(kernels)} kernels: the profile states no time for one")
+        found.append("the start of its kernels, which decides for a small network: the profile states no time for one")
     if (
         hardware.peak_fp32_tflops is None
         and hardware.peak_fp16_tflops

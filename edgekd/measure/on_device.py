@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgekd.accuracy import top1_of
 from edgekd.errors import BundleError, DeviceError
-from edgekd.evaluate import top1_of
-from edgekd.export.bundle import MANIFEST, SHIPPED, read_manifest, sha256
+from edgekd.export.bundle import MANIFEST, SHIPPED, read_manifest, sha256, write_json
 from edgekd.measure.answer import Answer, Facts, Proof, Shipped, Timed, understand
 from edgekd.measure.devices import Device, Told
 from edgekd.measure.fitness import check_fit, is_target
 from edgekd.measure.protocol import Series
 from edgekd.measure.remote import Parcel, ask, clean, parcel_of, probe, sent, tools_alone
 from edgekd.measure.verdict import refusals
-from edgekd.report.model import Accuracy, Latency, OnDevice
+from edgekd.report.model import Accuracy, Latency, OnDevice, Origin
 from edgekd.say import say
 from edgekd.target import Target
 
 ENGINE_S = 3600  # the longest that building an engine is waited for
 ANSWER_S = 600
+GOLDEN = "golden.npz"
+SAMPLES = "samples.npy"
 
 
 @dataclass(frozen=True)
@@ -65,48 +68,74 @@ class Samples:
 
     file: Path
     labels: np.ndarray
-    split: str = "test"
-    classes: tuple[str, ...] = field(default=())
+    classes: tuple[str, ...] = ()
 
 
-def measure_on(device: Device, bundle: Path, options: Options, samples: Samples | None = None) -> OnDevice:
+@dataclass(frozen=True)
+class Trial:
+    """What of a bundle is measured: the model and its stored outputs. Reports change without a model's being another."""
+
+    model: Path
+    golden: Path
+    target: Target
+    manifest: Mapping[str, Any]  # format, runtime, precision, input, golden
+
+
+def trial_of(bundle: Path) -> Trial:
+    """Raises BundleError for a bundle that was changed."""
+    parcel_of(bundle)
+    return Trial(bundle / SHIPPED, bundle / GOLDEN, target_of(bundle), read_manifest(bundle))
+
+
+def measure_on(device: Device, trial: Trial, options: Options, samples: Samples | None = None) -> OnDevice:
     """Copy what the device lacks, measure there, and judge what came back.
 
-    Raises BundleError for a bundle that was changed, DeviceError for what the device lacks or fails at.
+    Raises DeviceError for what the device lacks or fails at.
     """
-    target, runtime = target_of(bundle), options.runtime or target_of(bundle).runtime.name
-    parcel = parcel_of(bundle)
-    if samples is not None:
-        parcel.add_tool("samples.npy", samples.file)
-    facts = _fit(device, parcel, target, runtime, power_mode=options.power_mode)
+    runtime = options.runtime or trial.target.runtime.name
     timed = device.origin != "emulated"  # an emulator's milliseconds are nobody's
     request = {**options.request(), "runtime": runtime, "time": timed}
-    request |= {"samples": "samples.npy"} if samples is not None else {}
-    with sent(device, parcel, facts.missing) as files:
-        wait_s = ANSWER_S + (ENGINE_S if runtime == "tensorrt" else 0) + 3 * options.about_s
-        said = ask(device, "measure", {**files, **request}, timeout_s=wait_s, told=teller(device))
-    return judged(understand(Answer, said, device.name), device.name, device.origin, bundle, runtime, samples)
+    with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
+        parcel = _parcel(trial, Path(folder))
+        if samples is not None:
+            parcel.add_tool(SAMPLES, samples.file)
+            request["samples"] = SAMPLES
+        facts = _fit(device, parcel, trial.target, runtime, power_mode=options.power_mode)
+        with sent(device, parcel, facts.missing) as files:
+            wait_s = ANSWER_S + (ENGINE_S if runtime == "tensorrt" else 0) + 3 * options.about_s
+            said = ask(device, "measure", {**files, **request}, timeout_s=wait_s, told=teller(device))
+    return judged(understand(Answer, said, device.name), device.name, device.origin, trial, runtime, samples)
 
 
-def figures_of(file: Path, bundle: Path, device: str) -> OnDevice:
-    """What device_runner.py wrote where it ran alone, for the bundle that it ran on."""
+def _parcel(trial: Trial, folder: Path) -> Parcel:
+    parcel = tools_alone()
+    parcel.add(SHIPPED, trial.model)
+    parcel.add(GOLDEN, trial.golden)
+    kept = {key: trial.manifest[key] for key in ("format", "runtime", "precision", "input", "golden")}
+    write_json(folder / MANIFEST, {**kept, "files": dict(parcel.files)})
+    parcel.add(MANIFEST, folder / MANIFEST)
+    return parcel
+
+
+def figures_of(file: Path, trial: Trial, device: str) -> OnDevice:
+    """What device_runner.py wrote where it ran alone. Raises DeviceError where it was about another model."""
     try:
         answer = understand(Answer, json.loads(file.read_text(encoding="utf-8")), str(file))
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise DeviceError(f"{file} holds no figures: {error}") from error
-    if answer.manifest != sha256(bundle / MANIFEST):
-        raise BundleError(f"{file} was measured on another bundle than {bundle}; measure this one")
+    if answer.model_sha256 != sha256(trial.model):
+        raise DeviceError(f"{file} was measured on another model than {trial.model}; measure this one")
     runtime = "tensorrt" if answer.runtime.startswith("TensorRT") else "onnxruntime"
-    return judged(answer, device, "device", bundle, runtime, None)
+    return judged(answer, device, "device", trial, runtime)
 
 
-def judged(answer: Answer, device: str, origin: Any, bundle: Path, runtime: str, samples: Samples | None) -> OnDevice:
+def judged(
+    answer: Answer, device: str, origin: Origin, trial: Trial, runtime: str, samples: Samples | None = None
+) -> OnDevice:
     """An answer as the report's figures, with the reasons against a verdict."""
     facts = answer.facts
     series = [(title(one), Series.of(*one.blocks_ms)) for one in answer.series]
     states = [answer.before, *(state for one in answer.series for state in one.states), answer.after]
-    latencies = tuple(_latency(one, series[n][1], facts, answer.runtime, origin) for n, one in enumerate(answer.series))
-    unstable = refusals(series, states, answer.clocks_used, facts.power_modes) if series else ()
     return OnDevice(
         device=device,
         origin=origin,
@@ -115,12 +144,15 @@ def judged(answer: Answer, device: str, origin: Any, bundle: Path, runtime: str,
         architecture=facts.machine,
         system=facts.software,
         runtime=answer.runtime,
-        model_sha256=sha256(bundle / SHIPPED),
-        is_target=is_target(facts, target_of(bundle), runtime),
+        model_sha256=sha256(trial.model),
+        is_target=is_target(facts, trial.target, runtime),
         golden_ok=answer.golden.ok,
         golden=answer.golden.detail,
-        latencies=latencies,
-        unstable=unstable,
+        latencies=tuple(
+            _latency(one, timed, facts, answer.runtime, origin)
+            for one, (_, timed) in zip(answer.series, series, strict=True)
+        ),
+        unstable=refusals(series, states, answer.clocks_used, facts.power_modes) if series else (),
         accuracy=_accuracy(answer, samples, origin, device) if samples and answer.golden.ok else None,
         energy=answer.energy,
         load_ms=answer.loading.load_ms,
@@ -140,14 +172,14 @@ def title(one: Timed) -> str:
     return f"batch {one.batch}, {one.threads} thread{'s' if one.threads > 1 else ''}{transfers}"
 
 
-def _latency(one: Timed, series: Series, facts: Facts, runtime: str, origin: Any) -> Latency:
+def _latency(one: Timed, series: Series, facts: Facts, runtime: str, origin: Origin) -> Latency:
     figure = series.latency(
         threads=one.threads, machine=facts.title, runtime=runtime, batch_size=one.batch, origin=origin
     )
     return figure.model_copy(update={"transfers": one.transfers})
 
 
-def _accuracy(answer: Answer, samples: Samples, origin: Any, device: str) -> Accuracy:
+def _accuracy(answer: Answer, samples: Samples, origin: Origin, device: str) -> Accuracy:
     found = np.asarray(answer.predictions or ())
     if found.shape != samples.labels.shape:
         raise DeviceError(f"{device}: {len(found)} predictions came back for {len(samples.labels)} samples")

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.errors import BundleError, DeviceError
-from edgekd.export.bundle import FILES, MANIFEST, check_file, read_manifest, refuse_links, sha256
+from edgekd.export.bundle import FILES, MANIFEST, RUNNER, check_file, read_manifest, refuse_links, sha256
 from edgekd.measure.answer import Facts, understand
 from edgekd.measure.devices import Device, Told
 from edgekd.measure.devices.ssh import last_line
 
-RUNNER = Path(__file__).parent / "device_runner.py"
 TOO_OLD = 86
 NOT_FOUND = 127
 # The runner comes through standard input, so nothing is copied before the device has been looked at. The folder that it
@@ -34,6 +33,11 @@ class Parcel:
     files: dict[str, str] = field(default_factory=dict)
     tools: dict[str, str] = field(default_factory=dict)
     paths: dict[str, Path] = field(default_factory=dict)
+
+    def add(self, name: str, path: Path) -> None:
+        """A file of the bundle."""
+        self.files[name] = sha256(path)
+        self.paths[self.files[name]] = path
 
     def add_tool(self, name: str, path: Path) -> None:
         """A file that lies beside the bundle there, as no part of it."""

@@ -24,6 +24,8 @@ def render(report: Report, bundle: Path | None = None) -> RenderableType:
         Padding(figures(report), (1, 0)),
         what_shipped(report),
         Padding(checks(report.checks), (1, 0)),
+        *on_devices(report),
+        *by_estimate(report),
         *(Text(f"warning: {warning}", style="yellow") for warning in report.warnings),
         where_measured(report),
     ]
@@ -102,6 +104,24 @@ def verb(candidate: Candidate) -> Text:
     if candidate.shipped:
         return Text(f"{candidate.name} ships:", style="bold green")
     return Text(f"{candidate.name} lost:", style="dim")
+
+
+def on_devices(report: Report) -> list[RenderableType]:
+    """What `edgekd measure` found, where it was run."""
+    from edgekd.report.on_device import table  # which builds on this module
+
+    return [Padding(table(report.devices), (0, 0, 1, 0))] if report.devices else []
+
+
+def by_estimate(report: Report) -> list[RenderableType]:
+    """The range that the target's profile gives for what ships, and what it leaves out."""
+    from edgekd.report.roofline import in_words  # which builds on this module
+
+    found = report.chosen.estimate
+    if found is None:
+        return []
+    left_out = f"; leaves out {'; '.join(found.leaves_out)}" if found.leaves_out else ""
+    return [Text(f"estimate for the device: {in_words(found)} ({found.basis}){left_out}", style="dim")]
 
 
 def checks(rows: tuple[Check, ...]) -> Table:

@@ -1,0 +1,284 @@
+"""The commands that speak to devices: `edgekd device`, `measure`, `ship`; `verify --device` calls verify_there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgekd.errors import DeviceError
+
+if TYPE_CHECKING:
+    from edgekd.measure.answer import Facts
+
+MISSED = 3
+
+app = typer.Typer(help="Name the machines that bundles are measured on and shipped to.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="What the device is called here; or ssh:user@host, local, ...")]
+DeviceOption = Annotated[
+    str, typer.Option("--device", "-d", help="A device's name (`edgekd device list`), or ssh:user@host, local.")
+]
+Runtime = Annotated[str, typer.Option("--runtime", help="onnxruntime or tensorrt [the bundle's own].")]
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="What it shall be called.")],
+    ssh: Annotated[str, typer.Option("--ssh", help="user@host, or an alias of ~/.ssh/config.")] = "",
+    adb: Annotated[str, typer.Option("--adb", help="An Android device's serial number (`adb devices`).")] = "",
+    local: Annotated[bool, typer.Option("--local", help="This machine.")] = False,
+    emulated: Annotated[
+        str, typer.Option("--emulated", help="An arm64 processor under qemu: cortex-a53, -a72, -a76, neoverse-n1, max.")
+    ] = "",
+    ssh_config: Annotated[str, typer.Option("--ssh-config", help="Another file than ~/.ssh/config.")] = "",
+    python: Annotated[str, typer.Option("--python", help="The interpreter there [python3].")] = "",
+    folder: Annotated[
+        str, typer.Option("--folder", help="Where edgekd keeps its files there [.cache/edgekd-device].")
+    ] = "",
+    check: Annotated[bool, typer.Option("--probe/--no-probe", help="Look at the device first.")] = True,
+) -> None:
+    """Name a device, after looking at it: board, JetPack, runtimes, Python, processor, memory, power modes."""
+    from edgekd.measure.devices import named
+
+    kinds = {"ssh": ssh, "adb": adb, "emulated": emulated, **({"local": "yes"} if local else {})}
+    further = {"config": str(Path(ssh_config).resolve()) if ssh_config else "", "python": python, "folder": folder}
+    settings = {key: value for key, value in {**kinds, **further}.items() if value}
+    named.check(name, settings, f"device {name}")
+    if check:
+        from edgekd.measure.remote import probe as look
+
+        device = named.make(name, settings)
+        try:
+            if device.python:
+                _print_facts(name, look(device))
+            else:
+                device.run(["true"])  # no Python there: it answers, that is all
+        finally:
+            device.close()
+    named.write_device(name, settings)
+    typer.echo(f"{name} is kept in {named.devices_file()}")
+
+
+@app.command("list")
+def list_() -> None:
+    """The devices that have a name."""
+    from edgekd.measure.devices import named
+
+    devices = named.list_devices()
+    width = max(map(len, devices), default=0)
+    for name, settings in sorted(devices.items()):
+        typer.echo(f"{name:{width}}  {named.make(name, settings).address}")
+    if not devices:
+        typer.echo("no devices yet; `edgekd device add NAME --ssh user@host` names one")
+
+
+@app.command()
+def probe(name: Name) -> None:
+    """What a device is and what runs there; copies nothing."""
+    from edgekd.measure.devices.named import open_device
+    from edgekd.measure.remote import probe as look
+
+    with open_device(name) as device:
+        _print_facts(name, look(device))
+
+
+@app.command()
+def remove(
+    name: Name,
+    keep_files: Annotated[bool, typer.Option("--keep-files", help="Leave edgekd's folder on the device.")] = False,
+) -> None:
+    """Forget a device and remove edgekd's folder there; what was shipped stays."""
+    from edgekd.measure.devices import named
+    from edgekd.measure.remote import ask
+
+    if name in named.list_devices() and not keep_files:
+        with named.open_device(name) as device:
+            try:
+                if device.python:
+                    ask(device, "forget", {"folder": device.folder})
+            except DeviceError as error:
+                raise DeviceError(
+                    f"{error}\nIts files could not be removed; --keep-files forgets it all the same"
+                ) from None
+    named.remove_device(name)
+
+
+@app.command()
+def calibrate(name: Name) -> None:
+    """Fit how fast a device is at each class of operator, for `edgekd targets --calibrated`; some minutes.
+
+    Small networks are timed there in onnxruntime on one thread; what the fit is worth is told by networks that it did not see.
+    """
+    from tempfile import TemporaryDirectory
+
+    from edgekd.measure.calibrate import calibrate as fit
+    from edgekd.measure.calibrate import keep, refuse_emulated
+    from edgekd.measure.devices.named import open_device
+    from edgekd.measure.held_out import write_held_out
+    from edgekd.report.estimates import print_calibration
+
+    with open_device(name) as device, TemporaryDirectory(prefix="edgekd-") as folder:
+        refuse_emulated(device)
+        found = fit(device, write_held_out(Path(folder)))
+    print_calibration(found)
+    typer.echo(f"kept in {keep(found)}")
+
+
+def measure(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder: build/<recipe>/<target>.")],
+    devices: Annotated[
+        list[str], typer.Option("--device", "-d", help="A device's name, ssh:user@host, local; may be repeated.")
+    ],
+    power_mode: Annotated[
+        str | None, typer.Option("--power-mode", help="Measure in this mode only, by its name: 15W, MAXN_SUPER.")
+    ] = None,
+    sustained: Annotated[str, typer.Option("--sustained", help="Go on without a rest for so long: 90s, 30m.")] = "0s",
+    accuracy: Annotated[
+        str | None, typer.Option("--accuracy", help="test: top-1 of the test split there; test:500: of its first 500.")
+    ] = None,
+    threads: Annotated[str, typer.Option("--threads", help="Of onnxruntime: 1,4")] = "1",
+    batch: Annotated[str, typer.Option("--batch", help="Batch sizes: 1,8")] = "1",
+    cpus: Annotated[str, typer.Option("--cpus", help="Only on these cores: 4-7 [all].")] = "",
+    blocks: Annotated[int, typer.Option("--blocks", min=3)] = 3,
+    block_s: Annotated[float, typer.Option("--block-s", min=0, help="Least seconds of a block.")] = 1.0,
+    runtime: Runtime = "",
+    engine_option: Annotated[
+        list[str] | None, typer.Option("--engine-option", help="A word for build_engine.py (may be repeated).")
+    ] = None,
+    figures: Annotated[
+        Path | None, typer.Option("--figures", help="What device_runner.py wrote where it ran alone; nothing is run.")
+    ] = None,
+) -> None:
+    """Measure a bundle on devices, in parallel, and bring the figures into its report.
+
+    Exit code 3: wrong outputs there, or a missed budget.
+    """
+    from contextlib import nullcontext
+
+    from rich.console import Console
+
+    from edgekd.measure.on_device import Options, figures_of, trial_of
+    from edgekd.measure.side_by_side import measure_all, record
+    from edgekd.report.on_device import table
+
+    options = Options(
+        threads=_numbers("--threads", threads), batches=_numbers("--batch", batch), cpus=_numbers("--cpus", cpus),
+        runtime=_runtime(runtime), power_mode=power_mode, sustained_s=_seconds(sustained), blocks=blocks, block_s=block_s,
+        engine_options=tuple(engine_option or ()),
+    )  # fmt: skip
+    if figures is not None:
+        if len(devices) != 1:
+            raise DeviceError(
+                "--figures are those of one device; give --device once, with the name that they shall have"
+            )
+        found = [figures_of(figures, trial_of(bundle), devices[0])]
+        report = record(bundle, found)
+    else:
+        with _samples(bundle, accuracy) if accuracy else nullcontext() as samples:
+            found, report = measure_all(bundle, devices, options, samples)
+    Console(highlight=False).print(table(found))
+    wrong = not all(device.golden_ok for device in found) or len(found) < len(set(devices))
+    raise typer.Exit(MISSED if wrong or not report.ok else 0)
+
+
+def ship(
+    bundle: Annotated[
+        Path | None, typer.Argument(help="A bundle's folder: build/<recipe>/<target>; not with --rollback.")
+    ] = None,
+    device: DeviceOption = "",
+    to: Annotated[str, typer.Option("--to", help="Where it shall stand there: /opt/models/cifar10.")] = "",
+    rollback: Annotated[bool, typer.Option("--rollback", help="Put the version before back.")] = False,
+    runtime: Runtime = "",
+) -> None:
+    """Put a bundle on a device in one step, proved there; the version before is kept. Exit code 3: it was refused there."""
+    from edgekd.measure.devices.named import open_device
+    from edgekd.measure.on_device import roll_back, ship_to
+
+    if not device or not to:
+        raise DeviceError("where to? Give --device and --to, the place there")
+    if rollback == (bundle is not None):
+        raise DeviceError("give either a bundle to ship, or --rollback")
+    with open_device(device) as opened:
+        done = (
+            roll_back(opened, to, _runtime(runtime))
+            if bundle is None
+            else ship_to(opened, bundle, to, _runtime(runtime))
+        )
+    stands = "stands already" if done.unchanged else "stands"
+    kept = f"; {done.before} is kept (--rollback)" if done.before and not done.unchanged else ""
+    typer.echo(f"{to} on {device}: version {done.version} {stands}{kept}")
+    typer.echo(f"stored outputs in {done.runtime}: {done.detail}")
+
+
+def verify_there(bundle: Path, device: str, runtime: str, samples: int = 0) -> None:
+    """`edgekd verify --device`; on an emulated processor, or with samples, also what differs from this machine and where."""
+    from edgekd.measure.devices.named import open_device
+    from edgekd.measure.on_device import verify_on
+
+    with open_device(device) as opened:
+        if opened.origin == "emulated" or samples:
+            from edgekd.measure.compare import compare_on
+
+            rows = compare_on(opened, bundle, samples=samples)
+            for what, ok, detail in rows:
+                typer.echo(f"{'ok    ' if ok else 'FAILED'}  {what}  {detail}".rstrip())
+            raise typer.Exit(0 if all(ok for _, ok, _ in rows) else MISSED)
+        proof = verify_on(opened, bundle, _runtime(runtime))
+    typer.echo(f"ok      every file, by its SHA-256 on {device}")
+    typer.echo(f"ok      stored outputs in {proof.runtime}: {proof.detail}")
+
+
+def _print_facts(name: str, facts: Facts) -> None:
+    lines = {
+        "machine": facts.title,
+        "software": facts.software,
+        "power mode": facts.state.power_mode,
+        "power modes": ", ".join(f"{mode} (id {number})" for mode, number in facts.power_modes.items()),
+        "clocks": ", ".join(f"{clock} {mhz:.0f} MHz" for clock, mhz in facts.state.clocks_mhz.items()),
+        "governors": ", ".join(f"{clock} {governor}" for clock, governor in facts.state.governors.items()),
+        "temperatures": ", ".join(f"{zone} {c:.0f} °C" for zone, c in facts.state.temperatures_c.items()),
+        "free": f"{facts.state.free_memory_mb or 0:.0f} MB memory, {facts.free_mb or 0:.0f} MB disk",
+        "load": facts.state.load_1m,
+    }
+    typer.echo(name)
+    for what, found in lines.items():
+        typer.echo(f"  {what:12}  {'cannot be read there' if found in (None, '') else found}")
+
+
+def _samples(bundle: Path, accuracy: str):  # type: ignore[no-untyped-def]
+    """What --accuracy asks for."""
+    split, _, most = accuracy.partition(":")
+    if split != "test" or (most and not most.isdigit()) or most == "0":
+        raise DeviceError(f"--accuracy {accuracy}; possible: test, or test:N for its first N samples")
+    from edgekd.measure.samples import test_samples
+
+    return test_samples(bundle, int(most) if most else None)
+
+
+def _runtime(given: str) -> str:
+    if given not in ("", "onnxruntime", "tensorrt"):
+        raise DeviceError(f"--runtime {given}; possible: onnxruntime, tensorrt")
+    return given
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    """`1,4-6` -> (1, 4, 5, 6)."""
+    numbers: list[int] = []
+    for part in filter(None, text.split(",")):
+        found = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if found is None:
+            raise DeviceError(f"{option} {text}; write numbers, as 1,4 or 4-7")
+        low = int(found[1])
+        numbers += range(low, int(found[2] or low) + 1)
+    return tuple(dict.fromkeys(numbers))
+
+
+def _seconds(text: str) -> float:
+    """`90s`, `30m`, `2h`."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text)
+    if found is None:
+        raise DeviceError(f"--sustained {text}; write 90s, 30m or 2h")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]

@@ -1,0 +1,63 @@
+"""measure_candidates: the candidates of a build on the device that decides; check_device: can it decide at all?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd.errors import DeviceError
+from edgekd.export.bundle import FORMAT, describe_input
+from edgekd.measure.devices.named import open_device
+from edgekd.measure.fitness import check_fit, is_target
+from edgekd.measure.on_device import GOLDEN, Options, Trial, measure_on
+from edgekd.measure.remote import probe
+from edgekd.report.model import OnDevice
+from edgekd.target import Target
+
+
+def check_device(name: str, target: Target) -> None:
+    """Raise DeviceError for a device that cannot decide a target's budget, or that cannot be reached."""
+    with open_device(name) as device:
+        if device.origin == "emulated":
+            raise DeviceError(f"{name} is emulated, so it gives no latency; build without --device, or with a real one")
+        facts, runtime = probe(device), target.runtime.name
+        check_fit(name, facts, target, runtime)
+        if not is_target(facts, target, runtime):
+            raise DeviceError(
+                f"{name} ({facts.title}) is no {target.title}: its figures would decide nothing. Build for the target that "
+                "it is, or without --device"
+            )
+
+
+def measure_candidates(
+    name: str, target: Target, candidates: Mapping[str, tuple[Path, Mapping[str, NDArray[Any]]]]
+) -> dict[str, OnDevice | DeviceError]:
+    """Candidate -> what the device says of it, or why it failed there.
+
+    candidates: precision -> (model, golden `inputs`, `outputs` and `tolerance`). Raises DeviceError where all fail.
+    """
+    found: dict[str, OnDevice | DeviceError] = {}
+    with open_device(name) as device, TemporaryDirectory(prefix="edgekd-") as folder:
+        for precision, (model, golden) in candidates.items():
+            file = Path(folder) / f"{precision}.{GOLDEN}"
+            np.savez(file, inputs=golden["inputs"], outputs=golden["outputs"])
+            manifest = {
+                "format": FORMAT,
+                "runtime": target.runtime.name,
+                "precision": precision,
+                "input": describe_input(model),
+                "golden": {"n": len(golden["inputs"]), "tolerance": float(golden["tolerance"])},
+            }
+            try:
+                found[precision] = measure_on(device, Trial(model, file, target, manifest), Options())
+            except DeviceError as error:
+                found[precision] = error
+    failures = [failure for failure in found.values() if isinstance(failure, DeviceError)]
+    if len(failures) == len(found):
+        raise failures[0]
+    return found

@@ -1,0 +1,40 @@
+"""test_samples: a bundle's test split as its graph takes it, for the accuracy on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from edgekd.data import decode, open_samples
+from edgekd.errors import BundleError
+from edgekd.export.bundle import read_manifest
+from edgekd.export.candidates import as_input
+from edgekd.measure.on_device import SAMPLES, Samples
+from edgekd.recipe import Recipe
+from edgekd.refusals import missing_files
+from edgekd.stage import Cache, default_cache
+from edgekd.toml_file import refuse
+
+
+@contextmanager
+def test_samples(bundle: Path, most: int | None = None) -> Iterator[Samples]:
+    """The samples of the recipe that the bundle was built from, or the first `most` of them; from the cache where it has them.
+
+    Raises BundleError where the manifest tells no recipe, RecipeError where its data is not here any more.
+    """
+    try:
+        recipe = Recipe.model_validate(read_manifest(bundle)["recipe"], strict=False).located()
+    except (KeyError, ValueError) as error:
+        raise BundleError(f"{bundle} does not tell the recipe that it was built from: {error}") from error
+    refuse(f"recipe {recipe.name} of {bundle}", [m for m in missing_files(recipe) if m.place.startswith("data.")])
+    with Cache(default_cache(), f"accuracy of {bundle}") as run, TemporaryDirectory(prefix="edgekd-") as folder:
+        opened = open_samples(run(decode, recipe.data.source).folder, recipe.data)
+        n = len(opened.test) if most is None else min(most, len(opened.test))
+        images = as_input(opened.test.get(np.arange(n)), recipe.data, recipe.export)
+        file = Path(folder) / SAMPLES
+        np.save(file, np.ascontiguousarray(images))
+        yield Samples(file, opened.test.labels[:n], opened.classes)

@@ -1,0 +1,59 @@
+"""measure_all: one bundle on several devices at once, each in a thread of its own; into the bundle's report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from edgekd.errors import DeviceError, EdgekdError
+from edgekd.export.bundle import add_to_report
+from edgekd.measure.devices import Device
+from edgekd.measure.devices.named import open_device
+from edgekd.measure.on_device import Options, Samples, measure_on, trial_of
+from edgekd.report.model import OnDevice, Report
+from edgekd.report.on_device import with_device
+from edgekd.say import say
+
+
+def measure_all(
+    bundle: Path, names: Sequence[str], options: Options, samples: Samples | None = None
+) -> tuple[list[OnDevice], Report]:
+    """The figures, in the order of the names, and the bundle's new report.
+
+    A device that fails does not stop the others; what failed is said as soon as it does. Raises DeviceError where all
+    failed, with what each said.
+    """
+    trial = trial_of(bundle)
+    with ExitStack() as opened:
+        devices = [opened.enter_context(open_device(name)) for name in dict.fromkeys(names)]
+
+        def measure(device: Device) -> OnDevice | EdgekdError:
+            try:
+                return measure_on(device, trial, options, samples)
+            except EdgekdError as error:
+                if len(devices) > 1:
+                    say(str(error))
+                return error
+
+        with ThreadPoolExecutor(len(devices)) as pool:
+            outcomes = list(pool.map(measure, devices))
+    found = [outcome for outcome in outcomes if isinstance(outcome, OnDevice)]
+    failed = [outcome for outcome in outcomes if isinstance(outcome, EdgekdError)]
+    if not found:
+        raise failed[0] if len(failed) == 1 else DeviceError("\n".join(map(str, failed)))
+    return found, record(bundle, found)
+
+
+def record(bundle: Path, found: Sequence[OnDevice]) -> Report:
+    """Bring the figures into the bundle's report."""
+
+    def change(report: Report, manifest: Mapping[str, Any]) -> Report:
+        budget = manifest.get("recipe", {}).get("budget", {}).get("p90_latency_ms")
+        for device in found:
+            report = with_device(report, device, budget)
+        return report
+
+    return add_to_report(bundle, change)
