@@ -35,7 +35,11 @@ def print_calibration(calibration: Calibration) -> None:
         rates.add_row(name, _rate(calibration.ms_per_gop.get(name, 0.0)), _rate(calibration.ms_per_gb[name]))
     console.print(rates)
     starts = ", ".join(f"{1e3 * ms:.1f} µs ({precision})" for precision, ms in calibration.start_ms.items())
-    console.print(Text(f"a kernel's start: {starts}; - : the fit found no cost in it"))
+    console.print(
+        Text(
+            f"a kernel's start: {starts}; a row's two figures share out one cost (- : none of it), neither alone is a peak"
+        )
+    )
     table = Table("held out", "measured ms", "estimated ms", "error", "rounds apart", box=None, pad_edge=False)
     for network in calibration.held_out:
         row = (milliseconds(network.measured_ms), milliseconds(network.estimated_ms), f"{100 * network.error:+.0f} %")

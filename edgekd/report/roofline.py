@@ -15,6 +15,7 @@ from edgekd.report.terminal import milliseconds
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 920, 360, 70, 24, 28, 48
 COLOURS = 5
+NO_PRODUCTS = ("elementwise", "pool", "move")
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def roofline(estimate: Estimate) -> Roofline | None:
         min(intensities) / 1.5, max(*intensities, *_ridges(estimate), 1.0) * 2, LEFT, WIDTH - RIGHT, logarithmic=True
     )
     y = Axis(
-        min(speeds) / 1.5, max(*speeds, *estimate.peaks_gops.values(), 1e-6) * 2, HEIGHT - BOTTOM, TOP, logarithmic=True
+        min(speeds) / 1.5, max(*speeds, *_peaks(estimate).values(), 1e-6) * 2, HEIGHT - BOTTOM, TOP, logarithmic=True
     )
     kinds = list(dict.fromkeys(kernel.kind for kernel in kernels))
     total = sum(kernel.ms for kernel in kernels)
@@ -69,7 +70,7 @@ def roofline(estimate: Estimate) -> Roofline | None:
         HEIGHT,
         x,
         y,
-        _roofs(estimate, kernels, x, y),
+        _roofs(estimate, x, y),
         dots,
         [(kind, i % COLOURS) for i, kind in enumerate(kinds)],
     )
@@ -113,17 +114,22 @@ def _gops(kernel: KernelTime) -> float:
     return kernel.operations / (kernel.ms * 1e6)
 
 
+def _peaks(estimate: Estimate) -> dict[str, float]:
+    """Of the number formats that its products have."""
+    used = {kernel.precision for kernel in estimate.kernels if kernel.kind not in NO_PRODUCTS}
+    return {precision: peak for precision, peak in estimate.peaks_gops.items() if precision in used}
+
+
 def _ridges(estimate: Estimate) -> list[float]:
     """Operations a byte from which on a format's peak, not the bandwidth, is the limit."""
-    return [peak / estimate.bandwidth_gbs for peak in estimate.peaks_gops.values()] if estimate.bandwidth_gbs else []
+    return [peak / estimate.bandwidth_gbs for peak in _peaks(estimate).values()] if estimate.bandwidth_gbs else []
 
 
-def _roofs(estimate: Estimate, kernels: list[KernelTime], x: Axis, y: Axis) -> list[Roof]:
-    bandwidth, used = estimate.bandwidth_gbs, {kernel.precision for kernel in kernels}
-    roofs = []
-    for name, peak in estimate.peaks_gops.items():
-        if bandwidth is None or name not in used:
-            continue
+def _roofs(estimate: Estimate, x: Axis, y: Axis) -> list[Roof]:
+    bandwidth, roofs = estimate.bandwidth_gbs, []
+    if bandwidth is None:
+        return []
+    for name, peak in _peaks(estimate).items():
         start = max(x.low, y.low / bandwidth)
         corners = [(start, start * bandwidth), (max(start, peak / bandwidth), peak), (x.high, peak)]
         roofs.append(Roof(f"{name} {peak / 1e3:g} T/s", " ".join(f"{x(a)},{y(b)}" for a, b in corners), y(peak) - 6))
