@@ -4,7 +4,7 @@
 
 Calibrates the device (this machine where none is named) on edgekd's generated networks, and holds out edgekd's four students in fp32
 and int8 and, where timm is installed, 15 of its networks. All are timed in the same interleaved rounds, on one thread in
-onnxruntime. timm needs torchvision beside it: pip install --no-deps timm torchvision, then declare its operators or use its own build.
+onnxruntime. timm beside a CPU build of torch: pip install --no-deps timm torchvision.
 """
 
 from __future__ import annotations
@@ -37,9 +37,14 @@ def write_timm(folder: Path) -> dict[str, Path]:
     if not importlib.util.find_spec("timm"):
         print("timm is not installed: edgekd's own students alone are held out")
         return {}
-    operators = torch.library.Library("torchvision", "DEF")  # a torchvision without its compiled part declares none
-    if not hasattr(torch.ops.torchvision, "nms"):
-        operators.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    # A torchvision without its compiled part declares no operators, and then does not import.
+    operators = torch.library.Library("torchvision", "FRAGMENT")
+    for schema in (
+        "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+        "qnms(Tensor a, Tensor b, float c) -> Tensor",
+    ):
+        if not hasattr(torch.ops.torchvision, schema.partition("(")[0]):
+            operators.define(schema)
     import timm
 
     found = {}

@@ -222,6 +222,10 @@ def verify_there(bundle: Path, device: str, runtime: str, samples: int = 0) -> N
         if opened.origin == "emulated" or samples:
             from edgekd.measure.compare import compare_on
 
+            if _runtime(runtime) == "tensorrt":
+                raise DeviceError(
+                    "an emulated processor, and --samples, run onnxruntime; for TensorRT: edgekd measure --accuracy test"
+                )
             rows = compare_on(opened, bundle, samples=samples)
             for what, ok, detail in rows:
                 typer.echo(f"{'ok    ' if ok else 'FAILED'}  {what}  {detail}".rstrip())
