@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from edgekd.accuracy import top1_of
+from edgekd.bundle import MANIFEST, SHIPPED, read_manifest, sha256, write_json
 from edgekd.errors import BundleError, DeviceError
-from edgekd.export.bundle import MANIFEST, SHIPPED, read_manifest, sha256, write_json
 from edgekd.measure.answer import Answer, Facts, Proof, Shipped, Timed, understand
 from edgekd.measure.devices import Device, Told
 from edgekd.measure.fitness import check_fit, is_target

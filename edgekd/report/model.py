@@ -137,6 +137,27 @@ class OnDevice(Section):
         return self.before.power_mode
 
 
+class QuantizationStep(Section):
+    """A way to quantize that mode = "auto" tried, from the cheapest on; `drop` in points of hold-out top-1 under fp32."""
+
+    name: str
+    in_float: tuple[str, ...] = Field(default=(), description="layers that it leaves in float")
+    holdout_top1: float
+    drop: float
+    holds: bool = Field(description="the drop is within budget.max_drop_from_fp32")
+    taken: bool
+    seconds: float
+
+
+class LayerSensitivity(Section):
+    """What one layer's quantization costs alone: the mean KL divergence of the model's answers from the float ones."""
+
+    layer: str
+    divergence: float
+    share: float = Field(description="of all multiplications, in percent")
+    in_float: bool
+
+
 class Report(Section):
     """Everything that `edgekd build` found; `report.json` is this, and report.html is made from it."""
 
@@ -164,6 +185,12 @@ class Report(Section):
     )
     quantization_curves: tuple[dict[str, float], ...] = Field(
         default=(), description="the same of the quantization-aware training; empty without one"
+    )
+    quantization_path: tuple[QuantizationStep, ...] = Field(
+        default=(), description='what quantize.mode = "auto" tried, in order; empty for a mode that was chosen'
+    )
+    sensitivity: tuple[LayerSensitivity, ...] = Field(
+        default=(), description="the most sensitive first; empty where it did not come to mixed precision"
     )
     warnings: tuple[str, ...] = ()
     stages: tuple[dict[str, Any], ...] = Field(default=(), description="name, key, seconds, reused: the lineage")
