@@ -110,6 +110,9 @@ def measure_on(device: Device, trial: Trial, options: Options, samples: Samples 
 def _parcel(trial: Trial, folder: Path) -> Parcel:
     parcel = tools_alone()
     parcel.add(SHIPPED, trial.model)
+    weights = trial.model.with_name(f"{SHIPPED}.data")
+    if weights.is_file():  # beside a model above 2 GB
+        parcel.add(weights.name, weights)
     parcel.add(GOLDEN, trial.golden)
     kept = {key: trial.manifest[key] for key in ("format", "runtime", "precision", "input", "golden")}
     write_json(folder / MANIFEST, {**kept, "files": dict(parcel.files)})
