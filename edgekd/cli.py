@@ -178,6 +178,27 @@ def verify(
 
 
 @app.command()
+def lint(
+    model: Annotated[Path, typer.Argument(help="Any ONNX file.")],
+    target: TargetOption,
+    samples: Annotated[
+        Path | None, typer.Option("--samples", help=".npy or .npz of inputs: finds values beyond the range of fp16.")
+    ] = None,
+    dla: Annotated[bool, typer.Option("--dla", help="The engine is meant for the target's DLA.")] = False,
+) -> None:
+    """Say what would make an ONNX file slow on a target, or be refused there. Exit code 3: something is refused."""
+    from edgekd.export import lint as linter
+    from edgekd.target import load_target
+
+    device = load_target(target)
+    findings = linter.lint(model, device, samples=samples, dla=dla)
+    for line in linter.lines(findings):
+        typer.echo(line)
+    typer.echo(f"{linter.counted(findings)} in {model} for {device.name} ({linter.runtime_title(device)})")
+    raise typer.Exit(MISSED if any(finding.severity == "error" for finding in findings) else 0)
+
+
+@app.command()
 def cache(
     folder: CacheOption = None,
     prune: Annotated[bool, typer.Option("--prune", help="Delete what was not used for --days.")] = False,

@@ -27,13 +27,24 @@ from edgekd.distill.temperature import FILE as TEMPERATURE
 from edgekd.distill.trained import REUSED
 from edgekd.errors import DeviceError
 from edgekd.export.bundle import write_bundle
-from edgekd.export.candidates import MODEL, as_input
+from edgekd.export.candidates import MODEL, SAME, TRAINED, as_input, kept_fp32
+from edgekd.export.lint import Finding, counted, grouped, lint, listed, runtime_title
 from edgekd.measure.estimate import estimate
 from edgekd.measure.on_candidates import measure_candidates
 from edgekd.measure.protocol import interleave
 from edgekd.measure.runners import OnnxRunner, Runner, TorchRunner, machine, peak_memory_mb, versions
+from edgekd.quantize.auto import Quantized
 from edgekd.recipe import Recipe, file_of
-from edgekd.report.model import Accuracy, Candidate, Check, Latency, OnDevice, Report
+from edgekd.report.model import (
+    Accuracy,
+    Candidate,
+    Check,
+    Latency,
+    LayerSensitivity,
+    OnDevice,
+    QuantizationStep,
+    Report,
+)
 from edgekd.report.on_device import decisive, with_device
 from edgekd.say import say
 from edgekd.stage import Artifact, Cache
@@ -58,7 +69,7 @@ class Made:
     temperature: Artifact | None
     chain: tuple[Artifact, ...]
     distilled: Artifact
-    quantized: Artifact | None
+    quantized: Quantized | None
     candidates: Mapping[str, Artifact]
     scores: Mapping[str, Artifact]
 
@@ -79,17 +90,23 @@ def evaluate(recipe: Recipe, target: Target, run: Cache, made: Made, started: fl
     contenders, teacher_latency = _contenders(
         recipe, target, opened, opened_by_teacher, candidates, accuracies, teacher_runs
     )
+    findings = {name: lint(artifact / MODEL, target) for name, artifact in candidates.items()}
+    faults = {name: _refusal(found) for name, found in findings.items()}
     if same is not None and same < AGREEMENT:
-        fault = f"only {same:.2f} % of its answers are those of the model that was trained; at least {AGREEMENT} % are asked"
-        contenders = [replace(c, fault=fault) if c.name == "int8" else c for c in contenders]
+        faults["int8"] = (
+            f"only {same:.2f} % of its answers are those of the model that was trained; at least {AGREEMENT} % are asked"
+        )
+    contenders = [replace(contender, fault=faults[contender.name]) for contender in contenders]
     found = _on_device(device, recipe, target, opened, candidates) if device else {}
     contenders = [as_measured(contender, found[contender.name]) if found else contender for contender in contenders]
     chosen = choose(contenders, recipe.budget, teacher)
     shipped = next(candidate for candidate in chosen if candidate.shipped)
     checks = [
         *budget_checks(shipped, recipe.budget, teacher, accuracies["fp32"]),
-        *([_agreement(same, accuracies["int8"].n, shipped.name)] if same is not None else []),
+        *([_agreement(same, candidates["int8"], scores["int8"], shipped.name)] if same is not None else []),
+        _linted(findings[shipped.name], target),
         _device_latency(target),
+        *_kept(candidates),
         *_chain(recipe, made.chain),
         *_reused(distilled),
         *_old_and_new(made, opened, scores[shipped.name]),
@@ -113,8 +130,13 @@ def evaluate(recipe: Recipe, target: Target, run: Cache, made: Made, started: fl
         checks=tuple(checks),
         curves=_curves(distilled),
         temperature_curve=_temperatures(made.temperature),
-        quantization_curves=_curves(made.quantized),
-        warnings=tuple(_warnings(recipe, opened, teacher, shipped)),
+        quantization_curves=_curves(made.quantized.taken.quantized if made.quantized else None),
+        quantization_path=_path(made.quantized),
+        sensitivity=_sensitivity(made.quantized),
+        warnings=(
+            *_warnings(recipe, opened, teacher, shipped, made.quantized),
+            *_slow(findings[shipped.name]),
+        ),
         stages=tuple(artifact.lineage() for artifact in run.artifacts),
     )
     there = found.get(shipped.name)
@@ -138,7 +160,7 @@ def as_measured(contender: Contender, found: OnDevice | DeviceError) -> Contende
     if isinstance(found, DeviceError):
         return replace(contender, latency=None, order_ms=None, order_origin="device", fault=str(found).splitlines()[0])
     fault = contender.fault or (
-        "" if found.golden_ok else f"on {found.device} it computes something else: {found.golden}"
+        "" if found.golden_ok is not False else f"on {found.device} it computes something else: {found.golden}"
     )
     latency = decisive(found)
     if latency is None:
@@ -247,16 +269,58 @@ def _teacher_runner(recipe: Recipe, samples: Samples, trained: Artifact | None) 
 
 
 def same_as_trained(int8: Artifact, scores: Artifact) -> float:
-    """Percent of the test split that the fake-quantized model and the exported one in onnxruntime put in one class."""
-    fake_quantized, deployed = np.load(int8 / "fake_quantized.npy"), np.load(scores / "test.npy")
-    return 100 * float((fake_quantized.argmax(1) == deployed.argmax(1)).mean())
+    """Percent of the test split that the fake-quantized model and the exported one in onnxruntime put in one class.
+
+    Where the rest is fp16 the graph is compared before that: a processor rounds each value between two layers to half
+    precision, an engine of TensorRT computes the layer and the rounding to int8 in one.
+    """
+    deployed = int8 / SAME if (int8 / SAME).exists() else scores / "test.npy"
+    return _same(int8 / TRAINED, deployed)
 
 
-def _agreement(same: float, n: int, shipped: str) -> Check:
+def _same(one: Path, other: Path) -> float:
+    """Percent of the samples that two files of logits put in the same class."""
+    return 100 * float((np.load(one).argmax(1) == np.load(other).argmax(1)).mean())
+
+
+def _kept(candidates: Mapping[str, Artifact]) -> Iterator[Check]:
+    """What stays fp32 in half-precision exports, and why."""
+    for name, artifact in candidates.items():
+        kept = kept_fp32(artifact)
+        if kept:
+            named = "; ".join(f"{found.node}: {found.why}" for found in kept[:3]) + ("; ..." if len(kept) > 3 else "")
+            yield Check(name=f"{name} keeps operators in fp32", verdict="note", found=f"{len(kept)}: {named}")
+
+
+def _agreement(same: float, int8: Artifact, scores: Artifact, shipped: str) -> Check:
+    n = len(np.load(int8 / TRAINED, mmap_mode="r"))
+    found = f"same top-1 as the fake-quantized model on {same:.2f} % of {n} test samples"
+    if (int8 / SAME).exists():
+        found += f" with fp32 between the integer layers; with fp16, as it ships, on {_same(int8 / TRAINED, scores / 'test.npy'):.2f} %"
     return Check(
         name="int8 computes what was trained", verdict="pass" if same >= AGREEMENT else "missed" if shipped == "int8" else "note",
-        found=f"same top-1 as the fake-quantized model on {same:.2f} % of {n} test samples", limit=f"at least {AGREEMENT} %",
+        found=found, limit=f"at least {AGREEMENT} %",
     )  # fmt: skip
+
+
+def _refusal(findings: Sequence[Finding]) -> str:
+    """Why the target's runtime refuses a candidate; empty where it does not."""
+    refused = [finding for finding in findings if finding.severity == "error"]
+    return f"{refused[0].node}: {refused[0].why}" if refused else ""
+
+
+def _linted(findings: Sequence[Finding], target: Target) -> Check:
+    refused = any(finding.severity == "error" for finding in findings)
+    return Check(
+        name=f"lint for {runtime_title(target)}", verdict="missed" if refused else "pass", found=counted(findings),
+        limit="no errors",
+    )  # fmt: skip
+
+
+def _slow(findings: Sequence[Finding]) -> Iterator[str]:
+    """What lint warns of in the model that ships."""
+    for finding, nodes in grouped([finding for finding in findings if finding.severity != "note"]):
+        yield f"lint, {listed(nodes)}: {finding.why}; {finding.remedy}"
 
 
 def _chain(recipe: Recipe, chain: Sequence[Artifact]) -> Iterator[Check]:
@@ -322,8 +386,45 @@ def _curves(trained: Artifact | None) -> tuple[dict[str, float], ...]:
     return tuple(json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines())
 
 
-def _warnings(recipe: Recipe, samples: Samples, teacher: Accuracy, shipped: Candidate) -> Iterator[str]:
+def _path(quantized: Quantized | None) -> tuple[QuantizationStep, ...]:
+    """The rungs that "auto" tried, the one that was taken marked; empty where nothing was to be decided."""
+    if quantized is None:
+        return ()
+    return tuple(
+        QuantizationStep(
+            name=rung.name, in_float=rung.plan.in_float, holdout_top1=rung.top1, drop=rung.drop, holds=rung.holds,
+            taken=rung is quantized.taken, seconds=round(rung.quantized.seconds, 1),
+        )
+        for rung in quantized.tried
+        if rung.top1 is not None and rung.drop is not None
+    )  # fmt: skip
+
+
+def _sensitivity(quantized: Quantized | None) -> tuple[LayerSensitivity, ...]:
+    if quantized is None:
+        return ()
+    total = sum(layer.multiplications for layer in quantized.sensitivities)
+    kept = quantized.taken.plan.in_float
+    return tuple(
+        LayerSensitivity(
+            layer=layer.layer, divergence=layer.divergence, share=round(100 * layer.multiplications / total, 2),
+            in_float=layer.layer in kept,
+        )
+        for layer in quantized.sensitivities
+    )  # fmt: skip
+
+
+def _warnings(
+    recipe: Recipe, samples: Samples, teacher: Accuracy, shipped: Candidate, quantized: Quantized | None
+) -> Iterator[str]:
     """What no budget forbids and a careful reader would want to know."""
+    if quantized is not None:
+        yield from map(str, quantized.float_operators)
+        if not quantized.taken.holds:
+            yield (
+                f"no way to quantize keeps budget.max_drop_from_fp32 on the hold-out split; int8 is {quantized.taken.name}, the "
+                f"most accurate of {len(quantized.tried)}"
+            )
     if samples.skipped:
         yield f"{len(samples.skipped)} images do not decode and were left out, the first: {samples.skipped[0]}"
     if recipe.data.train == recipe.data.test and not recipe.data.train.startswith("python:"):  # that is told the split

@@ -29,7 +29,7 @@ model = "edgekd:resnet8"                    # also edgekd:resnet20, edgekd:wrn-1
 epochs = 30                                 # losses = [{{ method = "kd", temperature = 4.0, weight = 0.9 }}]
 
 [quantize]
-mode = "ptq"                                # "qat" trains on with the device's int8 arithmetic; "none"
+mode = "ptq"                                # "qat" trains on in int8 arithmetic; "auto" until the budget holds; "none"
 
 [budget]
 max_drop_from_fp32 = 1.0                    # points; also min_accuracy, max_drop_from_teacher, size_mb

@@ -27,7 +27,8 @@ from edgekd.distill.temperature import FILE, choose_temperature, is_auto, with_t
 from edgekd.evaluate import Made, evaluate, package
 from edgekd.export.candidates import export_fp16, export_fp32, export_int8, score
 from edgekd.preflight import check_models, check_output, check_teachers
-from edgekd.quantize.student import quantize
+from edgekd.quantize.auto import quantize_student
+from edgekd.quantize.student import Subject
 from edgekd.recipe import Data, Distill, Recipe, Recording, Teacher
 from edgekd.report.model import Report
 from edgekd.stage import Artifact, Cache
@@ -53,7 +54,7 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask, de
     seen = run(decode, recipe.teacher_data.source) if recipe.teacher.column else samples  # by the teachers
     tasks = decode_tasks(recipe, run)
     student = with_heads(recipe, tasks)
-    losses = check_models(recipe, student, samples, seen, tasks)
+    losses = check_models(recipe, target, student, samples, seen, tasks)
     if data.is_synthetic:
         rival = student if data.train == "synthetic:dfq" else None
         samples = seen = run(synthesize, samples, teacher, rival, recipe.teacher_data)
@@ -87,10 +88,13 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask, de
         candidates["fp16"] = run(export_fp16, samples, student, distilled, candidates["fp32"], data, recipe.export)
     quantized = None
     if recipe.quantize.mode != "none":
-        scheme = target.quantization
-        quantized = run(quantize, samples, taught_by, student, distilled, data, settings, recipe.quantize, scheme)
+        number, in_float = recipe.quantize.calibration_samples, recipe.quantize.keep_float
+        subject = Subject(samples, student, distilled, data, target.int8, number, in_float)
+        quantized = quantize_student(
+            run, subject, recipe.quantize, recipe.budget.max_drop_from_fp32, taught_by, settings
+        )
         candidates["int8"] = run(
-            export_int8, samples, student, distilled, quantized, data, recipe.quantize, scheme, recipe.export, opset
+            export_int8, subject, quantized.taken.plan, quantized.taken.quantized, recipe.export, opset
         )
     scores = {name: run(score, samples, model, data, recipe.export) for name, model in candidates.items()}
 

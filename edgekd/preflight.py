@@ -28,8 +28,10 @@ from edgekd.models import ExportedModel, OnnxModel, load_model, number_of_classe
 from edgekd.recipe import Recipe, Student
 from edgekd.say import say
 from edgekd.stage import Artifact
+from edgekd.target import Target
 from edgekd.tasks import check_tasks, open_task
 
+SIZES = {"fp32": 4, "fp16": 2, "int8": 1}  # bytes of a weight
 PROBED = 500  # hold-out samples that the teacher is tried on
 
 
@@ -44,7 +46,12 @@ def check_output(folder: Path) -> None:
 
 
 def check_models(
-    recipe: Recipe, to_train: Student, samples: Artifact, seen: Artifact, tasks: Mapping[str, Artifact]
+    recipe: Recipe,
+    target: Target,
+    to_train: Student,
+    samples: Artifact,
+    seen: Artifact,
+    tasks: Mapping[str, Artifact],
 ) -> tuple[Loss, ...]:
     """Raise ModelError or RecipeError where teachers, students, data and losses do not fit each other.
 
@@ -68,6 +75,7 @@ def check_models(
             f"distill.batch_size is {recipe.distill.batch_size}, but there are {number} training samples; lower it"
         )
     student = new_model(to_train, opened, recipe.distill.seed)
+    check_memory(student, target)
     teacher, *more = (
         load_model(reference, num_classes=len(opened.classes), in_channels=opened_by_teacher.image_shape[2])
         for reference in (recipe.teacher, *recipe.teacher.also)
@@ -95,6 +103,18 @@ def check_models(
     losses = _check_losses(recipe, student, teacher, opened, opened_by_teacher)
     trace(student.eval(), (torch.zeros(2, channels, *opened.image_shape[:2]),))
     return losses
+
+
+def check_memory(student: nn.Module, target: Target) -> None:
+    """Raise ModelError where the student's weights, in the smallest type that the target runs, are beyond its memory."""
+    size, name = min((SIZES[precision], precision) for precision in target.runtime.precisions)
+    parameters = sum(parameter.numel() for parameter in student.parameters())
+    most = max(target.hardware.ram_gb, default=float("inf"))
+    if parameters * size / 1e9 > most:
+        raise ModelError(
+            f"the student's {parameters:,} weights take {parameters * size / 1e9:.3g} GB in {name}, {target.title} has {most:g} GB "
+            "of memory; take a smaller student, or another target"
+        )
 
 
 def _reads_old_classes_only(recipe: Recipe) -> bool:

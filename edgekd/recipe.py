@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -245,15 +245,55 @@ class Distill(Section):
         return self
 
 
-class Quantize(Section):
-    mode: Literal["ptq", "qat", "none"] = "ptq"
-    calibration_samples: int = Field(default=512, ge=1)
-    epochs: int = Field(default=3, ge=1, description="of quantization-aware distillation (mode = qat)")
+class Training(Section):
+    """Of quantization-aware distillation (mode = qat, or auto where it comes to that)."""
+
+    epochs: int = Field(default=3, ge=1)
     lr: Positive = 0.005
+    keep_float: tuple[Text, ...] = Field(
+        default=(), description='operators that stay float: "first", "last", or a module by its path'
+    )
+
+
+Refinement = Literal["cle", "adaround", "bias_correction"]
+REFINEMENTS: tuple[Refinement, ...] = get_args(Refinement)
+
+
+class Quantize(Training):
+    """How the student becomes int8 where the target has it. Calibration decides ranges by the methods of
+    edgekd.quantize.ranges, from one pass over `calibration_samples` training images.
+
+    auto: ptq, then refined, then with the most sensitive layers in float, then qat, until `budget.max_drop_from_fp32` holds
+    on the hold-out split.
+    """
+
+    mode: Literal["ptq", "qat", "auto", "none"] = "ptq"
+    calibration: Literal["minmax", "moving_average", "percentile", "entropy", "mse"] = "mse"
+    calibration_samples: int = Field(default=512, ge=1)
+    refine: tuple[Refinement, ...] = Field(default=(), description="of ptq; auto takes all where none is given")
+
+    @model_validator(mode="after")
+    def _refinements_fit(self) -> Self:
+        in_order = tuple(step for step in REFINEMENTS if step in self.refine)
+        if self.refine != in_order:
+            wanted = ", ".join(f'"{step}"' for step in in_order)
+            raise ValueError(f"refine runs each step once, in this order: write refine = [{wanted}]")
+        if self.refine and self.mode in ("qat", "none"):
+            raise ValueError(
+                f'refine is given, but mode = "{self.mode}" has no use for it: it improves what calibration alone made; '
+                'write mode = "ptq" or "auto", or leave refine out'
+            )
+        return self
+
+    @property
+    def training(self) -> Training:
+        """What decides about the quantization-aware training alone."""
+        return Training(epochs=self.epochs, lr=self.lr)
 
 
 class Export(Section):
     opset: int | None = Field(default=None, ge=13, description="none: the target's")
+    batch: Literal["dynamic", 1] = Field(default="dynamic", description="1: static shapes, as a DLA needs them")
     preprocess: bool = Field(default=True, description="input uint8 NHWC, normalised inside the graph")
     output: Literal["logits", "probabilities"] = "logits"
 

@@ -62,3 +62,16 @@ def impossible_settings(recipe: Recipe, target: Target) -> Iterator[Mistake]:
             f"{recipe.export.opset} given; {version} on {target.name} takes up to {runtime.max_opset}."
             f" Leave opset out for the target's own, {runtime.default_opset}",
         )
+    opset, scheme = recipe.export.opset, target.quantization
+    if (
+        recipe.quantize.mode != "none"
+        and scheme is not None
+        and scheme.rest == "fp16"
+        and opset is not None
+        and opset < 19
+    ):
+        yield Mistake(
+            "export.opset",
+            f"{opset} given; int8 with fp16 between, which {target.name} is made for, takes opset 19 or later. "
+            f"Leave opset out for the target's own, {runtime.default_opset}",
+        )

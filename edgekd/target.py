@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from edgekd.errors import RecipeError, nearest
+from edgekd.errors import QuantizationError, RecipeError, nearest
 from edgekd.toml_file import Places, as_json, date_mistakes, parse_toml, read_text, refuse, validation_mistakes
 
 Text = Annotated[str, Field(min_length=1)]
@@ -88,15 +88,68 @@ class JetPack(Sourced):
     python: Text
 
 
+class Operator(Section):
+    """What of an operator the target computes in integers.
+
+    sites: inputs               what it reads, its weight too; its output is float until somebody quantizes it
+           inputs_and_output    these, and what it gives, after an activation that it fuses
+           skip                 of a residual addition the shorter branch: the longer one is fused into its last operator
+           passes_on            if its input is quantized, its output too, at the same scale
+           commutes             nothing by itself; what is quantized before and after it has one scale
+    """
+
+    sites: Literal["inputs", "inputs_and_output", "skip", "passes_on", "commutes"]
+    activations: tuple[Literal["int8", "uint8", "uint16"], ...] = Field(
+        default=("int8", "uint8"), description="types of what it reads and gives"
+    )
+    weight_per_channel: bool | None = Field(default=None, description="none: as the scheme says")
+    rank: Literal[2] | None = Field(default=None, description="of its input: further dimensions are made one before it")
+    gives_float: bool = Field(default=False, description="can give the model's output in float: logits do not tie")
+
+
+class Operators(Section):
+    """The operators that a target computes in integers; what is left out stays float, `other` is all that have no name here."""
+
+    conv: Operator | None = None
+    conv_transpose: Operator | None = None
+    linear: Operator | None = None
+    matmul: Operator | None = None
+    add: Operator | None = None
+    mul: Operator | None = None
+    avg_pool: Operator | None = None
+    sigmoid: Operator | None = None
+    max_pool: Operator | None = None
+    concat: Operator | None = None
+    move: Operator | None = Field(default=None, description="reshapes and transpositions")
+    other: Operator | None = None
+
+
 class Quantization(Sourced):
     """The target's int8 scheme; it drives calibration, QAT and export (see edgekd.quantize.scheme)."""
 
-    activation: Literal["int8", "uint8"]
+    activation: Literal["int8", "uint8", "uint16"]
     activation_symmetric: bool
     weight: Literal["int8"] = "int8"
     weight_per_channel: bool = True
     int32_bias: bool
-    placement: Literal["inputs", "every_tensor"]
+    min_channels: int = Field(default=1, ge=1, description="below, integer kernels are slower than float ones")
+    rest: Literal["fp32", "fp16"] = Field(
+        default="fp32", description="type of what is not quantized; fp16 scales of Q/DQ take opset 19"
+    )
+    fuses: tuple[Literal["relu", "relu6"], ...] = Field(
+        default=(), description="activations that are part of the operator before them: nothing is quantized between"
+    )
+    operators: Operators
+
+    @model_validator(mode="after")
+    def _operators_take_the_activation(self) -> Self:
+        for name, operator in self.operators:
+            if operator is not None and self.activation not in operator.activations:
+                raise ValueError(
+                    f"activation is {self.activation!r}, and {name} takes {', '.join(operator.activations)}; "
+                    "leave the operator out (it stays float) or choose another activation"
+                )
+        return self
 
 
 class Target(Section):
@@ -111,11 +164,32 @@ class Target(Section):
     jetpack: tuple[JetPack, ...] = ()
     quantization: Quantization | None = None
 
+    @property
+    def int8(self) -> Quantization:
+        """The int8 scheme. Raises QuantizationError where the target has none."""
+        if self.quantization is None:
+            raise QuantizationError(
+                f"target '{self.name}' has no int8 scheme; quantize with mode = \"none\", or choose a target that has one"
+            )
+        return self.quantization
+
     @model_validator(mode="after")
     def _runtime_is_that_of_the_first_jetpack(self) -> Self:
         if self.jetpack and self.jetpack[0].tensorrt != self.runtime.version:
             raise ValueError(
                 f"runtime.version is {self.runtime.version}, and the first jetpack has {self.jetpack[0].tensorrt}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_rest_of_int8_can_be_written(self) -> Self:
+        runtime = self.runtime
+        if self.quantization is None or self.quantization.rest == "fp32":
+            return self
+        if "fp16" not in runtime.precisions or runtime.default_opset < 19:
+            raise ValueError(
+                f'quantization.rest = "fp16" takes fp16 among runtime.precisions, which has {", ".join(runtime.precisions)}, '
+                f"and opset 19 for fp16 scales; runtime.default_opset is {runtime.default_opset}"
             )
         return self
 

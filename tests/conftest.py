@@ -14,6 +14,15 @@ from edgekd.recipe import Recipe, load_recipe
 SHARED = Path(os.environ.get("EDGEKD_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How much of TensorRT was not tried here."""
+    skipped = [report for report in terminalreporter.stats.get("skipped", ()) if "tensorrt" in report.keywords]
+    if skipped:
+        terminalreporter.write_line(
+            f"{len(skipped)} tests need the real TensorRT and were skipped: nothing stands in for it"
+        )
+
+
 @pytest.fixture
 def shared() -> Path:
     """The folder of data and teachers beside the checkout; the test is skipped where it is absent."""

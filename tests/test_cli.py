@@ -215,6 +215,23 @@ def test_a_jetson_after_a_raspberry_pi_does_not_distil_again(folder: Path) -> No
     assert reused["distill"] and reused["record_teacher"] and not reused["quantize"]
 
 
+def test_lint_tells_each_finding_with_its_remedy_and_ends_with_3_where_the_target_refuses(tmp_path: Path) -> None:
+    graph = '<ir_version: 9, opset_import: ["" : 17]> g (float[1,4,4] x) => (float[1] y) { y = Det (x) }'
+    onnx.save(onnx.parser.parse_model(graph), tmp_path / "model.onnx")
+
+    refused_there = edgekd("lint", "model.onnx", "--target", "jetson", cwd=tmp_path)
+    assert refused_there.returncode == 3 and refused_there.stderr == ""
+    assert "error    tensorrt_operators: Det -> y" in refused_there.stdout and "remedy:" in refused_there.stdout
+    assert "1 error in model.onnx for jetson-orin-nano (TensorRT 10.3.0)" in refused_there.stdout
+
+    runs_here = edgekd("lint", "model.onnx", "-t", "x86-cpu", cwd=tmp_path)
+    assert runs_here.returncode == 0 and "nothing found in model.onnx" in runs_here.stdout
+
+    (tmp_path / "model.onnx").write_text("no protobuf")
+    no_onnx = edgekd("lint", "model.onnx", "-t", "x86-cpu", cwd=tmp_path)
+    assert no_onnx.returncode == 2 and len(no_onnx.stderr.splitlines()) == 1 and "no valid ONNX" in no_onnx.stderr
+
+
 def test_an_output_folder_that_holds_other_files_is_left_alone(folder: Path) -> None:
     place = folder / "out" / folder.name / "x86-cpu"
     place.mkdir(parents=True)

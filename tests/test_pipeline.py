@@ -11,8 +11,11 @@ import onnxruntime
 import pytest
 
 import edgekd
-from edgekd.errors import RecipeError
+from edgekd.errors import ModelError, RecipeError
+from edgekd.models.resnet import resnet8
+from edgekd.preflight import check_memory
 from edgekd.recipe import Recipe, load_recipe
+from edgekd.target import Target, load_target
 from tests.test_cli import RECIPE
 
 pytestmark = pytest.mark.usefixtures("short_measurements")
@@ -70,6 +73,27 @@ def test_every_figure_of_a_jetson_bundle_built_here_is_a_hosts_or_an_estimate(tm
     figures = json.loads((bundle / "manifest.json").read_text())["figures"]
     assert figures and {figure["origin"] for figure in figures} <= {"host", "estimate", "not measured"}
     assert "(estimate)" in next(candidate for candidate in report.candidates if not candidate.shipped).reason
+    assert next(check for check in report.checks if check.name == "lint for TensorRT 10.3.0").verdict == "pass"
+
+
+def test_a_graph_that_the_target_s_parser_refuses_is_a_missed_check(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self, n):\n"
+        "        super().__init__()\n"
+        "        self.fc = torch.nn.Linear(64, n)\n"
+        "    def forward(self, x):\n"
+        "        x = x.flatten(1)\n"
+        "        return self.fc(x) + torch.det(x.reshape(-1, 8, 8))[:, None] * 1e-9\n"
+        "def build(num_classes):\n"
+        "    return Net(num_classes)\n"
+    )
+    student = (f"student.model=python:{tmp_path}/net.py:build", "student.args={}", "quantize.mode=none")
+    report, _ = built(tmp_path, "jetson", *student)
+    check = next(check for check in report.checks if check.name.startswith("lint"))
+    assert check.verdict == "missed" and not report.ok
+    assert all("Det is not among the operators" in candidate.reason for candidate in report.candidates)
 
 
 def test_the_shipped_graph_gives_the_golden_outputs_in_a_plain_session(tmp_path: Path) -> None:
@@ -96,3 +120,15 @@ def test_what_no_budget_forbids_is_warned_about(tmp_path: Path) -> None:
     assert "learned from labels alone" in told and "the teacher is right" not in told
     assert "no better than always naming the most frequent class" in told
     assert "train and test" not in told  # one function gives both, and is told which
+
+
+def test_a_student_beyond_the_device_s_memory_is_refused() -> None:
+    student, jetson = resnet8(10, 3), load_target("jetson")
+
+    def with_memory(gb: float) -> Target:
+        return jetson.model_copy(update={"hardware": jetson.hardware.model_copy(update={"ram_gb": (gb / 2, gb)})})
+
+    count = sum(parameter.numel() for parameter in student.parameters())
+    check_memory(student, with_memory((count + 1) / 1e9))
+    with pytest.raises(ModelError, match=r"weights take .* in int8, .* take a smaller student"):
+        check_memory(student, with_memory((count - 1) / 1e9))

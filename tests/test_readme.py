@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from edgekd.distill.methods import METHODS
+from edgekd.export.bundle_files.build_engine import Options
+from edgekd.export.lint import RULES
 from edgekd.recipe import load_recipe
 from edgekd.schemes import SCHEMES
 
@@ -42,6 +45,22 @@ def test_the_docs_name_every_method_and_scheme_and_their_recipe_is_one(tmp_path:
     assert [loss.method for loss in losses] == ["kd", "reviewkd"]
     (tmp_path / "edgekd.toml").write_text(recipe + task)
     assert [task.name for task in load_recipe(tmp_path).tasks] == ["vehicle"]
+
+
+def test_the_docs_name_every_rule_of_lint_and_every_option_of_the_engine_builder_that_they_speak_of() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "lint-and-tensorrt.md").read_text()
+    named = set(re.findall(r"`(\w+)`", text))
+    assert {rule.__name__ for rules in RULES.values() for rule in rules} <= named
+    options = {f"--{field.name.replace('_', '-')}" for field in fields(Options)} | {
+        "--trtexec",
+        "--target",
+        "--samples",
+        "--dla",
+    }
+    assert set(re.findall(r"(?<![\w-])--[a-z]+(?:-[a-z]+)*(?![\w-])", text.split("## trtexec")[0])) <= options | {
+        "--engine",
+        "--verify",
+    }
 
 
 def test_the_commands_of_the_first_lines_exist() -> None:

@@ -250,7 +250,7 @@ def test_a_relative_path_of_an_override_starts_where_the_user_is(
             "0 given; should be greater than 0",
         ),
         ("quantize=qat", "--set quantize", '"qat" given; should be a table'),
-        ("quantize.mode=qad", "--set quantize.mode", '"qad" given; have: ptq, qat, none. Did you mean qat?'),
+        ("quantize.mode=qad", "--set quantize.mode", '"qad" given; have: ptq, qat, auto, none. Did you mean qat?'),
         (
             "quantise.mode=qat",
             "--set quantise.mode",
@@ -451,12 +451,21 @@ def test_int8_on_a_device_without_a_scheme_is_refused(folder: Path) -> None:
 
 
 def test_an_opset_above_the_runtimes_is_refused(folder: Path) -> None:
-    recipe = load_recipe(folder, ["export.opset=18"])
+    recipe = load_recipe(folder, ["export.opset=20"])
     with pytest.raises(
-        RecipeError, match=r"export\.opset  18 given; tensorrt 8\.5\.2 on jetson-xavier-nx takes up to 17"
+        RecipeError, match=r"export\.opset  20 given; tensorrt 8\.5\.2 on jetson-xavier-nx takes up to 17"
     ):
         check_target(recipe, load_target("jetson-xavier-nx"))
     check_target(recipe, load_target("jetson"))
+
+
+def test_an_opset_without_half_precision_scales_is_refused_where_int8_needs_them(folder: Path) -> None:
+    recipe = load_recipe(folder, ["export.opset=18"])
+    with pytest.raises(
+        RecipeError, match=r"export\.opset  18 given; int8 with fp16 between, .* takes opset 19 or later"
+    ):
+        check_target(recipe, load_target("jetson"))
+    check_target(load_recipe(folder, ["export.opset=18", "quantize.mode=none"]), load_target("jetson"))
 
 
 def test_all_that_a_device_cannot_run_comes_at_once(folder: Path) -> None:

@@ -47,9 +47,11 @@ INT8 = """
 activation = "int8"
 activation_symmetric = true
 int32_bias = false
-placement = "inputs"
 source = "tried"
 date = "2026-11"
+
+[quantization.operators]
+conv = { sites = "inputs" }
 """
 
 
@@ -143,9 +145,9 @@ def test_a_jetson_runs_the_tensorrt_of_its_jetpack(
 @pytest.mark.parametrize("target", list_targets(), ids=lambda target: target.name)
 def test_the_int8_scheme_is_that_of_the_runtime(target: Any) -> None:
     scheme = target.quantization
-    found = (scheme.activation, scheme.activation_symmetric, scheme.int32_bias, scheme.placement)
+    found = (scheme.activation, scheme.activation_symmetric, scheme.int32_bias, scheme.operators.conv.sites)
     tensorrt = ("int8", True, False, "inputs")
-    assert found == (tensorrt if target.runtime.name == "tensorrt" else ("uint8", False, True, "every_tensor"))
+    assert found == (tensorrt if target.runtime.name == "tensorrt" else ("uint8", False, True, "inputs_and_output"))
     assert (scheme.weight, scheme.weight_per_channel) == ("int8", True)
 
 
@@ -290,3 +292,17 @@ p = 1
         ("m", 1, "o"): 16,
         ("m", 1, "o", "p"): 17,
     }
+
+
+def test_an_operator_that_does_not_take_the_activation_is_refused(tmp_path: Path) -> None:
+    scheme = INT8.replace('"int8"', '"uint16"', 1)
+    assert "activation is 'uint16', and conv takes int8, uint8; leave the operator out" in refusal(
+        board(tmp_path, BOARD + scheme)
+    )
+
+
+def test_half_precision_between_integers_takes_opset_19(tmp_path: Path) -> None:
+    text = BOARD.replace('["fp32"]', '["fp32", "fp16", "int8"]') + INT8.replace(
+        "\nsource", '\nrest = "fp16"\nsource', 1
+    )
+    assert "opset 19 for fp16 scales; runtime.default_opset is 17" in refusal(board(tmp_path, text))

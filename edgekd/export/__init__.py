@@ -3,5 +3,6 @@
 from edgekd.export.check import check
 from edgekd.export.to_fp16 import to_fp16
 from edgekd.export.to_onnx import Preprocess, to_onnx
+from edgekd.export.to_tensorrt import to_tensorrt
 
-__all__ = ["Preprocess", "check", "to_fp16", "to_onnx"]
+__all__ = ["Preprocess", "check", "to_fp16", "to_onnx", "to_tensorrt"]

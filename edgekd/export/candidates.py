@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +16,17 @@ from edgekd.data import Samples, open_samples
 from edgekd.data.batches import to_tensor
 from edgekd.distill.trained import load_student
 from edgekd.export.check import check
-from edgekd.export.to_fp16 import to_fp16
+from edgekd.export.to_fp16 import Kept, to_fp16
 from edgekd.export.to_onnx import Preprocess, to_onnx
 from edgekd.measure.runners import OnnxRunner
 from edgekd.quantize.ptq import convert
-from edgekd.quantize.student import load_quantized
-from edgekd.recipe import Data, Export, Quantize, Student
+from edgekd.quantize.student import Plan, Subject, load_quantized
+from edgekd.recipe import Data, Export, Student
 from edgekd.stage import Artifact, stage
-from edgekd.target import Quantization
 
 MODEL = "model.onnx"
+KEPT = "kept_fp32.json"
+TRAINED, SAME = "fake_quantized.npy", "fp32_between.npy"
 CHECKED = 64  # hold-out samples that each export is compared on
 BATCH = 250
 LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime")
@@ -39,32 +41,38 @@ def export_fp32(
     _export(load_student(student, opened, distilled), student, opened, data, export, opset, out)
 
 
-@stage(1, LIBRARIES)
+@stage(2, LIBRARIES)
 def export_fp16(
     samples: Artifact, student: Student, distilled: Artifact, fp32: Artifact, data: Data, export: Export, *, out: Path
 ) -> None:
-    """Stage: the float student with half-precision weights and arithmetic, between the input's and the output's own types."""
+    """Stage: the float student with half-precision weights and arithmetic, between the input's and the output's own types.
+
+    Also `kept_fp32.json`: the operators that stay float32, because a hold-out sample takes them out of the safe range.
+    """
     opened = open_samples(samples.folder, data)
-    to_fp16(fp32 / MODEL, out / MODEL)
+    _halve(fp32 / MODEL, opened, data, export, out)
     model = load_student(student, opened, distilled)
     _check(out / MODEL, model, student, opened, data, export)
 
 
-@stage(1, (*LIBRARIES, "torchao"))
-def export_int8(
-    samples: Artifact, student: Student, distilled: Artifact, quantized: Artifact, data: Data, quantize: Quantize, quantization: Quantization,
-    export: Export, opset: int, *, out: Path,
-) -> None:  # fmt: skip
+@stage(2, (*LIBRARIES, "torchao"))
+def export_int8(subject: Subject, plan: Plan, quantized: Artifact, export: Export, opset: int, *, out: Path) -> None:
     """Stage: the quantized student; also `fake_quantized.npy`, what the torch model computes on the test split.
 
-    After QAT that is the very model that was trained; after calibration, where no fake-quantized model was, the converted.
+    That is the very model that was calibrated or trained, before its conversion. Where the target computes the rest in
+    fp16, `fp32_between.npy` is what the graph gives before its rest is made fp16.
     """
-    opened = open_samples(samples.folder, data)
-    model = load_quantized(student, distilled, quantized, opened, quantization, quantize)
-    trained = _logits(model, opened, data) if quantize.mode == "qat" else None
+    data, student = subject.data, subject.student
+    opened = open_samples(subject.samples.folder, data)
+    model = load_quantized(subject, plan, quantized)
+    np.save(out / TRAINED, _logits(model, opened, data))
     model = convert(model)
     _export(model, student, opened, data, export, opset, out)
-    np.save(out / "fake_quantized.npy", _logits(model, opened, data) if trained is None else trained)
+    if subject.scheme.rest == "fp16":
+        between, *_ = _run(OnnxRunner(out / MODEL, threads=torch.get_num_threads()), opened, data, export)
+        np.save(out / SAME, between)
+        _halve(out / MODEL, opened, data, export, out)
+        _check(out / MODEL, model, student, opened, data, export)
 
 
 @stage(1, ("onnxruntime",))
@@ -73,11 +81,28 @@ def score(samples: Artifact, model: Artifact, data: Data, export: Export, *, out
     `test.TASK.npy` for each further output."""
     opened = open_samples(samples.folder, data)
     runner = OnnxRunner(model / MODEL, threads=torch.get_num_threads())
-    found = [runner.run_all(as_input(opened.test.get(ids), data, export)) for ids in _batches(len(opened.test))]
-    for number, name in enumerate(runner.outputs):
-        logits = np.concatenate([outputs[number] for outputs in found]).astype(np.float32)
-        np.save(out / (f"test.{name}.npy" if number else "test.npy"), logits)
+    for number, logits in enumerate(_run(runner, opened, data, export)):
+        np.save(out / (f"test.{runner.outputs[number]}.npy" if number else "test.npy"), logits)
     (out / "runtime.json").write_text(json.dumps(runner.name))
+
+
+def kept_fp32(model: Artifact) -> list[Kept]:
+    """The operators of a half-precision export that stayed float32, and why."""
+    path = model / KEPT
+    return [Kept(**found) for found in json.loads(path.read_text())] if path.exists() else []
+
+
+def _halve(source: Path, samples: Samples, data: Data, export: Export, out: Path) -> None:
+    images = samples.train.get(samples.holdout_ids[:CHECKED])
+    kept = to_fp16(source, out / MODEL, [np.ascontiguousarray(as_input(images, data, export))])
+    (out / KEPT).write_text(json.dumps([asdict(found) for found in kept], indent=1))
+
+
+def _run(runner: OnnxRunner, samples: Samples, data: Data, export: Export) -> list[np.ndarray]:
+    """What a file computes on the whole test split, float32 `[samples, classes]` of each output."""
+    batches = (as_input(samples.test.get(ids), data, export) for ids in _batches(len(samples.test)))
+    found = [runner.run_all(batch) for batch in batches]
+    return [np.concatenate(output).astype(np.float32) for output in zip(*found, strict=True)]
 
 
 def _logits(model: nn.Module, samples: Samples, data: Data) -> np.ndarray:
@@ -100,7 +125,10 @@ def _export(
         Preprocess(_per_channel(data.mean, channels), _per_channel(data.std, channels)) if export.preprocess else None
     )
     example = _input(samples.train.get(samples.holdout_ids[:2]), data, preprocess=False)
-    to_onnx(model, out / MODEL, example, opset=opset, preprocess=normalise, output=export.output, heads=student.heads)
+    batch = None if export.batch == "dynamic" else export.batch
+    to_onnx(
+        model, out / MODEL, example, opset=opset, preprocess=normalise, output=export.output, heads=student.heads, batch=batch
+    )  # fmt: skip
     _check(out / MODEL, model, student, samples, data, export)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from edgekd.errors import ExportError
+from edgekd.measure.runners import fixed_batch, in_batches
 
 # Largest difference relative to the largest output; int8 rounds ties another way than torch, so that only the
 # classes are compared.
@@ -52,22 +53,17 @@ def check(
     Raises ExportError, with the figures, where the file is invalid, gives another shape or NaN, or differs.
     """
     path = os.fspath(path)
-    try:
-        model = onnx.load(path)
-        onnx.checker.check_model(model, full_check=True)
-        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-        session = open_session(path)
-    except Exception as error:  # onnx and onnxruntime raise their own types, some not importable
-        raise ExportError(f"{path} is not a model that onnxruntime can run: {error}") from error
+    model = read_onnx(path)
+    session = open_session(path)
     if tolerance is None:
         tolerance = TOLERANCE[_precision(model)]
-    name = session.get_inputs()[0].name
+    name, size = session.get_inputs()[0].name, fixed_batch(session)
     count, same, difference, largest = 0, 0, 0.0, 0.0
     with torch.no_grad():
         for batch in samples:
             given = torch_fn(batch)
             all_expected = [output.float().numpy() for output in ([given] if isinstance(given, Tensor) else given)]
-            all_got = session.run(None, {name: batch.numpy()})
+            all_got = in_batches(lambda part: session.run(None, {name: part}), batch.numpy(), size)
             shapes, wanted = ([list(output.shape) for output in outputs] for outputs in (all_got, all_expected))
             if shapes != wanted:
                 raise ExportError(f"{path} gives {shapes}, the torch model {wanted}")
@@ -87,17 +83,42 @@ def check(
     return result
 
 
+def read_onnx(path: str | os.PathLike[str]) -> onnx.ModelProto:
+    """The model in a file, its external data too. Raises ExportError for what is no valid ONNX."""
+    path = os.fspath(path)
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(path, full_check=True)  # by path: one above 2 GB does not fit a message
+    except Exception as error:  # protobuf, onnx's checker and its shape inference raise types of their own
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ExportError(f"{path} is no valid ONNX model: {first}; export it anew") from error
+    return model
+
+
 def open_session(path: str | os.PathLike[str]) -> onnxruntime.InferenceSession:
     """The file in onnxruntime on one thread, with exact int8 sums also on x86 without VNNI.
 
     onnxruntime would round a float bias beside quantized inputs to int32; the model says float, as TensorRT keeps it.
     """
+    return session_of(os.fspath(path))
+
+
+def session_of(model: onnx.ModelProto | str, *, optimise: bool = True) -> onnxruntime.InferenceSession:
+    """As `open_session`; with `optimise` off every tensor has the value that the file says."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    options.log_severity_level = 3
     options.add_session_config_entry("session.x64quantprecision", "1")
-    return onnxruntime.InferenceSession(
-        os.fspath(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=["WeightBiasQuantization"]
-    )
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    source = model if isinstance(model, str) else model.SerializeToString()
+    try:
+        return onnxruntime.InferenceSession(
+            source, options, providers=["CPUExecutionProvider"], disabled_optimizers=["WeightBiasQuantization"]
+        )
+    except Exception as error:  # onnxruntime's errors share no base class
+        name = model if isinstance(model, str) else model.graph.name
+        raise ExportError(f"{name} is no model that onnxruntime {onnxruntime.__version__} can run: {error}") from error
 
 
 def _precision(model: onnx.ModelProto) -> str:

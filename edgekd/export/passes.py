@@ -29,6 +29,8 @@ def simplify(model: ir.Model) -> None:
     """Average pools as such, and weights stored as the layers read them: no operator between DQ and layer."""
     for node in list(model.graph):
         if node.op_type == "ReduceMean":
+            if not node.attributes.get_int("noop_with_empty_axes", 0):
+                node.attributes.pop("noop_with_empty_axes", None)  # 0 is the default, and older opsets lack it
             _name_global_pool(node)
         elif node.op_type == "Transpose":
             _transpose_stored_weight(model, node)

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from edgekd.errors import ExportError
-from edgekd.export.to_onnx import write
+from edgekd.export.check import read_onnx, session_of
+from edgekd.export.to_onnx import opset_of, write
+from edgekd.measure.runners import fixed_batch
 
 FP16_MAX = 65504.0
 FP16_LEAST_NORMAL = 2.0**-14
+SAFE = 512.0
+"""Half precision has 11 bits: beyond 512 its steps are 0.5, and sums of such values soon leave its range."""
 # What turns camera bytes into the network's input, and what turns logits into probabilities, keep float32: they cost
 # nothing, and half precision would lose bits of the pixel and of small probabilities.
 PREPROCESSING = ("Cast", "Transpose", "Div", "Sub", "Mul", "Add")
@@ -21,28 +29,106 @@ KEPT = ("Softmax", "LogSoftmax")
 FIXED_INPUTS = {"Resize": (1, 2)}
 
 
-def to_fp16(src_path: str | os.PathLike[str], dst_path: str | os.PathLike[str]) -> None:
+@dataclass(frozen=True)
+class Kept:
+    """An operator that stays float32 because half precision could not hold what it reads or gives."""
+
+    node: str
+    operator: str
+    why: str
+
+
+def to_fp16(
+    src_path: str | os.PathLike[str],
+    dst_path: str | os.PathLike[str],
+    samples: Iterable[NDArray[Any]] = (),
+) -> list[Kept]:
     """Writes `src_path`'s graph to `dst_path` in half precision between its first and last operators.
 
     Inputs and outputs keep their types and names; preprocessing and softmax stay float32. Scales of Q/DQ become half
-    precision too, which takes opset 19.
+    precision too, which takes opset 19. Operators stay float32, and are returned with the reason, where a weight lies
+    beyond 65504, a scale below 6.1e-05, or a value beyond 512 on `samples`, real batches as the file takes them.
 
-    Raises ExportError for a weight beyond 65504, for a scale that half precision cannot hold, and for an opset before
-    19 where the graph is quantized.
+    Raises ExportError for a file that is no valid model, and for an opset before 19 where the graph is quantized.
     """
-    model = onnx.load(os.fspath(src_path))
-    opset = next(entry.version for entry in model.opset_import if entry.domain == "")
+    model = read_onnx(src_path)
+    opset = opset_of(model)
     if opset < 19 and any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         raise ExportError(f"half-precision scales of quantized tensors need opset 19, the model has {opset}")
-    _Halved(model).rewrite()
+    _widen_scales(model.graph)
+    kept = unsafe_nodes(model, largest_values(model, samples))
+    _Halved(model, {found.node for found in kept}).rewrite()
     write(model, dst_path)
+    return kept
+
+
+def largest_values(model: onnx.ModelProto, samples: Iterable[NDArray[Any]]) -> dict[str, float]:
+    """Tensor -> its largest magnitude, of all float32 tensors of the graph on these batches; empty without any."""
+    probed = onnx.ModelProto()
+    probed.CopyFrom(model)
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    floats = [v.name for v in inferred.value_info if v.type.tensor_type.elem_type == TensorProto.FLOAT]
+    given = {value.name for value in probed.graph.output}
+    probed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in floats if name not in given)
+    largest: dict[str, float] = {}
+    session = None
+    for batch in samples:
+        session = session or session_of(probed, optimise=False)
+        name, size = session.get_inputs()[0].name, fixed_batch(session) or len(batch)
+        for start in range(0, len(batch) - size + 1, size):  # of a fixed batch the last, partial one is left out
+            values = session.run(None, {name: batch[start : start + size]})
+            for output, value in zip(session.get_outputs(), values, strict=True):
+                largest[output.name] = max(largest.get(output.name, 0.0), float(np.abs(value).max(initial=0)))
+    return largest
+
+
+def unsafe_nodes(model: onnx.ModelProto, largest: dict[str, float]) -> list[Kept]:
+    """The operators that half precision would harm; `largest` as `largest_values` gives it."""
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    kept = []
+    for node in model.graph.node:
+        reasons = []
+        for name in (*node.input, *node.output):
+            if name in stored and stored[name].data_type == TensorProto.FLOAT:
+                array = np.abs(numpy_helper.to_array(stored[name]))
+                if not array.max(initial=0) <= FP16_MAX:
+                    reasons.append(f"'{name}' holds {array.max():g}, half precision at most 65504")
+                elif _is_scale(node, name) and array.min(initial=1) < FP16_LEAST_NORMAL:
+                    reasons.append(f"'{name}' is {array.min():.2g}, half precision has full precision from 6.1e-05 on")
+            elif largest.get(name, 0.0) > SAFE:
+                reasons.append(f"'{name}' reaches {largest[name]:.4g}, safe is up to {SAFE:g}")
+        if reasons:
+            kept.append(Kept(node.name, node.op_type, "; ".join(reasons)))
+    return kept
+
+
+def _is_scale(node: onnx.NodeProto, name: str) -> bool:
+    return node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.input[1] == name
+
+
+def _widen_scales(graph: onnx.GraphProto) -> None:
+    """A channel of weights that all but vanish gets the least scale that half precision holds, and its integers anew."""
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type != "DequantizeLinear" or node.input[0] not in stored:
+            continue
+        integers, scale = (numpy_helper.to_array(stored[name]) for name in node.input[:2])
+        wider = np.maximum(scale, np.float32(FP16_LEAST_NORMAL))
+        if integers.dtype != np.int8 or np.array_equal(wider, scale):
+            continue
+        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+        shape = [-1 if i == axis % integers.ndim and scale.ndim else 1 for i in range(integers.ndim)]
+        fewer = np.rint(integers * (scale / wider).reshape(shape)).astype(np.int8)
+        for name, array in ((node.input[0], fewer), (node.input[1], wider)):
+            stored[name].CopyFrom(numpy_helper.from_array(array, name))
 
 
 class _Halved:
     """One pass over a graph in order; keeps which tensors are float32 and which half precision."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, kept: set[str]) -> None:
         self.graph = graph = model.graph
+        self.kept = kept
         inferred = onnx.shape_inference.infer_shapes(model).graph
         self.original = {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.output)}
         self.weights = {tensor.name: tensor for tensor in graph.initializer}
@@ -56,7 +142,7 @@ class _Halved:
         raw = {value.name for value in self.graph.input if value.type.tensor_type.elem_type != TensorProto.FLOAT}
         for node in list(self.graph.node):
             unread = [name for name in node.input if name and name not in self.weights]
-            keeps = node.op_type in KEPT
+            keeps = node.op_type in KEPT or node.name in self.kept
             if node.op_type in PREPROCESSING and unread and all(name in raw for name in unread):
                 raw.update(node.output)
                 keeps = True
@@ -108,12 +194,5 @@ class _Halved:
 
 
 def _cast(tensor: TensorProto, wanted: int, name: str) -> TensorProto:
-    array = numpy_helper.to_array(tensor)
-    if wanted == TensorProto.FLOAT16:
-        largest = float(np.abs(array).max(initial=0))
-        if not largest <= FP16_MAX:
-            raise ExportError(f"'{tensor.name}' holds {largest:g}, half precision at most 65504; ship fp32 or int8")
-        if tensor.name.endswith("_scale") and float(np.abs(array).min(initial=1)) < FP16_LEAST_NORMAL:
-            raise ExportError(f"'{tensor.name}' has a scale below 6.1e-05, which half precision cannot hold; ship int8")
     dtype = np.float16 if wanted == TensorProto.FLOAT16 else np.float32
-    return numpy_helper.from_array(array.astype(dtype), name)
+    return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(dtype), name)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import onnx
 import onnx.version_converter
@@ -27,6 +28,10 @@ aten = torch.ops.aten
 
 LOWEST_OPSET = 18
 """The exporter's operators are written for this opset; an older one is reached with onnx's version converter."""
+LEAST_OPSET, HIGHEST_OPSET = 13, 23
+"""Q/DQ with one scale a channel exist from 13 on; 23 is the newest that every runtime of ours was seen to load."""
+MESSAGE_LIMIT = 2**31 - 2**24
+"""A protobuf message ends at 2 GB; some room for what is no weight."""
 HIGHEST_IR = 10
 """TensorRT 10.3 and onnxruntime since 1.18 read it."""
 
@@ -43,7 +48,8 @@ class Deployed(nn.Module):
     """`model` with what comes before and after it on a device.
 
     Without `preprocess` float `[batch, C, H, W]`, with it uint8 `[batch, H, W, C]`, to logits or probabilities
-    `[batch, classes]`; with further `heads` (outputs of each) to one such tensor a head, the classes' first.
+    `[batch, classes]`; with further `heads` (outputs of each) to one such tensor a head, the classes' first. What else the
+    model takes and gives stays as it is.
     """
 
     mean: Tensor
@@ -59,10 +65,11 @@ class Deployed(nn.Module):
             self.register_buffer("mean", torch.tensor(preprocess.mean, dtype=torch.float32).reshape(-1, 1, 1))
             self.register_buffer("std", torch.tensor(preprocess.std, dtype=torch.float32).reshape(-1, 1, 1))
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+    def forward(self, x: Tensor, *others: Tensor) -> Any:
         if self.preprocess is not None:
-            x = (x.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
-        y: Tensor = self.model(x)
+            # Cast first: uint8 is an input's type in TensorRT, and no operator but Cast reads it.
+            x = (x.float().permute(0, 3, 1, 2) / 255 - self.mean) / self.std
+        y = self.model(x, *others)
         if not self.heads:
             return y.softmax(1) if self.output == "probabilities" else y
         each = torch.split(y, [y.shape[1] - sum(self.heads), *self.heads], 1)
@@ -72,40 +79,41 @@ class Deployed(nn.Module):
 def to_onnx(
     model: nn.Module | GraphModule,
     path: str | os.PathLike[str],
-    example_input: Tensor,
+    example_input: Tensor | tuple[Tensor, ...],
     *,
     opset: int,
     preprocess: Preprocess | None = None,
     output: Literal["logits", "probabilities"] = "logits",
     heads: Mapping[str, int] | None = None,
+    batch: int | None = None,
 ) -> None:
     """Writes `model`, in evaluation mode, to `path`; the same model gives the same bytes.
 
-    `example_input` is float `[batch, C, H, W]`; the batch is dynamic, named `batch`. The input is called `input`, the
-    output as `output` says; with further `heads` (name: number of its classes, the last columns of what the model gives)
-    each is an output of its own, by its name. With `preprocess` the input is uint8 `[batch, H, W, C]`. A graph from
-    `edgekd.quantize.convert` is written with a Q/DQ pair for each of its sites, its weights as int8.
+    `example_input` is float `[batch, C, H, W]`, or a tuple of tensors for a model of several inputs. The batch is
+    dynamic, named `batch`, unless `batch` fixes it. The input is called `input`, the output as `output` says; of several
+    inputs the names are those of the model's arguments, of several outputs `output_0`, `output_1`... Further `heads` (name:
+    number of its classes, the last columns of what the model gives) are outputs of their own, by their names. With
+    `preprocess` the (first) input is uint8 `[batch, H, W, C]`. A graph from `edgekd.quantize.convert` is written with a
+    Q/DQ pair for each of its sites, its weights as int8. Above 2 GB the weights stand in a file beside it, `<name>.data`.
 
     Raises ExportError where the model cannot be traced or written at this opset, or would not be the one that was
     trained.
     """
-    channels = example_input.shape[1]
-    if preprocess is not None and not len(preprocess.mean) == len(preprocess.std) == channels:
-        raise ExportError(
-            f"preprocess has {len(preprocess.mean)} means and {len(preprocess.std)} standard deviations for images of "
-            f"{channels} channels; give {channels} of each"
-        )
+    if not LEAST_OPSET <= opset <= HIGHEST_OPSET:
+        raise ExportError(f"opset {opset} given; edgekd writes {LEAST_OPSET} to {HIGHEST_OPSET}")
+    first, *others = (example_input,) if isinstance(example_input, Tensor) else example_input
     if preprocess is not None:
-        example_input = torch.zeros_like(example_input.permute(0, 2, 3, 1), dtype=torch.uint8)
+        _check_channels(preprocess, first.shape[1])
+        first = torch.zeros_like(first.permute(0, 2, 3, 1), dtype=torch.uint8)
     quantized = _quantized_tensors(model) if isinstance(model, GraphModule) else []
     training = {module: module.training for module in model.modules()}
     try:
         for module in training:
             module.training = False  # not eval(): a traced graph refuses it
-        heads = heads or {}
-        deployed = Deployed(model, preprocess, output, tuple(heads.values()))
-        program = trace(deployed, (example_input,), name=type(model).__name__)
-        exported = _export(program, max(opset, LOWEST_OPSET), [output, *heads])
+        deployed = Deployed(model, preprocess, output, tuple((heads or {}).values()))
+        program = trace(deployed, (first, *others), name=type(model).__name__, batch=batch)
+        inputs = list(inspect.signature(model.forward).parameters)[: len(others) + 1] if others else ["input"]
+        exported = _export(program, max(opset, LOWEST_OPSET), inputs, [output, *(heads or {})])
     finally:
         for module, was in training.items():
             module.training = was
@@ -121,27 +129,47 @@ def to_onnx(
     write(written, path)
 
 
-def write(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
-    """Checks a model and writes it beside `path`, then renames: a reader never sees half of it."""
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"the exported graph is not valid ONNX: {error}") from error
+def _check_channels(preprocess: Preprocess, channels: int) -> None:
+    if not len(preprocess.mean) == len(preprocess.std) == channels:
+        raise ExportError(
+            f"preprocess has {len(preprocess.mean)} means and {len(preprocess.std)} standard deviations for images of "
+            f"{channels} channels; give {channels} of each"
+        )
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that a model is written in."""
+    return next(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+
+
+def write(model: onnx.ModelProto, path: str | os.PathLike[str], *, limit: int = MESSAGE_LIMIT) -> None:
+    """Checks a model and writes it beside `path`, then renames: a reader never sees half of it.
+
+    Weights of more than `limit` bytes in all go to `<name>.data`, which is in place before the model that names it.
+    """
     path = Path(path)
-    descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".draft")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(model.SerializeToString(deterministic=True))
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(draft, 0o644)  # mkstemp's own mode keeps other users from reading it
-        os.replace(draft, path)
-    except BaseException:
-        os.unlink(draft)
-        raise
+    size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.draft-") as folder:
+        draft, data = Path(folder) / path.name, Path(folder) / f"{path.name}.data"
+        if size > limit:
+            external = onnx.ModelProto()
+            external.CopyFrom(model)
+            onnx.save(external, draft, save_as_external_data=True, location=data.name)  # from 1 kB on: shapes stay
+        else:
+            draft.write_bytes(model.SerializeToString(deterministic=True))
+        try:
+            onnx.checker.check_model(str(draft), full_check=True)  # by path: a message ends at 2 GB
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            raise ExportError(f"the exported graph is not valid ONNX: {error}") from error
+        for file, place in ((data, path.with_name(data.name)), (draft, path)):
+            if file.exists():
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())
+                os.replace(file, place)
 
 
-def _export(program: ExportedProgram, opset: int, outputs: list[str]) -> ir.Model:
+def _export(program: ExportedProgram, opset: int, inputs: list[str], outputs: list[str]) -> ir.Model:
+    count = len(program.graph_signature.user_outputs)
     for node in program.graph.nodes:
         # The decomposition of a global pool reads the memory's strides; a mean is the same and exports as one node.
         if node.target is aten.adaptive_avg_pool2d.default and tuple(node.args[1]) == (1, 1):
@@ -153,8 +181,8 @@ def _export(program: ExportedProgram, opset: int, outputs: list[str]) -> ir.Mode
                 dynamo=True,
                 opset_version=opset,
                 optimize=True,
-                input_names=["input"],
-                output_names=outputs,
+                input_names=inputs,
+                output_names=outputs if count == len(outputs) else [f"output_{index}" for index in range(count)],
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
@@ -199,10 +227,11 @@ def _at_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
 def _name_batch(graph: onnx.GraphProto) -> None:
     """Calls the dynamic dimension `batch` and drops the inner shapes, which hold torch's own symbols for it."""
-    symbol = graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    shape = graph.input[0].type.tensor_type.shape.dim
+    symbol = shape[0].dim_param if shape else ""
     for value in (*graph.input, *graph.output):
         for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param == symbol:
+            if symbol and dim.dim_param == symbol:
                 dim.dim_param = "batch"
     del graph.value_info[:]
 

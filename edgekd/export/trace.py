@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import re
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,16 +49,24 @@ def quiet_torch() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def trace(model: nn.Module, example_inputs: tuple[Tensor, ...], *, name: str | None = None) -> ExportedProgram:
-    """`model` in its present mode as ATen operators; the first dimension of every input is dynamic.
+def trace(
+    model: nn.Module, example_inputs: tuple[Tensor, ...], *, name: str | None = None, batch: int | None = None
+) -> ExportedProgram:
+    """`model` in its present mode as ATen operators; the first dimension of every input is dynamic, or fixed to `batch`.
 
     Raises ExportError, naming the model (`name`, or its class) and the user's source line, where the model's control
     flow depends on its data or where an operator cannot be traced.
     """
-    if any(x.shape[0] < 2 for x in example_inputs):
+    if batch is None:
         # torch specialises a dimension of size 1: the graph would only take batches of one.
         example_inputs = tuple(torch.cat([x, x]) if x.shape[0] == 1 else x for x in example_inputs)
-    dynamic = tuple({0: Dim("batch", min=1)} for _ in example_inputs)
+        dims: tuple[Any, ...] = tuple({0: Dim("batch", min=1)} for _ in example_inputs)
+        named = [p for p in inspect.signature(model.forward).parameters.values() if p.kind is not p.VAR_POSITIONAL]
+        rest = (dims[len(named) :],) if len(dims) > len(named) else ()  # what `*others` takes is one entry
+        dynamic = (*dims[: len(named)], *rest)
+    else:
+        example_inputs = tuple(x[:1].expand(batch, *x.shape[1:]).contiguous() for x in example_inputs)
+        dynamic = None
     try:
         with quiet_torch():
             return torch.export.export(model, example_inputs, dynamic_shapes=dynamic)

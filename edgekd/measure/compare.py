@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from edgekd.accuracy import top1_of
-from edgekd.export.bundle import SHIPPED, Row, read_manifest, verify_bundle
+from edgekd.bundle import SHIPPED, Row, read_manifest
+from edgekd.export.bundle import verify_bundle
 from edgekd.measure.devices import Device
 from edgekd.measure.numerics import Array, Numerics, compare
 from edgekd.measure.samples import test_samples

@@ -687,7 +687,8 @@ def sustain(run: Any, call: Callable[[], object], seconds: float, root: str) -> 
     windows = []
     start = time.perf_counter()
     while time.perf_counter() - start < seconds:
-        samples = run.time_calls(call, max(min(10.0, seconds), seconds / 60), 1)
+        left = seconds - (time.perf_counter() - start)
+        samples = run.time_calls(call, min(max(10.0, seconds / 60), left), 1)
         now = state(root)
         window = {"at_s": time.perf_counter() - start, "n": len(samples), "p50_ms": sorted(samples)[len(samples) // 2]}
         window.update({key: now[key] for key in ("clocks_mhz", "temperatures_c", "throttle_counts")})

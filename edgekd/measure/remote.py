@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgekd.bundle import FILES, MANIFEST, RUNNER, check_file, read_manifest, refuse_links, sha256
 from edgekd.errors import BundleError, DeviceError
-from edgekd.export.bundle import FILES, MANIFEST, RUNNER, check_file, read_manifest, refuse_links, sha256
 from edgekd.measure.answer import Facts, understand
 from edgekd.measure.devices import Device, Told
 from edgekd.measure.devices.ssh import last_line
@@ -83,7 +83,9 @@ def ask(
 ) -> Any:
     """The runner's answer, still unchecked. Raises DeviceError with what it says where it fails."""
     if not device.python:
-        raise DeviceError(f"{device.name} ({device.address}): no Python runs there; see docs/devices.md")
+        raise DeviceError(
+            f"{device.name} ({device.address}): no Python runs there; `edgekd measure --runner` measures without, see docs/devices.md"
+        )
     program, mark = RUNNER.read_bytes(), f"edgekd-{secrets.token_hex(8)}:"
     words = [device.python, "-c", BOOT.format(size=len(program), old=TOO_OLD)]
     words += ["--request", json.dumps({**request, "verb": verb, "mark": mark})]

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -88,18 +89,37 @@ class OnnxRunner:
         except Exception as error:  # onnxruntime's errors share no base class
             raise ModelError(f"onnxruntime {ort.__version__} cannot load {path}: {error}") from error
         inputs = self._session.get_inputs()
+        self._batch = fixed_batch(self._session)
         if len(inputs) != 1:
             raise ModelError(f"{path} has inputs {[i.name for i in inputs]}; edgekd runs models with exactly one")
         self._input = inputs[0].name
         self.outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, batch: Batch) -> Batch:
-        (output,) = self._session.run(self.outputs[:1], {self._input: batch})
-        return np.asarray(output)
+        def run(part: Batch) -> list[Batch]:
+            return [np.asarray(self._session.run(self.outputs[:1], {self._input: part})[0])]
+
+        return in_batches(run, batch, self._batch)[0]
 
     def run_all(self, batch: Batch) -> list[Batch]:
         """Every output, in the order of `outputs`."""
-        return [np.asarray(output) for output in self._session.run(None, {self._input: batch})]
+        return in_batches(lambda part: self._session.run(None, {self._input: part}), batch, self._batch)
+
+
+def fixed_batch(session: ort.InferenceSession) -> int | None:
+    """The batch that a graph is written for; None: any."""
+    size = (session.get_inputs()[0].shape or [None])[0]
+    return size if isinstance(size, int) else None
+
+
+def in_batches(run: Callable[[Batch], list[Batch]], batch: Batch, size: int | None) -> list[Batch]:
+    """Each output of `run` on `size` samples at a time, as a graph with a fixed batch takes them; the last part is filled up
+    and cut."""
+    if size is None:
+        return run(batch)
+    filled = np.concatenate([batch, np.repeat(batch[-1:], -len(batch) % size, axis=0)])
+    parts = [run(filled[i : i + size]) for i in range(0, len(filled), size)]
+    return [np.concatenate(output)[: len(batch)] for output in zip(*parts, strict=True)]
 
 
 def int8_saturates(architecture: str, features: frozenset[str]) -> bool:

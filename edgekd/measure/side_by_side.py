@@ -8,8 +8,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from edgekd.bundle import add_to_report
 from edgekd.errors import DeviceError, EdgekdError
-from edgekd.export.bundle import add_to_report
+from edgekd.measure.binary import measure_with
 from edgekd.measure.devices import Device
 from edgekd.measure.devices.named import open_device
 from edgekd.measure.on_device import Options, Samples, measure_on, trial_of
@@ -19,12 +20,12 @@ from edgekd.say import say
 
 
 def measure_all(
-    bundle: Path, names: Sequence[str], options: Options, samples: Samples | None = None
+    bundle: Path, names: Sequence[str], options: Options, samples: Samples | None = None, program: str = ""
 ) -> tuple[list[OnDevice], Report]:
     """The figures, in the order of the names, and the bundle's new report.
 
-    A device that fails does not stop the others; what failed is said as soon as it does. Raises DeviceError where all
-    failed, with what each said.
+    program: measures in place of device_runner.py (see measure_with). A device that fails does not stop the others; what
+    failed is said as soon as it does. Raises DeviceError where all failed, with what each said.
     """
     trial = trial_of(bundle)
     with ExitStack() as opened:
@@ -32,7 +33,7 @@ def measure_all(
 
         def measure(device: Device) -> OnDevice | EdgekdError:
             try:
-                return measure_on(device, trial, options, samples)
+                return measure_with(program, device, trial) if program else measure_on(device, trial, options, samples)
             except EdgekdError as error:
                 if len(devices) > 1:
                     say(str(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -47,6 +48,7 @@ def capture(model: nn.Module, example_inputs: tuple[Tensor, ...], *, trainable: 
         graph_module = program.module(check_guards=False)
     assert isinstance(graph_module, GraphModule)
     _make_functional(graph_module.graph)
+    _drop_no_ops(graph_module.graph)
     _absorb_batch_norms(graph_module, trainable)
     graph_module.graph.eliminate_dead_code()
     graph_module.graph.lint()
@@ -54,15 +56,69 @@ def capture(model: nn.Module, example_inputs: tuple[Tensor, ...], *, trainable: 
     return graph_module
 
 
+def spell_out_silu(module: GraphModule) -> None:
+    """`silu(x)` as `x * sigmoid(x)`, for targets that have integer kernels of these two and none of their product."""
+    for node in list(module.graph.nodes):
+        if node.target is aten.silu.default:
+            with module.graph.inserting_before(node):
+                gate = _call(node, aten.sigmoid.default, (node.args[0],))
+            node.target, node.args = aten.mul.Tensor, (node.args[0], gate)
+
+
+def flatten_linears(module: GraphModule) -> None:
+    """Linear layers on matrices: the first dimensions of a longer input are made one, and come back after the layer."""
+    flat: dict[Node, Node] = {}  # one for all layers that read it: the exporter would merge equal ones
+    for node in list(module.graph.nodes):
+        if node.target is not aten.linear.default or node.args[0].meta["val"].dim() == 2:
+            continue
+        *outer, features = node.meta["val"].shape
+        x = node.args[0]
+        with module.graph.inserting_before(node):
+            if x not in flat:
+                flat[x] = _call(node, aten.reshape.default, (x, [-1, x.meta["val"].shape[-1]]))
+            linear = _call(node, aten.linear.default, (flat[x], *node.args[1:]))
+        node.target, node.args = aten.reshape.default, (linear, [-1, *outer[1:], features])
+
+
+def split_means(module: GraphModule) -> None:
+    """A mean over height and width that drops them as a pool that keeps them, which has an integer kernel, and a reshape."""
+    for node in list(module.graph.nodes):
+        if not is_spatial_mean(node) or node.args[2:3] == (True,):
+            continue
+        with module.graph.inserting_before(node):
+            pooled = _call(node, aten.mean.dim, (node.args[0], [2, 3], True))
+        node.target, node.args, node.kwargs = aten.flatten.using_ints, (pooled, 1), {}
+
+
+def is_spatial_mean(node: Node) -> bool:
+    """Whether a mean is an average pool: over height and width of `[batch, C, H, W]`."""
+    if node.target is not aten.mean.dim:
+        return False
+    x, axes = node.args[:2]
+    assert isinstance(x, Node) and isinstance(axes, Sequence)
+    return x.meta["val"].dim() == 4 and {axis % 4 for axis in axes} == {2, 3}  # type: ignore[operator]
+
+
+def _call(like: Node, operator: Any, arguments: tuple[Any, ...]) -> Node:
+    """A new operator, of the same module as `like`, with the shape that it gives."""
+    node = like.graph.call_function(operator, arguments)
+    values = [a.meta["val"] if isinstance(a, Node) else a for a in arguments]
+    node.meta = {**like.meta, "val": operator(*values)}
+    return node
+
+
 def is_constant(node: Node) -> bool:
     """Whether the value depends on parameters and buffers only."""
-    if node.op == "get_attr":
-        return True
-    return (
-        node.op in ("call_function", "call_module")
-        and bool(node.all_input_nodes)
-        and all(is_constant(source) for source in node.all_input_nodes)
-    )
+    pending, seen = [node], set()
+    while pending:  # a chain as long as the model: no recursion
+        node = pending.pop()
+        if node.op == "get_attr" or node in seen:
+            continue
+        if node.op not in ("call_function", "call_module") or not node.all_input_nodes:
+            return False
+        seen.add(node)
+        pending.extend(node.all_input_nodes)
+    return True
 
 
 def constant_name(node: Node) -> str:
@@ -94,6 +150,15 @@ def _make_functional(graph: Graph) -> None:
         for reader in list(written.users):
             if order[reader] > order[node]:
                 reader.replace_input_with(written, node)
+
+
+def _drop_no_ops(graph: Graph) -> None:
+    """Without what the exported graph has not either: a site on a copy would be a second one on the same values."""
+    for node in list(graph.nodes):
+        copies = node.target in (aten.contiguous.default, aten.clone.default)
+        if copies or (node.target is aten.dropout.default and node.args[1] == 0):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
 
 
 def _absorb_batch_norms(module: GraphModule, trainable: bool) -> None:

@@ -8,15 +8,12 @@ with quiet_torch():
     from torchao.quantization.pt2e import (
         FakeQuantizeBase,
         FusedMovingAvgObsFakeQuantize,
-        HistogramObserver,
         MovingAverageMinMaxObserver,
         MovingAveragePerChannelMinMaxObserver,
         ObserverBase,
-        PerChannelMinMaxObserver,
     )
     from torchao.quantization.pt2e.quantize_pt2e import (
         convert_pt2e,
-        prepare_pt2e,
         prepare_qat_pt2e,
     )
     from torchao.quantization.pt2e.quantizer import (
@@ -30,17 +27,14 @@ with quiet_torch():
 __all__ = [
     "FakeQuantizeBase",
     "FusedMovingAvgObsFakeQuantize",
-    "HistogramObserver",
     "MovingAverageMinMaxObserver",
     "MovingAveragePerChannelMinMaxObserver",
     "ObserverBase",
-    "PerChannelMinMaxObserver",
     "QuantizationAnnotation",
     "QuantizationSpec",
     "QuantizationSpecBase",
     "Quantizer",
     "SharedQuantizationSpec",
     "convert_pt2e",
-    "prepare_pt2e",
     "prepare_qat_pt2e",
 ]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,74 +10,75 @@ from torch.fx import GraphModule
 
 from edgekd.errors import QuantizationError
 from edgekd.export.trace import quiet_torch
+from edgekd.quantize.bias import float_biases, quantize_biases
 from edgekd.quantize.capture import CONVOLUTIONS, capture, constant_name, evaluate, fold_constant, is_constant
-from edgekd.quantize.pt2e import (
-    FakeQuantizeBase,
-    HistogramObserver,
-    ObserverBase,
-    PerChannelMinMaxObserver,
-    convert_pt2e,
-    prepare_pt2e,
-    prepare_qat_pt2e,
-)
-from edgekd.quantize.qat import FakeQuantizer, eval_mode, fake_quantizer, watch
+from edgekd.quantize.pt2e import convert_pt2e, prepare_qat_pt2e
+from edgekd.quantize.qat import activation_quantizers, eval_mode, fake_quantizer, weight_quantizers
+from edgekd.quantize.ranges import RANGES
 from edgekd.quantize.scheme import LINEAR, SUFFIX, Scheme
+from edgekd.quantize.statistics import Statistics, observe, quantizers_by_tensor
 from edgekd.target import Quantization, Target
 
 DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
 DEQUANTIZE_EACH = torch.ops.quantized_decomposed.dequantize_per_channel.default
 BIASED = (*CONVOLUTIONS, *LINEAR)
+TIE_BREAK = 1 + 2**-10
+"""Pixels are multiples of 1/255: with a scale of exactly 2/255 each lies halfway between two integers, and torch and
+the runtime would round it differently. A slightly larger scale moves all of them off."""
+DEFAULT = "mse"
 
 
 def prepare(
-    model: nn.Module, target: Target | Quantization, example_inputs: tuple[Tensor, ...], *, qat: bool = False
+    model: nn.Module,
+    target: Target | Quantization,
+    example_inputs: tuple[Tensor, ...],
+    *,
+    qat: bool = False,
+    keep_float: Sequence[str] = (),
 ) -> GraphModule:
-    """A copy of `model` as a graph with an observer (`qat`: a fake-quantizer) at each of the target's sites.
+    """A copy of `model` as a graph with a fake-quantizer at each of the target's sites.
 
-    `example_inputs` is one float batch `[batch, C, H, W]`; the graph takes any batch size. The model is not changed.
-    Raises QuantizationError where the target has no int8 scheme, ExportError where the model cannot be traced.
+    With `qat` BatchNorm's parameters go on learning; else they are folded into the weights. `example_inputs` is one
+    float batch `[batch, C, H, W]`; the graph takes any batch size. The model is not changed.
+    `keep_float` names what is left out: "first", "last", or the path of a module.
+    Raises QuantizationError where the target has no int8 scheme or `keep_float` names nothing, ExportError where the model
+    cannot be traced.
     """
-    quantization = target.quantization if isinstance(target, Target) else target
-    if quantization is None:
-        assert isinstance(target, Target)
-        raise QuantizationError(
-            f"target '{target.name}' has no int8 scheme; quantize with mode = \"none\", or choose a target that has one"
-        )
+    quantization = target.int8 if isinstance(target, Target) else target
     graph = capture(model, example_inputs, trainable=qat)
-    scheme = Scheme(quantization, fake_quantizer if qat else _observer)
     with quiet_torch():
-        prepared: GraphModule = (prepare_qat_pt2e if qat else prepare_pt2e)(graph, scheme)
+        prepared: GraphModule = prepare_qat_pt2e(graph, Scheme(quantization, fake_quantizer, keep_float))
     _name_observers_once(prepared)
+    for _, quantizer in weight_quantizers(prepared):  # all of a weight is known at once: there is nothing to average
+        quantizer.activation_post_process.averaging_constant = 1.0
+    if quantization.int32_bias:
+        quantize_biases(prepared)
+    prepared.meta["trainable"] = qat
     prepared.meta["quantization"] = quantization  # the export asks for it: biases are written as it says
     return prepared
 
 
-def calibrate(prepared: GraphModule, batches: Iterable[Tensor]) -> None:
-    """Shows real samples, float `[batch, C, H, W]` each, to the observers.
+def calibrate(prepared: GraphModule, batches: Iterable[Tensor], method: str = DEFAULT) -> None:
+    """Shows real samples, float `[batch, C, H, W]` each, to the model and decides each activation's range.
 
     Raises QuantizationError for no samples, for NaN or infinity, and for an activation that never varies.
     """
-    seen = 0
-    watch(prepared)
-    with torch.no_grad():
-        for batch in batches:
-            if not torch.isfinite(batch).all():
-                raise QuantizationError(f"calibration batch {seen} holds NaN or infinity; it must hold real samples")
-            prepared(batch)
-            seen += 1
+    set_ranges(prepared, observe(prepared, batches), method)
+
+
+def set_ranges(prepared: GraphModule, statistics: Mapping[str, Statistics], method: str = DEFAULT) -> None:
+    """Decides each activation's range by a method of edgekd.quantize.ranges; the model then computes as it will ship."""
+    for tensor, quantizer in quantizers_by_tensor(prepared).items():
+        symmetric = quantizer.qscheme == torch.per_tensor_symmetric
+        # Of 16 bits nothing is won by clipping.
+        bits = quantizer.activation_post_process
+        decide = RANGES[method if bits.quant_max - bits.quant_min < 256 else "minmax"]
+        low, high = decide(statistics[tensor], symmetric=symmetric)
+        quantizer.cover(low * TIE_BREAK, high * TIE_BREAK)
+    if not prepared.meta["trainable"]:
+        for weight, quantizer in weight_quantizers(prepared):
+            quantizer.fit(evaluate(prepared, weight))
     eval_mode(prepared)
-    if seen == 0:
-        raise QuantizationError("no calibration samples were given; calibrate with some of the training images")
-    for tensor, observer in _activation_observers(prepared):
-        low, high = float(observer.min_val), float(observer.max_val)
-        if not (abs(low) < float("inf") and abs(high) < float("inf")):
-            raise QuantizationError(f"activation '{tensor}' is NaN or infinite on the calibration samples")
-        if low == high:
-            raise QuantizationError(
-                f"activation '{tensor}' is {low:g} for every calibration sample: a dead layer, or samples that are all "
-                "alike; it has no range to quantize"
-            )
-    _settle_ranges(prepared)
 
 
 def convert(prepared: GraphModule) -> GraphModule:
@@ -87,11 +87,12 @@ def convert(prepared: GraphModule) -> GraphModule:
     `prepared` is consumed: torchao reuses its modules; pass a deep copy to keep it.
     Raises QuantizationError where the model was not calibrated.
     """
-    for tensor, observer in _activation_observers(prepared):
-        if not float(observer.min_val) < float(observer.max_val):
+    for tensor, quantizer in activation_quantizers(prepared):
+        if not quantizer.has_range:
             raise QuantizationError(
                 f"activation '{tensor}' was not calibrated; call calibrate(prepared, batches) first"
             )
+    float_biases(prepared)
     names = _weight_names(prepared)
     _observe_weights(prepared)
     with quiet_torch():
@@ -101,38 +102,6 @@ def convert(prepared: GraphModule) -> GraphModule:
     if converted.meta["quantization"].int32_bias:
         _round_biases(converted)
     return converted
-
-
-def _observer(dtype: torch.dtype, symmetric: bool, per_channel: bool) -> Any:
-    """Weights by their extremes. Activations by the range of least squared error over a histogram."""
-    if per_channel:
-        return PerChannelMinMaxObserver.with_args(eps=2**-20)
-    return _Histogram.with_args(bins=2048, eps=2**-20)
-
-
-TIE_BREAK = 1 + 2**-10
-"""Pixels are multiples of 1/255: with a scale of exactly 2/255 each lies halfway between two integers, and torch and
-the runtime would round it differently. A slightly larger scale moves all of them off."""
-
-
-class _Histogram(HistogramObserver):  # type: ignore[misc]
-    """torchao's, with the scale that breaks ties."""
-
-    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
-        scale, zero_point = super().calculate_qparams()
-        return scale * TIE_BREAK, zero_point
-
-
-def _settle_ranges(prepared: GraphModule) -> None:
-    """Scales of quantization-aware training from the calibrated ranges, an image's range moved off the ties."""
-    for node in prepared.graph.nodes:
-        fake_quantizer = prepared.get_submodule(node.target) if node.op == "call_module" else None
-        if not isinstance(fake_quantizer, FakeQuantizer) or is_constant(node.args[0]):
-            continue
-        if node.args[0].op == "placeholder":
-            fake_quantizer.activation_post_process.min_val.mul_(TIE_BREAK)
-            fake_quantizer.activation_post_process.max_val.mul_(TIE_BREAK)
-        fake_quantizer.settle()
 
 
 def _name_observers_once(prepared: GraphModule) -> None:
@@ -145,26 +114,11 @@ def _name_observers_once(prepared: GraphModule) -> None:
     prepared.recompile()
 
 
-def _activation_observers(prepared: GraphModule) -> list[tuple[str, Any]]:
-    """(tensor's name, its observer) in order."""
-    found = []
-    for node in prepared.graph.nodes:
-        if node.op != "call_module":
-            continue
-        observer = prepared.get_submodule(node.target)
-        if isinstance(observer, FakeQuantizeBase):
-            observer = observer.activation_post_process
-        if isinstance(observer, ObserverBase) and not is_constant(node.args[0]):
-            found.append((node.args[0].name, observer))
-    return found
-
-
 def _observe_weights(prepared: GraphModule) -> None:
     """Takes the weights' scales from the weights as they are now: they may have been averaged or loaded since."""
     with torch.no_grad():
-        for node in prepared.graph.nodes:
-            if node.op == "call_module" and is_constant(node.args[0]):
-                prepared.get_submodule(node.target)(evaluate(prepared, node.args[0]))
+        for weight, quantizer in weight_quantizers(prepared):
+            quantizer(evaluate(prepared, weight))
 
 
 def _weight_names(prepared: GraphModule) -> dict[tuple[str, int], str]:

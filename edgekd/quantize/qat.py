@@ -1,12 +1,14 @@
-"""Quantization-aware training: fake-quantizers, and the switches that a training loop needs."""
+"""Fake-quantizers, which compute int8 in float, and the switches that calibration and a training loop need."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from edgekd.quantize.capture import aten, is_constant
 from edgekd.quantize.pt2e import (
@@ -18,20 +20,49 @@ from edgekd.quantize.pt2e import (
 
 
 class FakeQuantizer(FusedMovingAvgObsFakeQuantize):  # type: ignore[misc]
-    """torchao's fused one, converted with the very scale that it was trained with.
+    """torchao's fused one while its range follows the data; the same arithmetic with a scale that stays, once it is settled.
 
-    Its kernel and the observer's Python compute a scale from the same range in two ways, 0.4 % apart for symmetric
-    int8: a model converted with the other one answers differently than the model that was trained.
+    The fused kernel derives its scale from the range anew in each pass, by another formula than the observer (128 levels
+    below zero, not 127.5): with the observer off a scale that was chosen would not be the one that is used. A model is
+    converted with the very scale that it computed with.
     """
+
+    def forward(self, X: Tensor) -> Tensor:
+        if self.observer_enabled[0]:
+            followed: Tensor = super().forward(X)
+            return followed
+        if not self.fake_quant_enabled[0]:
+            return X
+        low, high = self.activation_post_process.quant_min, self.activation_post_process.quant_max
+        if self.is_per_channel:
+            return torch.fake_quantize_per_channel_affine(X, self.scale, self.zero_point, self.ch_axis, low, high)
+        return torch.fake_quantize_per_tensor_affine(X, self.scale, self.zero_point, low, high)
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         return self.scale, self.zero_point
 
-    def settle(self) -> None:
-        """Takes the scale from the range that was observed; while fake-quantization is off the kernel does not."""
-        scale, zero_point = self.activation_post_process.calculate_qparams()
-        self.scale.copy_(scale)
-        self.zero_point.copy_(zero_point)
+    @property
+    def has_range(self) -> bool:
+        """It was calibrated, or has seen its first batch."""
+        observer = self.activation_post_process
+        return bool((observer.min_val < observer.max_val).all()) and observer.min_val.numel() > 0
+
+    def cover(self, low: float, high: float) -> None:
+        """Takes the scale and zero-point that cover a range."""
+        self._settle(torch.tensor(low), torch.tensor(high))
+
+    def fit(self, weight: Tensor) -> None:
+        """Takes the scales of a weight that is not trained, once and for all."""
+        others = [dim for dim in range(weight.dim()) if not self.is_per_channel or dim != self.ch_axis]
+        self._settle(weight.detach().amin(others), weight.detach().amax(others))
+        self.enable_observer(False)
+
+    def _settle(self, low: Tensor, high: Tensor) -> None:
+        observer = self.activation_post_process
+        observer.min_val.resize_(low.shape).copy_(low)
+        observer.max_val.resize_(high.shape).copy_(high)
+        for stored, values in zip((self.scale, self.zero_point), observer.calculate_qparams(), strict=True):
+            stored.resize_(values.shape).copy_(values)
 
 
 def fake_quantizer(dtype: torch.dtype, symmetric: bool, per_channel: bool) -> Any:
@@ -47,10 +78,10 @@ def train_mode(prepared: GraphModule) -> GraphModule:
     """Dropout drops, a BatchNorm that no convolution absorbed takes its batch's statistics, ranges follow the data."""
     _set_training(prepared, True)
     _switch(prepared, observe=not prepared.meta.get("observers_frozen", False), quantize=True)
-    for fake_quantizer in _activation_quantizers(prepared, of_inputs=True):
+    inputs = {node.name for node in prepared.graph.find_nodes(op="placeholder")}
+    for tensor, fake_quantizer in activation_quantizers(prepared):
         # Calibration has settled an image's range: pixels do not drift as activations do.
-        observer = fake_quantizer.activation_post_process
-        if bool(observer.min_val < observer.max_val):
+        if tensor in inputs and fake_quantizer.has_range:
             fake_quantizer.enable_observer(False)
     return prepared
 
@@ -62,16 +93,27 @@ def eval_mode(prepared: GraphModule) -> GraphModule:
     return prepared
 
 
-def watch(prepared: GraphModule) -> None:
-    """Evaluation in float while the ranges follow the data: calibration."""
+@contextmanager
+def in_float(prepared: GraphModule) -> Iterator[None]:
+    """The model in evaluation without any quantization, weights included."""
     _set_training(prepared, False)
-    _switch(prepared, observe=True, quantize=False)
+    modules = [module for module in prepared.modules() if isinstance(module, FakeQuantizeBase)]
+    were = [(bool(module.fake_quant_enabled), bool(module.observer_enabled)) for module in modules]
+    try:
+        for module in modules:
+            module.enable_fake_quant(False)
+            module.enable_observer(False)
+        yield
+    finally:
+        for module, (quantizes, observes) in zip(modules, were, strict=True):
+            module.enable_fake_quant(quantizes)
+            module.enable_observer(observes)
 
 
 def freeze_observers(prepared: GraphModule) -> GraphModule:
     """Keeps the activations' ranges from now on, in training too; for the last part of the training."""
     prepared.meta["observers_frozen"] = True
-    for fake_quantizer in _activation_quantizers(prepared):
+    for _, fake_quantizer in activation_quantizers(prepared):
         fake_quantizer.enable_observer(False)
     return prepared
 
@@ -95,18 +137,25 @@ def _set_training(prepared: GraphModule, training: bool) -> None:
 
 
 def _switch(prepared: GraphModule, *, observe: bool, quantize: bool) -> None:
-    for fake_quantizer in _activation_quantizers(prepared):
+    for _, fake_quantizer in activation_quantizers(prepared):
         fake_quantizer.enable_observer(observe)
         fake_quantizer.enable_fake_quant(quantize)
 
 
-def _activation_quantizers(prepared: GraphModule, *, of_inputs: bool = False) -> list[Any]:
-    """The fake-quantizers of activations; a graph for calibration only has none. Weights' always follow the weights."""
-    modules = [
-        prepared.get_submodule(str(node.target))
-        for node in prepared.graph.nodes
-        if node.op == "call_module"
-        and not is_constant(node.args[0])
-        and (node.args[0].op == "placeholder" or not of_inputs)
-    ]
-    return [module for module in modules if isinstance(module, FakeQuantizeBase)]
+def activation_quantizers(prepared: GraphModule) -> list[tuple[str, FakeQuantizer]]:
+    """(tensor's name, its fake-quantizer) in the graph's order; several tensors may share one."""
+    return [(source.name, quantizer) for source, quantizer in _quantizers(prepared) if not is_constant(source)]
+
+
+def weight_quantizers(prepared: GraphModule) -> list[tuple[Node, FakeQuantizer]]:
+    """(the node that gives a weight, its fake-quantizer) in the graph's order."""
+    return [(source, quantizer) for source, quantizer in _quantizers(prepared) if is_constant(source)]
+
+
+def _quantizers(prepared: GraphModule) -> list[tuple[Node, FakeQuantizer]]:
+    found = []
+    for call in prepared.graph.find_nodes(op="call_module"):
+        module = prepared.get_submodule(str(call.target))
+        if isinstance(module, FakeQuantizer):
+            found.append((call.all_input_nodes[0], module))
+    return found

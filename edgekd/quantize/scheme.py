@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekd.quantize.capture import CONVOLUTIONS, TRANSPOSED, aten, constant_name, is_constant
+from edgekd.errors import QuantizationError, nearest
+from edgekd.quantize.capture import (
+    CONVOLUTIONS,
+    TRANSPOSED,
+    aten,
+    constant_name,
+    flatten_linears,
+    is_constant,
+    is_spatial_mean,
+    spell_out_silu,
+    split_means,
+)
 from edgekd.quantize.pt2e import (
     FakeQuantizeBase,
     ObserverBase,
@@ -21,28 +32,42 @@ from edgekd.quantize.pt2e import (
     Quantizer,
     SharedQuantizationSpec,
 )
-from edgekd.target import Quantization
+from edgekd.target import Operator, Quantization
 
 LINEAR = (aten.linear.default,)
 PRODUCTS = (aten.matmul.default, aten.mm.default, aten.bmm.default)
-ADDITIONS = (aten.add.Tensor,)
-RELUS = (aten.relu.default, aten.relu6.default, aten.hardtanh.default)
-POOLS = (aten.adaptive_avg_pool2d.default, aten.avg_pool2d.default, aten.mean.dim)
-# Operators that only move or select values: input and output have the same scale.
-MOVES = (
-    aten.flatten.using_ints,
-    aten.reshape.default,
-    aten.view.default,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-    aten.unsqueeze.default,
-    aten.permute.default,
-    aten.transpose.int,
-    aten.max_pool2d.default,
-    aten.dropout.default,
-    aten.contiguous.default,
-)
-CONCATENATIONS = (aten.cat.default, aten.concat.default)
+# The names of operators in targets/*.toml (edgekd.target.Operators).
+OPERATORS: dict[str, tuple[Any, ...]] = {
+    "conv": tuple(CONVOLUTIONS),
+    "conv_transpose": tuple(TRANSPOSED),
+    "linear": LINEAR,
+    "matmul": PRODUCTS,
+    "add": (aten.add.Tensor,),
+    "mul": (aten.mul.Tensor,),
+    "avg_pool": (aten.adaptive_avg_pool2d.default, aten.avg_pool2d.default, aten.mean.dim),
+    "sigmoid": (aten.sigmoid.default,),
+    "max_pool": (aten.max_pool2d.default,),
+    "concat": (aten.cat.default, aten.concat.default),
+    "move": (
+        aten.flatten.using_ints,
+        aten.reshape.default,
+        aten.view.default,
+        aten.squeeze.dim,
+        aten.squeeze.dims,
+        aten.unsqueeze.default,
+        aten.permute.default,
+        aten.transpose.int,
+        aten.dropout.default,
+    ),
+}
+NAMES = {target: name for name, targets in OPERATORS.items() for target in targets}
+WEIGHTED = ("conv", "conv_transpose", "linear", "matmul")
+# Activations that a target may compute as part of the operator before them.
+ACTIVATIONS: dict[str, tuple[Any, ...]] = {
+    "relu": (aten.relu.default,),
+    "relu6": (aten.relu6.default, aten.hardtanh.default),
+}
+INTEGERS = {"int8": (torch.int8, -128, 127), "uint8": (torch.uint8, 0, 255), "uint16": (torch.uint16, 0, 65535)}
 
 MakeObserver = Callable[[torch.dtype, bool, bool], Any]
 """(dtype, symmetric, per channel) to torchao's observer or fake-quantizer constructor."""
@@ -58,20 +83,20 @@ class Site:
 
 
 class Scheme(Quantizer):  # type: ignore[misc]
-    """A target's rules as torchao annotations.
+    """A target's rules (edgekd.target.Quantization) as torchao annotations.
 
-    `placement = "inputs"` is TensorRT's explicit quantization: the inputs of every convolution and matrix product and
-    the skip input of a residual addition (NVIDIA, "Working with Quantized Types", placement recommendations).
-    `placement = "every_tensor"` is what onnxruntime fuses into QLinear operators: inputs and outputs of convolutions,
-    matrix products, additions and average pools, the output after a ReLU that the operator absorbs; operators that
-    only move values pass on the scale. An operator in neither list stays float.
+    First every operator is asked which tensors around it the target's table quantizes; then tensors that only moving or
+    selecting operators lie between get one scale; then the annotations are written. `keep_float` leaves operators out:
+    "first" and "last" of those with weights, or all inside a module by its path.
     """
 
-    def __init__(self, quantization: Quantization, make_observer: MakeObserver) -> None:
+    def __init__(self, quantization: Quantization, make_observer: MakeObserver, keep_float: Sequence[str] = ()) -> None:
         self.quantization = quantization
-        dtype = torch.uint8 if quantization.activation == "uint8" else torch.int8
+        self.make_observer = make_observer
+        self.keep_float = keep_float
+        self.fused = {target for name in quantization.fuses for target in ACTIVATIONS[name]}
+        dtype, low, high = INTEGERS[quantization.activation]
         symmetric = quantization.activation_symmetric
-        low, high = (0, 255) if dtype == torch.uint8 else (-128, 127)
         self.activation = QuantizationSpec(
             dtype=dtype,
             quant_min=low,
@@ -79,98 +104,166 @@ class Scheme(Quantizer):  # type: ignore[misc]
             qscheme=torch.per_tensor_symmetric if symmetric else torch.per_tensor_affine,
             observer_or_fake_quant_ctr=make_observer(dtype, symmetric, False),
         )
-        self.make_observer = make_observer
-        # A zero-point of 0 cannot cut at zero: only an affine scale absorbs the ReLU into its lower bound.
-        self.absorbs_relu = not symmetric
 
-    def weight(self, axis: int | None) -> QuantizationSpec:
-        """-127..127: symmetric, so that the range of a channel does not depend on its sign."""
-        per_channel = axis is not None and self.quantization.weight_per_channel
-        return QuantizationSpec(
-            dtype=torch.int8,
-            quant_min=-127,
-            quant_max=127,
-            qscheme=torch.per_channel_symmetric if per_channel else torch.per_tensor_symmetric,
-            ch_axis=axis if per_channel else None,
-            observer_or_fake_quant_ctr=self.make_observer(torch.int8, True, per_channel),
-        )
+    def transform_for_annotation(self, model: GraphModule) -> GraphModule:
+        """The graph in the operators that the target has integer kernels of."""
+        operators = self.quantization.operators
+        if operators.sigmoid is not None and operators.mul is not None:
+            spell_out_silu(model)
+        if operators.avg_pool is not None:
+            split_means(model)
+        if operators.linear is not None and operators.linear.rank == 2:
+            flatten_linears(model)
+        return model
 
     def annotate(self, model: GraphModule) -> GraphModule:
-        if self.quantization.placement == "inputs":
-            self._annotate_inputs(model)
-        else:
-            self._annotate_every_tensor(model)
+        marks = self._marks(model)
+        spec_of = self._specs(model, marks)
+        for node in model.graph.nodes:
+            inputs = {x: spec_of.get(x, own) for x, own in marks.inputs.get(node, {}).items()}
+            output = spec_of[node] if node in marks.outputs else None
+            if inputs or output is not None:
+                node.meta["quantization_annotation"] = QuantizationAnnotation(
+                    input_qspec_map=inputs, output_qspec=output, _annotated=True
+                )
         return model
 
     def validate(self, model: GraphModule) -> None:
         """Nothing to refuse: what no rule names stays float."""
 
-    def _operands(self, node: Node) -> dict[Node, QuantizationSpecBase]:
-        """The inputs of a convolution or matrix product, each with its specification; empty for other operators."""
-        if node.target in CONVOLUTIONS or node.target in LINEAR:
-            x, weight = node.args[:2]
-            axis: int | None = 0
-        elif node.target in TRANSPOSED:
-            x, weight = node.args[:2]
+    def _marks(self, model: GraphModule) -> Marks:
+        """Which inputs and which outputs of which operators are quantized."""
+        marks, kept, depth = Marks(), self._kept(model), _depths(model)
+        passing = []
+        for node in model.graph.nodes:
+            rule = None if node in kept else self._rule(node)
+            if rule is None or node in marks.outputs:  # an activation that was fused
+                continue
+            if rule.sites == "inputs":
+                marks.inputs[node] = self._operands(node, rule)
+            elif rule.sites == "inputs_and_output":
+                marks.inputs[node] = self._operands(node, rule)
+                end = self._end(node, kept)
+                if not (rule.gives_float and all(user.op == "output" for user in end.users)):
+                    marks.outputs.add(end)
+            elif rule.sites == "skip":
+                # The deeper branch is computed last, and the addition is fused into its last convolution.
+                main, skip = node.args[:2]
+                marks.inputs[node] = {main if depth[main] < depth[skip] else skip: self.activation}
+            elif rule.sites == "passes_on":
+                passing.append(node)
+        quantized = marks.tensors()
+        for node in passing:
+            sources = [source for source in node.all_input_nodes if _is_float(source)]
+            if sources and all(source in quantized for source in sources):
+                marks.inputs[node] = dict.fromkeys(sources, self.activation)
+                marks.outputs.add(node)
+                quantized.add(node)
+        return marks
+
+    def _rule(self, node: Node) -> Operator | None:
+        """What the target's table says of an operator; None: it stays float."""
+        name, operators = NAMES.get(node.target), self.quantization.operators
+        if node.op != "call_function" or is_constant(node) or not _is_float(node):
+            return None
+        if (name in ("add", "mul") and not _joins_two(node)) or (
+            node.target is aten.mean.dim and not is_spatial_mean(node)
+        ):
+            name = None
+        if name in WEIGHTED and (is_constant(node.args[0]) or not self._is_wide(node)):  # type: ignore[arg-type]
+            return None
+        rule: Operator | None = getattr(operators, name) if name else None
+        return rule or operators.other
+
+    def _is_wide(self, node: Node) -> bool:
+        """Whether there are channels enough for integer kernels: of a convolution on one side, of a product on both."""
+        axis, count = (1, max) if node.target in CONVOLUTIONS or node.target in TRANSPOSED else (-1, min)
+        channels = count(value.meta["val"].shape[axis] for value in (node.args[0], node))  # type: ignore[union-attr]
+        return bool(channels >= self.quantization.min_channels)
+
+    def _operands(self, node: Node, rule: Operator) -> dict[Node, QuantizationSpecBase]:
+        """The inputs of an operator, each with its specification; a weight has its own."""
+        if NAMES.get(node.target) not in WEIGHTED:
+            return {x: self.activation for x in node.all_input_nodes if _is_float(x) and not is_constant(x)}
+        x, weight = node.args[:2]
+        assert isinstance(x, Node) and isinstance(weight, Node)
+        axis: int | None = 0
+        if node.target in TRANSPOSED:
             groups = node.args[6] if len(node.args) > 6 else 1
             axis = TRANSPOSED[node.target] if groups == 1 else None
         elif node.target in PRODUCTS:
-            x, weight = node.args[:2]
-            assert isinstance(weight, Node)
             # onnxruntime and TensorRT take one scale a column of a matrix, but only one in all for a batch of them.
             axis = 1 if weight.meta["val"].dim() == 2 else None
-        else:
-            return {}
-        assert isinstance(x, Node) and isinstance(weight, Node)
-        if is_constant(x):
-            return {}
-        return {x: self.activation, weight: self.weight(axis) if is_constant(weight) else self.activation}
+        per_channel = (
+            self.quantization.weight_per_channel if rule.weight_per_channel is None else rule.weight_per_channel
+        )
+        return {
+            x: self.activation,
+            weight: self.weight(axis if per_channel else None) if is_constant(weight) else self.activation,
+        }
 
-    def _annotate_inputs(self, model: GraphModule) -> None:
-        depth = _depths(model)
-        for node in model.graph.nodes:
-            if inputs := self._operands(node):
-                _annotate(node, inputs)
-            elif _is_residual(node):
-                main, skip = node.args[:2]
-                # The deeper branch is computed last, and the addition is fused into its last convolution.
-                if depth[main] < depth[skip]:
-                    main, skip = skip, main
-                _annotate(node, {skip: self.activation})
+    def weight(self, axis: int | None) -> QuantizationSpec:
+        """-127..127: symmetric, so that the range of a channel does not depend on its sign. `axis` None: one scale."""
+        return QuantizationSpec(
+            dtype=torch.int8,
+            quant_min=-127,
+            quant_max=127,
+            qscheme=torch.per_tensor_symmetric if axis is None else torch.per_channel_symmetric,
+            ch_axis=axis,
+            observer_or_fake_quant_ctr=self.make_observer(torch.int8, True, axis is not None),
+        )
 
-    def _annotate_every_tensor(self, model: GraphModule) -> None:
-        quantized: set[Node] = set()
+    def _end(self, node: Node, kept: set[Node]) -> Node:
+        """The last of what the target computes together with `node`: an activation that it fuses, or `node` itself."""
+        reader = next(iter(node.users)) if len(node.users) == 1 else None
+        return reader if reader is not None and reader.target in self.fused and reader not in kept else node
 
-        def mark(node: Node, inputs: dict[Node, QuantizationSpecBase], output: QuantizationSpecBase | None) -> None:
-            relu = next(iter(node.users)) if len(node.users) == 1 else None
-            if output is not None and self.absorbs_relu and relu is not None and relu.target in RELUS:
-                _annotate(node, inputs)
-                _annotate(relu, {}, output)
-                quantized.add(relu)
+    def _specs(self, model: GraphModule, marks: Marks) -> dict[Node, QuantizationSpecBase]:
+        """The specification of each quantized tensor: its own, or that of the first with the same values."""
+        quantized, order = marks.tensors(), {node: index for index, node in enumerate(model.graph.nodes)}
+        first: dict[Node, Node] = {}
+        for node in order:
+            rule = self._rule(node)
+            if rule is None or rule.sites not in ("passes_on", "commutes") or node not in quantized:
+                continue
+            alike = {first.get(x, x) for x in (*node.all_input_nodes, node) if x in quantized}
+            leader = min(alike, key=order.__getitem__)
+            first |= {x: leader for x in quantized if first.get(x, x) in alike and x is not leader}
+        readers = {x: (x, node) for node, inputs in reversed(marks.inputs.items()) for x in inputs}
+        return {
+            x: SharedQuantizationSpec(first[x] if first[x] in marks.outputs else readers[first[x]])
+            if x in first
+            else self.activation
+            for x in quantized
+        }
+
+    def _kept(self, model: GraphModule) -> set[Node]:
+        """The operators that `keep_float` names. Raises QuantizationError for a name that stands for none."""
+        nodes = [node for node in model.graph.nodes if node.op == "call_function" and not is_constant(node)]
+        weighted = [node for node in nodes if NAMES.get(node.target) in WEIGHTED and is_constant(node.args[1])]
+        kept: set[Node] = set()
+        for name in self.keep_float:
+            if name in ("first", "last"):
+                found = [weighted[0 if name == "first" else -1]] if weighted else []
             else:
-                _annotate(node, inputs, output)
-                if output is not None:
-                    quantized.add(node)
-            quantized.update(source for source in inputs if not is_constant(source))
+                found = [node for node in nodes if any(f"{path}.".startswith(f"{name}.") for path in _modules(node))]
+            if not found:
+                paths = sorted({path for node in nodes for path in _modules(node) if path})
+                raise QuantizationError(f"keep_float = {name!r} names no operator of this model{nearest(name, paths)}")
+            kept.update(found)
+        return kept
 
-        for node in model.graph.nodes:
-            if node.target in TRANSPOSED:
-                continue  # onnxruntime has no integer kernel for it
-            if inputs := self._operands(node):
-                # The logits stay float: QGemm writes float, and 8 bits would tie classes.
-                last = node.target in LINEAR and all(user.op == "output" for user in node.users)
-                mark(node, inputs, None if last else self.activation)
-            elif _is_residual(node):
-                mark(node, {source: self.activation for source in node.all_input_nodes}, self.activation)
-            elif node.target in POOLS and _is_spatial(node):
-                mark(node, {node.args[0]: self.activation}, self.activation)
-            elif node.target in CONCATENATIONS and all(source in quantized for source in node.all_input_nodes):
-                first, *others = node.all_input_nodes
-                shared = SharedQuantizationSpec((first, node))
-                mark(node, {first: self.activation, **dict.fromkeys(others, shared)}, shared)
-            elif node.target in MOVES and node.args[0] in quantized:
-                source = node.args[0]
-                mark(node, {source: self.activation}, SharedQuantizationSpec((source, node)))
+
+@dataclass
+class Marks:
+    """What is quantized: of an operator the inputs, each with its specification, and the operators whose output is."""
+
+    inputs: dict[Node, dict[Node, QuantizationSpecBase]] = field(default_factory=dict)
+    outputs: set[Node] = field(default_factory=set)
+
+    def tensors(self) -> set[Node]:
+        """All quantized activations."""
+        return self.outputs | {x for inputs in self.inputs.values() for x in inputs if not is_constant(x)}
 
 
 def sites(model: GraphModule | onnx.ModelProto | str | os.PathLike[str]) -> set[Site]:
@@ -227,36 +320,28 @@ def _onnx_sites(model: onnx.ModelProto) -> set[Site]:
     return found
 
 
-def _annotate(node: Node, inputs: dict[Node, QuantizationSpecBase], output: QuantizationSpecBase | None = None) -> None:
-    known = node.meta.get("quantization_annotation")
-    if known is not None:  # a ReLU that was marked with the operator before it
-        inputs, output = {**known.input_qspec_map, **inputs}, output or known.output_qspec
-    node.meta["quantization_annotation"] = QuantizationAnnotation(
-        input_qspec_map=inputs, output_qspec=output, _annotated=True
-    )
+def _joins_two(node: Node) -> bool:
+    """Whether both operands come from the model's input, as in a residual addition: by what it does, not by any name."""
+    return all(isinstance(x, Node) and _is_float(x) and not is_constant(x) for x in node.args[:2])
 
 
-def _is_residual(node: Node) -> bool:
-    """An addition of two tensors that both come from the input: by what it does, not by any name."""
-    return node.target in ADDITIONS and all(
-        isinstance(operand, Node) and isinstance(operand.meta.get("val"), torch.Tensor) and not is_constant(operand)
-        for operand in node.args[:2]
-    )
+def _is_float(node: Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
-def _is_spatial(node: Node) -> bool:
-    """Whether a mean is an average pool: over height and width."""
-    if node.target is not aten.mean.dim:
-        return True
-    axes = {axis % 4 for axis in node.args[1]}  # type: ignore[union-attr, operator]
-    return node.args[0].meta["val"].dim() == 4 and axes == {2, 3}  # type: ignore[union-attr]
+def _modules(node: Node) -> list[str]:
+    """The paths of the module that an operator belongs to and, where it has one, of its weight."""
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [str(path).removeprefix("L['self'].") for path, _ in stack.values()]
+    return [*paths, *(constant_name(x) for x in node.all_input_nodes if is_constant(x))]
 
 
 def _depths(model: GraphModule) -> dict[Node, int]:
     """How many convolutions and matrix products a value has gone through at most."""
     depth: dict[Node, int] = {}
     for node in model.graph.nodes:
-        weighted = node.target in CONVOLUTIONS or node.target in TRANSPOSED or node.target in (*LINEAR, *PRODUCTS)
+        weighted = NAMES.get(node.target) in WEIGHTED
         depth[node] = max((depth[source] for source in node.all_input_nodes), default=0) + weighted
     return depth
 

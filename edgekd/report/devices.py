@@ -49,6 +49,8 @@ def _runtime(target: Target) -> str:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, dict) and all(isinstance(remark, dict) for remark in value.values()):
+        return ", ".join(f"{key} ({remark['sites'].replace('_', ' ')})" for key, remark in value.items())
     if isinstance(value, dict):
         return ", ".join(f"{key} ({remark})" if remark else str(key) for key, remark in value.items())
     return ", ".join(str(item) for item in value) if isinstance(value, tuple) else str(value)

@@ -223,6 +223,36 @@ def finite_points(curves: Sequence[dict[str, float]], key: str) -> list[tuple[fl
     return [(epoch, value) for epoch, value in numbered if math.isfinite(value)]
 
 
+LAYERS_SHOWN = 25
+
+
+@dataclass(frozen=True)
+class SensitivityRow:
+    """A layer of the sensitivity plot; its bar in percent of the longest."""
+
+    name: str
+    divergence: str
+    share: float
+    in_float: bool
+    width: float
+
+
+def sensitivity_rows(report: Report) -> list[SensitivityRow]:
+    """The most sensitive layers. Bars are of the divergence's logarithm: it spans decades."""
+    layers = report.sensitivity[:LAYERS_SHOWN]
+    positive = [layer.divergence for layer in layers if layer.divergence > 0]
+    if not positive:
+        return [SensitivityRow(layer.layer, "0", layer.share, layer.in_float, 0.0) for layer in layers]
+    scale = Axis(min(positive) / 2, max(max(positive), min(positive) * 1.01), 0, 100, logarithmic=True)
+    return [
+        SensitivityRow(
+            layer.layer, f"{layer.divergence:.2g}", layer.share, layer.in_float,
+            scale(layer.divergence) if layer.divergence > 0 else 0.0,
+        )
+        for layer in layers
+    ]  # fmt: skip
+
+
 @dataclass(frozen=True)
 class ClassRow:
     """Top-1 of one class in percent, and where it lies on the bar (0..100 %)."""
@@ -308,6 +338,7 @@ def render(report: Report) -> str:
             )
             if (drawn := charts(curves))
         ],
+        sensitivity=sensitivity_rows(report),
         rows=rows[:CLASSES_SHOWN],
         more_rows=rows[CLASSES_SHOWN:],
         bar_start=bar_start,

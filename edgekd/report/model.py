@@ -141,7 +141,7 @@ class OnDevice(Section):
     runtime: str
     model_sha256: str = Field(description="of the model.onnx that was measured")
     is_target: bool = Field(description="architecture and runtime are those that the bundle was built for")
-    golden_ok: bool
+    golden_ok: bool | None = Field(description="the stored outputs; none: what ran there does not compute them")
     golden: str
     latencies: tuple[Latency, ...] = ()
     unstable: tuple[str, ...] = Field(
@@ -149,8 +149,8 @@ class OnDevice(Section):
     )
     accuracy: Accuracy | None = None
     energy: Energy | None = Field(default=None, description="none: no sensor can be read")
-    load_ms: float
-    first_ms: float
+    load_ms: float | None = None
+    first_ms: float | None = None
     peak_memory_mb: float | None = None
     build_s: float | None = Field(default=None, description="of the engine, where the runtime has one")
     sustained: tuple[Window, ...] = ()
@@ -162,6 +162,27 @@ class OnDevice(Section):
     @property
     def power_mode(self) -> str | None:
         return self.before.power_mode
+
+
+class QuantizationStep(Section):
+    """A way to quantize that mode = "auto" tried, from the cheapest on; `drop` in points of hold-out top-1 under fp32."""
+
+    name: str
+    in_float: tuple[str, ...] = Field(default=(), description="layers that it leaves in float")
+    holdout_top1: float
+    drop: float
+    holds: bool = Field(description="the drop is within budget.max_drop_from_fp32")
+    taken: bool
+    seconds: float
+
+
+class LayerSensitivity(Section):
+    """What one layer's quantization costs alone: the mean KL divergence of the model's answers from the float ones."""
+
+    layer: str
+    divergence: float
+    share: float = Field(description="of all multiplications, in percent")
+    in_float: bool
 
 
 class Report(Section):
@@ -191,6 +212,12 @@ class Report(Section):
     )
     quantization_curves: tuple[dict[str, float], ...] = Field(
         default=(), description="the same of the quantization-aware training; empty without one"
+    )
+    quantization_path: tuple[QuantizationStep, ...] = Field(
+        default=(), description='what quantize.mode = "auto" tried, in order; empty for a mode that was chosen'
+    )
+    sensitivity: tuple[LayerSensitivity, ...] = Field(
+        default=(), description="the most sensitive first; empty where it did not come to mixed precision"
     )
     warnings: tuple[str, ...] = ()
     stages: tuple[dict[str, Any], ...] = Field(default=(), description="name, key, seconds, reused: the lineage")

@@ -39,7 +39,7 @@ def device_checks(devices: Sequence[OnDevice], p90_budget_ms: float | None) -> I
         name = _called(device)
         yield Check(
             name=GOLDEN + name,
-            verdict="pass" if device.golden_ok else "missed",
+            verdict="not measured" if device.golden_ok is None else "pass" if device.golden_ok else "missed",
             found=device.golden,
             origin=device.origin,
         )
@@ -87,20 +87,19 @@ def table(devices: Sequence[OnDevice]) -> RenderableType:
     """A row a device and series, then what was not steady, and what the figures were taken on."""
     rows = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     rows.add_column("device", no_wrap=True)
-    rows.add_column("run")
+    copies = any(latency.transfers != "none" for device in devices for latency in device.latencies)
+    for column in ("batch", "threads", *(["copies"] if copies else [])):
+        rows.add_column(column, justify="right")
     shown = ["p50 ms", "p90 ms", "p99 ms", "n", *(name for name, figure in ONCE.items() if any(map(figure, devices)))]
     for column in shown:
         rows.add_column(column, justify="right", no_wrap=True)
     rows.add_column("origin", no_wrap=True)
     for device in devices:
-        once = [ONCE[name](device) or "-" for name in shown[4:]]
-        for n, latency in enumerate(device.latencies or (None,)):
-            cells = (
-                [_called(device), *_cells(device, latency), *once]
-                if n == 0
-                else ["", *_cells(device, latency), *[""] * len(once)]
-            )
-            rows.add_row(*map(Text, [*cells, device.origin]))
+        once = [_called(device), *(ONCE[name](device) or "-" for name in shown[4:])]
+        for latency in device.latencies or (None,):
+            name, *others = once
+            rows.add_row(*map(Text, [name, *_run(latency, copies), *_figures(device, latency), *others, device.origin]))
+            once = [""] * len(once)
     lines = [Text(line, style="yellow") for device in devices for line in _warnings(device)]
     return Group(rows, *lines, *(Text(line, style="dim") for device in devices for line in _conditions(device)))
 
@@ -113,19 +112,23 @@ ONCE: Mapping[str, Callable[[OnDevice], str]] = {
 }
 
 
-def _cells(device: OnDevice, latency: Latency | None) -> list[str]:
+def _run(latency: Latency | None, copies: bool) -> list[str]:
     if latency is None:
-        return ["-", NOT_MEASURED, "-", "-", "-"]
-    run = f"batch {latency.batch_size}, {latency.threads} thread{'s' if latency.threads > 1 else ''}"
-    run += "" if latency.transfers == "none" else f", copies {latency.transfers}"
+        return ["-"] * (3 if copies else 2)
+    return [str(latency.batch_size), str(latency.threads), *([latency.transfers] if copies else [])]
+
+
+def _figures(device: OnDevice, latency: Latency | None) -> list[str]:
+    if latency is None:
+        return [NOT_MEASURED, "-", "-", "-"]
     p99 = "-" if latency.p99_ms is None else milliseconds(latency.p99_ms)
     mark = " ~" if device.unstable else ""
-    return [run, milliseconds(latency.p50_ms) + mark, milliseconds(latency.p90_ms), p99, str(latency.n)]
+    return [milliseconds(latency.p50_ms) + mark, milliseconds(latency.p90_ms), p99, str(latency.n)]
 
 
 def _warnings(device: OnDevice) -> Iterator[str]:
     name = _called(device)
-    if not device.golden_ok:
+    if device.golden_ok is False:
         yield f"{name}: FAILED, {device.golden}"
     for reason in device.unstable:
         yield f"{name}: no verdict: {reason}"
@@ -136,10 +139,14 @@ def _warnings(device: OnDevice) -> Iterator[str]:
 def _conditions(device: OnDevice) -> Iterator[str]:
     name = _called(device)
     yield f"{name}: {device.machine}; {device.system}; {device.runtime}"
-    load = f"loaded in {device.load_ms:.0f} ms, first inference {milliseconds(device.first_ms)} ms"
-    built = f", engine built in {device.build_s:.0f} s" if device.build_s is not None else ""
-    others = f", {device.other_load_cores:.1f} cores busy with other programs" if device.other_load_cores else ""
-    yield f"{name}: {load}{built}{others}"
+    parts = [
+        f"loaded in {device.load_ms:.0f} ms" if device.load_ms is not None else "",
+        f"first inference {milliseconds(device.first_ms)} ms" if device.first_ms is not None else "",
+        f"engine built in {device.build_s:.0f} s" if device.build_s is not None else "",
+        f"{device.other_load_cores:.1f} cores busy with other programs" if device.other_load_cores else "",
+    ]
+    if any(parts):
+        yield f"{name}: {', '.join(part for part in parts if part)}"
     heat = _change(device.before.temperatures_c, device.after.temperatures_c, "°C")
     clocks = _change(device.before.clocks_mhz, device.after.clocks_mhz, "MHz")
     if heat or clocks:

@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from edgekd.report.model import Accuracy, Candidate, Check, Latency, Report
+from edgekd.report.model import Accuracy, Candidate, Check, Latency, QuantizationStep, Report
 
 NOT_MEASURED = "not measured"
 VERDICT_STYLE = {"pass": "green", "missed": "bold red", "not measured": "yellow", "unstable": "yellow", "note": "dim"}
@@ -23,6 +23,7 @@ def render(report: Report, bundle: Path | None = None) -> RenderableType:
         Text.assemble((report.recipe, "bold"), " for ", (report.target_title, "bold"), f" ({report.target})"),
         Padding(figures(report), (1, 0)),
         what_shipped(report),
+        *([Padding(quantization(report.quantization_path), (1, 0, 0, 0))] if report.quantization_path else []),
         Padding(checks(report.checks), (1, 0)),
         *on_devices(report),
         *by_estimate(report),
@@ -122,6 +123,22 @@ def by_estimate(report: Report) -> list[RenderableType]:
         return []
     left_out = f"; leaves out {'; '.join(found.leaves_out)}" if found.leaves_out else ""
     return [Text(f"estimate for the device: {in_words(found)} ({found.basis}){left_out}", style="dim")]
+
+
+def quantization(path: tuple[QuantizationStep, ...]) -> Table:
+    """The ways to quantize that were tried, and which was taken."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("quantized by")
+    table.add_column("hold-out %", justify="right")
+    table.add_column("drop", justify="right")
+    table.add_column("budget")
+    for step in path:
+        table.add_row(
+            Text(("▸ " if step.taken else "  ") + step.name), f"{step.holdout_top1:.2f}", f"{step.drop:.2f}",
+            Text("holds", style="green") if step.holds else Text("missed", style="yellow"),
+            style="bold" if step.taken else "",
+        )  # fmt: skip
+    return table
 
 
 def checks(rows: tuple[Check, ...]) -> Table:

@@ -1,170 +1,95 @@
-"""Every TensorRT name that the device scripts use exists in each release, or is asked for before it is used.
-
-The name lists were read from the real bindings and lie outside of the repository, in `shared/tensorrt_api` beside it
-or where EDGEKD_SHARED points. What the script decides without TensorRT is tested without it.
-"""
+"""What build_engine.py decides without TensorRT, that it is Python 3.8, and that edgekd's own builder is the same source."""
 
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import os
-from collections.abc import Iterator
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from edgekd.errors import ExportError
 from edgekd.export.bundle import FILES
 from edgekd.export.bundle_files.build_engine import (
     Failure,
-    add_profile,
+    Options,
     built_type,
     compare_types,
     describe,
+    layers_of,
+    profiles,
     source_layers,
+    trtexec_line,
     typings,
 )
+from edgekd.export.to_tensorrt import to_tensorrt
 
-SHARED = Path(os.environ.get("EDGEKD_SHARED") or Path(__file__).resolve().parents[2].parent / "shared")
-RELEASES = ("8.6", "10.3", "10.7", "10.13", "11.4")
-SCRIPTS = ("build_engine.py", "run.py")
-
-# the scripts' variable names -> the class of what they hold
-VARIABLES = {
-    "builder": "Builder",
-    "config": "IBuilderConfig",
-    "network": "INetworkDefinition",
-    "parser": "OnnxParser",
-    "error": "ParserError",
-    "layer": "ILayer",
-    "tensor": "ITensor",
-    "profile": "IOptimizationProfile",
-    "cache": "ITimingCache",
-    "runtime": "Runtime",
-    "engine": "ICudaEngine",
-    "context": "IExecutionContext",
-    "inspector": "EngineInspector",
-}
-# members of variables of the same name that hold no TensorRT object: argparse's parser, the inspector's dictionaries
-OTHERS = {("layer", "get"), ("parser", "add_argument"), ("parser", "parse_args"), ("parser", "error")}
+IMAGE = {"image": [-1, 3, 32, 32]}
 
 
-def chain(node: ast.AST) -> tuple[str, ...]:
-    """`trt.BuilderFlag.FP16` -> ("trt", "BuilderFlag", "FP16"); of `self.x.y` only ("x", "y"); empty for others."""
-    names: list[str] = []
-    while isinstance(node, ast.Attribute):
-        names.append(node.attr)
-        node = node.value
-    if not isinstance(node, ast.Name):
-        return ()
-    return tuple(reversed(names)) if node.id == "self" else (node.id, *reversed(names))
+# ----------------------------------------------------------------------------------------------------------- Python 3.8
 
 
-def guards(test: ast.expr) -> set[tuple[str, ...]]:
-    """The chains that a condition asks for with hasattr, alone or joined by `and`."""
-    if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
-        return set().union(*(guards(value) for value in test.values))
-    if isinstance(test, ast.Call) and isinstance(test.func, ast.Name) and test.func.id == "hasattr":
-        owner, name = test.args
-        assert isinstance(name, ast.Constant)
-        return {(*chain(owner), str(name.value))}
-    return set()
+# What the standard library got after 3.8 and one could use by habit.
+NEWER = {
+    "removeprefix", "removesuffix", "cache", "pairwise", "batched", "file_digest", "lcm", "bit_count", "to_thread", "UTC",
+    "StrEnum", "tomllib", "zoneinfo", "graphlib", "nextafter", "stdlib_module_names",
+}  # fmt: skip
 
 
-def uses(node: ast.AST, known: frozenset[tuple[str, ...]] = frozenset()) -> Iterator[tuple[tuple[str, ...], bool]]:
-    """(chain, is guarded by a hasattr around it) of every attribute chain below a node, the longest ones only."""
-    if isinstance(node, ast.Attribute) and chain(node):
-        yield chain(node), chain(node) in known
-        return
-    if isinstance(node, ast.If):
-        inner = known | guards(node.test)
-        for statement in node.body:
-            yield from uses(statement, inner)
-        children: list[ast.AST] = [node.test, *node.orelse]
-    else:
-        children = list(ast.iter_child_nodes(node))
-    for child in children:
-        yield from uses(child, known)
+@pytest.mark.parametrize("script", ["build_engine.py", "run.py"])
+def test_the_device_s_scripts_are_python_3_8(script: str) -> None:
+    tree = ast.parse((FILES / script).read_text(), feature_version=(3, 8))
+    names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    names |= {
+        alias.name for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names
+    }
+    strict = [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.keyword) and node.arg in ("strict", "slots", "kw_only")
+    ]
+
+    assert not names & NEWER and not strict
+    assert any(isinstance(node, ast.ImportFrom) and node.module == "__future__" for node in tree.body)
 
 
-def script_uses(script: str) -> set[tuple[tuple[str, ...], bool]]:
-    return set(uses(ast.parse((FILES / script).read_text())))
+def test_the_builder_imports_the_standard_library_alone() -> None:
+    tree = ast.parse((FILES / "build_engine.py").read_text())
+    modules = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
+    modules |= {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
+
+    assert {str(module).partition(".")[0] for module in modules} <= set(sys.stdlib_module_names)
 
 
-def api(release: str) -> dict[str, Any]:
-    path = SHARED / "tensorrt_api" / f"{release}.json"
-    if not path.is_file():
-        pytest.skip(f"no list of TensorRT {release}'s names at {path}; set EDGEKD_SHARED to the folder that has them")
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+def old_python() -> str:
+    """An interpreter of 3.8, from EDGEKD_PYTHON38 or the path."""
+    for command in filter(None, (os.environ.get("EDGEKD_PYTHON38"), "python3.8")):
+        try:
+            if subprocess.run([command, "-c", ""], capture_output=True, check=False).returncode == 0:
+                return command
+        except OSError:
+            continue
+    pytest.skip("no Python 3.8 here (EDGEKD_PYTHON38 may name one): the script is only parsed as such")
 
 
-def members(names: dict[str, Any], owner: str) -> set[str]:
-    described = names["classes"].get(owner, {})
-    inherited = [members(names, base) for base in described.get("bases", [])]
-    own = {*described.get("attributes", []), *described.get("methods", {}), *described.get("enum", {})}
-    return own.union(described.get("nested", []), *inherited)
+def test_the_builder_runs_in_python_3_8_and_says_what_it_lacks(tmp_path: Path) -> None:
+    script = tmp_path / "build_engine.py"
+    script.write_text((FILES / "build_engine.py").read_text())
+    done = subprocess.run([old_python(), script, "--precision", "int8"], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 2 and done.stderr.startswith("error: tensorrt's Python package is not installed")
 
 
-SEVERITIES = {"VERBOSE", "INFO", "WARNING", "ERROR", "INTERNAL_ERROR"}
-
-
-def exists(names: dict[str, Any], used: tuple[str, ...]) -> bool:
-    """Whether a release has `trt.X`, `trt.X.Y` or `variable.member`."""
-    if used[0] != "trt":
-        return used[1] in members(names, VARIABLES[used[0]])
-    if used[1] == "__version__":
-        return True
-    if len(used) == 2:
-        return used[1] in names["classes"] or used[1] in names["functions"]
-    if used[1] == "Logger" and used[2] in SEVERITIES:  # the enum's members are exported into the class by pybind11
-        return "Severity" in members(names, "Logger")
-    return used[2] in members(names, used[1])
-
-
-def relevant(script: str) -> list[tuple[tuple[str, ...], bool]]:
-    found = [(c, asked) for c, asked in script_uses(script) if len(c) > 1 and c[0] in {"trt", *VARIABLES}]
-    return sorted((c, g) for c, g in found if c[:2] not in OTHERS)
-
-
-@pytest.mark.shared
-@pytest.mark.parametrize("release", RELEASES)
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_a_name_that_is_used_unasked_exists_in_every_release(script: str, release: str) -> None:
-    names = api(release)
-
-    missing = [".".join(used) for used, guarded in relevant(script) if not guarded and not exists(names, used)]
-
-    assert not missing
-
-
-@pytest.mark.shared
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_a_name_that_is_asked_for_exists_in_some_release_and_lacks_in_another(script: str) -> None:
-    """A misspelt name in hasattr would silently never be used; one that is everywhere needs no hasattr."""
-    for used, guarded in relevant(script):
-        if guarded:
-            having = [release for release in RELEASES if exists(api(release), used)]
-            assert 0 < len(having) < len(RELEASES), used
-
-
-@pytest.mark.shared
-def test_releases_8_6_and_11_4_differ_where_the_script_asks() -> None:
-    """The walk itself finds what it must: both flags that 11 lacks, and the one that 8 lacks."""
-    guarded = {used[-1] for used, asked in relevant("build_engine.py") if asked}
-
-    assert {"EXPLICIT_BATCH", "STRONGLY_TYPED", "FP16", "INT8", "node_name"} <= guarded
-
-
-def test_an_unguarded_name_is_told_from_a_guarded_one() -> None:
-    tree = ast.parse("if hasattr(trt.A, 'B') and x:\n    trt.A.B\nelse:\n    trt.A.C\ntrt.A.B")
-
-    assert set(uses(tree)) >= {(("trt", "A", "B"), True), (("trt", "A", "C"), False), (("trt", "A", "B"), False)}
-
-
-# --------------------------------------------------------------------------------------------- decided without TensorRT
+# -------------------------------------------------------------------------------------------------- typing, shapes, types
 
 
 @pytest.mark.parametrize(
@@ -250,9 +175,181 @@ def test_parser_errors_name_their_node_where_the_release_does() -> None:
     assert describe(new) == "node 3 /head/Foo (Foo): no such operator"
 
 
-def test_a_fixed_batch_is_kept_and_another_refused() -> None:
-    network = SimpleNamespace(get_input=lambda i: SimpleNamespace(name="image", shape=(1, 3, 4, 4)))
+def test_a_layer_that_several_profiles_list_counts_with_its_widest_type() -> None:
+    layers = [layer("a", "Int8"), layer("a [profile 1]", "Half")]
 
-    assert add_profile(None, network, None, max_batch=1) == [1, 3, 4, 4]
+    assert compare_types({"a": "int8"}, layers)[0] == ["a: asked int8, runs fp16"]
+
+
+def test_a_conversion_that_bears_a_convolution_s_name_does_not_speak_for_it() -> None:
+    conversion = {**layer("__myl_cast", "Float", Metadata="[ONNX Layer: a]"), "LayerType": "kgen"}
+
+    assert compare_types({"a": "int8"}, [layer("a", "Int8"), conversion]) == ([], [])
+    assert compare_types({"a": "int8"}, [conversion])[0] == ["a: asked int8, runs fp32"]
+
+
+def test_bf16_is_as_narrow_as_fp16() -> None:
+    assert compare_types({"a": "bf16"}, [layer("a", "Row major linear BF16")]) == ([], [])
+    assert compare_types({"a": "int8"}, [layer("a", "BFloat16")])[0] == ["a: asked int8, runs bf16"]
+
+
+def test_the_inspector_s_json_of_release_11_has_the_type_in_a_field_of_its_own() -> None:
+    """NVIDIA, "Migrating IEngineInspector usage from TensorRT 10.x to 11.x": Format/Datatype became two fields."""
+    information = json.dumps(
+        {
+            "Layers": [
+                {
+                    "Name": "/conv1/Conv + /relu/Relu",
+                    "LayerType": "CaskConvolution",
+                    "Inputs": [{"Name": "x", "DataType": "Half", "Format": "Row major linear FP32 format (kLINEAR)"}],
+                    "Metadata": "[ONNX Layer: /conv1/Conv]\x1e[ONNX Layer: /relu/Relu]",
+                },
+                "a layer of an engine that was built without details",
+            ],
+            "I/O Tensors": [{"Name": "x", "IOMode": "Input", "DataType": "Float", "Dimensions": [1, 3, 8, 8]}],
+        }
+    )
+    layers = layers_of(information)
+
+    assert len(layers) == 1 and built_type(layers[0]) == "fp16"
+    assert compare_types({"/conv1/Conv": "int8"}, layers)[0] == ["/conv1/Conv: asked int8, runs fp16"]
+
+
+def test_a_batch_range_is_one_profile_and_a_fixed_batch_none() -> None:
+    (profile,) = profiles(IMAGE, Options(min_batch=1, opt_batch=4, max_batch=8))
+
+    assert profile == {"image": ([1, 3, 32, 32], [4, 3, 32, 32], [8, 3, 32, 32])}
+    assert profiles({"image": [1, 3, 4, 4]}, Options()) == []
     with pytest.raises(Failure, match="fixed to 1"):
-        add_profile(None, network, None, max_batch=8)
+        profiles({"image": [1, 3, 4, 4]}, Options(max_batch=8))
+
+
+def test_profiles_are_read_for_several_inputs_and_free_sizes() -> None:
+    inputs = {"image": [-1, 3, -1, -1], "mask": [-1, 2], "fixed": [1, 5]}
+    text = "image=1x3x8x8,2x3x8x8,4x3x16x16 mask=1x2,2x2,4x2"
+
+    first, second = profiles(inputs, Options(profile=[text, text.replace("4x3x16x16", "8x3x32x32")]))
+
+    assert first == {
+        "image": ([1, 3, 8, 8], [2, 3, 8, 8], [4, 3, 16, 16]),
+        "mask": ([1, 2], [2, 2], [4, 2]),
+    }
+    assert second["image"][2] == [8, 3, 32, 32]
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({}, "sizes other than the batch need --profile"),
+        ({"profile": ["image=1x3x8x8"]}, "NAME=MIN,USUAL,MAX is needed"),
+        ({"profile": ["other=1x3x8x8,1x3x8x8,1x3x8x8"]}, "inputs: image"),
+        ({"profile": ["image=1x3xAx8,1x3x8x8,1x3x8x8"]}, "sizes joined by x"),
+        ({"profile": ["image=1x4x8x8,1x4x8x8,1x4x8x8"]}, r"no shape of input image, which is \[-1, 3, -1, -1\]"),
+        ({"profile": ["image=4x3x8x8,2x3x8x8,8x3x8x8"]}, "does not hold in every dimension"),
+        ({"profile": ["image=1x3x8x8,2x3x8x8,4x3x8x8"], "dla_core": 0}, "the DLA takes one size"),
+    ],
+)
+def test_a_profile_that_does_not_fit_is_refused(given: dict[str, Any], why: str) -> None:
+    with pytest.raises(Failure, match=why):
+        profiles({"image": [-1, 3, -1, -1]}, Options(**given))
+
+
+def test_a_free_input_that_a_profile_leaves_out_is_named() -> None:
+    with pytest.raises(Failure, match="leaves out mask"):
+        profiles({**IMAGE, "mask": [-1, 2]}, Options(profile=["image=1x3x32x32,1x3x32x32,1x3x32x32"]))
+
+
+# -------------------------------------------------------------------------------------------------------------- trtexec
+
+
+def words(major: int, reference: dict[str, Any] | None = None, **options: Any) -> list[str]:
+    return shlex.split(trtexec_line(major, IMAGE, Options(precision="int8", **options), reference or {}))
+
+
+def test_trtexec_s_types_are_flags_before_11_and_the_graph_s_own_from_11_on() -> None:
+    assert {"--fp16", "--int8"} <= set(words(8)) and "--stronglyTyped" in words(10)
+    assert not {"--fp16", "--int8", "--stronglyTyped"} & set(words(11))
+
+
+def test_trtexec_times_alike_in_every_release() -> None:
+    """10 is told what 11 does by default: no transfers, spinning, CUDA graphs."""
+    timing = {"--noDataTransfers", "--useSpinWait", "--useCudaGraph"}
+    assert timing <= set(words(8)) and timing <= set(words(10))
+    assert not {"--includeDataTransfers", "--noSpinWait", "--noCudaGraph"} & set(words(11))
+    assert all({"--warmUp=1000", "--duration=10"} <= set(words(major)) for major in (8, 10, 11))
+
+
+def test_trtexec_compares_outputs_where_the_release_can() -> None:
+    reference = {"input": ("image", "in.bin"), "output": ("logits", "out.bin"), "tolerance": 0.25}
+    check = [
+        "--loadInputs=image:in.bin",
+        "--loadRefOutputs=logits:out.bin",
+        "--accuracyAlgorithm=lInf",
+        "--accuracyThreshold=0.25",
+    ]
+
+    assert words(11, reference)[-4:] == check
+    assert words(10, reference) == words(10)
+
+
+def test_trtexec_is_told_all_that_the_engine_is_asked_for() -> None:
+    options = {
+        "min_batch": 2, "opt_batch": 2, "max_batch": 2, "dla_core": 1, "gpu_fallback": True, "optimization_level": 5,
+        "version_compatible": True, "hardware_compatibility": "same-compute-capability", "workspace_mb": 64,
+    }  # fmt: skip
+    assert {
+        "--minShapes=image:2x3x32x32", "--optShapes=image:2x3x32x32", "--maxShapes=image:2x3x32x32", "--useDLACore=1",
+        "--allowGPUFallback", "--builderOptimizationLevel=5", "--versionCompatible", "--memPoolSize=workspace:64",
+        "--hardwareCompatibilityLevel=sameComputeCapability",
+    } <= set(words(10, **options))  # fmt: skip
+
+
+def test_the_script_prints_trtexec_s_commands_and_writes_what_11_compares(tmp_path: Path) -> None:
+    (tmp_path / "build_engine.py").write_text((FILES / "build_engine.py").read_text())
+    images = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
+    logits = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
+    np.savez(tmp_path / "golden.npz", inputs=images, outputs=logits)
+    manifest = {
+        "precision": "fp16",
+        "output": "logits",
+        "input": {"name": "image", "shape": ["N", 4, 4, 3]},
+        "golden": {"n": 2, "tolerance": 0.05},
+    }
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(tmp_path / "build_engine.py"), "--trtexec", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = run()
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if line.endswith(":")] == [
+        "TensorRT 8:",
+        "TensorRT 10:",
+        "TensorRT 11:",
+    ]
+    assert "--loadRefOutputs=logits:reference_output.bin" in done.stdout and "--accuracyThreshold=0.05" in done.stdout
+    assert (tmp_path / "reference_input.bin").read_bytes() == images[:1].tobytes()
+    assert (tmp_path / "reference_output.bin").read_bytes() == logits[:1].tobytes()
+
+    assert run("--max-batch", "2").returncode == 0
+    assert (tmp_path / "reference_output.bin").read_bytes() == logits.tobytes()
+    beyond = run("--max-batch", "3")
+    assert beyond.returncode == 2 and "golden.npz holds 2 samples" in beyond.stderr
+
+
+# ---------------------------------------------------------------------------------------------------- edgekd's own builder
+
+
+def test_edgekd_s_own_builder_refuses_what_cannot_be_built(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="precision 'int4' given; possible: int8, fp16, bf16, fp32"):
+        to_tensorrt(tmp_path / "model.onnx", tmp_path / "model.plan", precision="int4")
+    with pytest.raises(ExportError, match=r"no option 'max_btch'.*Did you mean max_batch\?"):
+        to_tensorrt(tmp_path / "model.onnx", tmp_path / "model.plan", precision="int8", max_btch=4)
+
+
+def test_edgekd_s_own_builder_says_where_tensorrt_is_missing(tmp_path: Path) -> None:
+    if importlib.util.find_spec("tensorrt") is not None:
+        pytest.skip("TensorRT is installed here")
+    with pytest.raises(ExportError, match="tensorrt's Python package is not installed"):
+        to_tensorrt(tmp_path / "model.onnx", tmp_path / "model.plan", precision="int8")

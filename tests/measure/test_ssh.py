@@ -240,7 +240,8 @@ def test_a_repeated_measurement_copies_nothing(board: Board, bundle: Path, tmp_p
 
 
 def test_figures_reach_the_report_and_the_manifest_and_the_bundle_stays_whole(board: Board, bundle: Path) -> None:
-    from edgekd.export.bundle import read_manifest, verify_bundle
+    from edgekd.bundle import read_manifest
+    from edgekd.export.bundle import verify_bundle
 
     measure_all(bundle, ["board"], SHORT)
     again, report = measure_all(bundle, ["board"], SHORT)
@@ -417,7 +418,7 @@ def test_a_model_that_computes_something_else_there_is_not_switched_to(
 
     import numpy as np
 
-    from edgekd.export.bundle import sha256
+    from edgekd.bundle import sha256
 
     to = tmp_path / "place"
     ship_to(device, bundle, str(to))

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from edgekd.report.html import Axis, duration, linear_ticks, log_ticks, render, scatter
-from edgekd.report.model import Report
+from edgekd.report.model import LayerSensitivity, QuantizationStep, Report
 
 NASTY = "<script>alert(1)</script>"
 
@@ -149,3 +149,31 @@ def test_epochs_are_whole_and_both_trainings_are_drawn(report: Report) -> None:
     page = render(report.model_copy(update={"quantization_curves": report.curves}))
     assert "Quantization-aware training" in page and "Quantization-aware training" not in render(report)
     assert [text for _, text in Axis(1, 2, 0, 100, whole=True).ticks] == ["1", "2"]
+
+
+def with_path(report: Report) -> Report:
+    steps = [("ptq", (), 88.0, 2.0, False, False), ("ptq, refined, 1 layer in float", (NASTY,), 89.9, 0.1, True, True)]
+    path = tuple(
+        QuantizationStep(name=n, in_float=f, holdout_top1=t, drop=d, holds=h, taken=k, seconds=3.0)
+        for n, f, t, d, h, k in steps
+    )
+    table = tuple(
+        LayerSensitivity(layer=name, divergence=value, share=20.0, in_float=name == NASTY)
+        for name, value in ((NASTY, 1e-2), ("conv2", 1e-4), ("fc", 0.0))
+    )
+    return report.model_copy(update={"quantization_path": path, "sensitivity": table})
+
+
+def test_the_way_to_int8_is_told_with_a_bar_for_each_layer(report: Report) -> None:
+    assert "How it was quantized" not in render(report)
+    html = render(with_path(report))
+    page = Page(html)
+    assert "ptq, refined, 1 layer in float" in page.text and "89.90" in page.text and "taken" in page.text
+    assert NASTY not in html and html.count('height="14"') == 3
+    widths = [float(found) for found in re.findall(r'width="([\d.]+)" height="14"', html)]
+    assert widths[0] > widths[1] > widths[2] == 1
+
+
+def test_a_sensitivity_of_zero_alone_is_drawn(report: Report) -> None:
+    flat = (LayerSensitivity(layer="fc", divergence=0.0, share=100.0, in_float=False),)
+    assert render(with_path(report).model_copy(update={"sensitivity": flat})).count('height="14"') == 1

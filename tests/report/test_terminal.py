@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from edgekd.report.model import Report
+from edgekd.report.model import QuantizationStep, Report
 from edgekd.report.terminal import milliseconds, render
 
 
@@ -20,6 +20,19 @@ def printed(given: Report, bundle: Path | None = None) -> str:
 
 def test_no_line_is_wider_than_eighty_columns(report: Report) -> None:
     assert max(len(line) for line in printed(report).splitlines()) <= 80
+
+
+def test_the_way_to_int8_is_told_in_eighty_columns(report: Report) -> None:
+    steps = [("ptq", 88.0, 2.0, False), ("ptq, refined, 16 layers in float", 89.9, 0.1, True)]
+    path = tuple(
+        QuantizationStep(name=name, holdout_top1=top1, drop=drop, holds=holds, taken=holds, seconds=3.0)
+        for name, top1, drop, holds in steps
+    )
+    text = printed(report.model_copy(update={"quantization_path": path}))
+    assert max(len(line) for line in text.splitlines()) <= 80
+    first, second = (line for line in text.splitlines() if "ptq" in line)
+    assert first.split() == ["ptq", "88.00", "2.00", "missed"]
+    assert second.startswith("▸ ptq, refined, 16 layers in float") and second.split()[-3:] == ["89.90", "0.10", "holds"]
 
 
 def test_the_shipped_row_is_marked_and_explained(report: Report) -> None:

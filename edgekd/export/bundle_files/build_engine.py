@@ -3,6 +3,7 @@
 
     python3 build_engine.py                     model.onnx -> model.plan, batch 1
     python3 build_engine.py --max-batch 16      an engine for batches of 1 to 16
+    python3 build_engine.py --trtexec           the same as commands for NVIDIA's trtexec, by TensorRT release
     python3 run.py --engine model.plan cat.png
 
 An engine runs only on the GPU architecture and the TensorRT release that built it: copy the bundle, not the engine.
@@ -13,22 +14,63 @@ compared with what the graph asks for; one that runs in a wider type is an error
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import json
 import os
+import shlex
+import struct
 import sys
+import zipfile
+from dataclasses import dataclass, fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
+    # TensorRT's classes, by their own names: the conformance test follows them through this file.
+    Builder = Any
+    IBuilderConfig = Any
+    ICudaEngine = Any
+    IExecutionContext = Any
+    INetworkDefinition = Any
+    ITensor = Any
+    OnnxParser = Any
+    ParserError = Any
+    Profile = Mapping[str, tuple[list[int], list[int], list[int]]]  # input -> smallest, usual, largest shape
+
 HERE = os.path.dirname(os.path.abspath(__file__))
-BITS = {"int8": 8, "fp16": 16, "fp32": 32}
+BITS = {"int8": 8, "fp16": 16, "bf16": 16, "fp32": 32}
 FULLY_STRONG = (10, 12)  # before it strong typing refuses some graphs: then the weakly typed network is built instead
+LEVELS = {"none": "NONE", "ampere+": "AMPERE_PLUS", "same-compute-capability": "SAME_COMPUTE_CAPABILITY"}
 
 
 class Failure(Exception):
     """What went wrong and what to do; printed without a traceback."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked of the engine; each is an argument of the same name."""
+
+    model: str = os.path.join(HERE, "model.onnx")
+    output: str = os.path.join(HERE, "model.plan")
+    timing_cache: str = os.path.join(HERE, "timing.cache")
+    precision: str = ""
+    typing: str = "auto"
+    min_batch: int = 1
+    opt_batch: int = 0  # 0: the largest
+    max_batch: int = 1
+    profile: Sequence[str] = ()
+    workspace_mb: int = 1024
+    optimization_level: int | None = None
+    dla_core: int | None = None
+    gpu_fallback: bool = False
+    version_compatible: bool = False
+    hardware_compatibility: str = "none"
+    allow_wider: bool = False
+    verbose: bool = False
 
 
 def import_tensorrt() -> Any:
@@ -45,6 +87,9 @@ def release(trt: Any) -> tuple[int, int]:
     """(major, minor) of the TensorRT that is installed."""
     major, minor = trt.__version__.split(".")[:2]
     return int(major), int(minor)
+
+
+# ------------------------------------------------------------------------------------------------------ network, parser
 
 
 def typings(trt: Any, asked: str) -> list[str]:
@@ -73,7 +118,9 @@ def network_flags(trt: Any, typing: str) -> int:
     return flags
 
 
-def parse_network(trt: Any, logger: Any, builder: Any, path: str, typing: str) -> tuple[Any, Any]:
+def parse_network(
+    trt: Any, logger: Any, builder: Builder, path: str, typing: str
+) -> tuple[INetworkDefinition, OnnxParser]:
     """(network, parser); the network's weights lie in the parser's memory, so keep it alive."""
     network = builder.create_network(network_flags(trt, typing))
     parser = trt.OnnxParser(network, logger)
@@ -83,7 +130,7 @@ def parse_network(trt: Any, logger: Any, builder: Any, path: str, typing: str) -
     return network, parser
 
 
-def describe(error: Any) -> str:
+def describe(error: ParserError) -> str:
     """A parser error with its node, by name where the release knows it."""
     node = f"node {error.node()}"
     if hasattr(error, "node_name") and hasattr(error, "node_operator"):
@@ -91,43 +138,148 @@ def describe(error: Any) -> str:
     return f"{node}: {error.desc()}"
 
 
-def configure(trt: Any, builder: Any, network: Any, typing: str, given: argparse.Namespace) -> tuple[Any, list[int]]:
-    """(builder configuration, shape of the input that the engine is tuned for)."""
+# ------------------------------------------------------------------------------------------------ optimisation profiles
+
+
+def input_shapes(network: INetworkDefinition) -> dict[str, list[int]]:
+    """Input -> shape, -1 for a free size."""
+    tensors = [network.get_input(i) for i in range(network.num_inputs)]
+    return {tensor.name: list(tensor.shape) for tensor in tensors}
+
+
+def profiles(inputs: Mapping[str, list[int]], options: Options) -> list[Profile]:
+    """The ranges of sizes that the engine is built for; empty where the graph leaves none free."""
+    found = [read_profile(text, inputs) for text in options.profile] or [batch_profile(inputs, options)]
+    for profile in found:
+        for name, (least, usual, most) in profile.items():
+            if not all(0 < a <= b <= c for a, b, c in zip(least, usual, most)):  # noqa: B905 (Python 3.8)
+                raise Failure(f"input {name}: {least} <= {usual} <= {most} does not hold in every dimension")
+            if options.dla_core is not None and least != most:
+                raise Failure(f"input {name} is {least} to {most}; the DLA takes one size: give the same three times")
+    return [profile for profile in found if profile]
+
+
+def batch_profile(inputs: Mapping[str, list[int]], options: Options) -> Profile:
+    """Batches of `min_batch` to `max_batch` for every input whose first size is free."""
+    batches = (options.min_batch, options.opt_batch or options.max_batch, options.max_batch)
+    profile = {}
+    for name, shape in inputs.items():
+        free = [i for i, size in enumerate(shape) if size < 0]
+        if free and free != [0]:
+            raise Failure(f"input {name} is {shape}; sizes other than the batch need --profile {name}=MIN,USUAL,MAX")
+        if not free and len(inputs) == 1 and options.max_batch not in (1, shape[0]):
+            raise Failure(
+                f"the graph's batch size is fixed to {shape[0]}; --max-batch {options.max_batch} cannot be had"
+            )
+        if free:
+            least, usual, most = ([n, *shape[1:]] for n in batches)
+            profile[name] = (least, usual, most)
+    return profile
+
+
+def read_profile(text: str, inputs: Mapping[str, list[int]]) -> Profile:
+    """`image=1x3x32x32,4x3x32x32,8x3x64x64 mask=...`: the smallest, usual and largest shape of each free input."""
+    profile = {}
+    for entry in text.split():
+        name, _, shapes = entry.partition("=")
+        try:
+            sizes = [[int(size) for size in shape.split("x")] for shape in shapes.split(",")]
+        except ValueError:
+            raise Failure(f"--profile {entry}: shapes are sizes joined by x, as 1x3x32x32") from None
+        if name not in inputs or len(sizes) != 3:
+            raise Failure(f"--profile {entry}: NAME=MIN,USUAL,MAX is needed; inputs: {', '.join(inputs)}")
+        for shape in sizes:
+            graph = inputs[name]
+            if len(shape) != len(graph) or any(size not in (-1, n) for size, n in zip(graph, shape)):  # noqa: B905
+                raise Failure(f"--profile {entry}: {shape} is no shape of input {name}, which is {graph}")
+        profile[name] = (sizes[0], sizes[1], sizes[2])
+    missing = [name for name, shape in inputs.items() if min(shape, default=1) < 0 and name not in profile]
+    if missing:
+        raise Failure(f"--profile {text} leaves out {', '.join(missing)}, whose shape is free")
+    return profile
+
+
+def add_profiles(builder: Builder, config: IBuilderConfig, found: Sequence[Profile]) -> None:
+    for shapes in found:
+        profile = builder.create_optimization_profile()
+        for name, (least, usual, most) in shapes.items():
+            profile.set_shape(name, tuple(least), tuple(usual), tuple(most))
+        config.add_optimization_profile(profile)
+
+
+# -------------------------------------------------------------------------------------------------------- configuration
+
+
+def configure(trt: Any, builder: Builder, network: INetworkDefinition, typing: str, options: Options) -> IBuilderConfig:
+    """The builder's configuration but for its profiles and timing cache."""
     config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, given.workspace_mb << 20)
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb << 20)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if typing == "weak":
-        allow_types(trt, config, given.precision)
-    return config, add_profile(builder, network, config, given.max_batch)
+        allow_types(trt, config, options.precision)
+    if options.optimization_level is not None:
+        if not hasattr(config, "builder_optimization_level"):
+            raise Failure(f"TensorRT {trt.__version__} has no --optimization-level; 8.6 and later have")
+        config.builder_optimization_level = options.optimization_level
+    set_compatibility(trt, config, options)
+    if options.dla_core is not None:
+        use_dla(trt, builder, network, config, options.dla_core, options)
+    return config
 
 
-def allow_types(trt: Any, config: Any, precision: str) -> None:
+def allow_types(trt: Any, config: IBuilderConfig, precision: str) -> None:
     """The types that a weakly typed network may use; its Q/DQ nodes still say where int8 is used."""
     if precision in ("fp16", "int8") and hasattr(trt.BuilderFlag, "FP16"):
         config.set_flag(trt.BuilderFlag.FP16)
     if precision == "int8" and hasattr(trt.BuilderFlag, "INT8"):
         config.set_flag(trt.BuilderFlag.INT8)
+    if precision == "bf16":
+        if not hasattr(trt.BuilderFlag, "BF16"):
+            raise Failure(f"TensorRT {trt.__version__} has no bf16; 9.0 and later have")
+        config.set_flag(trt.BuilderFlag.BF16)
 
 
-def add_profile(builder: Any, network: Any, config: Any, max_batch: int) -> list[int]:
-    """A range of batch sizes where the graph leaves them free; returns the largest input shape."""
-    tensor = network.get_input(0)
-    shape = list(tensor.shape)
-    free = [i for i, size in enumerate(shape) if size < 0]
-    if not free:
-        if max_batch not in (1, shape[0]):
-            raise Failure(f"the graph's batch size is fixed to {shape[0]}; --max-batch {max_batch} cannot be had")
-        return shape
-    if free != [0]:
-        raise Failure(f"input {tensor.name} is {shape}; only its first dimension may be free")
-    profile = builder.create_optimization_profile()
-    smallest, largest = [1, *shape[1:]], [max_batch, *shape[1:]]
-    profile.set_shape(tensor.name, tuple(smallest), tuple(largest), tuple(largest))
-    config.add_optimization_profile(profile)
-    return largest
+def set_compatibility(trt: Any, config: IBuilderConfig, options: Options) -> None:
+    """What other releases and GPUs the engine may run on; costs speed, and JetPack allows no other GPU."""
+    if options.version_compatible:
+        if not hasattr(trt.BuilderFlag, "VERSION_COMPATIBLE"):
+            raise Failure(f"TensorRT {trt.__version__} has no --version-compatible; 8.6 and later have")
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if options.hardware_compatibility == "none":
+        return
+    if not hasattr(config, "hardware_compatibility_level") or not hasattr(trt, "HardwareCompatibilityLevel"):
+        raise Failure(f"TensorRT {trt.__version__} has no --hardware-compatibility; 8.6 and later have")
+    levels = trt.HardwareCompatibilityLevel
+    if options.hardware_compatibility == "ampere+":
+        config.hardware_compatibility_level = levels.AMPERE_PLUS
+        return
+    if not hasattr(levels, "SAME_COMPUTE_CAPABILITY"):
+        raise Failure(f"TensorRT {trt.__version__} knows only ampere+ for --hardware-compatibility")
+    config.hardware_compatibility_level = levels.SAME_COMPUTE_CAPABILITY
 
 
-def load_timing_cache(config: Any, path: str) -> None:
+def use_dla(
+    trt: Any, builder: Builder, network: INetworkDefinition, config: IBuilderConfig, core: int, options: Options
+) -> None:
+    """Everything on a DLA core; what it does not take runs on the GPU only where that was allowed."""
+    if options.precision == "fp32":
+        raise Failure("the DLA computes in fp16 and int8; this model is fp32")
+    if not 0 <= core < builder.num_DLA_cores:
+        raise Failure(f"--dla-core {core}: this device has {builder.num_DLA_cores} DLA cores, from 0")
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = core
+    if options.max_batch > builder.max_DLA_batch_size:
+        raise Failure(f"--max-batch {options.max_batch}: the DLA takes at most {builder.max_DLA_batch_size}")
+    if options.gpu_fallback:
+        config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+        return
+    layers = [network.get_layer(i) for i in range(network.num_layers)]
+    refused = [layer.name for layer in layers if not config.can_run_on_DLA(layer)]
+    if refused:
+        raise Failure("the DLA does not take these layers; --gpu-fallback allows the GPU:\n  " + "\n  ".join(refused))
+
+
+def load_timing_cache(config: IBuilderConfig, path: str) -> None:
     """A later build with the same cache tries no kernel twice; one of another device or release is not taken."""
     content = b""
     if os.path.isfile(path):
@@ -139,7 +291,7 @@ def load_timing_cache(config: Any, path: str) -> None:
         config.set_timing_cache(config.create_timing_cache(b""), False)
 
 
-def save_timing_cache(config: Any, path: str) -> None:
+def save_timing_cache(config: IBuilderConfig, path: str) -> None:
     cache = config.get_timing_cache()
     if cache is not None:
         write(path, cache.serialize())
@@ -155,11 +307,11 @@ def write(path: str, content: Any) -> None:
 # -------------------------------------------------------------------------------------- what was asked, what was built
 
 
-def requested_types(trt: Any, network: Any, typing: str, precision: str) -> dict[str, str]:
-    """Layer name -> int8, fp16 or fp32 of every convolution and matrix product of the parsed network.
+def requested_types(trt: Any, network: INetworkDefinition, typing: str, precision: str) -> dict[str, str]:
+    """Layer name -> int8, fp16, bf16 or fp32 of every convolution and matrix product of the parsed network.
 
     int8 where the input comes out of a DequantizeLinear; else the tensor's own type in a strongly typed network, and
-    fp16 in a weakly typed one that was allowed to use it.
+    the half precision that a weakly typed one was allowed to use.
     """
     heavy = [trt.LayerType.CONVOLUTION, trt.LayerType.DECONVOLUTION, trt.LayerType.MATRIX_MULTIPLY]
     if hasattr(trt.LayerType, "FULLY_CONNECTED"):  # release 8 makes one of a Gemm
@@ -174,80 +326,115 @@ def requested_types(trt: Any, network: Any, typing: str, precision: str) -> dict
         if tensor.name in dequantized:
             asked[layer.name] = "int8"
         elif typing == "weak" and precision != "fp32":
-            asked[layer.name] = "fp16"
+            asked[layer.name] = "bf16" if precision == "bf16" else "fp16"
         else:
-            asked[layer.name] = "fp16" if tensor.dtype == trt.DataType.HALF else "fp32"
+            asked[layer.name] = float_type(trt, tensor)
     return asked
 
 
-def inspect_engine(trt: Any, engine: Any, shape: list[int]) -> list[dict[str, Any]]:
+def float_type(trt: Any, tensor: ITensor) -> str:
+    """The name of a float tensor's type."""
+    if tensor.dtype == trt.DataType.HALF:
+        return "fp16"
+    if hasattr(trt.DataType, "BF16") and tensor.dtype == trt.DataType.BF16:
+        return "bf16"
+    return "fp32"
+
+
+def inspect_engine(trt: Any, engine: ICudaEngine, shapes: Mapping[str, list[int]]) -> list[dict[str, Any]]:
     """The engine's layers as its inspector describes them; types of free shapes are known only for a given input."""
-    context = engine.create_execution_context()
-    context.set_input_shape(engine.get_tensor_name(0), tuple(shape))
+    context: IExecutionContext = engine.create_execution_context()
+    for name, shape in shapes.items():
+        context.set_input_shape(name, tuple(shape))
     inspector = engine.create_engine_inspector()
     inspector.execution_context = context
-    information = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
-    layers = information.get("Layers", [])
+    return layers_of(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def layers_of(information: str) -> list[dict[str, Any]]:
+    """The layers in the inspector's JSON; of an engine that was built without details they are plain names, left out."""
+    layers = json.loads(information).get("Layers", [])
     return [layer for layer in layers if isinstance(layer, dict)]
 
 
-def built_type(layer: dict[str, Any]) -> str:
-    """int8, fp16 or fp32 of a layer's first input; empty where the inspector does not say."""
+def built_type(layer: Mapping[str, Any]) -> str:
+    """The type of a layer's first input; empty where the inspector does not say.
+
+    Up to release 10 it stands within `Format/Datatype` ("... row major Int8 format"), from 11 on in `DataType`.
+    """
     inputs = layer.get("Inputs") or [{}]
-    text = inputs[0].get("Format/Datatype", "") if isinstance(inputs[0], dict) else ""
-    words = text.lower().replace(".", " ").split()
-    for name, spellings in (("int8", ("int8",)), ("fp16", ("half", "fp16")), ("fp32", ("float", "fp32"))):
-        if any(word in spellings for word in words):
-            return name
-    return ""
+    tensor = inputs[0] if isinstance(inputs[0], dict) else {}
+    known = {key.lower(): str(value) for key, value in tensor.items()}
+    text = known.get("datatype") or known.get("format/datatype") or ""
+    words = text.lower().replace(".", " ").replace("(", " ").replace(")", " ").split()
+    spellings = {"int8": ("int8",), "fp16": ("half", "fp16"), "bf16": ("bf16", "bfloat16"), "fp32": ("float", "fp32")}
+    return next((name for name, spelt in spellings.items() if any(word in spelt for word in words)), "")
 
 
-def source_layers(layer: dict[str, Any]) -> set[str]:
+def source_layers(layer: Mapping[str, Any]) -> set[str]:
     """Names of the network's layers that were fused into one of the engine's, from its name and its metadata."""
-    names = {part.strip() for part in str(layer.get("Name", "")).split(" + ")}
+    name = str(layer.get("Name", "")).split(" [profile ")[0]
+    names = {part.strip() for part in name.split(" + ")}
     metadata = str(layer.get("Metadata", "")).replace("\x1e", "\n").replace("]", "\n").splitlines()
     return names | {line.split("[ONNX Layer: ", 1)[1].strip() for line in metadata if "[ONNX Layer: " in line}
 
 
-def compare_types(asked: dict[str, str], layers: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
-    """(layers that run in a wider type than asked, layers whose type the inspector does not tell), as sentences."""
-    found = {}  # name -> type
-    for layer in layers:
-        if str(layer.get("LayerType", "")) in ("Reformat", "NoOp", "Constant"):
-            continue
-        for name in source_layers(layer) & set(asked):
-            found[name] = built_type(layer)
+def is_heavy(layer: Mapping[str, Any]) -> bool:
+    """Whether an engine layer is a convolution or matrix product itself, not a conversion that bears its name."""
+    kind = "{} {}".format(layer.get("LayerType", ""), layer.get("ParameterType", "")).lower().replace("convert", "")
+    return any(word in kind for word in ("conv", "gemm", "matrix", "matmul", "fullyconnected"))
+
+
+def compare_types(asked: Mapping[str, str], layers: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
+    """(layers that run in a wider type than asked, layers whose type the inspector does not tell), as sentences.
+
+    asked    layer name -> type, see `requested_types`
+    layers   the inspector's JSON, see `layers_of`; a layer may stand there once a profile, the widest counts
+    """
+    found: dict[str, str] = {}
+    for heavy in (True, False):
+        seen = set(found)  # what convolutions and products told is not overruled by what is fused around them
+        for layer in layers:
+            name_type = built_type(layer)
+            if is_heavy(layer) != heavy or not name_type or layer.get("LayerType") in ("Reformat", "NoOp", "Constant"):
+                continue
+            for name in (source_layers(layer) & set(asked)) - seen:
+                found[name] = max(found.get(name, name_type), name_type, key=BITS.__getitem__)
     wider = [
         f"{name}: asked {want}, runs {found[name]}"
         for name, want in sorted(asked.items())
-        if found.get(name) and BITS[found[name]] > BITS[want]
+        if name in found and BITS[found[name]] > BITS[want]
     ]
-    unknown = [f"{name}: asked {want}" for name, want in sorted(asked.items()) if not found.get(name)]
-    return wider, unknown
+    return wider, [f"{name}: asked {want}" for name, want in sorted(asked.items()) if name not in found]
 
 
-def build(trt: Any, given: argparse.Namespace, typing: str) -> tuple[Any, dict[str, str], list[int]]:
-    """(serialized engine, requested types, input shape)."""
-    logger = trt.Logger(trt.Logger.INFO if given.verbose else trt.Logger.WARNING)
+# ---------------------------------------------------------------------------------------------------------------- build
+
+
+def build(trt: Any, options: Options, typing: str) -> tuple[Any, dict[str, str], list[Profile]]:
+    """(serialized engine, requested types, profiles)."""
+    logger = trt.Logger(trt.Logger.INFO if options.verbose else trt.Logger.WARNING)
     builder = trt.Builder(logger)
-    network, parser = parse_network(trt, logger, builder, given.model, typing)
-    config, shape = configure(trt, builder, network, typing, given)
-    load_timing_cache(config, given.timing_cache)
-    asked = requested_types(trt, network, typing, given.precision)
+    network, parser = parse_network(trt, logger, builder, options.model, typing)
+    config = configure(trt, builder, network, typing, options)
+    ranges = profiles(input_shapes(network), options)
+    add_profiles(builder, config, ranges)
+    load_timing_cache(config, options.timing_cache)
+    asked = requested_types(trt, network, typing, options.precision)
     plan = builder.build_serialized_network(network, config)
     del parser
     if plan is None:
         raise Failure(f"TensorRT {trt.__version__} could not build a {typing}ly typed engine; its messages stand above")
-    save_timing_cache(config, given.timing_cache)
-    return plan, asked, shape
+    save_timing_cache(config, options.timing_cache)
+    return plan, asked, ranges
 
 
-def build_as_typed(trt: Any, given: argparse.Namespace) -> tuple[Any, dict[str, str], list[int], str]:
+def build_as_typed(trt: Any, options: Options) -> tuple[Any, dict[str, str], list[Profile], str]:
     """The first typing that builds; a fallback is said, never silent."""
-    order = typings(trt, given.typing)
+    order = typings(trt, options.typing)
     for i, typing in enumerate(order):
         try:
-            return (*build(trt, given, typing), typing)
+            return (*build(trt, options, typing), typing)
         except Failure as failure:
             if i + 1 == len(order):
                 raise
@@ -255,15 +442,19 @@ def build_as_typed(trt: Any, given: argparse.Namespace) -> tuple[Any, dict[str, 
     raise AssertionError("there is always a typing to try")
 
 
-def check_types(trt: Any, plan: Any, asked: dict[str, str], shape: list[int], allow_wider: bool) -> None:
+def check_types(trt: Any, plan: Any, asked: Mapping[str, str], ranges: Sequence[Profile], options: Options) -> None:
+    """Raise Failure, naming the layers, where the engine computes in a wider type than the network asks for."""
     runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
-    engine = runtime.deserialize_cuda_engine(plan)
-    wider, unknown = compare_types(asked, inspect_engine(trt, engine, shape))
+    if options.version_compatible and hasattr(runtime, "engine_host_code_allowed"):
+        runtime.engine_host_code_allowed = True  # such an engine carries its own runtime, and we have just built it
+    engine: ICudaEngine = runtime.deserialize_cuda_engine(plan)
+    usual = {name: shapes[1] for name, shapes in ranges[0].items()} if ranges else {}
+    wider, unknown = compare_types(asked, inspect_engine(trt, engine, usual))
     counts = {name: sum(1 for want in asked.values() if want == name) for name in BITS}
     print("asked for: {}".format(", ".join(f"{n} layers in {name}" for name, n in counts.items() if n)))
     if unknown:
         print("not compared, the inspector does not tell their type:\n  {}".format("\n  ".join(unknown)))
-    if wider and not allow_wider:
+    if wider and not options.allow_wider:
         raise Failure(
             "these layers run in a wider type than the graph asks for:\n  {}\nThe engine was not written; "
             "--allow-wider writes it all the same".format("\n  ".join(wider))
@@ -272,44 +463,140 @@ def check_types(trt: Any, plan: Any, asked: dict[str, str], shape: list[int], al
         print(f"wider than asked: {line}")
 
 
-def bundle_precision() -> str:
-    """The precision of model.onnx, from the manifest."""
+def build_engine(options: Options) -> str:
+    """Build, compare and write the engine; returns what was made, in words. Raises Failure."""
+    trt = import_tensorrt()
+    plan, asked, ranges, typing = build_as_typed(trt, options)
+    check_types(trt, plan, asked, ranges, options)
+    write(options.output, plan)
+    sizes = "; ".join(f"{name} {least} to {most}" for shapes in ranges for name, (least, _, most) in shapes.items())
+    return f"wrote {options.output}: TensorRT {trt.__version__}, {typing}ly typed{', ' if sizes else ''}{sizes}"
+
+
+# -------------------------------------------------------------------------------------------------------------- trtexec
+
+
+def trtexec_line(major: int, inputs: Mapping[str, list[int]], options: Options, reference: Mapping[str, Any]) -> str:
+    """NVIDIA's own tool for the same engine, and to time it, on release 8, 10 or 11.
+
+    Release 11 has only strong typing; it times without transfers, with spinning and with a CUDA graph by default, which
+    the older ones are told here, or their figures would not compare. It alone compares outputs: `reference` has `input`
+    and `output`, pairs of a tensor's name and a raw file, and `tolerance`, the largest difference; empty for no check.
+    """
+    words = ["trtexec", f"--onnx={os.path.basename(options.model)}", f"--saveEngine={os.path.basename(options.output)}"]
+    words += [f"--timingCacheFile={os.path.basename(options.timing_cache)}"]
+    words += [f"--memPoolSize=workspace:{options.workspace_mb}", "--profilingVerbosity=detailed"]
+    ranges = profiles(inputs, options)
+    for at, bound in enumerate(("min", "opt", "max") if ranges else ()):
+        shapes = ["{}:{}".format(name, "x".join(map(str, sizes[at]))) for name, sizes in ranges[0].items()]
+        words.append("--{}Shapes={}".format(bound, ",".join(shapes)))
+    if major < 10:
+        words += {"int8": ["--fp16", "--int8"], "fp16": ["--fp16"]}.get(options.precision, [])
+    elif major == 10:
+        words.append("--stronglyTyped")
+    if options.optimization_level is not None:
+        words.append(f"--builderOptimizationLevel={options.optimization_level}")
+    if options.dla_core is not None:
+        words += [f"--useDLACore={options.dla_core}"] + ["--allowGPUFallback"] * options.gpu_fallback
+    if options.version_compatible:
+        words.append("--versionCompatible")
+    if options.hardware_compatibility != "none":
+        level = {"ampere+": "ampere+", "same-compute-capability": "sameComputeCapability"}
+        words.append(f"--hardwareCompatibilityLevel={level[options.hardware_compatibility]}")
+    words += ["--warmUp=1000", "--duration=10"]
+    if major < 11:
+        return shlex.join([*words, "--noDataTransfers", "--useSpinWait", "--useCudaGraph"])
+    if reference:
+        words += ["--loadInputs={}:{}".format(*reference["input"])]
+        words += ["--loadRefOutputs={}:{}".format(*reference["output"])]
+        words += ["--accuracyAlgorithm=lInf", "--accuracyThreshold={:.6g}".format(reference["tolerance"])]
+    return shlex.join(words)
+
+
+def bundle_manifest() -> dict[str, Any]:
     try:
         with open(os.path.join(HERE, "manifest.json"), encoding="utf-8") as file:
-            return str(json.load(file)["precision"])
-    except (OSError, ValueError, KeyError) as error:
-        raise Failure(f"manifest.json does not tell the precision ({error!r}); give --precision") from error
+            return dict(json.load(file))
+    except (OSError, ValueError) as error:
+        raise Failure(f"manifest.json of this bundle cannot be read ({error!r})") from error
+
+
+def print_trtexec(options: Options) -> None:
+    """The commands of every release; for 11 the stored input and output are written as the raw files that it compares."""
+    manifest = bundle_manifest()
+    shape = [size if isinstance(size, int) else -1 for size in manifest["input"]["shape"]]
+    name, batch = manifest["input"]["name"], options.opt_batch or options.max_batch
+    reference: dict[str, Any] = {"tolerance": manifest["golden"]["tolerance"]}
+    for kind, tensor in (("input", name), ("output", manifest["output"])):
+        file = f"reference_{kind}.bin"
+        write(os.path.join(HERE, file), first_samples(kind + "s", batch))
+        reference[kind] = (tensor, file)
+    for major in (8, 10, 11):
+        print(f"TensorRT {major}:\n{trtexec_line(major, {name: shape}, options, reference)}\n")
+
+
+def first_samples(name: str, n: int) -> bytes:
+    """The first n rows of an array of golden.npz as raw bytes, without numpy (the format: numpy.lib.format)."""
+    with zipfile.ZipFile(os.path.join(HERE, "golden.npz")) as stored:
+        content = stored.read(name + ".npy")
+    wide = content[6] >= 2
+    size = struct.unpack("<I" if wide else "<H", content[8 : 12 if wide else 10])[0]
+    start = (12 if wide else 10) + size
+    rows = ast.literal_eval(content[start - size : start].decode("latin1").strip())["shape"][0]
+    if n > rows:
+        raise Failure(f"golden.npz holds {rows} samples; a batch of {n} cannot be compared, give a smaller --max-batch")
+    return content[start : start + (len(content) - start) // rows * n]
+
+
+# -------------------------------------------------------------------------------------------------------------- command
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=os.path.join(HERE, "model.onnx"))
-    parser.add_argument("--output", default=os.path.join(HERE, "model.plan"))
-    parser.add_argument("--timing-cache", default=os.path.join(HERE, "timing.cache"))
-    parser.add_argument("--precision", choices=sorted(BITS), help="of the model; default: as the manifest says")
-    parser.add_argument("--max-batch", type=int, default=1)
-    parser.add_argument("--workspace-mb", type=int, default=1024, help="most GPU memory that a kernel may use")
-    parser.add_argument("--typing", choices=("auto", "strong", "weak"), default="auto")
-    parser.add_argument("--allow-wider", action="store_true", help="write an engine whose layers run wider than asked")
-    parser.add_argument("--verbose", action="store_true")
+    add = parser.add_argument
+    add("--model", default=Options.model)
+    add("--output", default=Options.output)
+    add("--timing-cache", default=Options.timing_cache)
+    add("--precision", choices=sorted(BITS), default="", help="of the model; default: as the manifest says")
+    add("--min-batch", type=int, default=1)
+    add("--opt-batch", type=int, default=0, help="the batch that kernels are chosen for; default: the largest")
+    add("--max-batch", type=int, default=1)
+    add("--profile", action="append", default=[], metavar="NAME=MIN,USUAL,MAX", help=read_profile.__doc__)
+    add("--workspace-mb", type=int, default=1024, help="most GPU memory that a kernel may use")
+    add("--optimization-level", type=int, choices=range(6), help="0 builds fastest, 5 searches longest; default: 3")
+    add("--typing", choices=("auto", "strong", "weak"), default="auto")
+    add("--dla-core", type=int, help="run on this DLA core; fp16 and int8, one size of input")
+    add("--gpu-fallback", action="store_true", help="what the DLA does not take may run on the GPU")
+    add(
+        "--version-compatible", action="store_true", help="newer TensorRT releases of the same major may run the engine"
+    )
+    add("--hardware-compatibility", choices=list(LEVELS), default="none", help="other GPUs may run it; not on JetPack")
+    add("--allow-wider", action="store_true", help="write an engine whose layers run wider than asked")
+    add("--trtexec", action="store_true", help="print trtexec's commands instead of building")
+    add("--verbose", action="store_true")
     given = parser.parse_args()
-    if given.max_batch < 1 or given.workspace_mb < 1:
-        parser.error("--max-batch and --workspace-mb start at 1")
+    given.opt_batch = given.opt_batch or given.max_batch
+    if not 1 <= given.min_batch <= given.opt_batch <= given.max_batch or given.workspace_mb < 1:
+        parser.error("1 <= --min-batch <= --opt-batch <= --max-batch and 1 <= --workspace-mb are needed")
+    if given.gpu_fallback and given.dla_core is None:
+        parser.error("--gpu-fallback goes with --dla-core")
     return given
 
 
 def main() -> int:
     given = arguments()
     try:
-        given.precision = given.precision or bundle_precision()
-        trt = import_tensorrt()
-        plan, asked, shape, typing = build_as_typed(trt, given)
-        check_types(trt, plan, asked, shape, given.allow_wider)
-        write(given.output, plan)
+        given.precision = given.precision or str(bundle_manifest().get("precision", ""))
+        if given.precision not in BITS:
+            raise Failure(f"the manifest's precision is {given.precision!r}; give --precision {'|'.join(BITS)}")
+        options = Options(**{field.name: getattr(given, field.name) for field in fields(Options)})
+        if given.trtexec:
+            print_trtexec(options)
+        else:
+            print(build_engine(options))
     except (Failure, OSError) as failure:
         print(f"error: {failure}", file=sys.stderr)
         return 2
-    print(f"wrote {given.output}: TensorRT {trt.__version__}, {typing}ly typed, batch up to {shape[0]}")
     return 0
 
 

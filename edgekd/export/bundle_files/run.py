@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    # TensorRT's classes, by their own names: the conformance test follows them through this file.
+    ICudaEngine = Any
+    IExecutionContext = Any
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 NUMPY_TYPES = {
     "FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "INT32": np.int32, "INT64": np.int64,
@@ -114,12 +118,14 @@ class EngineModel:
         self.cuda = Cuda()
         self.name = f"TensorRT {trt.__version__}, transfers included"
         runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
+        if hasattr(runtime, "engine_host_code_allowed"):
+            runtime.engine_host_code_allowed = True  # an engine built with --version-compatible carries its own runtime
         with open(path, "rb") as file:
-            engine = runtime.deserialize_cuda_engine(file.read())
+            engine: ICudaEngine = runtime.deserialize_cuda_engine(file.read())
         if engine is None:
             raise Failure(f"{path} was built by another TensorRT or for another GPU; run build_engine.py here")
         self.runtime, self.engine = runtime, engine  # the engine needs its runtime alive
-        self.context = engine.create_execution_context()
+        self.context: IExecutionContext = engine.create_execution_context()
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         self.input = next(n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT)
         self.output = next(n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.OUTPUT)

@@ -1,0 +1,186 @@
+"""int8 for onnxruntime on this processor: edgekd's beside other tools', from the same trained models.
+
+    seconds    to quantize, imports not counted: reading the model, calibration on the same images, writing the file
+    top-1      of the whole test split in onnxruntime
+    p50        at batch 1 on 1 thread, all files of a model in turns in one process
+
+The tools run in environments of their own under --tools, made where they are absent (extra `bench` is not touched).
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+
+from edgekd.data import Samples, decode, open_samples
+from edgekd.distill.student import distill
+from edgekd.distill.teacher import top1, uses_bf16
+from edgekd.distill.trained import load_student
+from edgekd.export import to_onnx
+from edgekd.export.candidates import export_fp32, export_int8
+from edgekd.measure.protocol import interleave
+from edgekd.measure.runners import OnnxRunner, machine, versions
+from edgekd.pipeline import record
+from edgekd.quantize import calibrate, convert, prepare
+from edgekd.quantize.auto import quantize_student
+from edgekd.quantize.cle import equalize
+from edgekd.quantize.layers import give_biases
+from edgekd.quantize.refine import refine
+from edgekd.quantize.student import Subject, calibration_batches
+from edgekd.recipe import REFINEMENTS, Quantize, Recipe, Student, load_recipe
+from edgekd.stage import Cache, default_cache
+from edgekd.target import load_target
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "cifar10"
+PEERS = Path(__file__).parent / "quantization_peers.py"
+PACKAGES = {
+    "onnxruntime-u8": ["onnxruntime", "onnx", "sympy"],
+    "onnxruntime-s8": ["onnxruntime", "onnx", "sympy"],
+    "nncf": ["nncf", "onnx", "onnxruntime"],
+    "modelopt": ["nvidia-modelopt[onnx]"],
+}
+
+
+def main(
+    set_: Annotated[list[str], typer.Option("--set")] = [],  # noqa: B006
+    models: str = "edgekd:resnet8,edgekd:resnet20,edgekd:mobilenetv2-0.5",
+    target: str = "x86-cpu",
+    epochs: Annotated[int, typer.Option(help="of distillation; what the cache holds is not trained again")] = 12,
+    images: Annotated[int, typer.Option(help="for calibration, the same for all")] = 512,
+    tools: Annotated[Path, typer.Option(help="folder of the peers' environments")] = Path("build/tools"),
+    without: Annotated[str, typer.Option(help="tools to leave out, separated by commas")] = "",
+) -> None:
+    """Print a table for each model."""
+    given = [*set_, f"distill.epochs={epochs}", "export.preprocess=false", f"quantize.calibration_samples={images}"]
+    recipe = load_recipe(EXAMPLE, given).located()
+    print(f"{machine()}; torch {versions()['torch']}, onnxruntime {versions()['onnxruntime']}; {images} images\n")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in models.split(","):
+            one_model(recipe, name, target, Path(folder), tools, without.split(","))
+
+
+def one_model(recipe: Recipe, name: str, target: str, folder: Path, tools: Path, without: Sequence[str]) -> None:
+    """Train, quantize by everything, compare."""
+    run, device = Cache(default_cache()), load_target(target)
+    decoded, data, student = run(decode, recipe.data.source), recipe.data, Student(model=name)
+    precision = "bf16" if uses_bf16(recipe.distill.precision) else "fp32"
+    settings = recipe.distill.model_copy(update={"precision": precision})
+    taught_by = record(run, decoded, recipe.teachers, None, data, settings)
+    distilled = run(distill, decoded, taught_by, student, None, data, settings)
+    fp32 = run(export_fp32, decoded, student, distilled, data, recipe.export, device.runtime.default_opset)
+    samples = open_samples(decoded.folder, data)
+    subject = Subject(decoded, student, distilled, data, device.int8, recipe.quantize.calibration_samples)
+    batches = list(calibration_batches(subject, samples))
+    np.save(folder / "samples.npy", torch.cat(batches).numpy())
+
+    files: dict[str, tuple[Path, float | None]] = {"fp32": (fp32 / "model.onnx", None)}
+    model = load_student(student, samples, distilled)
+    for label, steps in (("edgekd ptq", ()), ("edgekd ptq, refined", REFINEMENTS)):
+        out = folder / f"{label}.onnx"
+        files[label] = out, ours(model, subject, batches, steps, device.runtime.default_opset, out)
+    trained = quantize_student(run, subject, Quantize(mode="qat", epochs=2), None, taught_by, settings)
+    int8 = run(
+        export_int8, subject, trained.taken.plan, trained.taken.quantized, recipe.export, device.runtime.default_opset
+    )
+    files["edgekd qat"] = int8 / "model.onnx", trained.taken.quantized.seconds
+    for tool in PACKAGES:
+        if tool not in without:
+            label, seconds = peer(tool, tools, fp32 / "model.onnx", folder)
+            files[label] = folder / f"{tool}.onnx", seconds
+    compare(name, files, samples, data)
+
+
+def ours(
+    model: torch.nn.Module,
+    subject: Subject,
+    batches: Sequence[torch.Tensor],
+    steps: Sequence[str],
+    opset: int,
+    out: Path,
+) -> float:
+    """Seconds of what `quantize.mode = "ptq"` does, from the float model to the file."""
+    started = time.perf_counter()
+    prepared = prepare(model, subject.scheme, (batches[0][:2],))
+    if "bias_correction" in steps:
+        give_biases(prepared)
+    if "cle" in steps:
+        equalize(prepared)
+    calibrate(prepared, batches)
+    refine(prepared, batches, steps)
+    to_onnx(convert(prepared), out, batches[0][:2], opset=opset)
+    return time.perf_counter() - started
+
+
+def peer(tool: str, tools: Path, fp32: Path, folder: Path) -> tuple[str, float]:
+    """The tool's name with its version, and its seconds."""
+    python = environment(tool, tools)
+    command = [str(python), str(PEERS), tool, str(fp32), str(folder / "samples.npy"), str(folder / f"{tool}.onnx")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{tool} failed:\n{done.stderr[-2000:]}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    return f"{tool} {found['version']}", float(found["seconds"])
+
+
+def environment(tool: str, tools: Path) -> Path:
+    """The Python of the tool's environment, made where it is absent."""
+    folder = tools / tool.split("-")[0]
+    python = folder / "bin" / "python"
+    if not python.exists():
+        print(f"making {folder}")
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        # The same torch first: a tool that wants one would else choose a build for GPUs.
+        wanted = [f"torch=={torch.__version__.split('+')[0]}"] if tool == "modelopt" else []
+        pip = [str(python), "-m", "pip", "install", "-q"]
+        for packages in filter(None, (wanted, PACKAGES[tool])):
+            subprocess.run([*pip, *packages], check=True)
+    return python
+
+
+def compare(name: str, files: dict[str, tuple[Path, float | None]], samples: Samples, data: Any) -> None:
+    """Accuracy of each file, then all of them timed in turns."""
+    images = batched(samples, data)
+    runners = {label: OnnxRunner(path) for label, (path, _) in files.items()}
+    found = {
+        label: top1(np.concatenate([runner.run(batch) for batch in images()]), samples.test.labels)
+        for label, runner in runners.items()
+    }
+    one = next(iter(images()))[:1]
+    series = interleave({label: partial(runner.run, one) for label, runner in runners.items()})
+    fp32 = series["fp32"].p50_ms
+    print(f"\n{name}, {len(samples.test)} test images\n")
+    print("| | seconds | top-1, % | p50, ms | of fp32's | blocks within 5 % | kB |\n|---|---|---|---|---|---|---|")
+    for label, (path, seconds) in files.items():
+        timed = series[label]
+        took = f"{seconds:.1f}" if seconds is not None else "-"
+        stable = "yes" if timed.stable else "no"
+        print(
+            f"| {label} | {took} | {found[label]:.2f} | {timed.p50_ms:.3f} | {timed.p50_ms / fp32:.2f} | {stable} "
+            f"| {path.stat().st_size / 1e3:.0f} |"
+        )
+
+
+def batched(samples: Samples, data: Any) -> Callable[[], Any]:
+    """The test split as the graph takes it, in batches."""
+    from edgekd.data.batches import to_tensor
+
+    ids = np.arange(len(samples.test))
+    return lambda: (
+        to_tensor(samples.test.get(part), data, torch.device("cpu")).contiguous().numpy()
+        for part in np.array_split(ids, max(1, len(ids) // 250))
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

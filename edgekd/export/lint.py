@@ -1,0 +1,134 @@
+"""lint: what would keep an ONNX file from running fast, or at all, on a target; each finding with its remedy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnxscript import ir
+from onnxscript.ir.passes import common
+
+from edgekd.errors import DataError, ModelError
+from edgekd.export import lint_placement as placement
+from edgekd.export import lint_range as ranges
+from edgekd.export import lint_runtime as runtime
+from edgekd.export.finding import SEVERITIES, Finding, Rule, Subject, runtime_title
+from edgekd.target import Target
+
+__all__ = ["Finding", "counted", "grouped", "lines", "lint", "listed", "runtime_title"]
+
+EVERYWHERE: tuple[Rule, ...] = (
+    runtime.memory,
+    runtime.opsets,
+    runtime.precisions,
+    placement.per_tensor_weights,
+    placement.half_quantized_layers,
+    placement.unquantized_skips,
+    placement.pairs_inside_a_fusion,
+    placement.surplus_pairs,
+)
+RULES: Mapping[str, tuple[Rule, ...]] = {
+    "tensorrt": (
+        placement.zero_points,
+        placement.int32_biases,
+        runtime.tensorrt_operators,
+        runtime.tensorrt_types,
+        *EVERYWHERE,
+        placement.few_channels,
+        runtime.fp32_layers,
+        ranges.fp16_constants,
+        ranges.fp16_values,
+        runtime.dynamic_shapes_on_a_dla,
+    ),
+    "onnxruntime": (runtime.onnxruntime_operators, *EVERYWHERE, ranges.fp16_constants, ranges.fp16_values),
+    "qnn": EVERYWHERE,
+}
+
+
+def lint(
+    path: str | os.PathLike[str],
+    target: Target,
+    *,
+    samples: Mapping[str, NDArray[Any]] | str | os.PathLike[str] | None = None,
+    dla: bool = False,
+) -> list[Finding]:
+    """What is wrong with an ONNX file on `target`, errors first.
+
+    `samples` are run through the model for the values that fp16 could not hold: arrays `[n, ...]` by input name, or an
+    .npz of these, or an .npy for a model with one input. `dla`: the engine is meant for the target's DLA.
+
+    Raises ModelError for a file that is no valid ONNX, DataError for samples that the model does not take.
+    """
+    path = Path(path)
+    model = read_model(path)
+    if isinstance(samples, str | os.PathLike):
+        samples = read_samples(Path(samples), model)
+    subject = Subject(path, model, target, samples, dla)
+    found = [finding for rule in RULES[target.runtime.name] for finding in rule(subject)]
+    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def read_model(path: Path) -> ir.Model:
+    """The file with inferred shapes, its functions inlined and its constants as initializers."""
+    if not path.is_file():
+        raise ModelError(f"{path} does not exist; give an ONNX file")
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+        model = ir.load(path)
+        # A function's operators are what the runtime meets, and shapes are inferred through constants alone.
+        for run in (common.InlinePass(), common.LiftConstantsToInitializersPass(lift_all_constants=True)):
+            run(model)
+        common.ShapeInferencePass()(model)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError(f"{path} is no valid ONNX: {reason[:300]}") from error
+    return model
+
+
+def read_samples(path: Path, model: ir.Model) -> dict[str, NDArray[Any]]:
+    """Samples by input name from an .npz (arrays named as the inputs), or from an .npy for a model with one input."""
+    inputs = [str(value.name) for value in model.graph.inputs]
+    try:
+        content = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as .npy or .npz: {error}") from error
+    if isinstance(content, np.ndarray):
+        if len(inputs) != 1:
+            raise DataError(
+                f"{path} holds one array, the model takes {', '.join(inputs)}; give an .npz with these names"
+            )
+        return {inputs[0]: content}
+    return {name: content[name] for name in content.files}
+
+
+def grouped(findings: Sequence[Finding]) -> list[tuple[Finding, list[str]]]:
+    """Findings that say the same of several nodes, once, with the nodes."""
+    groups: dict[tuple[str, str, str], tuple[Finding, list[str]]] = {}
+    for finding in findings:
+        groups.setdefault((finding.severity, finding.why, finding.remedy), (finding, []))[1].append(finding.node)
+    return list(groups.values())
+
+
+def lines(findings: Sequence[Finding]) -> Iterator[str]:
+    """For the terminal: severity, rule and nodes, then why and the remedy."""
+    for finding, nodes in grouped(findings):
+        yield f"{finding.severity:<8} {finding.rule}: {listed(nodes)}"
+        yield f"         {finding.why}"
+        yield f"         remedy: {finding.remedy}"
+
+
+def listed(nodes: Sequence[str], most: int = 8) -> str:
+    """The first nodes by name, and how many more there are."""
+    more = f" and {len(nodes) - most} more" if len(nodes) > most else ""
+    return ", ".join(nodes[:most]) + more
+
+
+def counted(findings: Sequence[Finding]) -> str:
+    """`2 errors, 1 warning`; `nothing found`."""
+    counts = {severity: sum(finding.severity == severity for finding in findings) for severity in SEVERITIES}
+    return ", ".join(f"{n} {name}{'s' if n > 1 else ''}" for name, n in counts.items() if n) or "nothing found"

@@ -1,0 +1,149 @@
+"""measure_with: a device without Python, by a benchmark program that the user names; a phone by adb, above all.
+
+The program is called with the model's path as its last word. The last line that it prints is JSON:
+`{"runtime": "name version", "blocks_ms": [[...], [...], [...]]}`, milliseconds of single inferences after its own warm-up,
+with `threads` and `batch` where they are not 1. The stored outputs are not computed there, and the report says so.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shlex
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from edgekd.bundle import SHIPPED, sha256
+from edgekd.errors import DeviceError
+from edgekd.measure.answer import Block, Data, Facts, Said, understand
+from edgekd.measure.devices import Device
+from edgekd.measure.on_device import Trial
+from edgekd.measure.protocol import Series
+from edgekd.measure.remote import clean
+from edgekd.measure.verdict import refusals
+from edgekd.report.model import OnDevice
+
+LONGEST_S = 3600
+# What a shell can tell of a device, a line each: a word, a name, a value.
+LOOK = r"""
+echo "machine $(uname -m)"; echo "system $(uname -s) $(uname -r)"
+command -v getprop >/dev/null && echo "board $(getprop ro.product.manufacturer) $(getprop ro.product.model)"
+echo "cores $(grep -c ^processor /proc/cpuinfo)"
+while read key kb _; do case $key in MemTotal:|MemAvailable:) echo "$key $kb";; esac; done < /proc/meminfo
+for p in /sys/devices/system/cpu/cpufreq/policy*; do
+  test -r $p/scaling_cur_freq && echo "clock cpu${p##*policy} $(cat $p/scaling_cur_freq)"; done
+for z in /sys/class/thermal/thermal_zone*; do
+  test -r $z/temp && echo "temperature $(cat $z/type) $(cat $z/temp)"; done
+true
+"""
+
+
+class Printed(Data):
+    """What the program printed."""
+
+    runtime: Said
+    blocks_ms: Annotated[tuple[Block, ...], Field(min_length=1)]
+    threads: int = Field(default=1, ge=1)
+    batch: int = Field(default=1, ge=1)
+
+
+def measure_with(program: str, device: Device, trial: Trial) -> OnDevice:
+    """program: a command there, or a file here (its first word), which is copied. Raises DeviceError where it fails."""
+    words = shlex.split(program)
+    if not words:
+        raise DeviceError("--runner is empty; name a program")
+    folder = f"{device.folder}/{secrets.token_hex(8)}"
+    _shell(device, 'mkdir -p "$1"', folder)
+    try:
+        files = {f"{folder}/{SHIPPED}": trial.model}
+        if Path(words[0]).is_file():
+            files[f"{folder}/runner"] = Path(words[0])
+            words[0] = f"{folder}/runner"
+        device.put(files)
+        if words[0] == f"{folder}/runner":
+            _shell(device, 'chmod 755 "$1"', words[0])
+        before = look(device)
+        said = device.run([*words, f"{folder}/{SHIPPED}"], timeout_s=LONGEST_S)
+        after = look(device)
+    finally:
+        _shell(device, 'rm -rf "$1"', folder)
+    if said.code != 0:
+        raise DeviceError(f"{device.name}: {words[0]} ended with exit code {said.code}: {clean(said.err)[-500:]}")
+    return _figures(understand(Printed, _last_json(device, said.out), device.name), device, trial, before, after)
+
+
+def look(device: Device) -> Facts:
+    """What the shell of the device tells."""
+    facts: dict[str, object] = {"python": "none", "runtimes": {}, "cores": 1}
+    clocks: dict[str, float] = {}
+    heat: dict[str, float] = {}
+    for line in _shell(device, LOOK).splitlines():
+        kind, _, rest = line.partition(" ")
+        name, _, value = rest.rpartition(" ")
+        if kind == "clock" and _is_number(value):
+            clocks[name] = float(value) / 1e3
+        elif kind == "temperature" and _is_number(value):
+            heat[name] = float(value) / 1e3
+        elif kind == "MemTotal:" and _is_number(rest):
+            facts["ram_mb"] = float(rest) / 1024
+        elif kind in ("machine", "system", "board"):
+            facts[kind] = rest
+        elif kind == "cores" and rest.isdigit():
+            facts[kind] = int(rest)
+    facts["state"] = {"clocks_mhz": clocks, "temperatures_c": heat}
+    return understand(Facts, facts, device.name)
+
+
+def _shell(device: Device, script: str, *words: str) -> str:
+    result = device.run(["sh", "-c", script, "sh", *words])
+    if result.code != 0:
+        raise DeviceError(f"{device.name}: {clean(result.err).strip() or script.strip()} (exit code {result.code})")
+    return result.out.decode(errors="replace")
+
+
+def _is_number(text: str) -> bool:
+    return text.lstrip("-").isdigit()
+
+
+def _last_json(device: Device, out: bytes) -> object:
+    lines = [line for line in out.decode(errors="replace").splitlines() if line.strip()]
+    try:
+        return json.loads(lines[-1])
+    except (IndexError, ValueError):
+        shown = clean("\n".join(lines[-5:])) or "nothing"
+        raise DeviceError(
+            f"{device.name}: the program's last line is no JSON, so no figure was taken (docs/devices.md says what it is to "
+            f"print). It printed:\n{shown}"
+        ) from None
+
+
+def _figures(printed: Printed, device: Device, trial: Trial, before: Facts, after: Facts) -> OnDevice:
+    series = Series.of(*printed.blocks_ms)
+    latency = series.latency(
+        threads=printed.threads,
+        machine=before.title,
+        runtime=printed.runtime,
+        batch_size=printed.batch,
+        origin=device.origin,
+    )
+    return OnDevice(
+        device=device.name,
+        origin=device.origin,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=before.title,
+        architecture=before.machine,
+        system="no Python",
+        runtime=printed.runtime,
+        model_sha256=sha256(trial.model),
+        is_target=False,  # which runtime that was, only its own words tell
+        golden_ok=None,
+        golden="not computed: the program only times",
+        latencies=(latency,),
+        # Clocks are seen when nothing runs, so they say nothing here.
+        unstable=refusals([(f"batch {printed.batch}", series)], [before.state, after.state], (), {}),
+        before=before.state,
+        after=after.state,
+    )

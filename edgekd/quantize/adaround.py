@@ -1,0 +1,112 @@
+"""round_weight: AdaRound, up or down for each weight (Nagel et al. 2020, 2004.10568).
+
+The output of a layer is linear in its weight, so what its rounding costs, E||W x - W̃ x̃||², follows from second moments
+of its inputs (equation 20; asymmetric as in equation 25, without the activation function): with Δ = W̃ - W, A = E[x̃ x̃ᵀ]
+and R = E[x̃ (x̃ - x)ᵀ] Wᵀ it is `Δ A Δᵀ + 2 Δ R` and what no rounding changes. No sample is needed after these.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgekd.quantize.capture import aten
+from edgekd.quantize.layers import Layer
+
+ZETA, GAMMA = 1.1, -0.1  # stretch of the rectified sigmoid, equation 23
+BETA = (20.0, 2.0)  # annealed: first only weights near 0 and 1 are drawn there, then all
+LAMBDA = 1.0
+STEPS = 500
+WARM_UP = 0.2  # share of the steps without the regulariser
+RATE = 1e-2
+POSITIONS = 65_536  # places of the maps that the moments are taken over
+
+
+def round_weight(layer: Layer, inputs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Writes to the layer's weight the multiples of its scales that rebuild its float output best.
+
+    inputs: (x in float, x̃ as the quantized model computes it) for each batch. No channel becomes worse than by rounding to
+    the nearest. A layer that is no 2-d convolution and no linear one keeps the nearest.
+    """
+    if layer.node.target not in (aten.conv2d.default, aten.conv2d.padding, aten.linear.default):
+        return
+    weight = layer.weight
+    w = weight.detach().reshape(layer.groups, len(weight) // layer.groups, -1)
+    scale = layer.quantizer.scale.expand(len(weight)).reshape(layer.groups, -1, 1)
+    low, high = layer.quantizer.activation_post_process.quant_min, layer.quantizer.activation_post_process.quant_max
+    a, r = moments(layer, w, inputs)
+
+    def rounded(up: Tensor) -> Tensor:
+        weights: Tensor = scale * (torch.floor(w / scale) + up).clamp(low, high)
+        return weights
+
+    nearest = rounded((w / scale - torch.floor(w / scale)).round())
+    with torch.enable_grad():
+        up = _optimise(rounded, w, scale, a, r)
+    better = error(up - w, a, r) < error(nearest - w, a, r)
+    weight.copy_(torch.where(better[..., None], up, nearest).reshape(weight.shape))
+
+
+def error(delta: Tensor, a: Tensor, r: Tensor) -> Tensor:
+    """Δ A Δᵀ + 2 Δ R of each output channel: delta `[groups, outputs, d]`, a `[groups, d, d]`, r `[groups, d, outputs]`."""
+    return ((delta @ a) * delta).sum(-1) + 2 * (delta * r.mT).sum(-1)
+
+
+def moments(layer: Layer, w: Tensor, inputs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """A `[groups, d, d]` and R `[groups, d, outputs]`, averaged over samples and places."""
+    total = sum(len(x) for x, _ in inputs)
+    groups, outputs, d = w.shape
+    a, r, number = w.new_zeros(groups, d, d), w.new_zeros(groups, d, outputs), 0
+    for x, x_q in inputs:
+        patches, patches_q = (unfold(layer, value, math.ceil(POSITIONS * len(x) / total)) for value in (x, x_q))
+        a = a + patches_q @ patches_q.mT
+        r = r + patches_q @ ((patches_q - patches).mT @ w.mT)
+        number += patches.shape[2]
+    return a / number, r / number
+
+
+def unfold(layer: Layer, x: Tensor, places: int) -> Tensor:
+    """What each output is a product of, `[groups, d, places]`, at evenly spread places."""
+    if layer.node.target is aten.linear.default:
+        flat = x.reshape(1, -1, x.shape[-1]).mT
+    else:
+        kernel = layer.weight.shape[2:]
+        options: Any = tuple(
+            layer.node.args[i] if len(layer.node.args) > i else default for i, default in ((3, 1), (4, 0), (5, 1))
+        )
+        stride, padding, dilation = options
+        if isinstance(padding, str):
+            reach = [(d * (k - 1) if padding == "same" else 0) for d, k in zip(_two(dilation), kernel, strict=True)]
+            x = nn.functional.pad(x, (reach[1] // 2, -(-reach[1] // 2), reach[0] // 2, -(-reach[0] // 2)))
+            padding = 0
+        columns = nn.functional.unfold(x.contiguous(), kernel, _two(dilation), _two(padding), _two(stride))
+        flat = columns.reshape(len(x), layer.groups, -1, columns.shape[2]).permute(1, 2, 0, 3).flatten(2)
+    step = max(1, flat.shape[2] // places) | 1  # odd: no column of a map is always left out
+    return flat[:, :, ::step]
+
+
+def _optimise(rounded: Callable[[Tensor], Tensor], w: Tensor, scale: Tensor, a: Tensor, r: Tensor) -> Tensor:
+    fraction = w / scale - torch.floor(w / scale)
+    v = nn.Parameter(-torch.log((ZETA - GAMMA) / (fraction - GAMMA) - 1))  # h(V) is the fraction: the float weight
+    optimizer = torch.optim.Adam([v], RATE)
+    nearest = rounded(fraction.round()) - w
+    unit = w.numel() / ((nearest @ a) * nearest).sum().clamp_min(1e-30)  # what rounding costs, 1 a weight: any λ fits
+    for step in range(STEPS):
+        h = (v.sigmoid() * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+        loss = unit * error(rounded(h) - w, a, r).sum()
+        progress = (step / STEPS - WARM_UP) / (1 - WARM_UP)
+        if progress >= 0:
+            beta = BETA[1] + (BETA[0] - BETA[1]) * 0.5 * (1 + math.cos(math.pi * progress))
+            loss = loss + LAMBDA * (1 - (2 * h - 1).abs().pow(beta)).sum()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return rounded((v.detach() >= 0).float())
+
+
+def _two(value: int | Sequence[int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])

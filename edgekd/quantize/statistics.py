@@ -1,0 +1,137 @@
+"""observe: one pass over the calibration samples keeps what every method of edgekd.quantize.ranges decides by."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from edgekd.errors import QuantizationError
+from edgekd.quantize.qat import FakeQuantizer, activation_quantizers, in_float
+
+BINS = 8192
+"""Over both signs: what lies on one side of zero has 2048 bins or more, the number that Migacz (2017) searches."""
+PIECE = 2**23  # values a call: histc counts in float32, which ends at 2**24
+
+
+@dataclass
+class Statistics:
+    """What is kept of one activation: `counts` int64 `[BINS]` over `[-limit, limit]`, and each batch's extremes.
+
+    The limit is a power of two. Where a value lies outside it doubles, and bins are added up in pairs: no value is moved
+    to a bin that it was not in.
+    """
+
+    counts: Tensor = field(default_factory=lambda: torch.zeros(BINS, dtype=torch.int64))
+    limit: float = 2.0**-20
+    extremes: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def low(self) -> float:
+        return min(low for low, _ in self.extremes)
+
+    @property
+    def high(self) -> float:
+        return max(high for _, high in self.extremes)
+
+    @property
+    def centres(self) -> Tensor:
+        """The value that stands for each bin, float64 `[BINS]`."""
+        return (torch.arange(BINS, dtype=torch.float64) + 0.5) * (2 * self.limit / BINS) - self.limit
+
+    @property
+    def is_finite(self) -> bool:
+        return all(abs(low) < float("inf") and abs(high) < float("inf") for low, high in self.extremes)
+
+    def add(self, x: Tensor) -> None:
+        """Count a batch's values; NaN and infinity enter the extremes alone."""
+        low, high = (float(extreme) for extreme in x.aminmax())
+        self.extremes.append((low, high))
+        if not self.is_finite:
+            return
+        while max(-low, high) > self.limit:
+            inner = self.counts.reshape(-1, 2).sum(1)
+            self.counts = torch.nn.functional.pad(inner, (BINS // 4, BINS // 4))
+            self.limit *= 2
+        for piece in torch.split(x.reshape(-1).float(), PIECE):
+            self.counts += torch.histc(piece, BINS, -self.limit, self.limit).long()
+
+
+def observe(prepared: GraphModule, batches: Iterable[Tensor]) -> dict[str, Statistics]:
+    """Statistics of the float model at each of a prepared graph's activations, by tensor.
+
+    `batches` are real samples, float `[batch, C, H, W]`. Tensors that share a scale share their statistics.
+    Raises QuantizationError for no samples, for NaN or infinity in them or behind them, and for an activation that
+    never varies.
+    """
+    statistics, hooks = {}, []
+    for tensor, quantizer in quantizers_by_tensor(prepared).items():
+        seen = statistics[tensor] = Statistics()
+        hooks.append(quantizer.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.add(inputs[0].detach())))
+    number = 0
+    try:
+        with torch.no_grad(), in_float(prepared):
+            for batch in batches:
+                if not torch.isfinite(batch).all():
+                    raise QuantizationError(
+                        f"calibration batch {number} holds NaN or infinity; it must hold real samples"
+                    )
+                prepared(batch)
+                number += 1
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if number == 0:
+        raise QuantizationError("no calibration samples were given; calibrate with some of the training images")
+    for tensor, seen in statistics.items():
+        _check(tensor, seen)
+    shared = {id(quantizer): statistics[tensor] for tensor, quantizer in quantizers_by_tensor(prepared).items()}
+    return {tensor: shared[id(quantizer)] for tensor, quantizer in activation_quantizers(prepared)}
+
+
+def quantizers_by_tensor(prepared: GraphModule) -> dict[str, FakeQuantizer]:
+    """Each activation's fake-quantizer, in order; one that several tensors share once, under the first one's name."""
+    found: dict[int, tuple[str, FakeQuantizer]] = {}
+    for tensor, quantizer in activation_quantizers(prepared):
+        found.setdefault(id(quantizer), (tensor, quantizer))
+    return dict(found.values())
+
+
+def save_statistics(statistics: Mapping[str, Statistics], path: str | os.PathLike[str]) -> None:
+    """As safetensors: `<tensor>.counts`, `<tensor>.limit`, `<tensor>.extremes`."""
+    stored = {}
+    for tensor, seen in statistics.items():
+        stored[f"{tensor}.counts"] = seen.counts.clone()  # safetensors refuses tensors that share memory
+        stored[f"{tensor}.limit"] = torch.tensor(seen.limit, dtype=torch.float64)
+        stored[f"{tensor}.extremes"] = torch.tensor(seen.extremes, dtype=torch.float64)
+    safetensors.torch.save_file(stored, path)
+
+
+def load_statistics(path: str | os.PathLike[str]) -> dict[str, Statistics]:
+    """What `save_statistics` wrote."""
+    stored = safetensors.torch.load_file(path)
+    return {tensor: _stored(stored, tensor) for tensor in _tensors(stored)}
+
+
+def _tensors(stored: Mapping[str, Tensor]) -> Iterator[str]:
+    return (name.removesuffix(".counts") for name in stored if name.endswith(".counts"))
+
+
+def _stored(stored: Mapping[str, Tensor], tensor: str) -> Statistics:
+    extremes = [(low, high) for low, high in stored[f"{tensor}.extremes"].tolist()]
+    return Statistics(stored[f"{tensor}.counts"], float(stored[f"{tensor}.limit"]), extremes)
+
+
+def _check(tensor: str, seen: Statistics) -> None:
+    if not seen.is_finite:
+        raise QuantizationError(f"activation '{tensor}' is NaN or infinite on the calibration samples")
+    if seen.low == seen.high:
+        raise QuantizationError(
+            f"activation '{tensor}' is {seen.low + 0:g} for every calibration sample: a dead layer, or samples that are all "
+            "alike; it has no range to quantize"
+        )

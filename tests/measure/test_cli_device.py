@@ -1,0 +1,136 @@
+"""The device commands as a user types them, against a real sshd and this machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgekd.bundle import read_manifest
+from edgekd.report.model import Report
+from tests.export.test_bundle import report, write
+from tests.measure.conftest import Board
+
+SHORT = ("--block-s", "0.02")
+
+
+def edgekd(*words: str, code: int = 0) -> str:
+    command = [sys.executable, "-m", "edgekd.cli", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "120")
+
+
+def test_from_naming_a_device_to_rolling_back(server: Board, bundle: Path, tmp_path: Path) -> None:
+    server.know()
+    place = str(tmp_path / "opt" / "a place")
+    there = ("--python", sys.executable, "--folder", str(tmp_path / "there"))
+    added = edgekd("device", "add", "nano", "--ssh", "board", "--ssh-config", str(server.config), *there)
+    assert "onnxruntime" in added and os.uname().machine in added
+    assert edgekd("device", "list") == "nano  ssh board\n"
+    assert "power modes" in edgekd("device", "probe", "nano")
+
+    measured = edgekd("measure", str(bundle), "--device", "nano", *SHORT, "--batch", "1,2")
+    assert "device" in measured and "nano" in measured
+    stored = Report.model_validate_json((bundle / "report.json").read_bytes())
+    assert [one.batch_size for one in stored.devices[0].latencies] == [1, 2] and stored.devices[0].origin == "device"
+    assert "nano" in edgekd("report", str(bundle))
+
+    assert "ok      stored outputs in onnxruntime" in edgekd("verify", str(bundle), "--device", "nano")
+    assert "stands" in edgekd("ship", str(bundle), "--device", "nano", "--to", place)
+    (tmp_path / "other").mkdir()
+    other = write(tmp_path / "other", labels=("r", "g", "b"))
+    assert "is kept (--rollback)" in edgekd("ship", str(other), "--device", "nano", "--to", place)
+    edgekd("ship", "--rollback", "--device", "nano", "--to", place)
+    assert Path(place, "labels.txt").read_text() == "red\ngreen\nblue\n"
+
+    edgekd("device", "remove", "nano")
+    assert "no devices yet" in edgekd("device", "list") and not (tmp_path / "there").exists()
+    assert Path(place, "labels.txt").exists()  # what was shipped stays
+
+
+def test_a_device_that_cannot_be_reached_gets_no_name(tmp_path: Path) -> None:
+    (tmp_path / "ssh_config").write_text("Host off\n  HostName 127.0.0.1\n  Port 1\n")
+    text = edgekd("device", "add", "off", "--ssh", "off", "--ssh-config", str(tmp_path / "ssh_config"), code=2)
+
+    assert "cannot be reached" in text and "no devices yet" in edgekd("device", "list")
+    edgekd("device", "add", "off", "--ssh", "off", "--ssh-config", str(tmp_path / "ssh_config"), "--no-probe")
+    assert "could not be removed; --keep-files" in edgekd("device", "remove", "off", code=2)
+    edgekd("device", "remove", "off", "--keep-files")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("measure", "BUNDLE", "-d", "nanno"), "device 'nanno' not found"),
+        (("measure", "BUNDLE", "-d", "local", "--threads", "x"), "--threads x; write numbers"),
+        (("measure", "BUNDLE", "-d", "local", "--sustained", "long"), "write 90s, 30m or 2h"),
+        (("measure", "BUNDLE", "-d", "local", "--accuracy", "train"), "possible: test, or test:N"),
+        (("measure", "BUNDLE", "-d", "local", "--power-mode", "MAXN"), "it has no power mode MAXN"),
+        (("measure", "BUNDLE", "-d", "local", "--runtime", "tvm"), "possible: onnxruntime, tensorrt"),
+        (("ship", "BUNDLE", "-d", "local"), "Give --device and --to"),
+        (("ship", "BUNDLE", "-d", "local", "--to", "/x", "--rollback"), "either a bundle to ship, or --rollback"),
+        (("device", "add", "x"), "exactly one of local, ssh, adb is needed"),
+        (("device", "add", "x", "--ssh", "a", "--adb", "b"), "given: ssh, adb"),
+        (("device", "add", "a b", "--ssh", "a"), "device name 'a b'"),
+        (("device", "remove", "none"), "device 'none' not found"),
+    ],
+)
+def test_what_cannot_work_is_told(bundle: Path, words: tuple[str, ...], message: str) -> None:
+    text = edgekd(*(str(bundle) if word == "BUNDLE" else word for word in words), code=2)
+
+    assert message in " ".join(text.split())
+
+
+def test_a_registry_with_mistakes_is_told_with_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "config/edgekd/devices.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text('[nano]\nssh = "nano"\npasword = "x"\n')
+    assert "not all of them are settings of ssh" in edgekd("device", "list", code=2)
+    file.write_text("[nano\n")
+    assert "devices.toml cannot be read" in edgekd("device", "list", code=2)
+
+
+def test_the_latency_budget_is_decided_on_a_device_of_the_target_s_kind(tmp_path: Path) -> None:
+    """The same milliseconds pass, miss, or decide nothing, by the budget and by what the bundle was built for."""
+    from edgekd.target import load_target
+
+    machine = "x86-cpu" if os.uname().machine == "x86_64" else "raspberry-pi-5"
+    other = "raspberry-pi-5" if machine == "x86-cpu" else "x86-cpu"
+    for target, budget, verdict in ((machine, 1e9, "pass"), (machine, 1e-9, "missed"), (other, 1e9, "not measured")):
+        folder = tmp_path / f"{target}-{budget}"
+        folder.mkdir()
+        recipe = {"name": "tiny", "budget": {"p90_latency_ms": budget}}
+        made = write(folder, target=load_target(target), manifest={"recipe": recipe}, report=report())
+        edgekd("measure", str(made), "-d", "local", "--block-s", "0.3", code=3 if verdict == "missed" else 0)
+        stored = Report.model_validate_json((made / "report.json").read_bytes())
+        (check,) = [check for check in stored.checks if check.name == "p90_latency_ms"]
+        steady = not stored.devices[0].unstable
+        assert check.verdict == (verdict if steady or verdict == "not measured" else "unstable")
+        assert read_manifest(made)["figures"]
+
+
+def test_help_of_the_device_commands_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from edgekd.cli import app\n"
+        "for words in (['device', '--help'], ['measure', '--help'], ['ship', '--help'], ['device', 'list']):\n"
+        "    result = CliRunner().invoke(app, words)\n"
+        "    assert result.exit_code == 0, result.output\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

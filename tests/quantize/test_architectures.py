@@ -1,0 +1,175 @@
+"""Networks as people have them: sites, onnxruntime's integer operators, and the same numbers as the torch graph."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from edgekd.export.check import check, open_session
+from edgekd.export.lint import lint
+from edgekd.export.to_onnx import to_onnx
+from edgekd.quantize import calibrate, convert, prepare, sites
+from edgekd.target import Quantization, load_target
+from tests.quantize.schemes import JETSON, TENSORRT, UINT8
+from tests.quantize.test_quantize import MobileBlock, seeded
+
+# timm's name -> arguments; few blocks where the architecture repeats one
+ARCHITECTURES: dict[str, dict[str, object]] = {
+    "resnet18": {"zero_init_last": False},
+    "resnet50": {"zero_init_last": False},
+    "mobilenetv2_100": {},
+    "mobilenetv3_large_100": {},
+    "efficientnet_b0": {},
+    "convnext_tiny": {"depths": (1, 1, 2, 1)},
+    "vit_tiny_patch16_224": {"img_size": 64, "depth": 2},
+    "deit_tiny_patch16_224": {"img_size": 64, "depth": 2},
+}
+INTEGER = {"Conv": "QLinearConv", "Gemm": "QGemm", "Add": "QLinearAdd", "GlobalAveragePool": "QLinearGlobalAveragePool"}
+
+
+class Encoder(nn.Module):
+    """Patches, a class token, attention and an MLP, each with a skip."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.token = nn.Conv2d(3, 16, 2, 2), nn.Parameter(torch.randn(1, 1, 16))
+        self.norm1, self.norm2 = nn.LayerNorm(16), nn.LayerNorm(16)
+        self.qkv, self.projection = nn.Linear(16, 48), nn.Linear(16, 16)
+        self.up, self.down, self.head = nn.Linear(16, 32), nn.Linear(32, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
+        q, k, v = self.qkv(self.norm1(x)).reshape(x.shape[0], -1, 3, 2, 8).permute(2, 0, 3, 1, 4).unbind(0)
+        y = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = x + self.projection(y)
+        x = x + self.down(nn.functional.gelu(self.up(self.norm2(x))))
+        return self.head(x[:, 0])
+
+
+def scenes(n: int, size: int) -> Tensor:
+    """Smooth images with some noise, `[n, 3, size, size]`."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(n, 3, 4, 4, generator=generator)
+    noise = torch.randn(n, 3, size, size, generator=generator)
+    return nn.functional.interpolate(coarse, size=(size, size), mode="bilinear") + 0.3 * noise
+
+
+@pytest.fixture(scope="module")
+def timm() -> Iterator[object]:
+    # torchvision's wheel for another torch lacks operators that timm's import looks for
+    library = None
+    if not hasattr(torch.ops.torchvision, "nms"):
+        library = torch.library.Library("torchvision", "DEF")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor a, Tensor b, float c) -> Tensor")
+    yield pytest.importorskip("timm")
+    del library
+
+
+def with_statistics(model: nn.Module, x: Tensor) -> nn.Module:
+    """`model` with its BatchNorms' statistics taken from `x`, in evaluation mode."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+    with torch.no_grad():
+        model.train()(x)
+    return model.eval()
+
+
+def quantized(model: nn.Module, scheme: Quantization, x: Tensor) -> GraphModule:
+    prepared = prepare(model, scheme, (x[:2],))
+    calibrate(prepared, [x])
+    return convert(prepared)
+
+
+def optimised(path: Path) -> Counter[str]:
+    """The operators that onnxruntime runs."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(path.with_suffix(".optimised"))
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(path.with_suffix(".optimised")).graph.node)
+
+
+def assert_ships(model: nn.Module, scheme: Quantization, x: Tensor, path: Path, float_additions: int = 0) -> None:
+    """Site equality, the same numbers as the torch graph, on the CPU every layer in integers, and no error of lint."""
+    converted = quantized(model, scheme, x)
+    to_onnx(converted, path, x[:2], opset=20)
+    assert sites(path) == sites(converted)
+    # Random weights let a rounding grow from layer to layer; the runtime's are to be less than the quantization's own.
+    with torch.no_grad():
+        quantization = float((model(x) - converted(x)).square().mean().sqrt())
+    runtime = difference(path, converted, x)
+    assert runtime < 0.7 * quantization, (runtime, quantization)
+    written = Counter(node.op_type for node in onnx.load(path).graph.node)
+    if scheme.int32_bias:
+        run = optimised(path)
+        left = {name: (written[name] - run[integer], run[name]) for name, integer in INTEGER.items()}
+        assert left == {**dict.fromkeys(INTEGER, (0, 0)), "Add": (float_additions, float_additions)}
+        assert run["Clip"] == run["Relu"] == run["ReduceMean"] == 0
+    else:
+        assert_nothing_between_layers_and_activations(path)
+    target = load_target("x86-cpu" if scheme.int32_bias else "jetson")
+    assert [finding for finding in lint(path, target) if finding.severity == "error"] == []
+
+
+def difference(path: Path, converted: GraphModule, x: Tensor) -> float:
+    """Root mean square between the file in onnxruntime and the torch graph."""
+    check(path, converted, [x], min_agreement=0)
+    (got,) = open_session(path).run(None, {"input": x.numpy()})
+    with torch.no_grad():
+        return float((torch.from_numpy(got) - converted(x)).square().mean().sqrt())
+
+
+def assert_nothing_between_layers_and_activations(path: Path) -> None:
+    graph = onnx.load(path).graph
+    producers = {output: node for node in graph.node for output in node.output}
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type in ("Relu", "Clip", "Sigmoid", "HardSwish", "HardSigmoid", "Gelu"):
+            assert producers[node.input[0]].op_type in ("Conv", "Add", "Gemm", "MatMul", "LayerNormalization")
+        if node.op_type.endswith("izeLinear"):
+            assert not constants[node.input[2]].any()
+
+
+@pytest.mark.parametrize("scheme", [TENSORRT, UINT8], ids=["tensorrt", "cpu"])
+@pytest.mark.parametrize("model", [MobileBlock, Encoder], ids=lambda model: model.__name__)
+def test_a_small_network_ships_as_it_was_quantized(
+    model: type[nn.Module], scheme: Quantization, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    assert_ships(seeded(model()), scheme, scenes(16, 8), tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("model", [MobileBlock, Encoder], ids=lambda model: model.__name__)
+def test_a_small_network_is_written_for_tensorrt_8(model: type[nn.Module], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = scenes(16, 8)
+    converted = quantized(seeded(model()), TENSORRT, x)
+    to_onnx(converted, tmp_path / "model.onnx", x[:2], opset=17)
+    assert sites(tmp_path / "model.onnx") == sites(converted)
+    check(tmp_path / "model.onnx", converted, [x], min_agreement=1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("scheme", [JETSON, UINT8], ids=["tensorrt", "cpu"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_an_architecture_of_timm_ships_as_it_was_quantized(
+    timm: object, name: str, scheme: Quantization, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    x = scenes(32, 64)
+    model = timm.create_model(name, num_classes=10, **ARCHITECTURES[name])  # type: ignore[attr-defined]
+    positions = int(hasattr(model, "pos_embed"))  # a tensor and a constant: that addition is no skip
+    assert_ships(with_statistics(model, x), scheme, x, tmp_path / "model.onnx", float_additions=positions)
