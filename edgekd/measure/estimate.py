@@ -18,6 +18,7 @@ from edgekd.target import Hardware, Target
 # The upper end where nothing is known but the profile: a tenth of the peaks and of the bandwidth is reached. An assumption,
 # and printed as one; a calibration replaces it.
 LEAST_EFFICIENCY = 0.1
+HIGH = ", high: a tenth of them (an assumption)"
 
 
 def estimate(path: Path, target: Target) -> Estimate | None:
@@ -32,7 +33,7 @@ def estimate(path: Path, target: Target) -> Estimate | None:
     without_peak = sorted({k.precision for k in kernels if k.kind in INTO and k.precision not in peaks})
     return Estimate(
         device=target.name,
-        basis=f"profile of {target.title}; low: all of its peaks and bandwidth, high: a tenth of them (an assumption)",
+        basis=f"profile of {target.title}; low: all of its peaks and bandwidth{'' if without_peak else HIGH}",
         low_ms=sum(times) + launches_ms,
         high_ms=None if without_peak else sum(times) / LEAST_EFFICIENCY + launches_ms,
         starts_left_out=0 if hardware.kernel_overhead_us else len(kernels),
