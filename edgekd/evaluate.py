@@ -29,7 +29,7 @@ from edgekd.errors import DeviceError
 from edgekd.export.bundle import write_bundle
 from edgekd.export.candidates import MODEL, SAME, TRAINED, as_input, kept_fp32
 from edgekd.export.lint import Finding, counted, grouped, lint, listed, runtime_title
-from edgekd.measure.estimate import lower_bound_ms
+from edgekd.measure.estimate import estimate
 from edgekd.measure.on_candidates import measure_candidates
 from edgekd.measure.protocol import interleave
 from edgekd.measure.runners import OnnxRunner, Runner, TorchRunner, machine, peak_memory_mb, versions
@@ -160,7 +160,7 @@ def as_measured(contender: Contender, found: OnDevice | DeviceError) -> Contende
     if isinstance(found, DeviceError):
         return replace(contender, latency=None, order_ms=None, order_origin="device", fault=str(found).splitlines()[0])
     fault = contender.fault or (
-        "" if found.golden_ok else f"on {found.device} it computes something else: {found.golden}"
+        "" if found.golden_ok is not False else f"on {found.device} it computes something else: {found.golden}"
     )
     latency = decisive(found)
     if latency is None:
@@ -244,6 +244,7 @@ def _contenders(
     for name, artifact in candidates.items():
         latency = series[name].latency(threads=1, machine=machine(), runtime=runners[name].name)
         file = artifact / MODEL
+        by_profile = estimate(file, target)
         contenders.append(
             Contender(
                 name=name,
@@ -254,8 +255,9 @@ def _contenders(
                 accuracy=accuracies[name],
                 latency=latency,
                 peak_memory_mb=peak_memory_mb(file, one),
-                order_ms=latency.p50_ms if runs_here else lower_bound_ms(file, target.hardware),
+                order_ms=latency.p50_ms if runs_here else by_profile.low_ms if by_profile else None,
                 order_origin="host" if runs_here else "estimate",
+                estimate=by_profile,
             )
         )
     return contenders, series["teacher"].latency(threads=teacher.threads, machine=machine(), runtime=teacher.name)

@@ -1,17 +1,10 @@
-"""write_bundle, add_to_report, verify_bundle: the folder that goes to the device, and the proof that it arrived unchanged."""
+"""write_bundle, verify_bundle: the folder that goes to the device, and the proof that it arrived unchanged."""
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
-import hashlib
-import json
-import os
 import shutil
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,21 +12,29 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgekd.bundle import (
+    FILES,
+    FORMAT,
+    MANIFEST,
+    RUNNER,
+    SHIPPED,
+    Row,
+    check_file,
+    figures,
+    put_in_place,
+    read_manifest,
+    refuse_links,
+    sha256,
+    write_json,
+    write_report,
+)  # fmt: skip
 from edgekd.errors import BundleError
 from edgekd.export.bundle_files.build_engine import Options, trtexec_line
 from edgekd.export.to_onnx import write
 from edgekd.measure.runners import OnnxRunner
-from edgekd.report import html
-from edgekd.report.model import Accuracy, Latency, OnDevice, Report
+from edgekd.report.model import Report
 from edgekd.target import Target
 
-Row = tuple[str, bool, str]
-
-FORMAT = 1
-MANIFEST = "manifest.json"
-SHIPPED = "model.onnx"
-FILES = Path(__file__).parent / "bundle_files"
-RUNNER = Path(__file__).parents[1] / "measure" / "device_runner.py"
 OWNED = frozenset(
     {
         "format",
@@ -51,7 +52,7 @@ OWNED = frozenset(
 )
 # made on the device by build_engine.py and Python, so no part of what was shipped
 MADE_THERE = frozenset(
-    {"model.plan", "timing.cache", "reference_input.bin", "reference_output.bin", "__pycache__", "figures.json"}
+    {"model.plan", "timing.cache", "reference_input.bin", "reference_output.bin", "figures.json", "__pycache__"}
 )
 
 
@@ -110,47 +111,6 @@ def write_bundle(
         put_in_place(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-
-
-def add_to_report(folder: Path, change: Callable[[Report, Mapping[str, Any]], Report]) -> Report:
-    """Change a bundle's report: the files and the manifest that speak of it change with it, in one step.
-
-    `change` is given the report and the manifest. Two that do so at once wait for each other. Raises BundleError for a
-    bundle that was changed by something else.
-    """
-    folder = folder.resolve()
-    with _alone(folder.parent):
-        manifest = read_manifest(folder)
-        refuse_links(folder)
-        wrong = [name for name, expected in manifest["files"].items() if not check_file(folder, name, expected)[1]]
-        if wrong:
-            raise BundleError(f"{folder} is not as it was written: {', '.join(wrong)} changed; build it again")
-        try:
-            report = change(Report.model_validate_json((folder / "report.json").read_bytes()), manifest)
-        except ValueError as error:
-            raise BundleError(f"{folder / 'report.json'} is no report of this edgekd: {error}; build again") from error
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.draft-", dir=folder.parent))
-        try:
-            draft.chmod(0o755)
-            shutil.copytree(folder, draft, dirs_exist_ok=True)
-            write_report(draft, report)
-            listed = {name: sha256(draft / name) for name in sorted(manifest["files"])}
-            write_json(draft / MANIFEST, {**manifest, "figures": figures(report), "files": listed})
-            put_in_place(draft, folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-    return report
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Others that ask for the same folder wait; nothing is left behind in it."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def check_replaceable(folder: Path) -> None:
@@ -242,66 +202,6 @@ def write_files(
     shutil.copyfile(RUNNER, draft / RUNNER.name)
 
 
-def write_report(draft: Path, report: Report) -> None:
-    (draft / "report.json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    (draft / "report.html").write_text(html.render(report), encoding="utf-8")
-
-
-def figures(report: Report) -> list[dict[str, Any]]:
-    """Every figure of the report with where it comes from; what was not measured is listed as such."""
-    rows = [
-        *accuracy_figures("teacher", report.teacher),
-        *latency_figures("teacher", report.teacher_latency),
-    ]
-    for candidate in report.candidates:
-        rows += accuracy_figures(candidate.name, candidate.accuracy)
-        rows += latency_figures(candidate.name, candidate.latency)
-        rows.append({"model": candidate.name, "figure": "size_mb", "value": candidate.size_mb, "origin": "host"})
-        memory = candidate.peak_memory_mb
-        origin = "not measured" if memory is None else "host"
-        rows.append({"model": candidate.name, "figure": "peak_memory_mb", "value": memory, "origin": origin})
-    for device in report.devices:
-        rows += device_figures(report.chosen.name, device)
-    return rows
-
-
-def device_figures(model: str, device: OnDevice) -> list[dict[str, Any]]:
-    """What a device said of the model that ships, each with the device's name, power mode and clocks."""
-    conditions = {"device": device.device, "power_mode": device.power_mode, "clocks_mhz": device.before.clocks_mhz}
-    rows = [*(accuracy_figures(model, device.accuracy) if device.accuracy else ())]
-    for latency in device.latencies:
-        rows += [{**row, "transfers": latency.transfers} for row in latency_figures(model, latency)]
-    # what the samples agree on is no figure where clocks, power mode or throttling moved
-    rows = [{**row, "stable": not device.unstable} if "stable" in row else row for row in rows]
-    single = {"load_ms": device.load_ms, "first_ms": device.first_ms, "peak_memory_mb": device.peak_memory_mb}
-    rows += [
-        {"model": model, "figure": name, "value": value, "origin": device.origin}
-        for name, value in single.items()
-        if value is not None
-    ]
-    return [{**row, **conditions} for row in rows]
-
-
-def accuracy_figures(model: str, accuracy: Accuracy) -> list[dict[str, Any]]:
-    conditions = {"n": accuracy.n, "split": accuracy.split, "runtime": accuracy.runtime, "origin": accuracy.origin}
-    interval = [accuracy.low, accuracy.high]
-    return [{"model": model, "figure": "top1_percent", "value": accuracy.top1, "interval": interval, **conditions}]
-
-
-def latency_figures(model: str, latency: Latency | None) -> list[dict[str, Any]]:
-    if latency is None:
-        return [{"model": model, "figure": "p50_ms", "value": None, "origin": "not measured"}]
-    conditions = latency.model_dump(
-        mode="json", include={"n", "stable", "batch_size", "threads", "machine", "runtime", "origin"}
-    )
-    figure = {"figure": "p50_ms", "value": latency.p50_ms, "interval": [latency.low_ms, latency.high_ms]}
-    rows = [{"model": model, **figure, **conditions}]
-    rows.append({"model": model, "figure": "p90_ms", "value": latency.p90_ms, **conditions})
-    if latency.p99_ms is not None:
-        rows.append({"model": model, "figure": "p99_ms", "value": latency.p99_ms, **conditions})
-    return rows
-
-
 def trtexec_lines(graph_input: Mapping[str, Any], precision: str) -> dict[str, str]:
     """TensorRT release -> the command that builds and times the same engine with NVIDIA's own tool, batch 1.
 
@@ -350,45 +250,6 @@ def readme(report: Report, target: Target, trtexec: Mapping[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    try:
-        text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise BundleError(f"{path.name} cannot be written as JSON: {error}") from error
-    path.write_text(text + "\n", encoding="utf-8")
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def put_in_place(draft: Path, folder: Path) -> None:
-    """Swap the draft with the bundle that stands there; afterwards `draft` is the old one, to be removed."""
-    for path in draft.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    if not folder.exists():
-        draft.rename(folder)
-    elif not exchange(draft, folder):
-        # no such call on this system: for an instant there is no bundle, but never half of one
-        old = draft.with_name(draft.name + ".old")
-        folder.rename(old)
-        draft.rename(folder)
-        shutil.rmtree(old)
-
-
-def exchange(a: Path, b: Path) -> bool:
-    """Swap two folders in one step (Linux, renameat2); False where the system cannot."""
-    if not sys.platform.startswith("linux"):
-        return False
-    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
-    if renameat2 is None:
-        return False
-    at_cwd, rename_exchange = -100, 2
-    return bool(renameat2(at_cwd, os.fsencode(a), at_cwd, os.fsencode(b), rename_exchange) == 0)
-
-
 def verify_bundle(folder: Path) -> list[Row]:
     """(what, ok, detail) of every file and of the stored outputs, which are computed again in onnxruntime.
 
@@ -404,41 +265,6 @@ def verify_bundle(folder: Path) -> list[Row]:
     if not all(ok for _, ok, _ in rows):
         return [*rows, ("stored outputs", False, "not run: the files differ from the manifest")]
     return [*rows, check_outputs(folder, float(manifest["golden"]["tolerance"]))]
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    if path.is_symlink() or not path.is_file():
-        raise BundleError(f"{folder} is no bundle: it has no file {MANIFEST}")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        known, listed, tolerance = manifest["format"], manifest["files"], manifest["golden"]["tolerance"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{path} cannot be read as a manifest: {error!r}") from error
-    if known != FORMAT:
-        raise BundleError(f"{path} has format {known!r}; this edgekd reads {FORMAT}")
-    if not isinstance(listed, dict) or not isinstance(tolerance, (int, float)):
-        raise BundleError(f"{path} cannot be read as a manifest: `files` or `golden.tolerance` is of another kind")
-    required = {SHIPPED, "labels.txt", "golden.npz", "run.py"} - set(listed)
-    if required:
-        raise BundleError(f"{path} does not list {sorted(required)}, which every bundle has")
-    for name in listed:
-        if PurePosixPath(name).name != name or "\\" in name:
-            raise BundleError(f"{path} lists {name!r}, which leaves the bundle; it was not written by edgekd")
-    return dict(manifest)
-
-
-def refuse_links(folder: Path) -> None:
-    links = sorted(path.name for path in folder.iterdir() if path.is_symlink())
-    if links:
-        raise BundleError(f"{folder} has links: {', '.join(links)}; a bundle holds plain files only")
-
-
-def check_file(folder: Path, name: str, expected: str) -> Row:
-    path = folder / name
-    if not path.is_file():
-        return name, False, "missing"
-    return (name, True, "unchanged") if sha256(path) == expected else (name, False, "changed")
 
 
 def check_outputs(folder: Path, tolerance: float) -> Row:

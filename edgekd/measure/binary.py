@@ -16,8 +16,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from edgekd.bundle import SHIPPED, sha256
 from edgekd.errors import DeviceError
-from edgekd.export.bundle import SHIPPED, sha256
 from edgekd.measure.answer import Block, Data, Facts, Said, understand
 from edgekd.measure.devices import Device
 from edgekd.measure.on_device import Trial

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekd.bundle import FORMAT
 from edgekd.errors import DeviceError
-from edgekd.export.bundle import FORMAT, describe_input
+from edgekd.export.bundle import describe_input
 from edgekd.measure.devices.named import open_device
 from edgekd.measure.fitness import check_fit, is_target
 from edgekd.measure.on_device import GOLDEN, Options, Trial, measure_on

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from edgekd.accuracy import top1_of
+from edgekd.bundle import MANIFEST, SHIPPED, read_manifest, sha256, write_json
 from edgekd.errors import BundleError, DeviceError
-from edgekd.export.bundle import MANIFEST, SHIPPED, read_manifest, sha256, write_json
 from edgekd.measure.answer import Answer, Facts, Proof, Shipped, Timed, understand
 from edgekd.measure.devices import Device, Told
 from edgekd.measure.fitness import check_fit, is_target
@@ -110,6 +110,9 @@ def measure_on(device: Device, trial: Trial, options: Options, samples: Samples 
 def _parcel(trial: Trial, folder: Path) -> Parcel:
     parcel = tools_alone()
     parcel.add(SHIPPED, trial.model)
+    weights = trial.model.with_name(f"{SHIPPED}.data")
+    if weights.is_file():  # beside a model above 2 GB
+        parcel.add(weights.name, weights)
     parcel.add(GOLDEN, trial.golden)
     kept = {key: trial.manifest[key] for key in ("format", "runtime", "precision", "input", "golden")}
     write_json(folder / MANIFEST, {**kept, "files": dict(parcel.files)})

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgekd.bundle import FILES, MANIFEST, RUNNER, check_file, read_manifest, refuse_links, sha256
 from edgekd.errors import BundleError, DeviceError
-from edgekd.export.bundle import FILES, MANIFEST, RUNNER, check_file, read_manifest, refuse_links, sha256
 from edgekd.measure.answer import Facts, understand
 from edgekd.measure.devices import Device, Told
 from edgekd.measure.devices.ssh import last_line

@@ -9,9 +9,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from edgekd.bundle import read_manifest
 from edgekd.data import decode, open_samples
 from edgekd.errors import BundleError
-from edgekd.export.bundle import read_manifest
 from edgekd.export.candidates import as_input
 from edgekd.measure.on_device import SAMPLES, Samples
 from edgekd.recipe import Recipe

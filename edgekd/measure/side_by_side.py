@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from edgekd.bundle import add_to_report
 from edgekd.errors import DeviceError, EdgekdError
-from edgekd.export.bundle import add_to_report
 from edgekd.measure.binary import measure_with
 from edgekd.measure.devices import Device
 from edgekd.measure.devices.named import open_device

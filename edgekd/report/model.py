@@ -47,6 +47,32 @@ class Latency(Section):
     )
 
 
+class KernelTime(Section):
+    """A kernel of an estimate: a multiply-add counts two operations."""
+
+    name: str
+    kind: str
+    precision: str
+    operations: int
+    bytes: int
+    ms: float
+
+
+class Estimate(Section):
+    """How long one sample takes, as a range, by a device's profile or calibration; never a measurement."""
+
+    device: str
+    basis: str = Field(description="what it was made from, and what the range's ends mean")
+    low_ms: float
+    high_ms: float | None = Field(description="none: no upper end can be given; leaves_out says why")
+    starts_left_out: int = Field(default=0, description="kernels whose start is in neither end: nobody stated its time")
+    leaves_out: tuple[str, ...] = ()
+    kernels: tuple[KernelTime, ...]
+    peaks_gops: dict[str, float] = Field(description="number format -> operations a second, in 10^9")
+    bandwidth_gbs: float | None
+    origin: Literal["estimate"] = "estimate"
+
+
 class Candidate(Section):
     """One exported model that could ship."""
 
@@ -56,6 +82,7 @@ class Candidate(Section):
     accuracy: Accuracy
     latency: Latency | None = Field(default=None, description="none: not measured")
     peak_memory_mb: float | None = None
+    estimate: Estimate | None = Field(default=None, description="on the target; none: its profile states no bandwidth")
     shipped: bool = False
     reason: str = Field(description="why it ships, or why it lost")
 
@@ -68,27 +95,6 @@ class Check(Section):
     found: str
     limit: str = ""
     origin: Origin = "host"
-
-
-class QuantizationStep(Section):
-    """A way to quantize that mode = "auto" tried, from the cheapest on; `drop` in points of hold-out top-1 under fp32."""
-
-    name: str
-    in_float: tuple[str, ...] = Field(default=(), description="layers that it leaves in float")
-    holdout_top1: float
-    drop: float
-    holds: bool = Field(description="the drop is within budget.max_drop_from_fp32")
-    taken: bool
-    seconds: float
-
-
-class LayerSensitivity(Section):
-    """What one layer's quantization costs alone: the mean KL divergence of the model's answers from the float ones."""
-
-    layer: str
-    divergence: float
-    share: float = Field(description="of all multiplications, in percent")
-    in_float: bool
 
 
 class DeviceState(Section):
@@ -156,6 +162,27 @@ class OnDevice(Section):
     @property
     def power_mode(self) -> str | None:
         return self.before.power_mode
+
+
+class QuantizationStep(Section):
+    """A way to quantize that mode = "auto" tried, from the cheapest on; `drop` in points of hold-out top-1 under fp32."""
+
+    name: str
+    in_float: tuple[str, ...] = Field(default=(), description="layers that it leaves in float")
+    holdout_top1: float
+    drop: float
+    holds: bool = Field(description="the drop is within budget.max_drop_from_fp32")
+    taken: bool
+    seconds: float
+
+
+class LayerSensitivity(Section):
+    """What one layer's quantization costs alone: the mean KL divergence of the model's answers from the float ones."""
+
+    layer: str
+    divergence: float
+    share: float = Field(description="of all multiplications, in percent")
+    in_float: bool
 
 
 class Report(Section):

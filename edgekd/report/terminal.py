@@ -26,6 +26,7 @@ def render(report: Report, bundle: Path | None = None) -> RenderableType:
         *([Padding(quantization(report.quantization_path), (1, 0, 0, 0))] if report.quantization_path else []),
         Padding(checks(report.checks), (1, 0)),
         *on_devices(report),
+        *by_estimate(report),
         *(Text(f"warning: {warning}", style="yellow") for warning in report.warnings),
         where_measured(report),
     ]
@@ -106,6 +107,24 @@ def verb(candidate: Candidate) -> Text:
     return Text(f"{candidate.name} lost:", style="dim")
 
 
+def on_devices(report: Report) -> list[RenderableType]:
+    """What `edgekd measure` found, where it was run."""
+    from edgekd.report.on_device import table  # which builds on this module
+
+    return [Padding(table(report.devices), (0, 0, 1, 0))] if report.devices else []
+
+
+def by_estimate(report: Report) -> list[RenderableType]:
+    """The range that the target's profile gives for what ships, and what it leaves out."""
+    from edgekd.report.roofline import in_words  # which builds on this module
+
+    found = report.chosen.estimate
+    if found is None:
+        return []
+    left_out = f"; leaves out {'; '.join(found.leaves_out)}" if found.leaves_out else ""
+    return [Text(f"estimate for the device: {in_words(found)} ({found.basis}){left_out}", style="dim")]
+
+
 def quantization(path: tuple[QuantizationStep, ...]) -> Table:
     """The ways to quantize that were tried, and which was taken."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
@@ -120,13 +139,6 @@ def quantization(path: tuple[QuantizationStep, ...]) -> Table:
             style="bold" if step.taken else "",
         )  # fmt: skip
     return table
-
-
-def on_devices(report: Report) -> list[RenderableType]:
-    """What `edgekd measure` found, where it was run."""
-    from edgekd.report.on_device import table  # which builds on this module
-
-    return [Padding(table(report.devices), (0, 0, 1, 0))] if report.devices else []
 
 
 def checks(rows: tuple[Check, ...]) -> Table:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekd.export.bundle import read_manifest
+from edgekd.bundle import read_manifest
 from edgekd.report.model import Report
 from tests.export.test_bundle import report, write
 from tests.measure.conftest import Board

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from edgekd.bundle import RUNNER
 from edgekd.errors import DeviceError
-from edgekd.export.bundle import RUNNER
 from edgekd.measure import device_runner as runner
 from edgekd.measure.on_device import figures_of, trial_of
 from tests.export.test_bundle import target, write

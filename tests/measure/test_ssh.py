@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -60,13 +61,11 @@ def watched(board: Board, folder: Path) -> Iterator[Watched]:
 # ------------------------------------------------------------------------------------------------------------ the verbs
 
 
-@pytest.mark.parametrize(
-    "word", ["a b", "it's", '"', "$HOME", "`id`", "a;b", "*", "\\", "ünï", "", "-n", "--", "a\nb", "&& false", "~"]
-)
-def test_every_word_arrives_as_it_is(device: Device, word: str) -> None:
-    code = "import sys; sys.stdout.write(sys.argv[1])"
+def test_every_word_arrives_as_it_is(device: Device) -> None:
+    words = ["a b", "it's", '"', "$HOME", "`id`", "a;b", "*", "\\", "ünï", "", "-n", "--", "a\nb", "&& false", "~"]
+    code = "import json, sys; print(json.dumps(sys.argv[1:]))"
 
-    assert device.run([device.python, "-c", code, word]).out.decode() == word
+    assert json.loads(device.run([device.python, "-c", code, *words]).out) == words
 
 
 def test_the_exit_code_and_standard_error_come_back(device: Device) -> None:
@@ -240,7 +239,8 @@ def test_a_repeated_measurement_copies_nothing(board: Board, bundle: Path, tmp_p
 
 
 def test_figures_reach_the_report_and_the_manifest_and_the_bundle_stays_whole(board: Board, bundle: Path) -> None:
-    from edgekd.export.bundle import read_manifest, verify_bundle
+    from edgekd.bundle import read_manifest
+    from edgekd.export.bundle import verify_bundle
 
     measure_all(bundle, ["board"], SHORT)
     again, report = measure_all(bundle, ["board"], SHORT)
@@ -333,17 +333,15 @@ def test_bytes_that_change_on_the_way_are_refused(device: Device, bundle: Path, 
     assert not (tmp_path / "there/incoming").exists() or not list((tmp_path / "there/incoming").iterdir())
 
 
-@pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/b", "..", "a\\b"])
-def test_a_path_that_leaves_the_bundle_is_refused_there_too(
-    device: Device, bundle: Path, tmp_path: Path, name: str
-) -> None:
+def test_a_path_that_leaves_the_bundle_is_refused_there_too(device: Device, bundle: Path, tmp_path: Path) -> None:
     """The host refuses such a bundle; here the device is asked as a broken host would ask."""
-    parcel = parcel_of(bundle)
-    facts = probe(device, parcel)
-    parcel.files[name] = parcel.files["labels.txt"]
-    with pytest.raises(DeviceError, match="leaves the bundle"), sent(device, parcel, facts.missing) as files:
-        ask(device, "verify", {**files, "runtime": "onnxruntime", "engine_options": ()})
-    assert not list((tmp_path / "there").rglob("evil"))
+    for name in ("../evil", "/etc/evil", "a/b", "..", "a\\b"):
+        parcel = parcel_of(bundle)
+        facts = probe(device, parcel)
+        parcel.files[name] = parcel.files["labels.txt"]
+        with pytest.raises(DeviceError, match="leaves the bundle"), sent(device, parcel, facts.missing) as files:
+            ask(device, "verify", {**files, "runtime": "onnxruntime", "engine_options": ()})
+    assert not list(tmp_path.rglob("evil")) and not Path("/etc/evil").exists()
 
 
 # ----------------------------------------------------------------------------------------------------- verify, ship, back
@@ -413,11 +411,9 @@ def test_a_model_that_computes_something_else_there_is_not_switched_to(
     device: Device, bundle: Path, tmp_path: Path
 ) -> None:
     """A device that computes otherwise is stood for by stored outputs that are wrong; the host's own check is left out."""
-    import json
-
     import numpy as np
 
-    from edgekd.export.bundle import sha256
+    from edgekd.bundle import sha256
 
     to = tmp_path / "place"
     ship_to(device, bundle, str(to))
