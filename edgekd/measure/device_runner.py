@@ -478,15 +478,19 @@ CHILDREN: list[subprocess.Popen[bytes]] = []
 def on_lost_connection(clean: Callable[[], None]) -> None:
     """The host holds our standard input open while it waits: at its end nobody wants the answer any more."""
 
-    def wait() -> None:
-        while os.read(0, 1):  # unbuffered: a buffer's lock, held by this thread, would be fatal at the end
-            pass
+    def end(*_: object) -> None:
         for child in CHILDREN:
             with contextlib.suppress(OSError):
                 os.kill(child.pid, signal.SIGKILL)
         clean()
         os._exit(1)
 
+    def wait() -> None:
+        while os.read(0, 1):  # unbuffered: a buffer's lock, held by this thread, would be fatal at the end
+            pass
+        end()
+
+    signal.signal(signal.SIGTERM, end)
     threading.Thread(target=wait, daemon=True).start()
 
 

@@ -74,15 +74,15 @@ def test_a_device_that_cannot_be_reached_gets_no_name(tmp_path: Path) -> None:
 
 def test_ctrl_c_ends_the_measurement_here_and_there(bundle: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "edgekd.cli", "measure", str(bundle), "-d", "local", "--sustained", "10m"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "timing batch 1" in line:
-            break
-    process.send_signal(signal.SIGINT)
-    text = process.stderr.read()
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "timing batch 1" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        text = process.stderr.read()
 
-    assert process.wait(30) == 130 and "stopped" in text
+    assert process.returncode == 130 and "stopped" in text, text
     work = tmp_path / "cache/edgekd-device/work"
     for _ in range(100):
         if not list(work.iterdir()):
