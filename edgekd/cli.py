@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from edgekd import cli_device
-from edgekd.errors import BundleError, EdgekdError, RecipeError
+from edgekd.errors import BundleError, DiffersError, EdgekdError, RecipeError
 
 if TYPE_CHECKING:
     from edgekd.report.model import Report
@@ -163,7 +163,7 @@ def verify(
         ),
     ] = 0,
 ) -> None:
-    """Check every file's hash and the golden outputs in onnxruntime. Exit code 3: something differs."""
+    """Check every file's hash and the golden outputs, here in onnxruntime. Exit code 3: something differs."""
     if device:
         cli_device.verify_there(bundle, device, runtime, samples)
         return
@@ -242,7 +242,7 @@ def main() -> None:
         raise
     except EdgekdError as error:
         typer.echo(f"edgekd: {error}", err=True)
-        sys.exit(WRONG_INPUT)
+        sys.exit(MISSED if isinstance(error, DiffersError) else WRONG_INPUT)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         typer.echo(f"edgekd: {where}{error.strerror or error}; what is finished is kept in the cache", err=True)

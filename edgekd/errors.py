@@ -9,6 +9,7 @@
     ├── ExportError        a model that cannot be exported, or whose export differs from it
     ├── BundleError        a bundle that is incomplete or was changed
     └── DeviceError        a device that cannot be reached, lacks something, or failed at what it was asked
+        └── DiffersError   a bundle whose files or outputs are others there than they should be; exit code 3
 
 A missed budget is no exception: the build has done its work, the report says `missed`, the exit code is 3.
 """
@@ -53,6 +54,10 @@ class BundleError(EdgekdError):
 
 class DeviceError(EdgekdError):
     """A device that cannot be reached, lacks something, or failed at what it was asked."""
+
+
+class DiffersError(DeviceError):
+    """A bundle whose files or outputs are others on the device than they should be."""
 
 
 def nearest(name: str, possible: Iterable[str]) -> str:

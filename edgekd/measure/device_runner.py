@@ -46,6 +46,10 @@ class Failure(Exception):
     """What went wrong and what to do; told to the host, or printed without a traceback."""
 
 
+class Differs(Failure):
+    """The bundle's files or what it computes are not what they should be."""
+
+
 def progress(text: str) -> None:
     print("edgekd: " + text, file=sys.stderr, flush=True)
 
@@ -474,15 +478,19 @@ CHILDREN: list[subprocess.Popen[bytes]] = []
 def on_lost_connection(clean: Callable[[], None]) -> None:
     """The host holds our standard input open while it waits: at its end nobody wants the answer any more."""
 
-    def wait() -> None:
-        while os.read(0, 1):  # unbuffered: a buffer's lock, held by this thread, would be fatal at the end
-            pass
+    def end(*_: object) -> None:
         for child in CHILDREN:
             with contextlib.suppress(OSError):
                 os.kill(child.pid, signal.SIGKILL)
         clean()
         os._exit(1)
 
+    def wait() -> None:
+        while os.read(0, 1):  # unbuffered: a buffer's lock, held by this thread, would be fatal at the end
+            pass
+        end()
+
+    signal.signal(signal.SIGTERM, end)
     threading.Thread(target=wait, daemon=True).start()
 
 
@@ -514,7 +522,7 @@ def check_files(bundle: str, manifest: dict[str, Any]) -> None:
     foreign = sorted(set(os.listdir(bundle)) - set(manifest["files"]) - {"manifest.json", *MADE_HERE})
     problems += [name + " is not listed in the manifest" for name in foreign]
     if problems:
-        raise Failure("the bundle is not as it was written: {}".format("; ".join(problems)))
+        raise Differs("the bundle is not as it was written: {}".format("; ".join(problems)))
 
 
 def load_tools(bundle: str, tools: str) -> Any:
@@ -782,7 +790,7 @@ def prove(folder: str, tools: str, runtime: str) -> dict[str, Any]:
     except run.Failure as failure:
         raise Failure(str(failure)) from None
     if not ok:
-        raise Failure(f"the stored outputs are not what this device computes: {detail}")
+        raise Differs(f"the stored outputs are not what this device computes: {detail}")
     return {"detail": detail, "runtime": model.name, "load_ms": loading["load_ms"]}
 
 
@@ -808,6 +816,7 @@ def ship(request: dict[str, Any]) -> dict[str, Any]:
         built_by = "tensorrt {}".format(version_of("tensorrt")) if runtime == "tensorrt" else runtime
         made_of = sha256(os.path.join(bundle, "manifest.json")) + built_by
         version, before = hashlib.sha256(made_of.encode()).hexdigest()[:16], current_version(to)
+        older = version_at(os.path.join(versions, "previous"), versions)
         if version != before:
             settle(bundle, tools, versions, version, runtime, request)
             if before is not None:
@@ -815,11 +824,11 @@ def ship(request: dict[str, Any]) -> dict[str, Any]:
             point(to, os.path.join(os.path.basename(versions), version))
         try:
             proof = prove(to, tools, runtime)
-        except Failure as failure:
+        except (Failure, OSError) as failure:
             if version == before:
-                raise Failure(f"{to}: {failure}; ship another version, or --rollback") from None
-            undo(to, versions, before)
-            raise Failure(f"{failure}\n{said(to, before)}") from None
+                raise Differs(f"{to}: {failure}; ship another version, or --rollback") from None
+            undo(to, versions, before, older)
+            raise Differs(f"{failure}\n{said(to, before)}") from None
         prune(to, versions)
     return {"version": version, "before": before, "unchanged": version == before, **proof}
 
@@ -845,11 +854,14 @@ def settle(bundle: str, tools: str, versions: str, version: str, runtime: str, r
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def undo(to: str, versions: str, before: str | None) -> None:
+def undo(to: str, versions: str, before: str | None, older: str | None) -> None:
+    """Back to where both links stood before the switch."""
     if before is None:
         os.remove(to)
-    else:
-        point(to, os.path.join(os.path.basename(versions), before))
+        return
+    point(to, os.path.join(os.path.basename(versions), before))
+    if older is not None:
+        point(os.path.join(versions, "previous"), older)
 
 
 def said(to: str, before: str | None) -> str:
@@ -903,7 +915,7 @@ def answer(request: dict[str, Any]) -> int:
     try:
         reply: dict[str, Any] = {"value": VERBS[request["verb"]](dict({"own_s": own, "root": "/"}, **request))}
     except Failure as failure:
-        reply = {"failure": str(failure)}
+        reply = {"failure": str(failure), "differs": isinstance(failure, Differs)}
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         remedy = "; free some space there" if error.errno == errno.ENOSPC else ""

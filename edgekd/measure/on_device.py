@@ -244,9 +244,11 @@ def target_of(bundle: Path) -> Target:
     """The target that a bundle was built for."""
     manifest: Mapping[str, Any] = read_manifest(bundle)
     try:
-        return Target.model_validate_json(json.dumps(manifest["target"]))
-    except (ValueError, KeyError) as error:
-        raise BundleError(f"{bundle / MANIFEST} does not tell the target: {error}") from error
+        # the scheme of quantization has shaped the graph; about the device it says nothing
+        told = {key: value for key, value in manifest["target"].items() if key != "quantization"}
+        return Target.model_validate_json(json.dumps(told))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise BundleError(f"{bundle / MANIFEST} does not tell the target; build it again ({error})") from error
 
 
 def teller(device: Device) -> Told:

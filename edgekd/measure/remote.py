@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.bundle import FILES, MANIFEST, RUNNER, check_file, read_manifest, refuse_links, sha256
-from edgekd.errors import BundleError, DeviceError
+from edgekd.errors import BundleError, DeviceError, DiffersError
 from edgekd.measure.answer import Facts, understand
 from edgekd.measure.devices import Device, Told
 from edgekd.measure.devices.ssh import last_line
@@ -98,8 +98,9 @@ def ask(
     except ValueError:
         raise DeviceError(f"{device.name}: its answer is cut off; run the command again") from None
     if not isinstance(reply, dict) or "value" not in reply:
-        failure = reply.get("failure") if isinstance(reply, dict) else None
-        raise DeviceError(f"{device.name}: {clean(str(failure or 'its answer makes no sense'))}")
+        said = reply if isinstance(reply, dict) else {}
+        kind = DiffersError if said.get("differs") is True else DeviceError
+        raise kind(f"{device.name}: {clean(str(said.get('failure', 'its answer makes no sense')))}")
     return reply["value"]
 
 

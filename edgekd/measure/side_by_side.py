@@ -13,6 +13,7 @@ from edgekd.errors import DeviceError, EdgekdError
 from edgekd.measure.binary import measure_with
 from edgekd.measure.devices import Device
 from edgekd.measure.devices.named import open_device
+from edgekd.measure.devices.process import end_all
 from edgekd.measure.on_device import Options, Samples, measure_on, trial_of
 from edgekd.report.model import OnDevice, Report
 from edgekd.report.on_device import with_device
@@ -40,7 +41,11 @@ def measure_all(
                 return error
 
         with ThreadPoolExecutor(len(devices)) as pool:
-            outcomes = list(pool.map(measure, devices))
+            try:
+                outcomes = list(pool.map(measure, devices))
+            except KeyboardInterrupt:
+                end_all()  # the threads would be waited for
+                raise
     found = [outcome for outcome in outcomes if isinstance(outcome, OnDevice)]
     failed = [outcome for outcome in outcomes if isinstance(outcome, EdgekdError)]
     if not found:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,33 @@ def test_a_device_that_cannot_be_reached_gets_no_name(tmp_path: Path) -> None:
     edgekd("device", "add", "off", "--ssh", "off", "--ssh-config", str(tmp_path / "ssh_config"), "--no-probe")
     assert "could not be removed; --keep-files" in edgekd("device", "remove", "off", code=2)
     edgekd("device", "remove", "off", "--keep-files")
+
+
+def test_ctrl_c_ends_the_measurement_here_and_there(bundle: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "edgekd.cli", "measure", str(bundle), "-d", "local", "--sustained", "10m"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "timing batch 1" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        text = process.stderr.read()
+
+    assert process.returncode == 130 and "stopped" in text, text
+    work = tmp_path / "cache/edgekd-device/work"
+    for _ in range(100):
+        if not list(work.iterdir()):
+            return
+        time.sleep(0.1)
+    raise AssertionError("the runner goes on")
+
+
+def test_a_shipped_file_that_was_changed_there_is_exit_code_3(bundle: Path, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    edgekd("ship", str(bundle), "-d", "local", "--to", str(place))
+    (place / "labels.txt").write_text("x\ny\nz\n")
+
+    assert "labels.txt was changed" in edgekd("ship", str(bundle), "-d", "local", "--to", str(place), code=3)
 
 
 @pytest.mark.parametrize(

@@ -277,3 +277,27 @@ def test_sustained_windows_last_as_long_as_asked(tmp_path: Path) -> None:
     windows = figures_of(tmp_path / "figures.json", trial_of(bundle), "far").sustained
 
     assert len(windows) == 1 and windows[0].at_s == pytest.approx(0.3, abs=0.2)
+
+
+def test_undoing_a_switch_puts_both_links_back(tmp_path: Path) -> None:
+    """What `ship` does where the outputs are others in the new place than they were beside it."""
+    a, b, c = "a" * 16, "b" * 16, "c" * 16
+    to, versions = str(tmp_path / "place"), tmp_path / ".place.edgekd"
+    for version in (a, b, c):
+        (versions / version).mkdir(parents=True)
+    runner.point(to, f".place.edgekd/{c}")
+    runner.point(str(versions / "previous"), b)
+
+    runner.undo(to, str(versions), before=b, older=a)
+
+    assert runner.current_version(to) == b and runner.version_at(str(versions / "previous"), str(versions)) == a
+    runner.undo(to, str(versions), before=None, older=None)
+    assert not Path(to).exists()
+
+
+def test_a_link_of_somebody_else_is_no_version(tmp_path: Path) -> None:
+    (tmp_path / "place").symlink_to("elsewhere/" + "a" * 16)
+    (tmp_path / "elsewhere" / ("a" * 16)).mkdir(parents=True)
+
+    assert runner.current_version(str(tmp_path / "place")) is None
+    assert runner.describe_place(str(tmp_path / "place"))["foreign"]

@@ -28,6 +28,16 @@ class Result:
     err: str
 
 
+# of this process, whatever thread waits for them: `end_all` is what Ctrl-C does
+RUNNING: set[subprocess.Popen[bytes]] = set()
+
+
+def end_all() -> None:
+    """End every command that is running; who waits for one is told that it ended."""
+    for process in list(RUNNING):
+        _end(process)
+
+
 class TimedOut(DeviceError):
     """The command did not end in time."""
 
@@ -52,6 +62,7 @@ def run_process(
         )  # fmt: skip
     except OSError as error:
         raise DeviceError(f"{command[0]} cannot be started: {error.strerror}") from error
+    RUNNING.add(process)
     out, err = bytearray(), bytearray()
     readers = [
         threading.Thread(target=_read, args=(process.stdout, out, process, None), daemon=True),
@@ -63,6 +74,7 @@ def run_process(
         _wait(process, stdin, hold, time.monotonic() + timeout_s, command, timeout_s)
     finally:
         _end(process)
+        RUNNING.discard(process)
         for reader in readers:
             # a process that it left behind may hold the pipes open; its words are not waited for
             reader.join(2)
