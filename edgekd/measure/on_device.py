@@ -138,6 +138,7 @@ def judged(
     """An answer as the report's figures, with the reasons against a verdict."""
     facts = answer.facts
     series = [(title(one), Series.of(*one.blocks_ms)) for one in answer.series]
+    timed = origin != "emulated"  # an emulator's milliseconds are nobody's
     states = [answer.before, *(state for one in answer.series for state in one.states), answer.after]
     return OnDevice(
         device=device,
@@ -152,14 +153,14 @@ def judged(
         golden_ok=answer.golden.ok,
         golden=answer.golden.detail,
         latencies=tuple(
-            _latency(one, timed, facts, answer.runtime, origin)
-            for one, (_, timed) in zip(answer.series, series, strict=True)
+            _latency(one, taken, facts, answer.runtime, origin)
+            for one, (_, taken) in zip(answer.series, series, strict=True)
         ),
         unstable=refusals(series, states, answer.clocks_used, facts.power_modes) if series else (),
         accuracy=_accuracy(answer, samples, origin, device) if samples and answer.golden.ok else None,
         energy=answer.energy,
-        load_ms=answer.loading.load_ms,
-        first_ms=answer.loading.first_ms,
+        load_ms=answer.loading.load_ms if timed else None,
+        first_ms=answer.loading.first_ms if timed else None,
         peak_memory_mb=answer.loading.peak_memory_mb,
         build_s=answer.engine.seconds if answer.engine else None,
         sustained=answer.sustained,

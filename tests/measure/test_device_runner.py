@@ -14,7 +14,8 @@ import pytest
 from edgekd.bundle import RUNNER
 from edgekd.errors import DeviceError
 from edgekd.measure import device_runner as runner
-from edgekd.measure.on_device import figures_of, trial_of
+from edgekd.measure.answer import Answer, understand
+from edgekd.measure.on_device import figures_of, judged, trial_of
 from tests.export.test_bundle import target, write
 
 SHORT = ("--warmup-s", "0.02", "--block-s", "0.02")
@@ -171,6 +172,10 @@ def test_alone_it_measures_its_own_bundle_and_the_host_takes_the_figures(tmp_pat
 
     assert "top-1 agrees on 16 of 16" in text and "batch 1, 2 thread(s)" in text
     assert found.device == "far" and found.golden_ok and [one.threads for one in found.latencies] == [1, 2]
+    assert found.load_ms is not None and found.first_ms is not None
+    answer = understand(Answer, json.loads((tmp_path / "figures.json").read_text()), "figures.json")
+    emulated = judged(answer, "far", "emulated", trial_of(bundle), "onnxruntime")
+    assert emulated.golden_ok and emulated.load_ms is None and emulated.first_ms is None
 
 
 def test_figures_of_another_model_are_refused(tmp_path: Path) -> None:
