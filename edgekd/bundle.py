@@ -164,6 +164,11 @@ def figures(report: Report) -> list[dict[str, Any]]:
         memory = candidate.peak_memory_mb
         origin = "not measured" if memory is None else "host"
         rows.append({"model": candidate.name, "figure": "peak_memory_mb", "value": memory, "origin": origin})
+        if (found := candidate.estimate) is not None:
+            about = {"interval": [found.low_ms, found.high_ms], "basis": found.basis, "leaves_out": found.leaves_out}
+            rows.append(
+                {"model": candidate.name, "figure": "estimate_ms", "value": None, "origin": "estimate", **about}
+            )
     for device in report.devices:
         rows += device_figures(report.chosen.name, device)
     return rows

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgekd.measure.protocol import faster
 from edgekd.recipe import Budget
-from edgekd.report.model import Accuracy, Candidate, Check, Latency, Origin
+from edgekd.report.model import Accuracy, Candidate, Check, Estimate, Latency, Origin
 
 ESTIMATE_MARGIN = 0.1  # an estimate leaves out kernel launches and more: a smaller difference is no order
 
@@ -31,6 +31,7 @@ class Contender:
     order_ms: float | None
     order_origin: Origin
     fault: str = ""
+    estimate: Estimate | None = None
     p90_ms: float | None = None
 
 
@@ -46,6 +47,8 @@ def choose(contenders: Sequence[Contender], budget: Budget, teacher: Accuracy) -
 
     def reason(contender: Contender) -> str:
         if contender is best:
+            if contender.fault:
+                return f"every candidate has a fault, this one: {contender.fault}"
             if not able:
                 return f"the most accurate, though no candidate keeps the budget: {broken[contender.name]}"
             return (
@@ -58,7 +61,7 @@ def choose(contenders: Sequence[Contender], budget: Budget, teacher: Accuracy) -
     return tuple(
         Candidate(
             name=c.name, file=_file_of(c, best), size_mb=c.size_mb, accuracy=c.accuracy, latency=c.latency,
-            peak_memory_mb=c.peak_memory_mb, shipped=c is best, reason=reason(c),
+            peak_memory_mb=c.peak_memory_mb, estimate=c.estimate, shipped=c is best, reason=reason(c),
         )
         for c in contenders
     )  # fmt: skip

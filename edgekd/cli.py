@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from edgekd import cli_device
-from edgekd.errors import BundleError, DiffersError, EdgekdError
+from edgekd.errors import BundleError, DiffersError, EdgekdError, RecipeError
 
 if TYPE_CHECKING:
     from edgekd.report.model import Report
@@ -75,11 +75,49 @@ def init(
 
 
 @app.command()
-def targets(name: Annotated[Optional[str], typer.Argument(help="Show this one.")] = None) -> None:  # noqa: UP045
-    """List the devices, or show one."""
+def targets(
+    name: Annotated[Optional[str], typer.Argument(help="Show this one.")] = None,  # noqa: UP045
+    model: Annotated[Path | None, typer.Option("--model", help="Estimate how long this ONNX file takes there.")] = None,
+    calibrated: Annotated[
+        str | None, typer.Option("--calibrated", help="Estimate by this device's calibration, not by the profile.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Write the estimate's roofline to this SVG file.")] = None,
+) -> None:
+    """List the devices, or show one, or estimate a model's latency on it."""
     from edgekd.report.devices import print_target, print_targets
 
-    print_target(name) if name else print_targets()
+    if model is not None:
+        _estimate(name, model, calibrated, plot)
+    elif plot or calibrated:
+        raise RecipeError("--plot and --calibrated belong to an estimate; give the ONNX file as --model too")
+    else:
+        print_target(name) if name else print_targets()
+
+
+def _estimate(name: str | None, model: Path, calibrated: str | None, plot: Path | None) -> None:
+    from edgekd.measure.calibrate import load_calibration
+    from edgekd.measure.estimate import estimate, estimate_calibrated
+    from edgekd.report.estimates import print_estimate
+    from edgekd.report.roofline import svg
+    from edgekd.target import load_target
+
+    if (name is None) == (calibrated is None):
+        raise RecipeError(
+            "an estimate needs a target (edgekd targets jetson --model FILE) or --calibrated DEVICE, one of them"
+        )
+    if calibrated is not None:
+        found = estimate_calibrated(model, load_calibration(calibrated))
+    else:
+        target = load_target(name or "")
+        profiled = estimate(model, target)
+        if profiled is None:
+            raise RecipeError(
+                f"{target.name} states no memory bandwidth, so nothing can be estimated; measure on the device"
+            )
+        found = profiled
+    print_estimate(found)
+    if plot is not None:
+        plot.write_text(svg(found), encoding="utf-8")
 
 
 @app.command()
@@ -118,11 +156,19 @@ def verify(
         str, typer.Option("--device", "-d", help="There, in its own runtime; a name, or ssh:user@host.")
     ] = "",
     runtime: cli_device.Runtime = "",
+    samples: Annotated[
+        int,
+        typer.Option(
+            "--samples", min=0, help="With --device: the accuracy on so many test samples too, there and here."
+        ),
+    ] = 0,
 ) -> None:
     """Check every file's hash and the golden outputs, here in onnxruntime. Exit code 3: something differs."""
     if device:
-        cli_device.verify_there(bundle, device, runtime)
+        cli_device.verify_there(bundle, device, runtime, samples)
         return
+    if samples:
+        raise BundleError("--samples compares a device with this machine; give it with --device")
     from edgekd.export.bundle import verify_bundle
 
     rows = verify_bundle(bundle)

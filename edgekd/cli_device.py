@@ -30,6 +30,9 @@ def add(
     ssh: Annotated[str, typer.Option("--ssh", help="user@host, or an alias of ~/.ssh/config.")] = "",
     adb: Annotated[str, typer.Option("--adb", help="An Android device's serial number (`adb devices`).")] = "",
     local: Annotated[bool, typer.Option("--local", help="This machine.")] = False,
+    emulated: Annotated[
+        str, typer.Option("--emulated", help="An arm64 processor under qemu: cortex-a53, -a72, -a76, neoverse-n1, max.")
+    ] = "",
     ssh_config: Annotated[str, typer.Option("--ssh-config", help="Another file than ~/.ssh/config.")] = "",
     python: Annotated[str, typer.Option("--python", help="The interpreter there [python3].")] = "",
     folder: Annotated[
@@ -40,7 +43,7 @@ def add(
     """Name a device, after looking at it: board, JetPack, runtimes, Python, processor, memory, power modes."""
     from edgekd.measure.devices import named
 
-    kinds = {"ssh": ssh, "adb": adb, **({"local": "yes"} if local else {})}
+    kinds = {"ssh": ssh, "adb": adb, "emulated": emulated, **({"local": "yes"} if local else {})}
     further = {"config": str(Path(ssh_config).resolve()) if ssh_config else "", "python": python, "folder": folder}
     settings = {key: value for key, value in {**kinds, **further}.items() if value}
     named.check(name, settings, f"device {name}")
@@ -101,6 +104,27 @@ def remove(
                     f"{error}\nIts files could not be removed; --keep-files forgets it all the same"
                 ) from None
     named.remove_device(name)
+
+
+@app.command()
+def calibrate(name: Name) -> None:
+    """Fit how fast a device is at each class of operator, for `edgekd targets --calibrated`; some minutes.
+
+    Small networks are timed there in onnxruntime on one thread; what the fit is worth is told by networks that it did not see.
+    """
+    from tempfile import TemporaryDirectory
+
+    from edgekd.measure.calibrate import calibrate as fit
+    from edgekd.measure.calibrate import keep, refuse_emulated
+    from edgekd.measure.devices.named import open_device
+    from edgekd.measure.held_out import write_held_out
+    from edgekd.report.estimates import print_calibration
+
+    with open_device(name) as device, TemporaryDirectory(prefix="edgekd-") as folder:
+        refuse_emulated(device)
+        found = fit(device, write_held_out(Path(folder)))
+    print_calibration(found)
+    typer.echo(f"kept in {keep(found)}")
 
 
 def measure(
@@ -192,12 +216,23 @@ def ship(
     typer.echo(f"stored outputs in {done.runtime}: {done.detail}")
 
 
-def verify_there(bundle: Path, device: str, runtime: str) -> None:
-    """`edgekd verify --device`."""
+def verify_there(bundle: Path, device: str, runtime: str, samples: int = 0) -> None:
+    """`edgekd verify --device`; on an emulated processor, or with samples, also what differs from this machine and where."""
     from edgekd.measure.devices.named import open_device
     from edgekd.measure.on_device import verify_on
 
     with open_device(device) as opened:
+        if opened.origin == "emulated" or samples:
+            from edgekd.measure.compare import compare_on
+
+            if _runtime(runtime) == "tensorrt":
+                raise DeviceError(
+                    "an emulated processor, and --samples, run onnxruntime; for TensorRT: edgekd measure --accuracy test"
+                )
+            rows = compare_on(opened, bundle, samples=samples)
+            for what, ok, detail in rows:
+                typer.echo(f"{'ok    ' if ok else 'FAILED'}  {what}  {detail}".rstrip())
+            raise typer.Exit(0 if all(ok for _, ok, _ in rows) else MISSED)
         proof = verify_on(opened, bundle, _runtime(runtime))
     typer.echo(f"ok      every file, by its SHA-256 on {device}")
     typer.echo(f"ok      stored outputs in {proof.runtime}: {proof.detail}")

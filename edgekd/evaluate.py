@@ -29,7 +29,7 @@ from edgekd.errors import DeviceError
 from edgekd.export.bundle import write_bundle
 from edgekd.export.candidates import MODEL, SAME, TRAINED, as_input, kept_fp32
 from edgekd.export.lint import Finding, counted, grouped, lint, listed, runtime_title
-from edgekd.measure.estimate import lower_bound_ms
+from edgekd.measure.estimate import estimate
 from edgekd.measure.on_candidates import measure_candidates
 from edgekd.measure.protocol import interleave
 from edgekd.measure.runners import OnnxRunner, Runner, TorchRunner, machine, peak_memory_mb, versions
@@ -244,16 +244,20 @@ def _contenders(
     for name, artifact in candidates.items():
         latency = series[name].latency(threads=1, machine=machine(), runtime=runners[name].name)
         file = artifact / MODEL
+        by_profile = estimate(file, target)
         contenders.append(
             Contender(
                 name=name,
                 path=file,
-                size_mb=round(file.stat().st_size / 1e6, 4),
+                size_mb=round(
+                    sum(part.stat().st_size for part in file.parent.glob(f"{MODEL}*")) / 1e6, 4
+                ),  # with its .data
                 accuracy=accuracies[name],
                 latency=latency,
                 peak_memory_mb=peak_memory_mb(file, one),
-                order_ms=latency.p50_ms if runs_here else lower_bound_ms(file, target.hardware),
+                order_ms=latency.p50_ms if runs_here else by_profile.low_ms if by_profile else None,
                 order_origin="host" if runs_here else "estimate",
+                estimate=by_profile,
             )
         )
     return contenders, series["teacher"].latency(threads=teacher.threads, machine=machine(), runtime=teacher.name)

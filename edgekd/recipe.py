@@ -250,9 +250,6 @@ class Training(Section):
 
     epochs: int = Field(default=3, ge=1)
     lr: Positive = 0.005
-    keep_float: tuple[Text, ...] = Field(
-        default=(), description='operators that stay float: "first", "last", or a module by its path'
-    )
 
 
 Refinement = Literal["cle", "adaround", "bias_correction"]
@@ -271,6 +268,9 @@ class Quantize(Training):
     calibration: Literal["minmax", "moving_average", "percentile", "entropy", "mse"] = "mse"
     calibration_samples: int = Field(default=512, ge=1)
     refine: tuple[Refinement, ...] = Field(default=(), description="of ptq; auto takes all where none is given")
+    keep_float: tuple[Text, ...] = Field(
+        default=(), description='operators that stay float: "first", "last", or a module by its path'
+    )
 
     @model_validator(mode="after")
     def _refinements_fit(self) -> Self:

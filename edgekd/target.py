@@ -49,6 +49,7 @@ class Hardware(Sourced):
     peak_fp32_tflops: Positive | None = None
     peak_fp8_tflops: Positive | None = None
     peak_fp4_tflops: Positive | None = None
+    kernel_overhead_us: Positive | None = Field(default=None, description="what starting one kernel takes at the least")
     compute_capability: Text | None = None
     power_modes: dict[str, str] = Field(default_factory=dict, description="name -> remark")
     power_w: tuple[Positive, Positive] | None = Field(default=None, description="lowest, highest")

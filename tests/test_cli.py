@@ -37,6 +37,13 @@ views = 1
 """
 
 
+CONV = """
+<ir_version: 10, opset_import: ["" : 20]>
+net (float[N, 3, 8, 8] x) => (float[N, 4, 8, 8] y)
+{ w = Constant<value = float[4, 3, 1, 1] {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}>() y = Conv(x, w) }
+"""
+
+
 def edgekd(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "edgekd.cli", *words]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
@@ -231,3 +238,24 @@ def test_an_output_folder_that_holds_other_files_is_left_alone(folder: Path) -> 
     (place / "thesis.tex").write_text("years of work")
     done = edgekd("build", "-t", "x86-cpu", "-o", "out", cwd=folder)
     assert done.returncode == 2 and (place / "thesis.tex").read_text() == "years of work"
+
+
+def test_an_estimate_is_a_marked_range_with_what_it_leaves_out_and_a_plot(folder: Path) -> None:
+    onnx.save(onnx.parser.parse_model(CONV), folder / "m.onnx")
+
+    done = edgekd("targets", "jetson", "--model", "m.onnx", "--plot", "roofline.svg", cwd=folder)
+
+    assert done.returncode == 0, done.stderr
+    assert (
+        done.stdout.startswith("estimate for jetson-orin-nano: ")
+        and "leaves out: the start of its kernels" in done.stdout
+    )
+    assert (folder / "roofline.svg").read_text().startswith("<svg")
+
+
+def test_an_estimate_that_cannot_be_made_says_why(folder: Path) -> None:
+    onnx.save(onnx.parser.parse_model(CONV), folder / "m.onnx")
+    assert "states no memory bandwidth" in refused(folder, "targets", "x86-cpu", "--model", "m.onnx")
+    assert "needs a target" in refused(folder, "targets", "--model", "m.onnx")
+    assert "--model too" in refused(folder, "targets", "jetson", "--plot", "roofline.svg")
+    assert "milliseconds are nobody's" in refused(folder, "device", "calibrate", "emulated:cortex-a76")

@@ -132,3 +132,20 @@ def test_a_student_beyond_the_device_s_memory_is_refused() -> None:
     check_memory(student, with_memory((count + 1) / 1e9))
     with pytest.raises(ModelError, match=r"weights take .* in int8, .* take a smaller student"):
         check_memory(student, with_memory((count - 1) / 1e9))
+
+
+def test_a_jetsons_bundle_carries_an_estimate_of_each_candidate_and_marks_it(tmp_path: Path) -> None:
+    report, bundle = built(tmp_path, "jetson", "quantize.mode=none")
+
+    made = [
+        figure
+        for figure in json.loads((bundle / "manifest.json").read_text())["figures"]
+        if figure["figure"] == "estimate_ms"
+    ]
+    assert [figure["model"] for figure in made] == ["fp32", "fp16"]
+    for figure, candidate in zip(made, report.candidates, strict=True):
+        assert candidate.estimate is not None and candidate.estimate.origin == figure["origin"] == "estimate"
+        assert figure["interval"] == [candidate.estimate.low_ms, candidate.estimate.high_ms]
+        assert 0 < candidate.estimate.low_ms < (candidate.estimate.high_ms or 0)
+    page = (bundle / "report.html").read_text()
+    assert "Estimate for the device" in page and "the start of its kernels" in page

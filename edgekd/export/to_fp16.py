@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ FP16_MAX = 65504.0
 FP16_LEAST_NORMAL = 2.0**-14
 SAFE = 512.0
 """Half precision has 11 bits: beyond 512 its steps are 0.5, and sums of such values soon leave its range."""
+# These add nothing up: what half precision can hold, they may, unless what they read is float32 anyway. So may a layer whose
+# operands are integers.
+NO_SUMS = ("QuantizeLinear", "DequantizeLinear", "Relu", "Clip", "MaxPool", "Transpose", "Reshape", "Flatten", "Concat")
 # What turns camera bytes into the network's input, and what turns logits into probabilities, keep float32: they cost
 # nothing, and half precision would lose bits of the pixel and of small probabilities.
 PREPROCESSING = ("Cast", "Transpose", "Div", "Sub", "Mul", "Add")
@@ -55,9 +59,11 @@ def to_fp16(
     opset = opset_of(model)
     if opset < 19 and any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         raise ExportError(f"half-precision scales of quantized tensors need opset 19, the model has {opset}")
+    for index, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}_{index}"
     _widen_scales(model.graph)
     kept = unsafe_nodes(model, largest_values(model, samples))
-    _Halved(model, {found.node for found in kept}).rewrite()
+    _Halved(model, with_dequantizers(model.graph, {found.node for found in kept})).rewrite()
     write(model, dst_path)
     return kept
 
@@ -75,19 +81,26 @@ def largest_values(model: onnx.ModelProto, samples: Iterable[NDArray[Any]]) -> d
     for batch in samples:
         session = session or session_of(probed, optimise=False)
         name, size = session.get_inputs()[0].name, fixed_batch(session) or len(batch)
-        for start in range(0, len(batch) - size + 1, size):  # of a fixed batch the last, partial one is left out
-            values = session.run(None, {name: batch[start : start + size]})
+        filled = np.concatenate([batch, np.repeat(batch[-1:], -len(batch) % size, axis=0)])
+        for start in range(0, len(filled), size):
+            values = session.run(None, {name: filled[start : start + size]})
             for output, value in zip(session.get_outputs(), values, strict=True):
-                largest[output.name] = max(largest.get(output.name, 0.0), float(np.abs(value).max(initial=0)))
+                peak = float(np.abs(value).max(initial=0))
+                largest[output.name] = max(largest.get(output.name, 0.0), math.inf if math.isnan(peak) else peak)
     return largest
 
 
 def unsafe_nodes(model: onnx.ModelProto, largest: dict[str, float]) -> list[Kept]:
     """The operators that half precision would harm; `largest` as `largest_values` gives it."""
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    kept = []
+    dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    kept: list[Kept] = []
+    in_fp32: set[str] = set()
     for node in model.graph.node:
         reasons = []
+        in_integers = len(node.input) > 1 and set(node.input[:2]) <= dequantized
+        follows = node.op_type in NO_SUMS and not in_fp32 & set(node.input)
+        safe = FP16_MAX if follows or in_integers else SAFE
         for name in (*node.input, *node.output):
             if name in stored and stored[name].data_type == TensorProto.FLOAT:
                 array = np.abs(numpy_helper.to_array(stored[name]))
@@ -95,11 +108,19 @@ def unsafe_nodes(model: onnx.ModelProto, largest: dict[str, float]) -> list[Kept
                     reasons.append(f"'{name}' holds {array.max():g}, half precision at most 65504")
                 elif _is_scale(node, name) and array.min(initial=1) < FP16_LEAST_NORMAL:
                     reasons.append(f"'{name}' is {array.min():.2g}, half precision has full precision from 6.1e-05 on")
-            elif largest.get(name, 0.0) > SAFE:
-                reasons.append(f"'{name}' reaches {largest[name]:.4g}, safe is up to {SAFE:g}")
+            elif largest.get(name, 0.0) > safe:
+                reasons.append(f"'{name}' reaches {largest[name]:.4g}, safe is up to {safe:g}")
         if reasons:
             kept.append(Kept(node.name, node.op_type, "; ".join(reasons)))
+            in_fp32.update(node.output)
     return kept
+
+
+def with_dequantizers(graph: onnx.GraphProto, kept: set[str]) -> set[str]:
+    """The kept nodes with the DequantizeLinear that each reads: a cast between would part a layer from its integers."""
+    makers = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
+    read = {name for node in graph.node if node.name in kept for name in node.input}
+    return kept | {makers[name].name for name in read if name in makers}
 
 
 def _is_scale(node: onnx.NodeProto, name: str) -> bool:

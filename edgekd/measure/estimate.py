@@ -1,81 +1,103 @@
-"""Estimates: how long a model would take on a device that is not at hand, from the device's profile alone.
+"""Estimates: how long a model takes on a device that is not at hand, from its profile or from a calibration of one like it.
 
-The roofline model (Williams et al. 2009): a node takes at least its arithmetic over the device's peak for its number
-format, and at least its bytes over the memory's bandwidth. What it leaves out (kernel launches, small layers that do
-not fill the device) only makes the real time longer: it is a lower bound, good for an order, never a measurement.
+The roofline model (Williams et al. 2009): a kernel takes at least its arithmetic over the device's peak for its number format,
+and at least its bytes over the memory's bandwidth; and it takes time to start. It is never a measurement, and is given as a range
+that says what it leaves out.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
-import onnx
+from edgekd.measure.calibrate import Calibration, kernel_ms
+from edgekd.measure.kernels import INTO, Kernel, read_kernels
+from edgekd.report.model import Estimate, KernelTime
+from edgekd.target import Hardware, Target
 
-from edgekd.target import Hardware
-
-BYTES: dict[int, int] = {
-    onnx.TensorProto.FLOAT: 4, onnx.TensorProto.FLOAT16: 2, onnx.TensorProto.INT8: 1, onnx.TensorProto.UINT8: 1, onnx.TensorProto.INT32: 4,
-    onnx.TensorProto.INT64: 8, onnx.TensorProto.BOOL: 1,
-}  # fmt: skip
-FORMATS = {4: "fp32", 2: "fp16", 1: "int8"}
-Shapes = Mapping[str, tuple[tuple[int, ...], int]]
+# The upper end where nothing is known but the profile: a tenth of the peaks and of the bandwidth is reached. An assumption,
+# and printed as one; a calibration replaces it.
+LEAST_EFFICIENCY = 0.1
+HIGH = ", high: a tenth of them (an assumption)"
 
 
-def lower_bound_ms(path: Path, hardware: Hardware) -> float | None:
-    """Milliseconds of one sample, at the least; None where the profile states no bandwidth.
-
-    A peak that the profile does not state costs nothing: the bound is then by bytes alone.
-    """
+def estimate(path: Path, target: Target) -> Estimate | None:
+    """Of one sample, from the profile alone; None where it states no bandwidth."""
+    hardware = target.hardware
     if hardware.memory_bandwidth_gbs is None:
         return None
-    model = onnx.shape_inference.infer_shapes(onnx.load(path), data_prop=True)
-    shapes = _shapes(model)
-    stored = _stored_bytes(model, shapes)
-    peaks = {"int8": hardware.peak_int8_tops, "fp16": hardware.peak_fp16_tflops, "fp32": hardware.peak_fp32_tflops}
-    # A float32 network that a profile gives no peak for cannot be faster than its half-precision twin.
-    peaks["fp32"] = peaks["fp32"] or peaks["fp16"]
-    seconds = 0.0
-    for node in model.graph.node:
-        if node.op_type not in ("Conv", "Gemm", "MatMul"):
-            continue
-        moved = sum(math.prod(shapes[name][0]) * stored[name] for name in [*node.input, *node.output] if name in shapes)
-        peak = peaks[FORMATS.get(stored.get(node.input[0], 4), "fp32")]
-        seconds += max(
-            moved / (hardware.memory_bandwidth_gbs * 1e9), 2 * _products(node, shapes) / (peak * 1e12) if peak else 0.0
-        )
-    return 1e3 * seconds
+    kernels = read_kernels(path)
+    peaks = _peaks_gops(hardware)
+    times = [_roofline_ms(kernel, peaks.get(kernel.precision), hardware.memory_bandwidth_gbs) for kernel in kernels]
+    launches_ms = len(kernels) * (hardware.kernel_overhead_us or 0.0) / 1e3
+    without_peak = sorted({k.precision for k in kernels if k.kind in INTO and k.precision not in peaks})
+    return Estimate(
+        device=target.name,
+        basis=f"profile of {target.title}; low: all of its peaks and bandwidth{'' if without_peak else HIGH}",
+        low_ms=sum(times) + launches_ms,
+        high_ms=None if without_peak else sum(times) / LEAST_EFFICIENCY + launches_ms,
+        starts_left_out=0 if hardware.kernel_overhead_us else len(kernels),
+        leaves_out=tuple(_left_out(hardware, kernels, without_peak)),
+        kernels=_timed(kernels, times),
+        peaks_gops=peaks,
+        bandwidth_gbs=hardware.memory_bandwidth_gbs,
+    )
 
 
-def _shapes(model: onnx.ModelProto) -> Shapes:
-    """Each tensor's shape, with a batch of 1, and type."""
-    graph = model.graph
-    found = {tensor.name: (tuple(tensor.dims), tensor.data_type) for tensor in graph.initializer}
-    for value in [*graph.input, *graph.value_info, *graph.output]:
-        tensor = value.type.tensor_type
-        found[value.name] = (
-            tuple(dim.dim_value if dim.HasField("dim_value") else 1 for dim in tensor.shape.dim),
-            tensor.elem_type,
-        )
+def estimate_calibrated(path: Path, calibration: Calibration) -> Estimate:
+    """Of one sample on one thread, by what was measured on the device; the range is that in which four of five networks lay
+    that were not fitted on."""
+    kernels = read_kernels(path)
+    times = [kernel_ms(kernel, calibration) for kernel in kernels]
+    unknown = sorted({f"{k.kind} {k.precision}" for k, ms in zip(kernels, times, strict=True) if ms is None})
+    total = sum(ms or 0.0 for ms in times)
+    low, high = calibration.range
+    held_out = (
+        f"median error {100 * calibration.median_error:.0f} % on {len(calibration.held_out)} networks not fitted on"
+    )
+    return Estimate(
+        device=calibration.device,
+        basis=f"calibration of {calibration.device} ({calibration.machine}, {calibration.runtime}, 1 thread): {held_out}",
+        low_ms=total * low,
+        high_ms=None if unknown else total * high,
+        leaves_out=tuple(f"kernels that no calibration network had: {name}" for name in unknown),
+        kernels=_timed(kernels, [ms or 0.0 for ms in times]),
+        peaks_gops={},
+        bandwidth_gbs=None,
+    )
+
+
+def _peaks_gops(hardware: Hardware) -> dict[str, float]:
+    stated = {
+        "int8": hardware.peak_int8_tops,
+        "fp16": hardware.peak_fp16_tflops,
+        # A float32 network that a profile gives no peak for cannot be faster than its half-precision twin.
+        "fp32": hardware.peak_fp32_tflops or hardware.peak_fp16_tflops,
+    }
+    return {precision: 1e3 * peak for precision, peak in stated.items() if peak}
+
+
+def _roofline_ms(kernel: Kernel, peak_gops: float | None, bandwidth_gbs: float) -> float:
+    """Arithmetic counts where it is products: the peak is that of the units that make them."""
+    arithmetic = kernel.operations / (peak_gops * 1e6) if peak_gops and kernel.kind in INTO else 0.0
+    return max(arithmetic, kernel.bytes / (bandwidth_gbs * 1e6))
+
+
+def _left_out(hardware: Hardware, kernels: Sequence[Kernel], without_peak: Sequence[str]) -> list[str]:
+    found = [f"arithmetic in {precision}: the profile states no peak" for precision in without_peak]
+    if hardware.kernel_overhead_us is None:
+        found.append("the start of its kernels, which decides for a small network: the profile states no time for one")
+    if (
+        hardware.peak_fp32_tflops is None
+        and hardware.peak_fp16_tflops
+        and any(k.precision == "fp32" and k.kind in INTO for k in kernels)
+    ):
+        found.append("that fp32 is slower than fp16: the profile states no peak for fp32")
     return found
 
 
-def _stored_bytes(model: onnx.ModelProto, shapes: Shapes) -> dict[str, int]:
-    """Bytes of a tensor's element as the device keeps it: what a DequantizeLinear gives is read as what went in."""
-    stored = {name: BYTES.get(kind, 4) for name, (_, kind) in shapes.items()}
-    for node in model.graph.node:
-        if node.op_type == "DequantizeLinear":
-            stored[node.output[0]] = stored.get(node.input[0], 1)
-    return stored
-
-
-def _products(node: onnx.NodeProto, shapes: Shapes) -> int:
-    """Multiply-adds of a convolution or a matrix product."""
-    output, weight = shapes.get(node.output[0]), shapes.get(node.input[1])
-    if output is None or weight is None:
-        return 0
-    if node.op_type == "Conv":
-        return math.prod(output[0]) * math.prod(weight[0][1:])
-    transposed = node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute)
-    return math.prod(output[0]) * (weight[0][-1] if transposed else weight[0][-2])
+def _timed(kernels: Sequence[Kernel], times: Sequence[float]) -> tuple[KernelTime, ...]:
+    return tuple(
+        KernelTime(name=k.name, kind=k.kind, precision=k.precision, operations=k.operations, bytes=k.bytes, ms=ms)
+        for k, ms in zip(kernels, times, strict=True)
+    )

@@ -65,14 +65,18 @@ def quantize_student(
     """The quantized student. `max_drop` are the points of top-1 that "auto" may lose on the hold-out split; none: any."""
 
     @cache
-    def statistics(equalized: bool) -> Artifact:
-        return run(record_activations, subject, equalized)
+    def recorded(equalized: bool, in_float: tuple[str, ...]) -> Artifact:
+        return run(record_activations, subject, equalized, in_float)
+
+    def statistics(plan: Plan) -> Artifact:
+        # A layer in float parts what was fused with it: other tensors are quantized then.
+        return recorded(plan.equalized, plan.in_float)
 
     def make(name: str, plan: Plan) -> Rung:
         if plan.trained:
-            made = run(train_quantized, subject, statistics(False), plan, taught_by, settings, recipe.training)
+            made = run(train_quantized, subject, statistics(plan), plan, taught_by, settings, recipe.training)
         else:
-            made = run(quantize, subject, statistics(plan.equalized), plan)
+            made = run(quantize, subject, statistics(plan), plan)
         return Rung(name, plan, made)
 
     def try_out(name: str, plan: Plan) -> Rung:
@@ -84,7 +88,7 @@ def quantize_student(
         return Rung(name, plan, rung.quantized, top1, drop, holds)
 
     asked = Plan(recipe.calibration, recipe.refine, trained=recipe.mode == "qat")
-    first = statistics(asked.equalized and recipe.mode != "auto")
+    first = statistics(asked if recipe.mode != "auto" else Plan(recipe.calibration))
     left = tuple(FloatOperator(**operator) for operator in json.loads((first / IN_FLOAT).read_text()))
     for operator in left:
         say(f"  {operator}")
@@ -109,7 +113,7 @@ def _plans(
     run: Cache,
     subject: Subject,
     recipe: Quantize,
-    statistics: Callable[[bool], Artifact],
+    statistics: Callable[[Plan], Artifact],
     table: list[Sensitivity],
 ) -> Iterator[tuple[str, Plan]]:
     """The rungs from the cheapest to the dearest; `table` is filled where it comes to mixed precision."""
@@ -117,7 +121,7 @@ def _plans(
     refined = Plan(recipe.calibration, recipe.refine or REFINEMENTS)
     yield "ptq", calibrated
     yield "ptq, refined", refined
-    measured = run(measure_sensitivity, subject, statistics(refined.equalized), refined)
+    measured = run(measure_sensitivity, subject, statistics(refined), refined)
     table += [Sensitivity(**layer) for layer in json.loads((measured / SENSITIVITY).read_text())]
     for layers in worst(table):
         kept = f"{len(layers)} layer{'s' if len(layers) > 1 else ''}"

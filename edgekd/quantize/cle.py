@@ -63,8 +63,10 @@ def _only_source(prepared: GraphModule, node: Node) -> Node:
 
 
 def _fit(first: Layer, second: Layer) -> bool:
-    """The second layer reads the first one's channels, each alone or as a block of equally many inputs."""
-    return _inputs(second) % len(first.weight) == 0 and (second.groups == 1 or _inputs(second) == len(first.weight))
+    """The second layer reads the first one's channels, each alone, or as a block of equally many inputs: a flattened map's."""
+    inputs, channels = _inputs(second), len(first.weight)
+    is_map = first.node.target is not aten.linear.default
+    return inputs == channels or (is_map and second.groups == 1 and inputs % channels == 0)
 
 
 def _inputs(layer: Layer) -> int:

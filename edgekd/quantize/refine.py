@@ -16,7 +16,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from edgekd.quantize.adaround import round_weight
 from edgekd.quantize.bias import round_bias
 from edgekd.quantize.bias_correction import correct_bias
-from edgekd.quantize.capture import evaluate
+from edgekd.quantize.capture import aten, evaluate
 from edgekd.quantize.layers import Layer, layers_of
 from edgekd.quantize.qat import FakeQuantizer
 
@@ -52,7 +52,9 @@ def _refine(layer: Layer, in_float: Sequence[_Run], shipped: Sequence[_Run], ste
             run.env[node.args[1]] = weight  # type: ignore[index]
     if "bias_correction" in steps and layer.bias is not None:
         layer.bias.copy_(evaluate(layer.graph, node.args[2]))  # type: ignore[arg-type]  # rounded, where it ships so
-        correct_bias(layer.bias, [run.env[node] for run in in_float], [run.run_node(node) for run in shipped])
+        axis = -1 if node.target is aten.linear.default else 1
+        outputs = [run.env[node] for run in in_float], [run.run_node(node) for run in shipped]
+        correct_bias(layer.bias, *outputs, channels=axis)
         bias = evaluate(layer.graph, node.args[2])  # type: ignore[arg-type]
         for run in shipped:
             run.env[node.args[2]] = bias  # type: ignore[index]

@@ -50,15 +50,16 @@ class FloatOperator:
         return f"{self.operator}{times} stays in float, {self.why}: {self.share:.1%} of all values"
 
 
-def sensitivities(prepared: GraphModule, batches: Sequence[Tensor]) -> list[Sensitivity]:
-    """Of each layer of a calibrated graph, the most sensitive first; `batches` float `[batch, C, H, W]`, no labels."""
+def sensitivities(prepared: GraphModule, batches: Sequence[Tensor], classes: int) -> list[Sensitivity]:
+    """Of each layer of a calibrated graph, the most sensitive first; `batches` float `[batch, C, H, W]`, no labels. Of several
+    tasks the first one counts, whose `classes` come first."""
     found = []
     with torch.no_grad(), in_float(prepared):
-        expected = [prepared(batch).log_softmax(1) for batch in batches]
+        expected = [prepared(batch)[:, :classes].log_softmax(1) for batch in batches]
         for layer in layers_of(prepared):
             for quantizer in layer.quantizers:
                 quantizer.enable_fake_quant(True)
-            answers = [prepared(batch).log_softmax(1) for batch in batches]
+            answers = [prepared(batch)[:, :classes].log_softmax(1) for batch in batches]
             for quantizer in layer.quantizers:
                 quantizer.enable_fake_quant(False)
             divergence = nn.functional.kl_div(

@@ -74,13 +74,13 @@ class Plan:
 
 
 @stage(2, LIBRARIES)
-def record_activations(subject: Subject, equalized: bool, *, out: Path) -> None:
+def record_activations(subject: Subject, equalized: bool, in_float: tuple[str, ...], *, out: Path) -> None:
     """Stage: the one pass over the calibration samples, `statistics.safetensors`; every method decides from it.
 
     Also `in_float.json`: the operators that the scheme has no rule for.
     """
     opened = open_samples(subject.samples.folder, subject.data)
-    prepared = _prepared(subject, opened, Plan("", refine=("cle",) if equalized else ()))
+    prepared = _prepared(subject, opened, Plan("", refine=("cle",) if equalized else (), in_float=in_float))
     save_statistics(observe(prepared, calibration_batches(subject, opened)), out / STATISTICS)
     (out / IN_FLOAT).write_text(json.dumps([asdict(operator) for operator in float_operators(prepared)]))
 
@@ -103,7 +103,9 @@ def measure_sensitivity(subject: Subject, statistics: Artifact, plan: Plan, *, o
     prepared = _prepared(subject, opened, plan)
     set_ranges(prepared, load_statistics(statistics / STATISTICS), plan.calibration)
     batches = list(islice(calibration_batches(subject, opened), SENSITIVITY_BATCHES))
-    (out / SENSITIVITY).write_text(json.dumps([asdict(layer) for layer in sensitivities(prepared, batches)]))
+    (out / SENSITIVITY).write_text(
+        json.dumps([asdict(layer) for layer in sensitivities(prepared, batches, len(opened.classes))])
+    )
 
 
 @stage(1, LIBRARIES)

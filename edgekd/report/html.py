@@ -318,11 +318,17 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"duration": duration, "milliseconds": milliseconds}
+    from edgekd.report.roofline import in_words, roofline, time_by_kind  # which builds on this module
+
+    environment.filters |= {"in_words": in_words, "time_by_kind": time_by_kind}
     rows, bar_start = class_rows(report)
+    estimated = report.chosen.estimate
     return environment.get_template("report.html.j2").render(
         report=report,
         decided=next(((d, latency) for d in report.devices if d.is_target and (latency := decisive(d))), None),
         plot=scatter(report),
+        estimate=estimated,
+        roofline=roofline(estimated) if estimated else None,
         trainings=[
             (title, drawn)
             for title, curves in (

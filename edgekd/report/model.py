@@ -47,6 +47,32 @@ class Latency(Section):
     )
 
 
+class KernelTime(Section):
+    """A kernel of an estimate: a multiply-add counts two operations."""
+
+    name: str
+    kind: str
+    precision: str
+    operations: int
+    bytes: int
+    ms: float
+
+
+class Estimate(Section):
+    """How long one sample takes, as a range, by a device's profile or calibration; never a measurement."""
+
+    device: str
+    basis: str = Field(description="what it was made from, and what the range's ends mean")
+    low_ms: float
+    high_ms: float | None = Field(description="none: no upper end can be given; leaves_out says why")
+    starts_left_out: int = Field(default=0, description="kernels whose start is in neither end: nobody stated its time")
+    leaves_out: tuple[str, ...] = ()
+    kernels: tuple[KernelTime, ...]
+    peaks_gops: dict[str, float] = Field(description="number format -> operations a second, in 10^9")
+    bandwidth_gbs: float | None
+    origin: Literal["estimate"] = "estimate"
+
+
 class Candidate(Section):
     """One exported model that could ship."""
 
@@ -56,6 +82,7 @@ class Candidate(Section):
     accuracy: Accuracy
     latency: Latency | None = Field(default=None, description="none: not measured")
     peak_memory_mb: float | None = None
+    estimate: Estimate | None = Field(default=None, description="on the target; none: its profile states no bandwidth")
     shipped: bool = False
     reason: str = Field(description="why it ships, or why it lost")
 

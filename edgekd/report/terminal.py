@@ -26,6 +26,7 @@ def render(report: Report, bundle: Path | None = None) -> RenderableType:
         *([Padding(quantization(report.quantization_path), (1, 0, 0, 0))] if report.quantization_path else []),
         Padding(checks(report.checks), (1, 0)),
         *on_devices(report),
+        *by_estimate(report),
         *(Text(f"warning: {warning}", style="yellow") for warning in report.warnings),
         where_measured(report),
     ]
@@ -111,6 +112,17 @@ def on_devices(report: Report) -> list[RenderableType]:
     from edgekd.report.on_device import table  # which builds on this module
 
     return [Padding(table(report.devices), (0, 0, 1, 0))] if report.devices else []
+
+
+def by_estimate(report: Report) -> list[RenderableType]:
+    """The range that the target's profile gives for what ships, and what it leaves out."""
+    from edgekd.report.roofline import in_words  # which builds on this module
+
+    found = report.chosen.estimate
+    if found is None:
+        return []
+    left_out = f"; leaves out {'; '.join(found.leaves_out)}" if found.leaves_out else ""
+    return [Text(f"estimate for the device: {in_words(found)} ({found.basis}){left_out}", style="dim")]
 
 
 def quantization(path: tuple[QuantizationStep, ...]) -> Table:

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgekd.errors import ExportError
-from edgekd.export.check import check
+from edgekd.export.check import check, open_session
 from edgekd.export.to_fp16 import to_fp16
 from edgekd.export.to_onnx import Preprocess, to_onnx, write
 from edgekd.measure.runners import OnnxRunner
 from edgekd.models.resnet import ResNet, resnet8
 from edgekd.quantize import calibrate, convert, eval_mode, prepare, sites, train_mode
 from edgekd.target import Quantization
-from tests.quantize.schemes import INT8, TENSORRT, UINT8
+from tests.quantize.schemes import INT8, JETSON, TENSORRT, UINT8
 
 PREPROCESS = Preprocess((0.5, 0.4, 0.3), (0.5, 0.6, 0.7))
 
@@ -418,3 +418,25 @@ def test_an_operator_that_onnx_lacks_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"no translation for operator prims\.bessel_j0") as caught:
         to_onnx(Bessel(), tmp_path / "a.onnx", torch.zeros(2, 3), opset=20)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("largest", "kept_operators"), [(2_000.0, []), (200_000.0, ["Conv"])])
+def test_an_integer_layer_with_large_outputs_keeps_its_dequantizers_beside_it(
+    tmp_path: Path, largest: float, kept_operators: list[str]
+) -> None:
+    """Its sums are integers: only what half precision cannot hold at all makes it give float32."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Conv2d(16, 16, 1), nn.Sigmoid()).eval(), torch.randn(8, 16, 4, 4)
+    with torch.no_grad():
+        model[0].weight.mul_(largest / float(model[0](x).abs().max()))
+        model[0].bias.zero_()
+    prepared = prepare(model, JETSON, (x[:2],))
+    calibrate(prepared, [x])
+    to_onnx(convert(prepared), tmp_path / "a.onnx", x[:2], opset=20)
+    kept = to_fp16(tmp_path / "a.onnx", tmp_path / "b.onnx", [x.numpy()])
+    assert [found.operator for found in kept if found.operator == "Conv"] == kept_operators
+    graph = onnx.load(tmp_path / "b.onnx").graph
+    makers = {output: node.op_type for node in graph.node for output in node.output}
+    (conv,) = [node for node in graph.node if node.op_type == "Conv"]
+    assert [makers[name] for name in conv.input[:2]] == ["DequantizeLinear", "DequantizeLinear"]
+    assert np.isfinite(open_session(tmp_path / "b.onnx").run(None, {"input": x.numpy()})[0]).all()

@@ -183,3 +183,32 @@ def test_a_refined_model_converts_to_the_weights_that_it_chose() -> None:
         torch.testing.assert_close(converted.get_buffer("a.weight_quantized") * scale, weight)
         step = float((trained.max() - trained.min()) / 255)
         torch.testing.assert_close(converted(x), trained, rtol=0, atol=step)
+
+
+class Tokens(nn.Module):
+    """Linear layers whose channels come last, and a head on the flattened tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(8, 6), nn.Linear(6, 4), nn.Linear(3 * 8 * 4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.b(self.a(x).relu()).relu().flatten(1))
+
+
+def test_layers_of_tokens_are_equalized_where_channels_meet_and_their_means_are_corrected() -> None:
+    """`b` gives tokens of 4 channels, which `head` reads token by token: no block of its inputs is one channel."""
+    model, x = seeded(Tokens()), images(16)
+    with torch.no_grad():
+        model.b.weight.mul_(torch.logspace(-1, 1, 4)[:, None])
+    prepared = prepare(model, TENSORRT, (x[:2],))
+    assert equalize(prepared) == [("a", "b")]
+    with torch.no_grad(), in_float(prepared):
+        torch.testing.assert_close(prepared(x), model(x), rtol=1e-4, atol=1e-5)
+    calibrate(prepared, [x])
+    before, expected = traced(prepared, x, quantized=True), traced(prepared, x, quantized=False)
+    refine(prepared, [x], ["bias_correction"])
+    after = traced(prepared, x, quantized=True)
+    for name in (layer.node.name for layer in layers_of(prepared)):
+        old, new = ((run[name] - expected[name]).flatten(0, -2).mean(0).abs().max() for run in (before, after))
+        assert new < 1e-5 < old

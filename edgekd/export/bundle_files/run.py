@@ -128,7 +128,8 @@ class EngineModel:
         self.context: IExecutionContext = engine.create_execution_context()
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         self.input = next(n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT)
-        self.output = next(n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.OUTPUT)
+        self.outputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.OUTPUT]
+        self.output = self.outputs[0]
         self.buffers: dict[str, tuple[int, int]] = {}
         self.stream = self.cuda.stream()
 
@@ -140,17 +141,19 @@ class EngineModel:
         return result
 
     def place(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Copy a batch to the GPU; returns the array that its output fits in."""
+        """Copy a batch to the GPU; returns the array that its first output fits in."""
         context = self.context
         self.placed = batch = np.ascontiguousarray(batch)  # kept: the copy may still be reading it
         if not context.set_input_shape(self.input, tuple(batch.shape)):
             raise Failure(f"the engine takes no input of shape {batch.shape}")
-        dtype = NUMPY_TYPES[self.engine.get_tensor_dtype(self.output).name]
-        result = np.empty(tuple(context.get_tensor_shape(self.output)), dtype)
         context.set_tensor_address(self.input, self.buffer(self.input, batch.nbytes))
-        context.set_tensor_address(self.output, self.buffer(self.output, result.nbytes))
+        results = []
+        for name in self.outputs:  # TensorRT asks for an address for each
+            dtype = NUMPY_TYPES[self.engine.get_tensor_dtype(name).name]
+            results.append(np.empty(tuple(context.get_tensor_shape(name)), dtype))
+            context.set_tensor_address(name, self.buffer(name, results[-1].nbytes))
         self.cuda.to_device(self.buffers[self.input][0], batch, self.stream)
-        return result
+        return results[0]
 
     def execute(self) -> None:
         if not self.context.execute_async_v3(self.stream):

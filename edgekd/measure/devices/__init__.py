@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from edgekd.measure.devices.adb import Adb
+from edgekd.measure.devices.emulated import Emulated
 from edgekd.measure.devices.local import Local
 from edgekd.measure.devices.process import Result, Told
 from edgekd.measure.devices.ssh import Ssh
@@ -62,4 +63,5 @@ KINDS: Mapping[str, Callable[..., Device]] = {
     "local": lambda name, _, **settings: Local(name, **settings),
     "ssh": Ssh,
     "adb": Adb,
+    "emulated": Emulated,
 }

@@ -1,0 +1,89 @@
+"""compare_on: is a bundle unchanged, and does a device compute from it what the host did, as accurately?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from edgekd.accuracy import top1_of
+from edgekd.bundle import SHIPPED, Row, read_manifest
+from edgekd.export.bundle import verify_bundle
+from edgekd.measure.devices import Device
+from edgekd.measure.numerics import Array, Numerics, compare
+from edgekd.measure.samples import test_samples
+from edgekd.report.model import Accuracy
+
+NODES_SHOWN = 5
+
+
+def compare_on(device: Device, folder: Path, *, samples: int = 0) -> list[Row]:
+    """(what, ok, detail): the files here, then on the device the stored outputs and, with `samples`, the accuracy.
+
+    samples: how many of the recipe's test split; its data must be readable here. Stored outputs are right within the bundle's
+    tolerance; the detail says whether they are bit-equal, and which intermediate tensors differ first. Raises BundleError for
+    what is no bundle, DeviceError for a device that cannot run it.
+    """
+    rows = verify_bundle(folder)
+    if not all(ok for _, ok, _ in rows):
+        return rows
+    manifest = read_manifest(folder)
+    with np.load(folder / "golden.npz", allow_pickle=False) as golden:
+        inputs, expected = golden["inputs"], golden["outputs"]
+    found = compare(device, folder / SHIPPED, inputs)
+    rows.append(_stored_outputs(found, expected, float(manifest["golden"]["tolerance"])))
+    rows += _nodes(found)
+    if samples:
+        rows.append(_accuracy(device, folder, samples))
+    return rows
+
+
+def accuracy_on(device: Device, folder: Path, samples: int) -> tuple[Accuracy, Accuracy, float]:
+    """Top-1 of the shipped model there and here on the first `samples` of the test split, and the share of samples on which both
+    name the same class."""
+    with test_samples(folder, samples) as given:
+        found = compare(device, folder / SHIPPED, np.load(given.file), nodes=False)
+    there = top1_of(
+        found.found.argmax(-1), given.labels, given.classes, f"{found.runtime}, {device.name}", device.origin
+    )
+    here = top1_of(found.expected.argmax(-1), given.labels, given.classes, found.host_runtime)
+    return there, here, found.same_top1
+
+
+def _stored_outputs(found: Numerics, expected: Array, tolerance: float) -> Row:
+    apart = float(np.abs(found.found.astype(np.float64) - expected.astype(np.float64)).max())
+    detail = f"max difference {apart:.3g} (tolerance {tolerance:.3g}) over {found.n} inputs, {found.runtime}, {found.machine}"
+    same = f"the same class on {found.same_top1:.2%}"
+    return f"stored outputs on {found.device}", apart <= tolerance, f"{detail}; {_equality(found)}, {same}"
+
+
+def _equality(found: Numerics) -> str:
+    if found.outputs.bit_equal:
+        return f"bit-equal to {found.host_runtime} here"
+    return f"{found.outputs.elements} of {found.outputs.of} values differ from {found.host_runtime} here"
+
+
+def _nodes(found: Numerics) -> list[Row]:
+    """A line for each tensor beyond the bound, the first of them; they explain, so none of them fails."""
+    caveat = "" if found.tapped_alike else " (seen from outside the graph computes otherwise: fewer nodes are fused)"
+    if not found.nodes:
+        return [
+            (f"{found.nodes_compared} tensors inside the graph", True, f"within {found.bound:g} of the host's{caveat}")
+        ]
+    title = f"{len(found.nodes)} of {found.nodes_compared} tensors inside the graph"
+    rows = [(title, True, f"differ by more than {found.bound:g} of their largest value, the first of them:{caveat}")]
+    for node in found.nodes[:NODES_SHOWN]:
+        detail = (
+            f"{node.operator}: at most {node.difference:.3g} of {node.largest:.3g}, {node.elements} of {node.of} values"
+        )
+        rows.append((f"  {node.name}", True, detail))
+    return rows
+
+
+def _accuracy(device: Device, folder: Path, samples: int) -> Row:
+    there, here, same = accuracy_on(device, folder, samples)
+    detail = (
+        f"{there.top1:.2f} % (95 % {there.low:.2f} to {there.high:.2f}) of {there.n} test samples, {there.origin}; here "
+        f"{here.top1:.2f} %; the same class on {same:.2%}"
+    )
+    return f"top-1 on {device.name}", there.high >= here.top1, detail

@@ -1,0 +1,31 @@
+"""write_held_out: edgekd's own students, fp32 and int8, as networks that a calibration is checked on and never fitted on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from edgekd.export.to_onnx import to_onnx
+from edgekd.models.reference import BUILT_IN
+from edgekd.quantize import calibrate, convert, prepare
+from edgekd.target import load_target
+
+SIZE, OPSET = 32, 20
+SCHEME = "x86-cpu"  # onnxruntime's, as the networks that are fitted on
+
+
+def write_held_out(folder: Path) -> dict[str, Path]:
+    """Name -> file, of each student with random weights at 32 x 32 pixels."""
+    found = {}
+    torch.manual_seed(0)
+    images = torch.randn(4, 3, SIZE, SIZE)
+    for name, make in BUILT_IN.items():
+        model = make(num_classes=10).eval()
+        found[f"{name} fp32"] = folder / f"{name}-fp32.onnx"
+        to_onnx(model, found[f"{name} fp32"], images[:2], opset=OPSET)
+        prepared = prepare(model, load_target(SCHEME), (images[:2],))
+        calibrate(prepared, [images])
+        found[f"{name} int8"] = folder / f"{name}-int8.onnx"
+        to_onnx(convert(prepared), found[f"{name} int8"], images[:2], opset=OPSET)
+    return found

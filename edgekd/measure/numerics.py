@@ -1,0 +1,186 @@
+"""compare: what a model computes on a device beside this host, its outputs, its accuracy, and where in the graph they part.
+
+An emulated CPU gives the figures that the real one would: the same kernels run.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgekd.errors import ModelError
+from edgekd.measure import device_outputs
+from edgekd.measure.at_work import Workplace
+from edgekd.measure.devices import Device
+from edgekd.measure.runners import OnnxRunner
+
+Array = NDArray[Any]
+
+# The share of a tensor's largest magnitude by which another machine may differ before a node is named: half precision has
+# 11 bits, float32 sums in another order, and integers have no excuse.
+BOUNDS = {"int8": 0.0, "fp16": 1e-2, "fp32": 1e-4}
+SECONDS = 600  # the longest that the device's answer is waited for
+NODE_SAMPLES = 4  # intermediate tensors are large, and a node that differs does so on the first samples
+NUMERIC = {
+    onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8, onnx.TensorProto.UINT8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One tensor on both machines. `largest` is the largest magnitude here; `elements` how many of `of` differ at all."""
+
+    name: str
+    operator: str
+    difference: float
+    largest: float
+    elements: int
+    of: int
+
+    @property
+    def share(self) -> float:
+        """The largest difference as a share of the largest magnitude."""
+        return self.difference / self.largest if self.largest else float(self.difference > 0)
+
+    @property
+    def bit_equal(self) -> bool:
+        return self.elements == 0
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """Host and device on the same inputs. `nodes` are those beyond `bound` in the graph's order, of `nodes_compared`.
+
+    tapped_alike: with its intermediate tensors as outputs the graph still computes what it does without (within `bound`), on
+    both machines; where it does not, onnxruntime fuses less there, and the nodes' differences are of that other arithmetic.
+    found, expected: the outputs `[n, classes]` there and here.
+    """
+
+    device: str
+    machine: str
+    features: tuple[str, ...]
+    runtime: str
+    host_runtime: str
+    precision: str
+    outputs: Difference
+    n: int
+    same_top1: float
+    bound: float
+    nodes: tuple[Difference, ...]
+    nodes_compared: int
+    tapped_alike: bool
+    found: Array
+    expected: Array
+
+
+def compare(device: Device, model: Path, inputs: Array, *, bound: float | None = None, nodes: bool = True) -> Numerics:
+    """Run `model` (one input, classes out) on `inputs` [n, ...] as the graph takes them, here and on the device.
+
+    bound: the share of a tensor's largest magnitude beyond which a node is named (`BOUNDS` of the precision where absent);
+    nodes: whether to look into the graph, on the first four inputs. Raises DeviceError where the device cannot run it,
+    ModelError where onnxruntime here cannot.
+    """
+    graph = onnx.load(model)
+    precision = precision_of(graph)
+    bound = BOUNDS[precision] if bound is None else bound
+    runner = OnnxRunner(model)
+    name = runner.outputs[0]
+    few = inputs[:NODE_SAMPLES]
+    with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
+        tapped = Path(folder) / "tapped.onnx"
+        taps = tap(graph, tapped) if nodes else {}
+        there, about = outputs_on(device, {model: inputs, **({tapped: few} if taps else {})})
+        here = {model: _here(runner, inputs), **({tapped: _here(OnnxRunner(tapped), few)} if taps else {})}
+        differences = [difference(node, op, here[tapped][node], there[tapped][node]) for node, op in taps.items()]
+        tapping = [
+            difference(name, "output", each[model][name][: len(few)], each[tapped][name])
+            for each in (here, there)
+            if taps
+        ]
+    expected, found = here[model][name], there[model][name]
+    return Numerics(
+        device=device.name, machine=str(about["machine"]), features=tuple(map(str, about["features"])),
+        runtime=str(about["runtime"]), host_runtime=runner.name, precision=precision,
+        outputs=difference(name, "output", expected, found), n=len(inputs),
+        same_top1=float((expected.argmax(-1) == found.argmax(-1)).mean()), bound=bound,
+        nodes=tuple(item for item in differences if item.share > bound), nodes_compared=len(differences),
+        tapped_alike=all(item.share <= bound for item in tapping), found=found, expected=expected,
+    )  # fmt: skip
+
+
+def outputs_on(device: Device, runs: Mapping[Path, Array]) -> tuple[dict[Path, dict[str, Array]], dict[str, Any]]:
+    """What the device computes: each model's outputs by name, `[n, ...]`, and what the device says of itself.
+
+    runs: model -> inputs `[n, ...]`; the files' names must differ.
+    """
+    with Workplace(device) as there, tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
+        arrays = Path(folder) / "arrays"
+        words = [there.put(Path(device_outputs.__file__))]
+        for model, inputs in runs.items():
+            with arrays.open("wb") as file:
+                np.save(file, inputs)
+            words += [there.put(arrays, f"{model.name}.npy"), there.put(model)]
+        about = json.loads(there.python(words, timeout_s=SECONDS).decode().strip().splitlines()[-1])
+        found = {}
+        for model in runs:
+            arrays.write_bytes(there.get(f"{model.name}.npz"))
+            with np.load(arrays, allow_pickle=False) as stored:
+                found[model] = {name: stored[name] for name in stored.files}
+    return found, about
+
+
+def tap(model: onnx.ModelProto, to: Path) -> dict[str, str]:
+    """Write `model` with its intermediate tensors as further outputs; gives each one's name and operator, in the graph's order.
+
+    Of a quantized graph only the integer tensors: a float between Q and DQ exists on no machine, and asking for it would
+    keep the runtime from running the node in int8.
+    """
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    known = {value.name: value for value in inferred.graph.value_info}
+    quantized = precision_of(model) == "int8"
+    outputs = {value.name for value in model.graph.output}
+    constant = {tensor.name for tensor in model.graph.initializer}
+    taps = {
+        node.output[0]: node.op_type
+        for node in model.graph.node
+        if (node.op_type == "QuantizeLinear" and node.input[0] not in constant if quantized else True)
+        and node.output[0] in known
+        and node.output[0] not in outputs
+        and known[node.output[0]].type.tensor_type.elem_type in NUMERIC
+    }
+    inferred.graph.output.extend(known[name] for name in taps)
+    onnx.save(inferred, to)
+    return taps
+
+
+def difference(name: str, operator: str, expected: Array, found: Array) -> Difference:
+    """Raises ModelError where the shapes differ: then it is not the same graph."""
+    if expected.shape != found.shape:
+        raise ModelError(f"{name} has shape {list(found.shape)} on the device, {list(expected.shape)} here")
+    a, b = expected.astype(np.float64), found.astype(np.float64)
+    apart = np.abs(a - b)
+    return Difference(
+        name=name, operator=operator, difference=float(apart.max(initial=0.0)), largest=float(np.abs(a).max(initial=0.0)),
+        elements=int(np.count_nonzero(expected != found)), of=expected.size,
+    )  # fmt: skip
+
+
+def precision_of(model: onnx.ModelProto) -> str:
+    """int8 where tensors are quantized, fp16 where a weight is half precision, else fp32."""
+    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+        return "int8"
+    return "fp16" if any(t.data_type == onnx.TensorProto.FLOAT16 for t in model.graph.initializer) else "fp32"
+
+
+def _here(runner: OnnxRunner, inputs: Array) -> dict[str, Array]:
+    """As `device_outputs.py`: one input at a time, every output."""
+    found = [runner.run_all(inputs[i : i + 1]) for i in range(len(inputs))]
+    return {name: np.concatenate([each[i] for each in found]) for i, name in enumerate(runner.outputs)}

@@ -1,0 +1,143 @@
+"""roofline: an estimate's kernels under the device's roofs, as one SVG drawing that loads nothing."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from edgekd.report.html import Axis
+from edgekd.report.model import Estimate, KernelTime
+from edgekd.report.terminal import milliseconds
+
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 920, 360, 70, 24, 28, 48
+COLOURS = 5
+NO_PRODUCTS = ("elementwise", "pool", "move")
+
+
+@dataclass(frozen=True)
+class Roof:
+    """The most that the profile allows at each intensity, for one number format."""
+
+    name: str
+    points: str
+    label_y: float
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A kernel; its area is its share of the time."""
+
+    x: float
+    y: float
+    radius: float
+    colour: int
+    title: str
+
+
+@dataclass(frozen=True)
+class Roofline:
+    width: int
+    height: int
+    x: Axis
+    y: Axis
+    roofs: list[Roof]
+    dots: list[Dot]
+    kinds: list[tuple[str, int]]
+
+
+def roofline(estimate: Estimate) -> Roofline | None:
+    """Operations a second over operations a byte, both logarithmic; None where no kernel computes anything."""
+    kernels = [kernel for kernel in estimate.kernels if kernel.operations and kernel.bytes and kernel.ms > 0]
+    if not kernels:
+        return None
+    intensities = [kernel.operations / kernel.bytes for kernel in kernels]
+    speeds = [_gops(kernel) for kernel in kernels]
+    x = Axis(
+        min(intensities) / 1.5, max(*intensities, *_ridges(estimate), 1.0) * 2, LEFT, WIDTH - RIGHT, logarithmic=True
+    )
+    y = Axis(
+        min(speeds) / 1.5, max(*speeds, *_peaks(estimate).values(), 1e-6) * 2, HEIGHT - BOTTOM, TOP, logarithmic=True
+    )
+    kinds = list(dict.fromkeys(kernel.kind for kernel in kernels))
+    total = sum(kernel.ms for kernel in kernels)
+    dots = [_dot(kernel, x, y, kinds.index(kernel.kind) % COLOURS, kernel.ms / total) for kernel in kernels]
+    return Roofline(
+        WIDTH,
+        HEIGHT,
+        x,
+        y,
+        _roofs(estimate, x, y),
+        dots,
+        [(kind, i % COLOURS) for i, kind in enumerate(kinds)],
+    )
+
+
+def time_by_kind(estimate: Estimate) -> list[tuple[str, int, float, float]]:
+    """(kind and number format, kernels, milliseconds, share of the time), the longest first."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for kernel in estimate.kernels:
+        groups[f"{kernel.kind} {kernel.precision}"].append(kernel.ms)
+    total = sum(kernel.ms for kernel in estimate.kernels) or 1.0
+    rows = [(name, len(times), sum(times), sum(times) / total) for name, times in groups.items()]
+    return sorted(rows, key=lambda row: -row[2])
+
+
+def in_words(estimate: Estimate) -> str:
+    """'0.12 to 1.2 ms', or 'at least 0.12 ms'; with '+ the start of 9 kernels' where that is in neither."""
+    low = milliseconds(estimate.low_ms)
+    found = f"at least {low} ms" if estimate.high_ms is None else f"{low} to {milliseconds(estimate.high_ms)} ms"
+    return found + (f" + the start of {estimate.starts_left_out} kernels" if estimate.starts_left_out else "")
+
+
+def svg(estimate: Estimate) -> str:
+    """The drawing as a file of its own; empty where there is nothing to draw."""
+    plot = roofline(estimate)
+    if plot is None:
+        return ""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("roofline.svg.j2").render(
+        roofline=plot, title=f"{estimate.device}: estimate", alone=True
+    )
+
+
+def _gops(kernel: KernelTime) -> float:
+    return kernel.operations / (kernel.ms * 1e6)
+
+
+def _peaks(estimate: Estimate) -> dict[str, float]:
+    """Of the number formats that its products have."""
+    used = {kernel.precision for kernel in estimate.kernels if kernel.kind not in NO_PRODUCTS}
+    return {precision: peak for precision, peak in estimate.peaks_gops.items() if precision in used}
+
+
+def _ridges(estimate: Estimate) -> list[float]:
+    """Operations a byte from which on a format's peak, not the bandwidth, is the limit."""
+    return [peak / estimate.bandwidth_gbs for peak in _peaks(estimate).values()] if estimate.bandwidth_gbs else []
+
+
+def _roofs(estimate: Estimate, x: Axis, y: Axis) -> list[Roof]:
+    bandwidth, roofs = estimate.bandwidth_gbs, []
+    if bandwidth is None:
+        return []
+    for name, peak in _peaks(estimate).items():
+        start = max(x.low, y.low / bandwidth)
+        corners = [(start, start * bandwidth), (max(start, peak / bandwidth), peak), (x.high, peak)]
+        roofs.append(Roof(f"{name} {peak / 1e3:g} T/s", " ".join(f"{x(a)},{y(b)}" for a, b in corners), y(peak) - 6))
+    return roofs
+
+
+def _dot(kernel: KernelTime, x: Axis, y: Axis, colour: int, share: float) -> Dot:
+    title = f"{kernel.name}: {kernel.kind} {kernel.precision}, {milliseconds(kernel.ms)} ms, {100 * share:.1f} % of the time"
+    return Dot(
+        x(kernel.operations / kernel.bytes), y(_gops(kernel)), round(3 + 20 * math.sqrt(share), 1), colour, title
+    )
