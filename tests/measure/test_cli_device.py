@@ -110,7 +110,7 @@ def test_a_shipped_file_that_was_changed_there_is_exit_code_3(bundle: Path, tmp_
         (("measure", "BUNDLE", "-d", "local", "--runtime", "tvm"), "possible: onnxruntime, tensorrt"),
         (("ship", "BUNDLE", "-d", "local"), "Give --device and --to"),
         (("ship", "BUNDLE", "-d", "local", "--to", "/x", "--rollback"), "either a bundle to ship, or --rollback"),
-        (("device", "add", "x"), "exactly one of local, ssh, adb is needed"),
+        (("device", "add", "x"), "exactly one of local, ssh, adb, emulated is needed"),
         (("device", "add", "x", "--ssh", "a", "--adb", "b"), "given: ssh, adb"),
         (("device", "add", "a b", "--ssh", "a"), "device name 'a b'"),
         (("device", "remove", "none"), "device 'none' not found"),
