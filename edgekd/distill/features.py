@@ -35,7 +35,7 @@ class Taps:
         for path, module in self.modules.items():
             self._handles.append(module.register_forward_hook(self._keep(path)))
         if self.modules:
-            self._handles.append(self.model.register_forward_hook(self._check))
+            self._handles.append(self.model.register_forward_hook(self._checked()))
         return self
 
     def __exit__(
@@ -56,10 +56,15 @@ class Taps:
 
         return hook
 
-    def _check(self, model: nn.Module, inputs: Any, output: Any) -> None:
-        for path, version in self._versions.items():
-            if self.features[path]._version != version:
-                raise ModelError(
-                    f"what the {self.role}'s layer '{path}' puts out is written over by what follows it (as ReLU(inplace=True) "
-                    "does): set inplace=False there, or read the layer that writes"
-                )
+    def _checked(self) -> Any:
+        def hook(
+            model: nn.Module, inputs: Any, output: Any
+        ) -> None:  # no method: a copy of the model would copy the taps
+            for path, version in self._versions.items():
+                if self.features[path]._version != version:
+                    raise ModelError(
+                        f"what the {self.role}'s layer '{path}' puts out is written over by what follows it (as "
+                        "ReLU(inplace=True) does): set inplace=False there, or read the layer that writes"
+                    )
+
+        return hook
