@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import signal
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import hear_interrupts
 from tests.test_cli import RECIPE
 
 WORDS = (
@@ -32,7 +32,7 @@ EPOCHS = ("--set", "distill.epochs=4", "--set", "teacher.train_epochs=2")
 def start(folder: Path, cache: str, *more: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "edgekd.cli", *WORDS, *EPOCHS, "--cache", cache, "-o", f"{cache}-build", *more], cwd=folder,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=hear_interrupts,
     )  # fmt: skip
 
 
@@ -90,13 +90,9 @@ def test_interrupted_it_says_that_nothing_is_lost(tmp_path: Path) -> None:
     while not list((tmp_path / "cache").glob(".draft-distill-*/scratch/checkpoint.pt")):
         assert build.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
-    said = b""
+    build.send_signal(signal.SIGINT)
     try:
-        for _ in range(3):  # Python drops an interrupt that falls into a destructor: then it is pressed again
-            build.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                _, said = build.communicate(timeout=40)
-                break
+        _, said = build.communicate(timeout=60)
     finally:
         build.kill()
     assert build.returncode == 130 and b"the same command goes on from there" in said and b"Traceback" not in said

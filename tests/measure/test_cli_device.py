@@ -13,6 +13,7 @@ import pytest
 
 from edgekd.bundle import read_manifest
 from edgekd.report.model import Report
+from tests.conftest import hear_interrupts
 from tests.export.test_bundle import report, write
 from tests.measure.conftest import Board
 
@@ -74,7 +75,7 @@ def test_a_device_that_cannot_be_reached_gets_no_name(tmp_path: Path) -> None:
 
 def test_ctrl_c_ends_the_measurement_here_and_there(bundle: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "edgekd.cli", "measure", str(bundle), "-d", "local", "--sustained", "10m"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if "timing batch 1" in line:
