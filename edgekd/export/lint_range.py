@@ -15,10 +15,8 @@ from onnxscript import ir
 from edgekd.errors import DataError
 from edgekd.export.finding import Finding, Subject, array, readers, title
 from edgekd.export.lint_runtime import REFUSALS
+from edgekd.export.to_fp16 import FP16_MAX, SAFE
 
-FP16_MAX = 65504.0
-FP16_SAFE = 512.0
-"""A value beyond it is likely to overflow on other samples, or in what is computed from it."""
 MEASURED = 32  # samples that are run for the values
 MOST_OUTPUTS = 64  # values that are read in one run: all at once could exceed the memory
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
@@ -57,8 +55,8 @@ def fp16_values(subject: Subject) -> Iterator[Finding]:
         if not largest <= FP16_MAX:
             why = f"{found}, beyond fp16's {FP16_MAX:g}: infinite {'here' if is_half else 'where this runs in fp16'}"
             yield Finding("error" if is_half else "warning", "fp16_values", title(node), why, "keep this node in fp32")
-        elif largest > FP16_SAFE:
-            why = f"{found}; beyond {FP16_SAFE:g} other samples, or sums of it, may leave the range of fp16"
+        elif largest > SAFE:
+            why = f"{found}; beyond {SAFE:g} other samples, or sums of it, may leave the range of fp16"
             remedy = "keep this node in fp32 if accuracy drops"
             yield Finding("warning" if is_half else "note", "fp16_values", title(node), why, remedy)
 

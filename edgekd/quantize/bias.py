@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgekd.quantize.capture import CONVOLUTIONS, aten, is_constant
+from edgekd.quantize.capture import LAYERS, is_constant
 from edgekd.quantize.pt2e import FakeQuantizeBase
 
 
@@ -19,7 +19,7 @@ def quantize_biases(prepared: GraphModule) -> None:
     the integer model's answers were those of the trained model on 99.54 % of 10,000 images, with it on 99.99 %.
     """
     for node in prepared.graph.nodes:
-        if node.target not in (*CONVOLUTIONS, aten.linear.default) or len(node.args) < 3 or node.args[2] is None:
+        if node.target not in LAYERS or len(node.args) < 3 or node.args[2] is None:
             continue
         x, weight, bias = node.args[:3]
         if bias.target is round_bias or not (

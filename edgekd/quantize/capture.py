@@ -24,6 +24,8 @@ CONVOLUTIONS: dict[Any, int] = {
     aten.conv3d.default: 0,
     aten.conv3d.padding: 0,
 }
+LAYERS = (*CONVOLUTIONS, aten.linear.default)
+"""What has a weight, output channels first, and may have a bias as its third argument."""
 TRANSPOSED: dict[Any, int] = {aten.conv_transpose1d.default: 1, aten.conv_transpose2d.input: 1}
 
 

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from edgekd.quantize.bias import quantize_biases
-from edgekd.quantize.capture import CONVOLUTIONS, aten, constant_name
+from edgekd.quantize.capture import LAYERS, constant_name
 from edgekd.quantize.qat import FakeQuantizer
 
 GROUPS_AT = 6  # the argument of a convolution
-LAYERS = (*CONVOLUTIONS, aten.linear.default)
 
 
 @dataclass(frozen=True)

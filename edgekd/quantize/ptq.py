@@ -11,17 +11,16 @@ from torch.fx import GraphModule
 from edgekd.errors import QuantizationError
 from edgekd.export.trace import quiet_torch
 from edgekd.quantize.bias import float_biases, quantize_biases
-from edgekd.quantize.capture import CONVOLUTIONS, capture, constant_name, evaluate, fold_constant, is_constant
+from edgekd.quantize.capture import LAYERS, capture, constant_name, evaluate, fold_constant, is_constant
 from edgekd.quantize.pt2e import convert_pt2e, prepare_qat_pt2e
 from edgekd.quantize.qat import activation_quantizers, eval_mode, fake_quantizer, weight_quantizers
 from edgekd.quantize.ranges import RANGES
-from edgekd.quantize.scheme import LINEAR, SUFFIX, Scheme
+from edgekd.quantize.scheme import SUFFIX, Scheme
 from edgekd.quantize.statistics import Statistics, observe, quantizers_by_tensor
 from edgekd.target import Quantization, Target
 
 DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
 DEQUANTIZE_EACH = torch.ops.quantized_decomposed.dequantize_per_channel.default
-BIASED = (*CONVOLUTIONS, *LINEAR)
 TIE_BREAK = 1 + 2**-10
 """Pixels are multiples of 1/255: with a scale of exactly 2/255 each lies halfway between two integers, and torch and
 the runtime would round it differently. A slightly larger scale moves all of them off."""
@@ -146,7 +145,7 @@ def _round_biases(converted: GraphModule) -> None:
     """Rounds biases to multiples of `s_x * s_w`, the int32 that the export stores, so that torch computes the same."""
     with torch.no_grad():
         for node in converted.graph.nodes:
-            if node.target not in BIASED or len(node.args) < 3 or node.args[2] is None:
+            if node.target not in LAYERS or len(node.args) < 3 or node.args[2] is None:
                 continue
             x, weight, bias = node.args[:3]
             if (

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from edgekd.report.model import Accuracy, Latency, Report
 from edgekd.report.on_device import decisive
+from edgekd.report.templates import templates
 from edgekd.report.terminal import NOT_MEASURED, milliseconds
 
 CLASSES_SHOWN = 30
@@ -310,13 +308,7 @@ def duration(seconds: float) -> str:
 
 def render(report: Report) -> str:
     """The report as one HTML page: offline, light or dark as the reader's system is, everything escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates()
     environment.filters |= {"duration": duration, "milliseconds": milliseconds}
     from edgekd.report.roofline import in_words, roofline, time_by_kind  # which builds on this module
 

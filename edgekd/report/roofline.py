@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from edgekd.report.html import Axis
 from edgekd.report.model import Estimate, KernelTime
+from edgekd.report.templates import templates
 from edgekd.report.terminal import milliseconds
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 920, 360, 70, 24, 28, 48
@@ -98,15 +96,10 @@ def svg(estimate: Estimate) -> str:
     plot = roofline(estimate)
     if plot is None:
         return ""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("roofline.svg.j2").render(
-        roofline=plot, title=f"{estimate.device}: estimate", alone=True
+    return (
+        templates()
+        .get_template("roofline.svg.j2")
+        .render(roofline=plot, title=f"{estimate.device}: estimate", alone=True)
     )
 
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 HERE = os.path.dirname(os.path.abspath(__file__))
 BITS = {"int8": 8, "fp16": 16, "bf16": 16, "fp32": 32}
 FULLY_STRONG = (10, 12)  # before it strong typing refuses some graphs: then the weakly typed network is built instead
-LEVELS = {"none": "NONE", "ampere+": "AMPERE_PLUS", "same-compute-capability": "SAME_COMPUTE_CAPABILITY"}
+LEVELS = {"none": "none", "ampere+": "ampere+", "same-compute-capability": "sameComputeCapability"}  # trtexec's words
 
 
 class Failure(Exception):
@@ -501,8 +501,7 @@ def trtexec_line(major: int, inputs: Mapping[str, list[int]], options: Options, 
     if options.version_compatible:
         words.append("--versionCompatible")
     if options.hardware_compatibility != "none":
-        level = {"ampere+": "ampere+", "same-compute-capability": "sameComputeCapability"}
-        words.append(f"--hardwareCompatibilityLevel={level[options.hardware_compatibility]}")
+        words.append(f"--hardwareCompatibilityLevel={LEVELS[options.hardware_compatibility]}")
     words += ["--warmUp=1000", "--duration=10"]
     if major < 11:
         return shlex.join([*words, "--noDataTransfers", "--useSpinWait", "--useCudaGraph"])

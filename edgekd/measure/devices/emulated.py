@@ -20,7 +20,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from edgekd.errors import DeviceError, nearest
-from edgekd.measure.devices.process import Result, Told, run_process
+from edgekd.measure.devices.process import Result, Told, copy_here, run_process
 from edgekd.report.model import Origin
 from edgekd.say import say
 from edgekd.stage import IN_USE, STAMP, default_cache
@@ -90,11 +90,7 @@ class Emulated:
         return run_process(command, stdin=stdin, hold=hold, timeout_s=SLOWER * timeout_s, told=told)
 
     def put(self, files: Mapping[str, Path]) -> None:
-        for path, source in files.items():
-            try:
-                shutil.copyfile(source, path)
-            except OSError as error:
-                raise DeviceError(f"{self.name}: {path} cannot be written: {error.strerror}") from error
+        copy_here(self.name, files)
 
     def close(self) -> None:
         if self._in_use is not None:

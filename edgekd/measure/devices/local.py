@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edgekd.errors import DeviceError
-from edgekd.measure.devices.process import Result, Told, run_process
+from edgekd.measure.devices.process import Result, Told, copy_here, run_process
 from edgekd.report.model import Origin
 
 
@@ -38,11 +36,7 @@ class Local:
         return run_process(words, stdin=stdin, hold=hold, timeout_s=timeout_s, told=told)
 
     def put(self, files: Mapping[str, Path]) -> None:
-        for path, source in files.items():
-            try:
-                shutil.copyfile(source, path)
-            except OSError as error:
-                raise DeviceError(f"{self.name}: {path} cannot be written: {error.strerror}") from error
+        copy_here(self.name, files)
 
     def close(self) -> None:
         pass

@@ -1,14 +1,16 @@
-"""run_process: one command of this machine with bounded time and output; what every kind of device is reached by."""
+"""run_process: one command of this machine with bounded time and output; what every kind of device is reached by. copy_here:
+files for those that are this machine."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -40,6 +42,15 @@ def end_all() -> None:
 
 class TimedOut(DeviceError):
     """The command did not end in time."""
+
+
+def copy_here(name: str, files: Mapping[str, Path]) -> None:
+    """`put` of a device that is this machine: path there -> path here. Raises DeviceError where one cannot be written."""
+    for path, source in files.items():
+        try:
+            shutil.copyfile(source, path)
+        except OSError as error:
+            raise DeviceError(f"{name}: {path} cannot be written: {error.strerror}") from error
 
 
 def run_process(
