@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -17,18 +17,18 @@ import numpy.typing as npt
 import safetensors
 import torch
 
+from edgekd import checks
 from edgekd.accuracy import top1_of
 from edgekd.choose import Contender, budget_checks, choose
 from edgekd.current import fingerprint
 from edgekd.data import Samples, open_samples
 from edgekd.data.batches import to_tensor
-from edgekd.distill.teacher import load_teacher, top1
+from edgekd.distill.teacher import load_teacher
 from edgekd.distill.temperature import FILE as TEMPERATURE
-from edgekd.distill.trained import REUSED
 from edgekd.errors import DeviceError
 from edgekd.export.bundle import write_bundle
-from edgekd.export.candidates import MODEL, SAME, TRAINED, as_input, kept_fp32
-from edgekd.export.lint import Finding, counted, grouped, lint, listed, runtime_title
+from edgekd.export.candidates import MODEL, as_input
+from edgekd.export.lint import lint
 from edgekd.measure.estimate import estimate
 from edgekd.measure.on_candidates import measure_candidates
 from edgekd.measure.protocol import interleave
@@ -37,8 +37,6 @@ from edgekd.quantize.auto import Quantized
 from edgekd.recipe import Recipe, file_of
 from edgekd.report.model import (
     Accuracy,
-    Candidate,
-    Check,
     Latency,
     LayerSensitivity,
     OnDevice,
@@ -51,7 +49,6 @@ from edgekd.stage import Artifact, Cache
 from edgekd.target import Target
 from edgekd.tasks import open_task, task_notes
 
-AGREEMENT = 99.5  # percent of the test split on which the fake-quantized model and onnxruntime name the same class
 GOLDEN = 16
 Scores = npt.NDArray[np.float32]
 
@@ -86,30 +83,30 @@ def evaluate(recipe: Recipe, target: Target, run: Cache, made: Made, started: fl
     opened_by_teacher = open_samples(made.seen.folder, recipe.teacher_data)
     teacher_runs = _teacher_runner(recipe, opened_by_teacher, made.trained_teacher)
     teacher = accuracy(np.load(made.teacher_scores / "test.npy"), opened, _runtime(made.teacher_scores))
-    same = same_as_trained(candidates["int8"], scores["int8"]) if "int8" in candidates else None
+    same = checks.same_as_trained(candidates["int8"], scores["int8"]) if "int8" in candidates else None
     contenders, teacher_latency = _contenders(
         recipe, target, opened, opened_by_teacher, candidates, accuracies, teacher_runs
     )
     findings = {name: lint(artifact / MODEL, target) for name, artifact in candidates.items()}
-    faults = {name: _refusal(found) for name, found in findings.items()}
-    if same is not None and same < AGREEMENT:
+    faults = {name: checks.refusal(found) for name, found in findings.items()}
+    if same is not None and same < checks.AGREEMENT:
         faults["int8"] = (
-            f"only {same:.2f} % of its answers are those of the model that was trained; at least {AGREEMENT} % are asked"
+            f"only {same:.2f} % of its answers are those of the model that was trained; at least {checks.AGREEMENT} % are asked"
         )
     contenders = [replace(contender, fault=faults[contender.name]) for contender in contenders]
     found = _on_device(device, recipe, target, opened, candidates) if device else {}
     contenders = [as_measured(contender, found[contender.name]) if found else contender for contender in contenders]
     chosen = choose(contenders, recipe.budget, teacher)
     shipped = next(candidate for candidate in chosen if candidate.shipped)
-    checks = [
+    said = [
         *budget_checks(shipped, recipe.budget, teacher, accuracies["fp32"]),
-        *([_agreement(same, candidates["int8"], scores["int8"], shipped.name)] if same is not None else []),
-        _linted(findings[shipped.name], target),
-        _device_latency(target),
-        *_kept(candidates),
-        *_chain(recipe, made.chain),
-        *_reused(distilled),
-        *_old_and_new(made, opened, scores[shipped.name]),
+        *(checks.agreement(same, candidates["int8"], scores["int8"], shipped.name) if same is not None else ()),
+        checks.linted(findings[shipped.name], target),
+        checks.device_latency(target),
+        *checks.kept_in_fp32(candidates),
+        *checks.chain_found(recipe, made.chain),
+        *checks.reused(distilled),
+        *checks.old_and_new(made.teacher_scores, scores[shipped.name], opened),
         *task_notes(recipe, made.tasks, made.task_scores, scores[shipped.name].folder),
     ]
     report = Report(
@@ -127,15 +124,15 @@ def evaluate(recipe: Recipe, target: Target, run: Cache, made: Made, started: fl
         student=accuracies["fp32"],
         student_parameters=_parameters(distilled / "student.safetensors"),
         candidates=chosen,
-        checks=tuple(checks),
-        curves=_curves(distilled),
+        checks=tuple(said),
+        curves=checks.curves(distilled),
         temperature_curve=_temperatures(made.temperature),
-        quantization_curves=_curves(made.quantized.taken.quantized if made.quantized else None),
+        quantization_curves=checks.curves(made.quantized.taken.quantized if made.quantized else None),
         quantization_path=_path(made.quantized),
         sensitivity=_sensitivity(made.quantized),
         warnings=(
-            *_warnings(recipe, opened, teacher, shipped, made.quantized),
-            *_slow(findings[shipped.name]),
+            *checks.warnings(recipe, opened, teacher, shipped, made.quantized),
+            *checks.slow(findings[shipped.name]),
         ),
         stages=tuple(artifact.lineage() for artifact in run.artifacts),
     )
@@ -270,101 +267,6 @@ def _teacher_runner(recipe: Recipe, samples: Samples, trained: Artifact | None) 
     return TorchRunner(load_teacher(recipe.teacher, trained, samples).cpu())
 
 
-def same_as_trained(int8: Artifact, scores: Artifact) -> float:
-    """Percent of the test split that the fake-quantized model and the exported one in onnxruntime put in one class.
-
-    Where the rest is fp16 the graph is compared before that: a processor rounds each value between two layers to half
-    precision, an engine of TensorRT computes the layer and the rounding to int8 in one.
-    """
-    deployed = int8 / SAME if (int8 / SAME).exists() else scores / "test.npy"
-    return _same(int8 / TRAINED, deployed)
-
-
-def _same(one: Path, other: Path) -> float:
-    """Percent of the samples that two files of logits put in the same class."""
-    return 100 * float((np.load(one).argmax(1) == np.load(other).argmax(1)).mean())
-
-
-def _kept(candidates: Mapping[str, Artifact]) -> Iterator[Check]:
-    """What stays fp32 in half-precision exports, and why."""
-    for name, artifact in candidates.items():
-        kept = kept_fp32(artifact)
-        if kept:
-            named = "; ".join(f"{found.node}: {found.why}" for found in kept[:3]) + ("; ..." if len(kept) > 3 else "")
-            yield Check(name=f"{name} keeps operators in fp32", verdict="note", found=f"{len(kept)}: {named}")
-
-
-def _agreement(same: float, int8: Artifact, scores: Artifact, shipped: str) -> Check:
-    n = len(np.load(int8 / TRAINED, mmap_mode="r"))
-    found = f"same top-1 as the fake-quantized model on {same:.2f} % of {n} test samples"
-    if (int8 / SAME).exists():
-        found += f" with fp32 between the integer layers; with fp16, as it ships, on {_same(int8 / TRAINED, scores / 'test.npy'):.2f} %"
-    return Check(
-        name="int8 computes what was trained", verdict="pass" if same >= AGREEMENT else "missed" if shipped == "int8" else "note",
-        found=found, limit=f"at least {AGREEMENT} %",
-    )  # fmt: skip
-
-
-def _refusal(findings: Sequence[Finding]) -> str:
-    """Why the target's runtime refuses a candidate; empty where it does not."""
-    refused = [finding for finding in findings if finding.severity == "error"]
-    return f"{refused[0].node}: {refused[0].why}" if refused else ""
-
-
-def _linted(findings: Sequence[Finding], target: Target) -> Check:
-    refused = any(finding.severity == "error" for finding in findings)
-    return Check(
-        name=f"lint for {runtime_title(target)}", verdict="missed" if refused else "pass", found=counted(findings),
-        limit="no errors",
-    )  # fmt: skip
-
-
-def _slow(findings: Sequence[Finding]) -> Iterator[str]:
-    """What lint warns of in the model that ships."""
-    for finding, nodes in grouped([finding for finding in findings if finding.severity != "note"]):
-        yield f"lint, {listed(nodes)}: {finding.why}; {finding.remedy}"
-
-
-def _chain(recipe: Recipe, chain: Sequence[Artifact]) -> Iterator[Check]:
-    """How good those between the teacher and the student became."""
-    assistants = [f"assistant {model.model}" for model in recipe.student.assistants]
-    names = [*assistants, *(f"generation {n + 1}" for n in range(recipe.distill.generations))]
-    for name, trained in zip(names, chain, strict=True):
-        found = f"{_curves(trained)[-1]['holdout_top1']:.2f} % on the hold-out split"
-        yield Check(name=name, verdict="note", found=found)
-
-
-def _reused(distilled: Artifact) -> Iterator[Check]:
-    """What simkd adds to the student that ships."""
-    if (distilled / REUSED).exists():
-        added = json.loads((distilled / REUSED).read_text())["added_parameters"]
-        found = f"projector and the teacher's classifier: {added:,} parameters that the student alone would not have"
-        yield Check(name="simkd adds to what ships", verdict="note", found=found)
-
-
-def _old_and_new(made: Made, samples: Samples, scores: Artifact) -> Iterator[Check]:
-    """Where the teacher knows the first classes only: how much of them the student kept, and how well it learnt the others."""
-    teacher, student = np.load(made.teacher_scores / "test.npy"), np.load(scores / "test.npy")
-    known = teacher.shape[1]
-    if known == student.shape[1]:
-        return
-    labels = samples.test.labels
-    for name, rows, by_teacher in (("old", labels < known, True), ("new", labels >= known, False)):
-        found = f"{top1(student[rows], labels[rows]):.2f} % of {int(rows.sum())} test samples"
-        if by_teacher:
-            found += f" (the teacher {top1(teacher[rows], labels[rows]):.2f} %)"
-        yield Check(name=f"{name} classes", verdict="note", found=found)
-
-
-def _device_latency(target: Target) -> Check:
-    return Check(
-        name="latency on the device",
-        verdict="not measured",
-        found=f"needs the device ({target.title}): edgekd measure BUNDLE --device NAME",
-        origin="not measured",
-    )
-
-
 def _teacher_size_mb(recipe: Recipe) -> float | None:
     file = file_of(recipe.teacher.weights or recipe.teacher.model)
     return round(file.stat().st_size / 1e6, 3) if file is not None and file.is_file() and file.suffix != ".py" else None
@@ -379,13 +281,6 @@ def _parameters(weights: Path) -> int:
 
 def _temperatures(tuned: Artifact | None) -> tuple[tuple[float, float], ...]:
     return () if tuned is None else tuple(json.loads((tuned / TEMPERATURE).read_text())["curve"])
-
-
-def _curves(trained: Artifact | None) -> tuple[dict[str, float], ...]:
-    """What the training loop logged, a dict an epoch; empty where nothing was trained."""
-    if trained is None or not (trained / "metrics.jsonl").exists():
-        return ()
-    return tuple(json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines())
 
 
 def _path(quantized: Quantized | None) -> tuple[QuantizationStep, ...]:
@@ -414,32 +309,3 @@ def _sensitivity(quantized: Quantized | None) -> tuple[LayerSensitivity, ...]:
         )
         for layer in quantized.sensitivities
     )  # fmt: skip
-
-
-def _warnings(
-    recipe: Recipe, samples: Samples, teacher: Accuracy, shipped: Candidate, quantized: Quantized | None
-) -> Iterator[str]:
-    """What no budget forbids and a careful reader would want to know."""
-    if quantized is not None:
-        yield from map(str, quantized.float_operators)
-        if not quantized.taken.holds:
-            yield (
-                f"no way to quantize keeps budget.max_drop_from_fp32 on the hold-out split; int8 is {quantized.taken.name}, the "
-                f"most accurate of {len(quantized.tried)}"
-            )
-    if samples.skipped:
-        yield f"{len(samples.skipped)} images do not decode and were left out, the first: {samples.skipped[0]}"
-    if recipe.data.train == recipe.data.test and not recipe.data.train.startswith("python:"):  # that is told the split
-        yield "train and test are the same samples: the accuracies say nothing about new ones"
-    if recipe.data.is_synthetic:
-        yield f"the training images are synthetic ({recipe.data.train}): made from the teacher, none is real"
-    if not any(loss.weight for loss in recipe.distill.losses):
-        yield "no loss reads the teacher (distill.losses): the student learned from labels alone"
-    counts = np.bincount(samples.test.labels)
-    share = 100 * float(counts.max()) / len(samples.test)
-    for name, found in (("the teacher", teacher), (f"{shipped.name}, which ships,", shipped.accuracy)):
-        if found.low <= share:
-            yield (
-                f"{name} is right on {found.top1:.2f} %, no better than always naming the most frequent class "
-                f"({samples.classes[int(counts.argmax())]}, {share:.2f} %)"
-            )
