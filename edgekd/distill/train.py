@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import time
@@ -25,13 +24,14 @@ from edgekd.data import Samples
 from edgekd.data.batches import Step, epoch_of, to_tensor
 from edgekd.data.views import Views, permutation
 from edgekd.distill.cache import CachedLogits
+from edgekd.distill.checkpoint import Checkpoint
 from edgekd.distill.features import Taps
 from edgekd.distill.objective import Labels, Objective, Seen
 from edgekd.distill.teacher import device, predict, top1, uses_bf16, views_of
 from edgekd.errors import ModelError
 from edgekd.recipe import Data, Distill, Optimizer
 from edgekd.say import progress, say
-from edgekd.stage import SCRATCH, write_atomically
+from edgekd.stage import SCRATCH
 
 CHECKPOINT = f"{SCRATCH}/checkpoint.pt"
 PREPARED = 0x93E9  # a coordinate of its own, so that the choice shares no random number with any view
@@ -129,8 +129,11 @@ def train(
     model, optimizer = accelerator.prepare(student, optimizer)
     # Methods with weights are trained by all processes alike too.
     loss_of = accelerator.prepare(objective) if any(True for _ in objective.parameters()) else objective
-    state = _State(student, objective, averaged, optimizer, out / CHECKPOINT)
-    metrics = state.load()
+    parts = {"student": student, "objective": objective, "optimizer": optimizer}
+    checkpoint = Checkpoint(out / CHECKPOINT, parts if averaged is None else {**parts, "averaged": averaged})
+    metrics: list[dict[str, float]] = checkpoint.load().get("metrics", [])
+    if metrics:
+        say(f"  going on after epoch {len(metrics)}")
     log = _tensorboard(out) if settings.tensorboard and accelerator.is_main_process else None
 
     steps = len(lesson.samples.train_ids) // settings.batch_size
@@ -178,7 +181,7 @@ def train(
             metrics[-1] |= _holdout(shipped, lesson, modes)
             _check_finite(metrics[-1])
             if accelerator.is_main_process:
-                state.save(metrics)
+                checkpoint.save(metrics=metrics)
                 _log(log, metrics[-1])
             advance(seen - steps // 10 * 10 * settings.batch_size)
             accelerator.wait_for_everyone()
@@ -204,38 +207,6 @@ def schedule(epoch: float, warmup_epochs: float, epochs: float) -> float:
     if epoch < warmup_epochs:
         return (epoch + 0.01) / (warmup_epochs + 0.01)
     return 0.5 * (1 + math.cos(math.pi * (epoch - warmup_epochs) / max(epochs - warmup_epochs, 1e-9)))
-
-
-class _State:
-    """What a checkpoint holds; written to a draft and renamed, so a kill leaves the last or the new one, never half."""
-
-    def __init__(
-        self, student: nn.Module, objective: nn.Module, averaged: nn.Module | None, optimizer: Any, path: Path
-    ) -> None:
-        self.parts = {"student": student, "objective": objective, "optimizer": optimizer}
-        if averaged is not None:
-            self.parts["averaged"] = averaged
-        self.path = path
-
-    def save(self, metrics: list[dict[str, float]]) -> None:
-        content = io.BytesIO()
-        torch.save({**{name: part.state_dict() for name, part in self.parts.items()}, "metrics": metrics}, content)
-        self.path.parent.mkdir(exist_ok=True)
-        write_atomically(self.path, content.getvalue())
-
-    def load(self) -> list[dict[str, float]]:
-        if not self.path.exists():
-            return []
-        try:
-            saved = torch.load(self.path, map_location="cpu", weights_only=True)
-        except Exception as error:  # on a damaged file torch raises whatever it stumbles over
-            say(f"  the checkpoint is damaged ({type(error).__name__}): training from the start")
-            return []
-        for name, part in self.parts.items():
-            part.load_state_dict(saved[name])
-        metrics: list[dict[str, float]] = saved["metrics"]
-        say(f"  going on after epoch {len(metrics)}")
-        return metrics
 
 
 def _prepare(objective: Objective, student: nn.Module, lesson: Lesson, settings: Distill, modes: Modes) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from edgekd.data.digits import load
+from edgekd.distill.data_free import synthesize
 from edgekd.distill.data_free.bn_statistics import BatchNormStatistics
 from edgekd.distill.data_free.synthesize import (
     METHODS,
@@ -224,6 +227,54 @@ def test_the_same_seed_generates_the_same_bytes(teacher: nn.Module) -> None:
         )[0].tobytes()
 
     assert drawn(1) == drawn(1) != drawn(2)
+
+
+# killed
+
+
+class Killed(Exception):
+    pass
+
+
+@contextmanager
+def killed_at(model: nn.Module, calls: int) -> Iterator[list[int]]:
+    """The model's forward pass of that number ends in Killed; gives the passes made."""
+    passes = [0]
+
+    def count(*_: Any) -> None:
+        passes[0] += 1
+        if passes[0] == calls:
+            raise Killed
+
+    handle = model.register_forward_pre_hook(count)
+    try:
+        yield passes
+    finally:
+        handle.remove()
+
+
+def test_a_killed_inversion_goes_on_after_its_last_whole_batch(teacher: nn.Module, tmp_path: Path) -> None:
+    few: dict[str, Any] = {**INVERSION, "n": 30, "batch": 10, "steps": 4, **DIGITS}
+    at_once = deep_inversion(teacher, **few)
+    with killed_at(teacher, 11), pytest.raises(Killed):
+        deep_inversion(teacher, **few, scratch=tmp_path)
+    assert [file.name for file in sorted(tmp_path.iterdir())] == ["batch-0.npy", "batch-1.npy"]
+    with killed_at(teacher, -1) as passes:
+        again = deep_inversion(teacher, **few, scratch=tmp_path)
+    assert again[0].tobytes() == at_once[0].tobytes() and passes[0] <= 4 + 1  # the classes are counted by a pass
+
+
+def test_a_killed_generator_goes_on_after_its_last_checkpoint(
+    teacher: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(synthesize, "SAVE_EVERY", 2)
+    few: dict[str, Any] = {"n": 20, "method": "dfq", "steps": 6, "batch": 16, **DIGITS}
+    at_once = generate(teacher, student=network(4, 2), **few)
+    with killed_at(teacher, 10), pytest.raises(Killed):  # two passes a step: in the fifth
+        generate(teacher, student=network(4, 2), **few, scratch=tmp_path)
+    again = generate(teacher, student=network(4, 2), **few, scratch=tmp_path)
+    assert "going on after step 4" in capsys.readouterr().err
+    assert again[0].tobytes() == at_once[0].tobytes()
 
 
 # refusals

@@ -13,16 +13,16 @@ from edgekd.distill.data_free.synthesize import deep_inversion, generate
 from edgekd.distill.teacher import load_teacher
 from edgekd.distill.trained import new_model
 from edgekd.recipe import Data, Student, Teacher
-from edgekd.stage import Artifact, stage
+from edgekd.stage import SCRATCH, Artifact, stage
 
 
-@stage(1, ("torch",))
+@stage(2, ("torch",))
 def synthesize(tested: Artifact, teacher: Teacher, rival: Student | None, data: Data, *, out: Path) -> None:
     """Stage: a store as `decode` writes it, its train split synthetic, its test split that of `tested`.
 
     The labels are the classes that the images were made for, or that the teacher sees in them. A student learns from
     the teacher's logits: `label_weight = 0` suits it. `rival`: the student that "dfq" plays against; `data`: as the teacher
-    sees it. Raises ModelError for a teacher without gradients.
+    sees it. A build that was killed goes on. Raises ModelError for a teacher without gradients.
     """
     opened = open_samples(tested.folder, data)
     model = load_teacher(teacher, None, opened)
@@ -33,6 +33,7 @@ def synthesize(tested: Artifact, teacher: Teacher, rival: Student | None, data: 
         "mean": data.mean,
         "std": data.std,
         "seed": data.seed,
+        "scratch": out / SCRATCH,
     }
     given = asked.model_dump(include={"steps", "batch"}, exclude_none=True)
     match data.train.partition(":")[2]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
@@ -16,15 +18,18 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, l1_loss, log_softmax
 from torch.utils.hooks import RemovableHandle
 
+from edgekd.distill.checkpoint import Checkpoint
 from edgekd.distill.data_free.bn_statistics import BatchNormStatistics
 from edgekd.distill.data_free.generator import Generator
 from edgekd.distill.methods import kd
 from edgekd.errors import ModelError, nearest
 from edgekd.models import ExportedModel, OnnxModel, number_of_classes
 from edgekd.say import progress, say
+from edgekd.stage import write_atomically
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
+SAVE_EVERY = 200  # steps of a generator between two checkpoints
 DRAWS = 20  # how many images are drawn for each one kept, at most, while a class is short of its share
 
 
@@ -49,7 +54,7 @@ METHODS = {
 def deep_inversion(
     teacher: nn.Module, *, n: int, image_shape: tuple[int, int, int], mean: Sequence[float], std: Sequence[float],
     steps: int = 1000, lr: float = 0.1, bn: float = 10.0, oh: float = 1.0, tv: float = 2.5e-5, l2: float = 3e-8,
-    batch: int = 256, seed: int = 0, jitter: int = 2, flip: bool = True,
+    batch: int = 256, seed: int = 0, jitter: int = 2, flip: bool = True, scratch: Path | None = None,
 ) -> tuple[Images, Labels]:  # fmt: skip
     """DeepInversion (Yin et al. 2020, 1912.08795): images whose pixels were optimised until the teacher sees its classes.
 
@@ -57,7 +62,7 @@ def deep_inversion(
     `steps` a batch; before each step the batch is rolled by up to `jitter` pixels and, with `flip`, mirrored half of
     the time (set it off where a mirror image is of no class, as of digits). Gives images uint8 `[n, h, w, channels]`
     and labels int64 `[n]`, whose numbers differ by one at most. `image_shape`: h, w, channels; `mean`, `std` as in the
-    recipe, of values in 0..1.
+    recipe, of values in 0..1. Finished batches are kept in the folder `scratch`, where a call that was killed goes on.
 
     The competition with a student (Adaptive DeepInversion) is left out. Raises ModelError for a teacher without
     gradients, and without BatchNorm2d layers unless `bn` is 0.
@@ -67,27 +72,36 @@ def deep_inversion(
     parts = np.array_split(labels, max(1, -(-n // batch)))
     found = []
     with (
-        _seeded(seed),
         _frozen(teacher),
         BatchNormStatistics(teacher) as statistics,
         progress("deep inversion", steps * len(parts)) as advance,
     ):
-        for part in parts:
-            target = torch.from_numpy(part).to(space.device)
-            x = space.clip(space.noise(len(part))).requires_grad_()
-            optimizer = torch.optim.Adam([x], lr)
-            for _ in range(steps):
-                seen = _moved(x, jitter, flip)
-                loss = oh * cross_entropy(teacher(seen), target) + tv * total_variation(seen)
-                loss = loss + l2 * torch.linalg.vector_norm(seen)
-                if bn:
-                    loss = loss + bn * statistics.distance()
-                _step(optimizer, loss)
-                with torch.no_grad():
-                    x.copy_(space.clip(x))
-                advance(1)
+        for number, part in enumerate(parts):
+            kept = scratch / f"batch-{number}.npy" if scratch is not None else None
+            if kept is not None and kept.exists():
+                found.append(np.load(kept))
+                advance(steps)
+                continue
+            with _seeded(seed + number):
+                target = torch.from_numpy(part).to(space.device)
+                x = space.clip(space.noise(len(part))).requires_grad_()
+                optimizer = torch.optim.Adam([x], lr)
+                for _ in range(steps):
+                    seen = _moved(x, jitter, flip)
+                    loss = oh * cross_entropy(teacher(seen), target) + tv * total_variation(seen)
+                    loss = loss + l2 * torch.linalg.vector_norm(seen)
+                    if bn:
+                        loss = loss + bn * statistics.distance()
+                    _step(optimizer, loss)
+                    with torch.no_grad():
+                        x.copy_(space.clip(x))
+                    advance(1)
             _check_finite(x, "lr")
             found.append(space.to_bytes(x.detach()))
+            if kept is not None:
+                content = io.BytesIO()
+                np.save(content, found[-1])
+                write_atomically(kept, content.getvalue())
     return np.concatenate(found), labels
 
 
@@ -107,7 +121,7 @@ def generate(
     method: str = "dafl", student: nn.Module | None = None, steps: int = 10_000, batch: int = 512, lr: float = 1e-3,
     oh: float | None = None, act: float | None = None, bal: float | None = None, bn: float | None = None,
     adv: float | None = None, adversary: Literal["kl", "l1"] = "kl", student_lr: float = 1e-3, temperature: float = 20.0,
-    z: int = 256, seed: int = 0,
+    z: int = 256, seed: int = 0, scratch: Path | None = None,
 ) -> tuple[Images, Labels]:  # fmt: skip
     """Images of a generator that was trained to please the teacher: "dafl" (1904.01186) or "dfq" (2005.04136).
 
@@ -116,7 +130,8 @@ def generate(
     is not given is the method's (`METHODS`). D, for which `adv` needs a `student`, is KL(T ‖ S) or the mean absolute
     difference of the logits ("l1"); the student learns from the teacher alongside, by `kd` at `temperature` on the same
     number of batches, and can be thrown away afterwards. Gives images uint8 `[n, h, w, channels]` and the teacher's own
-    labels int64 `[n]`; as many of each class where the generator makes them (a line tells where it does not).
+    labels int64 `[n]`; as many of each class where the generator makes them (a line tells where it does not). With the
+    folder `scratch` the training leaves checkpoints there, and a call that was killed goes on.
 
     The batch matters: the counts of a small one scatter, so that sure answers cost `bal` about (classes − 1) / (2 batch)
     and the generator learns to be unsure. DAFL took 512 on MNIST and 1024 on CIFAR.
@@ -140,6 +155,15 @@ def generate(
         rival = student.to(space.device).train() if student is not None and weights.adv else None
         lessons = torch.optim.Adam(rival.parameters(), student_lr) if rival is not None else None
 
+        parts = {"generator": generator, "optimizer": optimizer}
+        if rival is not None and lessons is not None:
+            parts |= {"rival": rival, "lessons": lessons}
+        checkpoint = Checkpoint(scratch / "generator.pt", parts) if scratch is not None else None
+        saved = checkpoint.load() if checkpoint is not None else {}
+        if saved:
+            torch.set_rng_state(saved["random"])
+            say(f"  going on after step {saved['step']}")
+
         def draw() -> Tensor:
             return space.normalised(generator(torch.randn(batch, z).to(space.device)))
 
@@ -148,7 +172,8 @@ def generate(
             _Penultimate(teacher, weights.act) as penultimate,
             progress(f"generator {method}", steps) as advance,
         ):
-            for _ in range(steps):
+            advance(saved.get("step", 0))
+            for step in range(saved.get("step", 0), steps):
                 images = draw()
                 logits = teacher(images)
                 loss = weights.oh * cross_entropy(logits, logits.argmax(1)) + weights.bal * negative_entropy(logits)
@@ -165,6 +190,8 @@ def generate(
                         logits = teacher(images)
                     _step(lessons, kd(rival(images), logits, temperature=temperature))
                 advance(1)
+                if checkpoint is not None and step % SAVE_EVERY == SAVE_EVERY - 1:
+                    checkpoint.save(step=step + 1, random=torch.get_rng_state())
         _check_finite(next(generator.parameters()), "lr")
         return _balanced(generator.eval(), teacher, space, n, classes, z, batch)
 
