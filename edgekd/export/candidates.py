@@ -94,7 +94,7 @@ def kept_fp32(model: Artifact) -> list[Kept]:
 
 def _halve(source: Path, samples: Samples, data: Data, export: Export, out: Path) -> None:
     images = samples.train.get(samples.holdout_ids[:CHECKED])
-    kept = to_fp16(source, out / MODEL, [np.ascontiguousarray(as_input(images, data, export))])
+    kept = to_fp16(source, out / MODEL, np.ascontiguousarray(as_input(images, data, export)))
     (out / KEPT).write_text(json.dumps([asdict(found) for found in kept], indent=1))
 
 

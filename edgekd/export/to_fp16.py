@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +10,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
+from onnxscript import ir
 
 from edgekd.errors import ExportError
-from edgekd.export.check import read_onnx, session_of
+from edgekd.export.check import read_onnx
 from edgekd.export.to_onnx import opset_of, write
-from edgekd.measure.runners import fixed_batch
+from edgekd.export.values import largest_values
 
 FP16_MAX = 65504.0
 FP16_LEAST_NORMAL = 2.0**-14
@@ -45,13 +44,13 @@ class Kept:
 def to_fp16(
     src_path: str | os.PathLike[str],
     dst_path: str | os.PathLike[str],
-    samples: Iterable[NDArray[Any]] = (),
+    samples: NDArray[Any] | None = None,
 ) -> list[Kept]:
     """Writes `src_path`'s graph to `dst_path` in half precision between its first and last operators.
 
     Inputs and outputs keep their types and names; preprocessing and softmax stay float32. Scales of Q/DQ become half
     precision too, which takes opset 19. Operators stay float32, and are returned with the reason, where a weight lies
-    beyond 65504, a scale below 6.1e-05, or a value beyond 512 on `samples`, real batches as the file takes them.
+    beyond 65504, a scale below 6.1e-05, or a value beyond 512 on `samples`, real rows as the file takes them.
 
     Raises ExportError for a file that is no valid model, and for an opset before 19 where the graph is quantized.
     """
@@ -62,36 +61,22 @@ def to_fp16(
     for index, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{index}"
     _widen_scales(model.graph)
-    kept = unsafe_nodes(model, largest_values(model, samples))
+    kept = unsafe_nodes(model, values_on(model, samples))
     _Halved(model, with_dequantizers(model.graph, {found.node for found in kept})).rewrite()
     write(model, dst_path)
     return kept
 
 
-def largest_values(model: onnx.ModelProto, samples: Iterable[NDArray[Any]]) -> dict[str, float]:
-    """Tensor -> its largest magnitude, of all float32 tensors of the graph on these batches; empty without any."""
-    probed = onnx.ModelProto()
-    probed.CopyFrom(model)
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    floats = [v.name for v in inferred.value_info if v.type.tensor_type.elem_type == TensorProto.FLOAT]
-    given = {value.name for value in probed.graph.output}
-    probed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in floats if name not in given)
-    largest: dict[str, float] = {}
-    session = None
-    for batch in samples:
-        session = session or session_of(probed, optimise=False)
-        name, size = session.get_inputs()[0].name, fixed_batch(session) or len(batch)
-        filled = np.concatenate([batch, np.repeat(batch[-1:], -len(batch) % size, axis=0)])
-        for start in range(0, len(filled), size):
-            values = session.run(None, {name: filled[start : start + size]})
-            for output, value in zip(session.get_outputs(), values, strict=True):
-                peak = float(np.abs(value).max(initial=0))
-                largest[output.name] = max(largest.get(output.name, 0.0), math.inf if math.isnan(peak) else peak)
-    return largest
+def values_on(model: onnx.ModelProto, samples: NDArray[Any] | None) -> dict[str, float]:
+    """Tensor -> its largest magnitude, of all tensors that nodes give, on rows of the first input; empty without any."""
+    if samples is None:
+        return {}
+    typed = ir.from_proto(onnx.shape_inference.infer_shapes(model))
+    return largest_values(typed, {str(typed.graph.inputs[0].name): samples}, "the model")
 
 
 def unsafe_nodes(model: onnx.ModelProto, largest: dict[str, float]) -> list[Kept]:
-    """The operators that half precision would harm; `largest` as `largest_values` gives it."""
+    """The operators that half precision would harm; `largest` as `values_on` gives it."""
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
     kept: list[Kept] = []

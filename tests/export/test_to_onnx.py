@@ -225,7 +225,7 @@ def test_half_precision_keeps_what_it_cannot_hold_and_says_why(tmp_path: Path) -
     assert 512 < hidden < 65504
     to_onnx(layers, tmp_path / "a.onnx", x[:2], opset=20)
     assert [found.node for found in to_fp16(tmp_path / "a.onnx", tmp_path / "b.onnx")] == ["Gemm_2"]
-    kept = to_fp16(tmp_path / "a.onnx", tmp_path / "b.onnx", [x.numpy()])
+    kept = to_fp16(tmp_path / "a.onnx", tmp_path / "b.onnx", x.numpy())
     assert [(found.node, found.operator) for found in kept] == [
         ("Gemm_1", "Gemm"),
         ("Relu_1", "Relu"),
@@ -285,7 +285,7 @@ def test_a_fixed_batch_leaves_no_dimension_open(
     np.testing.assert_allclose(
         OnnxRunner(tmp_path / "one.onnx").run(images), OnnxRunner(written["tensorrt"]).run(images), atol=1e-5
     )
-    to_fp16(tmp_path / "one.onnx", tmp_path / "half.onnx", [images])
+    to_fp16(tmp_path / "one.onnx", tmp_path / "half.onnx", images)
     check(tmp_path / "half.onnx", lambda x: graph(normalised(x)), [digits[:20]], min_agreement=0.9)
 
 
@@ -433,7 +433,7 @@ def test_an_integer_layer_with_large_outputs_keeps_its_dequantizers_beside_it(
     prepared = prepare(model, JETSON, (x[:2],))
     calibrate(prepared, [x])
     to_onnx(convert(prepared), tmp_path / "a.onnx", x[:2], opset=20)
-    kept = to_fp16(tmp_path / "a.onnx", tmp_path / "b.onnx", [x.numpy()])
+    kept = to_fp16(tmp_path / "a.onnx", tmp_path / "b.onnx", x.numpy())
     assert [found.operator for found in kept if found.operator == "Conv"] == kept_operators
     graph = onnx.load(tmp_path / "b.onnx").graph
     makers = {output: node.op_type for node in graph.node for output in node.output}

@@ -122,7 +122,7 @@ def assert_ships(model: nn.Module, scheme: Quantization, x: Tensor, path: Path, 
         assert_nothing_between_layers_and_activations(path)
     target = load_target("x86-cpu" if scheme.int32_bias else "jetson")
     if scheme.rest == "fp16":
-        to_fp16(path, path, [x.numpy()])
+        to_fp16(path, path, x.numpy())
         assert sites(path) == sites(converted)
     found = lint(path, target)
     assert [finding for finding in found if finding.severity == "error"] == []

@@ -1,0 +1,63 @@
+"""largest_values: the largest magnitude of every float tensor inside a graph, on real samples."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnxscript import ir
+
+from edgekd.errors import DataError
+from edgekd.export.check import session_of
+from edgekd.export.lint_runtime import REFUSALS
+from edgekd.measure.runners import fixed_batch
+
+FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+MOST_OUTPUTS = 64  # values that are read in one run: all at once could exceed the memory
+
+
+def largest_values(model: ir.Model, samples: Mapping[str, NDArray[Any]], title: str) -> dict[str, float]:
+    """Tensor -> its largest magnitude over `samples`, rows by the input's name; infinite where one is no number.
+
+    The graph runs as it is written, no operator fused, on a row (or the batch that it fixes) at a time. Its types must be
+    known. `title` is what the errors call it: DataError where it does not run on these rows, ExportError where onnxruntime
+    cannot run it at all.
+    """
+    values = [value for node in model.graph for value in node.outputs if value.dtype in FLOATS and value.name]
+    names = [str(value.name) for value in values]
+    largest = dict.fromkeys(names, 0.0)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        _save_giving(model, values, file)
+        session = session_of(str(file), optimise=False)
+        size = fixed_batch(session) or 1
+        count = min(len(rows) for rows in samples.values())
+        for first in range(0, len(names), MOST_OUTPUTS):
+            part = names[first : first + MOST_OUTPUTS]
+            for start in range(0, count, size):
+                rows = np.arange(start, start + size).clip(max=count - 1)  # a last batch is filled up
+                try:
+                    outputs = session.run(part, {name: array[rows] for name, array in samples.items()})
+                except REFUSALS as error:
+                    takes = ", ".join(f"{value.name} {value.dtype} {value.shape}" for value in model.graph.inputs)
+                    reason = " ".join(str(error).split())[:200]
+                    raise DataError(f"{title} cannot be run on these samples: {reason}; it takes {takes}") from error
+                for name, output in zip(part, outputs, strict=True):
+                    peak = float(np.abs(output.astype(np.float32)).max(initial=0))
+                    largest[name] = max(largest[name], np.inf if np.isnan(peak) else peak)
+    return largest
+
+
+def _save_giving(model: ir.Model, values: list[ir.Value], file: Path) -> None:
+    """The model with these values as its outputs; weights beside it, so that 2 GB are no limit."""
+    outputs = model.graph.outputs
+    own = list(outputs)
+    outputs[:] = values
+    try:
+        ir.save(model, file, external_data="weights")
+    finally:
+        outputs[:] = own
