@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
 from edgekd.quantize.capture import LAYERS, is_constant
-from edgekd.quantize.pt2e import FakeQuantizeBase
+from edgekd.quantize.qat import quantizer_of
 
 
 def quantize_biases(prepared: GraphModule) -> None:
@@ -23,7 +23,7 @@ def quantize_biases(prepared: GraphModule) -> None:
             continue
         x, weight, bias = node.args[:3]
         if bias.target is round_bias or not (
-            _is_fake_quantizer(prepared, x) and _is_fake_quantizer(prepared, weight) and is_constant(bias)
+            quantizer_of(prepared, x) is not None and quantizer_of(prepared, weight) is not None and is_constant(bias)
         ):
             continue
         with prepared.graph.inserting_before(node):
@@ -58,7 +58,3 @@ class _Round(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return gradients[0], None
-
-
-def _is_fake_quantizer(prepared: GraphModule, node: Node) -> bool:
-    return node.op == "call_module" and isinstance(prepared.get_submodule(str(node.target)), FakeQuantizeBase)

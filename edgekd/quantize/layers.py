@@ -13,7 +13,7 @@ from torch.fx import GraphModule, Node
 
 from edgekd.quantize.bias import quantize_biases
 from edgekd.quantize.capture import LAYERS, constant_name
-from edgekd.quantize.qat import FakeQuantizer
+from edgekd.quantize.qat import FakeQuantizer, quantizer_of
 
 GROUPS_AT = 6  # the argument of a convolution
 
@@ -48,14 +48,14 @@ class Layer:
     @property
     def quantizer(self) -> FakeQuantizer:
         """Of the weight."""
-        found = _quantizer(self.graph, self.node.args[1])  # type: ignore[arg-type]
+        found = quantizer_of(self.graph, self.node.args[1])  # type: ignore[arg-type]
         assert found is not None
         return found
 
     @property
     def quantizers(self) -> list[FakeQuantizer]:
         """Of everything that the layer reads."""
-        found = (_quantizer(self.graph, source) for source in self.node.all_input_nodes)
+        found = (quantizer_of(self.graph, source) for source in self.node.all_input_nodes)
         return [quantizer for quantizer in found if quantizer is not None]
 
     @property
@@ -76,7 +76,7 @@ def layers_of(prepared: GraphModule) -> list[Layer]:
         Layer(prepared, node, str(source.target))
         for node in prepared.graph.nodes
         if node.target in LAYERS
-        and _quantizer(prepared, node.args[1]) is not None
+        and quantizer_of(prepared, node.args[1]) is not None
         and (source := unquantized(prepared, node.args[1])).op == "get_attr"
     ]
     names = [layer.weight_name for layer in found]
@@ -85,7 +85,7 @@ def layers_of(prepared: GraphModule) -> list[Layer]:
 
 def unquantized(graph: GraphModule, node: Node) -> Node:
     """The tensor itself, where `node` is its fake-quantizer."""
-    return node.all_input_nodes[0] if _quantizer(graph, node) is not None else node
+    return node.all_input_nodes[0] if quantizer_of(graph, node) is not None else node
 
 
 def give_biases(prepared: GraphModule) -> None:
@@ -104,11 +104,6 @@ def give_biases(prepared: GraphModule) -> None:
     if prepared.meta["quantization"].int32_bias:
         quantize_biases(prepared)
     prepared.recompile()
-
-
-def _quantizer(graph: GraphModule, node: Node) -> FakeQuantizer | None:
-    module = graph.get_submodule(str(node.target)) if node.op == "call_module" else None
-    return module if isinstance(module, FakeQuantizer) else None
 
 
 def _get(graph: GraphModule, name: str) -> Tensor:

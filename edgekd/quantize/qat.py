@@ -152,10 +152,12 @@ def weight_quantizers(prepared: GraphModule) -> list[tuple[Node, FakeQuantizer]]
     return [(source, quantizer) for source, quantizer in _quantizers(prepared) if is_constant(source)]
 
 
+def quantizer_of(prepared: GraphModule, node: Node) -> FakeQuantizer | None:
+    """The fake-quantizer that a node calls, None where it is something else."""
+    module = prepared.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return module if isinstance(module, FakeQuantizer) else None
+
+
 def _quantizers(prepared: GraphModule) -> list[tuple[Node, FakeQuantizer]]:
-    found = []
-    for call in prepared.graph.find_nodes(op="call_module"):
-        module = prepared.get_submodule(str(call.target))
-        if isinstance(module, FakeQuantizer):
-            found.append((call.all_input_nodes[0], module))
-    return found
+    found = ((node, quantizer_of(prepared, node)) for node in prepared.graph.nodes)
+    return [(node.all_input_nodes[0], quantizer) for node, quantizer in found if quantizer is not None]

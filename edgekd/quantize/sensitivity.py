@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Node
 
 from edgekd.quantize.capture import TRANSPOSED, is_constant
 from edgekd.quantize.layers import layers_of
-from edgekd.quantize.qat import FakeQuantizer, in_float
+from edgekd.quantize.qat import in_float, quantizer_of
 from edgekd.quantize.scheme import ACTIVATIONS, NAMES, OPERATORS
 from edgekd.target import Quantization
 
@@ -84,7 +84,7 @@ def float_operators(prepared: GraphModule) -> list[FloatOperator]:
     alone = [
         node
         for node in computed
-        if (node.target in TRANSPOSED and not _is_scaled(prepared, node.args[1]))
+        if (node.target in TRANSPOSED and quantizer_of(prepared, node.args[1]) is None)
         or (node.target not in FOLLOWERS and not _touches_a_scale(prepared, node))
     ]
     groups: dict[tuple[str, str], list[Node]] = {}
@@ -108,11 +108,7 @@ def _why(node: Node, scheme: Quantization) -> str:
 
 
 def _touches_a_scale(prepared: GraphModule, node: Node) -> bool:
-    return any(_is_scaled(prepared, other) for other in (*node.all_input_nodes, *node.users))
-
-
-def _is_scaled(prepared: GraphModule, node: Node) -> bool:
-    return node.op == "call_module" and isinstance(prepared.get_submodule(str(node.target)), FakeQuantizer)
+    return any(quantizer_of(prepared, other) is not None for other in (*node.all_input_nodes, *node.users))
 
 
 def _values(node: Node) -> int:
