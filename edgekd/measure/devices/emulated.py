@@ -85,9 +85,13 @@ class Emulated:
         program, *arguments = words
         if program != self.python:
             return Result(127, b"", f"{program}: not found; an emulated CPU runs {self.python} alone\n")
-        command = _python(self.cpu, self._open(), arguments)
         # An emulator takes ten times as long as the CPU would.
+        command = [*self.command(), *arguments]
         return run_process(command, stdin=stdin, hold=hold, timeout_s=SLOWER * timeout_s, told=told)
+
+    def command(self) -> list[str]:
+        """What starts Python on that CPU, here."""
+        return _python(self.cpu, self._open(), ())
 
     def put(self, files: Mapping[str, Path]) -> None:
         copy_here(self.name, files)

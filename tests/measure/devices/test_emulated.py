@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +19,12 @@ from edgekd.export.to_fp16 import to_fp16
 from edgekd.measure.devices.emulated import CPUS, Emulated
 from edgekd.measure.devices.named import open_device
 from edgekd.measure.numerics import compare, outputs_on
+from edgekd.measure.on_device import Options, measure_on, ship_to, trial_of, verify_on
 from edgekd.measure.remote import probe
 from edgekd.measure.runners import OnnxRunner
 from edgekd.quantize import calibrate, convert, prepare
 from edgekd.target import load_target
+from tests.measure.conftest import Board, name_device
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +102,27 @@ def test_the_runner_for_devices_runs_there_and_gives_no_latency(devices: dict[st
     facts = probe(devices["cortex-a76"])
 
     assert facts.machine == "aarch64" and devices["cortex-a76"].origin == "emulated"
+
+
+@pytest.mark.emulated
+def test_the_whole_path_over_ssh_speaks_to_an_arm64_device(
+    devices: dict[str, Emulated], board: Board, bundle: Path, tmp_path: Path
+) -> None:
+    """A real sshd whose Python is the emulated one: what is asked, copied, verified, measured and shipped is so on aarch64."""
+    python = tmp_path / "python-arm64"
+    python.write_text(f'#!/bin/sh\nexec {shlex.join(devices["cortex-a76"].command())} "$@"\n')
+    python.chmod(0o755)
+    name_device(board, tmp_path, python=str(python))
+
+    with open_device("board") as device:
+        facts = probe(device)
+        verified = verify_on(device, bundle)
+        found = measure_on(device, trial_of(bundle), Options(warmup_s=0.02, block_s=0.02, min_n=30))
+        ship_to(device, bundle, str(tmp_path / "opt"))
+
+    assert facts.machine == "aarch64" and facts.runtimes["onnxruntime"]
+    assert "onnxruntime" in verified.runtime and found.golden_ok
+    assert (tmp_path / "opt/model.onnx").read_bytes() == (bundle / "model.onnx").read_bytes()
 
 
 @pytest.mark.emulated
