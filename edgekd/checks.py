@@ -107,11 +107,15 @@ def old_and_new(teacher_scores: Artifact, scores: Artifact, samples: Samples) ->
     if known == student.shape[1]:
         return
     labels = samples.test.labels
-    for name, rows, by_teacher in (("old", labels < known, True), ("new", labels >= known, False)):
-        found = f"{top1(student[rows], labels[rows]):.2f} % of {int(rows.sum())} test samples"
-        if by_teacher:
-            found += f" (the teacher {top1(teacher[rows], labels[rows]):.2f} %)"
-        yield Check(name=f"{name} classes", verdict="note", found=found)
+    old, new = labels < known, labels >= known
+    among_old, by_teacher = top1(student[old][:, :known], labels[old]), top1(teacher[old], labels[old])
+    among_new = top1(student[new][:, known:], labels[new] - known)
+    for name, rows, among in (
+        ("old", old, f"{among_old:.2f} % (the teacher {by_teacher:.2f} %)"),
+        ("new", new, f"{among_new:.2f} %"),
+    ):
+        found = f"{top1(student[rows], labels[rows]):.2f} % of {int(rows.sum())} test samples among all classes, among the {name} "
+        yield Check(name=f"{name} classes", verdict="note", found=f"{found}ones alone {among}")
 
 
 def device_latency(target: Target) -> Check:

@@ -118,6 +118,8 @@ def _option_mistakes(name: str, method: Callable[..., Any], options: Mapping[str
     common = [key for key in Loss.model_fields if key != "layers" or "f_s" in needs_of(method)]
     for key, value in options.items():
         if key == "temperature" and key in parameters and value == "auto":
+            if not {"z_t", "z_ts"} & set(needs_of(method)):
+                yield (key,), f"'auto' softens a teacher's logits, which method {name} does not read; give a number"
             continue  # chosen by edgekd.distill.temperature
         if key in parameters:
             yield from (((key, *inner), text) for inner, text in _value_mistakes(value, hints.get(key, Any)))

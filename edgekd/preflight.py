@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from edgekd.data import Samples, open_samples
+from edgekd.data.sources import check_classes
 from edgekd.distill.features import Taps
 from edgekd.distill.layers import pair_layers
 from edgekd.distill.methods import METHODS
@@ -84,6 +85,7 @@ def check_models(
         initialise(copy.deepcopy(student), recipe.student.init, recipe.teacher, None, opened)
     assistants = [new_model(assistant, opened, 0) for assistant in recipe.student.assistants]
     named = [("student", student), *(("assistant", assistant) for assistant in assistants)]
+    sizes = [number_of_classes(model, opened_by_teacher.image_shape) for model in (teacher, *more)]
     for role, model in (*named, ("teacher", teacher), *(("teacher", other) for other in more)):
         classes = number_of_classes(model, (opened_by_teacher if role == "teacher" else opened).image_shape)
         knows_fewer = role == "teacher" and classes < len(opened.classes) and _reads_old_classes_only(recipe)
@@ -94,6 +96,11 @@ def check_models(
             raise ModelError(
                 f"the {role} gives {classes} classes, the data has {len(opened.classes)} ({', '.join(opened.classes[:10])})"
             )
+    if len(set(sizes)) > 1:
+        raise ModelError(f"the teachers give {', '.join(map(str, sizes))} classes; several teachers know the same ones")
+    if not recipe.data.is_synthetic:
+        known = sizes[0] if sizes[0] < len(opened.classes) else 0  # of old classes there may be no samples
+        check_classes(opened.train.labels, opened.classes, f"data.train = '{recipe.data.train}'", known=known)
     for (role, model), reference in zip(named, (recipe.student, *recipe.student.assistants), strict=True):
         if isinstance(model, OnnxModel | ExportedModel):
             raise ModelError(
@@ -122,7 +129,7 @@ def _reads_old_classes_only(recipe: Recipe) -> bool:
     readers = [
         loss.method for loss in recipe.distill.losses if {"z_t", "z_ts", "f_t"} & set(needs_of(METHODS[loss.method]))
     ]
-    return all(method == "lwf" for method in readers)
+    return all(getattr(METHODS[method], "old_classes", False) for method in readers)
 
 
 def _check_losses(
@@ -141,8 +148,8 @@ def _check_losses(
             f"{', '.join(reads_features)} pair the layers of one teacher and one student; with assistants or generations every "
             "link has others: use methods that read logits"
         )
-    if recipe.distill.ema and "simkd" in reads_features:
-        raise RecipeError("distill.ema averages the student alone, and simkd ships a projector beside it; set ema = 0")
+    if recipe.distill.ema and (more := [name for name in reads_features if hasattr(METHODS[name], "deployed")]):
+        raise RecipeError(f"distill.ema averages the student alone, and {more[0]} ships more beside it; set ema = 0")
     links = (
         "student.assistants"
         if recipe.student.assistants
@@ -234,6 +241,8 @@ def check_teachers(
         logits = predict(model, opened.train, ids, seen_as)
         known = opened.train.labels[ids] < logits.shape[1]  # it may know the first classes only
         labels = opened.train.labels[ids][known]
+        if len(labels) == 0:
+            continue
         found = top1(logits[known], labels)
         chance = 100 * float(np.bincount(labels).max()) / len(labels)
         # Two standard errors above always naming the most frequent class.

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from edgekd import overrides as command_line
 from edgekd.errors import RecipeError, nearest
 from edgekd.losses import Loss, Methods, losses_in, mistakes_in_losses
-from edgekd.schemes import SCHEMES, with_scheme
+from edgekd.schemes import ELSEWHERE, SCHEMES, with_scheme
 from edgekd.toml_file import Mistake, Places, as_json, date_mistakes, parse_toml, read_text, refuse, validation_mistakes
 
 FILE = "edgekd.toml"
@@ -43,7 +43,10 @@ class Augmentation(Section):
         default=0, ge=0, description="pixels of zero padding before a random crop back to the size"
     )
     flip: bool = False
-    cutout: int = Field(default=0, ge=0, description="side in pixels of a square that is set to the mean colour")
+    cutout: int = Field(default=0, ge=0, description="side in pixels of a square that is painted in one colour")
+    fill: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(
+        default=None, description="cut-out's colour per channel, in 0..1; none: data.mean"
+    )
     mixup: NonNegative = Field(default=0.0, description="alpha of Beta(alpha, alpha); 0 is off")
 
 
@@ -143,12 +146,16 @@ class Init(Section):
     """The student's first weights, from the teacher's (or from those of the model `source`).
 
     copy: layers by path, or every n-th of the repeated ones; slice: the strongest channels; wider, deeper: Net2Net, which
-    keeps the function; extend: everything that fits, the head's first classes (for `lwf`).
+    keeps the function, wider up to its `noise`; extend: everything that fits, the head's first classes (for `lwf`).
     """
 
     how: Literal["copy", "slice", "wider", "deeper", "extend"]
     layers: dict[str, str] | Literal["every_nth"] = Field(
         default="every_nth", description="how = copy: student module path -> teacher module path"
+    )
+    noise: NonNegative = Field(
+        default=5e-4,
+        description="how = wider: on copied channels, relative to their weights; equal ones would learn alike (Net2Net, 2.3)",
     )
     source: Model | None = None
 
@@ -225,6 +232,13 @@ class Distill(Section):
     generations: int = Field(
         default=0, ge=0, description="times that the trained student teaches itself anew (born-again networks)"
     )
+
+    @field_validator("scheme", mode="before")
+    @classmethod
+    def _other_words_say_what_to_write(cls, scheme: Any) -> Any:
+        if isinstance(scheme, str) and scheme in ELSEWHERE:
+            raise ValueError(f"scheme {scheme!r} is not set here; write {ELSEWHERE[scheme]}")
+        return scheme
 
     @model_validator(mode="after")
     def _something_is_learnt(self) -> Self:
@@ -328,6 +342,8 @@ class Recipe(Section):
     def teacher_data(self) -> Data:
         """The data as the teachers see it."""
         seen = {key: getattr(self.teacher, key) for key in ("column", "mean", "std") if getattr(self.teacher, key)}
+        if "mean" in seen and self.data.augment.cutout and self.data.augment.fill is None:  # one picture for both
+            seen["augment"] = self.data.augment.model_copy(update={"fill": self.data.mean})
         return self.data.model_copy(update=seen)
 
     @property

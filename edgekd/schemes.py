@@ -30,6 +30,17 @@ SCHEMES: Mapping[str, Mapping[str, Any]] = {
     "lifelong": {"label_weight": 1.0, "losses": [{"method": "lwf"}]},
 }
 
+# What the literature calls schemes and a recipe says otherwise.
+ELSEWHERE = {
+    "online": 'scheme = "dml" or "one"',
+    "self": 'scheme = "byot", "born_again", "tf_kd" or "cs_kd"',
+    "cross_modal": 'teacher.column = "..." (the column that the teacher sees)',
+    "data_free": 'data.train = "synthetic:deep_inversion" (or dafl, dfq)',
+    "multi_teacher": "teacher.also = [{ model = ... }]",
+    "assistant": "student.assistants = [{ model = ... }]",
+    "multi_task": "[[tasks]]",
+}
+
 
 def with_scheme(document: dict[str, Any]) -> dict[str, Any]:
     """A recipe's document with the defaults of the scheme that it names; an unknown name is refused by the recipe's check."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekd.data import Samples, decode, open_samples
+from edgekd.data.sources import check_classes
 from edgekd.distill.methods import METHODS
 from edgekd.distill.teacher import top1
 from edgekd.errors import ModelError, RecipeError
@@ -46,6 +47,7 @@ def check_tasks(recipe: Recipe, first: Samples, samples: Mapping[str, Artifact])
         opened = open_task(recipe, task, samples)
         if len(opened.train) != len(first.train) or len(opened.test) != len(first.test):
             raise RecipeError(f"task {task.name}: column '{task.label}' labels other rows than the first task's")
+        check_classes(opened.train.labels, opened.classes, f"task {task.name}: column '{task.label}' of data.train")
         teacher = load_model(task.teacher, num_classes=len(opened.classes), in_channels=opened.image_shape[2])
         classes = number_of_classes(teacher, opened.image_shape)
         if classes != len(opened.classes):

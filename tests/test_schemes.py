@@ -19,6 +19,7 @@ from PIL import Image
 
 import edgekd
 from edgekd.data.digits import load
+from edgekd.distill import student as student_module
 from edgekd.distill.trained import REUSED
 from edgekd.errors import CacheError, DataError, ModelError, RecipeError
 from edgekd.losses import Loss
@@ -105,8 +106,17 @@ def test_a_feature_method_takes_layers_that_are_paired_by_themselves(build: Buil
     assert ("record_features" in stage_names(report)) == (method == "rkd")
 
 
-def test_born_again_students_teach_the_next(build: Build) -> None:
+def test_born_again_students_teach_the_next(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = []
+    original = student_module.new_student
+
+    def remember(*given: Any) -> Any:
+        begun.append(given[-1])
+        return original(*given)
+
+    monkeypatch.setattr(student_module, "new_student", remember)
     report = build("distill.scheme=born_again", "distill.generations=2")
+    assert begun == [0, 1, 2]  # each generation is drawn anew
     assert stage_names(report).count("distill") == 3 and stage_names(report).count("record_teacher") == 3
     assert "hold-out" in note(report, "generation 2")
 
@@ -176,8 +186,8 @@ def test_a_student_begins_with_its_teachers_weights(build: Build, teacher: str, 
         assert abs(begun.student.top1 - begun.teacher.top1) < 8
 
 
-def digits_with(tmp_path: Path, classes: int) -> str:
-    """Parquet of the digits below `classes`, and a second column of the same scans, inverted."""
+def digits_with(tmp_path: Path, classes: int, train_from: int = 0) -> str:
+    """Parquet of the digits below `classes`, and a second column of the same scans, inverted; of train only from a digit on."""
 
     def png(pixels: Any) -> dict[str, Any]:
         file = io.BytesIO()
@@ -186,7 +196,7 @@ def digits_with(tmp_path: Path, classes: int) -> str:
 
     for split in ("train", "test"):
         images, labels, names = load(split)
-        kept = np.flatnonzero(labels < classes)
+        kept = np.flatnonzero((labels < classes) & (labels >= (train_from if split == "train" else 0)))
         columns = {"image": [png(images[i]) for i in kept], "negative": [png(255 - images[i]) for i in kept]}
         table = pa.table({**columns, "label": labels[kept]})
         about = {"info": {"features": {"label": {"names": list(names[:classes]), "_type": "ClassLabel"}}}}
@@ -217,11 +227,50 @@ def test_new_classes_are_learnt_and_the_old_ones_kept(build: Build, tmp_path: Pa
     assert "the teacher" in note(report, "old classes") and "test samples" in note(report, "new classes")
     with pytest.raises(ModelError, match="the teacher gives 5 classes, the data has 10"):
         build(*data, *teacher)
+    two = 'teacher.also=[{model="edgekd:resnet8", args={num_classes=7}}]'
+    with pytest.raises(ModelError, match="the teachers give 5, 7 classes"):
+        build(*data, *teacher, two, "distill.scheme=lifelong")
+    # As LwF is meant: no sample of an old class is trained on, and the teacher's answers alone keep them.
+    (tmp_path / "new").mkdir()
+    new = (digits_with(tmp_path / "new", 10, train_from=5), f"data.test={tmp_path / 'test.parquet'}")
+    slowly = ("distill.scheme=lifelong", 'student.init={how="extend"}', "distill.epochs=3", "distill.optimizer.lr=0.02")
+    kept = build(*new, *teacher, *slowly)
+    lost = build(*new, *teacher, *slowly, "distill.losses=[]")
+    percent = [float(note(one, "old classes").partition("alone ")[2].split(" %")[0]) for one in (kept, lost)]
+    assert percent[0] > percent[1] + 5
+    with pytest.raises(DataError, match="no sample of class 0, 1, 2, 3, 4"):
+        build(*new)
 
 
 def test_an_unknown_scheme_is_refused_with_the_nearest(build: Build) -> None:
     with pytest.raises(RecipeError, match=r'"born_agian" given; have: .* Did you mean born_again'):
         build("distill.scheme=born_agian")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "write"),
+    [("data_free", "synthetic:deep_inversion"), ("cross_modal", r"teacher\.column"), ("online", '"dml" or "one"')],
+)
+def test_a_scheme_that_a_recipe_says_otherwise_is_told_how(build: Build, scheme: str, write: str) -> None:
+    with pytest.raises(RecipeError, match=f"'{scheme}' is not set here; write .*{write}"):
+        build(f"distill.scheme={scheme}")
+
+
+def test_an_automatic_temperature_is_of_the_teachers_logits(build: Build) -> None:
+    with pytest.raises(RecipeError, match="'auto' softens a teacher's logits, which method tf_kd does not read"):
+        build('distill.losses=[{method="tf_kd", temperature="auto"}]')
+
+
+def test_a_feature_method_with_a_teacher_without_layers_is_told_which_methods_work(
+    build: Build, tmp_path: Path
+) -> None:
+    report = build("export.preprocess=false")
+    shutil.copy(tmp_path / "build" / report.recipe / "x86-cpu" / "model.fp32.onnx", tmp_path / "teacher.onnx")
+    teacher = (f"teacher.model=onnx:{tmp_path / 'teacher.onnx'}", "teacher.args={}", "teacher.train_epochs=0")
+    with pytest.raises(
+        RecipeError, match=r"has no modules that at could read; use a method without .*\(kd, .*python:module"
+    ):
+        build(*teacher, 'distill.losses=[{method="at", layers="auto"}]')
 
 
 def test_layers_that_cannot_be_paired_are_told_with_both_shapes(build: Build) -> None:

@@ -67,6 +67,8 @@ def open_source(reference: str, split: str, column: str | None = None, label: st
             f"a parquet file, or python:module:function (--set data.{split}=...)"
         )
     _check_labels(source, f"data.{split} = '{reference}'")
+    if split == "test":
+        check_classes(source.labels, source.classes, f"data.test = '{reference}'")
     return source
 
 
@@ -79,8 +81,12 @@ def _check_labels(source: Source, where: str) -> None:
             f"{where}: {source.name(bad)} has label {source.labels[bad]}, but there are {len(source.classes)} classes "
             f"(0 to {len(source.classes) - 1}); mend the label, or the class names"
         )
-    counts = np.bincount(source.labels, minlength=len(source.classes))
-    empty = [source.classes[i] for i in np.flatnonzero(counts == 0)]
+
+
+def check_classes(labels: npt.NDArray[np.int64], classes: tuple[str, ...], where: str, *, known: int = 0) -> None:
+    """Raise DataError for a class without samples; the first `known` may lack them."""
+    counts = np.bincount(labels, minlength=len(classes))
+    empty = [classes[i] for i in np.flatnonzero(counts == 0) if i >= known]
     if empty:
         raise DataError(f"{where}: no sample of class {', '.join(empty)}; add some, or remove the class")
 

@@ -66,7 +66,7 @@ class Views:
     """Augmented views of a split: `views(ids, number)` gives a Batch.
 
     get: ids to pixels, `[n, h, w, channels]`; labels: `[samples]` of the whole split, or `[samples, tasks]`; ids: those that mix-up may pick
-    a partner from; mean: the colour that cut-out paints, 0..1 per channel.
+    a partner from; fill: the colour that cut-out paints, 0..1 per channel.
     """
 
     get: Callable[[Ids], Pixels]
@@ -74,7 +74,7 @@ class Views:
     ids: Ids
     augment: Augmentation
     seed: int
-    mean: tuple[float, ...] = (0.5,)
+    fill: tuple[float, ...] = (0.5,)
 
     def __call__(self, ids: Ids, view: int) -> Batch:
         images, labels = self._spatial(ids, view), self.labels[ids]
@@ -113,5 +113,5 @@ class Views:
         inside = ((rows >= top) & (rows < top + side))[:, :, None] & ((columns >= left) & (columns < left + side))[
             :, None, :
         ]
-        colour = np.rint(np.broadcast_to(self.mean, channels) * 255).astype(np.uint8)
+        colour = np.rint(np.broadcast_to(self.fill, channels) * 255).astype(np.uint8)
         return np.where(inside[..., None], colour, images)

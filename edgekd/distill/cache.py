@@ -35,9 +35,10 @@ class Format:
     encode: Callable[[Floats], Arrays]
     decode: Callable[[Arrays], Floats]
 
-    def bytes_of(self, samples: int) -> int:
-        """Bytes that so many samples take."""
-        return samples * sum(int(np.dtype(kind).itemsize) * math.prod(shape) for kind, shape in self.arrays.values())
+
+def bytes_of(arrays: Mapping[str, tuple[Any, tuple[int, ...]]], samples: int) -> int:
+    """Bytes that so many samples take."""
+    return samples * sum(int(np.dtype(kind).itemsize) * math.prod(shape) for kind, shape in arrays.values())
 
 
 def format_of(name: str, classes: int, top_k: int) -> Format:

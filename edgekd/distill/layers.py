@@ -13,6 +13,9 @@ from edgekd.errors import ModelError
 from edgekd.losses import Loss, needs_of
 
 WHICH = {"all": slice(None), "last": slice(-1, None), "before_last": slice(-2, -1)}
+BEFORE_RELU = (
+    "what a layer gives before its ReLU (its BatchNorm's output), while the last layer of a stage stands behind it"
+)
 Stage = tuple[str, tuple[int, ...]]  # module path and the shape of its output
 
 
@@ -23,10 +26,15 @@ def pair_layers(losses: Sequence[Loss], student: nn.Module, teacher: nn.Module, 
     goes with the teacher's of the same resolution, or, where there is none, with the one at the same relative depth.
     A method that compares embeddings takes the deepest pair, as one does whose attribute `auto` is "last"; with
     "before_last" it takes the one before. One that reads the student alone takes the student's side.
-    Raises ModelError where a network has no layer that puts out a map.
+    Raises ModelError where a network has no layer that puts out a map, and for a method whose `auto` is "refused".
     """
     if not any(loss.layers == "auto" for loss in losses):
         return tuple(losses)
+    for loss in losses:
+        if loss.layers == "auto" and getattr(METHODS[loss.method], "auto", "") == "refused":
+            raise ModelError(
+                f"{loss.method} compares {BEFORE_RELU}; name them: layers = {{ student path = teacher path }}"
+            )
     ours = stages(student, images, "student")
     compared = any(loss.layers == "auto" and "f_t" in needs_of(METHODS[loss.method]) for loss in losses)
     pairs = paired(ours, stages(teacher, images, "teacher") if compared else ours)
@@ -38,6 +46,10 @@ def pair_layers(losses: Sequence[Loss], student: nn.Module, teacher: nn.Module, 
         chosen = list(pairs.items())[
             WHICH[getattr(method, "auto", "last" if getattr(method, "pooled", False) else "all")]
         ]
+        if not chosen:
+            raise ModelError(
+                f'{loss.method} with layers = "auto" reads the stage before the last, and the student has {len(pairs)}; name a layer'
+            )
         layers = dict(chosen) if "f_t" in needs_of(method) else tuple(path for path, _ in chosen)
         return loss.model_copy(update={"layers": layers})
 

@@ -14,7 +14,6 @@ from torch.nn.functional import cross_entropy
 
 from edgekd import team
 from edgekd.distill.methods import METHODS
-from edgekd.distill.methods.simkd import SimKD, reused
 from edgekd.errors import RecipeError
 from edgekd.losses import Loss, check_losses, needs_of
 
@@ -170,8 +169,9 @@ class Objective(nn.Module):
     def deployed(self, student: nn.Module) -> nn.Module:
         """What ships: the student, or what a method makes of it (`simkd`)."""
         for term in self.terms:
-            if isinstance(term.method, SimKD):
-                return reused(student, term.student_layers[0], term.method)
+            if hasattr(term.method, "deployed"):
+                deployed: nn.Module = term.method.deployed(student, term.student_layers[0])
+                return deployed
         return student
 
     def forward(self, epoch: float, seen: Seen) -> tuple[Tensor, dict[str, Tensor]]:

@@ -7,12 +7,13 @@ and a few samples are compared with the live teacher before each training.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from torch import nn
 from edgekd import team
 from edgekd.data import Samples, Split, Views, open_samples
 from edgekd.data.batches import to_tensor
-from edgekd.distill.cache import FORMAT, CachedLogits, format_of, half
+from edgekd.distill.cache import FORMAT, CachedLogits, bytes_of, format_of, half
 from edgekd.distill.features import Taps
 from edgekd.distill.methods.sizes import embedding
 from edgekd.distill.trained import load_student, new_model
@@ -34,7 +35,9 @@ from edgekd.stage import SCRATCH, Artifact, stage, write_atomically
 
 BATCH = 250
 SAVE_EVERY = 40  # batches between two notes of how far the recording has come
+Images = npt.NDArray[np.uint8]
 Arrays = Mapping[str, npt.NDArray[Any]]
+T = TypeVar("T")
 
 
 def load_teacher(teacher: Teacher, trained: Artifact | None, samples: Samples) -> nn.Module:
@@ -66,17 +69,26 @@ def uses_bf16(precision: str) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
 
 
-@torch.inference_mode()
-def logits_of(model: nn.Module, images: npt.NDArray[np.uint8], data: Data, *, bf16: bool = False) -> torch.Tensor:
+def logits_of(model: nn.Module, images: Images, data: Data, *, bf16: bool = False) -> torch.Tensor:
     """Logits float32 `[n, classes]` of uint8 images `[n, h, w, channels]`; in halves where the memory ends."""
+    return in_halves(lambda part: _forward(model, part, data, bf16), images, torch.cat)
+
+
+@torch.inference_mode()
+def _forward(model: nn.Module, images: Images, data: Data, bf16: bool) -> torch.Tensor:
+    with torch.autocast(device().type, torch.bfloat16, enabled=bf16):
+        return model(to_tensor(images, data, device())).float().cpu()  # type: ignore[no-any-return]
+
+
+def in_halves(compute: Callable[[Images], T], images: Images, join: Callable[[list[T]], T]) -> T:
+    """`compute(images)`; where the accelerator's memory ends, that of both halves, joined."""
     try:
-        with torch.autocast(device().type, torch.bfloat16, enabled=bf16):
-            return model(to_tensor(images, data, device())).float().cpu()  # type: ignore[no-any-return]
+        return compute(images)
     except torch.OutOfMemoryError:
         if len(images) == 1:
             raise
-        middle = len(images) // 2
-        return torch.cat([logits_of(model, part, data, bf16=bf16) for part in (images[:middle], images[middle:])])
+    middle = len(images) // 2
+    return join([in_halves(compute, part, join) for part in (images[:middle], images[middle:])])
 
 
 @stage(2, ("torch", "onnxruntime"), together=True, sharded=True)
@@ -90,7 +102,7 @@ def record_teacher(
     classes = logits_of(model, opened.train.get(opened.train_ids[:1]), data).shape[1]
     stored = format_of(recording.format, classes, recording.top_k)
 
-    def values_of(images: npt.NDArray[np.uint8]) -> Arrays:
+    def values_of(images: Images) -> Arrays:
         return stored.encode(logits_of(model, images, data, bf16=bf16).numpy())
 
     about = {"format": recording.format, "top_k": recording.top_k, "classes": classes, "bf16": bf16}
@@ -109,9 +121,15 @@ def record_features(
     model = load_teacher(teacher, trained, opened)
     with Taps(model, layers, "teacher") as taps:
 
-        def values_of(images: npt.NDArray[np.uint8]) -> Arrays:
-            logits_of(model, images, data, bf16=recording.bf16)
+        def values_of(images: Images) -> Arrays:
+            return in_halves(pooled, images, joined)
+
+        def pooled(images: Images) -> Arrays:
+            _forward(model, images, data, recording.bf16)
             return {str(i): half(embedding(taps.features[path]).float().cpu().numpy()) for i, path in enumerate(layers)}
+
+        def joined(parts: list[Arrays]) -> Arrays:
+            return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
         first = values_of(opened.train.get(opened.train_ids[:1]))
         arrays = {name: (np.float16, values.shape[1:]) for name, values in first.items()}
@@ -129,7 +147,7 @@ def _record(
     data: Data,
     views: int,
     arrays: Mapping[str, tuple[Any, tuple[int, ...]]],
-    values_of: Callable[[npt.NDArray[np.uint8]], Arrays],
+    values_of: Callable[[Images], Arrays],
     what: str,
 ) -> None:
     """Write `values_of` every view of every training sample to `out`; each process of a team takes its share.
@@ -167,7 +185,7 @@ def _claim(
     what: str,
 ) -> None:
     """Make the files and claim the disk's space now: a map that cannot grow would end in a bus error."""
-    needed = sum(int(np.prod((*outer, *shape))) * np.dtype(kind).itemsize for kind, shape in arrays.values())
+    needed = bytes_of(arrays, math.prod(outer))
     folder = next(iter(drafts.values())).parent
     free = shutil.disk_usage(folder).free
     say(f"  recording {outer[0]} views of {outer[1]} samples, {what}: {needed / 1e6:.1f} MB")
@@ -189,7 +207,14 @@ def _flush(arrays: Mapping[str, Any]) -> None:
 
 def views_of(samples: Samples, data: Data) -> Views:
     """The training split's views as the recipe augments them."""
-    return Views(samples.train.get, samples.train.labels, samples.train_ids, data.augment, data.seed, data.mean)
+    return Views(
+        samples.train.get,
+        samples.train.labels,
+        samples.train_ids,
+        data.augment,
+        data.seed,
+        data.augment.fill or data.mean,
+    )
 
 
 def check_cache(model: nn.Module, cached: CachedLogits, samples: Samples, data: Data, n: int = 16) -> None:

@@ -158,7 +158,7 @@ def train(
                 with precision:
                     z_ts, f_t = _teachers(lesson, step, images, teacher_taps)
                     z_s = model(images)
-                total, terms = loss_of(now, _seen(lesson, step, images, z_s, z_ts, student_taps.features, f_t))
+                    total, terms = loss_of(now, _seen(lesson, step, images, z_s, z_ts, student_taps.features, f_t))
                 optimizer.zero_grad()
                 accelerator.backward(total)
                 optimizer.step()
@@ -175,7 +175,7 @@ def train(
             metrics.append(
                 {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"], "samples_per_s": round(speed, 1)}
             )
-            metrics[-1] |= {name: round(float(value) / steps, 5) for name, value in sums.items()}
+            metrics[-1] |= {name: float(f"{float(value) / steps:.6g}") for name, value in sums.items()}
             modes.evaluate(student)
             shipped = objective.deployed(averaged.module if averaged is not None else student)
             metrics[-1] |= _holdout(shipped, lesson, modes)

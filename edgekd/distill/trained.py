@@ -18,7 +18,6 @@ from edgekd.say import say
 from edgekd.stage import Artifact
 
 WEIGHTS = "student.safetensors"
-NOISE = 0.01  # on copied channels, relative to the weights: equal ones would learn alike (Net2Net, section 2.3)
 REUSED = "reused.json"  # where the student reuses its teacher's classifier: at which layer, and what that adds
 
 
@@ -54,7 +53,7 @@ def initialise(student: nn.Module, init: Init, teacher: Model, trained: Artifact
         case "slice":
             slice_weights(student, source)
         case "wider":
-            wider(source, student, noise=NOISE)
+            wider(source, student, noise=init.noise)
         case "deeper":
             deeper(source, student)
         case "extend":

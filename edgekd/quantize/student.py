@@ -32,6 +32,7 @@ from edgekd.quantize.refine import refine
 from edgekd.quantize.sensitivity import float_operators, sensitivities
 from edgekd.quantize.statistics import load_statistics, observe, save_statistics
 from edgekd.recipe import Data, Distill, Student, Training
+from edgekd.say import say
 from edgekd.stage import Artifact, stage
 from edgekd.target import Quantization
 
@@ -138,6 +139,9 @@ def train_quantized(
     prepared = _prepared(subject, opened, plan)
     set_ranges(prepared, load_statistics(statistics / STATISTICS), plan.calibration)
     losses = last_losses(settings, has_teacher=bool(taught_by.teachers))
+    if dropped := [loss.method for loss in settings.losses if loss.method not in {going.method for going in losses}]:
+        going = ", ".join(loss.method for loss in losses) or "the labels"
+        say(f"  {', '.join(dropped)} cannot go on in the quantized graph, which has no modules: it learns by {going}")
     schedule = settings.model_copy(
         update={
             "epochs": training.epochs,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp, softmax
 
-from edgekd.distill.cache import FORMAT, CachedLogits, format_of
+from edgekd.distill.cache import FORMAT, CachedLogits, bytes_of, format_of
 from edgekd.errors import ModelError
 
 RNG = np.random.default_rng(0)
@@ -62,7 +62,7 @@ def test_a_constant_row_is_stored_in_every_format(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "of_a_sample"), [("float16", 2 * 1000), ("int8", 1000 + 8), ("topk", 32 * 6 + 4)])
 def test_the_size_is_known_before_anything_is_recorded(name: str, of_a_sample: int) -> None:
-    assert format_of(name, 1000, 32).bytes_of(10) == 10 * of_a_sample
+    assert bytes_of(format_of(name, 1000, 32).arrays, 10) == 10 * of_a_sample
 
 
 @pytest.mark.parametrize("name", ["float16", "topk"])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from edgekd.distill.features import Taps
 from edgekd.distill.methods.ab import AB, boundary_loss
+from edgekd.distill.methods.at import at
 from edgekd.distill.methods.fitnet import FitNet
 from edgekd.distill.methods.fsp import FSP
 from edgekd.distill.methods.ft import FT
@@ -32,6 +33,7 @@ from edgekd.models.resnet import resnet8
 
 Array = NDArray[np.float64]
 KINDS: dict[str, Callable[[], Callable[..., Tensor]]] = {
+    "at": lambda: at,
     "fitnet": FitNet,
     "fitnet with attention": partial(FitNet, attention=True),
     "vid": VID,
@@ -205,7 +207,7 @@ def test_the_order_of_the_batch_does_not_matter(name: str) -> None:
     torch.testing.assert_close(value(method, mixed), value(method, seen))
 
 
-@pytest.mark.parametrize("name", sorted(set(KINDS) - {"srrl", "nst"}))
+@pytest.mark.parametrize("name", sorted(set(KINDS) - {"srrl", "nst", "at"}))
 def test_a_method_that_was_not_prepared_fits_the_first_features_it_sees(name: str) -> None:
     seen, method = world(name, torch.float32), KINDS[name]()
     assert isinstance(method, nn.Module) and not list(method.parameters())

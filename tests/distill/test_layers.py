@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,12 +63,24 @@ def test_a_network_without_maps_is_told() -> None:
         pair_layers([Loss(method="at", layers="auto")], flat, resnet8(), IMAGES)
 
 
+def test_ofd_wants_its_layers_named() -> None:
+    with pytest.raises(ModelError, match="before its ReLU"):
+        pair_layers([Loss(method="ofd", layers="auto")], resnet8(), resnet20(), IMAGES)
+
+
+def test_a_student_of_one_stage_has_none_before_the_last() -> None:
+    one_stage = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    with pytest.raises(ModelError, match=r"one with layers = \"auto\" reads the stage before the last"):
+        pair_layers([Loss(method="one", layers="auto")], one_stage, resnet8(), IMAGES)
+
+
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if "f_s" in needs_of(method)])
 def test_every_method_that_reads_features_trains(method: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     student, teacher = resnet8(3, 1, width=4), resnet8(3, 1, width=8).eval().requires_grad_(False)
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
-    losses = pair_layers([Loss(method=method, weight=1e-3, layers="auto")], student, teacher, torch.zeros(2, 1, 6, 6))
+    layers: Any = {"layer1.0.bn2": "layer1.0.bn2"} if method == "ofd" else "auto"
+    losses = pair_layers([Loss(method=method, weight=1e-3, layers=layers)], student, teacher, torch.zeros(2, 1, 6, 6))
     lesson = Lesson(samples(), DATA, None, teacher)
     train(student, lesson, settings(epochs=2, losses=losses), tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgekd.distill.methods import METHODS, FitNet, at, dist, dkd, kd, mse, standardized
+from edgekd.distill.objective import Labels, label_loss
 from edgekd.losses import needs_of
 
 Z_S = np.array([[1.0, 2.0, -1.0, 0.5], [0.0, 0.0, 3.0, 1.0], [2.0, -2.0, 0.3, 0.1]])
@@ -78,6 +79,23 @@ def test_dkds_terms_are_the_binary_and_the_non_target_divergence() -> None:
     q_s, q_t = (p[others].reshape(3, 3) / (1 - p[rows, LABELS])[:, None] for p in (p_s, p_t))
     expected = temperature**2 * (1.0 * kl(pair_t, pair_s).mean() + 8.0 * kl(q_t, q_s).mean())
     assert dkd(t(Z_S), t(Z_T), torch.tensor(LABELS)).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_dkds_other_classes_do_not_see_a_large_target() -> None:
+    """The target is masked out, not pushed down by a number that a large logit would outweigh."""
+    z_s, z_t = t(Z_S), t(Z_T)
+    rows = torch.arange(3), torch.tensor(LABELS)
+    expected = dkd(z_s, z_t, torch.tensor(LABELS), alpha=0.0)
+    for z in (z_s, z_t):
+        z[rows] += 5000
+    assert dkd(z_s, z_t, torch.tensor(LABELS), alpha=0.0).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_mixed_labels_count_by_their_shares() -> None:
+    """-(0.7 log p[own] + 0.3 log p[partner]) of the first row of Z_S, by hand."""
+    p = softmax(Z_S[:1])[0]
+    labels = Labels(torch.tensor([1]), torch.tensor([3]), torch.tensor([0.7]))
+    assert label_loss(t(Z_S[:1]), labels).item() == pytest.approx(-0.7 * log(p[1]) - 0.3 * log(p[3]), rel=1e-6)
 
 
 def test_dist_is_one_minus_the_mean_correlations_of_rows_and_columns() -> None:

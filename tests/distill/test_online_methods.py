@@ -20,6 +20,7 @@ from edgekd.distill.methods.dml import DML
 from edgekd.distill.methods.fresh import fresh
 from edgekd.distill.methods.one import ONE
 from edgekd.errors import RecipeError
+from edgekd.models.resnet import resnet8
 
 Array = NDArray[np.float64]
 CLASSES = 3
@@ -410,8 +411,62 @@ def test_adversarial_features_is_two_log_two_a_layer_where_the_discriminators_ca
     assert method(f_s, f_t).item() == pytest.approx(2 * 2 * log(2), rel=1e-5)
 
 
+def adversarial_features() -> tuple[AdversarialFeatures, list[Tensor], list[Tensor]]:
+    torch.manual_seed(3)
+    f_s, f_t = [torch.randn(4, 3, 4, 4).double()], [torch.randn(4, 5, 4, 4).double()]
+    method = AdversarialFeatures(hidden=4)
+    method.prepare(f_s, f_t)
+    return method.double(), f_s, f_t
+
+
+def test_adversarial_features_is_the_discriminators_binary_cross_entropy_at_each_position() -> None:
+    method, f_s, f_t = adversarial_features()
+    theirs, ours = (
+        1 / (1 + np.exp(-numbers(method.discriminators[0](f)))) for f in (f_t[0], method.regressors[0](f_s[0]))
+    )
+    assert theirs.shape == (4, 1, 4, 4)
+    assert method(f_s, f_t).item() == pytest.approx(-np.log(theirs).mean() - np.log(1 - ours).mean())
+
+
+def test_adversarial_features_gradient_is_that_of_finite_differences_reversed() -> None:
+    method, f_s, f_t = adversarial_features()
+    given = f_s[0].clone().requires_grad_()
+    method([given], f_t).backward()
+    assert given.grad is not None
+    for place in ((0, 0, 0, 0), (3, 2, 1, 3), (1, 1, 2, 0)):
+        moved = [f_s[0].clone(), f_s[0].clone()]
+        moved[0][place] += 1e-6
+        moved[1][place] -= 1e-6
+        slope = (method(moved[:1], f_t) - method(moved[1:], f_t)) / 2e-6
+        assert given.grad[place].item() == pytest.approx(-slope.item(), rel=1e-4, abs=1e-9)
+
+
+def test_adversarial_features_does_not_see_the_order_nor_autocast_and_is_finite_in_half_precision() -> None:
+    method, f_s, f_t = adversarial_features()
+    order = [2, 0, 3, 1]
+    torch.testing.assert_close(method([f_s[0][order]], [f_t[0][order]]), method(f_s, f_t))
+    method.float()
+    s, t = [f_s[0].float()], [f_t[0].float()]
+    plain = method(s, t)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(method(s, t), plain, rtol=0, atol=0)
+    extreme = method([6e4 * f_s[0].sign().half()], [6e4 * f_t[0].sign().half()])
+    assert extreme.dtype == torch.float32 and extreme.isfinite()
+
+
+def test_without_a_seed_the_peers_and_branches_follow_torchs_generator() -> None:
+    found = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        method = DML()
+        method.prepare(resnet8(3, 1, width=4))
+        found.append(method.peers[0].state_dict()["fc.weight"])
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
 def test_adversarial_features_pull_the_student_where_the_discriminator_sees_the_teacher() -> None:
     """D's gradient lowers the loss, the student's and the regressor's raise it; the teacher gets none."""
+    torch.manual_seed(0)
     f_s, f_t = torch.randn(4, 3, 4, 4, requires_grad=True), torch.randn(4, 5, 4, 4, requires_grad=True)
     method = AdversarialFeatures(hidden=4)
     method([f_s], [f_t]).backward()

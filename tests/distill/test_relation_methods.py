@@ -19,6 +19,7 @@ from edgekd.distill.methods.crd import CRD
 from edgekd.distill.methods.irg import IRG
 from edgekd.distill.methods.pkt import pkt
 from edgekd.distill.methods.rkd import rkd
+from edgekd.distill.methods.sizes import embedding
 from edgekd.distill.methods.sp import sp
 from edgekd.errors import RecipeError
 
@@ -275,6 +276,29 @@ def test_autocast_does_not_change_the_loss(name: str) -> None:
     plain = RELATIONS[name]([f_s], [f_t])
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(RELATIONS[name]([f_s], [f_t]), plain, rtol=0, atol=0)
+
+
+def test_autocast_does_not_change_irg_and_crd() -> None:
+    f_s, f_t = t(F_S).float(), t(F_T).float()
+    torch.manual_seed(0)
+    crd = CRD()
+    crd.prepare([f_s], [f_t], samples=SAMPLES)
+    irg = IRG()
+    irg.prepare([f_s], [f_t])
+    calls = (lambda: irg([f_s, f_s], [f_t, f_t]), lambda: crd.eval()([f_s], [f_t], LABELS, ROWS))
+    for call in calls:
+        torch.manual_seed(0)
+        plain = call()
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(call(), plain, rtol=0, atol=0)
+
+
+def test_tokens_are_averaged_over_their_positions() -> None:
+    tokens = torch.arange(24.0).view(2, 3, 4)
+    assert embedding(tokens).tolist() == tokens.mean(1).tolist() and embedding(tokens).shape == (2, 4)
+    with pytest.raises(ValueError, match=r"not \[2, 3, 4, 1, 1\]"):
+        embedding(tokens[..., None, None])
 
 
 def embedded(layer: torch.nn.Module, f: Array) -> Array:

@@ -1,8 +1,9 @@
 """Distillation methods: one file each, usable in anybody's training loop.
 
 A method is a function, or an `nn.Module` called the same way where it has weights of its own. Its hyper-parameters are
-keyword-only: the signature is the configuration's schema. All compute in float32 also under autocast (precision.py), and
-none lets a gradient reach the teacher. Its positional arguments say what it needs, and the trainer passes these:
+keyword-only: the signature is the configuration's schema. All compute in float32 also under autocast (precision.py; whole
+networks that a method trains beside the student, peers and branches, run as the student does), and none lets a gradient
+reach the teacher. Its positional arguments say what it needs, and the trainer passes these:
 
     z_s, z_t    logits `[batch, classes]` of student and teacher
     z_ts        logits of all teachers, `[teachers, batch, classes]`
@@ -18,9 +19,12 @@ train. It may ask for the arguments above by name, and for `student`, `teacher` 
 `layers`), `classes` and `samples` (numbers). Attributes say what else a method must be given:
 
     pooled = True           features of `[batch, channels]` serve it too, so that they are read from the cache
-    auto = "last"           `layers = "auto"` gives it the deepest pair ("before_last": the one before; else all)
+    auto = "last"           `layers = "auto"` gives it the deepest pair ("before_last": the one before; "refused": it must
+                            be told; else all)
     pairs = True            the second half of a batch holds a sample of the same class for each of the first
+    old_classes = True      a teacher that knows the first classes only is welcome
     in_one_process = True   it keeps what it has seen, which several processes do not share
+and `deployed(student, path)`, where there is one, gives what ships in place of the student.
 """
 
 from collections.abc import Callable

@@ -20,12 +20,13 @@ HEAD_TOLERANCE = (
 
 
 def in_full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    """Keeps autocast away from a loss of feature lists: convolutions and matrix products in it stay in float32."""
+    """Keeps autocast away from a loss: convolutions and matrix products in it stay in float32."""
 
     @wraps(loss)
     def computed(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        features = next(arg for arg in (*args, *kwargs.values()) if isinstance(arg, Sequence))
-        with torch.autocast(features[0].device.type, enabled=False):
+        first = next(arg for arg in (*args, *kwargs.values()) if isinstance(arg, Tensor | list | tuple))
+        device = first.device if isinstance(first, Tensor) else first[0].device
+        with torch.autocast(device.type, enabled=False):
             return loss(*args, **kwargs)
 
     return computed

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from edgekd.distill.methods.adapters import in_full_precision
 from edgekd.distill.methods.precision import full, taught
 from edgekd.distill.methods.reversal import reversed_gradient
 
@@ -38,6 +39,7 @@ class Adversarial(nn.Module):
             nn.Linear(self.hidden, 1),
         ).to(z_s.device)  # fmt: skip
 
+    @in_full_precision
     def forward(self, z_s: Tensor, z_t: Tensor) -> Tensor:
         if not len(self.discriminator):
             self.prepare(z_s)

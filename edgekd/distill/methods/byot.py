@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
+from edgekd.distill.methods.adapters import in_full_precision
 from edgekd.distill.methods.kd import kd
 from edgekd.distill.methods.options import Temperature, Weight
 from edgekd.distill.methods.precision import full, taught
@@ -48,6 +49,7 @@ class BYOT(nn.Module):
         self.adapters.extend(bottleneck(f, deepest).to(device) for f in inner)
         self.classifiers.extend(nn.Linear(width, classes, device=device) for _ in inner)
 
+    @in_full_precision
     def forward(self, z_s: Tensor, labels: Tensor, f_s: Sequence[Tensor]) -> Tensor:
         *inner, deepest = f_s
         heads = zip(self.adapters, self.classifiers, inner, strict=True)

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from edgekd.distill.methods.adapters import in_full_precision
 from edgekd.distill.methods.geometry import unit
 from edgekd.distill.methods.options import Temperature
 from edgekd.distill.methods.precision import full, taught
@@ -70,6 +71,7 @@ class CRD(nn.Module):
         self.register_buffer("constant_t", torch.zeros((), device=device))
         self.register_buffer("known", torch.full((samples,), UNKNOWN, device=device))
 
+    @in_full_precision
     def forward(self, f_s: Sequence[Tensor], f_t: Sequence[Tensor], labels: Tensor, rows: Tensor) -> Tensor:
         e_s = unit(full(self.embed_s(embedding(full(f_s[0])))))
         e_t = unit(full(self.embed_t(embedding(taught(f_t[0])))))
@@ -98,8 +100,7 @@ class CRD(nn.Module):
     ) -> Tensor:
         # All similarities and then those drawn: 128 numbers for each negative of each sample would be a thousandfold more
         # memory. Cloned, since the bank moves before the backward pass.
-        with torch.autocast(e.device.type, enabled=False):
-            similarities = e @ bank.clone().T
+        similarities = e @ bank.clone().T
         p = (similarities.gather(1, torch.cat([rows[:, None], others], 1)) / self.temperature).exp()
         with torch.no_grad():
             counted = torch.cat([torch.ones_like(kept[:, :1]), kept], 1)

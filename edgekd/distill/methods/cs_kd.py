@@ -12,7 +12,8 @@ def cs_kd(z_s: Tensor, labels: Tensor, *, temperature: Temperature = 4.0) -> Ten
     """`T² KL(p(x')^T ‖ p(x)^T)`, summed over classes, averaged over the pairs; no gradient reaches p(x').
 
     z_s: `[batch, classes]`, labels: int64 `[batch]`. x is a sample of the first half of the batch and x' the one at
-    the same place of the second half, of the same class: the student teaches itself to answer alike within a class.
+    the same place of the second half, of the same class: the student teaches itself to answer alike within a class. The
+    trainer's label term is over both halves.
     """
     if len(z_s) % 2:
         raise ValueError(

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from edgekd.distill.methods.fresh import fresh
+from edgekd.distill.methods.fresh import drawn, fresh
 from edgekd.distill.methods.kd import kd
 from edgekd.distill.methods.options import Temperature
 from edgekd.distill.methods.precision import full
@@ -27,15 +27,16 @@ class DML(nn.Module):
     """
 
     def __init__(
-        self, *, students: Annotated[int, Field(ge=2)] = 2, temperature: Temperature = 1.0, seed: int = 1
+        self, *, students: Annotated[int, Field(ge=2)] = 2, temperature: Temperature = 1.0, seed: int | None = None
     ) -> None:
         super().__init__()
         self.students, self.temperature, self.seed = students, temperature, seed
         self.peers = nn.ModuleList()
 
     def prepare(self, student: nn.Module) -> None:
-        """Make the peers."""
-        self.peers.extend(fresh(student, self.seed, number) for number in range(self.students - 1))
+        """Make the peers, from `seed` or else from torch's generator."""
+        seed = drawn() if self.seed is None else self.seed
+        self.peers.extend(fresh(student, seed, number) for number in range(self.students - 1))
         self.peers.train(self.training)
 
     def forward(self, z_s: Tensor, labels: Tensor, images: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ class FitNet(nn.Module):
 
     f_s, f_t: lists of `[batch, channels, h, w]`. Where the resolutions differ, the larger is average-pooled to the
     smaller before the comparison. The regressors fit the first features that they see (`prepare`), are trained along
-    and are no part of the student.
+    and are no part of the student. The paper fits the hint first and distils afterwards; here both are learnt at once
+    (`until_epoch` ends the hint).
 
     attention: weigh each channel's squared error by the teacher's `channel_attention`, as of Yang et al. 2022
     (2111.11837) at temperature 1; it is no part of FitNets.

@@ -10,6 +10,11 @@ from torch import nn
 APART = 1_000_003  # a student built with torch.manual_seed(seed) would be the same network otherwise
 
 
+def drawn() -> int:
+    """A seed from torch's generator, which the trainer seeds with the recipe's."""
+    return int(torch.randint(2**31, ()))
+
+
 def fresh(model: nn.Module, seed: int, number: int) -> nn.Module:
     """Copy `number` of a network, its weights drawn anew by `reset_parameters` of every module that has it.
 

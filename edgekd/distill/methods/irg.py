@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool1d, mse_loss
 
+from edgekd.distill.methods.adapters import in_full_precision
 from edgekd.distill.methods.geometry import differences, embeddings, ratio
 from edgekd.distill.methods.options import Weight
 from edgekd.distill.methods.precision import full
@@ -40,6 +41,7 @@ class IRG(nn.Module):
         ours, theirs = embedding(f_s[-1]).shape[1], embedding(f_t[-1]).shape[1]
         self.adapter = nn.Identity() if ours == theirs else nn.Linear(ours, theirs, device=f_s[-1].device)
 
+    @in_full_precision
     def forward(self, f_s: Sequence[Tensor], f_t: Sequence[Tensor]) -> Tensor:
         if self.adapter is None:
             self.prepare(f_s, f_t)

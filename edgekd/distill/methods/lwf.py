@@ -21,3 +21,6 @@ def lwf(z_s: Tensor, z_t: Tensor, labels: Tensor | None = None, *, temperature: 
             "the teacher's, so it needs at least as many"
         )
     return kd(z_s[:, :old], z_t, temperature=temperature)
+
+
+lwf.old_classes = True  # type: ignore[attr-defined]

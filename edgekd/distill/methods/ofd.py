@@ -34,6 +34,8 @@ class OFD(nn.Module):
     the parameters of the BatchNorm before the ReLU.
     """
 
+    auto = "refused"  # the last layer of a stage stands behind its ReLU
+
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.ModuleList()

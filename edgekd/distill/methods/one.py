@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from edgekd.distill.cut import after
-from edgekd.distill.methods.fresh import fresh
+from edgekd.distill.methods.fresh import drawn, fresh
 from edgekd.distill.methods.kd import kd
 from edgekd.distill.methods.options import Temperature
 from edgekd.distill.methods.precision import full
@@ -34,7 +34,7 @@ class ONE(nn.Module):
     auto = "before_last"
 
     def __init__(
-        self, *, branches: Annotated[int, Field(ge=2)] = 3, temperature: Temperature = 3.0, seed: int = 1
+        self, *, branches: Annotated[int, Field(ge=2)] = 3, temperature: Temperature = 3.0, seed: int | None = None
     ) -> None:
         super().__init__()
         self.count, self.temperature, self.seed = branches, temperature, seed
@@ -42,11 +42,12 @@ class ONE(nn.Module):
         self.gate = nn.Sequential()
 
     def prepare(self, f_s: Sequence[Tensor], student: nn.Module, paths: Sequence[str]) -> None:
-        """Make the branches after the student's layer at `paths[0]`, and the gate."""
+        """Make the branches after the student's layer at `paths[0]`, from `seed` or else from torch's generator, and the gate."""
         if len(paths) != 1:
             raise RecipeError(f"method 'one' forks the student at one layer; {len(paths)} given: {', '.join(paths)}")
+        seed = drawn() if self.seed is None else self.seed
         # Cut from copies, since the student's hooks would see what is traced; in train mode, as they are used.
-        self.branches.extend(after(fresh(student, self.seed, i).train(), paths[0]) for i in range(self.count - 1))
+        self.branches.extend(after(fresh(student, seed, i).train(), paths[0]) for i in range(self.count - 1))
         width = embedding(f_s[0]).shape[1]
         self.gate = nn.Sequential(
             nn.Linear(width, self.count), nn.BatchNorm1d(self.count), nn.ReLU(), nn.Softmax(dim=1)

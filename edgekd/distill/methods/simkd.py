@@ -52,6 +52,10 @@ class SimKD(nn.Module):
         ((s, t),) = pairs_of_one_size(f_s, f_t)
         return mse_loss(self.projector(s), t)
 
+    def deployed(self, student: nn.Module, path: str) -> SimStudent:
+        """What ships in place of the student, whose feature at `path` was taught."""
+        return reused(student, path, self)
+
     def _project(self, f_s: Sequence[Tensor], f_t: Sequence[Tensor]) -> None:
         s, t = the_pair(f_s, f_t)
         size = (min(s.shape[2], t.shape[2]), min(s.shape[3], t.shape[3]))

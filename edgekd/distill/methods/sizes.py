@@ -23,5 +23,15 @@ def pairs_of_one_size(f_s: Sequence[Tensor], f_t: Sequence[Tensor]) -> Iterator[
 
 
 def embedding(f: Tensor) -> Tensor:
-    """One vector a sample, `[batch, channels]`: a map is averaged over its positions, a vector stays as it is."""
-    return f if f.ndim == 2 else f.flatten(2).mean(2)
+    """One vector a sample, `[batch, channels]`: maps `[batch, channels, h, w]` and tokens `[batch, tokens, channels]` are averaged
+    over their positions, a vector stays as it is. Raises ValueError for other shapes."""
+    match f.ndim:
+        case 2:
+            return f
+        case 3:
+            return f.mean(1)
+        case 4:
+            return f.mean((2, 3))
+    raise ValueError(
+        f"it compares vectors, maps or tokens of a sample, not {list(f.shape)}; choose layers that put these out"
+    )
