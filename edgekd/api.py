@@ -63,7 +63,7 @@ def _load(path: Path | None, overrides: Sequence[str]) -> Recipe:
     """The recipe; the methods' signatures, which cost importing torch, are read only where there is something to check."""
     try:
         recipe = load_recipe(path, overrides)
-        if all(loss.method == "kd" and not loss.options for loss in recipe.distill.losses):
+        if all(loss.method == "kd" and not loss.options and not loss.layers for loss in recipe.distill.losses):
             return recipe
     except RecipeError:
         pass  # told below, together with the mistakes in the losses

@@ -63,6 +63,14 @@ def agreement(same: float, int8: Artifact, scores: Artifact, shipped: str) -> It
         yield Check(name="int8 as it ships, with fp16 between", verdict="note", found=found)
 
 
+def under_teacher(recipe: Recipe, shipped: Candidate, teacher: Accuracy) -> Iterator[Check]:
+    """How far below its teacher the student is, where no budget limits that."""
+    if recipe.budget.max_drop_from_teacher is None:
+        points = teacher.top1 - shipped.accuracy.top1
+        found = f"{shipped.accuracy.top1:.2f} % against {teacher.top1:.2f} %, {points:.2f} points lower"
+        yield Check(name="beside the teacher", verdict="note", found=found, limit="none is set")
+
+
 def refusal(findings: Sequence[Finding]) -> str:
     """Why the target's runtime refuses a candidate; empty where it does not."""
     refused = [finding for finding in findings if finding.severity == "error"]
@@ -149,6 +157,9 @@ def warnings(
         yield f"{len(samples.skipped)} images do not decode and were left out, the first: {samples.skipped[0]}"
     if recipe.data.train == recipe.data.test and not recipe.data.train.startswith("python:"):  # that is told the split
         yield "train and test are the same samples: the accuracies say nothing about new ones"
+    for given in recipe.teachers:
+        if given.model.startswith(("onnx:", "exported:")) and (given.weights or given.args):
+            yield f"teacher.weights and args were not read: {given.model.partition(':')[0]}: holds the whole model"
     if recipe.data.is_synthetic:
         yield f"the training images are synthetic ({recipe.data.train}): made from the teacher, none is real"
     if not any(loss.weight for loss in recipe.distill.losses):

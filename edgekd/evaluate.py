@@ -34,7 +34,7 @@ from edgekd.measure.on_candidates import measure_candidates
 from edgekd.measure.protocol import interleave
 from edgekd.measure.runners import OnnxRunner, Runner, TorchRunner, machine, peak_memory_mb, versions
 from edgekd.quantize.auto import Quantized
-from edgekd.recipe import Recipe, file_of
+from edgekd.recipe import Distill, Recipe, file_of
 from edgekd.report.model import (
     Accuracy,
     Latency,
@@ -46,6 +46,7 @@ from edgekd.report.model import (
 from edgekd.report.on_device import decisive, with_device
 from edgekd.say import say
 from edgekd.stage import Artifact, Cache
+from edgekd.summary import summary
 from edgekd.target import Target
 from edgekd.tasks import open_task, task_notes
 
@@ -69,6 +70,7 @@ class Made:
     quantized: Quantized | None
     candidates: Mapping[str, Artifact]
     scores: Mapping[str, Artifact]
+    settings: Distill
 
 
 def evaluate(recipe: Recipe, target: Target, run: Cache, made: Made, started: float, device: str = "") -> Report:
@@ -101,6 +103,7 @@ def evaluate(recipe: Recipe, target: Target, run: Cache, made: Made, started: fl
     said = [
         *budget_checks(shipped, recipe.budget, teacher, accuracies["fp32"]),
         *(checks.agreement(same, candidates["int8"], scores["int8"], shipped.name) if same is not None else ()),
+        *checks.under_teacher(recipe, shipped, teacher),
         checks.linted(findings[shipped.name], target),
         checks.device_latency(target),
         *checks.kept_in_fp32(candidates),
@@ -134,6 +137,7 @@ def evaluate(recipe: Recipe, target: Target, run: Cache, made: Made, started: fl
             *checks.warnings(recipe, opened, teacher, shipped, made.quantized),
             *checks.slow(findings[shipped.name]),
         ),
+        summary=tuple(summary(recipe, made.settings)),
         stages=tuple(artifact.lineage() for artifact in run.artifacts),
     )
     there = found.get(shipped.name)

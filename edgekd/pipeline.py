@@ -103,7 +103,8 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask, de
         list(team.invitations())
         return Report.model_validate_json((folder / "report.json").read_bytes())
     made = Made(
-        samples, seen, tasks, trained, teacher_scores, task_scores, tuned, tuple(chain), distilled, quantized, candidates, scores
+        samples, seen, tasks, trained, teacher_scores, task_scores, tuned, tuple(chain), distilled, quantized, candidates, scores,
+        settings,
     )  # fmt: skip
     report = evaluate(recipe, target, run, made, started, device)
     package(folder, recipe, target, run, made, report)

@@ -250,11 +250,28 @@ class Distill(Section):
         return self
 
     @model_validator(mode="after")
+    def _every_warmup_ends(self) -> Self:
+        for loss in self.losses:
+            end = self.epochs if loss.until_epoch is None else min(self.epochs, loss.until_epoch)
+            if loss.warmup_epochs > end:
+                raise ValueError(
+                    f"the warm-up of {loss.method} takes {loss.warmup_epochs:g} epochs, and the term ends after {end:g}: it would "
+                    "never have its weight; lower warmup_epochs"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _the_scheme_is_applied(self) -> Self:
         if missing := SCHEMES[self.scheme].keys() - self.model_fields_set:
             raise ValueError(
                 f"scheme = '{self.scheme}' gives defaults to a recipe's file; in Python state {', '.join(sorted(missing))}, as "
                 f"Distill(scheme='{self.scheme}', **edgekd.schemes.SCHEMES['{self.scheme}'])"
+            )
+        trains_by = {loss["method"] for loss in SCHEMES[self.scheme].get("losses", ())} - {"kd"}
+        if lost := trains_by - {loss.method for loss in self.losses}:
+            raise ValueError(
+                f"scheme = '{self.scheme}' trains by {', '.join(sorted(lost))}, which the recipe's own losses replace; add "
+                f'{{ method = "{min(lost)}", ... }} to them, or leave losses or scheme out'
             )
         return self
 

@@ -51,8 +51,7 @@ class Places:
             set_here = loc[: len(key)] == key
             set_inside = loc not in lines and key[: len(loc)] == loc
             if set_here or set_inside:
-                inside = dotted(loc[len(key) :])
-                return f"--set {dotted(key)}{f' at {inside}' if inside else ''}"
+                return f"--set {dotted(loc if set_here else key)}"
         known = next((loc[:n] for n in range(len(loc), 0, -1) if loc[:n] in lines), None)
         return f"{self.file}{'' if known is None else f':{lines[known]}'} {dotted(loc)}".rstrip()
 

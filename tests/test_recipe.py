@@ -246,7 +246,7 @@ def test_a_relative_path_of_an_override_starts_where_the_user_is(
         ("distill.losses.0.temperature=0", "--set distill.losses.0.temperature", "0 given; should be greater than 0"),
         (
             'distill.losses=[{method="kd", temperature=0}]',
-            "--set distill.losses at 0.temperature",
+            "--set distill.losses.0.temperature",
             "0 given; should be greater than 0",
         ),
         ("quantize=qat", "--set quantize", '"qat" given; should be a table'),

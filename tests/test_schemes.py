@@ -235,7 +235,9 @@ def test_new_classes_are_learnt_and_the_old_ones_kept(build: Build, tmp_path: Pa
     new = (digits_with(tmp_path / "new", 10, train_from=5), f"data.test={tmp_path / 'test.parquet'}")
     slowly = ("distill.scheme=lifelong", 'student.init={how="extend"}', "distill.epochs=3", "distill.optimizer.lr=0.02")
     kept = build(*new, *teacher, *slowly)
-    lost = build(*new, *teacher, *slowly, "distill.losses=[]")
+    lost = build(*new, *teacher, *slowly[1:], "distill.losses=[]", "distill.label_weight=1")
+    with pytest.raises(RecipeError, match="scheme = 'lifelong' trains by lwf, which the recipe's own losses replace"):
+        build(*new, *teacher, *slowly, 'distill.losses=[{method="kd"}]')
     percent = [float(note(one, "old classes").partition("alone ")[2].split(" %")[0]) for one in (kept, lost)]
     assert percent[0] > percent[1] + 5
     with pytest.raises(DataError, match="no sample of class 0, 1, 2, 3, 4"):

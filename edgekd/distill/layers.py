@@ -12,7 +12,7 @@ from edgekd.distill.methods import METHODS
 from edgekd.errors import ModelError
 from edgekd.losses import Loss, needs_of
 
-WHICH = {"all": slice(None), "last": slice(-1, None), "before_last": slice(-2, -1)}
+WHICH = {"all": slice(None), "before_last": slice(-2, -1)}
 BEFORE_RELU = (
     "what a layer gives before its ReLU (its BatchNorm's output), while the last layer of a stage stands behind it"
 )
@@ -24,7 +24,7 @@ def pair_layers(losses: Sequence[Loss], student: nn.Module, teacher: nn.Module, 
 
     Layers that put out maps of one height and width are a stage, and its last one stands for it. A stage of the student
     goes with the teacher's of the same resolution, or, where there is none, with the one at the same relative depth.
-    A method that compares embeddings takes the deepest pair, as one does whose attribute `auto` is "last"; with
+    A method that compares embeddings takes the deepest stage of both, as one does whose attribute `auto` is "last"; with
     "before_last" it takes the one before. One that reads the student alone takes the student's side.
     Raises ModelError where a network has no layer that puts out a map, and for a method whose `auto` is "refused".
     """
@@ -37,15 +37,15 @@ def pair_layers(losses: Sequence[Loss], student: nn.Module, teacher: nn.Module, 
             )
     ours = stages(student, images, "student")
     compared = any(loss.layers == "auto" and "f_t" in needs_of(METHODS[loss.method]) for loss in losses)
-    pairs = paired(ours, stages(teacher, images, "teacher") if compared else ours)
+    theirs = stages(teacher, images, "teacher") if compared else ours
+    pairs = paired(ours, theirs)
 
     def resolved(loss: Loss) -> Loss:
         if loss.layers != "auto":
             return loss
         method: Any = METHODS[loss.method]
-        chosen = list(pairs.items())[
-            WHICH[getattr(method, "auto", "last" if getattr(method, "pooled", False) else "all")]
-        ]
+        which = getattr(method, "auto", "last" if getattr(method, "pooled", False) else "all")
+        chosen = [(ours[-1][0], theirs[-1][0])] if which == "last" else list(pairs.items())[WHICH[which]]
         if not chosen:
             raise ModelError(
                 f'{loss.method} with layers = "auto" reads the stage before the last, and the student has {len(pairs)}; name a layer'

@@ -61,5 +61,7 @@ def choose_temperature(
     if team.RANK > 0:
         return
     best = max(curve, key=lambda temperature: curve[temperature])
-    say(f"  temperature {best:g}, the best of {len(curve)} on the hold-out split after {epochs} epochs each")
+    say(
+        f"  temperature {best:g}, the best of {len(curve)} on the hold-out split after {epochs} {'epoch' if epochs == 1 else 'epochs'} each"
+    )
     (out / FILE).write_text(json.dumps({"best": best, "epochs": epochs, "curve": list(curve.items())}))

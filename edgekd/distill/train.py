@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -34,6 +35,7 @@ from edgekd.say import progress, say
 from edgekd.stage import SCRATCH
 
 CHECKPOINT = f"{SCRATCH}/checkpoint.pt"
+LINES = 20  # that a training prints where there is no bar, at most
 PREPARED = 0x93E9  # a coordinate of its own, so that the choice shares no random number with any view
 PREPARED_ON = 64  # samples that methods with weights of their own see before the training
 
@@ -180,6 +182,11 @@ def train(
             shipped = objective.deployed(averaged.module if averaged is not None else student)
             metrics[-1] |= _holdout(shipped, lesson, modes)
             _check_finite(metrics[-1])
+            if not sys.stderr.isatty() and (epoch + 1) % math.ceil(settings.epochs / LINES) == 0:
+                told = metrics[-1]
+                say(
+                    f"  {title}: epoch {epoch + 1} of {settings.epochs}, loss {told['loss']:.4g}, hold-out {told['holdout_top1']:.2f} %"
+                )
             if accelerator.is_main_process:
                 checkpoint.save(metrics=metrics)
                 _log(log, metrics[-1])
@@ -331,8 +338,11 @@ def _note(epoch: int, terms: dict[str, torch.Tensor], steps: int, batch_size: in
 
 def _check_finite(metrics: dict[str, float]) -> None:
     if not math.isfinite(metrics["loss"]):
+        terms = {name.removeprefix("loss/"): value for name, value in metrics.items() if name.startswith("loss/")}
+        means = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
         raise ModelError(
-            f"the loss became {metrics['loss']} in epoch {metrics['epoch']:.0f}; lower distill.optimizer.lr, or a loss's weight"
+            f"the loss became {metrics['loss']} in epoch {metrics['epoch']:.0f} (its terms, unweighted: {means}); lower "
+            "distill.optimizer.lr, or the weight of the term that grew, or give it warmup_epochs"
         )
 
 

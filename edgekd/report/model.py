@@ -220,6 +220,9 @@ class Report(Section):
         default=(), description="the most sensitive first; empty where it did not come to mixed precision"
     )
     warnings: tuple[str, ...] = ()
+    summary: tuple[tuple[str, str], ...] = Field(
+        default=(), description="what the recipe came to, with the layers that were paired"
+    )
     stages: tuple[dict[str, Any], ...] = Field(default=(), description="name, key, seconds, reused: the lineage")
 
     @property

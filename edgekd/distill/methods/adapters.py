@@ -76,6 +76,7 @@ def head_of(teacher: nn.Module, t: Tensor, z_t: Tensor | None) -> nn.Linear:
         if found.shape != expected.shape or (found - expected).norm() > HEAD_TOLERANCE * expected.norm():
             raise ModelError(
                 f"the teacher's head '{path}' does not give the teacher's logits from the average of the layer given here; "
-                "choose the layer whose average over positions it reads (the last activation before the pooling)"
+                "choose the layer whose average over positions it reads (the last activation before the pooling); a teacher that "
+                "pools by the maximum, or scales its logits, has none: take another method"
             )
     return head

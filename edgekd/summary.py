@@ -1,0 +1,81 @@
+"""summary: what a recipe came to, in rows for the report: models, data, losses with the options and layers that they had."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from edgekd.distill.methods import METHODS
+from edgekd.losses import Loss
+from edgekd.recipe import Distill, Model, Recipe, split_reference
+from edgekd.toml_file import shown
+
+
+def summary(recipe: Recipe, settings: Distill) -> Iterator[tuple[str, str]]:
+    """(what, how) in the order of the flow; `settings` are those that the student was trained by, their layers paired."""
+    data, train = recipe.data, settings.optimizer
+    augmented = data.augment.model_dump(exclude_defaults=True)
+    yield "data", f"train {_file(data.train)}, test {_file(data.test)}; {_words(augmented) or 'no augmentation'}"
+    for teacher in recipe.teachers:
+        yield "teacher", _model(teacher)
+    for assistant in recipe.student.assistants:
+        yield "assistant", _model(assistant)
+    begun = f"; begun by {recipe.student.init.how}" if recipe.student.init else ""
+    yield "student", _model(recipe.student) + begun
+    for task in recipe.tasks:
+        yield f"task {task.name}", f"column {task.label}, weight {task.weight:g}, taught by {_model(task.teacher)}"
+    if recipe.distill.scheme != "offline":
+        yield "scheme", recipe.distill.scheme
+    if settings.label_weight:
+        yield "labels", f"cross-entropy, weight {settings.label_weight:g}"
+    for loss in settings.losses:
+        yield f"loss {loss.method}", _loss(loss)
+    yield (
+        "training",
+        f"{settings.epochs} epochs, batch {settings.batch_size}, {settings.views} views, {train.name} at {train.lr:g}, weight decay "
+        f"{train.weight_decay:g}, warm-up of {settings.warmup_epochs:g} epochs, {settings.precision}, seed {settings.seed}"
+        + (f", averaged by {settings.ema:g}" if settings.ema else "")
+        + (f", {recipe.distill.generations} generations" if recipe.distill.generations else ""),
+    )
+    yield "quantization", _words({"mode": recipe.quantize.mode, **recipe.quantize.model_dump(exclude_defaults=True)})
+
+
+def _loss(loss: Loss) -> str:
+    method = METHODS[loss.method]
+    called: Callable[..., Any] = method.__init__ if inspect.isclass(method) else method
+    options = {
+        parameter.name: loss.options.get(parameter.name, parameter.default)
+        for parameter in inspect.signature(called).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    about = {"weight": loss.weight, **options}
+    about |= {key: value for key in ("warmup_epochs", "until_epoch") if (value := getattr(loss, key))}
+    if isinstance(loss.layers, Mapping):
+        about |= (
+            {"layers": ", ".join(f"{ours} = {theirs}" for ours, theirs in loss.layers.items())} if loss.layers else {}
+        )
+    else:
+        about["layers"] = ", ".join(loss.layers)
+    return _words(about)
+
+
+def _model(model: Model) -> str:
+    weights = f", weights {_file(model.weights)}" if model.weights else ""
+    return f"{_file(model.model)}{weights}" + (f" ({_words(model.args)})" if model.args else "")
+
+
+def _file(reference: str) -> str:
+    """The reference with the file's name alone: whose folder it was is nobody's business."""
+    before, file, after = split_reference(reference)
+    return reference if file is None else f"{before}{Path(file).name}{after}"
+
+
+def _words(values: Mapping[str, Any]) -> str:
+    told = (
+        f"{key} {value if isinstance(value, str) else shown(value)}"
+        for key, value in values.items()
+        if value is not None
+    )
+    return ", ".join(told)
