@@ -35,8 +35,8 @@ class Loss(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
-    method: Text
-    weight: NonNegative = 1.0
+    method: Text = Field(description="one of those below")
+    weight: NonNegative = Field(default=1.0, description="of the term")
     warmup_epochs: NonNegative = Field(default=0.0, description="the weight rises linearly from 0 over these epochs")
 
     until_epoch: NonNegative | None = Field(default=None, description="the term ends there; none: never")

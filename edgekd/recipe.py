@@ -42,7 +42,7 @@ class Augmentation(Section):
     crop_padding: int = Field(
         default=0, ge=0, description="pixels of zero padding before a random crop back to the size"
     )
-    flip: bool = False
+    flip: bool = Field(default=False, description="mirrors half of the images")
     cutout: int = Field(default=0, ge=0, description="side in pixels of a square that is painted in one colour")
     fill: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(
         default=None, description="cut-out's colour per channel, in 0..1; none: data.mean"
@@ -56,23 +56,23 @@ class Source(Section):
     references = frozenset({"train", "test"})
     shapes_nothing = frozenset({"store_gb"})
 
-    train: Text
-    test: Text
+    train: Text = Field(description="the teacher and the student see these")
+    test: Text = Field(description="read by the final check only")
     column: Text | None = Field(default=None, description="of the images in parquet; none: image or img")
     label: Text | None = Field(default=None, description="column of the labels in parquet; none: label or labels")
     size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = Field(
         default=None, description="height, width that images are resized to; none: as they are"
     )
-    on_error: Literal["stop", "skip"] = "stop"
+    on_error: Literal["stop", "skip"] = Field(default="stop", description="where an image does not decode")
     store_gb: Positive | None = Field(default=None, description="largest decoded store; none: half of the free disk")
 
 
 class Synthetic(Section):
     """How many images a data-free build makes, and how long it works on them; unset: the method's own."""
 
-    samples: int = Field(default=10_000, ge=1)
-    steps: int | None = Field(default=None, ge=1)
-    batch: int | None = Field(default=None, ge=1)
+    samples: int = Field(default=10_000, ge=1, description="images")
+    steps: int | None = Field(default=None, ge=1, description="of the optimizer; none: the method's own")
+    batch: int | None = Field(default=None, ge=1, description="images at a time; none: the method's own")
 
 
 class Data(Source):
@@ -81,10 +81,10 @@ class Data(Source):
 
     holdout: float = Field(default=0.05, gt=0, lt=0.5, description="share of train kept for every choice")
     mean: tuple[float, ...] = Field(default=(0.5, 0.5, 0.5), description="per channel, of values in 0..1")
-    std: tuple[Positive, ...] = (0.5, 0.5, 0.5)
-    augment: Augmentation = Augmentation()
+    std: tuple[Positive, ...] = Field(default=(0.5, 0.5, 0.5), description="the same")
+    augment: Augmentation = Field(default=Augmentation(), description="of the training images")
     seed: int = Field(default=0, ge=0, description="of the hold-out split and of the views")
-    synthetic: Synthetic = Synthetic()
+    synthetic: Synthetic = Field(default=Synthetic(), description="where train is synthetic")
 
     @property
     def source(self) -> Source:
@@ -118,9 +118,11 @@ class Model(Section):
 
     references = frozenset({"model", "weights"})
 
-    model: Text
-    weights: Text | None = None
-    args: dict[str, Any] = Field(default_factory=dict)
+    model: Text = Field(
+        description="edgekd:NAME, timm:NAME, python:FILE.py:FUNCTION, exported:FILE.pt2, onnx:FILE (teachers)"
+    )
+    weights: Text | None = Field(default=None, description="safetensors, for edgekd:, timm: and python:")
+    args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the model's function")
 
 
 class Teacher(Model):
@@ -130,11 +132,11 @@ class Teacher(Model):
     `column` the teachers see another column of the same rows (cross-modal distillation).
     """
 
-    train_epochs: int = Field(default=0, ge=0)
-    also: tuple[Model, ...] = ()
-    column: Text | None = None
+    train_epochs: int = Field(default=0, ge=0, description="on labels first; 0: it is trained")
+    also: tuple[Model, ...] = Field(default=(), description="further teachers")
+    column: Text | None = Field(default=None, description="of the images that the teachers see; none: the student's")
     mean: tuple[float, ...] | None = Field(default=None, description="of what the teachers see; none: the data's")
-    std: tuple[Positive, ...] | None = None
+    std: tuple[Positive, ...] | None = Field(default=None, description="the same")
 
     @property
     def alone(self) -> Self:
@@ -149,7 +151,7 @@ class Init(Section):
     keeps the function, wider up to its `noise`; extend: everything that fits, the head's first classes (for `lwf`).
     """
 
-    how: Literal["copy", "slice", "wider", "deeper", "extend"]
+    how: Literal["copy", "slice", "wider", "deeper", "extend"] = Field(description="see docs/distillation.md")
     layers: dict[str, str] | Literal["every_nth"] = Field(
         default="every_nth", description="how = copy: student module path -> teacher module path"
     )
@@ -157,15 +159,15 @@ class Init(Section):
         default=5e-4,
         description="how = wider: on copied channels, relative to their weights; equal ones would learn alike (Net2Net, 2.3)",
     )
-    source: Model | None = None
+    source: Model | None = Field(default=None, description="whose weights; none: the teacher's")
 
 
 class Student(Model):
     """The model that ships. `assistants` (Mirzadeh et al. 2020) are trained on the way to it: each learns from the one
     before, the first from the teacher. `init` is what it begins with, where it has no weights (edgekd.models.init)."""
 
-    assistants: tuple[Model, ...] = ()
-    init: Init | None = None
+    assistants: tuple[Model, ...] = Field(default=(), description="between teacher and student, the teacher's first")
+    init: Init | None = Field(default=None, description="first weights; none: random")
     heads: dict[str, int] = Field(default_factory=dict, description="outputs after the classes; [[tasks]] sets them")
 
     @property
@@ -180,17 +182,17 @@ class Task(Section):
     `name` is the output's in the exported graph; `label` is the column of parquet that holds its classes.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-    label: Text
-    teacher: Model
+    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="of its output")]
+    label: Text = Field(description="column of its labels")
+    teacher: Model = Field(description="of its classes")
     weight: Positive = Field(default=1.0, description="of the task's losses, where the first task's is 1")
 
 
 class Optimizer(Section):
-    name: Literal["sgd", "adamw"] = "sgd"
-    lr: Positive = 0.1
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: NonNegative = 5e-4
+    name: Literal["sgd", "adamw"] = Field(default="sgd", description="sgd is with Nesterov momentum")
+    lr: Positive = Field(default=0.1, description="after the warm-up; then half a cosine to 0")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
+    weight_decay: NonNegative = Field(default=5e-4, description="of all parameters")
 
 
 class Recording(Section):
@@ -207,8 +209,8 @@ class Distill(Section):
 
     shapes_nothing = frozenset({"tensorboard"})
 
-    epochs: int = Field(default=30, ge=1)
-    batch_size: int = Field(default=128, ge=2)
+    epochs: int = Field(default=30, ge=1, description="the last one ships")
+    batch_size: int = Field(default=128, ge=2, description="over all processes")
     views: int = Field(
         default=4, ge=1, description="different augmentations of each sample that the teacher is asked for"
     )
@@ -216,16 +218,20 @@ class Distill(Section):
         default="float16", description="how the teacher's logits are stored (edgekd.distill.cache)"
     )
     top_k: int = Field(default=32, ge=1, description='logits of each sample that cache = "topk" keeps')
-    label_weight: NonNegative = 0.1
-    losses: tuple[Loss, ...] = (Loss(method="kd", weight=0.9),)
-    optimizer: Optimizer = Optimizer()
-    warmup_epochs: NonNegative = 1.0
+    label_weight: NonNegative = Field(default=0.1, description="of the cross-entropy with the labels")
+    losses: tuple[Loss, ...] = Field(
+        default=(Loss(method="kd", weight=0.9),), description="added up; see [[distill.losses]]"
+    )
+    optimizer: Optimizer = Field(default=Optimizer(), description="see below")
+    warmup_epochs: NonNegative = Field(default=1.0, description="the learning rate rises linearly from 0")
     ema: float = Field(
         default=0.0, ge=0, lt=1, description="decay a step of the averaged weights that are shipped; 0 is off"
     )
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    seed: int = Field(default=0, ge=0)
-    tensorboard: bool = False
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="auto: bf16 where the machine computes in it"
+    )
+    seed: int = Field(default=0, ge=0, description="of weights and order")
+    tensorboard: bool = Field(default=False, description="writes the curves for it too")
     scheme: Literal["offline", "born_again", "dml", "one", "byot", "tf_kd", "cs_kd", "adversarial", "lifelong"] = Field(
         default="offline", description="defaults of this table by name (edgekd.schemes)"
     )
@@ -279,8 +285,8 @@ class Distill(Section):
 class Training(Section):
     """Of quantization-aware distillation (mode = qat, or auto where it comes to that)."""
 
-    epochs: int = Field(default=3, ge=1)
-    lr: Positive = 0.005
+    epochs: int = Field(default=3, ge=1, description="of quantization-aware training")
+    lr: Positive = Field(default=0.005, description="of it")
 
 
 Refinement = Literal["cle", "adaround", "bias_correction"]
@@ -295,9 +301,11 @@ class Quantize(Training):
     on the hold-out split.
     """
 
-    mode: Literal["ptq", "qat", "auto", "none"] = "ptq"
-    calibration: Literal["minmax", "moving_average", "percentile", "entropy", "mse"] = "mse"
-    calibration_samples: int = Field(default=512, ge=1)
+    mode: Literal["ptq", "qat", "auto", "none"] = Field(default="ptq", description="see docs/quantization.md")
+    calibration: Literal["minmax", "moving_average", "percentile", "entropy", "mse"] = Field(
+        default="mse", description="what decides the ranges of activations"
+    )
+    calibration_samples: int = Field(default=512, ge=1, description="training images, not augmented")
     refine: tuple[Refinement, ...] = Field(default=(), description="of ptq; auto takes all where none is given")
     keep_float: tuple[Text, ...] = Field(
         default=(), description='operators that stay float: "first", "last", or a module by its path'
@@ -326,17 +334,17 @@ class Export(Section):
     opset: int | None = Field(default=None, ge=13, description="none: the target's")
     batch: Literal["dynamic", 1] = Field(default="dynamic", description="1: static shapes, as a DLA needs them")
     preprocess: bool = Field(default=True, description="input uint8 NHWC, normalised inside the graph")
-    output: Literal["logits", "probabilities"] = "logits"
+    output: Literal["logits", "probabilities"] = Field(default="logits", description="of the graph")
 
 
 class Budget(Section):
     """What the shipped model must hold; points are percentage points of top-1 accuracy on the test split."""
 
-    min_accuracy: Percent | None = None
-    max_drop_from_teacher: Percent | None = None
-    max_drop_from_fp32: Percent | None = 1.0
-    p90_latency_ms: Positive | None = None
-    size_mb: Positive | None = None
+    min_accuracy: Percent | None = Field(default=None, description="top-1 in percent")
+    max_drop_from_teacher: Percent | None = Field(default=None, description="in points")
+    max_drop_from_fp32: Percent | None = Field(default=1.0, description="in points, of what is quantized")
+    p90_latency_ms: Positive | None = Field(default=None, description="on the device")
+    size_mb: Positive | None = Field(default=None, description="of the file that ships")
 
 
 class Recipe(Section):
@@ -444,7 +452,8 @@ def _recipe_file(path: Path | None) -> Path:
     if not file.is_file():
         others = [other.name for other in sorted(file.parent.glob("*.toml"))]
         what = f"{file} does not exist{nearest(file.name, others)}"
-        raise RecipeError(f"{what.rstrip('.')}. Write a first recipe with `edgekd init`, or give the folder of one")
+        end = "" if what.endswith((".", "?")) else "."
+        raise RecipeError(f"{what}{end} Write a first recipe with `edgekd init`, or give the folder of one")
     if file.suffix != ".toml":
         raise RecipeError(f"{file} is no recipe: give a folder with {FILE}, or a .toml file")
     return file

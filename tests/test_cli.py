@@ -88,6 +88,9 @@ def test_targets_lists_every_device_and_shows_one(folder: Path) -> None:
 
 def test_an_unknown_target_is_told_with_the_nearest(folder: Path) -> None:
     assert "Did you mean jetson?" in refused(folder, "build", "--target", "jetsn")
+    assert "Did you mean jetson?" in refused(
+        folder, "build", "-t", "x86-cpu", "-t", "jetsn"
+    )  # before the first is built
 
 
 def test_all_mistakes_of_a_recipe_are_told_at_once_with_their_lines(folder: Path) -> None:

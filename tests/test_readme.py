@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from dataclasses import fields
 from pathlib import Path
 
@@ -21,7 +22,11 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.mark.parametrize("code", [code for code in blocks("python") if "edgekd.build" not in code])
+DISTILLATION = (Path(__file__).parent.parent / "docs" / "distillation.md").read_text()
+LOOPS = re.findall(r"```python\n(.*?)```", DISTILLATION, re.DOTALL)
+
+
+@pytest.mark.parametrize("code", [*(code for code in blocks("python") if "edgekd.build" not in code), *LOOPS])
 def test_a_python_example_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
@@ -32,6 +37,12 @@ def test_the_recipe_is_one(tmp_path: Path) -> None:
     (tmp_path / "edgekd.toml").write_text(recipe)
     assert load_recipe(tmp_path).distill.epochs == 60
     assert len(recipe.splitlines()) <= 25
+
+
+def test_the_reference_of_the_recipe_is_that_of_the_code() -> None:
+    docs = Path(__file__).parent.parent / "docs"
+    made = runpy.run_path(str(docs / "make_recipe.py"))["reference"]()
+    assert (docs / "recipe.md").read_text() == made, "run python docs/make_recipe.py"
 
 
 def test_the_docs_name_every_method_and_scheme_and_their_recipe_is_one(tmp_path: Path) -> None:

@@ -1,0 +1,87 @@
+"""Writes docs/recipe.md, every key of a recipe with its default, from the code that reads recipes: python docs/make_recipe.py"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from edgekd.distill.methods import METHODS
+from edgekd.losses import Loss, needs_of
+from edgekd.recipe import (
+    Augmentation,
+    Budget,
+    Data,
+    Distill,
+    Export,
+    Init,
+    Optimizer,
+    Quantize,
+    Student,
+    Synthetic,
+    Task,
+    Teacher,
+)
+from edgekd.toml_file import shown
+
+TABLES: dict[str, type[BaseModel]] = {
+    "[data]": Data, "[data.augment]": Augmentation, "[data.synthetic]": Synthetic, "[teacher]": Teacher,
+    "[student]": Student, "[student.init]": Init, "[distill]": Distill, "[[distill.losses]]": Loss,
+    "[distill.optimizer]": Optimizer, "[quantize]": Quantize, "[export]": Export, "[budget]": Budget, "[[tasks]]": Task,
+}  # fmt: skip
+HEAD = """\
+# The recipe
+
+Every key of edgekd.toml with its default. Any of them can be given on the command line: `--set distill.epochs=5`. A name of
+its own (`name = "..."`, at the top) calls the bundle's folder; without one it is that of the recipe's.
+
+<!-- Written by docs/make_recipe.py. -->
+"""
+
+
+def reference() -> str:
+    """The page."""
+    parts = [HEAD]
+    for title, table in TABLES.items():
+        parts.append(f"## `{title}`\n\n| key | default | |\n|---|---|---|\n" + "\n".join(rows(table)) + "\n")
+    parts.append(
+        "## Options of the methods\n\nWritten beside `method` in `[[distill.losses]]`; what each means stands in the docstring "
+        "of its file in `edgekd/distill/methods`.\n\n| method | options and defaults |\n|---|---|\n"
+        + "\n".join(f"| `{name}` | {options(method)} |" for name, method in METHODS.items())
+        + "\n"
+    )
+    return "\n".join(parts)
+
+
+def rows(table: type[BaseModel]) -> Iterator[str]:
+    for key, field in table.model_fields.items():
+        if field.is_required():
+            default = "required"
+        else:
+            value = field.get_default(call_default_factory=True)
+            default = "" if value is None or isinstance(value, BaseModel) else f"`{written(value)}`"
+        yield f"| `{key}` | {default} | {(field.description or '').replace('|', '/')} |"
+
+
+def written(value: Any) -> str:
+    """A default as one writes it in TOML."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(written, value))}]"
+    if isinstance(value, BaseModel):
+        return "{ " + ", ".join(f"{k} = {shown(v)}" for k, v in value.model_dump(exclude_unset=True).items()) + " }"
+    return shown(value)
+
+
+def options(method: Callable[..., Any]) -> str:
+    called: Any = getattr(method, "__init__") if inspect.isclass(method) else method  # noqa: B009
+    keywords = [p for p in inspect.signature(called).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    layers = ["`layers`"] if "f_s" in needs_of(method) else []
+    told = (f"`{p.name}`" + ("" if p.default is None else f" {shown(p.default)}") for p in keywords)
+    return ", ".join([*layers, *told]) or "none"
+
+
+if __name__ == "__main__":
+    (Path(__file__).parent / "recipe.md").write_text(reference(), encoding="utf-8")
