@@ -167,6 +167,7 @@ def measure(
     from edgekd.measure.side_by_side import measure_all, record
     from edgekd.report.on_device import table
 
+    inside = bundle.resolve() in (Path.cwd(), *Path.cwd().parents)
     options = Options(
         threads=_numbers("--threads", threads), batches=_numbers("--batch", batch), cpus=_numbers("--cpus", cpus),
         runtime=_runtime(runtime), power_mode=power_mode, sustained_s=_seconds(sustained), blocks=blocks, block_s=block_s,
@@ -183,6 +184,8 @@ def measure(
         with _samples(bundle, accuracy) if accuracy else nullcontext() as samples:
             found, report = measure_all(bundle, devices, options, samples, runner)
     Console(highlight=False).print(table(found))
+    if inside:
+        typer.echo("this folder was replaced as a whole: `cd .` brings the shell to the new one")
     wrong = any(device.golden_ok is False for device in found) or len(found) < len(set(devices))
     raise typer.Exit(MISSED if wrong or not report.ok else 0)
 

@@ -19,13 +19,14 @@ import torch
 
 from edgekd import checks
 from edgekd.accuracy import top1_of
+from edgekd.bundle import SHIPPED, read_manifest, sha256
 from edgekd.choose import Contender, budget_checks, choose
 from edgekd.current import fingerprint
 from edgekd.data import Samples, open_samples
 from edgekd.data.batches import to_tensor
 from edgekd.distill.teacher import load_teacher
 from edgekd.distill.temperature import FILE as TEMPERATURE
-from edgekd.errors import DeviceError
+from edgekd.errors import DeviceError, EdgekdError
 from edgekd.export.bundle import write_bundle
 from edgekd.export.candidates import MODEL, as_input
 from edgekd.export.lint import lint
@@ -181,6 +182,20 @@ def golden(model: Path, precision: str, recipe: Recipe, samples: Samples) -> dic
     # Another machine sums in another order; what a class is decided by is far larger.
     tolerance = (0.05 if precision != "fp32" else 1e-3) * float(np.abs(outputs).max())
     return {"inputs": inputs, "outputs": outputs, "tolerance": np.asarray(tolerance, np.float32)}
+
+
+def with_earlier_devices(report: Report, folder: Path, model: Path, p90_budget_ms: float | None) -> Report:
+    """The report with what devices said of this very model in the bundle that `folder` holds."""
+    try:
+        earlier = Report.model_validate_json((folder / "report.json").read_bytes())
+        same = read_manifest(folder)["files"][SHIPPED] == sha256(model)
+    except (OSError, ValueError, KeyError, EdgekdError):  # none, or not of this edgekd
+        return report
+    measured = {(device.device, device.power_mode) for device in report.devices}
+    for device in earlier.devices if same else ():
+        if (device.device, device.power_mode) not in measured:
+            report = with_device(report, device, p90_budget_ms)
+    return report
 
 
 def package(folder: Path, recipe: Recipe, target: Target, run: Cache, made: Made, report: Report) -> None:

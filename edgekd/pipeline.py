@@ -24,8 +24,8 @@ from edgekd.distill.student import (
 )
 from edgekd.distill.teacher import record_features, record_teacher, score_teacher, uses_bf16
 from edgekd.distill.temperature import FILE, choose_temperature, is_auto, with_temperature
-from edgekd.evaluate import Made, evaluate, package
-from edgekd.export.candidates import export_fp16, export_fp32, export_int8, score
+from edgekd.evaluate import Made, evaluate, package, with_earlier_devices
+from edgekd.export.candidates import MODEL, export_fp16, export_fp32, export_int8, score
 from edgekd.preflight import check_models, check_output, check_teachers
 from edgekd.quantize.auto import quantize_student
 from edgekd.quantize.student import Subject
@@ -107,6 +107,8 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask, de
         settings,
     )  # fmt: skip
     report = evaluate(recipe, target, run, made, started, device)
+    ships = candidates[report.chosen.name] / MODEL
+    report = with_earlier_devices(report, folder, ships, recipe.budget.p90_latency_ms)
     package(folder, recipe, target, run, made, report)
     if team.SIZE > 1:
         team.dismiss()

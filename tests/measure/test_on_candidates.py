@@ -13,11 +13,13 @@ import pytest
 from edgekd.api import build
 from edgekd.choose import Contender, choose
 from edgekd.errors import DeviceError
-from edgekd.evaluate import as_measured
+from edgekd.evaluate import as_measured, with_earlier_devices
 from edgekd.measure.on_candidates import check_device, measure_candidates
+from edgekd.measure.on_device import Options
 from edgekd.measure.protocol import Series
+from edgekd.measure.side_by_side import measure_all
 from edgekd.recipe import Budget, Recipe
-from edgekd.report.model import Accuracy, DeviceState, OnDevice
+from edgekd.report.model import Accuracy, DeviceState, OnDevice, Report
 from edgekd.target import load_target
 from tests.export.test_bundle import UINT8
 
@@ -114,3 +116,17 @@ def test_a_build_is_decided_on_the_device(short_digits: Recipe, tmp_path: Path, 
     assert verdicts["p90_latency_ms"] == ("unstable" if found.unstable else "pass")
     again = build(recipe, HERE, output=tmp_path, cache=tmp_path / "stages", device="local")
     assert again.devices == report.devices  # nothing changed, so nothing was measured again
+
+
+def test_a_bundle_that_is_packaged_again_keeps_what_devices_said_of_the_same_model(
+    bundle: Path, tmp_path: Path
+) -> None:
+    without = Report.model_validate_json((bundle / "report.json").read_bytes())
+    found, measured = measure_all(bundle, ["local"], Options(warmup_s=0.02, block_s=0.02, min_n=30))
+    assert not without.devices and measured.devices == tuple(found)
+    again = with_earlier_devices(without, bundle, bundle / "model.onnx", None)
+    assert again.devices == measured.devices and again.checks == measured.checks
+    other = tmp_path / "other.onnx"
+    other.write_bytes((bundle / "model.onnx").read_bytes() + b"\0")
+    assert with_earlier_devices(without, bundle, other, None) == without
+    assert with_earlier_devices(without, tmp_path / "nothing", other, None) == without
