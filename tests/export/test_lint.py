@@ -193,8 +193,20 @@ def test_fewer_than_16_channels_in_int8(tmp_path: Path) -> None:
 
     (finding,) = found(tmp_path, thin)
 
-    assert (finding.severity, finding.rule) == ("warning", "few_channels")
+    assert (finding.severity, finding.rule) == ("note", "few_channels")  # wide on one side, which still gains
+    assert "8 channels in and 32 out" in finding.why
+    narrow = "int8[8,8,1,1] w = {" + ", ".join(["3"] * 64) + "}"
+    eight = "float[8] s_w = {" + ", ".join(["0.1"] * 8) + "}, int8[8] z_w = {" + ", ".join(["0"] * 8) + "}"
+    small = conv(weights=narrow, per_channel=eight).replace("[1,32,4,4]", "[1,8,4,4]")
+    found_there = rules(tmp_path, small)
+    assert any(severity == "warning" and rule == "few_channels" for severity, rule, _ in found_there), found_there
     assert found(tmp_path, depthwise) == []
+
+
+def test_a_constant_with_too_few_numbers_is_told(tmp_path: Path) -> None:
+    text = conv(per_channel=PER_CHANNEL.replace("float[32] s_w", "float[8] s_w"))
+    with pytest.raises(ModelError, match="is no valid ONNX"):
+        found(tmp_path, text)
 
 
 # -------------------------------------------------------------------------------------------------------------- runtime
