@@ -220,6 +220,8 @@ def readme(report: Report, target: Target, trtexec: Mapping[str, str]) -> str:
     speed = "not measured"
     if chosen.latency is not None:
         speed = f"{chosen.latency.p50_ms:.3g} ms median ({chosen.latency.origin}: {chosen.latency.machine})"
+        if chosen.latency.origin != "device":
+            speed = f"not measured on the device; {speed}"
     lines = [
         f"{report.recipe} for {target.title}",
         "",

@@ -182,7 +182,11 @@ def charts(curves: Sequence[dict[str, float]]) -> list[Chart]:
     """Hold-out accuracy, the loss with its terms, and the learning rate, as far as the curves have them."""
     keys = list(dict.fromkeys(key for epoch in curves for key in epoch))
     terms = [key for key in keys if key.startswith("loss/")]
-    panels = {"hold-out top-1, %": ["holdout_top1"], "loss": ["loss", *terms], "learning rate": ["lr"]}
+    panels = {
+        "hold-out top-1, %": ["holdout_top1"],
+        "loss, its terms unweighted": ["loss", *terms],
+        "learning rate": ["lr"],
+    }
     drawn = (chart(title, curves, [key for key in names if key in keys]) for title, names in panels.items())
     return [panel for panel in drawn if panel is not None]
 
@@ -190,6 +194,12 @@ def charts(curves: Sequence[dict[str, float]]) -> list[Chart]:
 def temperatures(report: Report) -> list[dict[str, float]]:
     """The curve of the temperature, as if T were epochs."""
     return [{"epoch": temperature, "holdout_top1": found} for temperature, found in report.temperature_curve]
+
+
+def chosen_temperature(report: Report) -> str:
+    """The title of that curve: the best, the first of equals, is taken."""
+    best, top1 = max(report.temperature_curve, key=lambda point: point[1], default=(0.0, 0.0))
+    return f"Temperature {best:g} was chosen, {top1:.2f} % on the hold-out split (x: T)"
 
 
 def chart(title: str, curves: Sequence[dict[str, float]], keys: Sequence[str]) -> Chart | None:
@@ -208,7 +218,8 @@ def chart(title: str, curves: Sequence[dict[str, float]], keys: Sequence[str]) -
             name=key.removeprefix("loss/"),
             colour=i % TERM_COLOURS,
             points=" ".join(f"{x(e)},{y(v)}" for e, v in points),
-            last=f"{points[-1][1]:.4g}",
+            last=f"{points[-1][1]:.4g} "
+            + ("at the end" if points[-1][0] == max(epochs) else f"at {points[-1][0]:g}, its last"),
         )
         for i, (key, points) in enumerate(series.items())
     ]
@@ -324,7 +335,7 @@ def render(report: Report) -> str:
         trainings=[
             (title, drawn)
             for title, curves in (
-                ("Temperature, chosen on the hold-out split (x: T)", temperatures(report)),
+                (chosen_temperature(report), temperatures(report)),
                 ("Training", report.curves),
                 ("Quantization-aware training", report.quantization_curves),
             )
