@@ -6,8 +6,8 @@ from edgekd.export.trace import quiet_torch
 
 with quiet_torch():
     from torchao.quantization.pt2e import (
+        FakeQuantize,
         FakeQuantizeBase,
-        FusedMovingAvgObsFakeQuantize,
         MovingAverageMinMaxObserver,
         MovingAveragePerChannelMinMaxObserver,
         ObserverBase,
@@ -25,8 +25,8 @@ with quiet_torch():
     )
 
 __all__ = [
+    "FakeQuantize",
     "FakeQuantizeBase",
-    "FusedMovingAvgObsFakeQuantize",
     "MovingAverageMinMaxObserver",
     "MovingAveragePerChannelMinMaxObserver",
     "ObserverBase",

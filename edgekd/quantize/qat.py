@@ -12,28 +12,29 @@ from torch.fx import GraphModule, Node
 
 from edgekd.quantize.capture import aten, is_constant
 from edgekd.quantize.pt2e import (
+    FakeQuantize,
     FakeQuantizeBase,
-    FusedMovingAvgObsFakeQuantize,
     MovingAverageMinMaxObserver,
     MovingAveragePerChannelMinMaxObserver,
 )
 
 
-class FakeQuantizer(FusedMovingAvgObsFakeQuantize):  # type: ignore[misc]
-    """torchao's fused one while its range follows the data; the same arithmetic with a scale that stays, once it is settled.
+class FakeQuantizer(FakeQuantize):  # type: ignore[misc]
+    """torchao's, with the scale that its observer gives while the range follows the data, and the one it has once that is settled.
 
-    The fused kernel derives its scale from the range anew in each pass, by another formula than the observer (128 levels
-    below zero, not 127.5): with the observer off a scale that was chosen would not be the one that is used. A model is
-    converted with the very scale that it computed with.
+    Not torchao's fused kernel: that derives the scale by another formula than the observer (128 levels below zero, not 127.5),
+    and gives a symmetric range that lies on one side of zero, as behind a ReLU, a zero-point other than 0, which TensorRT
+    refuses. A model is converted with the very scale that it computed with.
     """
 
     def forward(self, X: Tensor) -> Tensor:
+        observer = self.activation_post_process
         if self.observer_enabled[0]:
-            followed: Tensor = super().forward(X)
-            return followed
+            observer(X.detach())
+            self._store(*observer.calculate_qparams())
         if not self.fake_quant_enabled[0]:
             return X
-        low, high = self.activation_post_process.quant_min, self.activation_post_process.quant_max
+        low, high = observer.quant_min, observer.quant_max
         if self.is_per_channel:
             return torch.fake_quantize_per_channel_affine(X, self.scale, self.zero_point, self.ch_axis, low, high)
         return torch.fake_quantize_per_tensor_affine(X, self.scale, self.zero_point, low, high)
@@ -61,7 +62,10 @@ class FakeQuantizer(FusedMovingAvgObsFakeQuantize):  # type: ignore[misc]
         observer = self.activation_post_process
         observer.min_val.resize_(low.shape).copy_(low)
         observer.max_val.resize_(high.shape).copy_(high)
-        for stored, values in zip((self.scale, self.zero_point), observer.calculate_qparams(), strict=True):
+        self._store(*observer.calculate_qparams())
+
+    def _store(self, scale: Tensor, zero_point: Tensor) -> None:
+        for stored, values in ((self.scale, scale), (self.zero_point, zero_point)):
             stored.resize_(values.shape).copy_(values)
 
 

@@ -14,11 +14,15 @@ from torch.fx import GraphModule
 from edgekd.data import decode, open_samples
 from edgekd.data.batches import to_tensor
 from edgekd.distill.train import Lesson, Modes, train
-from edgekd.quantize import calibrate, prepare
-from edgekd.quantize.qat import activation_quantizers
+from edgekd.export import to_onnx
+from edgekd.export.lint import lint
+from edgekd.measure.runners import OnnxRunner
+from edgekd.quantize import calibrate, convert, prepare
+from edgekd.quantize.qat import activation_quantizers, eval_mode, train_mode, weight_quantizers
 from edgekd.quantize.student import modes_of
 from edgekd.recipe import Distill, Optimizer, load_recipe
 from edgekd.stage import SCRATCH, Cache
+from edgekd.target import load_target
 from tests.quantize.test_quantize import ONNXRUNTIME
 from tests.test_cli import RECIPE
 
@@ -112,3 +116,41 @@ def test_killed_in_its_last_epoch_it_ends_with_the_same_weights(lesson: Lesson, 
     assert resumed.state_dict().keys() == expected.keys()
     for name, value in resumed.state_dict().items():
         np.testing.assert_array_equal(value.numpy(), expected[name].numpy(), err_msg=name)
+
+
+class OneSided(nn.Module):
+    """Ranges that lie on one side of zero: behind each ReLU, and in a channel of weights that are all positive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.fc = nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 3), nn.Linear(16, 16)
+        with torch.no_grad():
+            self.second.weight[0].abs_().add_(0.01)
+            self.second.weight[1].abs_().add_(0.01).neg_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.second(self.first(x).relu()).relu().mean((2, 3)))
+
+
+def test_training_for_a_symmetric_scheme_keeps_every_zero_point_at_zero(tmp_path: Path) -> None:
+    target = load_target("jetson")
+    images = torch.randn(32, 16, 10, 10)
+    graph = prepare(OneSided(), target, (images[:2],), qat=True)
+    calibrate(graph, [images])
+    train_mode(graph)
+    optimizer = torch.optim.SGD(graph.parameters(), 1e-3)
+    for _ in range(3):
+        loss = graph(images).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    eval_mode(graph)
+    quantizers = [quantizer for _, quantizer in (*activation_quantizers(graph), *weight_quantizers(graph))]
+    assert len(quantizers) >= 6 and not any(quantizer.zero_point.any() for quantizer in quantizers)
+    with torch.no_grad():
+        trained = graph(images)
+    converted = convert(graph)
+    to_onnx(converted, tmp_path / "model.onnx", images[:2], opset=20)
+    assert not [finding for finding in lint(tmp_path / "model.onnx", target) if finding.severity == "error"]
+    np.testing.assert_allclose(OnnxRunner(tmp_path / "model.onnx").run(images.numpy()), trained.numpy(), atol=1e-5)
