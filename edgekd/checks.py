@@ -68,7 +68,7 @@ def under_teacher(recipe: Recipe, shipped: Candidate, teacher: Accuracy) -> Iter
     if recipe.budget.max_drop_from_teacher is None:
         points = teacher.top1 - shipped.accuracy.top1
         found = f"{shipped.accuracy.top1:.2f} % against {teacher.top1:.2f} %, {points:.2f} points lower"
-        yield Check(name="beside the teacher", verdict="note", found=found, limit="none is set")
+        yield Check(name="beside the teacher", verdict="note", found=f"{found}; no limit is set")
 
 
 def refusal(findings: Sequence[Finding]) -> str:

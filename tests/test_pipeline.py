@@ -58,6 +58,7 @@ def test_raw_float_in_and_probabilities_out_where_the_recipe_says_so(tmp_path: P
 def test_bf16_training_and_float32_qat_follow_each_other_in_one_build(tmp_path: Path) -> None:
     report, _ = built(tmp_path, "jetson", "distill.precision=bf16", "quantize.mode=qat", "quantize.epochs=1")
     assert {candidate.name for candidate in report.candidates} == {"fp32", "fp16", "int8"}
+    assert not any("refuses" in candidate.reason for candidate in report.candidates)  # by construction
 
 
 def test_features_are_distilled_and_qat_goes_on_by_the_logits(tmp_path: Path) -> None:
