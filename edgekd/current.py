@@ -17,9 +17,10 @@ LIBRARIES = ("torch", "torchao", "onnx", "onnxscript", "onnxruntime", "accelerat
 
 
 def fingerprint(recipe: Recipe, target: Target, cache: Cache) -> str:
-    """The hash of all that a bundle is made of: recipe, files that it names, target, edgekd and libraries."""
+    """The hash of all that a bundle is made of: recipe, files that it names, target, edgekd's code and libraries."""
     made_of = [
         __version__,
+        _code(),
         {name: _version(name) for name in LIBRARIES},
         cache.describe(recipe),
         cache.describe(target),
@@ -38,6 +39,15 @@ def current_report(folder: Path, made_of: str) -> Report | None:
         return Report.model_validate_json((folder / "report.json").read_bytes())
     except (OSError, ValueError, KeyError, AttributeError):
         return None
+
+
+def _code() -> str:
+    """The hash of edgekd itself: what another edgekd found or wrote is looked at again, its stages as their versions say."""
+    package = Path(__file__).parent
+    files = sorted(path for path in package.rglob("*") if path.suffix in (".py", ".j2", ".toml"))
+    return hashlib.sha256(
+        b"".join(f"{path.relative_to(package)}".encode() + path.read_bytes() for path in files)
+    ).hexdigest()
 
 
 def _version(name: str) -> str:
