@@ -12,7 +12,7 @@ from edgekd.report.templates import templates
 from edgekd.report.terminal import NOT_MEASURED, milliseconds
 
 CLASSES_SHOWN = 30
-TERM_COLOURS = 5
+TERM_COLOURS = 8
 
 
 @dataclass(frozen=True)

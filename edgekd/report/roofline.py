@@ -12,7 +12,7 @@ from edgekd.report.templates import templates
 from edgekd.report.terminal import milliseconds
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 920, 360, 70, 24, 28, 48
-COLOURS = 5
+COLOURS = 8
 NO_PRODUCTS = ("elementwise", "pool", "move")
 
 
