@@ -47,7 +47,8 @@ class FloatOperator:
 
     def __str__(self) -> str:
         times = f" in {self.nodes} places" if self.nodes > 1 else ""
-        return f"{self.operator}{times} stays in float, {self.why}: {self.share:.1%} of all values"
+        share = f"{self.share:.1%}" if self.share >= 0.001 else "less than 0.1%"
+        return f"{self.operator}{times} stays in float, {self.why}: {share} of all values"
 
 
 def sensitivities(prepared: GraphModule, batches: Sequence[Tensor], classes: int) -> list[Sensitivity]:
