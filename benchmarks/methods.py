@@ -120,7 +120,7 @@ def trained(
     made = run(distill, decoded, taught_by, student, None, recipe.data, settings)
     for _ in range(generations):
         taught_by = record(run, decoded, (as_teacher(student),), made, recipe.data, settings)
-        settings = settings.model_copy(update={"seed": settings.seed + 1000})
+        settings = settings.model_copy(update={"seed": settings.seed + 1000})  # none of another run's
         made = run(distill, decoded, taught_by, student, None, recipe.data, settings)
     model = load_student(student, samples, made)
     found = predict(model, samples.test, np.arange(len(samples.test)), recipe.data)

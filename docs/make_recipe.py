@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from edgekd.distill.methods import METHODS
-from edgekd.losses import Loss, needs_of
+from edgekd.losses import Loss, needs_of, options_of
 from edgekd.recipe import (
     Augmentation,
     Budget,
@@ -76,10 +75,8 @@ def written(value: Any) -> str:
 
 
 def options(method: Callable[..., Any]) -> str:
-    called: Any = getattr(method, "__init__") if inspect.isclass(method) else method  # noqa: B009
-    keywords = [p for p in inspect.signature(called).parameters.values() if p.kind is p.KEYWORD_ONLY]
     layers = ["`layers`"] if "f_s" in needs_of(method) else []
-    told = (f"`{p.name}`" + ("" if p.default is None else f" {shown(p.default)}") for p in keywords)
+    told = (f"`{p.name}`" + ("" if p.default is None else f" {shown(p.default)}") for p in options_of(method).values())
     return ", ".join([*layers, *told]) or "none"
 
 

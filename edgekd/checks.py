@@ -60,7 +60,7 @@ def agreement(same: float, int8: Artifact, scores: Artifact, shipped: str) -> It
             f"same top-1 as the fake-quantized model on {_same(int8 / TRAINED, scores / 'test.npy'):.2f} %: a processor rounds to half "
             "precision between two layers, which an engine fuses"
         )
-        yield Check(name="int8 as it ships, with fp16 between", verdict="note", found=found)
+        yield Check(name="int8 with fp16 between its layers", verdict="note", found=found)
 
 
 def under_teacher(recipe: Recipe, shipped: Candidate, teacher: Accuracy) -> Iterator[Check]:

@@ -89,6 +89,12 @@ def needs_of(method: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(p.name for p in positional if p.name != "self")
 
 
+def options_of(method: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """A method's hyper-parameters, its keyword-only arguments; of one with weights those of its constructor."""
+    called: Callable[..., Any] = getattr(method, "__init__") if inspect.isclass(method) else method  # noqa: B009
+    return {p.name: p for p in inspect.signature(called).parameters.values() if p.kind is p.KEYWORD_ONLY}
+
+
 def _layer_mistakes(name: str, method: Callable[..., Any], layers: object) -> Iterator[tuple[Loc, str]]:
     """A method that reads features needs layers; another has no use for them."""
     needs = needs_of(method)
@@ -107,14 +113,9 @@ def _layer_mistakes(name: str, method: Callable[..., Any], layers: object) -> It
 
 
 def _option_mistakes(name: str, method: Callable[..., Any], options: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
-    # A method with weights is a class: its options are those of its constructor.
-    function: Callable[..., Any] = getattr(method, "__init__") if inspect.isclass(method) else method  # noqa: B009
-    hints = get_type_hints(function, include_extras=True)
-    parameters = {
-        parameter.name: parameter
-        for parameter in inspect.signature(function).parameters.values()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    }
+    called: Callable[..., Any] = getattr(method, "__init__") if inspect.isclass(method) else method  # noqa: B009
+    hints = get_type_hints(called, include_extras=True)
+    parameters = options_of(method)
     common = [key for key in Loss.model_fields if key != "layers" or "f_s" in needs_of(method)]
     for key, value in options.items():
         if key == "temperature" and key in parameters and value == "auto":

@@ -81,7 +81,9 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask, de
     for model in (*map(as_student, recipe.student.assistants), *[student] * recipe.distill.generations):
         chain.append(run(distill, samples, taught_by, model, first, data, settings))
         taught_by = record(run, samples, (as_teacher(model),), chain[-1], data, settings)
-        settings = settings.model_copy(update={"seed": settings.seed + 1})  # each generation is drawn anew
+        settings = settings.model_copy(
+            update={"seed": settings.seed + 1}
+        )  # each link is drawn anew (born-again networks, Furlanello et al. 2018)
     distilled = run(distill, samples, taught_by, student, first, data, settings)
 
     candidates = {"fp32": run(export_fp32, samples, student, distilled, data, recipe.export, opset)}

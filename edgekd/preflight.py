@@ -86,8 +86,8 @@ def check_models(
     assistants = [new_model(assistant, opened, 0) for assistant in recipe.student.assistants]
     named = [("student", student), *(("assistant", assistant) for assistant in assistants)]
     sizes = [number_of_classes(model, opened_by_teacher.image_shape) for model in (teacher, *more)]
-    for role, model in (*named, ("teacher", teacher), *(("teacher", other) for other in more)):
-        classes = number_of_classes(model, (opened_by_teacher if role == "teacher" else opened).image_shape)
+    found = [(role, number_of_classes(model, opened.image_shape)) for role, model in named]
+    for role, classes in (*found, *(("teacher", classes) for classes in sizes)):
         knows_fewer = role == "teacher" and classes < len(opened.classes) and _reads_old_classes_only(recipe)
         expected = number_of_outputs(to_train, opened) if role == "student" else len(opened.classes)
         if classes != expected and not knows_fewer:
@@ -241,7 +241,7 @@ def check_teachers(
         logits = predict(model, opened.train, ids, seen_as)
         known = opened.train.labels[ids] < logits.shape[1]  # it may know the first classes only
         labels = opened.train.labels[ids][known]
-        if len(labels) == 0:
+        if len(labels) == 0:  # no sample of the classes that it knows: nothing can be told
             continue
         found = top1(logits[known], labels)
         chance = 100 * float(np.bincount(labels).max()) / len(labels)

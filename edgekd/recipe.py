@@ -156,8 +156,9 @@ class Init(Section):
         default="every_nth", description="how = copy: student module path -> teacher module path"
     )
     noise: NonNegative = Field(
-        default=5e-4,
-        description="how = wider: on copied channels, relative to their weights; equal ones would learn alike (Net2Net, 2.3)",
+        default=1e-5,
+        description="how = wider: on copied channels, relative to their weights, since equal ones learn alike (Net2Net, 2.3); more "
+        "parts them sooner, and changes the function more",
     )
     source: Model | None = Field(default=None, description="whose weights; none: the teacher's")
 

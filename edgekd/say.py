@@ -20,6 +20,11 @@ def say(text: str) -> None:
     console.print(text, markup=False)
 
 
+def shows_bars() -> bool:
+    """Standard error is a terminal."""
+    return sys.stderr.isatty()
+
+
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Callable[..., None]]:
     """A bar while the block runs; call what it gives with `advance` (and `note="..."` for terms beside the bar)."""
@@ -30,7 +35,7 @@ def progress(title: str, total: int) -> Iterator[Callable[..., None]]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty() or QUIET) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not shows_bars() or QUIET) as bar:
         task = bar.add_task(title, total=total, note="")
 
         def advance(n: int, note: str | None = None) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from edgekd.distill.methods import METHODS
-from edgekd.losses import Loss
+from edgekd.losses import Loss, options_of
 from edgekd.recipe import Distill, Model, Recipe, split_reference
 from edgekd.toml_file import shown
 
@@ -43,13 +42,7 @@ def summary(recipe: Recipe, settings: Distill) -> Iterator[tuple[str, str]]:
 
 
 def _loss(loss: Loss) -> str:
-    method = METHODS[loss.method]
-    called: Callable[..., Any] = method.__init__ if inspect.isclass(method) else method
-    options = {
-        parameter.name: loss.options.get(parameter.name, parameter.default)
-        for parameter in inspect.signature(called).parameters.values()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    }
+    options = {key: loss.options.get(key, option.default) for key, option in options_of(METHODS[loss.method]).items()}
     about = {"weight": loss.weight, **options}
     about |= {key: value for key in ("warmup_epochs", "until_epoch") if (value := getattr(loss, key))}
     if isinstance(loss.layers, Mapping):

@@ -111,7 +111,7 @@ def record_teacher(
         (out / FORMAT).write_text(json.dumps(about))
 
 
-@stage(1, ("torch",), together=True, sharded=True)
+@stage(2, ("torch",), together=True, sharded=True)
 def record_features(
     samples: Artifact, teacher: Teacher, trained: Artifact | None, data: Data, recording: Recording, layers: Sequence[str],
     *, out: Path,

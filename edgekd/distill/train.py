@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -31,7 +30,7 @@ from edgekd.distill.objective import Labels, Objective, Seen
 from edgekd.distill.teacher import device, predict, top1, uses_bf16, views_of
 from edgekd.errors import ModelError
 from edgekd.recipe import Data, Distill, Optimizer
-from edgekd.say import progress, say
+from edgekd.say import progress, say, shows_bars
 from edgekd.stage import SCRATCH
 
 CHECKPOINT = f"{SCRATCH}/checkpoint.pt"
@@ -182,7 +181,7 @@ def train(
             shipped = objective.deployed(averaged.module if averaged is not None else student)
             metrics[-1] |= _holdout(shipped, lesson, modes)
             _check_finite(metrics[-1])
-            if not sys.stderr.isatty() and (epoch + 1) % math.ceil(settings.epochs / LINES) == 0:
+            if not shows_bars() and (settings.epochs - epoch - 1) % math.ceil(settings.epochs / LINES) == 0:
                 told = metrics[-1]
                 say(
                     f"  {title}: epoch {epoch + 1} of {settings.epochs}, loss {told['loss']:.4g}, hold-out {told['holdout_top1']:.2f} %"

@@ -139,7 +139,7 @@ def train_quantized(
     prepared = _prepared(subject, opened, plan)
     set_ranges(prepared, load_statistics(statistics / STATISTICS), plan.calibration)
     losses = last_losses(settings, has_teacher=bool(taught_by.teachers))
-    if dropped := [loss.method for loss in settings.losses if loss.method not in {going.method for going in losses}]:
+    if dropped := [loss.method for loss in settings.losses if loss.weight and not _reads_logits_alone(loss)]:
         going = ", ".join(loss.method for loss in losses) or "the labels"
         say(f"  {', '.join(dropped)} cannot go on in the quantized graph, which has no modules: it learns by {going}")
     schedule = settings.model_copy(
@@ -180,9 +180,13 @@ def last_losses(settings: Distill, *, has_teacher: bool) -> tuple[Loss, ...]:
     going = [
         loss.model_copy(update={"warmup_epochs": 0.0})
         for loss in settings.losses
-        if loss.weight and loss.until_epoch is None and set(needs_of(METHODS[loss.method])) <= LOGITS_ONLY
+        if loss.weight and loss.until_epoch is None and _reads_logits_alone(loss)
     ]
     return (Loss(method="kd", weight=1.0),) if settings.losses and not going and has_teacher else tuple(going)
+
+
+def _reads_logits_alone(loss: Loss) -> bool:
+    return set(needs_of(METHODS[loss.method])) <= LOGITS_ONLY
 
 
 def load_quantized(subject: Subject, plan: Plan, quantized: Artifact) -> GraphModule:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import cos, log, pi
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgekd.distill import methods
 from edgekd.distill.methods.bce import bce
 from edgekd.distill.methods.ca_mkd import ca_mkd
 from edgekd.distill.methods.cs_kd import cs_kd
@@ -23,6 +25,7 @@ from edgekd.distill.methods.nkd import nkd
 from edgekd.distill.methods.standardize import standardized
 from edgekd.distill.methods.tf_kd import tf_kd
 from edgekd.distill.methods.wsld import wsld
+from edgekd.losses import needs_of
 
 Array = NDArray[np.float64]
 Method = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -364,6 +367,25 @@ def test_the_same_batch_twice_is_worth_no_more(name: str) -> None:
 
 
 # What they refuse, and what they say of themselves.
+
+
+def test_autocast_does_not_lower_the_precision_of_any_method_of_logits() -> None:
+    """The training loop computes the losses inside of it."""
+    torch.manual_seed(0)
+    z_s, z_t, labels = torch.randn(16, 10), torch.randn(16, 10), torch.randint(10, (8,)).repeat(2)
+    shown = {"z_s": z_s, "z_t": z_t, "z_ts": torch.stack([z_t, z_t.flip(0)]), "labels": labels, "epoch": 3.0}
+    tried = 0
+    for method in methods.METHODS.values():
+        if not (needs := needs_of(method)) or not set(needs) <= shown.keys():
+            continue
+        called: Any = method() if isinstance(method, type) else method
+        if hasattr(called, "prepare"):
+            called.prepare(z_s)
+        plain = called(*(shown[name] for name in needs))
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(called(*(shown[name] for name in needs)), plain, rtol=0, atol=0)
+        tried += 1
+    assert tried >= 14
 
 
 def test_cs_kd_asks_the_trainer_for_pairs() -> None:

@@ -16,6 +16,7 @@ from edgekd.models.init.channels import channels_of
 from edgekd.models.mobilenet import MobileNetV2
 from edgekd.models.resnet import ResNet, resnet8, resnet20
 from edgekd.models.wrn import WideResNet
+from edgekd.recipe import Init
 
 IMAGES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(9))
 
@@ -272,9 +273,10 @@ def test_an_operation_that_is_not_supported_is_told_by_name(model: nn.Module, to
         (Functional(4).eval(), Functional(7).eval()),
     ],
 )
-def test_a_wider_net_computes_the_same(small: nn.Module, large: nn.Module) -> None:
+@pytest.mark.parametrize("noise", [0.0, Init(how="wider").noise])  # none, and a recipe's
+def test_a_wider_net_computes_the_same(small: nn.Module, large: nn.Module, noise: float) -> None:
     seasoned(small, 1)
-    wider(small, large)
+    wider(small, large, noise=noise)
     assert change(small, large) < 1e-5
 
 

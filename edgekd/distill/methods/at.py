@@ -22,11 +22,9 @@ def at(f_s: Sequence[Tensor], f_t: Sequence[Tensor]) -> Tensor:
 
     f_s, f_t: lists of `[batch, channels, h, w]`; channels may differ, and the larger map is average-pooled to the
     smaller. The mean is over batch and positions, as in the authors' code, with which the usual weight 1000 goes.
+    Raises ValueError for maps of a single position.
     """
-    if any(
-        min(s.shape[2] * s.shape[3], t.shape[2] * t.shape[3]) == 1
-        for s, t in zip(f_s, f_t, strict=True)
-        if s.ndim == t.ndim == 4
-    ):
+    pairs = list(pairs_of_one_size(f_s, f_t))
+    if any(s[0, 0].numel() == 1 for s, _ in pairs):
         raise ValueError("a map of one position has no attention; choose layers before the pooling")
-    return torch.stack([(attention(s) - attention(t)).square().mean() for s, t in pairs_of_one_size(f_s, f_t)]).sum()
+    return torch.stack([(attention(s) - attention(t)).square().mean() for s, t in pairs]).sum()
