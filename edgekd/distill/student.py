@@ -77,7 +77,7 @@ def train_teacher(samples: Artifact, teacher: Teacher, data: Data, *, out: Path)
     save_weights(trained, out / WEIGHTS)
 
 
-@stage(4, ("torch", "accelerate"), together=True)
+@stage(5, ("torch", "accelerate"), together=True)
 def distill(
     samples: Artifact,
     taught_by: Lessons,

@@ -2,7 +2,7 @@
 
 A method is a function, or an `nn.Module` called the same way where it has weights of its own. Its hyper-parameters are
 keyword-only: the signature is the configuration's schema. All compute in float32 also under autocast (precision.py; whole
-networks that a method trains beside the student, peers and branches, run as the student does), and none lets a gradient
+networks that a method trains beside the student, peers, branches and fusions, run as the student does), and none lets a gradient
 reach the teacher. Its positional arguments say what it needs, and the trainer passes these:
 
     z_s, z_t    logits `[batch, classes]` of student and teacher

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d, interpolate, mse_loss
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
-from edgekd.distill.methods.adapters import in_full_precision
 from edgekd.distill.methods.precision import full, taught
 
 LEVELS = (4, 2, 1)
@@ -20,11 +19,12 @@ def hierarchical_context_loss(s: Tensor, t: Tensor) -> Tensor:
 
     s, t: `[batch, channels, h, w]` of one shape. Levels that are no smaller than the map are left out.
     """
+    difference = full(s) - taught(t)  # pooling is linear, so what is pooled is the difference
     levels = [level for level in LEVELS if level < min(s.shape[2:])]
-    pooled = [mse_loss(adaptive_avg_pool2d(s, level), adaptive_avg_pool2d(t, level)) for level in levels]
-    weights = [0.5**i for i in range(len(levels) + 1)]
-    terms = zip(weights, [mse_loss(s, t), *pooled], strict=True)
-    return torch.stack([weight * term for weight, term in terms]).sum() / sum(weights)
+    differences = [difference, *(adaptive_avg_pool2d(difference, level) for level in levels)]
+    weights = [0.5**i for i in range(len(differences))]
+    terms = [weight * d.square().mean() for weight, d in zip(weights, differences, strict=True)]
+    return torch.stack(terms).sum() / sum(weights)
 
 
 class ReviewKD(nn.Module):
@@ -32,7 +32,8 @@ class ReviewKD(nn.Module):
 
     f_s, f_t: lists of `[batch, channels, h, w]` from shallow to deep, of any widths and resolutions. From the deepest
     on, each student feature is fused with what came from the deeper ones, then brought to the teacher's shape. The
-    fusions are trained along and are no part of the student. The authors raise the weight linearly over 20 epochs.
+    fusions are trained along, in the student's precision, and are no part of it. The authors raise the weight linearly
+    over 20 epochs.
     """
 
     def __init__(self) -> None:
@@ -46,14 +47,13 @@ class ReviewKD(nn.Module):
             Fusion(s, t, width, deepest=i == len(f_s) - 1) for i, (s, t) in enumerate(zip(f_s, f_t, strict=True))
         )
 
-    @in_full_precision
     def forward(self, f_s: Sequence[Tensor], f_t: Sequence[Tensor]) -> Tensor:
         if not self.fusions:
             self.prepare(f_s, f_t)
         losses, deeper = [], None
         for fusion, s, t in reversed(list(zip(self.fusions, f_s, f_t, strict=True))):
             fused, deeper = fusion(full(s), deeper, t.shape[2:])
-            losses.append(hierarchical_context_loss(fused, taught(t)))
+            losses.append(hierarchical_context_loss(fused, t))
         return torch.stack(losses).sum()
 
 
@@ -65,7 +65,7 @@ class Fusion(nn.Module):
         self.narrow = _convolution(s.shape[1], width, 1)
         self.attention = None if deepest else nn.Sequential(nn.Conv2d(2 * width, 2, 1), nn.Sigmoid())
         self.widen = _convolution(width, t.shape[1], 3)
-        self.to(s.device)
+        self.to(s.device, memory_format=torch.channels_last)
 
     def forward(self, s: Tensor, deeper: Tensor | None, size: torch.Size) -> tuple[Tensor, Tensor]:
         """The feature in the teacher's shape, and what the shallower layers are fused with; `size`: the teacher's."""
@@ -74,7 +74,8 @@ class Fusion(nn.Module):
             y = interpolate(deeper, s.shape[2:], mode="nearest")
             a_x, a_y = self.attention(torch.cat([x, y], 1)).split(1, 1)
             x = a_x * x + a_y * y
-        x = interpolate(x, size, mode="nearest")
+        if x.shape[2:] != size:
+            x = interpolate(x, size, mode="nearest")
         return self.widen(x), x
 
 
