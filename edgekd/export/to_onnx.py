@@ -32,6 +32,16 @@ LEAST_OPSET, HIGHEST_OPSET = 13, 23
 """Q/DQ with one scale a channel exist from 13 on; 23 is the newest that every runtime of ours was seen to load."""
 MESSAGE_LIMIT = 2**31 - 2**24
 """A protobuf message ends at 2 GB; some room for what is no weight."""
+WRITTEN_AS_THEY_ARE = frozenset(
+    {
+        aten.conv2d.default, aten.linear.default, aten.relu.default, aten.hardtanh.default, aten.sigmoid.default,
+        aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor, aten.mean.dim, aten.max_pool2d.default,
+        aten.avg_pool2d.default, aten.cat.default, aten.flatten.using_ints, aten.reshape.default, aten.view.default,
+        aten.permute.default, aten.softmax.int, aten._to_copy.default,
+        aten._assert_tensor_metadata.default,  # left out of what is written
+    }
+)  # fmt: skip
+"""Operators that the exporter translates without decomposing them first; so it does quantizers and dequantizers."""
 HIGHEST_IR = 10
 """TensorRT 10.3 and onnxruntime since 1.18 read it."""
 
@@ -174,6 +184,12 @@ def _export(program: ExportedProgram, opset: int, inputs: list[str], outputs: li
         # The decomposition of a global pool reads the memory's strides; a mean is the same and exports as one node.
         if node.target is aten.adaptive_avg_pool2d.default and tuple(node.args[1]) == (1, 1):
             node.target, node.args = aten.mean.dim, (node.args[0], [-2, -1], True)
+        elif node.target is aten.to.dtype and len(node.args) == 2 and not node.kwargs:  # the exporter knows the copy alone
+            node.target, node.args, node.kwargs = aten._to_copy.default, node.args[:1], {"dtype": node.args[1]}
+    operators = {node.target for node in program.graph.nodes if node.op == "call_function"}
+    if all(of in WRITTEN_AS_THEY_ARE or of.namespace == "quantized_decomposed" for of in operators):
+        # The exporter decomposes whatever it is given, which traces the whole graph once more: half of the time that it takes.
+        program.run_decompositions = lambda decomp_table=None: program  # type: ignore[method-assign]
     try:
         with quiet_torch():
             exported = torch.onnx.export(
