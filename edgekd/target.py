@@ -133,6 +133,9 @@ class Quantization(Sourced):
     weight_per_channel: bool = True
     int32_bias: bool
     min_channels: int = Field(default=1, ge=1, description="below, integer kernels are slower than float ones")
+    pad_channels_to: int = Field(
+        default=1, ge=1, description="of an image: the fastest integer convolutions read this many at once"
+    )
     rest: Literal["fp32", "fp16"] = Field(
         default="fp32", description="type of what is not quantized; fp16 scales of Q/DQ take opset 19"
     )

@@ -131,8 +131,10 @@ def to_onnx(
     if isinstance(model, GraphModule):
         quantization = model.meta.get("quantization")
         passes.name_sites(exported, quantized)
-        if isinstance(quantization, Quantization) and quantization.int32_bias:
-            passes.quantize_biases(exported)
+        if isinstance(quantization, Quantization):
+            if quantization.int32_bias:
+                passes.quantize_biases(exported)
+            passes.pad_channels(exported, quantization.pad_channels_to)
     passes.clean(exported)
     written = _at_opset(ir.to_proto(exported), opset)
     _name_batch(written.graph)
@@ -184,12 +186,13 @@ def _export(program: ExportedProgram, opset: int, inputs: list[str], outputs: li
         # The decomposition of a global pool reads the memory's strides; a mean is the same and exports as one node.
         if node.target is aten.adaptive_avg_pool2d.default and tuple(node.args[1]) == (1, 1):
             node.target, node.args = aten.mean.dim, (node.args[0], [-2, -1], True)
-        elif node.target is aten.to.dtype and len(node.args) == 2 and not node.kwargs:  # the exporter knows the copy alone
+        # And of the two names of a cast the exporter itself translates one.
+        elif node.target is aten.to.dtype and len(node.args) == 2 and not node.kwargs:
             node.target, node.args, node.kwargs = aten._to_copy.default, node.args[:1], {"dtype": node.args[1]}
     operators = {node.target for node in program.graph.nodes if node.op == "call_function"}
     if all(of in WRITTEN_AS_THEY_ARE or of.namespace == "quantized_decomposed" for of in operators):
         # The exporter decomposes whatever it is given, which traces the whole graph once more: half of the time that it takes.
-        program.run_decompositions = lambda decomp_table=None: program  # type: ignore[method-assign]
+        program.run_decompositions = lambda decomp_table=None: program
     try:
         with quiet_torch():
             exported = torch.onnx.export(

@@ -176,7 +176,33 @@ def test_onnxruntime_runs_every_layer_in_integers(
     operators = optimised(written[scheme], **config)
     integer = {name: operators[name] for name in ("QLinearConv", "QLinearAdd", "QLinearGlobalAveragePool", "QGemm")}
     assert integer == {"QLinearConv": 9, "QLinearAdd": 3, "QLinearGlobalAveragePool": 1, "QGemm": 1}
-    assert set(operators) - set(integer) == {"Transpose", "Cast", "Div", "Sub", "QuantizeLinear", "Reshape"}
+    assert set(operators) - set(integer) == {"Transpose", "Cast", "Div", "Sub", "QuantizeLinear", "Pad", "Reshape"}
+
+
+def test_an_images_channels_are_padded_without_a_changed_bit(model: ResNet, digits: Tensor, tmp_path: Path) -> None:
+    x = normalised(digits[:256])
+    outputs = {}
+    for channels in (1, 4):
+        to_onnx(
+            quantized(model, UINT8.model_copy(update={"pad_channels_to": channels}), x),
+            tmp_path / f"{channels}",
+            x[:2],
+            opset=20,
+        )
+        outputs[channels] = OnnxRunner(tmp_path / f"{channels}").run(x.numpy())
+    assert np.array_equal(outputs[1], outputs[4])
+    plain, padded = (onnx.load(tmp_path / f"{channels}") for channels in (1, 4))
+    assert sites(plain) == sites(padded)
+    widths = [[t.dims[1] for t in of.graph.initializer if t.name == "stem.weight_quantized"] for of in (plain, padded)]
+    assert widths == [[3], [4]]
+    assert Counter(n.op_type for n in padded.graph.node) - Counter(n.op_type for n in plain.graph.node) == {"Pad": 1}
+
+
+def test_patches_that_do_not_overlap_are_not_padded(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    patches, x = nn.Sequential(nn.Conv2d(3, 16, 4, 4), nn.ReLU()), torch.randn(8, 3, 16, 16)
+    to_onnx(quantized(patches, UINT8, x), tmp_path / "model.onnx", x[:2], opset=20)
+    assert "Pad" not in {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
 
 
 def test_the_same_model_gives_the_same_bytes_without_paths(

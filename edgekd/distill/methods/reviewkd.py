@@ -65,7 +65,7 @@ class Fusion(nn.Module):
         self.narrow = _convolution(s.shape[1], width, 1)
         self.attention = None if deepest else nn.Sequential(nn.Conv2d(2 * width, 2, 1), nn.Sigmoid())
         self.widen = _convolution(width, t.shape[1], 3)
-        self.to(s.device, memory_format=torch.channels_last)
+        self.to(s.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, s: Tensor, deeper: Tensor | None, size: torch.Size) -> tuple[Tensor, Tensor]:
         """The feature in the teacher's shape, and what the shallower layers are fused with; `size`: the teacher's."""
