@@ -153,10 +153,9 @@ def exchange(a: Path, b: Path) -> bool:
 
 def figures(report: Report) -> list[dict[str, Any]]:
     """Every figure of the report with where it comes from; what was not measured is listed as such."""
-    rows = [
-        *accuracy_figures("teacher", report.teacher),
-        *latency_figures("teacher", report.teacher_latency),
-    ]
+    rows = []
+    if report.teacher is not None:
+        rows += accuracy_figures("teacher", report.teacher) + latency_figures("teacher", report.teacher_latency)
     for candidate in report.candidates:
         rows += accuracy_figures(candidate.name, candidate.accuracy)
         rows += latency_figures(candidate.name, candidate.latency)

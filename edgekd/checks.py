@@ -63,9 +63,9 @@ def agreement(same: float, int8: Artifact, scores: Artifact, shipped: str) -> It
         yield Check(name="int8 with fp16 between its layers", verdict="note", found=found)
 
 
-def under_teacher(recipe: Recipe, shipped: Candidate, teacher: Accuracy) -> Iterator[Check]:
+def under_teacher(recipe: Recipe, shipped: Candidate, teacher: Accuracy | None) -> Iterator[Check]:
     """How far below its teacher the student is, where no budget limits that."""
-    if recipe.budget.max_drop_from_teacher is None:
+    if teacher is not None and recipe.budget.max_drop_from_teacher is None:
         points = teacher.top1 - shipped.accuracy.top1
         found = f"{shipped.accuracy.top1:.2f} % against {teacher.top1:.2f} %, {points:.2f} points lower"
         yield Check(name="beside the teacher", verdict="note", found=f"{found}; no limit is set")
@@ -108,8 +108,10 @@ def reused(distilled: Artifact) -> Iterator[Check]:
         yield Check(name="simkd adds to what ships", verdict="note", found=found)
 
 
-def old_and_new(teacher_scores: Artifact, scores: Artifact, samples: Samples) -> Iterator[Check]:
+def old_and_new(teacher_scores: Artifact | None, scores: Artifact, samples: Samples) -> Iterator[Check]:
     """Where the teacher knows the first classes only: how much of them the student kept, and how well it learnt the others."""
+    if teacher_scores is None:
+        return
     teacher, student = np.load(teacher_scores / "test.npy"), np.load(scores / "test.npy")
     known = teacher.shape[1]
     if known == student.shape[1]:
@@ -143,7 +145,7 @@ def curves(trained: Artifact | None) -> tuple[dict[str, float], ...]:
 
 
 def warnings(
-    recipe: Recipe, samples: Samples, teacher: Accuracy, shipped: Candidate, quantized: Quantized | None
+    recipe: Recipe, samples: Samples, teacher: Accuracy | None, shipped: Candidate, quantized: Quantized | None
 ) -> Iterator[str]:
     """What no budget forbids and a careful reader would want to know."""
     if quantized is not None:
@@ -162,12 +164,12 @@ def warnings(
             yield f"teacher.weights and args were not read: {given.model.partition(':')[0]}: holds the whole model"
     if recipe.data.is_synthetic:
         yield f"the training images are synthetic ({recipe.data.train}): made from the teacher, none is real"
-    if not any(loss.weight for loss in recipe.distill.losses):
+    if recipe.teachers and not any(loss.weight for loss in recipe.distill.losses):
         yield "no loss reads the teacher (distill.losses): the student learned from labels alone"
     counts = np.bincount(samples.test.labels)
     share = 100 * float(counts.max()) / len(samples.test)
     for name, found in (("the teacher", teacher), (f"{shipped.name}, which ships,", shipped.accuracy)):
-        if found.low <= share:
+        if found is not None and found.low <= share:
             yield (
                 f"{name} is right on {found.top1:.2f} %, no better than always naming the most frequent class "
                 f"({samples.classes[int(counts.argmax())]}, {share:.2f} %)"

@@ -35,7 +35,7 @@ class Contender:
     p90_ms: float | None = None
 
 
-def choose(contenders: Sequence[Contender], budget: Budget, teacher: Accuracy) -> tuple[Candidate, ...]:
+def choose(contenders: Sequence[Contender], budget: Budget, teacher: Accuracy | None) -> tuple[Candidate, ...]:
     """The candidates with their verdicts, exactly one of which ships; where none keeps the budget, the most accurate.
 
     One with a fault ships only where every one has a fault.
@@ -78,17 +78,21 @@ class Limit:
 
 
 def limits(
-    accuracy: Accuracy, size_mb: float, budget: Budget, teacher: Accuracy, fp32: Accuracy, p90_ms: float | None = None
+    accuracy: Accuracy,
+    size_mb: float,
+    budget: Budget,
+    teacher: Accuracy | None,
+    fp32: Accuracy,
+    p90_ms: float | None = None,
 ) -> list[Limit]:
     """The budgets that the recipe sets, with what was found, for all that can be found here."""
     # Rounded to the hundredth that is shown, so that 0.3 points of 10,000 samples are not 0.30000000000001.
-    top1, under_teacher, under_fp32 = (
-        round(points, 2) for points in (accuracy.top1, teacher.top1 - accuracy.top1, fp32.top1 - accuracy.top1)
-    )
+    top1, under_fp32 = round(accuracy.top1, 2), round(fp32.top1 - accuracy.top1, 2)
     found = []
     if (least := budget.min_accuracy) is not None:
         found.append(Limit("min_accuracy", top1 >= least, f"{top1:.2f} %", f"at least {least:g}"))
-    if (most := budget.max_drop_from_teacher) is not None:
+    if (most := budget.max_drop_from_teacher) is not None and teacher is not None:
+        under_teacher = round(teacher.top1 - accuracy.top1, 2)
         text = f"{under_teacher:.2f} points under the teacher"
         found.append(Limit("max_drop_from_teacher", under_teacher <= most, text, f"at most {most:g}"))
     if (most := budget.max_drop_from_fp32) is not None:
@@ -101,7 +105,7 @@ def limits(
     return found
 
 
-def budget_checks(shipped: Candidate, budget: Budget, teacher: Accuracy, fp32: Accuracy) -> list[Check]:
+def budget_checks(shipped: Candidate, budget: Budget, teacher: Accuracy | None, fp32: Accuracy) -> list[Check]:
     """One line a budget that the recipe sets."""
     checks = [
         Check(name=limit.key, verdict="pass" if limit.keeps else "missed", found=limit.found, limit=limit.limit)
@@ -122,7 +126,7 @@ def _file_of(contender: Contender, best: Contender) -> str:
     return "model.onnx" if contender is best else "model.fp32.onnx" if contender.name == "fp32" else ""
 
 
-def _broken(contender: Contender, budget: Budget, teacher: Accuracy, fp32: Accuracy) -> str:
+def _broken(contender: Contender, budget: Budget, teacher: Accuracy | None, fp32: Accuracy) -> str:
     """The first budget that a candidate misses, in words; empty where it keeps all."""
     missed = [
         limit

@@ -35,7 +35,7 @@ from edgekd.measure.on_candidates import measure_candidates
 from edgekd.measure.protocol import interleave
 from edgekd.measure.runners import OnnxRunner, Runner, TorchRunner, machine, peak_memory_mb, versions
 from edgekd.quantize.auto import Quantized
-from edgekd.recipe import Distill, Recipe, file_of
+from edgekd.recipe import Distill, Recipe, Teacher, file_of
 from edgekd.report.model import (
     Accuracy,
     Latency,
@@ -63,7 +63,7 @@ class Made:
     seen: Artifact
     tasks: Mapping[str, Artifact]
     trained_teacher: Artifact | None
-    teacher_scores: Artifact
+    teacher_scores: Artifact | None
     task_scores: Mapping[str, Artifact]
     temperature: Artifact | None
     chain: tuple[Artifact, ...]
@@ -84,8 +84,10 @@ def evaluate(recipe: Recipe, target: Target, run: Cache, made: Made, started: fl
         name: accuracy(np.load(score / "test.npy"), opened, _runtime(score)) for name, score in scores.items()
     }
     opened_by_teacher = open_samples(made.seen.folder, recipe.teacher_data)
-    teacher_runs = _teacher_runner(recipe, opened_by_teacher, made.trained_teacher)
-    teacher = accuracy(np.load(made.teacher_scores / "test.npy"), opened, _runtime(made.teacher_scores))
+    teacher_runs, teacher = None, None
+    if made.teacher_scores is not None:
+        teacher_runs = _teacher_runner(recipe.teachers[0], opened_by_teacher, made.trained_teacher)
+        teacher = accuracy(np.load(made.teacher_scores / "test.npy"), opened, _runtime(made.teacher_scores))
     same = checks.same_as_trained(candidates["int8"], scores["int8"]) if "int8" in candidates else None
     contenders, teacher_latency = _contenders(
         recipe, target, opened, opened_by_teacher, candidates, accuracies, teacher_runs
@@ -239,8 +241,8 @@ def _contenders(
     seen: Samples,
     candidates: Mapping[str, Artifact],
     accuracies: Mapping[str, Accuracy],
-    teacher: Runner,
-) -> tuple[list[Contender], Latency]:
+    teacher: Runner | None,
+) -> tuple[list[Contender], Latency | None]:
     """The candidates and the teacher, timed here in turns at batch 1 on one thread.
 
     Where the target's runtime is another than this host's, the order comes from the device's profile.
@@ -249,11 +251,11 @@ def _contenders(
     one = np.ascontiguousarray(as_input(samples.test.get(np.zeros(1, np.int64)), recipe.data, recipe.export))
     runners = {name: OnnxRunner(artifact / MODEL) for name, artifact in candidates.items()}
     calls = {name: partial(runner.run, one) for name, runner in runners.items()}
-    image = (
-        to_tensor(seen.test.get(np.zeros(1, np.int64)), recipe.teacher_data, torch.device("cpu")).contiguous().numpy()
-    )
+    if teacher is not None:
+        image = to_tensor(seen.test.get(np.zeros(1, np.int64)), recipe.teacher_data, torch.device("cpu"))
+        calls["teacher"] = partial(teacher.run, image.contiguous().numpy())
     threads = torch.get_num_threads()
-    series = interleave({**calls, "teacher": partial(teacher.run, image)})
+    series = interleave(calls)
     torch.set_num_threads(threads)  # a torch teacher was timed on one
     runs_here = target.runtime.name == "onnxruntime"
     contenders = []
@@ -276,17 +278,21 @@ def _contenders(
                 estimate=by_profile,
             )
         )
+    if teacher is None:
+        return contenders, None
     return contenders, series["teacher"].latency(threads=teacher.threads, machine=machine(), runtime=teacher.name)
 
 
-def _teacher_runner(recipe: Recipe, samples: Samples, trained: Artifact | None) -> Runner:
+def _teacher_runner(teacher: Teacher, samples: Samples, trained: Artifact | None) -> Runner:
     """The teacher on the processor, in the runtime that it was given for."""
-    if recipe.teacher.model.startswith("onnx:"):
-        return OnnxRunner(Path(recipe.teacher.model.removeprefix("onnx:")))
-    return TorchRunner(load_teacher(recipe.teacher, trained, samples).cpu())
+    if teacher.model.startswith("onnx:"):
+        return OnnxRunner(Path(teacher.model.removeprefix("onnx:")))
+    return TorchRunner(load_teacher(teacher, trained, samples).cpu())
 
 
 def _teacher_size_mb(recipe: Recipe) -> float | None:
+    if recipe.teacher is None:
+        return None
     file = file_of(recipe.teacher.weights or recipe.teacher.model)
     return round(file.stat().st_size / 1e6, 3) if file is not None and file.is_file() and file.suffix != ".py" else None
 

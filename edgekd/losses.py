@@ -89,6 +89,11 @@ def needs_of(method: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(p.name for p in positional if p.name != "self")
 
 
+def reads_teacher(method: Callable[..., Any]) -> bool:
+    """Whether a method reads a teacher, its logits or its features."""
+    return bool({"z_t", "z_ts", "f_t"} & set(needs_of(method)))
+
+
 def options_of(method: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """A method's hyper-parameters, its keyword-only arguments; of one with weights those of its constructor."""
     called: Callable[..., Any] = getattr(method, "__init__") if inspect.isclass(method) else method  # noqa: B009

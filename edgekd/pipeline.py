@@ -13,12 +13,12 @@ from edgekd.data import decode
 from edgekd.distill.data_free.stage import synthesize
 from edgekd.distill.objective import Objective
 from edgekd.distill.student import (
-    Beginning,
     Lessons,
     TaskTaught,
     Taught,
     as_student,
     as_teacher,
+    beginning,
     distill,
     train_teacher,
 )
@@ -46,12 +46,15 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask, de
     budget is told by the report.
     """
     started = time.time()
-    data, teacher = recipe.data, recipe.teacher.alone
+    data = recipe.data
+    teacher = next(iter(recipe.teachers), None)
     opset, precisions = recipe.export.opset or target.runtime.default_opset, target.runtime.precisions
 
     check_output(folder)
     samples = run(decode, data.source)
-    seen = run(decode, recipe.teacher_data.source) if recipe.teacher.column else samples  # by the teachers
+    seen = (
+        run(decode, recipe.teacher_data.source) if recipe.teacher_data.column != data.column else samples
+    )  # by the teachers
     tasks = decode_tasks(recipe, run)
     student = with_heads(recipe, tasks)
     losses = check_models(recipe, target, student, samples, seen, tasks)
@@ -64,26 +67,26 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask, de
     settings = recipe.distill.model_copy(
         update={"precision": precision, "losses": losses, "generations": 0, "scheme": "offline"}
     )
-    trained = run(train_teacher, seen, teacher, recipe.teacher_data) if teacher.train_epochs else None
+    trained = run(train_teacher, seen, teacher, recipe.teacher_data) if teacher and teacher.train_epochs else None
     if not data.is_synthetic:  # what it made itself cannot tell
         check_teachers(recipe, seen, trained, tasks, ask)
     # The weights that the student begins with are part of its key only where it does.
-    first = Beginning(teacher, trained) if student.init is not None else None
+    first = beginning(student, teacher, trained)
     taught_by = record(run, seen, recipe.teachers, trained, recipe.teacher_data, settings)
     taught_by = replace(taught_by, tasks=record_tasks(run, recipe, tasks, settings))
-    teacher_scores = run(score_teacher, seen, teacher, trained, recipe.teacher_data)
+    teacher_scores = run(score_teacher, seen, teacher, trained, recipe.teacher_data) if teacher else None
     task_scores = {t.name: run(score_teacher, t.samples, t.teacher, None, t.data) for t in taught_by.tasks}
     tuned = run(choose_temperature, samples, taught_by, student, first, data, settings) if is_auto(losses) else None
     if tuned is not None:
         best = json.loads((tuned / FILE).read_text())["best"]
         settings = settings.model_copy(update={"losses": with_temperature(losses, best)})
-    chain = []  # teacher -> assistants -> student -> the student again
+    chain = []  # teacher (or labels alone) -> assistants -> student -> the student again
+    learns = settings if teacher else settings.model_copy(update={"losses": (), "label_weight": 1.0})
     for model in (*map(as_student, recipe.student.assistants), *[student] * recipe.distill.generations):
-        chain.append(run(distill, samples, taught_by, model, first, data, settings))
+        chain.append(run(distill, samples, taught_by, model, first, data, learns))
         taught_by = record(run, samples, (as_teacher(model),), chain[-1], data, settings)
-        settings = settings.model_copy(
-            update={"seed": settings.seed + 1}
-        )  # each link is drawn anew (born-again networks, Furlanello et al. 2018)
+        # Each link is drawn anew (born-again networks, Furlanello et al. 2018).
+        learns = settings = settings.model_copy(update={"seed": settings.seed + 1})
     distilled = run(distill, samples, taught_by, student, first, data, settings)
 
     candidates = {"fp32": run(export_fp32, samples, student, distilled, data, recipe.export, opset)}
@@ -127,7 +130,7 @@ def record(
 ) -> Lessons:
     """What the losses read of these teachers, recorded; `trained` are the weights of the first."""
     objective = Objective(with_temperature(settings.losses, 1.0), settings.label_weight)
-    if not objective.needs_teacher:
+    if not objective.needs_teacher or not teachers:
         return Lessons(())
     bf16 = settings.precision == "bf16"
     recording = Recording(

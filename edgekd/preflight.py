@@ -17,14 +17,14 @@ from edgekd.distill.features import Taps
 from edgekd.distill.layers import pair_layers
 from edgekd.distill.methods import METHODS
 from edgekd.distill.objective import Labels, Objective, Seen
-from edgekd.distill.student import as_teacher
+from edgekd.distill.student import as_teacher, beginning
 from edgekd.distill.teacher import load_teacher, predict, top1
 from edgekd.distill.temperature import with_temperature
 from edgekd.distill.trained import initialise, new_model, number_of_outputs
 from edgekd.errors import BundleError, EdgekdError, ModelError, RecipeError
 from edgekd.export.bundle import check_replaceable
 from edgekd.export.trace import trace
-from edgekd.losses import Loss, needs_of
+from edgekd.losses import Loss, needs_of, reads_teacher
 from edgekd.models import ExportedModel, OnnxModel, load_model, number_of_classes
 from edgekd.recipe import Recipe, Student
 from edgekd.say import say
@@ -69,7 +69,7 @@ def check_models(
             )
     ours, theirs = opened, opened_by_teacher
     if not all(np.array_equal(a.labels, b.labels) for a, b in ((ours.train, theirs.train), (ours.test, theirs.test))):
-        raise RecipeError(f"teacher.column = '{recipe.teacher.column}' holds other rows than the student's images")
+        raise RecipeError(f"teacher.column = '{recipe.teacher_data.column}' holds other rows than the student's images")
     number = recipe.data.synthetic.samples if recipe.data.is_synthetic else len(opened.train_ids)
     if recipe.distill.batch_size > number:
         raise RecipeError(
@@ -77,15 +77,15 @@ def check_models(
         )
     student = new_model(to_train, opened, recipe.distill.seed)
     check_memory(student, target)
-    teacher, *more = (
+    teachers = [
         load_model(reference, num_classes=len(opened.classes), in_channels=opened_by_teacher.image_shape[2])
-        for reference in (recipe.teacher, *recipe.teacher.also)
-    )
-    if recipe.student.init is not None:
-        initialise(copy.deepcopy(student), recipe.student.init, recipe.teacher, None, opened)
+        for reference in recipe.teachers
+    ]
+    if recipe.student.init is not None and (first := beginning(recipe.student, recipe.teacher, None)) is not None:
+        initialise(copy.deepcopy(student), recipe.student.init, first.source, None, opened)
     assistants = [new_model(assistant, opened, 0) for assistant in recipe.student.assistants]
     named = [("student", student), *(("assistant", assistant) for assistant in assistants)]
-    sizes = [number_of_classes(model, opened_by_teacher.image_shape) for model in (teacher, *more)]
+    sizes = [number_of_classes(model, opened_by_teacher.image_shape) for model in teachers]
     found = [(role, number_of_classes(model, opened.image_shape)) for role, model in named]
     for role, classes in (*found, *(("teacher", classes) for classes in sizes)):
         knows_fewer = role == "teacher" and classes < len(opened.classes) and _reads_old_classes_only(recipe)
@@ -99,7 +99,7 @@ def check_models(
     if len(set(sizes)) > 1:
         raise ModelError(f"the teachers give {', '.join(map(str, sizes))} classes; several teachers know the same ones")
     if not recipe.data.is_synthetic:
-        known = sizes[0] if sizes[0] < len(opened.classes) else 0  # of old classes there may be no samples
+        known = sizes[0] if sizes and sizes[0] < len(opened.classes) else 0  # of old classes there may be no samples
         check_classes(opened.train.labels, opened.classes, f"data.train = '{recipe.data.train}'", known=known)
     for (role, model), reference in zip(named, (recipe.student, *recipe.student.assistants), strict=True):
         if isinstance(model, OnnxModel | ExportedModel):
@@ -107,7 +107,7 @@ def check_models(
                 f"{role} '{reference.model}' cannot be trained; give edgekd:NAME, python:module:function or timm:NAME"
             )
     check_tasks(recipe, opened, tasks)
-    losses = _check_losses(recipe, student, teacher, opened, opened_by_teacher)
+    losses = _check_losses(recipe, student, next(iter(teachers), None), opened, opened_by_teacher)
     trace(student.eval(), (torch.zeros(2, channels, *opened.image_shape[:2]),))
     return losses
 
@@ -126,21 +126,19 @@ def check_memory(student: nn.Module, target: Target) -> None:
 
 def _reads_old_classes_only(recipe: Recipe) -> bool:
     """Every loss that reads a teacher is content with one that knows the first classes only."""
-    readers = [
-        loss.method for loss in recipe.distill.losses if {"z_t", "z_ts", "f_t"} & set(needs_of(METHODS[loss.method]))
-    ]
+    readers = [loss.method for loss in recipe.distill.losses if reads_teacher(METHODS[loss.method])]
     return all(getattr(METHODS[method], "old_classes", False) for method in readers)
 
 
 def _check_losses(
-    recipe: Recipe, student: nn.Module, teacher: nn.Module, opened: Samples, seen: Samples
+    recipe: Recipe, student: nn.Module, teacher: nn.Module | None, opened: Samples, seen: Samples
 ) -> tuple[Loss, ...]:
     losses = recipe.distill.losses
     reads_features = [loss.method for loss in losses if loss.weight and "f_t" in needs_of(METHODS[loss.method])]
     if reads_features and isinstance(teacher, OnnxModel | ExportedModel):
         possible = [name for name, method in METHODS.items() if "f_t" not in needs_of(method)]
         raise RecipeError(
-            f"teacher '{recipe.teacher.model}' has no modules that {', '.join(reads_features)} could read; use a method "
+            f"teacher '{recipe.teachers[0].model}' has no modules that {', '.join(reads_features)} could read; use a method "
             f"without its features ({', '.join(possible)}), or give the teacher as python:module:function"
         )
     if reads_features and (recipe.student.assistants or recipe.distill.generations):
@@ -157,10 +155,9 @@ def _check_losses(
         if recipe.distill.generations
         else ""
     )
-    reads_teacher = any(loss.weight and {"z_t", "z_ts"} & set(needs_of(METHODS[loss.method])) for loss in losses)
-    if links and not reads_teacher:
+    if links and not any(loss.weight and {"z_t", "z_ts"} & set(needs_of(METHODS[loss.method])) for loss in losses):
         raise RecipeError(f"{links} given, but no loss reads a teacher; add one, as distill.losses=[{{method='kd'}}]")
-    if reads_features and recipe.teacher.column:
+    if reads_features and recipe.teacher is not None and recipe.teacher.column:
         raise RecipeError(
             f"{', '.join(reads_features)} read the teacher's features while the student trains, and this teacher sees another "
             f"column ('{recipe.teacher.column}'); use methods that read its logits"
@@ -180,7 +177,7 @@ def _check_losses(
 
 
 def try_losses(
-    objective: Objective, student: nn.Module, teacher: nn.Module, samples: Samples, by_teacher: Samples
+    objective: Objective, student: nn.Module, teacher: nn.Module | None, samples: Samples, by_teacher: Samples
 ) -> None:
     """Compute the losses once on four blank images: layers that do not exist or do not fit are told before training."""
     height, width, channels = samples.image_shape
@@ -188,15 +185,17 @@ def try_losses(
     with (
         torch.no_grad(),
         Taps(student, objective.layers_of("student"), "student") as ours,
-        Taps(teacher, objective.layers_of("teacher"), "teacher") as theirs,
+        Taps(teacher or nn.Identity(), objective.layers_of("teacher"), "teacher") as theirs,
     ):
         height, width, channels = by_teacher.image_shape
-        z_s, z_t = student.eval()(images), teacher.cpu()(torch.zeros(4, channels, height, width))
+        z_s = student.eval()(images)[:, : len(samples.classes)]
+        # The first generation of a student that teaches itself comes later.
+        z_t = z_s if teacher is None else teacher.cpu()(torch.zeros(4, channels, height, width))
         seen = Seen(
             images,
             torch.arange(4),
             Labels(labels, labels, torch.ones(4)),
-            z_s[:, : len(samples.classes)],
+            z_s,
             z_t[None],
             ours.features,
             theirs.features,

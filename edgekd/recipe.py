@@ -355,7 +355,7 @@ class Recipe(Section):
         str, Field(pattern=r"^[^/\\]*[^/\\.][^/\\]*$", description="names the bundle's folder, so it has no / or \\")
     ]
     data: Data
-    teacher: Teacher
+    teacher: Teacher | None = Field(default=None, description="none: the student learns from labels, or from itself")
     student: Student
     distill: Distill = Distill()
     quantize: Quantize = Quantize()
@@ -367,6 +367,8 @@ class Recipe(Section):
     @property
     def teacher_data(self) -> Data:
         """The data as the teachers see it."""
+        if self.teacher is None:
+            return self.data
         seen = {key: getattr(self.teacher, key) for key in ("column", "mean", "std") if getattr(self.teacher, key)}
         if "mean" in seen and self.data.augment.cutout and self.data.augment.fill is None:  # one picture for both
             seen["augment"] = self.data.augment.model_copy(update={"fill": self.data.mean})
@@ -374,7 +376,9 @@ class Recipe(Section):
 
     @property
     def teachers(self) -> tuple[Teacher, ...]:
-        """All of them, the first first."""
+        """All of them, the first first; a recipe may have none."""
+        if self.teacher is None:
+            return ()
         return self.teacher.alone, *(Teacher(**dict(model)) for model in self.teacher.also)
 
     def task_data(self, task: Task) -> Data:

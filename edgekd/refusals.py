@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from edgekd.losses import reads_teacher
 from edgekd.recipe import Recipe, Section, file_of
 from edgekd.target import Target
 from edgekd.toml_file import Mistake, refuse
@@ -21,7 +22,8 @@ def check_inputs(recipe: Recipe, target: Target) -> None:
 def missing_files(recipe: Recipe) -> Iterator[Mistake]:
     """The files and folders that a located recipe names and that are not there."""
     for name, section in (("data", recipe.data), ("teacher", recipe.teacher), ("student", recipe.student)):
-        yield from _missing_in(name, section)
+        if section is not None:
+            yield from _missing_in(name, section)
     for n, task in enumerate(recipe.tasks):
         yield from _missing_in(f"tasks.{n}", task)
 
@@ -42,7 +44,9 @@ def _missing_in(place: str, section: Section) -> Iterator[Mistake]:
 
 def impossible_settings(recipe: Recipe, target: Target) -> Iterator[Mistake]:
     """What the recipe asks of the device and the device has not, and what contradicts itself."""
-    if recipe.data.is_synthetic and (recipe.teacher.train_epochs or recipe.teacher.column):
+    if recipe.teacher is None:
+        yield from _wants_a_teacher(recipe)
+    elif recipe.data.is_synthetic and (recipe.teacher.train_epochs or recipe.teacher.column):
         why = "images are made from a trained teacher: give its weights, no train_epochs or column"
         yield Mistake("data.train", f'"{recipe.data.train}" given; {why}')
     if recipe.student.init is not None and recipe.student.weights is not None:
@@ -75,3 +79,30 @@ def impossible_settings(recipe: Recipe, target: Target) -> Iterator[Mistake]:
             f"{opset} given; int8 with fp16 between, which {target.name} is made for, takes opset 19 or later. "
             f"Leave opset out for the target's own, {runtime.default_opset}",
         )
+
+
+def _wants_a_teacher(recipe: Recipe) -> Iterator[Mistake]:
+    """What a recipe without [teacher] cannot ask for."""
+    from edgekd.distill.methods import METHODS  # imports torch
+    from edgekd.distill.temperature import is_auto
+    from edgekd.schemes import TEACHERLESS
+
+    losses = [loss for loss in recipe.distill.losses if loss.weight]
+    readers = [loss.method for loss in losses if reads_teacher(METHODS[loss.method])]
+    if readers and not recipe.distill.generations:
+        yield Mistake(
+            "teacher",
+            f"missing, and {', '.join(readers)} {'read' if len(readers) > 1 else 'reads'} one: write [teacher] with a model, or learn "
+            f'without one: distill.scheme = "{TEACHERLESS[0]}" (or {", ".join(TEACHERLESS[1:])}), or from labels alone: '
+            "distill.losses = [], label_weight = 1",
+        )
+    init = recipe.student.init
+    for place, given, why in (
+        ("data.train", recipe.data.is_synthetic, "images are made from a teacher"),
+        ("student.assistants", bool(recipe.student.assistants), "the first of them learns from a teacher"),
+        ("student.init", init is not None and init.source is None, "it begins with a teacher's weights, or those of its source"),
+        ("distill.losses", is_auto(losses), 'temperature = "auto" is tried on a teacher\'s logits'),
+        ("budget.max_drop_from_teacher", recipe.budget.max_drop_from_teacher is not None, "it is about a teacher"),
+    ):  # fmt: skip
+        if given:
+            yield Mistake(place, f"given, but the recipe has no [teacher]; {why}")

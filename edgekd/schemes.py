@@ -30,6 +30,9 @@ SCHEMES: Mapping[str, Mapping[str, Any]] = {
     "lifelong": {"label_weight": 1.0, "losses": [{"method": "lwf"}]},
 }
 
+# Those that need no [teacher] in the recipe: the student, or a peer of it, teaches.
+TEACHERLESS = ("tf_kd", "cs_kd", "byot", "dml", "one", "born_again")
+
 # What the literature calls schemes and a recipe says otherwise.
 ELSEWHERE = {
     "online": 'scheme = "dml" or "one"',

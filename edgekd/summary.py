@@ -19,6 +19,8 @@ def summary(recipe: Recipe, settings: Distill) -> Iterator[tuple[str, str]]:
     yield "data", f"train {_file(data.train)}, test {_file(data.test)}; {_words(augmented) or 'no augmentation'}"
     for teacher in recipe.teachers:
         yield "teacher", _model(teacher)
+    if not recipe.teachers:
+        yield "teacher", "none"
     for assistant in recipe.student.assistants:
         yield "assistant", _model(assistant)
     begun = f"; begun by {recipe.student.init.how}" if recipe.student.init else ""

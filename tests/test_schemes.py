@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 import edgekd
+from edgekd.bundle import figures
 from edgekd.data.digits import load
 from edgekd.distill import student as student_module
 from edgekd.distill.trained import REUSED
@@ -26,6 +27,7 @@ from edgekd.losses import Loss
 from edgekd.models.resnet import resnet8
 from edgekd.quantize.student import last_losses
 from edgekd.recipe import Distill, load_recipe
+from edgekd.report import html
 from edgekd.schemes import SCHEMES
 from tests.test_cli import RECIPE
 
@@ -349,3 +351,62 @@ def test_a_scheme_in_python_is_stated_with_its_defaults() -> None:
     with pytest.raises(ValueError, match="in Python state label_weight, losses"):
         Distill(scheme="dml")
     assert Distill(scheme="dml", **SCHEMES["dml"]).losses[0].method == "dml"
+
+
+# Without a teacher
+
+ALONE = re.sub(r"\[teacher\].*?(?=\[student\])", "", RECIPE, flags=re.DOTALL)
+
+
+@pytest.fixture
+def build_alone(tmp_path: Path, cache: Path) -> Build:
+    """A recipe without [teacher], as one writes it who has none."""
+
+    def run(*overrides: str) -> edgekd.Report:
+        (tmp_path / "edgekd.toml").write_text(ALONE)
+        return edgekd.build(load_recipe(tmp_path, overrides), "x86-cpu", output=tmp_path / "build", cache=cache)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("given", "terms"),
+    [
+        (["distill.scheme=tf_kd"], {"labels", "tf_kd"}),
+        (["distill.scheme=one", "quantize.mode=none"], {"labels", "one"}),
+        (["distill.losses=[]", "distill.label_weight=1", "quantize.mode=none"], {"labels"}),
+    ],
+)
+def test_a_student_that_needs_no_teacher_is_built_without_one(
+    build_alone: Build, tmp_path: Path, given: list[str], terms: set[str]
+) -> None:
+    report = build_alone(*given)
+    assert {key.removeprefix("loss/") for key in report.curves[0] if key.startswith("loss/")} == terms
+    assert report.teacher is None and not any("teacher" in name for name in stage_names(report))
+    assert "<td>teacher</td>" not in html.render(report) and "Top-1 by class" in html.render(report)
+    assert {row["model"] for row in figures(report)} == {candidate.name for candidate in report.candidates}
+    assert len(list((tmp_path / "build").rglob("model.onnx"))) == 1
+
+
+def test_born_again_without_a_teacher_learns_from_labels_and_then_from_itself(build_alone: Build) -> None:
+    report = build_alone("distill.scheme=born_again", "quantize.mode=none")
+    trained = [stage["name"] for stage in report.stages if stage["name"] in ("distill", "record_teacher")]
+    assert trained == ["distill", "record_teacher", "distill"]
+    assert {key for key in report.curves[0] if key.startswith("loss/")} == {"loss/labels", "loss/kd"}
+    assert note(report, "generation 1").endswith("on the hold-out split")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], r"teacher  missing, and kd reads one: write \[teacher\].*tf_kd"),
+        (["distill.scheme=tf_kd", "budget.max_drop_from_teacher=1"], "budget.max_drop_from_teacher  given, but"),
+        (["distill.scheme=tf_kd", 'student.init={how="slice"}'], "student.init  given, but the recipe has no"),
+        (["distill.scheme=tf_kd", 'student.assistants=[{model="edgekd:resnet8"}]'], "student.assistants  given, but"),
+        (["distill.scheme=tf_kd", "data.train=synthetic:dafl"], "data.train  given, but the recipe has no"),
+        (["distill.scheme=born_again", 'distill.losses=[{method="kd", temperature="auto"}]'], "distill.losses  given, but"),
+    ],
+)  # fmt: skip
+def test_what_wants_a_teacher_is_refused_where_there_is_none(build_alone: Build, given: list[str], said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        build_alone(*given)

@@ -19,7 +19,9 @@ BEFORE_RELU = (
 Stage = tuple[str, tuple[int, ...]]  # module path and the shape of its output
 
 
-def pair_layers(losses: Sequence[Loss], student: nn.Module, teacher: nn.Module, images: Tensor) -> tuple[Loss, ...]:
+def pair_layers(
+    losses: Sequence[Loss], student: nn.Module, teacher: nn.Module | None, images: Tensor
+) -> tuple[Loss, ...]:
     """The losses with each `layers = "auto"` replaced by a pairing.
 
     Layers that put out maps of one height and width are a stage, and its last one stands for it. A stage of the student
@@ -37,7 +39,7 @@ def pair_layers(losses: Sequence[Loss], student: nn.Module, teacher: nn.Module, 
             )
     ours = stages(student, images, "student")
     compared = any(loss.layers == "auto" and "f_t" in needs_of(METHODS[loss.method]) for loss in losses)
-    theirs = stages(teacher, images, "teacher") if compared else ours
+    theirs = stages(teacher, images, "teacher") if compared and teacher is not None else ours
     pairs = paired(ours, theirs)
 
     def resolved(loss: Loss) -> Loss:

@@ -36,9 +36,9 @@ class Taught:
 
 @dataclass(frozen=True)
 class Beginning:
-    """The teacher whose weights a student may begin with (`student.init`)."""
+    """The model whose weights a student begins with (`student.init`); `trained` where edgekd trained it."""
 
-    teacher: Teacher
+    source: Model
     trained: Artifact | None
 
 
@@ -107,8 +107,18 @@ def new_student(student: Student, first: Beginning | None, samples: Samples, see
     """The student as its training begins."""
     model = new_model(student, samples, seed)
     if student.init is not None and first is not None:
-        initialise(model, student.init, first.teacher, first.trained, samples)
+        initialise(model, student.init, first.source, first.trained, samples)
     return model
+
+
+def beginning(student: Student, teacher: Teacher | None, trained: Artifact | None) -> Beginning | None:
+    """What the student begins with, where the recipe has `student.init`: the teacher's weights, or those of its source."""
+    if student.init is None:
+        return None
+    if student.init.source is not None:
+        return Beginning(student.init.source, None)
+    assert teacher is not None  # edgekd.refusals
+    return Beginning(teacher, trained)
 
 
 def as_student(model: Model) -> Student:

@@ -32,15 +32,12 @@ def number_of_outputs(reference: Model, samples: Samples) -> int:
     return len(samples.classes) + sum(reference.heads.values() if isinstance(reference, Student) else ())
 
 
-def initialise(student: nn.Module, init: Init, teacher: Model, trained: Artifact | None, samples: Samples) -> None:
-    """Give the student the first weights that the recipe asks for, from the teacher's or from `init.source`.
+def initialise(student: nn.Module, init: Init, reference: Model, trained: Artifact | None, samples: Samples) -> None:
+    """Give the student the first weights that the recipe asks for, from those of the model `reference`.
 
     Raises ModelError where the two networks do not fit for it.
     """
-    reference = init.source or teacher
-    source = (
-        new_model(reference, samples, 0) if init.source or trained is None else load_student(teacher, samples, trained)
-    )
+    source = new_model(reference, samples, 0) if trained is None else load_student(reference, samples, trained)
     if isinstance(source, OnnxModel | ExportedModel):
         raise ModelError(
             f"student.init reads the weights of '{reference.model}', which has no modules; give edgekd:, python: or timm:"

@@ -190,7 +190,7 @@ def _export(program: ExportedProgram, opset: int, inputs: list[str], outputs: li
         elif node.target is aten.to.dtype and len(node.args) == 2 and not node.kwargs:
             node.target, node.args, node.kwargs = aten._to_copy.default, node.args[:1], {"dtype": node.args[1]}
     operators = {node.target for node in program.graph.nodes if node.op == "call_function"}
-    if all(of in WRITTEN_AS_THEY_ARE or of.namespace == "quantized_decomposed" for of in operators):
+    if all(of in WRITTEN_AS_THEY_ARE or getattr(of, "namespace", "") == "quantized_decomposed" for of in operators):
         # The exporter decomposes whatever it is given, which traces the whole graph once more: half of the time that it takes.
         program.run_decompositions = lambda decomp_table=None: program
     try:

@@ -94,7 +94,7 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM, GUTTER = 920, 380, 56, 24, 24, 48, 170
 def scatter(report: Report) -> Scatter:
     """Teacher and candidates; those whose latency was not measured stand apart, at their accuracy alone."""
     points: list[tuple[str, str, Accuracy, Latency | None]] = [
-        ("teacher", "teacher", report.teacher, report.teacher_latency),
+        *([("teacher", "teacher", report.teacher, report.teacher_latency)] if report.teacher is not None else []),
         *((c.name, "shipped" if c.shipped else "candidate", c.accuracy, c.latency) for c in report.candidates),
     ]
     timed = [latency for _, _, _, latency in points if latency is not None]
@@ -279,7 +279,7 @@ class ClassRow:
 
 def class_rows(report: Report) -> tuple[list[ClassRow], float]:
     """Every class of the shipped model, the largest loss against the teacher first, and where the bar begins."""
-    shipped, teacher = report.chosen.accuracy.per_class, report.teacher.per_class
+    shipped, teacher = report.chosen.accuracy.per_class, report.teacher.per_class if report.teacher is not None else {}
     if not shipped:
         return [], 0.0
     lowest = min([*shipped.values(), *(v for name, v in teacher.items() if name in shipped)])

@@ -196,7 +196,7 @@ class Report(Section):
     machine: str
     versions: dict[str, str]
     classes: tuple[str, ...]
-    teacher: Accuracy
+    teacher: Accuracy | None = Field(default=None, description="none: the student learned without one")
     teacher_size_mb: float | None = None
     teacher_latency: Latency | None = Field(default=None, description="none: not measured")
     student: Accuracy = Field(description="the float student in the runtime that exports it (the fp32 candidate)")

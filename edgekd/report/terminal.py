@@ -44,13 +44,14 @@ def figures(report: Report) -> Table:
     table.add_column("p90 ms", justify="right")
     table.add_column("MB", justify="right")
     table.add_column("origin")
-    table.add_row(
-        "teacher",
-        top1(report.teacher),
-        *latency_cells(report.teacher_latency),
-        megabytes(report.teacher_size_mb),
-        origins(report.teacher, report.teacher_latency),
-    )
+    if report.teacher is not None:
+        table.add_row(
+            "teacher",
+            top1(report.teacher),
+            *latency_cells(report.teacher_latency),
+            megabytes(report.teacher_size_mb),
+            origins(report.teacher, report.teacher_latency),
+        )
     for candidate in report.candidates:
         table.add_row(
             Text(("▸ " if candidate.shipped else "  ") + candidate.name),
