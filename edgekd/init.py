@@ -18,7 +18,7 @@ std = [0.229, 0.224, 0.225]
 augment = {{ crop_padding = 4, flip = true }} # also: cutout = 8, mixup = 0.2
 # size = [224, 224]                         # height, width; needed where images differ in size
 
-[teacher]
+[teacher]                                   # none at hand? leave this table out: distill.scheme = "tf_kd" and others need none
 model = "{teacher}"  # {teacher_remark}
 # weights = "teacher.safetensors"           # for edgekd:, python: and timm: models
 
