@@ -102,12 +102,14 @@ def quantize_biases(model: ir.Model) -> None:
         scale = (s_x * s_w).astype(np.float32)
         integers = np.rint(stored.astype(np.float64) / scale).astype(np.int32)
         name = str(node.inputs[2].name).removeprefix(WRAPPER)  # type: ignore[union-attr]
+        quantized = _constant(model, name + SUFFIX, integers)
         dequantize = ir.node(
             "DequantizeLinear",
-            [_constant(model, name + SUFFIX, integers), _constant(model, name + "_scale", scale)],
+            [quantized, _constant(model, name + "_scale", scale)],
             attributes={"axis": 0} if scale.ndim else None,
         )
-        dequantize.outputs[0].name = name + "_dequantized"
+        # Of a layer that runs twice there are two, each with the scale of what it reads.
+        dequantize.outputs[0].name = str(quantized.name).replace(SUFFIX, "_dequantized")
         model.graph.insert_before(node, dequantize)
         node.replace_input_with(2, dequantize.outputs[0])
 
@@ -122,13 +124,14 @@ def pad_channels(model: ir.Model, channels: int) -> None:
         if node.op_type != "Conv" or node.attributes.get_int("group", 1) != 1:
             continue
         x, weight = (value.producer() if value is not None else None for value in node.inputs[:2])
-        if not (_is_dequantize(x) and _is_dequantize(weight)) or len(x.outputs[0].uses()) != 1:  # type: ignore[union-attr]
+        if x is None or weight is None or not (_is_dequantize(x) and _is_dequantize(weight)):
             continue
-        assert x is not None and weight is not None
         stored, pixels = weight.inputs[0], x.inputs[0]
         integers = _value(stored)
         if integers is None or stored is None or pixels is None or integers.shape[1] >= channels:
             continue
+        if any(len(value.uses()) != 1 for value in (x.outputs[0], weight.outputs[0], stored)):
+            continue  # somebody else reads the image or the weight as it is
         *_, kernel = integers.shape
         if node.attributes.get_ints("strides", (1,))[-1] >= kernel or _value(pixels) is not None:
             continue

@@ -134,7 +134,8 @@ def to_onnx(
         if isinstance(quantization, Quantization):
             if quantization.int32_bias:
                 passes.quantize_biases(exported)
-            passes.pad_channels(exported, quantization.pad_channels_to)
+            if opset >= LOWEST_OPSET:  # onnx's converter cannot bring Pad below
+                passes.pad_channels(exported, quantization.pad_channels_to)
     passes.clean(exported)
     written = _at_opset(ir.to_proto(exported), opset)
     _name_batch(written.graph)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -203,6 +204,57 @@ def test_patches_that_do_not_overlap_are_not_padded(tmp_path: Path) -> None:
     patches, x = nn.Sequential(nn.Conv2d(3, 16, 4, 4), nn.ReLU()), torch.randn(8, 3, 16, 16)
     to_onnx(quantized(patches, UINT8, x), tmp_path / "model.onnx", x[:2], opset=20)
     assert "Pad" not in {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
+
+
+def test_an_image_whose_convolution_shares_its_weight_is_not_padded(tmp_path: Path) -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(self.conv(x)) + torch.relu(self.conv(x * 0.5))
+
+    torch.manual_seed(0)
+    net, x = Twice().eval(), torch.randn(8, 3, 8, 8)
+    shipped = quantized(net, UINT8, x)
+    to_onnx(shipped, tmp_path / "model.onnx", x[:2], opset=20)
+    assert "Pad" not in {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
+    assert np.abs(OnnxRunner(tmp_path / "model.onnx").run(x.numpy()) - net(x).detach().numpy()).max() < 0.1
+
+
+class Plain(nn.Module):
+    """One of each operator that is written without being decomposed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(256, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.conv(x.float()))
+        pooled = nn.functional.max_pool2d(x, 2)
+        means = nn.functional.avg_pool2d(nn.functional.hardtanh(x, 0.0, 6.0), 3, 2, 1)
+        x = torch.cat([pooled * torch.sigmoid(pooled) - 0.5, (means + pooled) / 3.0 - means], 1)
+        x = nn.functional.max_pool2d(x, 3, 2, 1) - x.mean((2, 3), keepdim=True)
+        x = x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, 16).view(-1, 16, 16)
+        logits: Tensor = self.fc(x.flatten(1))
+        return logits
+
+
+def test_operators_that_are_not_decomposed_are_written_as_if_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    net, x = Plain().eval(), torch.randn(4, 3, 16, 16)
+    to_onnx(net, tmp_path / "as_they_are", x, opset=20, output="probabilities")
+    # By its name: the package has a function of that name, which hides it.
+    monkeypatch.setattr(sys.modules[to_onnx.__module__], "WRITTEN_AS_THEY_ARE", frozenset())
+    to_onnx(net, tmp_path / "decomposed", x, opset=20, output="probabilities")
+    first, second = (onnx.load(tmp_path / name).graph.node for name in ("as_they_are", "decomposed"))
+    assert [node.op_type for node in first] == [node.op_type for node in second]
+    expected = net(x).softmax(1).detach().numpy()
+    for name in ("as_they_are", "decomposed"):
+        np.testing.assert_allclose(OnnxRunner(tmp_path / name).run(x.numpy()), expected, atol=1e-6)
 
 
 def test_the_same_model_gives_the_same_bytes_without_paths(
