@@ -15,6 +15,7 @@ SUFFIX = "_quantized"
 WRAPPER = "model."
 """What `Deployed` puts before the names of the model that it wraps."""
 INT32_LIMIT = 2.0**30
+FILTERS = 16  # of a convolution, from which on a padded image was measured to pay (docs/quantization.md)
 
 
 class QuantizedTensor(NamedTuple):
@@ -117,8 +118,7 @@ def quantize_biases(model: ir.Model) -> None:
 def pad_channels(model: ir.Model, channels: int) -> None:
     """Gives an image of fewer channels some more, of zeros, before its integer convolution; the weights there are 0 too.
 
-    The sums are the same, bit for bit. Only where windows overlap: else each pixel is read once, and padding costs more than
-    it gains.
+    The sums are the same, bit for bit. Only where windows overlap and the filters are many: else padding costs more than it gains.
     """
     for node in list(model.graph):
         if node.op_type != "Conv" or node.attributes.get_int("group", 1) != 1:
@@ -132,8 +132,8 @@ def pad_channels(model: ir.Model, channels: int) -> None:
             continue
         if any(len(value.uses()) != 1 for value in (x.outputs[0], weight.outputs[0], stored)):
             continue  # somebody else reads the image or the weight as it is
-        *_, kernel = integers.shape
-        if node.attributes.get_ints("strides", (1,))[-1] >= kernel or _value(pixels) is not None:
+        filters, *_, kernel = integers.shape
+        if filters < FILTERS or node.attributes.get_ints("strides", (1,))[-1] >= kernel or _value(pixels) is not None:
             continue
         wider = [(0, 0), (0, channels - integers.shape[1]), *[(0, 0)] * (integers.ndim - 2)]
         stored.const_value = ir.tensor(np.pad(integers, wider), name=stored.name)
