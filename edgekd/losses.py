@@ -15,6 +15,9 @@ Text = Annotated[str, Field(min_length=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Methods = Mapping[str, Callable[..., Any]]  # edgekd.distill.methods.METHODS, whose import costs importing torch
 
+TEACHERS = frozenset({"z_t", "z_ts", "f_t"})
+"""Arguments of a method that a teacher gives: its logits, those of several, its features."""
+
 
 def _layers(given: Any) -> Any:
     if given == "auto":
@@ -91,7 +94,7 @@ def needs_of(method: Callable[..., Any]) -> tuple[str, ...]:
 
 def reads_teacher(method: Callable[..., Any]) -> bool:
     """Whether a method reads a teacher, its logits or its features."""
-    return bool({"z_t", "z_ts", "f_t"} & set(needs_of(method)))
+    return not TEACHERS.isdisjoint(needs_of(method))
 
 
 def options_of(method: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -21,6 +21,7 @@ from edgekd.distill.student import (
     beginning,
     distill,
     train_teacher,
+    without_teacher,
 )
 from edgekd.distill.teacher import record_features, record_teacher, score_teacher, uses_bf16
 from edgekd.distill.temperature import FILE, choose_temperature, is_auto, with_temperature
@@ -81,7 +82,7 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask, de
         best = json.loads((tuned / FILE).read_text())["best"]
         settings = settings.model_copy(update={"losses": with_temperature(losses, best)})
     chain = []  # teacher (or labels alone) -> assistants -> student -> the student again
-    learns = settings if teacher else settings.model_copy(update={"losses": (), "label_weight": 1.0})
+    learns = settings if teacher or not recipe.distill.generations else without_teacher(settings)
     for model in (*map(as_student, recipe.student.assistants), *[student] * recipe.distill.generations):
         chain.append(run(distill, samples, taught_by, model, first, data, learns))
         taught_by = record(run, samples, (as_teacher(model),), chain[-1], data, settings)

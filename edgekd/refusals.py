@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from edgekd.losses import reads_teacher
 from edgekd.recipe import Recipe, Section, file_of
+from edgekd.schemes import TEACHERLESS
 from edgekd.target import Target
 from edgekd.toml_file import Mistake, refuse
 
@@ -83,12 +84,11 @@ def impossible_settings(recipe: Recipe, target: Target) -> Iterator[Mistake]:
 
 def _wants_a_teacher(recipe: Recipe) -> Iterator[Mistake]:
     """What a recipe without [teacher] cannot ask for."""
-    from edgekd.distill.methods import METHODS  # imports torch
-    from edgekd.distill.temperature import is_auto
-    from edgekd.schemes import TEACHERLESS
+    losses, readers = [loss for loss in recipe.distill.losses if loss.weight], []
+    if losses:
+        from edgekd.distill.methods import METHODS  # imports torch
 
-    losses = [loss for loss in recipe.distill.losses if loss.weight]
-    readers = [loss.method for loss in losses if reads_teacher(METHODS[loss.method])]
+        readers = [loss.method for loss in losses if reads_teacher(METHODS[loss.method])]
     if readers and not recipe.distill.generations:
         yield Mistake(
             "teacher",
@@ -101,7 +101,7 @@ def _wants_a_teacher(recipe: Recipe) -> Iterator[Mistake]:
         ("data.train", recipe.data.is_synthetic, "images are made from a teacher"),
         ("student.assistants", bool(recipe.student.assistants), "the first of them learns from a teacher"),
         ("student.init", init is not None and init.source is None, "it begins with a teacher's weights, or those of its source"),
-        ("distill.losses", is_auto(losses), 'temperature = "auto" is tried on a teacher\'s logits'),
+        ("distill.losses", any(loss.options.get("temperature") == "auto" for loss in losses), 'temperature = "auto" is tried on a teacher\'s logits'),
         ("budget.max_drop_from_teacher", recipe.budget.max_drop_from_teacher is not None, "it is about a teacher"),
     ):  # fmt: skip
         if given:

@@ -134,7 +134,7 @@ class Quantization(Sourced):
     int32_bias: bool
     min_channels: int = Field(default=1, ge=1, description="below, integer kernels are slower than float ones")
     pad_channels_to: int = Field(
-        default=1, ge=1, description="of an image: the fastest integer convolutions read this many at once"
+        default=1, ge=1, description="of uint8 images: the fastest integer convolutions read this many at once"
     )
     rest: Literal["fp32", "fp16"] = Field(
         default="fp32", description="type of what is not quantized; fp16 scales of Q/DQ take opset 19"
@@ -143,6 +143,15 @@ class Quantization(Sourced):
         default=(), description="activations that are part of the operator before them: nothing is quantized between"
     )
     operators: Operators
+
+    @model_validator(mode="after")
+    def _padding_leaves_convolutions_in_integers(self) -> Self:
+        if self.pad_channels_to > 1 and self.activation != "uint8":
+            raise ValueError(
+                f"pad_channels_to is {self.pad_channels_to} and activation {self.activation!r}: onnxruntime would compute a padded "
+                'convolution in float; write activation = "uint8", or leave pad_channels_to out'
+            )
+        return self
 
     @model_validator(mode="after")
     def _operators_take_the_activation(self) -> Self:

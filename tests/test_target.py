@@ -306,3 +306,10 @@ def test_half_precision_between_integers_takes_opset_19(tmp_path: Path) -> None:
         "\nsource", '\nrest = "fp16"\nsource', 1
     )
     assert "opset 19 for fp16 scales; runtime.default_opset is 17" in refusal(board(tmp_path, text))
+
+
+def test_padded_channels_take_uint8(tmp_path: Path) -> None:
+    padded = INT8.replace("\nsource", "\npad_channels_to = 4\nsource", 1)
+    assert "would compute a padded convolution in float" in refusal(board(tmp_path, BOARD + padded))
+    scheme = load_target(board(tmp_path, BOARD + padded.replace('"int8"', '"uint8"', 1))).int8
+    assert scheme.pad_channels_to == 4

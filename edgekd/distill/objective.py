@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from edgekd import team
 from edgekd.distill.methods import METHODS
 from edgekd.errors import RecipeError
-from edgekd.losses import Loss, check_losses, needs_of
+from edgekd.losses import TEACHERS, Loss, check_losses, needs_of
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Objective(nn.Module):
     @property
     def needs_teacher(self) -> bool:
         """Some loss reads a teacher, its logits or its features."""
-        return any({"z_t", "z_ts", "f_t"} & set(term.needs) for term in self.terms)
+        return any(not TEACHERS.isdisjoint(term.needs) for term in self.terms)
 
     @property
     def needs_features(self) -> bool:

@@ -11,12 +11,15 @@ from torch import nn
 from edgekd import team
 from edgekd.data import Samples, open_samples
 from edgekd.distill.cache import CachedLogits
+from edgekd.distill.methods import METHODS
 from edgekd.distill.methods.simkd import SimStudent
 from edgekd.distill.objective import Objective
 from edgekd.distill.teacher import cached_features, check_cache, load_teacher
 from edgekd.distill.train import Lesson, TaskLesson, save_weights, train
 from edgekd.distill.trained import REUSED, WEIGHTS, initialise, new_model
+from edgekd.losses import reads_teacher
 from edgekd.recipe import Data, Distill, Model, Optimizer, Student, Teacher
+from edgekd.say import say
 from edgekd.stage import Artifact, stage
 
 
@@ -90,7 +93,7 @@ def distill(
 ) -> None:
     """Stage: train the student by the recipe; writes `student.safetensors` and `metrics.jsonl`.
 
-    `first` is the teacher whose weights `student.init` may begin with.
+    `first` is the model whose weights the student begins with, where it has `student.init`.
     """
     opened = open_samples(samples.folder, data)
     model = new_student(student, first, opened, settings.seed)
@@ -119,6 +122,14 @@ def beginning(student: Student, teacher: Teacher | None, trained: Artifact | Non
         return Beginning(student.init.source, None)
     assert teacher is not None  # edgekd.refusals
     return Beginning(teacher, trained)
+
+
+def without_teacher(settings: Distill) -> Distill:
+    """How the first generation of a student that teaches itself learns: from labels, and by what reads no teacher."""
+    going = tuple(loss for loss in settings.losses if not reads_teacher(METHODS[loss.method]))
+    if len(going) < len(settings.losses):
+        say(f"  there is no teacher yet: it learns from {', '.join(['labels', *(loss.method for loss in going)])}")
+    return settings.model_copy(update={"losses": going, "label_weight": 1.0})
 
 
 def as_student(model: Model) -> Student:

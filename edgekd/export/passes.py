@@ -116,7 +116,7 @@ def quantize_biases(model: ir.Model) -> None:
 
 
 def pad_channels(model: ir.Model, channels: int) -> None:
-    """Gives an image of fewer channels some more, of zeros, before its integer convolution; the weights there are 0 too.
+    """Gives what a convolution reads, where it has fewer channels (an image), some more, of zeros; the weights there are 0 too.
 
     The sums are the same, bit for bit. Only where windows overlap and the filters are many: else padding costs more than it gains.
     """

@@ -57,7 +57,7 @@ class Statistics:
             inner = self.counts.reshape(-1, 2).sum(1)
             self.counts = torch.nn.functional.pad(inner, (BINS // 4, BINS // 4))
             self.limit *= 2
-        # All factors are powers of two, so no value is rounded into another bin; histc does round, and takes three times as long.
+        # All factors are powers of two, so no value is rounded into another bin; histc does round, and takes about twice as long.
         bins = (x.reshape(-1).float() * (BINS / 2 / self.limit)).floor_().add_(BINS // 2).clamp_(max=BINS - 1)
         self.counts += torch.bincount(bins.int(), minlength=BINS)
 

@@ -278,7 +278,8 @@ class ClassRow:
 
 
 def class_rows(report: Report) -> tuple[list[ClassRow], float]:
-    """Every class of the shipped model, the largest loss against the teacher first, and where the bar begins."""
+    """Every class of the shipped model, the largest loss against the teacher first, without one the lowest, and where the bar
+    begins."""
     shipped, teacher = report.chosen.accuracy.per_class, report.teacher.per_class if report.teacher is not None else {}
     if not shipped:
         return [], 0.0
@@ -292,7 +293,9 @@ def class_rows(report: Report) -> tuple[list[ClassRow], float]:
         ClassRow(name, teacher.get(name), value, at(teacher[name]) if name in teacher else None, at(value))
         for name, value in shipped.items()
     ]
-    return sorted(rows, key=lambda row: (row.change is None, row.change or 0.0, row.name)), start
+    return sorted(
+        rows, key=lambda row: (row.change is None, row.shipped if row.change is None else row.change, row.name)
+    ), start
 
 
 def conditions(report: Report) -> list[str]:

@@ -193,6 +193,8 @@ def test_an_images_channels_are_padded_without_a_changed_bit(digits: Tensor, tmp
         )
         outputs[channels] = OnnxRunner(tmp_path / f"{channels}").run(x.numpy())
     assert np.array_equal(outputs[1], outputs[4])
+    operators = optimised(tmp_path / "4")
+    assert operators["QLinearConv"] == 9 and "Conv" not in operators
     plain, padded = (onnx.load(tmp_path / f"{channels}") for channels in (1, 4))
     assert sites(plain) == sites(padded)
     widths = [[t.dims[1] for t in of.graph.initializer if t.name == "stem.weight_quantized"] for of in (plain, padded)]
@@ -238,7 +240,7 @@ class Plain(nn.Module):
         means = nn.functional.avg_pool2d(nn.functional.hardtanh(x, 0.0, 6.0), 3, 2, 1)
         x = torch.cat([pooled * torch.sigmoid(pooled) - 0.5, (means + pooled) / 3.0 - means], 1)
         x = nn.functional.max_pool2d(x, 3, 2, 1) - x.mean((2, 3), keepdim=True)
-        x = x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, 16).view(-1, 16, 16)
+        x = x.permute(0, 2, 3, 1).reshape(-1, 16, 16).view(-1, 16, 16)
         logits: Tensor = self.fc(x.flatten(1))
         return logits
 
@@ -248,10 +250,16 @@ def test_operators_that_are_not_decomposed_are_written_as_if_they_were(
 ) -> None:
     torch.manual_seed(0)
     net, x = Plain().eval(), torch.randn(4, 3, 16, 16)
+    decompose, runs = torch.export.ExportedProgram.run_decompositions, []
+    monkeypatch.setattr(
+        torch.export.ExportedProgram, "run_decompositions", lambda *given: runs.append(1) or decompose(*given)
+    )
     to_onnx(net, tmp_path / "as_they_are", x, opset=20, output="probabilities")
+    assert not runs
     # By its name: the package has a function of that name, which hides it.
     monkeypatch.setattr(sys.modules[to_onnx.__module__], "WRITTEN_AS_THEY_ARE", frozenset())
     to_onnx(net, tmp_path / "decomposed", x, opset=20, output="probabilities")
+    assert runs
     first, second = (onnx.load(tmp_path / name).graph.node for name in ("as_they_are", "decomposed"))
     assert [node.op_type for node in first] == [node.op_type for node in second]
     expected = net(x).softmax(1).detach().numpy()

@@ -12,5 +12,5 @@ def scheme_of(target: str) -> Quantization:
 JETSON = scheme_of("jetson")
 TENSORRT = JETSON.model_copy(update={"min_channels": 1})  # for models of a few channels
 UINT8 = ONNXRUNTIME = scheme_of("x86-cpu")
-INT8 = UINT8.model_copy(update={"activation": "int8"})
+INT8 = UINT8.model_copy(update={"activation": "int8", "pad_channels_to": 1})
 QNN = scheme_of("android-arm64")

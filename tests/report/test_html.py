@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from edgekd.report.html import Axis, duration, linear_ticks, log_ticks, render, scatter
+from edgekd.report.html import Axis, class_rows, duration, linear_ticks, log_ticks, render, scatter
 from edgekd.report.model import LayerSensitivity, QuantizationStep, Report
 
 NASTY = "<script>alert(1)</script>"
@@ -102,6 +102,15 @@ def test_a_report_without_curves_classes_and_stages_is_rendered(report: Report) 
     empty = {"curves": (), "stages": (), "warnings": (), "checks": (), "candidates": candidates}
 
     assert "Top-1 by class" not in render(report.model_copy(update=empty))
+
+
+def test_without_a_teacher_the_weakest_classes_come_first(report: Report) -> None:
+    alone = report.model_copy(update={"teacher": None, "teacher_latency": None})
+    rows, _ = class_rows(alone)
+    assert [row.shipped for row in rows] == sorted(row.shipped for row in rows) and len(rows) == 3
+    assert all(row.teacher is None and row.change is None for row in rows)
+    assert [row.change for row in class_rows(report)[0]] == sorted(row.change for row in class_rows(report)[0])
+    assert "less changed" not in render(alone)
 
 
 def test_a_loss_that_became_infinite_is_left_out_of_the_curve(report: Report) -> None:
