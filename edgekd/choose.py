@@ -156,7 +156,8 @@ def _slower(loser: Contender, best: Contender) -> str:
         return f"larger: {loser.size_mb:.2f} MB against {best.size_mb:.2f} MB (no latency is known)"
     if not _clearly(best, loser):
         why = "what the estimate leaves out" if best.order_origin == "estimate" else "the noise"
-        return f"no clear difference in latency to {best.name} ({why} could decide), and it is larger"
+        size = "larger" if loser.size_mb > best.size_mb else "no smaller"
+        return f"no clear difference in latency to {best.name} ({why} could decide), and it is {size}"
     return f"slower than {best.name}: {loser.order_ms:.3g} ms against {best.order_ms:.3g} ms ({loser.order_origin})"
 
 

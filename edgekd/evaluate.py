@@ -250,7 +250,8 @@ def _contenders(
     say("  measuring latency on this machine")
     one = np.ascontiguousarray(as_input(samples.test.get(np.zeros(1, np.int64)), recipe.data, recipe.export))
     runners = {name: OnnxRunner(artifact / MODEL) for name, artifact in candidates.items()}
-    calls = {name: partial(runner.run, one) for name, runner in runners.items()}
+    # What this host only rounds to bf16 is not timed: the casts would be.
+    calls = {name: partial(runner.run, one) for name, runner in runners.items() if not runner.rounds_to_bf16}
     if teacher is not None:
         image = to_tensor(seen.test.get(np.zeros(1, np.int64)), recipe.teacher_data, torch.device("cpu"))
         calls["teacher"] = partial(teacher.run, image.contiguous().numpy())
@@ -260,7 +261,8 @@ def _contenders(
     runs_here = target.runtime.name == "onnxruntime"
     contenders = []
     for name, artifact in candidates.items():
-        latency = series[name].latency(threads=1, machine=machine(), runtime=runners[name].name)
+        timed = series.get(name)
+        latency = timed.latency(threads=1, machine=machine(), runtime=runners[name].name) if timed else None
         file = artifact / MODEL
         by_profile = estimate(file, target)
         contenders.append(
@@ -272,8 +274,8 @@ def _contenders(
                 ),  # with its .data
                 accuracy=accuracies[name],
                 latency=latency,
-                peak_memory_mb=peak_memory_mb(file, one),
-                order_ms=latency.p50_ms if runs_here else by_profile.low_ms if by_profile else None,
+                peak_memory_mb=peak_memory_mb(file, one) if timed else None,
+                order_ms=latency.p50_ms if runs_here and latency else by_profile.low_ms if by_profile else None,
                 order_origin="host" if runs_here else "estimate",
                 estimate=by_profile,
             )

@@ -26,7 +26,8 @@ from edgekd.distill.student import (
 from edgekd.distill.teacher import record_features, record_teacher, score_teacher, uses_bf16
 from edgekd.distill.temperature import FILE, choose_temperature, is_auto, with_temperature
 from edgekd.evaluate import Made, evaluate, package, with_earlier_devices
-from edgekd.export.candidates import MODEL, export_fp16, export_fp32, export_int8, score
+from edgekd.export.candidates import MODEL, export_bf16, export_fp16, export_fp32, export_int8, score
+from edgekd.export.to_half import BF16_OPSET
 from edgekd.preflight import check_models, check_output, check_teachers
 from edgekd.quantize.auto import quantize_student
 from edgekd.quantize.student import Subject
@@ -93,6 +94,8 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask, de
     candidates = {"fp32": run(export_fp32, samples, student, distilled, data, recipe.export, opset)}
     if "fp16" in precisions:
         candidates["fp16"] = run(export_fp16, samples, student, distilled, candidates["fp32"], data, recipe.export)
+    if "bf16" in precisions:
+        candidates["bf16"] = run(export_bf16, samples, student, distilled, data, recipe.export, max(opset, BF16_OPSET))
     quantized = None
     if recipe.quantize.mode != "none":
         number, in_float = recipe.quantize.calibration_samples, recipe.quantize.keep_float

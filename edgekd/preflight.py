@@ -32,7 +32,7 @@ from edgekd.stage import Artifact
 from edgekd.target import Target
 from edgekd.tasks import check_tasks, open_task
 
-SIZES = {"fp32": 4, "fp16": 2, "int8": 1}  # bytes of a weight
+SIZES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}  # bytes of a weight
 PROBED = 500  # hold-out samples that the teacher is tried on
 
 

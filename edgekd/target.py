@@ -17,7 +17,7 @@ from edgekd.toml_file import Places, as_json, date_mistakes, parse_toml, read_te
 Text = Annotated[str, Field(min_length=1)]
 Date = Annotated[str, Field(pattern=r"^\d{4}-\d{2}(-\d{2})?$", description="when the source was read: YYYY-MM")]
 Positive = Annotated[float, Field(gt=0)]
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 
 class Section(BaseModel):
@@ -46,6 +46,7 @@ class Hardware(Sourced):
     peak_int8_dla_tops: Positive | None = Field(default=None, description="of the DLA alone")
     peak_int8_with_dla_tops: Positive | None = Field(default=None, description="of the whole module")
     peak_fp16_tflops: Positive | None = None
+    peak_bf16_tflops: Positive | None = None
     peak_fp32_tflops: Positive | None = None
     peak_fp8_tflops: Positive | None = None
     peak_fp4_tflops: Positive | None = None
@@ -68,7 +69,7 @@ class Runtime(Sourced):
     @model_validator(mode="after")
     def _runs_something(self) -> Self:
         if not self.precisions:  # min_length would count a wrong entry as none, and report it twice
-            raise ValueError("precisions is empty; have: fp32, fp16, int8")
+            raise ValueError("precisions is empty; have: fp32, fp16, bf16, int8")
         return self
 
     @model_validator(mode="after")
@@ -206,6 +207,24 @@ class Target(Section):
         return self
 
     @model_validator(mode="after")
+    def _bf16_can_be_written_and_run(self) -> Self:
+        runtime, capability = self.runtime, self.hardware.compute_capability
+        if "bf16" not in runtime.precisions:
+            return self
+        release = version(runtime.version or "9.0")
+        if (
+            runtime.name != "tensorrt"
+            or release < (9, 0)
+            or version(capability or "8.0") < (8, 0)
+            or runtime.max_opset < 22
+        ):
+            raise ValueError(
+                "bf16 takes TensorRT 9.0 or later, a GPU of compute capability 8.0 or later, and ONNX opset 22, in which convolutions "
+                f"have it; this is {runtime.name} {runtime.version}, {capability}, opset up to {runtime.max_opset}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _tensorrt_has_constant_zero_points(self) -> Self:
         scheme = self.quantization
         if self.runtime.name != "tensorrt" or scheme is None:
@@ -215,6 +234,11 @@ class Target(Section):
                 'TensorRT quantizes with activation = "int8", activation_symmetric = true, int32_bias = false only'
             )
         return self
+
+
+def version(release: str) -> tuple[int, ...]:
+    """`10.13.3` as (10, 13), by which TensorRT's releases differ in what they read."""
+    return tuple(int(part) for part in release.split(".")[:2])
 
 
 def load_target(name: str) -> Target:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 
 import edgekd
 from edgekd.errors import ModelError, RecipeError
+from edgekd.export.bundle import verify_bundle
 from edgekd.models.resnet import resnet8
 from edgekd.preflight import check_memory
 from edgekd.recipe import Recipe, load_recipe
@@ -59,6 +62,28 @@ def test_bf16_training_and_float32_qat_follow_each_other_in_one_build(tmp_path: 
     report, _ = built(tmp_path, "jetson", "distill.precision=bf16", "quantize.mode=qat", "quantize.epochs=1")
     assert {candidate.name for candidate in report.candidates} == {"fp32", "fp16", "int8"}
     assert not any("refuses" in candidate.reason for candidate in report.candidates)  # by construction
+
+
+def test_bf16_is_a_candidate_where_the_target_has_it_and_is_not_timed_here(tmp_path: Path) -> None:
+    report, _ = built(tmp_path, "jetson-thor", "quantize.mode=none")
+    found = {candidate.name: candidate for candidate in report.candidates}
+    assert list(found) == ["fp32", "fp16", "bf16"]
+    assert found["bf16"].latency is None and found["bf16"].peak_memory_mb is None and found["fp16"].latency is not None
+    assert found["bf16"].accuracy.runtime.endswith("(bf16 by rounding fp32)")
+    assert found["bf16"].estimate.low_ms == found["fp16"].estimate.low_ms < found["fp32"].estimate.low_ms
+
+
+def test_a_bf16_bundle_is_verified_here_and_run_in_tensorrt(tmp_path: Path) -> None:
+    text = (Path(__file__).parent.parent / "targets" / "jetson-thor.toml").read_text()
+    text = text[: text.index("[quantization]")].replace('"fp16", "bf16", "int8"', '"bf16"')
+    (tmp_path / "thor.toml").write_text(text)
+    report, bundle = built(tmp_path, str(tmp_path / "thor.toml"), "quantize.mode=none")
+    assert report.chosen.name == "bf16"
+    assert list(json.loads((bundle / "manifest.json").read_text())["trtexec"]) == ["10", "11"]
+    assert "give --bf16, not --stronglyTyped" in (bundle / "README.txt").read_text()
+    assert all(ok for _, ok, _ in verify_bundle(bundle))
+    run = subprocess.run([sys.executable, bundle / "run.py", "--verify"], capture_output=True, text=True, check=False)
+    assert run.returncode == 2 and "what is bf16 runs in TensorRT alone: see --engine" in run.stderr
 
 
 def test_features_are_distilled_and_qat_goes_on_by_the_logits(tmp_path: Path) -> None:

@@ -122,24 +122,24 @@ def test_figures_are_those_of_the_device_notes_and_no_others(file: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "jetpack", "cuda", "tensorrt", "python", "opset"),
+    ("name", "jetpack", "cuda", "tensorrt", "python", "opset", "highest"),
     [
-        ("jetson-xavier-nx", "5.1.x", "11.4", "8.5.2", "3.8", 17),
-        ("jetson-orin-nano", "6.2.x", "12.6", "10.3.0", "3.10", 20),
-        ("jetson-orin-nano-super", "6.2.x", "12.6", "10.3.0", "3.10", 20),
-        ("jetson-orin-nx", "6.2.x", "12.6", "10.3.0", "3.10", 20),
-        ("jetson-agx-orin", "6.2.x", "12.6", "10.3.0", "3.10", 20),
-        ("jetson-thor", "7.1", "13.0", "10.13.3", "3.12", 20),
+        ("jetson-xavier-nx", "5.1.x", "11.4", "8.5.2", "3.8", 17, 17),
+        ("jetson-orin-nano", "6.2.x", "12.6", "10.3.0", "3.10", 20, 20),
+        ("jetson-orin-nano-super", "6.2.x", "12.6", "10.3.0", "3.10", 20, 20),
+        ("jetson-orin-nx", "6.2.x", "12.6", "10.3.0", "3.10", 20, 20),
+        ("jetson-agx-orin", "6.2.x", "12.6", "10.3.0", "3.10", 20, 20),
+        ("jetson-thor", "7.2", "13.2", "10.16.2", "3.12", 20, 23),
     ],
 )
 def test_a_jetson_runs_the_tensorrt_of_its_jetpack(
-    name: str, jetpack: str, cuda: str, tensorrt: str, python: str, opset: int
+    name: str, jetpack: str, cuda: str, tensorrt: str, python: str, opset: int, highest: int
 ) -> None:
     target = load_target(name)
     release = target.jetpack[0]
     assert (release.version, release.cuda, release.tensorrt, release.python) == (jetpack, cuda, tensorrt, python)
     assert (target.runtime.name, target.runtime.version) == ("tensorrt", tensorrt)
-    assert (target.runtime.default_opset, target.runtime.max_opset) == (opset, opset)
+    assert (target.runtime.default_opset, target.runtime.max_opset) == (opset, highest)
 
 
 @pytest.mark.parametrize("target", list_targets(), ids=lambda target: target.name)
@@ -155,6 +155,8 @@ def test_the_int8_scheme_is_that_of_the_runtime(target: Any) -> None:
     ("name", "precisions"),
     [
         ("jetson-xavier-nx", ("fp32", "fp16", "int8")),
+        ("jetson-orin-nano", ("fp32", "fp16", "int8")),
+        ("jetson-thor", ("fp32", "fp16", "bf16", "int8")),
         ("raspberry-pi-5", ("fp32", "fp16", "int8")),
         ("x86-cpu", ("fp32", "int8")),
         ("android-arm64", ("fp32", "int8")),
@@ -194,7 +196,7 @@ def test_all_mistakes_of_a_target_file_come_at_once(tmp_path: Path) -> None:
     assert found == {
         "board.toml:4 hardware.date": "missing; it is required",
         "board.toml:5 hardware.cpuu": found["board.toml:5 hardware.cpuu"],
-        "board.toml:10 runtime.precisions.0": '"fp64" given; have: fp32, fp16, int8. Did you mean fp16?',
+        "board.toml:10 runtime.precisions.0": '"fp64" given; have: fp32, fp16, bf16, int8. Did you mean fp16?',
         "board.toml:11 runtime.default_opset": '"17" given; should be a valid integer',
     }
     assert found["board.toml:5 hardware.cpuu"].startswith("unknown key 'cpuu'; have: source, date, cpu,")
@@ -228,7 +230,7 @@ def test_a_figure_is_positive_and_finite(tmp_path: Path, figure: str) -> None:
 
 def test_a_runtime_without_precisions_is_refused(tmp_path: Path) -> None:
     text = refusal(board(tmp_path, BOARD.replace('["fp32"]', "[]")))
-    assert "board.toml:9 runtime  precisions is empty; have: fp32, fp16, int8" in text
+    assert "board.toml:9 runtime  precisions is empty; have: fp32, fp16, bf16, int8" in text
 
 
 def test_a_default_opset_above_the_highest_is_refused(tmp_path: Path) -> None:
@@ -313,3 +315,16 @@ def test_padded_channels_take_uint8(tmp_path: Path) -> None:
     assert "would compute a padded convolution in float" in refusal(board(tmp_path, BOARD + padded))
     scheme = load_target(board(tmp_path, BOARD + padded.replace('"int8"', '"uint8"', 1))).int8
     assert scheme.pad_channels_to == 4
+
+
+def test_bf16_takes_a_gpu_and_a_runtime_that_have_it(tmp_path: Path) -> None:
+    runtime = 'version = "10.15"\nprecisions = ["fp32", "bf16"]'
+    good = BOARD.replace('"onnxruntime"', '"tensorrt"').replace('precisions = ["fp32"]', runtime)
+    good = good.replace("max_opset = 20", "max_opset = 22").replace(
+        "[runtime]", 'compute_capability = "8.7"\n\n[runtime]'
+    )
+    assert "bf16" in load_target(board(tmp_path, good)).runtime.precisions
+    for right, wrong in (
+        ('"tensorrt"', '"onnxruntime"'), ('"10.15"', '"8.6"'), ('"8.7"', '"7.2"'), ("max_opset = 22", "max_opset = 20"),
+    ):  # fmt: skip
+        assert "bf16 takes TensorRT 9.0 or later" in refusal(board(tmp_path, good.replace(right, wrong)))

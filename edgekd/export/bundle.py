@@ -29,7 +29,7 @@ from edgekd.bundle import (
     write_report,
 )  # fmt: skip
 from edgekd.errors import BundleError
-from edgekd.export.bundle_files.build_engine import Options, trtexec_line
+from edgekd.export.bundle_files.build_engine import Options, majors, trtexec_line
 from edgekd.export.to_onnx import write
 from edgekd.measure.runners import OnnxRunner
 from edgekd.report.model import Report
@@ -211,7 +211,8 @@ def trtexec_lines(graph_input: Mapping[str, Any], precision: str) -> dict[str, s
     if any(size < 0 for size in shape[1:]):
         return {}
     options = Options(precision=precision)
-    return {str(major): trtexec_line(major, {graph_input["name"]: shape}, options, {}) for major in (8, 10, 11)}
+    lines = {major: trtexec_line(major, {graph_input["name"]: shape}, options, {}) for major in majors(precision)}
+    return {str(major): line for major, line in lines.items()}
 
 
 def readme(report: Report, target: Target, trtexec: Mapping[str, str]) -> str:
@@ -222,6 +223,7 @@ def readme(report: Report, target: Target, trtexec: Mapping[str, str]) -> str:
         speed = f"{chosen.latency.p50_ms:.3g} ms median ({chosen.latency.origin}: {chosen.latency.machine})"
         if chosen.latency.origin != "device":
             speed = f"not measured on the device; {speed}"
+    flags = "--bf16" if chosen.name == "bf16" else "the flags of release 8"
     lines = [
         f"{report.recipe} for {target.title}",
         "",
@@ -244,7 +246,7 @@ def readme(report: Report, target: Target, trtexec: Mapping[str, str]) -> str:
             "",
             "The same with NVIDIA's tool, by TensorRT release:",
             *(f"{release}: {line}" for release, line in trtexec.items()),
-            "Before 10.12, where strong typing refuses the graph, give the flags of release 8, not --stronglyTyped;",
+            f"Before 10.12, where strong typing refuses the graph, give {flags}, not --stronglyTyped;",
             "build_engine.py does so by itself and then checks every layer's type, which trtexec does not.",
             "python3 build_engine.py --trtexec prints them for other batches, and for release 11 with a comparison of the",
             "outputs; earlier ones compare none: run.py --engine model.plan --verify does.",

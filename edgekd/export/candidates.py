@@ -1,4 +1,4 @@
-"""The stages that export: the student as fp32, fp16 and int8, each compared with its torch model on real samples."""
+"""The stages that export: the student as fp32, fp16, bf16 and int8, each compared with its torch model on real samples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgekd.data import Samples, open_samples
 from edgekd.data.batches import to_tensor
 from edgekd.distill.trained import load_student
 from edgekd.export.check import check
-from edgekd.export.to_fp16 import Kept, to_fp16
+from edgekd.export.to_half import Kept, to_bf16, to_fp16
 from edgekd.export.to_onnx import Preprocess, to_onnx
 from edgekd.measure.runners import OnnxRunner
 from edgekd.quantize.ptq import convert
@@ -52,6 +52,18 @@ def export_fp16(
     opened = open_samples(samples.folder, data)
     _halve(fp32 / MODEL, opened, data, export, out)
     model = load_student(student, opened, distilled)
+    _check(out / MODEL, model, student, opened, data, export)
+
+
+@stage(1, LIBRARIES)
+def export_bf16(
+    samples: Artifact, student: Student, distilled: Artifact, data: Data, export: Export, opset: int, *, out: Path
+) -> None:
+    """Stage: the float student in bfloat16, between the input's and the output's own types; `opset` is 22 or later."""
+    opened = open_samples(samples.folder, data)
+    model = load_student(student, opened, distilled)
+    _export(model, student, opened, data, export, opset, out)
+    to_bf16(out / MODEL, out / MODEL)
     _check(out / MODEL, model, student, opened, data, export)
 
 

@@ -14,6 +14,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort
 from onnxscript import ir
 
 from edgekd.export.finding import LAYERS, Finding, Severity, Subject, array, producer, sizes, title
+from edgekd.target import version
 
 REFUSALS = (
     ort.Fail, ort.InvalidArgument, ort.InvalidGraph, ort.InvalidProtobuf, ort.NotImplemented, ort.RuntimeException, ValueError,
@@ -29,6 +30,7 @@ NEEDS = {
     ir.DataType.INT4: ("10.0", "7.0"),
     ir.DataType.FLOAT4E2M1: ("10.8", "10.0"),
 }
+SHORT = {ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"}
 QUANTIZED = (ir.DataType.INT8, ir.DataType.FLOAT8E4M3FN, ir.DataType.INT4, ir.DataType.FLOAT4E2M1)
 
 
@@ -39,11 +41,6 @@ class Listed(NamedTuple):
     max_opset: int
     types: dict[str, frozenset[str]]
     source: str
-
-
-def version(release: str) -> tuple[int, ...]:
-    """`10.13.3` as (10, 13), which is what the lists tell apart."""
-    return tuple(int(part) for part in release.split(".")[:2])
 
 
 @cache
@@ -96,14 +93,15 @@ def precisions(subject: Subject) -> Iterator[Finding]:
     firsts: dict[str, ir.Node] = {}
     for node in subject.nodes:
         types = [value.dtype for value in node.outputs]
-        if ir.DataType.FLOAT16 in types:
-            firsts.setdefault("fp16", node)
+        for dtype, precision in SHORT.items():
+            if dtype in types:
+                firsts.setdefault(precision, node)
         if node.op_type == "QuantizeLinear":
             firsts.setdefault("int8", node)
     for precision, node in firsts.items():
-        if precision not in runs:
+        if precision not in runs and not (precision == "bf16" and subject.is_tensorrt):  # see tensorrt_types
             why = f"{precision} from here on; {subject.runtime} on {subject.target.name} runs {', '.join(runs)}"
-            cost = "converts to fp32 and back around each operator" if precision == "fp16" else "has no integer kernels"
+            cost = "has no integer kernels" if precision == "int8" else "converts to fp32 and back around each operator"
             yield Finding("warning", "precisions", title(node), f"{why} and {cost}", f"export in {runs[0]}")
 
 
@@ -113,15 +111,13 @@ def fp32_layers(subject: Subject) -> Iterator[Finding]:
     if "fp16" not in runtime.precisions or version(runtime.version or "10.15") < (10, 0):
         return
     nodes = list(subject.nodes)
-    if not any(node.op_type == "QuantizeLinear" or node.outputs[0].dtype == ir.DataType.FLOAT16 for node in nodes):
+    if not any(node.op_type == "QuantizeLinear" or node.outputs[0].dtype in SHORT for node in nodes):
         return
     for node in nodes:
         if node.op_type not in LAYERS or node.outputs[0].dtype != ir.DataType.FLOAT:
             continue
         if not any(producer(value, "DequantizeLinear") for value in node.inputs[:2]):
-            why = (
-                "left in fp32 in a graph that is int8 or fp16 elsewhere: strongly typed engines keep the graph's types"
-            )
+            why = "left in fp32 in a graph that is int8, fp16 or bf16 elsewhere: strongly typed engines keep the graph's types"
             remedy = "convert the float layers to fp16, but for those whose values leave its range"
             yield Finding("warning", "fp32_layers", title(node), why, remedy)
 

@@ -71,7 +71,8 @@ def _peaks_gops(hardware: Hardware) -> dict[str, float]:
     stated = {
         "int8": hardware.peak_int8_tops,
         "fp16": hardware.peak_fp16_tflops,
-        # A float32 network that a profile gives no peak for cannot be faster than its half-precision twin.
+        # What a profile gives no peak for cannot be faster than fp16.
+        "bf16": hardware.peak_bf16_tflops or hardware.peak_fp16_tflops,
         "fp32": hardware.peak_fp32_tflops or hardware.peak_fp16_tflops,
     }
     return {precision: 1e3 * peak for precision, peak in stated.items() if peak}
@@ -87,12 +88,10 @@ def _left_out(hardware: Hardware, kernels: Sequence[Kernel], without_peak: Seque
     found = [f"arithmetic in {precision}: the profile states no peak" for precision in without_peak]
     if hardware.kernel_overhead_us is None:
         found.append("the start of its kernels, which decides for a small network: the profile states no time for one")
-    if (
-        hardware.peak_fp32_tflops is None
-        and hardware.peak_fp16_tflops
-        and any(k.precision == "fp32" and k.kind in INTO for k in kernels)
-    ):
-        found.append("that fp32 is slower than fp16: the profile states no peak for fp32")
+    peaks = {"fp32": hardware.peak_fp32_tflops, "bf16": hardware.peak_bf16_tflops}
+    for precision, peak in peaks.items() if hardware.peak_fp16_tflops else ():
+        if peak is None and any(k.precision == precision and k.kind in INTO for k in kernels):
+            found.append(f"that {precision} is slower than fp16: the profile states no peak for {precision}")
     return found
 
 

@@ -18,12 +18,12 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from edgekd.errors import ModelError
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Kind = Literal["conv", "narrow conv", "pointwise", "depthwise", "grouped", "matmul", "elementwise", "pool", "move"]
 
 BYTES: dict[int, int] = {
-    onnx.TensorProto.FLOAT: 4, onnx.TensorProto.FLOAT16: 2, onnx.TensorProto.INT8: 1, onnx.TensorProto.UINT8: 1, onnx.TensorProto.INT32: 4,
-    onnx.TensorProto.INT64: 8, onnx.TensorProto.BOOL: 1,
+    onnx.TensorProto.FLOAT: 4, onnx.TensorProto.FLOAT16: 2, onnx.TensorProto.BFLOAT16: 2, onnx.TensorProto.INT8: 1,
+    onnx.TensorProto.UINT8: 1, onnx.TensorProto.INT32: 4, onnx.TensorProto.INT64: 8, onnx.TensorProto.BOOL: 1,
 }  # fmt: skip
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 RENAMING = frozenset(
@@ -153,8 +153,11 @@ class _Graph:
 
     def precision(self, node: onnx.NodeProto) -> Precision:
         """That of the widest of its first two inputs: a product with one float factor is a float product."""
-        widths = [self.width(name) for name in self.reads(node)[:2]] or [4]
-        return {1: "int8", 2: "fp16"}.get(max(widths), "fp32")  # type: ignore[return-value]
+        widest = max(self.reads(node)[:2], key=self.width, default=None)
+        width = 4 if widest is None else self.width(widest)
+        if width == 2 and widest is not None and self.shapes[widest][1] == onnx.TensorProto.BFLOAT16:
+            return "bf16"
+        return "int8" if width == 1 else "fp16" if width == 2 else "fp32"
 
     def fused_into(self, node: onnx.NodeProto, made_by: Mapping[str, _Open]) -> _Open | None:
         """The product (for an activation also the Add) that this node runs in; none: it is a kernel of its own."""

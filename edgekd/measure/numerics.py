@@ -17,6 +17,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edgekd.errors import ModelError
+from edgekd.export.check import precision_of
 from edgekd.measure import device_outputs
 from edgekd.measure.at_work import Workplace
 from edgekd.measure.devices import Device
@@ -90,6 +91,10 @@ def compare(device: Device, model: Path, inputs: Array, *, bound: float | None =
     """
     graph = onnx.load(model)
     precision = precision_of(graph)
+    if precision not in BOUNDS:
+        raise ModelError(
+            f"{model} is {precision}, which onnxruntime computes on no processor; verify its model.fp32.onnx"
+        )
     bound = BOUNDS[precision] if bound is None else bound
     runner = OnnxRunner(model)
     name = runner.outputs[0]
@@ -171,13 +176,6 @@ def difference(name: str, operator: str, expected: Array, found: Array) -> Diffe
         name=name, operator=operator, difference=float(apart.max(initial=0.0)), largest=float(np.abs(a).max(initial=0.0)),
         elements=int(np.count_nonzero(expected != found)), of=expected.size,
     )  # fmt: skip
-
-
-def precision_of(model: onnx.ModelProto) -> str:
-    """int8 where tensors are quantized, fp16 where a weight is half precision, else fp32."""
-    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
-        return "int8"
-    return "fp16" if any(t.data_type == onnx.TensorProto.FLOAT16 for t in model.graph.initializer) else "fp32"
 
 
 def _here(runner: OnnxRunner, inputs: Array) -> dict[str, Array]:

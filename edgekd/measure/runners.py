@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgekd.errors import ModelError
+from edgekd.measure.bf16 import ROUNDED, as_on_a_gpu
 
 Batch = NDArray[Any]
 
@@ -67,7 +68,8 @@ class OnnxRunner:
     """An ONNX file with one input in onnxruntime on the CPU, all graph optimisations on; `run` gives the first of `outputs`.
 
     On x86 without VNNI, int8 products saturate in 16 bit and accuracy would be another than the device's:
-    `session.x64quantprecision` is set there and named in `name`. Raises ModelError where the file cannot be loaded.
+    `session.x64quantprecision` is set there and named in `name`. A bf16 graph is computed in fp32 and rounded after every
+    operator: `rounds_to_bf16`, and its latency says nothing. Raises ModelError where the file cannot be loaded.
     """
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
@@ -82,12 +84,19 @@ class OnnxRunner:
             options.add_session_config_entry("session.x64quantprecision", "1")
             self.name += " (x64quantprecision)"
         try:
+            rounded = as_on_a_gpu(path)
             # That pass would round float biases to integers, which a TensorRT engine does not.
             self._session = ort.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=["WeightBiasQuantization"]
+                rounded or str(path),
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=["WeightBiasQuantization"],
             )
         except Exception as error:  # onnxruntime's errors share no base class
             raise ModelError(f"onnxruntime {ort.__version__} cannot load {path}: {error}") from error
+        self.rounds_to_bf16 = rounded is not None
+        if self.rounds_to_bf16:
+            self.name += f" ({ROUNDED})"
         inputs = self._session.get_inputs()
         self._batch = fixed_batch(self._session)
         if len(inputs) != 1:

@@ -76,7 +76,7 @@ class Estimate(Section):
 class Candidate(Section):
     """One exported model that could ship."""
 
-    name: str = Field(description="fp32, fp16, int8")
+    name: str = Field(description="fp32, fp16, bf16, int8")
     file: str = Field(description="its name in the bundle; empty: not part of it")
     size_mb: float
     accuracy: Accuracy

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from edgekd.errors import DataError, ModelError
+from edgekd.export import to_bf16, to_onnx
 from edgekd.export.lint import Finding, counted, grouped, lines, lint, listed
 from edgekd.export.lint_runtime import lists_around, published
 from edgekd.target import Target, load_target
@@ -297,6 +299,21 @@ def test_a_precision_that_the_target_does_not_run(tmp_path: Path) -> None:
     text = model("y = Relu (x)", kind="float16")
     assert rules(tmp_path, text, X86) == {("warning", "precisions", "Relu -> y")}
     assert found(tmp_path, text, ORIN) == []
+
+
+def test_bf16_is_taken_where_the_target_has_it_and_told_elsewhere(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(576, 4)
+    ).eval()
+    to_onnx(model, tmp_path / "fp32.onnx", torch.zeros(2, 3, 8, 8), opset=22)
+    to_bf16(tmp_path / "fp32.onnx", tmp_path / "model.onnx")
+    assert lint(tmp_path / "model.onnx", load_target("jetson-thor")) == []
+    rules = {found.rule for found in lint(tmp_path / "model.onnx", load_target("x86-cpu")) if found.severity != "note"}
+    assert rules == {"onnxruntime_operators", "precisions"}
+    large = {"input": 1e6 * np.ones((2, 3, 8, 8), np.float32)}
+    assert lint(tmp_path / "model.onnx", load_target("jetson-thor"), samples=large) == []
+    assert "fp16_values" in {f.rule for f in lint(tmp_path / "fp32.onnx", load_target("jetson-thor"), samples=large)}
 
 
 def test_an_opset_beyond_the_target_s_is_refused_and_that_of_an_older_jetpack_noted(tmp_path: Path) -> None:

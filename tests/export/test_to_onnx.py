@@ -17,7 +17,7 @@ from torch.fx import GraphModule
 
 from edgekd.errors import ExportError
 from edgekd.export.check import check, open_session
-from edgekd.export.to_fp16 import to_fp16
+from edgekd.export.to_half import to_bf16, to_fp16
 from edgekd.export.to_onnx import Preprocess, to_onnx, write
 from edgekd.measure.runners import OnnxRunner
 from edgekd.models.resnet import ResNet, resnet8
@@ -345,6 +345,37 @@ def test_half_precision_widens_the_scale_of_a_channel_that_vanishes(tmp_path: Pa
     weight = stored["0.weight_quantized"] * stored["0.weight_scale_fp16"].astype(np.float32).reshape(-1, 1, 1, 1)
     assert np.abs(weight[1] - layers[0].weight[1].detach().numpy()).max() <= 2.0**-15 + 1e-7
     check(tmp_path / "b.onnx", converted, [x], min_agreement=1.0, tolerance=0.02)
+
+
+def test_bf16_keeps_the_interface_and_leaves_no_operator_behind(model: ResNet, digits: Tensor, tmp_path: Path) -> None:
+    source, half = tmp_path / "fp32.onnx", tmp_path / "bf16.onnx"
+    to_onnx(model, source, normalised(digits[:2]), opset=22, preprocess=PREPROCESS, output="probabilities")
+    to_bf16(source, half)
+    onnx.checker.check_model(half, full_check=True)
+    result = check(half, lambda x: model(normalised(x)).softmax(1), [digits[:400]], min_agreement=0.98)
+    assert result.max_difference > 0
+    graph = onnx.shape_inference.infer_shapes(onnx.load(half)).graph
+    before = onnx.load(source).graph
+    assert (graph.input, graph.output) == (before.input, before.output)
+    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
+    made = {(node.op_type, types[node.output[0]]) for node in graph.node}
+    in_bf16, in_fp32 = (
+        {op for op, type_ in made if type_ == wanted} for wanted in (onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT)
+    )
+    assert {"Conv", "Relu", "Add", "Gemm"} <= in_bf16
+    assert in_fp32 <= {"Cast", "Sub", "Div", "Mul", "Add", "Transpose", "Softmax"}  # preprocessing and what is given
+
+
+def test_bf16_is_refused_where_onnx_or_edgekd_has_none(written: dict[str, Path], model: ResNet, tmp_path: Path) -> None:
+    to_onnx(model, tmp_path / "a.onnx", torch.zeros(2, 3, 8, 8), opset=20)
+    with pytest.raises(ExportError, match="convolutions in bf16 need opset 22, the model has 20"):
+        to_bf16(tmp_path / "a.onnx", tmp_path / "b.onnx")
+    quantized_model = onnx.load(written["tensorrt"])
+    quantized_model.opset_import[0].version = 22
+    onnx.save(quantized_model, tmp_path / "int8.onnx")
+    with pytest.raises(ExportError, match=r"int8\.onnx is quantized; between integers edgekd writes fp16: use to_fp16"):
+        to_bf16(tmp_path / "int8.onnx", tmp_path / "b.onnx")
+    assert not (tmp_path / "b.onnx").exists()
 
 
 def test_a_file_that_is_no_valid_model_is_refused(tmp_path: Path) -> None:

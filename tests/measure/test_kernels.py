@@ -63,3 +63,15 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(b"no model")
     with pytest.raises(ModelError, match="cannot be read as an ONNX model"):
         read_kernels(tmp_path / "m.onnx")
+
+
+def test_half_precision_goes_by_its_name(tmp_path: Path) -> None:
+    types = {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}
+    for name, kind in types.items():
+        text = '<ir_version: 10, opset_import: ["" : 22]> net (float[1, 16, 8, 8] x) => (float[1, 16, 8, 8] y) '
+        text += f"{{ a = Cast<to = {kind}>(x) b = Conv(a, w) y = Cast<to = 1>(b) }}"
+        model = onnx.parser.parse_model(text)
+        model.graph.initializer.append(onnx.helper.make_tensor("w", kind, [16, 16, 1, 1], [1.0] * 256))
+        onnx.save(model, tmp_path / "m.onnx")
+        product = read_kernels(tmp_path / "m.onnx")[1]
+        assert (product.kind, product.precision, product.bytes) == ("pointwise", name, 2 * (2 * 16 * 64 + 256))

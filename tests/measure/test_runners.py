@@ -65,6 +65,35 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
         OnnxRunner(path)
 
 
+BF16 = """
+<ir_version: 10, opset_import: ["" : 22]>
+twice (float[N, 64] x) => (float[N, 64] y)
+{
+    short = Cast<to = 16>(x)
+    scaled = Mul(short, weight)
+    again = Mul(scaled, weight)
+    y = Cast<to = 1>(again)
+}
+"""
+
+
+def test_a_bf16_graph_is_rounded_after_every_operator(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(BF16)
+    torch.manual_seed(0)
+    x, weight = torch.randn(8, 64), torch.randn(64).bfloat16()
+    stored = onnx.helper.make_tensor("weight", onnx.TensorProto.BFLOAT16, [64], weight.float().tolist())
+    model.graph.initializer.append(stored)
+    onnx.save(model, tmp_path / "model.onnx")
+
+    runner = OnnxRunner(tmp_path / "model.onnx")
+
+    # A product of two bfloat16 is exact in fp32, so there is one right answer; without the rounding between it is another.
+    expected = (x.bfloat16() * weight) * weight
+    assert torch.equal(torch.from_numpy(runner.run(x.numpy())), expected.float())
+    assert not torch.equal(expected, (x.bfloat16().float() * weight.float() * weight.float()).bfloat16())
+    assert runner.rounds_to_bf16 and runner.name.endswith("(bf16 by rounding fp32)")
+
+
 @pytest.mark.parametrize(
     ("architecture", "features", "saturates"),
     [

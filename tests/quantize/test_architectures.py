@@ -15,7 +15,7 @@ from torch.fx import GraphModule
 
 from edgekd.export.check import check, open_session
 from edgekd.export.lint import lint
-from edgekd.export.to_fp16 import to_fp16
+from edgekd.export.to_half import to_fp16
 from edgekd.export.to_onnx import to_onnx
 from edgekd.quantize import calibrate, convert, prepare, sites
 from edgekd.target import Quantization, load_target

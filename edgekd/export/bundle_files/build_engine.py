@@ -476,6 +476,11 @@ def build_engine(options: Options) -> str:
 # -------------------------------------------------------------------------------------------------------------- trtexec
 
 
+def majors(precision: str) -> tuple[int, ...]:
+    """The releases whose trtexec builds this precision; 9 has bf16 first."""
+    return (10, 11) if precision == "bf16" else (8, 10, 11)
+
+
 def trtexec_line(major: int, inputs: Mapping[str, list[int]], options: Options, reference: Mapping[str, Any]) -> str:
     """NVIDIA's own tool for the same engine, and to time it, on release 8, 10 or 11.
 
@@ -530,7 +535,7 @@ def print_trtexec(options: Options) -> None:
         file = f"reference_{kind}.bin"
         write(os.path.join(HERE, file), first_samples(kind + "s", batch))
         reference[kind] = (tensor, file)
-    for major in (8, 10, 11):
+    for major in majors(manifest["precision"]):
         print(f"TensorRT {major}:\n{trtexec_line(major, {name: shape}, options, reference)}\n")
 
 

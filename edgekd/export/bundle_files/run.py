@@ -87,7 +87,12 @@ class OnnxModel:
             keep = {"disabled_optimizers": ["WeightBiasQuantization"]}
             self.session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"], **keep)
         except Exception as error:  # onnxruntime's exceptions share no base but Exception
-            raise Failure(f"onnxruntime cannot load {path}: {str(error).splitlines()[0]}") from None
+            hint = (
+                " (it has no such kernel; what is bf16 runs in TensorRT alone: see --engine)"
+                if "NOT_IMPLEMENTED" in str(error)
+                else ""
+            )
+            raise Failure(f"onnxruntime cannot load {path}{hint}: {str(error).splitlines()[0]}") from None
         self.input = self.session.get_inputs()[0].name
         self.output = self.session.get_outputs()[0].name
 

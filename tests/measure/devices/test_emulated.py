@@ -15,7 +15,7 @@ from torch import nn
 
 from edgekd.errors import DeviceError
 from edgekd.export import to_onnx
-from edgekd.export.to_fp16 import to_fp16
+from edgekd.export.to_half import to_fp16
 from edgekd.measure.devices.emulated import CPUS, Emulated
 from edgekd.measure.devices.named import open_device
 from edgekd.measure.numerics import compare, outputs_on

@@ -1,0 +1,51 @@
+"""as_on_a_gpu: a bf16 graph as onnxruntime's processor kernels can compute it, which know no bf16."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto, helper
+
+ROUNDED = "bf16 by rounding fp32"
+
+
+def as_on_a_gpu(path: Path | str) -> bytes | None:
+    """The model with every operator in fp32 between casts, so that each reads and gives bfloat16 values; None for a file that has none.
+
+    That is what a GPU's units compute: products of bfloat16, summed up in fp32, the result rounded. onnxruntime does the same with
+    fp16 graphs on processors without fp16 arithmetic.
+    """
+    if not _has_bf16(onnx.load(path, load_external_data=False)):
+        return None
+    model = onnx.load(path)
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    short = {tensor.name for tensor in inferred.initializer if tensor.data_type == TensorProto.BFLOAT16}
+    values = (*inferred.input, *inferred.value_info, *inferred.output)
+    short |= {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.BFLOAT16}
+    nodes: list[onnx.NodeProto] = []
+    widened: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type in ("Cast", "Constant"):  # these have bf16
+            nodes.append(node)
+            continue
+        for index, name in enumerate(node.input):
+            if name not in short:
+                continue
+            if name not in widened:
+                widened.add(name)
+                nodes.append(helper.make_node("Cast", [name], [f"{name}_wide"], to=TensorProto.FLOAT))
+            node.input[index] = f"{name}_wide"
+        nodes.append(node)
+        for index, name in enumerate(node.output):
+            if name in short:
+                node.output[index] = f"{name}_sum"
+                nodes.append(helper.make_node("Cast", [f"{name}_sum"], [name], to=TensorProto.BFLOAT16))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    del model.graph.value_info[:]
+    return bytes(model.SerializeToString())
+
+
+def _has_bf16(model: onnx.ModelProto) -> bool:
+    return any(tensor.data_type == TensorProto.BFLOAT16 for tensor in model.graph.initializer)
