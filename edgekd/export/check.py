@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from edgekd.errors import ExportError
-from edgekd.measure.bf16 import as_on_a_gpu
+from edgekd.measure.bf16 import FOLDER, as_on_a_gpu
 from edgekd.measure.runners import fixed_batch, in_batches
 
 # Largest difference relative to the largest output; int8 rounds ties another way than torch, so that only the
@@ -96,16 +96,22 @@ def read_onnx(path: str | os.PathLike[str]) -> onnx.ModelProto:
     return model
 
 
+def types_of(path: str | os.PathLike[str]) -> dict[str, int]:
+    """Element type of every tensor that a node or the caller gives; weights stay in their file, so that 2 GB are no limit."""
+    graph = onnx.shape_inference.infer_shapes(onnx.load(os.fspath(path), load_external_data=False)).graph
+    return {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.value_info, *graph.output)}
+
+
 def open_session(path: str | os.PathLike[str]) -> onnxruntime.InferenceSession:
     """The file in onnxruntime on one thread, with exact int8 sums also on x86 without VNNI.
 
     onnxruntime would round a float bias beside quantized inputs to int32; the model says float, as TensorRT keeps it. bf16 is
     computed in fp32 and rounded after every operator.
     """
-    return session_of(as_on_a_gpu(os.fspath(path)) or os.fspath(path))
+    return session_of(os.fspath(path))
 
 
-def session_of(model: bytes | str, *, optimise: bool = True) -> onnxruntime.InferenceSession:
+def session_of(path: str, *, optimise: bool = True) -> onnxruntime.InferenceSession:
     """As `open_session`; with `optimise` off every tensor has the value that the file says."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -113,13 +119,16 @@ def session_of(model: bytes | str, *, optimise: bool = True) -> onnxruntime.Infe
     options.add_session_config_entry("session.x64quantprecision", "1")
     if not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry(FOLDER, os.path.dirname(path))
     try:
         return onnxruntime.InferenceSession(
-            model, options, providers=["CPUExecutionProvider"], disabled_optimizers=["WeightBiasQuantization"]
+            as_on_a_gpu(path) or path,
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=["WeightBiasQuantization"],
         )
     except Exception as error:  # onnxruntime's errors share no base class
-        name = model if isinstance(model, str) else "a graph"
-        raise ExportError(f"{name} is no model that onnxruntime {onnxruntime.__version__} can run: {error}") from error
+        raise ExportError(f"{path} is no model that onnxruntime {onnxruntime.__version__} can run: {error}") from error
 
 
 def precision_of(model: onnx.ModelProto) -> str:

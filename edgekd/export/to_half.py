@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +12,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
+from onnx_ir.passes.common import ShapeInferencePass
 from onnxscript import ir
 
 from edgekd.errors import ExportError
-from edgekd.export.check import read_onnx
+from edgekd.export.check import read_onnx, types_of
 from edgekd.export.to_onnx import opset_of, write
 from edgekd.export.values import largest_values
 
@@ -69,8 +71,9 @@ def to_fp16(
         raise ExportError(f"half-precision scales of quantized tensors need opset 19, the model has {opset}")
     _name_nodes(model)
     _widen_scales(model.graph)
-    kept = unsafe_nodes(model, values_on(model, samples))
-    _Halved(model, TensorProto.FLOAT16, with_dequantizers(model.graph, {found.node for found in kept})).rewrite()
+    kept = unsafe_nodes(model, values_on(src_path, samples))
+    in_fp32 = with_dequantizers(model.graph, {found.node for found in kept})
+    _Halved(model, types_of(src_path), TensorProto.FLOAT16, in_fp32).rewrite()
     write(model, dst_path)
     return kept
 
@@ -90,7 +93,7 @@ def to_bf16(src_path: str | os.PathLike[str], dst_path: str | os.PathLike[str]) 
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         raise ExportError(f"{src_path} is quantized; between integers edgekd writes fp16: use to_fp16")
     _name_nodes(model)
-    _Halved(model, TensorProto.BFLOAT16, set()).rewrite()
+    _Halved(model, types_of(src_path), TensorProto.BFLOAT16, set()).rewrite()
     write(model, dst_path)
 
 
@@ -99,11 +102,12 @@ def _name_nodes(model: onnx.ModelProto) -> None:
         node.name = node.name or f"{node.op_type}_{index}"
 
 
-def values_on(model: onnx.ModelProto, samples: NDArray[Any] | None) -> dict[str, float]:
+def values_on(path: str | os.PathLike[str], samples: NDArray[Any] | None) -> dict[str, float]:
     """Tensor -> its largest magnitude, of all tensors that nodes give, on rows of the first input; empty without any."""
     if samples is None:
         return {}
-    typed = ir.from_proto(onnx.shape_inference.infer_shapes(model))
+    typed = ir.load(path)
+    ShapeInferencePass()(typed)
     return largest_values(typed, {str(typed.graph.inputs[0].name): samples}, "the model")
 
 
@@ -164,12 +168,11 @@ def _widen_scales(graph: onnx.GraphProto) -> None:
 class _Halved:
     """One pass over a graph in order; keeps which tensors are float32 and which have 16 bits, of the type `half`."""
 
-    def __init__(self, model: onnx.ModelProto, half: int, kept: set[str]) -> None:
+    def __init__(self, model: onnx.ModelProto, original: Mapping[str, int], half: int, kept: set[str]) -> None:
         self.graph = graph = model.graph
         self.half = half
         self.kept = kept
-        inferred = onnx.shape_inference.infer_shapes(model).graph
-        self.original = {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.output)}
+        self.original = original
         self.weights = {tensor.name: tensor for tensor in graph.initializer}
         self.types = {value.name: value.type.tensor_type.elem_type for value in graph.input}
         self.types |= {tensor.name: tensor.data_type for tensor in graph.initializer}

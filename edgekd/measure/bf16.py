@@ -8,17 +8,19 @@ import onnx
 from onnx import TensorProto, helper
 
 ROUNDED = "bf16 by rounding fp32"
+FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 def as_on_a_gpu(path: Path | str) -> bytes | None:
     """The model with every operator in fp32 between casts, so that each reads and gives bfloat16 values; None for a file that has none.
 
     That is what a GPU's units compute: products of bfloat16, summed up in fp32, the result rounded. onnxruntime does the same with
-    fp16 graphs on processors without fp16 arithmetic.
+    fp16 graphs on processors without fp16 arithmetic. Weights beside the file stay there: a session of these bytes is to be told
+    the `FOLDER`.
     """
-    if not _has_bf16(onnx.load(path, load_external_data=False)):
+    model = onnx.load(path, load_external_data=False)
+    if not any(tensor.data_type == TensorProto.BFLOAT16 for tensor in model.graph.initializer):
         return None
-    model = onnx.load(path)
     inferred = onnx.shape_inference.infer_shapes(model).graph
     short = {tensor.name for tensor in inferred.initializer if tensor.data_type == TensorProto.BFLOAT16}
     values = (*inferred.input, *inferred.value_info, *inferred.output)
@@ -45,7 +47,3 @@ def as_on_a_gpu(path: Path | str) -> bytes | None:
     model.graph.node.extend(nodes)
     del model.graph.value_info[:]
     return bytes(model.SerializeToString())
-
-
-def _has_bf16(model: onnx.ModelProto) -> bool:
-    return any(tensor.data_type == TensorProto.BFLOAT16 for tensor in model.graph.initializer)

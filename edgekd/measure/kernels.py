@@ -85,7 +85,7 @@ class _Open:
 def read_kernels(path: Path) -> tuple[Kernel, ...]:
     """The kernels of a file, in the graph's order, for a batch of one. Raises ModelError for what is no ONNX file."""
     try:
-        model = _of_one_sample(onnx.load(path))
+        model = _of_one_sample(onnx.load(path, load_external_data=False))
     except (OSError, DecodeError, onnx.shape_inference.InferenceError) as error:
         raise ModelError(f"{path} cannot be read as an ONNX model: {str(error).splitlines()[0]}") from error
     graph = _Graph(model)

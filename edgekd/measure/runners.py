@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgekd.errors import ModelError
-from edgekd.measure.bf16 import ROUNDED, as_on_a_gpu
+from edgekd.measure.bf16 import FOLDER, ROUNDED, as_on_a_gpu
 
 Batch = NDArray[Any]
 
@@ -83,6 +83,7 @@ class OnnxRunner:
         if int8_saturates(platform.machine(), cpu_features()):
             options.add_session_config_entry("session.x64quantprecision", "1")
             self.name += " (x64quantprecision)"
+        options.add_session_config_entry(FOLDER, str(path.parent))
         try:
             rounded = as_on_a_gpu(path)
             # That pass would round float biases to integers, which a TensorRT engine does not.

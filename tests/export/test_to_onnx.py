@@ -19,6 +19,7 @@ from edgekd.errors import ExportError
 from edgekd.export.check import check, open_session
 from edgekd.export.to_half import to_bf16, to_fp16
 from edgekd.export.to_onnx import Preprocess, to_onnx, write
+from edgekd.measure.kernels import read_kernels
 from edgekd.measure.runners import OnnxRunner
 from edgekd.models.resnet import ResNet, resnet8
 from edgekd.quantize import calibrate, convert, eval_mode, prepare, sites, train_mode
@@ -366,6 +367,19 @@ def test_bf16_keeps_the_interface_and_leaves_no_operator_behind(model: ResNet, d
     assert in_fp32 <= {"Cast", "Sub", "Div", "Mul", "Add", "Transpose", "Softmax"}  # preprocessing and what is given
 
 
+def test_bf16_weights_stand_beside_the_model_too(model: ResNet, digits: Tensor, tmp_path: Path) -> None:
+    x = normalised(digits[:50])
+    to_onnx(model, tmp_path / "a.onnx", x[:2], opset=22)
+    to_bf16(tmp_path / "a.onnx", tmp_path / "b.onnx")
+    folder = tmp_path / "external"
+    folder.mkdir()
+    write(onnx.load(tmp_path / "b.onnx"), folder / "b.onnx", limit=10_000)
+    assert (folder / "b.onnx.data").stat().st_size > 20_000
+    check(folder / "b.onnx", model, [x], min_agreement=0.9)
+    same = (OnnxRunner(path / "b.onnx").run(x.numpy()) for path in (folder, tmp_path))
+    np.testing.assert_array_equal(*same)
+
+
 def test_bf16_is_refused_where_onnx_or_edgekd_has_none(written: dict[str, Path], model: ResNet, tmp_path: Path) -> None:
     to_onnx(model, tmp_path / "a.onnx", torch.zeros(2, 3, 8, 8), opset=20)
     with pytest.raises(ExportError, match="convolutions in bf16 need opset 22, the model has 20"):
@@ -439,6 +453,7 @@ def test_weights_beyond_the_limit_stand_beside_the_model(model: ResNet, digits: 
     check(folder / "model.onnx", model, [normalised(digits[:50])])
     to_fp16(folder / "model.onnx", tmp_path / "half.onnx")
     check(tmp_path / "half.onnx", model, [normalised(digits[:50])])
+    assert read_kernels(folder / "model.onnx") == read_kernels(tmp_path / "a.onnx")
     (folder / "model.onnx.data").unlink()
     with pytest.raises(ExportError, match=r"model\.onnx is no valid ONNX model: .*model\.onnx\.data"):
         check(folder / "model.onnx", model, [normalised(digits[:50])])
