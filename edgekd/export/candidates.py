@@ -67,7 +67,7 @@ def export_bf16(
     _check(out / MODEL, model, student, opened, data, export)
 
 
-@stage(3, (*LIBRARIES, "torchao"))
+@stage(4, (*LIBRARIES, "torchao"))
 def export_int8(subject: Subject, plan: Plan, quantized: Artifact, export: Export, opset: int, *, out: Path) -> None:
     """Stage: the quantized student; also `fake_quantized.npy`, what the torch model computes on the test split.
 

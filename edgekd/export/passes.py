@@ -88,20 +88,12 @@ def _own_parameters(model: ir.Model, name: str, nodes: Sequence[ir.Node]) -> Non
 
 def quantize_biases(model: ir.Model) -> None:
     """Biases as int32 with scale `s_x * s_w`, the scale of the integer accumulator that they are added to."""
-    for node in list(model.graph):
-        if node.op_type not in ("Conv", "Gemm") or len(node.inputs) < 3:
-            continue
-        x, weight, bias = (value.producer() if value is not None else None for value in node.inputs[:3])
-        stored = _value(node.inputs[2])
-        if stored is None or bias is not None or not (_is_dequantize(x) and _is_dequantize(weight)):
-            continue
-        assert x is not None and weight is not None
-        s_x, s_w = _value(x.inputs[1]), _value(weight.inputs[1])
-        if s_x is None or s_w is None:
-            continue
-        s_w = _widen_scale(model, weight, s_x, s_w, stored)
-        scale = (s_x * s_w).astype(np.float32)
-        integers = np.rint(stored.astype(np.float64) / scale).astype(np.int32)
+    found = [(node, *parts) for node in model.graph if (parts := _float_bias(node)) is not None]
+    for _, x, weight, bias in found:  # all before the first is quantized: two layers may share a weight
+        _widen_scale(x, weight, bias)
+    for node, x, weight, bias in found:
+        scale = (_value(x.inputs[1]) * _value(weight.inputs[1])).astype(np.float32)  # type: ignore[operator]
+        integers = np.rint(bias.astype(np.float64) / scale).astype(np.int32)
         name = str(node.inputs[2].name).removeprefix(WRAPPER)  # type: ignore[union-attr]
         quantized = _constant(model, name + SUFFIX, integers)
         dequantize = ir.node(
@@ -113,6 +105,17 @@ def quantize_biases(model: ir.Model) -> None:
         dequantize.outputs[0].name = str(quantized.name).replace(SUFFIX, "_dequantized")
         model.graph.insert_before(node, dequantize)
         node.replace_input_with(2, dequantize.outputs[0])
+
+
+def _float_bias(node: ir.Node) -> tuple[ir.Node, ir.Node, np.ndarray] | None:
+    """What dequantizes the input and the weight of an integer layer, and its bias that is float still."""
+    if node.op_type not in ("Conv", "Gemm") or len(node.inputs) < 3:
+        return None
+    x, weight = (value.producer() if value is not None else None for value in node.inputs[:2])
+    bias = _value(node.inputs[2])
+    if bias is None or x is None or weight is None or not (_is_dequantize(x) and _is_dequantize(weight)):
+        return None
+    return None if _value(x.inputs[1]) is None or _value(weight.inputs[1]) is None else (x, weight, bias)
 
 
 def pad_channels(model: ir.Model, channels: int) -> None:
@@ -208,14 +211,16 @@ def _transpose_stored_weight(model: ir.Model, node: ir.Node) -> None:
     model.graph.remove(node)
 
 
-def _widen_scale(model: ir.Model, weight: ir.Node, s_x: np.ndarray, s_w: np.ndarray, bias: np.ndarray) -> np.ndarray:
+def _widen_scale(x: ir.Node, weight: ir.Node, bias: np.ndarray) -> None:
     """A channel whose weights vanish beside its bias gets a scale that lets the bias fit 32 bits."""
+    s_x, s_w = _value(x.inputs[1]), _value(weight.inputs[1])
+    assert s_x is not None and s_w is not None
     least = (np.abs(bias) / (INT32_LIMIT * s_x)).astype(np.float32)
     if s_w.ndim == 0:
         least = least.max(initial=0).astype(np.float32)
     wider: np.ndarray = np.maximum(s_w, least)
     if np.array_equal(wider, s_w):
-        return s_w
+        return
     stored, scale = weight.inputs[0], weight.inputs[1]
     integers = _value(stored)
     assert integers is not None and stored is not None and scale is not None
@@ -225,7 +230,6 @@ def _widen_scale(model: ir.Model, weight: ir.Node, s_x: np.ndarray, s_w: np.ndar
     smaller = np.rint(integers * (s_w / wider).reshape(shape)).astype(np.int8)
     for value, array in ((stored, smaller), (scale, wider)):
         value.const_value = ir.tensor(array, name=value.name)
-    return wider
 
 
 def _is_dequantize(node: ir.Node | None) -> bool:

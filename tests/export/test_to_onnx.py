@@ -228,6 +228,24 @@ def test_an_image_whose_convolution_shares_its_weight_is_not_padded(tmp_path: Pa
     assert np.abs(OnnxRunner(tmp_path / "model.onnx").run(x.numpy()) - net(x).detach().numpy()).max() < 0.1
 
 
+def test_a_scale_widened_for_one_bias_serves_the_other_layers_of_the_weight_too(tmp_path: Path) -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(self.conv(x)) + torch.relu(self.conv(x * 1e-3))
+
+    torch.manual_seed(0)
+    net, x = Twice().eval(), torch.randn(8, 3, 8, 8)
+    with torch.no_grad():  # beside the small input this channel's bias does not fit 32 bits at its weight's own scale
+        net.conv.weight[0] *= 1e-4
+        net.conv.bias[0] = 0.5
+    to_onnx(quantized(net, UINT8, x), tmp_path / "model.onnx", x[:2], opset=20)
+    assert np.abs(OnnxRunner(tmp_path / "model.onnx").run(x.numpy()) - net(x).detach().numpy()).max() < 0.1
+
+
 class Plain(nn.Module):
     """One of each operator that is written without being decomposed."""
 
