@@ -2,6 +2,8 @@
 
     seconds    to quantize, imports not counted: reading the model, calibration on the same images, writing the file
     top-1      of the whole test split in onnxruntime
+    as fp32    the share of its classes that are fp32's, and the error of its logits beside fp32's spread (RMS): what quantization changed,
+               with less of chance in it than in top-1; of a training (qat) both also count what was learnt
     p50        at batch 1 on 1 thread, all files of a model in turns in one process
 
 The tools run in environments of their own under --tools, made where they are absent (extra `bench` is not touched).
@@ -154,22 +156,25 @@ def compare(name: str, files: dict[str, tuple[Path, float | None]], samples: Sam
     """Accuracy of each file, then all of them timed in turns."""
     images = batched(samples, data)
     runners = {label: OnnxRunner(path) for label, (path, _) in files.items()}
-    found = {
-        label: top1(np.concatenate([runner.run(batch) for batch in images()]), samples.test.labels)
-        for label, runner in runners.items()
-    }
+    logits = {label: np.concatenate([runner.run(batch) for batch in images()]) for label, runner in runners.items()}
     one = next(iter(images()))[:1]
     series = interleave({label: partial(runner.run, one) for label, runner in runners.items()})
-    fp32 = series["fp32"].p50_ms
+    fp32, exact = series["fp32"].p50_ms, logits["fp32"]
     print(f"\n{name}, {len(samples.test)} test images\n")
-    print("| | seconds | top-1, % | p50, ms | of fp32's | blocks within 5 % | kB |\n|---|---|---|---|---|---|---|")
+    print(
+        "| | seconds | top-1, % | classes as fp32, % | error of logits, % | p50, ms | of fp32's | blocks within 5 % | kB |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     for label, (path, seconds) in files.items():
         timed = series[label]
         took = f"{seconds:.1f}" if seconds is not None else "-"
         stable = "yes" if timed.stable else "no"
+        same = 100 * (logits[label].argmax(1) == exact.argmax(1)).mean()
+        error = 100 * np.sqrt(np.square(logits[label] - exact).mean()) / exact.std()
+        ratio, size = timed.p50_ms / fp32, path.stat().st_size / 1e3
         print(
-            f"| {label} | {took} | {found[label]:.2f} | {timed.p50_ms:.3f} | {timed.p50_ms / fp32:.2f} | {stable} "
-            f"| {path.stat().st_size / 1e3:.0f} |"
+            f"| {label} | {took} | {top1(logits[label], samples.test.labels):.2f} | {same:.2f} | {error:.2f} "
+            f"| {timed.p50_ms:.3f} | {ratio:.2f} | {stable} | {size:.0f} |"
         )
 
 

@@ -25,10 +25,13 @@ _THIRD_PARTY = re.compile(r"[\\/](site-packages|dist-packages|torch|torchao)[\\/
 def quiet_torch() -> Iterator[None]:
     """Without what torch's and onnxscript's tracers log and print, and without their own deprecation warnings."""
     loggers = [logging.getLogger(name) for name in ("torch", "torchao", "onnxscript", "onnx_ir")]
+    # Those without a level of their own follow these; each change makes every logger there is look up its level anew.
     loggers += [
         logger
         for name, logger in logging.root.manager.loggerDict.items()
-        if name.startswith(("torch.", "torchao.", "onnxscript.", "onnx_ir.")) and isinstance(logger, logging.Logger)
+        if name.startswith(("torch.", "torchao.", "onnxscript.", "onnx_ir."))
+        and isinstance(logger, logging.Logger)
+        and logger.level
     ]
     levels = [logger.level for logger in loggers]
     try:

@@ -29,6 +29,8 @@ def refine(prepared: GraphModule, batches: Sequence[Tensor], steps: Collection[s
 
     `batches` are real samples, float `[batch, C, H, W]`.
     """
+    if not {"adaround", "bias_correction"} & set(steps):
+        return
     layers = {layer.node: layer for layer in layers_of(prepared)}
     batches = _affordable(prepared, batches)
     with torch.no_grad():
