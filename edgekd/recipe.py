@@ -287,7 +287,10 @@ class Training(Section):
     """Of quantization-aware distillation (mode = qat, or auto where it comes to that)."""
 
     epochs: int = Field(default=3, ge=1, description="of quantization-aware training")
-    lr: Positive = Field(default=0.001, description="of it: a hundredth of what the student began with (as in the guide of pytorch-quantization)")
+    lr: Positive = Field(
+        default=0.001,
+        description="of it: a hundredth of what the student began with (as in the guide of pytorch-quantization)",
+    )
 
 
 Refinement = Literal["cle", "adaround", "bias_correction"]
