@@ -35,6 +35,11 @@ def simplify(model: ir.Model) -> None:
             _name_global_pool(node)
         elif node.op_type == "Transpose":
             _transpose_stored_weight(model, node)
+        elif node.op_type == "Cast" and (stored := _value(node.inputs[0])) is not None:
+            # The exporter computes constants of up to 8192 numbers; of more channels the zero-points were left to the runtime.
+            kind = ir.DataType(node.attributes.get_int("to", 0))
+            constant = _constant(model, str(node.outputs[0].name), stored.astype(kind.numpy()))
+            node.outputs[0].replace_all_uses_with(constant)
         elif node.op_type == "Reshape":
             shape = _value(node.inputs[1])
             if shape is not None and 0 not in shape:

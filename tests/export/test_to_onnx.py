@@ -246,6 +246,17 @@ def test_a_scale_widened_for_one_bias_serves_the_other_layers_of_the_weight_too(
     assert np.abs(OnnxRunner(tmp_path / "model.onnx").run(x.numpy()) - net(x).detach().numpy()).max() < 0.1
 
 
+@pytest.mark.parametrize("scheme", [UINT8, TENSORRT], ids=["uint8", "tensorrt"])
+def test_a_layer_of_very_many_channels_is_quantized(scheme: Quantization, tmp_path: Path) -> None:
+    """Of 8193 zero-points on torch's exporter leaves a cast of them in the graph."""
+    torch.manual_seed(0)
+    layers, x = nn.Sequential(nn.Linear(16, 9000), nn.ReLU(), nn.Linear(9000, 16)).eval(), torch.randn(8, 16)
+    converted = quantized(layers, scheme, x)
+    to_onnx(converted, tmp_path / "model.onnx", x[:2], opset=20)
+    assert "Cast" not in {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
+    check(tmp_path / "model.onnx", converted, [x], min_agreement=1.0, tolerance=0.02)
+
+
 class Plain(nn.Module):
     """One of each operator that is written without being decomposed."""
 
