@@ -168,6 +168,7 @@ def write(model: onnx.ModelProto, path: str | os.PathLike[str], *, limit: int = 
             external = onnx.ModelProto()
             external.CopyFrom(model)
             onnx.save(external, draft, save_as_external_data=True, location=data.name)  # from 1 kB on: shapes stay
+            data.chmod(draft.stat().st_mode)  # onnx makes it for its owner alone
         else:
             draft.write_bytes(model.SerializeToString(deterministic=True))
         try:

@@ -479,6 +479,7 @@ def test_weights_beyond_the_limit_stand_beside_the_model(model: ResNet, digits: 
     write(onnx.load(tmp_path / "a.onnx"), folder / "model.onnx", limit=10_000)
     assert sorted(path.name for path in folder.iterdir()) == ["model.onnx", "model.onnx.data"]
     assert (folder / "model.onnx").stat().st_size < 20_000 < (folder / "model.onnx.data").stat().st_size
+    assert (folder / "model.onnx").stat().st_mode == (folder / "model.onnx.data").stat().st_mode
     check(folder / "model.onnx", model, [normalised(digits[:50])])
     to_fp16(folder / "model.onnx", tmp_path / "half.onnx")
     check(tmp_path / "half.onnx", model, [normalised(digits[:50])])
