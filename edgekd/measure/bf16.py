@@ -36,13 +36,13 @@ def as_on_a_gpu(path: Path | str) -> bytes | None:
                 continue
             if name not in widened:
                 widened.add(name)
-                nodes.append(helper.make_node("Cast", [name], [f"{name}_wide"], to=TensorProto.FLOAT))
-            node.input[index] = f"{name}_wide"
+                nodes.append(helper.make_node("Cast", [name], [f"{name}/wide"], to=TensorProto.FLOAT))
+            node.input[index] = f"{name}/wide"
         nodes.append(node)
         for index, name in enumerate(node.output):
             if name in short:
-                node.output[index] = f"{name}_sum"
-                nodes.append(helper.make_node("Cast", [f"{name}_sum"], [name], to=TensorProto.BFLOAT16))
+                node.output[index] = f"{name}/sum"
+                nodes.append(helper.make_node("Cast", [f"{name}/sum"], [name], to=TensorProto.BFLOAT16))
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     del model.graph.value_info[:]
