@@ -176,6 +176,7 @@ class _Halved:
         self.weights = {tensor.name: tensor for tensor in graph.initializer}
         self.types = {value.name: value.type.tensor_type.elem_type for value in graph.input}
         self.types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+        self.taken = {*self.types, *(name for node in graph.node for name in node.output)}
         self.nodes: list[onnx.NodeProto] = []
         self.copies: dict[tuple[str, int], str] = {}
 
@@ -191,7 +192,9 @@ class _Halved:
             self._rewrite_node(node, TensorProto.FLOAT if keeps else self.half)
             for index, name in enumerate(node.output):
                 if name in outputs and self.types.get(name) == self.half:
-                    node.output[index] = short = f"{name}_{NAMES[self.half]}"
+                    node.output[index] = short = self._new_name(name, self.half)
+                    self.types[name], self.types[short] = TensorProto.FLOAT, self.half
+                    self.copies[name, self.half] = short  # what other nodes read of it
                     self.nodes.append(
                         onnx.helper.make_node("Cast", [short], [name], name=f"{name}_cast", to=TensorProto.FLOAT)
                     )
@@ -218,12 +221,19 @@ class _Halved:
             known = self.original.get(name, TensorProto.FLOAT)
             self.types[name] = wanted if known == TensorProto.FLOAT else known
 
+    def _new_name(self, name: str, wanted: int) -> str:
+        new = f"{name}_{NAMES[wanted]}"
+        while new in self.taken:
+            new += "_"
+        self.taken.add(new)
+        return new
+
     def _as(self, name: str, wanted: int) -> str:
         """The tensor in the wanted precision: itself, a stored copy of a weight, or a cast."""
         if self.types[name] == wanted:
             return name
         if (name, wanted) not in self.copies:
-            copy = self.copies[name, wanted] = f"{name}_{NAMES[wanted]}"
+            copy = self.copies[name, wanted] = self._new_name(name, wanted)
             self.types[copy] = wanted
             if name in self.weights:
                 self.weights[copy] = _cast(self.weights[name], wanted, copy)

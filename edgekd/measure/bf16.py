@@ -14,8 +14,8 @@ FOLDER = "session.model_external_initializers_file_folder_path"
 def as_on_a_gpu(path: Path | str) -> bytes | None:
     """The model with every operator in fp32 between casts, so that each reads and gives bfloat16 values; None for a file that has none.
 
-    That is what a GPU's units compute: products of bfloat16, summed up in fp32, the result rounded. onnxruntime does the same with
-    fp16 graphs on processors without fp16 arithmetic. Weights beside the file stay there: a session of these bytes is to be told
+    That is what a GPU's units compute: products of bfloat16, summed up in fp32, the result rounded; an engine that fuses operators
+    rounds less often. Weights beside the file stay there: a session of these bytes is to be told
     the `FOLDER`.
     """
     model = onnx.load(path, load_external_data=False)

@@ -51,6 +51,7 @@ MOVES = frozenset(
     )
 )
 INTO = ("conv", "narrow conv", "pointwise", "depthwise", "grouped", "matmul")
+SHAPES = 64  # numbers in the largest constant that a shape is read from
 NARROW = 8  # input channels below which vector units idle along them: a network's first convolution
 
 
@@ -85,7 +86,7 @@ class _Open:
 def read_kernels(path: Path) -> tuple[Kernel, ...]:
     """The kernels of a file, in the graph's order, for a batch of one. Raises ModelError for what is no ONNX file."""
     try:
-        model = _of_one_sample(onnx.load(path, load_external_data=False))
+        model = _of_one_sample(_without_weights(path))
     except (OSError, DecodeError, onnx.shape_inference.InferenceError) as error:
         raise ModelError(f"{path} cannot be read as an ONNX model: {str(error).splitlines()[0]}") from error
     graph = _Graph(model)
@@ -200,6 +201,17 @@ class _Graph:
             return math.prod(output) * math.prod(weight[1:])
         transposed = node.op_type == "Gemm" and _integer(node, "transB", 0)
         return math.prod(output) * ((weight[-1] if transposed else weight[-2]) if len(weight) > 1 else 1)
+
+
+def _without_weights(path: Path) -> onnx.ModelProto:
+    """A file without the weights that lie beside it, which may be 2 GB, but with the sizes and axes that shapes follow from."""
+    model = onnx.load(path, load_external_data=False)
+    for tensor in model.graph.initializer:
+        if onnx.external_data_helper.uses_external_data(tensor) and math.prod(tensor.dims) <= SHAPES:
+            onnx.external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
+            tensor.data_location = onnx.TensorProto.DEFAULT
+            del tensor.external_data[:]
+    return model
 
 
 def _of_one_sample(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -93,7 +93,7 @@ def compare(device: Device, model: Path, inputs: Array, *, bound: float | None =
     precision = precision_of(graph)
     if precision not in BOUNDS:
         raise ModelError(
-            f"{model} is {precision}, which onnxruntime computes on no processor; verify its model.fp32.onnx"
+            f"{model} is {precision}, which onnxruntime computes on no processor; it runs in TensorRT alone"
         )
     bound = BOUNDS[precision] if bound is None else bound
     runner = OnnxRunner(model)

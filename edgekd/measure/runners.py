@@ -83,7 +83,7 @@ class OnnxRunner:
         if int8_saturates(platform.machine(), cpu_features()):
             options.add_session_config_entry("session.x64quantprecision", "1")
             self.name += " (x64quantprecision)"
-        options.add_session_config_entry(FOLDER, str(path.parent))
+        options.add_session_config_entry(FOLDER, os.path.dirname(path))
         try:
             rounded = as_on_a_gpu(path)
             # That pass would round float biases to integers, which a TensorRT engine does not.

@@ -75,3 +75,13 @@ def test_half_precision_goes_by_its_name(tmp_path: Path) -> None:
         onnx.save(model, tmp_path / "m.onnx")
         product = read_kernels(tmp_path / "m.onnx")[1]
         assert (product.kind, product.precision, product.bytes) == ("pointwise", name, 2 * (2 * 16 * 64 + 256))
+
+
+def test_sizes_that_lie_beside_the_model_are_read(tmp_path: Path) -> None:
+    body = 'a = Resize<mode = "nearest">(x, , , sizes) y = Relu(a)'
+    inside = kernels(tmp_path, body)
+    model = onnx.load(tmp_path / "m.onnx")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1, 16, 16, 16], np.int64), "sizes"))
+    onnx.save(model, tmp_path / "inside.onnx")
+    onnx.save(model, tmp_path / "beside.onnx", save_as_external_data=True, location="beside.data", size_threshold=0)
+    assert read_kernels(tmp_path / "beside.onnx") == read_kernels(tmp_path / "inside.onnx") != inside
