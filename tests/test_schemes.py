@@ -410,3 +410,9 @@ def test_born_again_without_a_teacher_learns_from_labels_and_then_from_itself(bu
 def test_what_wants_a_teacher_is_refused_where_there_is_none(build_alone: Build, given: list[str], said: str) -> None:
     with pytest.raises(RecipeError, match=said):
         build_alone(*given)
+
+
+def test_a_first_generation_goes_on_by_the_losses_that_read_no_teacher() -> None:
+    losses = (Loss(method="kd", weight=2.0), Loss(method="cs_kd", weight=1.0), Loss(method="tf_kd", weight=0.0))
+    alone = student_module.without_teacher(Distill(losses=losses, label_weight=0.5))
+    assert ([loss.method for loss in alone.losses], alone.label_weight) == (["cs_kd"], 1.0)

@@ -126,8 +126,9 @@ def beginning(student: Student, teacher: Teacher | None, trained: Artifact | Non
 
 def without_teacher(settings: Distill) -> Distill:
     """How the first generation of a student that teaches itself learns: from labels, and by what reads no teacher."""
-    going = tuple(loss for loss in settings.losses if not reads_teacher(METHODS[loss.method]))
-    if len(going) < len(settings.losses):
+    losses = [loss for loss in settings.losses if loss.weight]
+    going = tuple(loss for loss in losses if not reads_teacher(METHODS[loss.method]))
+    if len(going) < len(losses):
         say(f"  there is no teacher yet: it learns from {', '.join(['labels', *(loss.method for loss in going)])}")
     return settings.model_copy(update={"losses": going, "label_weight": 1.0})
 

@@ -477,7 +477,7 @@ def build_engine(options: Options) -> str:
 
 
 def majors(precision: str) -> tuple[int, ...]:
-    """The releases whose trtexec builds this precision; 9 has bf16 first."""
+    """Of the releases that `trtexec_line` knows those that build this precision; 8 has no bf16."""
     return (10, 11) if precision == "bf16" else (8, 10, 11)
 
 
