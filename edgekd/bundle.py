@@ -27,6 +27,7 @@ Row = tuple[str, bool, str]
 FORMAT = 1
 MANIFEST = "manifest.json"
 SHIPPED = "model.onnx"
+GOLDEN = "golden.npz"
 FILES = Path(__file__).parent / "export" / "bundle_files"
 RUNNER = Path(__file__).parent / "measure" / "device_runner.py"
 
@@ -44,7 +45,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise BundleError(f"{path} has format {known!r}; this edgekd reads {FORMAT}")
     if not isinstance(listed, dict) or not isinstance(tolerance, (int, float)):
         raise BundleError(f"{path} cannot be read as a manifest: `files` or `golden.tolerance` is of another kind")
-    required = {SHIPPED, "labels.txt", "golden.npz", "run.py"} - set(listed)
+    required = {SHIPPED, "labels.txt", GOLDEN, "run.py"} - set(listed)
     if required:
         raise BundleError(f"{path} does not list {sorted(required)}, which every bundle has")
     for name in listed:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +28,7 @@ from edgekd.distill.temperature import FILE as TEMPERATURE
 from edgekd.errors import DeviceError, EdgekdError
 from edgekd.export.bundle import write_bundle
 from edgekd.export.candidates import MODEL, as_input
+from edgekd.export.golden import Golden
 from edgekd.export.lint import lint
 from edgekd.measure.estimate import estimate
 from edgekd.measure.on_candidates import measure_candidates
@@ -150,7 +150,7 @@ def evaluate(recipe: Recipe, target: Target, run: Cache, made: Made, started: fl
 def _on_device(
     device: str, recipe: Recipe, target: Target, samples: Samples, candidates: Mapping[str, Artifact]
 ) -> dict[str, OnDevice | DeviceError]:
-    """Every candidate on the device, one after the other."""
+    """Every candidate on the device, in turns."""
     say(f"  measuring {', '.join(candidates)} on {device}")
     trials = {
         name: (artifact / MODEL, golden(artifact / MODEL, name, recipe, samples))
@@ -176,14 +176,12 @@ def as_measured(contender: Contender, found: OnDevice | DeviceError) -> Contende
     )
 
 
-def golden(model: Path, precision: str, recipe: Recipe, samples: Samples) -> dict[str, npt.NDArray[Any]]:
-    """Real inputs, what onnxruntime computes from them, and how far another machine may be from it."""
+def golden(model: Path, precision: str, recipe: Recipe, samples: Samples) -> Golden:
+    """Real inputs and what onnxruntime computes from them."""
     ids = np.linspace(0, len(samples.test) - 1, min(GOLDEN, len(samples.test))).astype(np.int64)
     inputs = np.ascontiguousarray(as_input(samples.test.get(ids), recipe.data, recipe.export))
-    outputs = OnnxRunner(model).run(inputs)
     # Another machine sums in another order; what a class is decided by is far larger.
-    tolerance = (0.05 if precision != "fp32" else 1e-3) * float(np.abs(outputs).max())
-    return {"inputs": inputs, "outputs": outputs, "tolerance": np.asarray(tolerance, np.float32)}
+    return Golden.of(model, inputs, share=0.05 if precision != "fp32" else 1e-3)
 
 
 def with_earlier_devices(report: Report, folder: Path, model: Path, p90_budget_ms: float | None) -> Report:

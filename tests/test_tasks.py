@@ -96,6 +96,8 @@ def test_each_task_is_learnt_and_is_an_output_of_what_ships(tmp_path: Path, weig
         for output in onnx.load(bundle / "model.onnx").graph.output
     }
     assert outputs == {"logits": 10, "parity": 2}
+    with np.load(bundle / "golden.npz") as golden:
+        assert golden["outputs"].shape == (16, 10) and golden["outputs.parity"].shape == (16, 2)
     for command in ([sys.executable, "run.py", "--verify"], [sys.executable, "-m", "edgekd.cli", "verify", "."]):
         done = subprocess.run(command, cwd=bundle, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

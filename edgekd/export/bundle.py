@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from edgekd.bundle import (
     FILES,
     FORMAT,
+    GOLDEN,
     MANIFEST,
     RUNNER,
     SHIPPED,
@@ -30,6 +30,7 @@ from edgekd.bundle import (
 )  # fmt: skip
 from edgekd.errors import BundleError
 from edgekd.export.bundle_files.build_engine import Options, majors, trtexec_line
+from edgekd.export.golden import FIRST, Golden
 from edgekd.export.to_onnx import write
 from edgekd.measure.runners import OnnxRunner
 from edgekd.report.model import Report
@@ -62,7 +63,7 @@ def write_bundle(
     report: Report,
     models: Mapping[str, Path],
     labels: Sequence[str],
-    golden: Mapping[str, NDArray[Any]],
+    golden: Golden,
     manifest: Mapping[str, Any],
     target: Target,
 ) -> None:
@@ -70,8 +71,7 @@ def write_bundle(
 
     models     file name in the bundle -> ONNX file; `model.onnx` is the one that ships
     labels     class names in the order of the model's outputs
-    golden     `inputs` [n, ...] as the graph takes them, `outputs` [n, classes] that onnxruntime gave, and
-               `tolerance`, the largest absolute difference that another machine may show
+    golden     inputs, what onnxruntime gave for them, and how far another machine may be from it
     manifest   what else belongs in manifest.json: `recipe`; `output`, "logits" (taken where absent) or
                "probabilities"; for a graph that does not normalise, `preprocess` with `mean` and `std` per channel
 
@@ -85,7 +85,7 @@ def write_bundle(
     try:
         draft.chmod(0o755)
         write_files(draft, report, models, labels, golden)
-        _, reproduced, detail = check_outputs(draft, float(golden["tolerance"]))
+        _, reproduced, detail = check_outputs(draft, golden)
         if not reproduced:
             raise BundleError(f"{models[SHIPPED]} does not give the golden outputs: {detail}")
         extra: dict[str, Any] = {}
@@ -101,7 +101,7 @@ def write_bundle(
             "runtime": target.runtime.name,
             "precision": report.chosen.name,
             "input": graph_input,
-            "golden": {"n": len(golden["inputs"]), "tolerance": float(golden["tolerance"])},
+            "golden": golden.about,
             "versions": dict(report.versions),
             "lineage": [{"name": stage.get("name"), "key": stage.get("key")} for stage in report.stages],
             "figures": figures(report),
@@ -122,7 +122,7 @@ def check_replaceable(folder: Path) -> None:
 
 
 def check_content(
-    models: Mapping[str, Path], labels: Sequence[str], golden: Mapping[str, NDArray[Any]], manifest: Mapping[str, Any]
+    models: Mapping[str, Path], labels: Sequence[str], golden: Golden, manifest: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Refuse what run.py could not use; returns the description of the graph's input."""
     if SHIPPED not in models:
@@ -133,16 +133,9 @@ def check_content(
     broken = [label for label in labels if "\n" in label or "\r" in label]
     if broken:
         raise BundleError(f"labels with a line break cannot stand in labels.txt: {broken}")
-    missing = {"inputs", "outputs", "tolerance"} - set(golden)
-    if missing:
-        raise BundleError(f"the golden arrays lack {sorted(missing)}; have: {sorted(golden)}")
-    if len(golden["inputs"]) != len(golden["outputs"]) or len(golden["inputs"]) == 0:
-        raise BundleError(
-            f"{len(golden['inputs'])} golden inputs and {len(golden['outputs'])} outputs; as many of both, and one at "
-            "least, are needed"
-        )
-    if len(labels) != golden["outputs"].shape[-1]:
-        raise BundleError(f"{len(labels)} labels for outputs of shape {golden['outputs'].shape}; one a class is needed")
+    classes = golden.outputs[FIRST].shape
+    if len(labels) != classes[-1]:
+        raise BundleError(f"{len(labels)} labels for outputs of shape {classes}; one a class is needed")
     if OWNED & set(manifest):
         raise BundleError(f"the manifest's keys {sorted(OWNED & set(manifest))} are filled in here; leave them out")
     if manifest.get("output", "logits") not in ("logits", "probabilities"):
@@ -186,7 +179,7 @@ def write_files(
     report: Report,
     models: Mapping[str, Path],
     labels: Sequence[str],
-    golden: Mapping[str, NDArray[Any]],
+    golden: Golden,
 ) -> None:
     for name, path in models.items():
         if path.with_name(
@@ -196,7 +189,7 @@ def write_files(
         else:
             shutil.copyfile(path, draft / name)
     (draft / "labels.txt").write_bytes("".join(label + "\n" for label in labels).encode())
-    np.savez(draft / "golden.npz", inputs=golden["inputs"], outputs=golden["outputs"])
+    golden.write(draft / GOLDEN)
     write_report(draft, report)
     shutil.copyfile(FILES / "run.py", draft / "run.py")
     shutil.copyfile(RUNNER, draft / RUNNER.name)
@@ -268,17 +261,13 @@ def verify_bundle(folder: Path) -> list[Row]:
     rows += [(name, False, "not listed in the manifest") for name in unlisted]
     if not all(ok for _, ok, _ in rows):
         return [*rows, ("stored outputs", False, "not run: the files differ from the manifest")]
-    return [*rows, check_outputs(folder, float(manifest["golden"]["tolerance"]))]
+    return [*rows, check_outputs(folder, Golden.read(folder, manifest["golden"]))]
 
 
-def check_outputs(folder: Path, tolerance: float) -> Row:
+def check_outputs(folder: Path, golden: Golden) -> Row:
     """The shipped model on the stored inputs, one at a time: a graph may be fixed to batch 1."""
-    with np.load(folder / "golden.npz", allow_pickle=False) as golden:
-        inputs, expected = golden["inputs"], golden["outputs"]
     runner = OnnxRunner(folder / SHIPPED)
-    found = np.concatenate([runner.run(inputs[i : i + 1]) for i in range(len(inputs))])
-    if found.shape != expected.shape:
-        return "stored outputs", False, f"shape {found.shape}, expected {expected.shape}"
-    difference = float(np.max(np.abs(found.astype(np.float64) - expected.astype(np.float64))))
-    detail = f"max difference {difference:.3g} (tolerance {tolerance:.3g}) over {len(inputs)} inputs in {runner.name}"
-    return "stored outputs", difference <= tolerance, detail
+    runs = [runner.run_all(golden.inputs[i : i + 1]) for i in range(len(golden.inputs))]
+    found = {name: np.concatenate([run[at] for run in runs]) for at, name in enumerate([FIRST, *runner.outputs[1:]])}
+    ok, detail = golden.compare(found)
+    return "stored outputs", ok, f"{detail} over {len(golden.inputs)} inputs in {runner.name}"

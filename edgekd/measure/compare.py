@@ -9,8 +9,9 @@ import numpy as np
 from edgekd.accuracy import top1_of
 from edgekd.bundle import SHIPPED, Row, read_manifest
 from edgekd.export.bundle import verify_bundle
+from edgekd.export.golden import FIRST, Golden
 from edgekd.measure.devices import Device
-from edgekd.measure.numerics import Array, Numerics, compare
+from edgekd.measure.numerics import Numerics, compare
 from edgekd.measure.samples import test_samples
 from edgekd.report.model import Accuracy
 
@@ -27,11 +28,9 @@ def compare_on(device: Device, folder: Path, *, samples: int = 0) -> list[Row]:
     rows = verify_bundle(folder)
     if not all(ok for _, ok, _ in rows):
         return rows
-    manifest = read_manifest(folder)
-    with np.load(folder / "golden.npz", allow_pickle=False) as golden:
-        inputs, expected = golden["inputs"], golden["outputs"]
-    found = compare(device, folder / SHIPPED, inputs)
-    rows.append(_stored_outputs(found, expected, float(manifest["golden"]["tolerance"])))
+    golden = Golden.read(folder, read_manifest(folder)["golden"])
+    found = compare(device, folder / SHIPPED, golden.inputs)
+    rows.append(_stored_outputs(found, golden))
     rows += _nodes(found)
     if samples:
         rows.append(_accuracy(device, folder, samples))
@@ -50,11 +49,11 @@ def accuracy_on(device: Device, folder: Path, samples: int) -> tuple[Accuracy, A
     return there, here, found.same_top1
 
 
-def _stored_outputs(found: Numerics, expected: Array, tolerance: float) -> Row:
-    apart = float(np.abs(found.found.astype(np.float64) - expected.astype(np.float64)).max())
-    detail = f"max difference {apart:.3g} (tolerance {tolerance:.3g}) over {found.n} inputs, {found.runtime}, {found.machine}"
+def _stored_outputs(found: Numerics, golden: Golden) -> Row:
+    ok, detail = golden.compare({FIRST: found.found, **found.further})
+    detail += f" over {found.n} inputs, {found.runtime}, {found.machine}"
     same = f"the same class on {found.same_top1:.2%}"
-    return f"stored outputs on {found.device}", apart <= tolerance, f"{detail}; {_equality(found)}, {same}"
+    return f"stored outputs on {found.device}", ok, f"{detail}; {_equality(found)}, {same}"
 
 
 def _equality(found: Numerics) -> str:

@@ -454,8 +454,8 @@ def locked(path: str, doing: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def work_folder(request: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """(bundle, tools), assembled from the store; removed afterwards, with what a run that was cut off left."""
+def work_folder(request: dict[str, Any]) -> Iterator[tuple[dict[str, str], str]]:
+    """(label -> bundle, tools), assembled from the store; removed afterwards, with what a run that was cut off left."""
     store = request["folder"]
     with lasting(store), locked(os.path.join(store, "lock"), "measuring"):
         admit(request)
@@ -464,10 +464,12 @@ def work_folder(request: dict[str, Any]) -> Iterator[tuple[str, str]]:
         work = tempfile.mkdtemp(dir=os.path.join(store, "work"))
         try:
             on_lost_connection(lambda: shutil.rmtree(work, ignore_errors=True))
-            bundle, tools = os.path.join(work, "bundle"), os.path.join(work, "tools")
-            assemble(bundle, store, request["files"])
+            tools = os.path.join(work, "tools")
             assemble(tools, store, request["tools"])
-            yield bundle, tools
+            bundles = {label: os.path.join(work, "bundle-" + check_name(label)) for label in request["bundles"]}
+            for label, bundle in bundles.items():
+                assemble(bundle, store, request["bundles"][label])
+            yield bundles, tools
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
@@ -535,14 +537,13 @@ def load_tools(bundle: str, tools: str) -> Any:
         spec.loader.exec_module(run)
     except ImportError as error:
         raise Failure(f"{error}; run: python3 -m pip install numpy") from None
-    run.HERE = bundle
+    run.HERE, run.Failure = bundle, Failure  # what fails there is told as what fails here
     return run
 
 
 def build_engine(bundle: str, tools: str, timing: str, most: int, options: list[str]) -> dict[str, Any]:
     """model.plan, built here by build_engine.py; what it prints is kept, the timing cache too."""
     start = time.perf_counter()
-    progress("building the engine")
     model, plan, trt = os.path.join(bundle, "model.onnx"), os.path.join(bundle, "model.plan"), version_of("tensorrt")
     words = [sys.executable, os.path.join(tools, "build_engine.py"), "--model", model, "--output", plan]
     words += ["--timing-cache", os.path.join(timing, f"{trt}.cache"), "--max-batch", str(most)]
@@ -594,52 +595,162 @@ def load_model(run: Any, bundle: str, runtime: str, threads: int) -> tuple[Any, 
 
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:
-    with work_folder(request) as (bundle, tools):
-        return measure_bundle(bundle, tools, os.path.join(request["folder"], "timing"), request)
+    with work_folder(request) as (bundles, tools):
+        return measure_bundles(bundles, tools, os.path.join(request["folder"], "timing"), request)
 
 
-def measure_bundle(bundle: str, tools: str, timing: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Everything that is found out about a bundle here; `options` as parse() fills them in."""
-    start = time.perf_counter()
-    root = options["root"]
-    manifest = read_manifest(bundle)
-    check_files(bundle, manifest)
+def measure_bundles(bundles: dict[str, str], tools: str, timing: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Label -> all that is found out about that bundle here, or `failure`; `options` as parse() fills them in.
+
+    Several are timed in turns, block by block, so that what the machine does meanwhile hits all alike; one that fails
+    stops no other.
+    """
+    start, root = time.perf_counter(), options["root"]
     if options["cpus"]:
         pin(options["cpus"])
-    run = load_tools(bundle, tools)
-    before, busy_before = state(root), busy_s(root)
-    runtime = options["runtime"] or manifest["runtime"]
-    result: dict[str, Any] = {"facts": find_facts(root), "before": before, "engine": None, "series": []}
-    if runtime == "tensorrt":
-        result["engine"] = build_engine(bundle, tools, timing, max(options["batches"]), options["engine_options"])
-    try:
-        for threads in options["threads"]:
-            progress(f"loading and checking the stored outputs, {threads} thread(s)")
-            model, loading = load_model(run, bundle, runtime, threads)
-            if "loading" not in result:
-                ok, detail = run.verify_outputs(model, float(manifest["golden"]["tolerance"]))
-                result.update(loading=loading, runtime=model.name, golden={"ok": ok, "detail": detail})
-                if not ok:
-                    break
-                if "samples" in options:
-                    result["predictions"] = predict(model, os.path.join(tools, options["samples"]))
-            for batch in options["batches"] if options["time"] else []:
-                result["series"] += time_model(run, model, batch, threads, options)
-        if options["time"] and result["golden"]["ok"]:
-            one = run.golden()[0][:1]
-            result["energy"] = measure_energy(root, lambda: model(one), options["energy_s"])
-            result["sustained"] = sustain(run, lambda: model(one), options["sustained_s"], root)
-    except run.Failure as failure:
-        raise Failure(str(failure)) from None
+    facts, before, busy_before = find_facts(root), state(root), busy_s(root)
+    candidates: dict[str, Candidate] = {}
+    failed: dict[str, dict[str, Any]] = {}
+
+    def each(step: Callable[..., None], *words: Any) -> None:
+        for label, candidate in candidates.items():
+            if label not in failed:
+                with noted(failed, label):
+                    step(candidate, *words)
+
+    for label, bundle in bundles.items():
+        with noted(failed, label):
+            candidates[label] = Candidate(label if len(bundles) > 1 else "", bundle, tools, options)
+    each(Candidate.build, timing)
+    for threads in options["threads"]:
+        each(Candidate.load, threads)
+        for batch in options["batches"] if options["time"] else []:
+            each(Candidate.take, batch)
+            time_in_turns([c for label, c in candidates.items() if label not in failed], threads, batch, options)
+    each(Candidate.go_on)
     after, busy_after, taken = state(root), busy_s(root), time.perf_counter() - start
     others = None
     if busy_before is not None and busy_after is not None:
         others = max(0.0, busy_after - busy_before - (own_s() - options["own_s"])) / taken
-    result.update(after=after, other_load_cores=others, seconds=taken, cpus=options["cpus"])
-    result["clocks_used"] = policies_of(root, options["cpus"] or sorted(os.sched_getaffinity(0)))
-    if runtime == "tensorrt":
-        result["clocks_used"] = ["gpu"]
-    return result
+    shared = {"facts": facts, "before": before, "after": after, "other_load_cores": others, "seconds": taken}
+    return {label: failed.get(label) or {**shared, **candidates[label].found} for label in bundles}
+
+
+@contextlib.contextmanager
+def noted(failed: dict[str, dict[str, Any]], label: str) -> Iterator[None]:
+    """What goes wrong is kept under the label."""
+    try:
+        yield
+    except (Failure, OSError) as failure:
+        failed[label] = told(failure)
+
+
+def told(failure: Failure | OSError) -> dict[str, Any]:
+    """A failure as the host reads it."""
+    if isinstance(failure, Failure):
+        return {"failure": str(failure), "differs": isinstance(failure, Differs)}
+    where = f"{failure.filename}: " if failure.filename else ""
+    remedy = "; free some space there" if failure.errno == errno.ENOSPC else ""
+    return {"failure": f"{where}{failure.strerror or failure}{remedy}", "differs": False}
+
+
+class Candidate:
+    """A bundle that is measured; `found` is what was found out about it."""
+
+    def __init__(self, label: str, bundle: str, tools: str, options: dict[str, Any]) -> None:
+        self.title = label and label + ": "
+        self.bundle, self.tools, self.options = bundle, tools, options
+        self.manifest = read_manifest(bundle)
+        check_files(bundle, self.manifest)
+        self.run = load_tools(bundle, tools)
+        self.runtime = options["runtime"] or self.manifest["runtime"]
+        clocks = policies_of(options["root"], options["cpus"] or sorted(os.sched_getaffinity(0)))
+        self.found: dict[str, Any] = {
+            "engine": None, "series": [], "cpus": options["cpus"],
+            "clocks_used": ["gpu"] if self.runtime == "tensorrt" else clocks,
+        }  # fmt: skip
+        self.model: Any = None
+        self.calls: dict[str, Callable[[], object]] = {}
+
+    @property
+    def right(self) -> bool:
+        """It gives the stored outputs; else it is not measured."""
+        return bool(self.found["golden"]["ok"])
+
+    def build(self, timing: str) -> None:
+        if self.runtime == "tensorrt":
+            progress(self.title + "building the engine")
+            most, words = max(self.options["batches"]), self.options["engine_options"]
+            self.found["engine"] = build_engine(self.bundle, self.tools, timing, most, words)
+
+    def load(self, threads: int) -> None:
+        """The model for so many threads; the first time its stored outputs are checked and the samples are run."""
+        progress(f"{self.title}loading and checking the stored outputs, {threads} thread(s)")
+        self.model, loading = load_model(self.run, self.bundle, self.runtime, threads)
+        if "golden" in self.found:
+            return
+        ok, detail = self.run.verify_outputs(self.model, self.manifest["golden"])
+        self.found.update(loading=loading, runtime=self.model.name, golden={"ok": ok, "detail": detail})
+        if ok and "samples" in self.options:
+            self.found["predictions"] = predict(self.model, os.path.join(self.tools, self.options["samples"]))
+
+    def take(self, batch: int) -> None:
+        """What is timed of a batch, by its transfers: the runtime as it is called, on a GPU also without the copies."""
+        import numpy as np
+
+        if not self.right:
+            return
+        inputs, model = self.run.golden()[0], self.model
+        images = np.ascontiguousarray(inputs[np.arange(batch) % len(inputs)])
+        try:
+            model(images)
+        except Exception as error:
+            if isinstance(error, Failure) or batch > 1:  # a graph that is fixed to another batch size
+                raise Failure("batch {} does not run: {}".format(batch, str(error).split("\n")[0])) from None
+            raise
+        self.calls = {"included" if hasattr(model, "compute") else "none": lambda: model(images)}
+        if hasattr(model, "compute"):
+            model.place(images)
+            self.calls["excluded"] = model.compute
+
+    def go_on(self) -> None:
+        """Energy, and what is asked for beyond the blocks."""
+        if not self.options["time"] or not self.right:
+            return
+        root, one = self.options["root"], self.run.golden()[0][:1]
+        self.found["energy"] = measure_energy(root, lambda: self.model(one), self.options["energy_s"])
+        self.found["sustained"] = sustain(self.run, lambda: self.model(one), self.options["sustained_s"], root)
+
+
+def time_in_turns(candidates: list[Candidate], threads: int, batch: int, options: dict[str, Any]) -> None:
+    """A block of everything that is timed, in turns, into `found`; the order is reversed every second round.
+
+    Each is warmed up first and, where another ran in between, a tenth as long before each block, unrecorded.
+    """
+    timed = []
+    for candidate in candidates:
+        for transfers, call in candidate.calls.items() if candidate.right else []:
+            series: dict[str, Any] = {
+                "batch": batch,
+                "threads": threads,
+                "transfers": transfers,
+                "blocks_ms": [],
+                "states": [],
+            }
+            candidate.found["series"].append(series)
+            timed.append((candidate, call, series))
+    for candidate, call, series in timed:
+        progress(f"{candidate.title}timing batch {batch}, {threads} thread(s)")
+        candidate.run.time_calls(call, options["warmup_s"], 1)
+        series["states"].append(state(options["root"]))
+    for turn in range(options["blocks"]):
+        for candidate, call, series in timed if turn % 2 == 0 else reversed(timed):
+            time_calls = candidate.run.time_calls
+            if len(timed) > 1:
+                time_calls(call, options["warmup_s"] / 10, 1)
+            samples = time_calls(call, options["block_s"], -(-options["min_n"] // options["blocks"]))
+            series["states"].append(state(options["root"]))  # at once: clocks fall as soon as nothing runs
+            series["blocks_ms"].append([round(ms, 5) for ms in samples.tolist()])
 
 
 def pin(cpus: list[int]) -> None:
@@ -650,44 +761,13 @@ def pin(cpus: list[int]) -> None:
         raise Failure(f"cores {cpus} cannot be used ({error.strerror}); have: {have}") from None
 
 
-def time_model(run: Any, model: Any, batch: int, threads: int, options: dict[str, Any]) -> list[dict[str, Any]]:
-    """A series as the runtime is called, and on a GPU one without the copies to and from it."""
-    import numpy as np
-
-    inputs = run.golden()[0]
-    images = np.ascontiguousarray(inputs[np.arange(batch) % len(inputs)])
-    try:
-        model(images)
-    except Exception as error:
-        if isinstance(error, run.Failure) or batch > 1:  # a graph that is fixed to another batch size
-            raise Failure("batch {} does not run: {}".format(batch, str(error).split("\n")[0])) from None
-        raise
-    calls = {"included" if hasattr(model, "compute") else "none": lambda: model(images)}
-    if hasattr(model, "compute"):
-        model.place(images)
-        calls["excluded"] = model.compute
-    series = []
-    for transfers, call in calls.items():
-        progress(f"timing batch {batch}, {threads} thread(s)")
-        run.time_calls(call, options["warmup_s"], 1)
-        states, blocks = [state(options["root"])], []
-        for _ in range(options["blocks"]):
-            samples = run.time_calls(call, options["block_s"], -(-options["min_n"] // options["blocks"]))
-            states.append(state(options["root"]))  # at once: clocks fall as soon as nothing runs
-            blocks.append([round(ms, 5) for ms in samples.tolist()])
-        series.append(
-            {"batch": batch, "threads": threads, "transfers": transfers, "blocks_ms": blocks, "states": states}
-        )
-    return series
-
-
 def predict(model: Any, path: str) -> list[int]:
     """The likeliest class of every sample, one at a time."""
     import numpy as np
 
     samples = np.load(path, allow_pickle=False)
     progress(f"running {len(samples)} samples")
-    return [int(model(samples[i : i + 1])[0].argmax()) for i in range(len(samples))]
+    return [int(model(samples[i : i + 1])[0][0].argmax()) for i in range(len(samples))]
 
 
 def sustain(run: Any, call: Callable[[], object], seconds: float, root: str) -> list[dict[str, Any]]:
@@ -784,21 +864,20 @@ def prove(folder: str, tools: str, runtime: str) -> dict[str, Any]:
     manifest = read_manifest(folder)
     check_files(folder, manifest)
     run = load_tools(folder, tools)
-    try:
-        model, loading = load_model(run, folder, runtime, 1)
-        ok, detail = run.verify_outputs(model, float(manifest["golden"]["tolerance"]))
-    except run.Failure as failure:
-        raise Failure(str(failure)) from None
+    model, loading = load_model(run, folder, runtime, 1)
+    ok, detail = run.verify_outputs(model, manifest["golden"])
     if not ok:
         raise Differs(f"the stored outputs are not what this device computes: {detail}")
     return {"detail": detail, "runtime": model.name, "load_ms": loading["load_ms"]}
 
 
 def verify(request: dict[str, Any]) -> dict[str, Any]:
-    """Are these the files, and does this device compute the same? In the store, or where they were shipped to."""
-    with work_folder(request) as (bundle, tools):
+    """Are these the files, and does this device compute the same?"""
+    with work_folder(request) as (bundles, tools):
+        (bundle,) = bundles.values()
         runtime = request["runtime"] or read_manifest(bundle)["runtime"]
         if runtime == "tensorrt":
+            progress("building the engine")
             build_engine(bundle, tools, os.path.join(request["folder"], "timing"), 1, request["engine_options"])
         return prove(bundle, tools, runtime)
 
@@ -810,7 +889,8 @@ def ship(request: dict[str, Any]) -> dict[str, Any]:
     if os.path.lexists(to) and current_version(to) is None:
         raise Failure(f"{to} exists and was not shipped by edgekd; give another place or remove it")
     os.makedirs(versions, exist_ok=True)
-    with locked(os.path.join(versions, "lock"), "shipping"), work_folder(request) as (bundle, tools):
+    with locked(os.path.join(versions, "lock"), "shipping"), work_folder(request) as (bundles, tools):
+        (bundle,) = bundles.values()
         runtime = request["runtime"] or read_manifest(bundle)["runtime"]
         # an engine is of one TensorRT: after an update there the same bundle is another version
         built_by = "tensorrt {}".format(version_of("tensorrt")) if runtime == "tensorrt" else runtime
@@ -844,6 +924,7 @@ def settle(bundle: str, tools: str, versions: str, version: str, runtime: str, r
         for name in os.listdir(bundle):
             shutil.copyfile(os.path.join(bundle, name), os.path.join(draft, name))
         if runtime == "tensorrt":
+            progress("building the engine")
             build_engine(draft, tools, os.path.join(request["folder"], "timing"), 1, request["engine_options"])
         prove(draft, tools, runtime)
         sync_files(draft)
@@ -914,12 +995,8 @@ def answer(request: dict[str, Any]) -> int:
     own = own_s()
     try:
         reply: dict[str, Any] = {"value": VERBS[request["verb"]](dict({"own_s": own, "root": "/"}, **request))}
-    except Failure as failure:
-        reply = {"failure": str(failure), "differs": isinstance(failure, Differs)}
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        remedy = "; free some space there" if error.errno == errno.ENOSPC else ""
-        reply = {"failure": f"{where}{error.strerror or error}{remedy}"}
+    except (Failure, OSError) as failure:
+        reply = told(failure)
     print("\n" + request["mark"] + json.dumps(reply), flush=True)
     return 0
 
@@ -975,7 +1052,9 @@ def main(words: list[str]) -> int:
     bundle = os.path.abspath(given.bundle or os.path.dirname(os.path.abspath(__file__)))
     try:
         check_files(bundle, read_manifest(bundle))
-        result = measure_bundle(bundle, bundle, bundle, vars(given))
+        (result,) = measure_bundles({"": bundle}, bundle, bundle, vars(given)).values()
+        if "failure" in result:
+            raise Failure(result["failure"])
         result["model_sha256"] = sha256(os.path.join(bundle, "model.onnx"))
         with open(given.output, "w", encoding="utf-8") as file:
             json.dump(result, file)

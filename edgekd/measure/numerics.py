@@ -62,7 +62,7 @@ class Numerics:
 
     tapped_alike: with its intermediate tensors as outputs the graph still computes what it does without (within `bound`), on
     both machines; where it does not, onnxruntime fuses less there, and the nodes' differences are of that other arithmetic.
-    found, expected: the outputs `[n, classes]` there and here.
+    found, expected: the outputs `[n, classes]` there and here; further: those of further outputs there, by their names.
     """
 
     device: str
@@ -80,6 +80,7 @@ class Numerics:
     tapped_alike: bool
     found: Array
     expected: Array
+    further: Mapping[str, Array]
 
 
 def compare(device: Device, model: Path, inputs: Array, *, bound: float | None = None, nodes: bool = True) -> Numerics:
@@ -118,6 +119,7 @@ def compare(device: Device, model: Path, inputs: Array, *, bound: float | None =
         same_top1=float((expected.argmax(-1) == found.argmax(-1)).mean()), bound=bound,
         nodes=tuple(item for item in differences if item.share > bound), nodes_compared=len(differences),
         tapped_alike=all(item.share <= bound for item in tapping), found=found, expected=expected,
+        further={further: there[model][further] for further in runner.outputs[1:]},
     )  # fmt: skip
 
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from edgekd.bundle import FORMAT
+from edgekd.bundle import FORMAT, GOLDEN
 from edgekd.errors import DeviceError
 from edgekd.export.bundle import describe_input
+from edgekd.export.golden import Golden
 from edgekd.measure.devices.named import open_device
 from edgekd.measure.fitness import check_fit, is_target
-from edgekd.measure.on_device import GOLDEN, Options, Trial, measure_on
+from edgekd.measure.on_device import Options, Trial, measure_in_turns
 from edgekd.measure.remote import probe
 from edgekd.report.model import OnDevice
 from edgekd.target import Target
@@ -36,28 +33,26 @@ def check_device(name: str, target: Target) -> None:
 
 
 def measure_candidates(
-    name: str, target: Target, candidates: Mapping[str, tuple[Path, Mapping[str, NDArray[Any]]]]
+    name: str, target: Target, candidates: Mapping[str, tuple[Path, Golden]]
 ) -> dict[str, OnDevice | DeviceError]:
-    """Candidate -> what the device says of it, or why it failed there.
+    """Candidate -> what the device says of it, or why it failed there; they are timed in turns.
 
-    candidates: precision -> (model, golden `inputs`, `outputs` and `tolerance`). Raises DeviceError where all fail.
+    candidates: precision -> (model, its golden outputs). Raises DeviceError where all fail.
     """
-    found: dict[str, OnDevice | DeviceError] = {}
     with open_device(name) as device, TemporaryDirectory(prefix="edgekd-") as folder:
+        trials = {}
         for precision, (model, golden) in candidates.items():
             file = Path(folder) / f"{precision}.{GOLDEN}"
-            np.savez(file, inputs=golden["inputs"], outputs=golden["outputs"])
+            golden.write(file)
             manifest = {
                 "format": FORMAT,
                 "runtime": target.runtime.name,
                 "precision": precision,
                 "input": describe_input(model),
-                "golden": {"n": len(golden["inputs"]), "tolerance": float(golden["tolerance"])},
+                "golden": golden.about,
             }
-            try:
-                found[precision] = measure_on(device, Trial(model, file, target, manifest), Options())
-            except DeviceError as error:
-                found[precision] = error
+            trials[precision] = Trial(model, file, target, manifest)
+        found = measure_in_turns(device, trials, Options())
     failures = [failure for failure in found.values() if isinstance(failure, DeviceError)]
     if len(failures) == len(found):
         raise failures[0]

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from edgekd.accuracy import top1_of
-from edgekd.bundle import MANIFEST, SHIPPED, read_manifest, sha256, write_json
+from edgekd.bundle import GOLDEN, MANIFEST, SHIPPED, read_manifest, sha256, write_json
 from edgekd.errors import BundleError, DeviceError
 from edgekd.measure.answer import Answer, Facts, Proof, Shipped, Timed, understand
 from edgekd.measure.devices import Device, Told
 from edgekd.measure.fitness import check_fit, is_target
 from edgekd.measure.protocol import Series
-from edgekd.measure.remote import Parcel, ask, clean, parcel_of, probe, sent, tools_alone
+from edgekd.measure.remote import ALONE, Parcel, answered, ask, clean, parcel_of, probe, sent, tools_alone
 from edgekd.measure.verdict import refusals
 from edgekd.report.model import Accuracy, Latency, OnDevice, Origin
 from edgekd.say import say
@@ -27,7 +27,6 @@ from edgekd.target import Target
 
 ENGINE_S = 3600  # the longest that building an engine is waited for
 ANSWER_S = 600
-GOLDEN = "golden.npz"
 SAMPLES = "samples.npy"
 
 
@@ -92,31 +91,56 @@ def measure_on(device: Device, trial: Trial, options: Options, samples: Samples 
 
     Raises DeviceError for what the device lacks or fails at.
     """
-    runtime = options.runtime or trial.target.runtime.name
+    found = measure_in_turns(device, {ALONE: trial}, options, samples)[ALONE]
+    if isinstance(found, DeviceError):
+        raise found
+    return found
+
+
+def measure_in_turns(
+    device: Device, trials: Mapping[str, Trial], options: Options, samples: Samples | None = None
+) -> dict[str, OnDevice | DeviceError]:
+    """Label -> what was measured of that trial, or why it failed there; several are timed in turns, block by block.
+
+    The trials are of one target. Raises DeviceError for what the device lacks for all of them.
+    """
+    target = next(iter(trials.values())).target
+    runtime = options.runtime or target.runtime.name
     timed = device.origin != "emulated"  # an emulator's milliseconds are nobody's
     request = {**options.request(), "runtime": runtime, "time": timed}
     with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
-        parcel = _parcel(trial, Path(folder))
+        parcel = _parcel(trials, Path(folder))
         if samples is not None:
             parcel.add_tool(SAMPLES, samples.file)
             request["samples"] = SAMPLES
-        facts = _fit(device, parcel, trial.target, runtime, power_mode=options.power_mode)
+        facts = _fit(device, parcel, target, runtime, power_mode=options.power_mode)
         with sent(device, parcel, facts.missing) as files:
-            wait_s = ANSWER_S + (ENGINE_S if runtime == "tensorrt" else 0) + 3 * options.about_s
+            wait_s = ANSWER_S + len(trials) * ((ENGINE_S if runtime == "tensorrt" else 0) + 3 * options.about_s)
             said = ask(device, "measure", {**files, **request}, timeout_s=wait_s, told=teller(device))
-    return judged(understand(Answer, said, device.name), device.name, device.origin, trial, runtime, samples)
+    if not isinstance(said, dict) or set(said) != set(trials):
+        raise DeviceError(f"{device.name}: its answer makes no sense: it is not about {', '.join(trials)}")
+    found: dict[str, OnDevice | DeviceError] = {}
+    for label, trial in trials.items():
+        try:
+            answer = understand(Answer, answered(said[label], device.name), device.name)
+            found[label] = judged(answer, device.name, device.origin, trial, runtime, samples)
+        except DeviceError as error:
+            found[label] = error
+    return found
 
 
-def _parcel(trial: Trial, folder: Path) -> Parcel:
+def _parcel(trials: Mapping[str, Trial], folder: Path) -> Parcel:
     parcel = tools_alone()
-    parcel.add(SHIPPED, trial.model)
-    weights = trial.model.with_name(f"{SHIPPED}.data")
-    if weights.is_file():  # beside a model above 2 GB
-        parcel.add(weights.name, weights)
-    parcel.add(GOLDEN, trial.golden)
-    kept = {key: trial.manifest[key] for key in ("format", "runtime", "precision", "input", "golden")}
-    write_json(folder / MANIFEST, {**kept, "files": dict(parcel.files)})
-    parcel.add(MANIFEST, folder / MANIFEST)
+    for label, trial in trials.items():
+        parcel.add(label, SHIPPED, trial.model)
+        weights = trial.model.with_name(f"{SHIPPED}.data")
+        if weights.is_file():  # beside a model above 2 GB
+            parcel.add(label, weights.name, weights)
+        parcel.add(label, GOLDEN, trial.golden)
+        kept = {key: trial.manifest[key] for key in ("format", "runtime", "precision", "input", "golden")}
+        manifest = folder / f"{label}.{MANIFEST}"
+        write_json(manifest, {**kept, "files": dict(parcel.bundles[label])})
+        parcel.add(label, MANIFEST, manifest)
     return parcel
 
 

@@ -16,6 +16,7 @@ from edgekd.measure.answer import Facts, understand
 from edgekd.measure.devices import Device, Told
 from edgekd.measure.devices.ssh import last_line
 
+ALONE = "bundle"  # the label of one that is sent by itself
 TOO_OLD = 86
 NOT_FOUND = 127
 # The runner comes through standard input, so nothing is copied before the device has been looked at. The folder that it
@@ -28,16 +29,17 @@ BOOT = (
 
 @dataclass(frozen=True)
 class Parcel:
-    """What a device needs for a bundle: `files` and `tools` are name there -> SHA-256, `paths` SHA-256 -> file here."""
+    """What a device needs: of each bundle by its label, and of `tools`, name there -> SHA-256; `paths` is SHA-256 -> file here."""
 
-    files: dict[str, str] = field(default_factory=dict)
+    bundles: dict[str, dict[str, str]] = field(default_factory=dict)
     tools: dict[str, str] = field(default_factory=dict)
     paths: dict[str, Path] = field(default_factory=dict)
 
-    def add(self, name: str, path: Path) -> None:
-        """A file of the bundle."""
-        self.files[name] = sha256(path)
-        self.paths[self.files[name]] = path
+    def add(self, label: str, name: str, path: Path) -> None:
+        """A file of a bundle."""
+        key = sha256(path)
+        self.bundles.setdefault(label, {})[name] = key
+        self.paths[key] = path
 
     def add_tool(self, name: str, path: Path) -> None:
         """A file that lies beside the bundle there, as no part of it."""
@@ -66,7 +68,7 @@ def parcel_of(bundle: Path) -> Parcel:
         raise BundleError(f"{bundle} is not as it was written: {'; '.join(wrong)}. Build it again")
     parcel = tools_alone()
     manifest = sha256(bundle / MANIFEST)
-    parcel.files.update(listed | {MANIFEST: manifest})
+    parcel.bundles[ALONE] = listed | {MANIFEST: manifest}
     parcel.paths.update({key: bundle / name for name, key in listed.items()} | {manifest: bundle / MANIFEST})
     return parcel
 
@@ -98,10 +100,17 @@ def ask(
     except ValueError:
         raise DeviceError(f"{device.name}: its answer is cut off; run the command again") from None
     if not isinstance(reply, dict) or "value" not in reply:
-        said = reply if isinstance(reply, dict) else {}
-        kind = DiffersError if said.get("differs") is True else DeviceError
-        raise kind(f"{device.name}: {clean(str(said.get('failure', 'its answer makes no sense')))}")
+        answered(reply, device.name)
+        raise DeviceError(f"{device.name}: its answer makes no sense")
     return reply["value"]
+
+
+def answered(said: Any, device: str) -> Any:
+    """What a device said, unless it is a failure: that is raised as DeviceError, or DiffersError where the bundle is not right."""
+    if isinstance(said, dict) and "failure" in said:
+        kind = DiffersError if said.get("differs") is True else DeviceError
+        raise kind(f"{device}: {clean(str(said['failure']))}")
+    return said
 
 
 def clean(text: str) -> str:
@@ -127,7 +136,7 @@ def probe(device: Device, parcel: Parcel | None = None, *, to: str | None = None
 def sent(device: Device, parcel: Parcel, missing: Iterable[str]) -> Iterator[dict[str, Any]]:
     """Copy what is missing; gives the part of a request that names the files. An upload that fails is removed."""
     number = secrets.token_hex(8)
-    request = {"folder": device.folder, "id": number, "files": parcel.files, "tools": parcel.tools}
+    request = {"folder": device.folder, "id": number, "bundles": parcel.bundles, "tools": parcel.tools}
     lacking = sorted(set(missing) & set(parcel.paths))  # a device asks for nothing that is not offered
     try:
         if lacking:

@@ -13,8 +13,12 @@ import numpy as np
 import onnx
 import pytest
 
-from edgekd.errors import BundleError
+from edgekd.bundle import sha256
+from edgekd.errors import BundleError, DeviceError
 from edgekd.export.bundle import FILES, describe_input, figures, trtexec_lines, verify_bundle, write_bundle
+from edgekd.export.golden import Golden
+from edgekd.measure.devices.local import Local
+from edgekd.measure.on_device import Options, measure_on, trial_of, verify_on
 from edgekd.report.model import Accuracy, Candidate, Latency, Report
 from edgekd.target import Hardware, Runtime, Target
 
@@ -91,7 +95,7 @@ def write(folder: Path, text: str = UINT8, **changes: Any) -> Path:
     model = folder / "made.onnx"
     onnx.save(onnx.parser.parse_model(text), model)
     rng = np.random.default_rng(0)
-    if text == UINT8:
+    if text in (UINT8, TWO_HEADS):
         inputs = rng.integers(0, 256, (16, 4, 4, 3), dtype=np.uint8)
         outputs = (inputs / 255).mean((1, 2)).astype(np.float32)
     else:
@@ -101,7 +105,7 @@ def write(folder: Path, text: str = UINT8, **changes: Any) -> Path:
         "report": report(),
         "models": {"model.onnx": model, "model.fp32.onnx": model},
         "labels": LABELS,
-        "golden": {"inputs": inputs, "outputs": outputs, "tolerance": np.float32(1e-5)},
+        "golden": Golden(inputs, {"": outputs}, {"": 1e-5}),
         "manifest": {"recipe": {"name": "tiny"}, "preprocess": {"mean": [0.5] * 3, "std": [0.5] * 3}},
         "target": target(),
     }
@@ -208,11 +212,7 @@ def test_a_folder_of_other_files_is_not_replaced(tmp_path: Path) -> None:
 
 
 def test_golden_outputs_that_the_model_does_not_give_are_refused(tmp_path: Path) -> None:
-    golden = {
-        "inputs": np.zeros((1, 4, 4, 3), np.uint8),
-        "outputs": np.ones((1, 3), np.float32),
-        "tolerance": np.float32(0.5),
-    }
+    golden = Golden(np.zeros((1, 4, 4, 3), np.uint8), {"": np.ones((1, 3), np.float32)}, {"": 0.5})
 
     with pytest.raises(BundleError, match="does not give the golden outputs"):
         write(tmp_path, golden=golden)
@@ -224,7 +224,6 @@ def test_golden_outputs_that_the_model_does_not_give_are_refused(tmp_path: Path)
         ({"models": {}}, "no model.onnx"),
         ({"labels": ("a\nb", "c", "d")}, "line break"),
         ({"labels": ("a", "b")}, "2 labels"),
-        ({"golden": {"inputs": np.zeros(1)}}, r"lack \['outputs', 'tolerance'\]"),
         ({"manifest": {"files": {}}}, r"\['files'\] are filled in here"),
         ({"manifest": {"output": "odds"}}, "possible: logits, probabilities"),
     ],
@@ -273,6 +272,58 @@ def test_an_engine_that_was_built_there_is_no_foreign_file(tmp_path: Path) -> No
     (bundle / "model.plan").write_bytes(b"built on the device")
 
     assert not failures(bundle)
+
+
+TWO_HEADS = """
+<ir_version: 9, opset_import: ["" : 18]>
+means (uint8[N, 4, 4, 3] image) => (float[N, 3] logits, float[N, 2] bright)
+<int64[2] axes = {1, 2}, int64[3] all = {1, 2, 3}, float scale = {255.0}, float[2] sides = {1.0, -1.0}>
+{
+  pixels = Cast <to = 1> (image)
+  scaled = Div (pixels, scale)
+  logits = ReduceMean <keepdims = 0> (scaled, axes)
+  mean = ReduceMean <keepdims = 0> (scaled, all)
+  column = Unsqueeze (mean, one)
+  bright = Mul (column, sides)
+}
+""".replace("float scale", "int64[1] one = {1}, float scale")
+
+
+def two_heads(folder: Path, *, off: float = 0.0) -> Path:
+    """A bundle whose model also tells how bright an image is; the stored second output is `off` in the last sample."""
+    images = np.random.default_rng(0).integers(0, 256, (4, 4, 4, 3), dtype=np.uint8)
+    logits = (images / 255).mean((1, 2)).astype(np.float32)
+    bright = ((images / 255).mean((1, 2, 3))[:, None] * [1, -1]).astype(np.float32)
+    bundle = write(
+        folder, TWO_HEADS, golden=Golden(images, {"": logits, "bright": bright}, {"": 1e-5, "bright": 1e-4}),
+        manifest={"tasks": {"bright": ["day", "night"]}},
+    )  # fmt: skip
+    bright[-1, 1] += off
+    np.savez(bundle / "golden.npz", **{"inputs": images, "outputs": logits, "outputs.bright": bright})
+    manifest = listed(bundle)
+    manifest["files"]["golden.npz"] = sha256(bundle / "golden.npz")
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    return bundle
+
+
+def test_every_output_of_several_is_stored_and_compared(tmp_path: Path) -> None:
+    bundle = two_heads(tmp_path)
+    assert listed(bundle)["golden"]["further"] == {"bright": 1e-4}
+    assert "bright: max difference" in run(bundle, "--verify")
+    np.save(tmp_path / "image.npy", np.full((4, 4, 3), 255, np.uint8))
+    assert run(bundle, str(tmp_path / "image.npy")).splitlines()[3:5] == ["bright:", " 88.08 %  day"]
+
+
+def test_a_further_output_that_differs_is_told_wherever_outputs_are_proved(tmp_path: Path) -> None:
+    """The first output is right; 0.01 beside a tolerance of 0.0001 in one value of the second decides."""
+    bundle = two_heads(tmp_path, off=0.01)
+
+    assert "bright: max difference 0.01 (tolerance 0.0001)" in failures(bundle)["stored outputs"]
+    assert "FAILED  stored outputs" in run(bundle, "--verify", code=3)
+    device = Local("here", str(tmp_path / "work"))
+    with pytest.raises(DeviceError, match=r"not what this device computes: .*bright: max difference 0\.01"):
+        verify_on(device, bundle)
+    assert measure_on(device, trial_of(bundle), Options()).golden_ok is False
 
 
 def test_a_link_is_refused_even_to_equal_content(tmp_path: Path) -> None:

@@ -284,6 +284,60 @@ def test_sustained_windows_last_as_long_as_asked(tmp_path: Path) -> None:
     assert len(windows) == 1 and windows[0].at_s == pytest.approx(0.3, abs=0.2)
 
 
+class FakeCandidate:
+    """Stands for a model that is loaded: the log says in which order calls are timed, and for how long."""
+
+    title, right = "", True
+
+    def __init__(self, name: str, log: list[tuple[str, float]]) -> None:
+        self.found: dict[str, Any] = {"series": []}
+        self.calls = {"none": lambda: None}
+        self.run, self.name, self.log = self, name, log
+
+    def time_calls(self, call: Any, seconds: float, n: int) -> Any:
+        import numpy as np
+
+        self.log.append((self.name, seconds))
+        return np.full(n, 1.0)
+
+
+def timed(*names: str, blocks: int = 3) -> tuple[list[tuple[str, float]], list[FakeCandidate]]:
+    log: list[tuple[str, float]] = []
+    candidates = [FakeCandidate(name, log) for name in names]
+    options = {"root": "/nowhere", "warmup_s": 1.0, "block_s": 2.0, "blocks": blocks, "min_n": 60}
+    runner.time_in_turns(candidates, 1, 1, options)  # type: ignore[arg-type]
+    return log, candidates
+
+
+def test_several_are_timed_in_turns_and_change_places() -> None:
+    log, candidates = timed("a", "b")
+
+    assert log[:2] == [("a", 1.0), ("b", 1.0)]  # warm-ups
+    order = [name for name, seconds in log if seconds == 2.0]
+    assert order == ["a", "b", "b", "a", "a", "b"]
+    assert log[2:4] == [("a", 0.1), ("a", 2.0)]  # a tenth of the warm-up before each block: another ran in between
+    for candidate in candidates:
+        (series,) = candidate.found["series"]
+        assert [len(block) for block in series["blocks_ms"]] == [20] * 3 and len(series["states"]) == 4
+
+
+def test_one_alone_is_timed_block_after_block() -> None:
+    assert timed("a")[0] == [("a", 1.0), ("a", 2.0), ("a", 2.0), ("a", 2.0)]
+
+
+def test_of_several_bundles_one_that_fails_stops_no_other(tmp_path: Path) -> None:
+    for name in ("good", "bad"):
+        (tmp_path / name).mkdir()
+    good, bad = write(tmp_path / "good"), write(tmp_path / "bad")
+    (bad / "labels.txt").write_text("x\ny\nz\n")
+    options = {**vars(runner.parse([])), "warmup_s": 0.02, "block_s": 0.02}
+
+    found = runner.measure_bundles({"good": str(good), "bad": str(bad)}, str(good), str(tmp_path), options)
+
+    assert found["bad"] == {"failure": "the bundle is not as it was written: labels.txt was changed", "differs": True}
+    assert found["good"]["golden"]["ok"] and len(found["good"]["series"][0]["blocks_ms"]) == 3
+
+
 def test_undoing_a_switch_puts_both_links_back(tmp_path: Path) -> None:
     """What `ship` does where the outputs are others in the new place than they were beside it."""
     a, b, c = "a" * 16, "b" * 16, "c" * 16

@@ -14,6 +14,7 @@ from edgekd.api import build
 from edgekd.choose import Contender, choose
 from edgekd.errors import DeviceError
 from edgekd.evaluate import as_measured, with_earlier_devices
+from edgekd.export.golden import Golden
 from edgekd.measure.on_candidates import check_device, measure_candidates
 from edgekd.measure.on_device import Options
 from edgekd.measure.protocol import Series
@@ -87,8 +88,7 @@ def test_candidates_are_measured_and_one_that_fails_stops_no_other(tmp_path: Pat
         onnx.save(onnx.parser.parse_model(UINT8), file)
     inputs = np.random.default_rng(0).integers(0, 256, (4, 4, 4, 3), dtype=np.uint8)
     outputs = (inputs / 255).mean((1, 2)).astype(np.float32)
-    golden = {"inputs": inputs, "outputs": outputs, "tolerance": np.float32(1e-5)}
-    wrong = {**golden, "outputs": outputs + 1}
+    golden, wrong = Golden(inputs, {"": outputs}, {"": 1e-5}), Golden(inputs, {"": outputs + 1}, {"": 1e-5})
 
     found = measure_candidates("local", load_target(HERE), {"fp32": (good, golden), "int8": (bad, wrong)})
 

@@ -292,7 +292,7 @@ def test_a_connection_cut_in_the_middle_leaves_nothing_running_and_can_be_repeat
         thread = threading.Thread(target=run)
         thread.start()
         work = tmp_path / "there/work"
-        _until(lambda: work.is_dir() and any(work.glob("*/bundle/model.onnx")))
+        _until(lambda: work.is_dir() and any(work.glob("*/bundle-bundle/model.onnx")))
         time.sleep(0.5)
         board.cut()
         thread.join(30)
@@ -338,7 +338,7 @@ def test_a_path_that_leaves_the_bundle_is_refused_there_too(device: Device, bund
     for name in ("../evil", "/etc/evil", "a/b", "..", "a\\b"):
         parcel = parcel_of(bundle)
         facts = probe(device, parcel)
-        parcel.files[name] = parcel.files["labels.txt"]
+        parcel.bundles["bundle"][name] = parcel.bundles["bundle"]["labels.txt"]
         with pytest.raises(DeviceError, match="leaves the bundle"), sent(device, parcel, facts.missing) as files:
             ask(device, "verify", {**files, "runtime": "onnxruntime", "engine_options": ()})
     assert not list(tmp_path.rglob("evil")) and not Path("/etc/evil").exists()

@@ -94,10 +94,11 @@ class OnnxModel:
             )
             raise Failure(f"onnxruntime cannot load {path}{hint}: {str(error).splitlines()[0]}") from None
         self.input = self.session.get_inputs()[0].name
-        self.output = self.session.get_outputs()[0].name
+        self.outputs = [output.name for output in self.session.get_outputs()]
 
-    def __call__(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return np.asarray(self.session.run([self.output], {self.input: batch})[0])
+    def __call__(self, batch: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+        """Every output, in the graph's order."""
+        return [np.asarray(output) for output in self.session.run(None, {self.input: batch})]
 
 
 def x86_without_vnni() -> bool:
@@ -134,19 +135,20 @@ class EngineModel:
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         self.input = next(n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT)
         self.outputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.OUTPUT]
-        self.output = self.outputs[0]
         self.buffers: dict[str, tuple[int, int]] = {}
         self.stream = self.cuda.stream()
 
-    def __call__(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        result = self.place(batch)
+    def __call__(self, batch: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+        """Every output, in the engine's order."""
+        results = self.place(batch)
         self.execute()
-        self.cuda.to_host(result, self.buffers[self.output][0], self.stream)
+        for name, result in zip(self.outputs, results):  # noqa: B905 (Python 3.8)
+            self.cuda.to_host(result, self.buffers[name][0], self.stream)
         self.cuda.synchronize(self.stream)
-        return result
+        return results
 
-    def place(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Copy a batch to the GPU; returns the array that its first output fits in."""
+    def place(self, batch: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+        """Copy a batch to the GPU; returns the arrays that its outputs fit in."""
         context = self.context
         self.placed = batch = np.ascontiguousarray(batch)  # kept: the copy may still be reading it
         if not context.set_input_shape(self.input, tuple(batch.shape)):
@@ -158,7 +160,7 @@ class EngineModel:
             results.append(np.empty(tuple(context.get_tensor_shape(name)), dtype))
             context.set_tensor_address(name, self.buffer(name, results[-1].nbytes))
         self.cuda.to_device(self.buffers[self.input][0], batch, self.stream)
-        return results[0]
+        return results
 
     def execute(self) -> None:
         if not self.context.execute_async_v3(self.stream):
@@ -308,14 +310,18 @@ def preprocess(image: np.ndarray[Any, Any], graph: dict[str, Any], manifest: dic
 
 
 def predict(model: Callable[..., Any], path: str, manifest: dict[str, Any]) -> None:
-    scores = model(load_input(path, manifest))[0].astype(np.float64).reshape(-1)
-    if manifest["output"] == "logits":
-        scores = np.exp(scores - scores.max())
-        scores /= scores.sum()
-    labels = read_labels()
-    for index in np.argsort(-scores, kind="stable")[:5]:
-        label = labels[index] if index < len(labels) else f"class {index}"
-        print(f"{100 * scores[index]:6.2f} %  {label}")
+    """The five likeliest classes of the first output, and of each further one (a task), by its name."""
+    tasks = [("", read_labels()), *manifest.get("tasks", {}).items()]
+    for (task, labels), output in zip(tasks, model(load_input(path, manifest))):  # noqa: B905 (Python 3.8)
+        scores = output.astype(np.float64).reshape(-1)
+        if manifest["output"] == "logits":
+            scores = np.exp(scores - scores.max())
+            scores /= scores.sum()
+        if task:
+            print(f"{task}:")
+        for index in np.argsort(-scores, kind="stable")[:5]:
+            label = labels[index] if index < len(labels) else f"class {index}"
+            print(f"{100 * scores[index]:6.2f} %  {label}")
 
 
 def verify(manifest: dict[str, Any], start: Callable[[], Any]) -> bool:
@@ -328,28 +334,43 @@ def verify(manifest: dict[str, Any], start: Callable[[], Any]) -> bool:
     if not ok:
         print("FAILED  stored outputs: not run, files differ")
         return False
-    ok, detail = verify_outputs(start(), float(manifest["golden"]["tolerance"]))
+    ok, detail = verify_outputs(start(), manifest["golden"])
     print("{}  stored outputs: {}".format("ok    " if ok else "FAILED", detail))
     return ok
 
 
-def golden() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """The stored inputs, as the graph takes them, and the outputs that were computed from them."""
+def golden() -> tuple[np.ndarray[Any, Any], dict[str, np.ndarray[Any, Any]]]:
+    """The stored inputs, as the graph takes them, and the outputs that were computed from them: the first as "", others by name."""
     with np.load(os.path.join(HERE, "golden.npz"), allow_pickle=False) as stored:
-        return stored["inputs"], stored["outputs"]
+        return stored["inputs"], {key[len("outputs.") :]: stored[key] for key in stored.files if key != "inputs"}
 
 
-def verify_outputs(model: Callable[..., Any], tolerance: float) -> tuple[bool, str]:
-    """Whether the model gives the stored outputs, and how near it came."""
+def verify_outputs(model: Any, stored: dict[str, Any]) -> tuple[bool, str]:
+    """Whether the model gives the stored outputs, and how near it came; `stored` is the manifest's `golden`."""
     inputs, expected = golden()
+    tolerances = {"": stored["tolerance"], **stored.get("further", {})}
     # one at a time: a graph or an engine may be fixed to batch 1
-    found = np.concatenate([model(inputs[i : i + 1]) for i in range(len(inputs))])
+    runs = [model(inputs[i : i + 1]) for i in range(len(inputs))]
+    names = ["", *model.outputs[1:]]
+    found = {name: np.concatenate([run[at] for run in runs]) for at, name in enumerate(names)}
+    missing = sorted(set(expected) - set(found))
+    if missing:
+        return False, "the model has no output {}".format(", ".join(missing))
+    rows = [compare_output(name, found[name], expected[name], float(tolerances[name])) for name in sorted(expected)]
+    return all(ok for ok, _ in rows), "; ".join(detail for _, detail in rows)
+
+
+def compare_output(
+    name: str, found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any], tolerance: float
+) -> tuple[bool, str]:
+    """One output beside the stored one: is it within the tolerance, and the figures in words."""
+    title = f"{name}: " if name else ""
     if found.shape != expected.shape:
-        return False, f"shape {found.shape}, expected {expected.shape}"
+        return False, f"{title}shape {found.shape}, expected {expected.shape}"
     difference = float(np.max(np.abs(found.astype(np.float64) - expected.astype(np.float64))))
     agree = int(np.sum(found.argmax(-1) == expected.argmax(-1)))
-    detail = f"max difference {difference:.3g} (tolerance {tolerance:.3g}), top-1 agrees on {agree} of {len(expected)}"
-    return difference <= tolerance, detail
+    figures = f"max difference {difference:.3g} (tolerance {tolerance:.3g}), top-1 agrees on {agree} of {len(expected)}"
+    return difference <= tolerance, title + figures
 
 
 def file_problem(name: str, expected: str) -> str:
