@@ -75,8 +75,8 @@ def parcel_of(bundle: Path) -> Parcel:
 
 def tools_alone() -> Parcel:
     parcel = Parcel()
-    for name in ("run.py", "build_engine.py"):
-        parcel.add_tool(name, FILES / name)
+    for path in (FILES / "run.py", FILES / "build_engine.py", RUNNER):
+        parcel.add_tool(path.name, path)
     return parcel
 
 

@@ -234,7 +234,7 @@ def test_a_repeated_measurement_copies_nothing(board: Board, bundle: Path, tmp_p
         first, device.copied = len(device.copied), []
         measure_on(device, trial_of(bundle), SHORT)
 
-        assert first == 5  # model, stored outputs, their manifest, two scripts
+        assert first == 6  # model, stored outputs, their manifest, three scripts
         assert device.copied == []
 
 
