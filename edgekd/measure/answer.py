@@ -80,8 +80,8 @@ class Golden(Data):
 
 
 class Loading(Data):
-    load_ms: float
-    first_ms: float
+    load_ms: float | None
+    first_ms: float | None
     peak_memory_mb: float | None = None
 
 
@@ -105,7 +105,7 @@ class Answer(Data):
     facts: Facts
     runtime: Said
     golden: Golden
-    loading: Loading
+    loading: Loading | None = Field(default=None, description="where it is timed")
     before: DeviceState
     after: DeviceState
     engine: Engine | None = None

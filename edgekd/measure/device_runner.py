@@ -592,10 +592,10 @@ def loading(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def apart(tools: str, verb: str, request: dict[str, Any]) -> dict[str, Any]:
+def apart(tools: str, python: str, verb: str, request: dict[str, Any]) -> dict[str, Any]:
     """A verb's answer from a process of its own: this file once more, out of the tools."""
     asked = json.dumps({**request, "verb": verb, "tools": tools, "mark": "answer:"})
-    code, text = child([sys.executable, os.path.join(tools, "device_runner.py"), "--request", asked])
+    code, text = child([python, os.path.join(tools, "device_runner.py"), "--request", asked])
     reply = text.rpartition("answer:")[2]
     if not reply.startswith("{"):
         raise Failure(
@@ -711,9 +711,9 @@ class Candidate:
     def load(self, threads: int) -> None:
         """The model for so many threads; the first time its cost, its stored outputs and the samples are looked at."""
         progress(f"{self.title}loading and checking the stored outputs, {threads} thread(s)")
-        if "loading" not in self.found:
+        if self.options["time"] and "loading" not in self.found:
             asked = {"bundle": self.bundle, "runtime": self.runtime, "threads": threads}
-            self.found["loading"] = apart(self.tools, "loading", asked)
+            self.found["loading"] = apart(self.tools, self.options["python"], "loading", asked)
         self.model = load_model(self.run, self.bundle, self.runtime, threads)
         if "golden" in self.found:
             return
@@ -1022,7 +1022,9 @@ def answer(request: dict[str, Any]) -> int:
     """One JSON after the mark that the host chose: what a login shell prints cannot be taken for it."""
     own = own_s()
     try:
-        reply: dict[str, Any] = {"value": VERBS[request["verb"]](dict({"own_s": own, "root": "/"}, **request))}
+        reply: dict[str, Any] = {
+            "value": VERBS[request["verb"]](dict({"own_s": own, "root": "/", "python": sys.executable}, **request))
+        }
     except (Failure, OSError) as failure:
         reply = told(failure)
     print("\n" + request["mark"] + json.dumps(reply), flush=True)
@@ -1053,7 +1055,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--energy-s", type=float, default=3.0, help="seconds of the energy's own run, where readable")
     parser.add_argument("--sustained-s", type=float, default=0.0, help="go on without a rest for so long")
     parser.add_argument("--engine-option", dest="engine_options", action="append", default=[], metavar="WORD")
-    parser.set_defaults(time=True, root="/", own_s=own_s())
+    parser.set_defaults(time=True, root="/", own_s=own_s(), python=sys.executable)
     given = parser.parse_args(words)
     if given.blocks < 3 or min([*given.threads, *given.batches, 1]) < 1:
         parser.error("--blocks starts at 3, --threads and --batch at 1")

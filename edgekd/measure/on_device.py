@@ -15,7 +15,7 @@ import numpy as np
 from edgekd.accuracy import top1_of
 from edgekd.bundle import GOLDEN, MANIFEST, SHIPPED, read_manifest, sha256, write_json
 from edgekd.errors import BundleError, DeviceError
-from edgekd.measure.answer import Answer, Facts, Proof, Shipped, Timed, understand
+from edgekd.measure.answer import Answer, Facts, Loading, Proof, Shipped, Timed, understand
 from edgekd.measure.devices import Device, Told
 from edgekd.measure.fitness import check_fit, is_target
 from edgekd.measure.protocol import Series
@@ -162,7 +162,8 @@ def judged(
     """An answer as the report's figures, with the reasons against a verdict."""
     facts = answer.facts
     series = [(title(one), Series.of(*one.blocks_ms)) for one in answer.series]
-    timed = origin != "emulated"  # an emulator's milliseconds are nobody's
+    nothing = Loading(load_ms=None, first_ms=None)
+    cost = answer.loading if answer.loading and origin != "emulated" else nothing  # an emulator's are nobody's
     states = [answer.before, *(state for one in answer.series for state in one.states), answer.after]
     return OnDevice(
         device=device,
@@ -183,9 +184,9 @@ def judged(
         unstable=refusals(series, states, answer.clocks_used, facts.power_modes) if series else (),
         accuracy=_accuracy(answer, samples, origin, device) if samples and answer.golden.ok else None,
         energy=answer.energy,
-        load_ms=answer.loading.load_ms if timed else None,
-        first_ms=answer.loading.first_ms if timed else None,
-        peak_memory_mb=answer.loading.peak_memory_mb,
+        load_ms=cost.load_ms,
+        first_ms=cost.first_ms,
+        peak_memory_mb=cost.peak_memory_mb,
         build_s=answer.engine.seconds if answer.engine else None,
         sustained=answer.sustained,
         cpus=answer.cpus,

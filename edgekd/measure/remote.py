@@ -90,7 +90,7 @@ def ask(
         )
     program, mark = RUNNER.read_bytes(), f"edgekd-{secrets.token_hex(8)}:"
     words = [device.python, "-c", BOOT.format(size=len(program), old=TOO_OLD)]
-    words += ["--request", json.dumps({**request, "verb": verb, "mark": mark})]
+    words += ["--request", json.dumps({**request, "verb": verb, "mark": mark, "python": device.python})]
     result = device.run(words, stdin=program, hold=True, timeout_s=timeout_s, told=told)
     _, marked, text = result.out.decode(errors="replace").rpartition(mark)
     if not marked:
