@@ -9,6 +9,7 @@ import ctypes
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -28,6 +29,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 SHIPPED = "model.onnx"
 GOLDEN = "golden.npz"
+LONGEST_NAME = 255  # bytes; no file system takes more
 FILES = Path(__file__).parent / "export" / "bundle_files"
 RUNNER = Path(__file__).parent / "measure" / "device_runner.py"
 
@@ -39,17 +41,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         known, listed, tolerance = manifest["format"], manifest["files"], manifest["golden"]["tolerance"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{path} cannot be read as a manifest: {error!r}") from error
     if known != FORMAT:
         raise BundleError(f"{path} has format {known!r}; this edgekd reads {FORMAT}")
-    if not isinstance(listed, dict) or not isinstance(tolerance, (int, float)):
+    if not isinstance(listed, dict) or not isinstance(tolerance, (int, float)) or not math.isfinite(tolerance):
         raise BundleError(f"{path} cannot be read as a manifest: `files` or `golden.tolerance` is of another kind")
     required = {SHIPPED, "labels.txt", GOLDEN, "run.py"} - set(listed)
     if required:
         raise BundleError(f"{path} does not list {sorted(required)}, which every bundle has")
     for name in listed:
-        if PurePosixPath(name).name != name or "\\" in name:
+        if PurePosixPath(name).name != name or "\\" in name or len(os.fsencode(name)) > LONGEST_NAME:
             raise BundleError(f"{path} lists {name!r}, which leaves the bundle; it was not written by edgekd")
     return dict(manifest)
 

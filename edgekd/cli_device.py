@@ -216,6 +216,8 @@ def ship(
     stands = "stands already" if done.unchanged else "stands"
     kept = f"; {done.before} is kept (--rollback)" if done.before and not done.unchanged else ""
     typer.echo(f"{to} on {device}: version {done.version} {stands}{kept}")
+    if done.repaired:
+        typer.echo(f"it stood there damaged and was written anew: {done.repaired}")
     typer.echo(f"stored outputs in {done.runtime}: {done.detail}")
 
 

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgekd.errors import DeviceError
-from edgekd.report.model import DeviceState, Energy, Window
+from edgekd.report.model import DeviceState, Energy, Said, Window, printable
 
-LONGEST = 400
-
-
-def _printable(text: str) -> str:
-    """No control characters reach the terminal, and no novel the report."""
-    return "".join(c if c.isprintable() else " " for c in text)[:LONGEST]
-
-
-Said = Annotated[str, AfterValidator(_printable)]
 Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Block = Annotated[tuple[Milliseconds, ...], Field(min_length=1)]
 
@@ -131,6 +122,7 @@ class Shipped(Proof):
     version: Said
     before: Said | None = None
     unchanged: bool = False
+    repaired: Said = Field(default="", description="what was wrong with this version where it stood already")
 
 
 D = TypeVar("D", bound=Data)
@@ -142,5 +134,5 @@ def understand(kind: type[D], said: Any, device: str) -> D:
         return kind.model_validate(said)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(str(step) for step in first["loc"])
+        where = printable(".".join(str(step) for step in first["loc"]))
         raise DeviceError(f"{device}: its answer makes no sense at {where or 'its start'}: {first['msg']}") from None

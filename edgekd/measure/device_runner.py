@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import errno
 import fcntl
 import glob
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MADE_HERE = ("model.plan", "timing.cache", "__pycache__", "figures.json")
+MARK = "made-by-edgekd"  # a file in the store
+PARTS = ("objects", "incoming", "timing", "work")
 STALE_S = 24 * 3600  # an upload that nobody came back for
 
 
@@ -383,10 +386,29 @@ def held(folder: str, key: str) -> bool:
     return False
 
 
+def own(folder: str) -> None:
+    """Make sure that the store is ours before anything is removed in it. Raise Failure for a folder of other files."""
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    held = [
+        name for name in os.listdir(folder) if not re.fullmatch(r"(task-)?[0-9a-f]{16}", name)
+    ]  # those are one task's
+    if os.stat(folder).st_uid != os.geteuid() or (held and MARK not in held):
+        raise Failure(
+            f"{folder} holds other files and was not made by edgekd, which removes what it no longer needs in its folder: "
+            "choose another one (edgekd device add --folder)"
+        )
+    with open(os.path.join(folder, MARK), "a"):
+        pass
+    links = [name for name in (*PARTS, "lock", MARK) if os.path.islink(os.path.join(folder, name))]
+    if links:
+        raise Failure("{} has links: {}; edgekd made none, remove them".format(folder, ", ".join(links)))
+
+
 @contextlib.contextmanager
 def lasting(folder: str) -> Iterator[None]:
     """The store's folders, made where they are absent; what interrupted uploads left a day ago is removed."""
-    for name in ("objects", "incoming", "timing", "work"):
+    own(folder)
+    for name in PARTS:
         os.makedirs(os.path.join(folder, name), mode=0o700, exist_ok=True)
     for left in glob.glob(os.path.join(glob.escape(folder), "incoming", "*")):
         with contextlib.suppress(OSError):
@@ -483,7 +505,7 @@ def on_lost_connection(clean: Callable[[], None]) -> None:
     def end(*_: object) -> None:
         for process in CHILDREN:
             with contextlib.suppress(OSError):
-                os.kill(process.pid, signal.SIGKILL)
+                os.killpg(process.pid, signal.SIGKILL)  # and what it has started
         clean()
         os._exit(1)
 
@@ -607,9 +629,21 @@ def apart(tools: str, python: str, verb: str, request: dict[str, Any]) -> dict[s
     return dict(answered["value"])
 
 
+LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent() -> None:
+    """In a child before it starts: the kernel ends it where this process is killed without a chance to."""
+    os.setsid()
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def child(words: list[str]) -> tuple[int, str]:
     """(exit code, what it printed) of a process that ends where this one does."""
-    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=end_with_parent
+    )
     CHILDREN.append(process)
     text = process.communicate()[0].decode("utf-8", "replace")
     CHILDREN.remove(process)
@@ -816,6 +850,9 @@ def sustain(run: Any, call: Callable[[], object], seconds: float, root: str) -> 
 # --------------------------------------------------------------------------------------------------------------- shipping
 
 
+VERSION = re.compile(r"([0-9a-f]{16})(-[\w.]+)?")  # the start of the manifest's SHA-256, and the TensorRT of its engine
+
+
 def describe_place(to: str) -> dict[str, Any]:
     """What stands where a bundle is to be shipped, and whether there is room and permission."""
     to = place_of(to)
@@ -831,9 +868,14 @@ def describe_place(to: str) -> dict[str, Any]:
 
 
 def place_of(to: str) -> str:
-    to = os.path.abspath(os.path.expanduser(to))
+    to = os.path.expanduser(to)
+    if to.startswith("~"):
+        raise Failure(f"{to}: there is no such user here")
+    to = os.path.abspath(to)
     if os.path.dirname(to) == to:
         raise Failure(f"{to} cannot be a bundle's place; give a folder in it")
+    if re.search(r"/\.[^/]+\.edgekd(/|$)", os.path.realpath(os.path.dirname(to))):
+        raise Failure(f"{to} lies inside of what edgekd shipped; give a place beside it")
     return to
 
 
@@ -842,31 +884,64 @@ def versions_of(to: str) -> str:
     return os.path.join(os.path.dirname(to), "." + os.path.basename(to) + ".edgekd")
 
 
-def version_at(link: str, versions: str) -> str | None:
-    """The version that a link of ours names; None where there is none."""
-    try:
-        target = os.readlink(link)
-    except OSError:
-        return None
-    ours = os.path.basename(os.path.dirname(target)) == os.path.basename(versions) or os.path.dirname(target) == ""
-    name = os.path.basename(target)
-    return (
-        name if ours and re.fullmatch(r"[0-9a-f]{16}", name) and os.path.isdir(os.path.join(versions, name)) else None
-    )
+@contextlib.contextmanager
+def shipping(to: str) -> Iterator[str]:
+    """The folder of a place's versions, for one at a time; what an interrupted shipment left there is removed."""
+    versions = versions_of(to)
+    os.makedirs(versions, exist_ok=True)
+    if os.path.islink(versions) or os.stat(versions).st_uid != os.geteuid():
+        raise Failure(f"{versions} is a link or another user's; ship as that user, or to another place")
+    with locked(os.path.join(versions, "lock"), "shipping"):
+        for left in glob.glob(os.path.join(glob.escape(versions), "draft-*")):
+            remove(left)
+        yield versions
+
+
+def remove(path: str) -> None:
+    """A folder, a file or a link; what is gone already, is."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(path)
 
 
 def current_version(to: str) -> str | None:
-    return version_at(to, versions_of(to))
+    """The version that stands at a place: what a link of ours names; None where there is none."""
+    try:
+        folder, version = os.path.split(os.readlink(to))
+    except OSError:
+        return None
+    return version if folder == os.path.basename(versions_of(to)) and VERSION.fullmatch(version) else None
 
 
-def point(link: str, target: str) -> None:
-    """Make a link, or turn it elsewhere, in one step."""
-    draft = f"{link}.{os.getpid()}.draft"
-    with contextlib.suppress(FileNotFoundError):
-        os.remove(draft)
-    os.symlink(target, draft)
-    os.replace(draft, link)
-    sync_folder(os.path.dirname(link))
+def version_before(versions: str, version: str) -> str | None:
+    """The version that stood there before this one did; None where it is gone.
+
+    It is written down beside each version before the place is turned to it, so one rename switches both.
+    """
+    name = read(versions, version + ".before").strip()
+    return name if VERSION.fullmatch(name) and name != version and os.path.isdir(os.path.join(versions, name)) else None
+
+
+def point(to: str, versions: str, version: str) -> None:
+    """Turn a place to a version in one step, with the one that stands there now noted as the one before."""
+    now = current_version(to)
+    if now not in (None, version):
+        note = os.path.join(versions, "draft-before")
+        with open(note, "w", encoding="utf-8") as file:
+            file.write(str(now))
+        os.replace(note, os.path.join(versions, version + ".before"))
+    turn(to, versions, version)
+
+
+def turn(to: str, versions: str, version: str) -> None:
+    draft = os.path.join(versions, "draft-link")
+    remove(draft)
+    os.symlink(os.path.join(os.path.basename(versions), version), draft)
+    sync_folder(versions)
+    os.replace(draft, to)
+    sync_folder(os.path.dirname(to))
 
 
 def sync_folder(folder: str) -> None:
@@ -888,7 +963,7 @@ def sync_files(folder: str) -> None:
 
 
 def prove(folder: str, tools: str, runtime: str) -> dict[str, Any]:
-    """Hashes and stored outputs of a bundle in the runtime that ships; raises Failure where they differ."""
+    """The stored outputs of a bundle in the runtime that ships; raises Differs where they are others."""
     manifest = read_manifest(folder)
     check_files(folder, manifest)
     run = load_tools(folder, tools)
@@ -913,39 +988,60 @@ def verify(request: dict[str, Any]) -> dict[str, Any]:
 def ship(request: dict[str, Any]) -> dict[str, Any]:
     """Written beside, proved there, switched to by one rename, proved again; the version before is kept."""
     to = place_of(request["to"])
-    versions = versions_of(to)
     if os.path.lexists(to) and current_version(to) is None:
         raise Failure(f"{to} exists and was not shipped by edgekd; give another place or remove it")
-    os.makedirs(versions, exist_ok=True)
-    with locked(os.path.join(versions, "lock"), "shipping"), work_folder(request) as (bundles, tools):
+    with shipping(to) as versions, work_folder(request) as (bundles, tools):
         (bundle,) = bundles.values()
         runtime = request["runtime"] or read_manifest(bundle)["runtime"]
-        # an engine is of one TensorRT: after an update there the same bundle is another version
-        built_by = "tensorrt {}".format(version_of("tensorrt")) if runtime == "tensorrt" else runtime
-        made_of = sha256(os.path.join(bundle, "manifest.json")) + built_by
-        version, before = hashlib.sha256(made_of.encode()).hexdigest()[:16], current_version(to)
-        older = version_at(os.path.join(versions, "previous"), versions)
-        if version != before:
+        version = sha256(os.path.join(bundle, "manifest.json"))[:16]
+        if (
+            runtime == "tensorrt"
+        ):  # an engine is of one release: after an update there the same bundle is another version
+            version += "-{}".format(version_of("tensorrt"))
+        now = current_version(to)
+        final = os.path.join(versions, version)
+        damaged = damage(final, version) if os.path.lexists(final) else ""
+        if damaged or not os.path.lexists(final):
             settle(bundle, tools, versions, version, runtime, request)
-            if before is not None:
-                point(os.path.join(versions, "previous"), before)
-            point(to, os.path.join(os.path.basename(versions), version))
+        point(to, versions, version)
         try:
+            check_version(to, version)
             proof = prove(to, tools, runtime)
-        except (Failure, OSError) as failure:
-            if version == before:
+        except BaseException as failure:
+            if now == version:
                 raise Differs(f"{to}: {failure}; ship another version, or --rollback") from None
-            undo(to, versions, before, older)
-            raise Differs(f"{failure}\n{said(to, before)}") from None
-        prune(to, versions)
-    return {"version": version, "before": before, "unchanged": version == before, **proof}
+            if now is None:
+                os.remove(to)
+            else:
+                turn(to, versions, now)
+            stands = f"version {now} stands again" if now else "nothing stands there, as before"
+            raise Differs(f"{failure or repr(failure)}\n{to}: {stands}") from None
+        prune(versions, version)
+        before = version_before(versions, version)
+    same = now == version and not damaged
+    return {"version": version, "before": before, "unchanged": same, "repaired": damaged, **proof}
+
+
+def damage(folder: str, version: str) -> str:
+    """What is wrong with a version's folder, by its manifest's hash and every file's; empty where it is as it was sent."""
+    try:
+        check_version(folder, version)
+    except (Failure, OSError) as failure:
+        return str(failure)
+    return "" if "-" not in version or os.path.isfile(os.path.join(folder, "model.plan")) else "it has no engine"
+
+
+def check_version(folder: str, version: str) -> None:
+    """Raise Differs for a folder that is another than the version's: what was changed together with its hash is seen, too."""
+    manifest = read_manifest(folder)
+    if version[:16] != sha256(os.path.join(folder, "manifest.json"))[:16]:
+        raise Differs("the bundle is not as it was written: manifest.json was changed")
+    check_files(folder, manifest)
 
 
 def settle(bundle: str, tools: str, versions: str, version: str, runtime: str, request: dict[str, Any]) -> None:
-    """The version's own folder, complete and proved, or absent."""
-    final = os.path.join(versions, version)
-    for left in glob.glob(os.path.join(glob.escape(versions), "draft-*")):
-        shutil.rmtree(left, ignore_errors=True)
+    """The version's own folder, complete and proved, or absent; one that was damaged is replaced."""
+    final, old = os.path.join(versions, version), os.path.join(versions, "draft-old")
     draft = tempfile.mkdtemp(prefix="draft-", dir=versions)
     try:
         os.chmod(draft, 0o755)
@@ -956,55 +1052,45 @@ def settle(bundle: str, tools: str, versions: str, version: str, runtime: str, r
             build_engine(draft, tools, os.path.join(request["folder"], "timing"), 1, request["engine_options"])
         prove(draft, tools, runtime)
         sync_files(draft)
-        shutil.rmtree(final, ignore_errors=True)
+        if os.path.lexists(final):
+            os.rename(final, old)
         os.rename(draft, final)
         sync_folder(versions)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        remove(draft)
+        remove(old)
 
 
-def undo(to: str, versions: str, before: str | None, older: str | None) -> None:
-    """Back to where both links stood before the switch."""
-    if before is None:
-        os.remove(to)
-        return
-    point(to, os.path.join(os.path.basename(versions), before))
-    if older is not None:
-        point(os.path.join(versions, "previous"), older)
-
-
-def said(to: str, before: str | None) -> str:
-    return "{}: {}".format(to, f"version {before} stands again" if before else "nothing stands there, as before")
-
-
-def prune(to: str, versions: str) -> None:
+def prune(versions: str, version: str) -> None:
     """Only the current version and the one before it stay."""
-    keep = {current_version(to), version_at(os.path.join(versions, "previous"), versions)}
+    keep = {version, version_before(versions, version)}
     for name in os.listdir(versions):
-        if re.fullmatch(r"[0-9a-f]{16}", name) and name not in keep:
-            shutil.rmtree(os.path.join(versions, name), ignore_errors=True)
+        if VERSION.fullmatch(name.replace(".before", "")) and name.replace(".before", "") not in keep:
+            remove(os.path.join(versions, name))
 
 
 def rollback(request: dict[str, Any]) -> dict[str, Any]:
     """Back to the version before, which is proved first; rolling back twice goes forth again."""
     to = place_of(request["to"])
-    versions = versions_of(to)
-    now, before = current_version(to), version_at(os.path.join(versions, "previous"), versions)
-    if now is None:
+    if current_version(to) is None:
         raise Failure(f"nothing was shipped to {to}")
-    if before is None or before == now:
-        raise Failure(f"{to} has no version before {now}")
-    with locked(os.path.join(versions, "lock"), "shipping"), work_folder(request) as (_, tools):
-        runtime = request["runtime"] or read_manifest(os.path.join(versions, before))["runtime"]
-        proof = prove(os.path.join(versions, before), tools, runtime)
-        point(os.path.join(versions, "previous"), now)
-        point(to, os.path.join(os.path.basename(versions), before))
+    with shipping(to) as versions, work_folder(request) as (_, tools):
+        now = str(current_version(to))
+        before = version_before(versions, now)
+        if before is None:
+            raise Failure(f"{to} has no version before {now}")
+        folder = os.path.join(versions, before)
+        check_version(folder, before)
+        # a version with an engine has its release in its name; one without was shipped for onnxruntime
+        proof = prove(folder, tools, request["runtime"] or ("tensorrt" if "-" in before else "onnxruntime"))
+        point(to, versions, before)
     return {"version": before, "before": now, **proof}
 
 
 def forget(request: dict[str, Any]) -> dict[str, Any]:
     """Remove the store; what was shipped stays."""
     if os.path.isdir(request["folder"]):
+        own(request["folder"])
         with locked(os.path.join(request["folder"], "lock"), "measuring"):
             shutil.rmtree(request["folder"], ignore_errors=True)
     return {}
@@ -1076,6 +1162,7 @@ def summary(result: dict[str, Any], run: Any) -> Iterator[str]:
 
 
 def main(words: list[str]) -> int:
+    sys.dont_write_bytecode = True  # run.py is loaded from folders that hold what was sent and nothing else
     if words[:1] == ["--request"]:
         return answer(json.loads(words[1]))
     given = parse(words)

@@ -17,9 +17,10 @@ from edgekd.bundle import GOLDEN, MANIFEST, SHIPPED, read_manifest, sha256, writ
 from edgekd.errors import BundleError, DeviceError
 from edgekd.measure.answer import Answer, Facts, Loading, Proof, Shipped, Timed, understand
 from edgekd.measure.devices import Device, Told
+from edgekd.measure.devices.process import clean
 from edgekd.measure.fitness import check_fit, is_target
 from edgekd.measure.protocol import Series
-from edgekd.measure.remote import ALONE, Parcel, answered, ask, clean, parcel_of, probe, sent, tools_alone
+from edgekd.measure.remote import ALONE, Parcel, answered, ask, parcel_of, probe, sent, tools_alone
 from edgekd.measure.verdict import refusals
 from edgekd.report.model import Accuracy, Latency, OnDevice, Origin
 from edgekd.say import say
@@ -240,7 +241,7 @@ def ship_to(device: Device, bundle: Path, to: str, runtime: str = "") -> Shipped
     target = target_of(bundle)
     runtime = runtime or target.runtime.name
     parcel = parcel_of(bundle)
-    facts = _fit(device, parcel, target, runtime, to=to)
+    facts = _fit(device, parcel, target, runtime, to=_place(to))
     with sent(device, parcel, facts.missing) as files:
         request = {**files, "runtime": runtime, "engine_options": (), "to": to}
         said = ask(device, "ship", request, timeout_s=ENGINE_S, told=teller(device))
@@ -250,10 +251,16 @@ def ship_to(device: Device, bundle: Path, to: str, runtime: str = "") -> Shipped
 def roll_back(device: Device, to: str, runtime: str = "") -> Shipped:
     """Put the version before back to `to`, after it has been proved there."""
     parcel = tools_alone()
-    facts = probe(device, parcel)
+    facts = probe(device, parcel, to=_place(to))
     with sent(device, parcel, facts.missing) as files:
         said = ask(device, "rollback", {**files, "runtime": runtime, "to": to}, timeout_s=ANSWER_S, told=teller(device))
     return understand(Shipped, said, device.name)
+
+
+def _place(to: str) -> str:
+    if not to.isprintable():
+        raise DeviceError(f"--to {to!r} has characters that cannot be shown; give a place without them")
+    return to
 
 
 def _fit(device: Device, parcel: Parcel, target: Target, runtime: str, **wanted: Any) -> Facts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +15,7 @@ from edgekd.bundle import FILES, MANIFEST, RUNNER, check_file, read_manifest, re
 from edgekd.errors import BundleError, DeviceError, DiffersError
 from edgekd.measure.answer import Facts, understand
 from edgekd.measure.devices import Device, Told
-from edgekd.measure.devices.ssh import last_line
+from edgekd.measure.devices.process import clean, last_line
 
 ALONE = "bundle"  # the label of one that is sent by itself
 TOO_OLD = 86
@@ -97,7 +98,7 @@ def ask(
         raise DeviceError(_no_answer(device, result.code, result.err))
     try:
         reply = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise DeviceError(f"{device.name}: its answer is cut off; run the command again") from None
     if not isinstance(reply, dict) or "value" not in reply:
         answered(reply, device.name)
@@ -113,14 +114,9 @@ def answered(said: Any, device: str) -> Any:
     return said
 
 
-def clean(text: str) -> str:
-    """A device's words for the terminal: lines stay, other control characters go."""
-    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)[:4000]
-
-
 def _no_answer(device: Device, code: int, said: str) -> str:
     if code == TOO_OLD:
-        return f"{device.name} has Python {clean(said)[-8:].split()[-1]}; 3.8 or later is needed (JetPack 5 has 3.8)"
+        return f"{device.name} has Python {clean(said)[-8:].strip()}; 3.8 or later is needed (JetPack 5 has 3.8)"
     if code == NOT_FOUND:
         return f"{device.name} has no {device.python}; install Python 3.8 or later there, or name another interpreter (--python)"
     return f"{device.name}: the runner ended with exit code {code}: {clean(last_line(said))}"
@@ -134,10 +130,13 @@ def probe(device: Device, parcel: Parcel | None = None, *, to: str | None = None
 
 @contextmanager
 def sent(device: Device, parcel: Parcel, missing: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Copy what is missing; gives the part of a request that names the files. An upload that fails is removed."""
-    number = secrets.token_hex(8)
-    request = {"folder": device.folder, "id": number, "bundles": parcel.bundles, "tools": parcel.tools}
+    """Copy what is missing; gives the part of a request that names the files.
+
+    An upload that fails is removed; one that could not be is where the next for the same files goes.
+    """
     lacking = sorted(set(missing) & set(parcel.paths))  # a device asks for nothing that is not offered
+    number = hashlib.sha256("".join(lacking).encode()).hexdigest()[:16]
+    request = {"folder": device.folder, "id": number, "bundles": parcel.bundles, "tools": parcel.tools}
     try:
         if lacking:
             ask(device, "open_upload", request)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Origin = Literal["device", "host", "emulated", "estimate", "not measured"]
 
@@ -97,36 +97,60 @@ class Check(Section):
     origin: Origin = "host"
 
 
-class DeviceState(Section):
+LONGEST = 400
+MOST = 512
+
+
+def printable(text: str) -> str:
+    """A device's words: no control characters reach the terminal, and no novel the report."""
+    return "".join(c if c.isprintable() else " " for c in text)[:LONGEST]
+
+
+Said = Annotated[str, AfterValidator(printable)]
+Figures = Annotated[dict[Said, float], Field(default_factory=dict, max_length=MOST)]
+
+
+class Reading(Section):
+    """What a device said of itself."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class DeviceState(Reading):
     """What a figure depends on and may change while it is taken; what cannot be read there is absent."""
 
-    power_mode: str | None = None
-    clocks_mhz: dict[str, float] = Field(default_factory=dict, description="cpu0 (a policy, by its first core), gpu")
-    governors: dict[str, str] = Field(default_factory=dict)
-    temperatures_c: dict[str, float] = Field(default_factory=dict)
-    throttle_counts: dict[str, int] = Field(default_factory=dict, description="counters that only grow")
+    power_mode: Said | None = None
+    clocks_mhz: Figures = Field(description="cpu0 (a policy, by its first core), gpu")
+    governors: dict[Said, Said] = Field(default_factory=dict, max_length=MOST)
+    temperatures_c: Figures
+    throttle_counts: dict[Said, int] = Field(
+        default_factory=dict, max_length=MOST, description="counters that only grow"
+    )
     free_memory_mb: float | None = None
     load_1m: float | None = None
 
 
-class Energy(Section):
+Rails = Annotated[dict[Said, float], Field(min_length=1, max_length=MOST)]
+
+
+class Energy(Reading):
     """Mean power of each rail at rest and while inferring, in milliwatts; energy of one inference in millijoules."""
 
-    idle_mw: dict[str, float]
-    busy_mw: dict[str, float]
+    idle_mw: Rails
+    busy_mw: Rails
     inferences: int
-    mj_per_inference: dict[str, float]
+    mj_per_inference: Rails
 
 
-class Window(Section):
+class Window(Reading):
     """A stretch of a sustained run, from its start to `at_s`."""
 
     at_s: float
     n: int
     p50_ms: float
-    clocks_mhz: dict[str, float] = Field(default_factory=dict)
-    temperatures_c: dict[str, float] = Field(default_factory=dict)
-    throttle_counts: dict[str, int] = Field(default_factory=dict)
+    clocks_mhz: Figures
+    temperatures_c: Figures
+    throttle_counts: dict[Said, int] = Field(default_factory=dict, max_length=MOST)
 
 
 class OnDevice(Section):

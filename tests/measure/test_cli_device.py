@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekd.bundle import read_manifest
+from edgekd.bundle import read_manifest, sha256
 from edgekd.report.model import Report
 from tests.conftest import hear_interrupts
 from tests.export.test_bundle import report, write
@@ -92,12 +93,45 @@ def test_ctrl_c_ends_the_measurement_here_and_there(bundle: Path, tmp_path: Path
     raise AssertionError("the runner goes on")
 
 
-def test_a_shipped_file_that_was_changed_there_is_exit_code_3(bundle: Path, tmp_path: Path) -> None:
+def change_there(place: Path, name: str, text: str) -> None:
+    """As somebody on the device would who knows of the manifest."""
+    (place / name).write_text(text)
+    manifest = json.loads((place / "manifest.json").read_text())
+    manifest["files"][name] = sha256(place / name)
+    (place / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("with_manifest", [False, True])
+def test_a_shipped_file_that_was_changed_there_is_put_right_by_shipping_again_and_said(
+    bundle: Path, tmp_path: Path, with_manifest: bool
+) -> None:
     place = tmp_path / "place"
     edgekd("ship", str(bundle), "-d", "local", "--to", str(place))
-    (place / "labels.txt").write_text("x\ny\nz\n")
+    if with_manifest:
+        change_there(place, "labels.txt", "x\ny\nz\n")
+    else:
+        (place / "labels.txt").write_text("x\ny\nz\n")
 
-    assert "labels.txt was changed" in edgekd("ship", str(bundle), "-d", "local", "--to", str(place), code=3)
+    said = edgekd("ship", str(bundle), "-d", "local", "--to", str(place))
+
+    assert (
+        f"damaged and was written anew: the bundle is not as it was written: {'manifest.json' if with_manifest else 'labels.txt'}"
+        in said
+    )
+    assert (place / "labels.txt").read_text() == "red\ngreen\nblue\n"
+    assert "stands already" in edgekd("ship", str(bundle), "-d", "local", "--to", str(place))
+
+
+def test_no_rollback_to_a_version_that_was_changed_there(bundle: Path, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    edgekd("ship", str(bundle), "-d", "local", "--to", str(place))
+    first = place.resolve()
+    (tmp_path / "new").mkdir()
+    edgekd("ship", str(write(tmp_path / "new", labels=("r", "g", "b"))), "-d", "local", "--to", str(place))
+    change_there(first, "labels.txt", "x\ny\nz\n")
+
+    assert "manifest.json was changed" in edgekd("ship", "--rollback", "-d", "local", "--to", str(place), code=3)
+    assert (place / "labels.txt").read_text() == "r\ng\nb\n"
 
 
 @pytest.mark.parametrize(

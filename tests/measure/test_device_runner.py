@@ -338,22 +338,6 @@ def test_of_several_bundles_one_that_fails_stops_no_other(tmp_path: Path) -> Non
     assert found["good"]["golden"]["ok"] and len(found["good"]["series"][0]["blocks_ms"]) == 3
 
 
-def test_undoing_a_switch_puts_both_links_back(tmp_path: Path) -> None:
-    """What `ship` does where the outputs are others in the new place than they were beside it."""
-    a, b, c = "a" * 16, "b" * 16, "c" * 16
-    to, versions = str(tmp_path / "place"), tmp_path / ".place.edgekd"
-    for version in (a, b, c):
-        (versions / version).mkdir(parents=True)
-    runner.point(to, f".place.edgekd/{c}")
-    runner.point(str(versions / "previous"), b)
-
-    runner.undo(to, str(versions), before=b, older=a)
-
-    assert runner.current_version(to) == b and runner.version_at(str(versions / "previous"), str(versions)) == a
-    runner.undo(to, str(versions), before=None, older=None)
-    assert not Path(to).exists()
-
-
 def test_a_link_of_somebody_else_is_no_version(tmp_path: Path) -> None:
     (tmp_path / "place").symlink_to("elsewhere/" + "a" * 16)
     (tmp_path / "elsewhere" / ("a" * 16)).mkdir(parents=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -302,6 +303,66 @@ def test_a_connection_cut_in_the_middle_leaves_nothing_running_and_can_be_repeat
         device.copied = []
         assert measure_on(device, trial_of(bundle), SHORT).golden_ok
         assert device.copied == []
+
+
+SLEEPER = """
+import os, subprocess, sys, time
+grandchild = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+with open({note!r} + ".draft", "w") as file:
+    file.write(f"{{os.getpid()}} {{grandchild.pid}}")
+os.rename({note!r} + ".draft", {note!r})
+time.sleep(600)
+"""
+
+
+def runs(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("how", ["the connection is cut", "the runner is killed"])
+def test_an_engine_that_is_being_built_ends_with_the_connection_and_with_the_runner(
+    board: Board, bundle: Path, tmp_path: Path, how: str
+) -> None:
+    """In place of build_engine.py a script is sent that takes its time; no engine is built, and nothing stands for one."""
+    note, failures = tmp_path / "note", []
+    script = tmp_path / "build_engine.py"
+    script.write_text(SLEEPER.format(note=str(note)))
+    with watched(board, tmp_path / "there") as device:
+        parcel = parcel_of(bundle)
+        parcel.add_tool("build_engine.py", script)
+        missing = probe(device, parcel).missing
+
+        def run() -> None:
+            try:
+                with sent(device, parcel, missing) as files:
+                    ask(device, "verify", {**files, "runtime": "tensorrt", "engine_options": ()}, timeout_s=600)
+            except DeviceError as error:
+                failures.append(str(error))
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        _until(note.exists)
+        child, grandchild = map(int, note.read_text().split())
+        assert runs(child) and runs(grandchild)
+        if how == "the connection is cut":
+            board.cut()
+        else:
+            parent = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
+            os.kill(parent, signal.SIGKILL)
+        thread.join(30)
+
+        assert len(failures) == 1
+        _until(lambda: not runs(child))
+        if how == "the connection is cut":
+            _until(lambda: not runs(grandchild))
+        else:
+            os.kill(grandchild, signal.SIGKILL)  # the kernel tells the child alone
+        device.copied = []
+        assert measure_on(device, trial_of(bundle), SHORT).golden_ok
+        assert not list((tmp_path / "there/work").iterdir())
 
 
 def _until(true: Any, seconds: float = 20) -> None:

@@ -61,7 +61,7 @@ class Emulated:
         self.cpu = cpu
         self._cache = Path(cache).expanduser() if cache else default_cache()
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        self.folder = str(Path(folder).expanduser().absolute()) if folder else str(base / "edgekd-device" / cpu)
+        self.folder = str(Path(folder).expanduser().absolute()) if folder else str(base / f"edgekd-device-{cpu}")
         self._view: Path | None = None
         self._in_use: FileLock | None = None
 

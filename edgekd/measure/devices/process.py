@@ -18,6 +18,8 @@ from typing import IO
 from edgekd.errors import DeviceError
 
 MOST_BYTES = 64 << 20  # of what a device says; more is no answer
+MOST_SHOWN = 4000  # characters of it
+LINE = 1 << 16  # bytes of one line of it
 Told = Callable[[str], None]
 
 
@@ -94,7 +96,17 @@ def run_process(
                 process.stdin.close()
     if len(out) > MOST_BYTES:
         raise DeviceError(f"{command[0]} said more than {MOST_BYTES >> 20} MiB; it was stopped")
-    return Result(process.returncode, bytes(out), err.decode(errors="replace"))
+    return Result(process.returncode, bytes(out), clean(err.decode(errors="replace")))
+
+
+def clean(text: str) -> str:
+    """Somebody's words for the terminal: the last of them; lines stay, other control characters go."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text[-MOST_SHOWN:])
+
+
+def last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "nothing was said"
 
 
 def _wait(
@@ -121,7 +133,7 @@ def _write(pipe: IO[bytes] | None, content: bytes, hold: bool) -> None:
 def _read(pipe: IO[bytes] | None, into: bytearray, process: subprocess.Popen[bytes], told: Told | None) -> None:
     assert pipe is not None
     with pipe:
-        for piece in pipe if told else iter(lambda: pipe.read1(1 << 16), b""):  # type: ignore[attr-defined]
+        for piece in iter(lambda: pipe.readline(LINE) if told else pipe.read1(LINE), b""):  # type: ignore[attr-defined]
             into += piece
             if told:
                 told(piece.decode(errors="replace").rstrip("\n"))

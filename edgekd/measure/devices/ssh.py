@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgekd.errors import DeviceError
-from edgekd.measure.devices.process import Result, TimedOut, Told, run_process
+from edgekd.measure.devices.process import Result, TimedOut, Told, last_line, run_process
 from edgekd.report.model import Origin
 
 CONNECT_TIMEOUT_S = 10
@@ -55,7 +55,8 @@ class Ssh:
     def __init__(self, name: str, host: str, folder: str, python: str = "python3", config: str = "") -> None:
         if not re.fullmatch(r"[^\s\-'\"\\$`;&|<>()][^\s'\"\\$`;&|<>()]*", host):
             raise DeviceError(f"{host!r} is no host that ssh takes; write user@name, or an alias of ~/.ssh/config")
-        if not re.fullmatch(r"[\w.~/][\w./-]*", folder):
+        folder = folder.removeprefix("~/")  # where a session starts anyway
+        if not re.fullmatch(r"[\w./][\w./-]*", folder):
             raise DeviceError(f"folder {folder!r} of {name}; letters, digits, and ._-/ are possible")
         self.name, self.host, self.folder, self.python = name, host, folder, python
         self._options = [*(["-F", config] if config else []), "-o", "BatchMode=yes"]
@@ -141,8 +142,3 @@ def _named_as_there(files: Mapping[str, Path]) -> Iterator[dict[str, list[Path]]
             link.symlink_to(source.resolve())
             folders.setdefault(folder, []).append(link)
         yield folders
-
-
-def last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "nothing was said"
