@@ -12,8 +12,8 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from edgekd.errors import ExportError
-from edgekd.measure.bf16 import FOLDER, as_on_a_gpu
+from edgekd.errors import ExportError, ModelError
+from edgekd.measure import runners
 from edgekd.measure.runners import fixed_batch, in_batches
 
 # Largest difference relative to the largest output; int8 rounds ties another way than torch, so that only the
@@ -102,33 +102,12 @@ def types_of(path: str | os.PathLike[str]) -> dict[str, int]:
     return {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.value_info, *graph.output)}
 
 
-def open_session(path: str | os.PathLike[str]) -> onnxruntime.InferenceSession:
-    """The file in onnxruntime on one thread, with exact int8 sums also on x86 without VNNI.
-
-    onnxruntime would round a float bias beside quantized inputs to int32; the model says float, as TensorRT keeps it. bf16 is
-    computed in fp32 and rounded after every operator.
-    """
-    return session_of(os.fspath(path))
-
-
-def session_of(path: str, *, optimise: bool = True) -> onnxruntime.InferenceSession:
-    """As `open_session`; with `optimise` off every tensor has the value that the file says."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    if not optimise:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.add_session_config_entry(FOLDER, os.path.dirname(path))
+def open_session(path: str | os.PathLike[str], *, optimise: bool = True) -> onnxruntime.InferenceSession:
+    """The file in onnxruntime on one thread, as edgekd.measure.runners opens it. Raises ExportError."""
     try:
-        return onnxruntime.InferenceSession(
-            as_on_a_gpu(path) or path,
-            options,
-            providers=["CPUExecutionProvider"],
-            disabled_optimizers=["WeightBiasQuantization"],
-        )
-    except Exception as error:  # onnxruntime's errors share no base class
-        raise ExportError(f"{path} is no model that onnxruntime {onnxruntime.__version__} can run: {error}") from error
+        return runners.open_session(os.fspath(path), optimise=optimise).session
+    except ModelError as error:
+        raise ExportError(str(error)) from error
 
 
 def precision_of(model: onnx.ModelProto) -> str:

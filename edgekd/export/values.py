@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnxscript import ir
 
 from edgekd.errors import DataError
-from edgekd.export.check import session_of
+from edgekd.export.check import open_session
 from edgekd.export.lint_runtime import REFUSALS
 from edgekd.measure.runners import fixed_batch
 
@@ -33,7 +33,7 @@ def largest_values(model: ir.Model, samples: Mapping[str, NDArray[Any]], title: 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         _save_giving(model, values, file)
-        session = session_of(str(file), optimise=False)
+        session = open_session(file, optimise=False)
         size = fixed_batch(session) or 1
         count = min(len(rows) for rows in samples.values())
         for first in range(0, len(names), MOST_OUTPUTS):

@@ -16,9 +16,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgekd.bundle import FILES
 from edgekd.errors import ModelError
 from edgekd.export.check import precision_of
-from edgekd.measure import device_outputs
 from edgekd.measure.at_work import Workplace
 from edgekd.measure.devices import Device
 from edgekd.measure.runners import OnnxRunner
@@ -130,7 +130,8 @@ def outputs_on(device: Device, runs: Mapping[Path, Array]) -> tuple[dict[Path, d
     """
     with Workplace(device) as there, tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
         arrays = Path(folder) / "arrays"
-        words = [there.put(Path(device_outputs.__file__))]
+        there.put(FILES / "run.py")
+        words = [there.put(Path(__file__).with_name("device_outputs.py"))]
         for model, inputs in runs.items():
             with arrays.open("wb") as file:
                 np.save(file, inputs)

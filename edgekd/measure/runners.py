@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ from edgekd.errors import ModelError
 from edgekd.measure.bf16 import FOLDER, ROUNDED, as_on_a_gpu
 
 Batch = NDArray[Any]
+QDQ_APART = "Q and DQ apart"
 
 NOTABLE_FEATURES = (
     ("avx2", "avx2"),
@@ -64,40 +66,70 @@ class TorchRunner:
         return output.numpy()
 
 
-class OnnxRunner:
-    """An ONNX file with one input in onnxruntime on the CPU, all graph optimisations on; `run` gives the first of `outputs`.
+@dataclass(frozen=True)
+class Opened:
+    """A session, and what was set otherwise than usual, in words."""
 
-    On x86 without VNNI, int8 products saturate in 16 bit and accuracy would be another than the device's:
-    `session.x64quantprecision` is set there and named in `name`. A bf16 graph is computed in fp32 and rounded after every
-    operator: `rounds_to_bf16`, and its latency says nothing. Raises ModelError where the file cannot be loaded.
+    session: ort.InferenceSession
+    set_otherwise: tuple[str, ...]
+
+
+def open_session(path: Path | str, *, threads: int = 1, optimise: bool = True) -> Opened:
+    """An ONNX file in onnxruntime on the CPU, so that it computes what the file says.
+
+    On x86 without VNNI int8 products saturate in 16 bit and accuracy would be another than the device's:
+    `session.x64quantprecision` is set there. A bf16 graph is computed in fp32 and rounded after every operator. Where the
+    processor has fp16, onnxruntime's integer operators refuse the fp16 scales of a TensorRT graph: Q and DQ then stay apart.
+    With `optimise` off every tensor has the value that the file says. Raises ModelError where the file cannot be loaded.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    options.add_session_config_entry(FOLDER, os.path.dirname(path))
+    set_otherwise = []
+    if int8_saturates(platform.machine(), cpu_features()):
+        options.add_session_config_entry("session.x64quantprecision", "1")
+        set_otherwise.append("x64quantprecision")
+
+    def start(source: bytes | str) -> ort.InferenceSession:
+        # That pass would round float biases to integers, which a TensorRT engine does not.
+        keep = ["WeightBiasQuantization"]
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"], disabled_optimizers=keep)
+
+    try:
+        rounded = as_on_a_gpu(path)
+        if rounded:
+            set_otherwise.append(ROUNDED)
+        try:
+            session = start(rounded or str(path))
+        except Exception as error:
+            if not refuses_fp16_scales(error):
+                raise
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
+            set_otherwise.append(QDQ_APART)
+            session = start(rounded or str(path))
+    except Exception as error:  # onnxruntime's errors share no base class
+        raise ModelError(f"onnxruntime {ort.__version__} cannot load {path}: {error}") from error
+    return Opened(session, tuple(set_otherwise))
+
+
+class OnnxRunner:
+    """An ONNX file with one input in onnxruntime on the CPU (see open_session); `run` gives the first of `outputs`.
+
+    `name` tells what was set otherwise than usual; of a graph that is `rounds_to_bf16` a latency says nothing. Raises
+    ModelError where the file cannot be loaded.
     """
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.log_severity_level = 3
-        self.threads = threads
+        opened = open_session(path, threads=threads)
+        self._session, self.threads = opened.session, threads
         self.name = f"onnxruntime {ort.__version__} CPU"
-        if int8_saturates(platform.machine(), cpu_features()):
-            options.add_session_config_entry("session.x64quantprecision", "1")
-            self.name += " (x64quantprecision)"
-        options.add_session_config_entry(FOLDER, os.path.dirname(path))
-        try:
-            rounded = as_on_a_gpu(path)
-            # That pass would round float biases to integers, which a TensorRT engine does not.
-            self._session = ort.InferenceSession(
-                rounded or str(path),
-                options,
-                providers=["CPUExecutionProvider"],
-                disabled_optimizers=["WeightBiasQuantization"],
-            )
-        except Exception as error:  # onnxruntime's errors share no base class
-            raise ModelError(f"onnxruntime {ort.__version__} cannot load {path}: {error}") from error
-        self.rounds_to_bf16 = rounded is not None
-        if self.rounds_to_bf16:
-            self.name += f" ({ROUNDED})"
+        if opened.set_otherwise:
+            self.name += f" ({', '.join(opened.set_otherwise)})"
+        self.rounds_to_bf16 = ROUNDED in opened.set_otherwise
         inputs = self._session.get_inputs()
         self._batch = fixed_batch(self._session)
         if len(inputs) != 1:
@@ -114,6 +146,12 @@ class OnnxRunner:
     def run_all(self, batch: Batch) -> list[Batch]:
         """Every output, in the order of `outputs`."""
         return in_batches(lambda part: self._session.run(None, {self._input: part}), batch, self._batch)
+
+
+def refuses_fp16_scales(error: Exception) -> bool:
+    """Where the processor has fp16 arithmetic, onnxruntime fuses Q and DQ with fp16 scales, which are meant for TensorRT, into
+    operators that take none (seen with 1.31 on Cortex-A76)."""
+    return "QLinear" in str(error) and "float16" in str(error)
 
 
 def fixed_batch(session: ort.InferenceSession) -> int | None:

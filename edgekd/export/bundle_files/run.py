@@ -82,10 +82,21 @@ class OnnxModel:
             # 16-bit saturation would change int8 outputs there
             options.add_session_config_entry("session.x64quantprecision", "1")
             self.name += " (x64quantprecision)"
-        try:
+
+        def start() -> Any:
             # A float bias beside quantized inputs stays float, as in the model that was trained.
             keep = {"disabled_optimizers": ["WeightBiasQuantization"]}
-            self.session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"], **keep)
+            return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"], **keep)
+
+        try:
+            try:
+                self.session = start()
+            except Exception as error:
+                if not refuses_fp16_scales(error):
+                    raise
+                options.add_session_config_entry("session.disable_quant_qdq", "1")
+                self.name += f" ({QDQ_APART})"
+                self.session = start()
         except Exception as error:  # onnxruntime's exceptions share no base but Exception
             hint = (
                 " (it has no such kernel; what is bf16 runs in TensorRT alone: see --engine)"
@@ -99,6 +110,15 @@ class OnnxModel:
     def __call__(self, batch: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
         """Every output, in the graph's order."""
         return [np.asarray(output) for output in self.session.run(None, {self.input: batch})]
+
+
+QDQ_APART = "Q and DQ apart"
+
+
+def refuses_fp16_scales(error: Exception) -> bool:
+    """Where the processor has fp16 arithmetic, onnxruntime fuses Q and DQ with fp16 scales, which are meant for TensorRT, into
+    operators that take none (seen with 1.31 on Cortex-A76)."""
+    return "QLinear" in str(error) and "float16" in str(error)
 
 
 def x86_without_vnni() -> bool:

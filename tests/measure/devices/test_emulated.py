@@ -22,6 +22,7 @@ from edgekd.measure.numerics import compare, outputs_on
 from edgekd.measure.on_device import Options, measure_on, ship_to, trial_of, verify_on
 from edgekd.measure.remote import probe
 from edgekd.measure.runners import OnnxRunner
+from edgekd.models.resnet import resnet8
 from edgekd.quantize import calibrate, convert, prepare
 from edgekd.target import load_target
 from tests.measure.conftest import Board, name_device
@@ -67,6 +68,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, NDArray[np.f
     prepared = prepare(network, load_target("raspberry-pi-5"), (images[:2],))
     calibrate(prepared, [images])
     to_onnx(convert(prepared), folder / "int8.onnx", images[:2], opset=20)
+    prepared = prepare(resnet8().eval(), load_target("jetson-orin-nano"), (images[:2],))
+    calibrate(prepared, [images])
+    to_onnx(convert(prepared), folder / "jetson-fp32.onnx", images[:2], opset=20)
+    to_fp16(folder / "jetson-fp32.onnx", folder / "jetson.onnx")
     return folder, images.numpy()
 
 
@@ -86,6 +91,20 @@ def test_int8_is_the_hosts_to_the_bit_and_fp16_only_where_the_cpu_lacks_it(
     np.testing.assert_array_equal(found[int8]["logits"], OnnxRunner(int8).run(inputs))
     apart = np.abs(found[fp16]["logits"] - OnnxRunner(fp16).run(inputs)).max()
     assert (apart > 1e-5) == native and apart < 0.05
+
+
+@pytest.mark.emulated
+@pytest.mark.parametrize(("cpu", "native"), [("cortex-a72", False), ("cortex-a76", True)])
+def test_a_graph_for_tensorrt_with_fp16_scales_runs_also_where_onnxruntime_would_fuse_them(
+    devices: dict[str, Emulated], models: tuple[Path, NDArray[np.float32]], cpu: str, native: bool
+) -> None:
+    """On a processor with fp16 onnxruntime 1.31 makes a QLinearConv of it, which takes no fp16 scales, and refuses the graph."""
+    folder, inputs = models
+    found, about = outputs_on(devices[cpu], {folder / "jetson.onnx": inputs})
+
+    assert ("(Q and DQ apart)" in about["runtime"]) == native
+    expected = OnnxRunner(folder / "jetson.onnx").run(inputs)
+    assert np.abs(found[folder / "jetson.onnx"]["logits"] - expected).max() < 0.1 * np.abs(expected).max()
 
 
 @pytest.mark.emulated
