@@ -18,7 +18,7 @@ from edgekd.target import Hardware, Target
 # The upper end where nothing is known but the profile: a tenth of the peaks and of the bandwidth is reached. An assumption,
 # and printed as one; a calibration replaces it.
 LEAST_EFFICIENCY = 0.1
-HIGH = ", high: a tenth of them (an assumption)"
+MOST_START_US = 20.0  # of a kernel, at the upper end, where the profile states none: an assumption too
 
 
 def estimate(path: Path, target: Target) -> Estimate | None:
@@ -29,14 +29,15 @@ def estimate(path: Path, target: Target) -> Estimate | None:
     kernels = read_kernels(path)
     peaks = _peaks_gops(hardware)
     times = [_roofline_ms(kernel, peaks.get(kernel.precision), hardware.memory_bandwidth_gbs) for kernel in kernels]
-    launches_ms = len(kernels) * (hardware.kernel_overhead_us or 0.0) / 1e3
+    start_us = hardware.kernel_overhead_us
+    least_ms, most_ms = (len(kernels) * us / 1e3 for us in (start_us or 0.0, start_us or MOST_START_US))
+    high = "a tenth of them" + ("" if start_us else f", and {MOST_START_US:g} µs for the start of each kernel")
     without_peak = sorted({k.precision for k in kernels if k.kind in INTO and k.precision not in peaks})
     return Estimate(
         device=target.name,
-        basis=f"profile of {target.title}; low: all of its peaks and bandwidth{'' if without_peak else HIGH}",
-        low_ms=sum(times) + launches_ms,
-        high_ms=None if without_peak else sum(times) / LEAST_EFFICIENCY + launches_ms,
-        starts_left_out=0 if hardware.kernel_overhead_us else len(kernels),
+        basis=f"profile of {target.title}; low: all of its peaks and bandwidth{'' if without_peak else f', high: {high} (assumed)'}",
+        low_ms=sum(times) + least_ms,
+        high_ms=None if without_peak else sum(times) / LEAST_EFFICIENCY + most_ms,
         leaves_out=tuple(_left_out(hardware, kernels, without_peak)),
         kernels=_timed(kernels, times),
         peaks_gops=peaks,
@@ -87,7 +88,7 @@ def _roofline_ms(kernel: Kernel, peak_gops: float | None, bandwidth_gbs: float) 
 def _left_out(hardware: Hardware, kernels: Sequence[Kernel], without_peak: Sequence[str]) -> list[str]:
     found = [f"arithmetic in {precision}: the profile states no peak" for precision in without_peak]
     if hardware.kernel_overhead_us is None:
-        found.append("the start of its kernels, which decides for a small network: the profile states no time for one")
+        found.append(f"at its low end the start of {len(kernels)} kernels, which decides for a small network")
     peaks = {"fp32": hardware.peak_fp32_tflops, "bf16": hardware.peak_bf16_tflops}
     for precision, peak in peaks.items() if hardware.peak_fp16_tflops else ():
         if peak is None and any(k.precision == precision and k.kind in INTO for k in kernels):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from edgekd.report.model import Accuracy, Latency, Report
-from edgekd.report.on_device import decisive
+from edgekd.report.on_device import deciding, further
 from edgekd.report.templates import templates
 from edgekd.report.terminal import NOT_MEASURED, milliseconds
 
@@ -326,12 +326,12 @@ def render(report: Report) -> str:
     environment.filters |= {"duration": duration, "milliseconds": milliseconds}
     from edgekd.report.roofline import in_words, roofline, time_by_kind  # which builds on this module
 
-    environment.filters |= {"in_words": in_words, "time_by_kind": time_by_kind}
+    environment.filters |= {"further": further, "in_words": in_words, "time_by_kind": time_by_kind}
     rows, bar_start = class_rows(report)
     estimated = report.chosen.estimate
     return environment.get_template("report.html.j2").render(
         report=report,
-        decided=next(((d, latency) for d in report.devices if d.is_target and (latency := decisive(d))), None),
+        decided=next(iter(deciding(report.devices)), None),
         plot=scatter(report),
         estimate=estimated,
         roofline=roofline(estimated) if estimated else None,

@@ -65,7 +65,6 @@ class Estimate(Section):
     basis: str = Field(description="what it was made from, and what the range's ends mean")
     low_ms: float
     high_ms: float | None = Field(description="none: no upper end can be given; leaves_out says why")
-    starts_left_out: int = Field(default=0, description="kernels whose start is in neither end: nobody stated its time")
     leaves_out: tuple[str, ...] = ()
     kernels: tuple[KernelTime, ...]
     peaks_gops: dict[str, float] = Field(description="number format -> operations a second, in 10^9")

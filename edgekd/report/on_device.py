@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -15,19 +15,26 @@ from edgekd.report.terminal import NOT_MEASURED, milliseconds, top1
 LATENCY = "latency on "  # the check of a device's latency is called so, and the budget's line `p90_latency_ms`
 NOT_YET = LATENCY + "the device"  # a build's line before any device has been measured
 GOLDEN = "stored outputs on "
+BUSY = 0.1  # cores that other programs may keep busy without a word
 P90 = "p90_latency_ms"
 
 
 def with_device(report: Report, found: OnDevice, p90_budget_ms: float | None) -> Report:
-    """The report with a device's figures, in place of those that it gave before in the same power mode."""
-    others = tuple(d for d in report.devices if (d.device, d.power_mode) != (found.device, found.power_mode))
-    devices = (*others, found)
+    """The report with a device's figures, in place of those that it gave before in the same power mode.
+
+    Accuracy, energy and a sustained run of the same model there stay, where they were not measured anew.
+    """
+    before = next((d for d in report.devices if (d.device, d.power_mode) == (found.device, found.power_mode)), None)
+    if before is not None and (before.model_sha256, before.runtime) == (found.model_sha256, found.runtime):
+        kept = {name: getattr(before, name) for name in ("accuracy", "energy", "sustained") if not getattr(found, name)}
+        found = found.model_copy(update=kept)
+    devices = (*(d for d in report.devices if d is not before), found)
     replaced = {check.name for check in report.checks if check.name.startswith((LATENCY, GOLDEN))}
-    if not any(device.is_target and device.latencies for device in devices):
+    if not any(device.origin == "device" for device, _ in deciding(devices)):
         replaced -= {NOT_YET}
-    kept = [check for check in report.checks if check.name not in replaced | {P90}]
+    kept_checks = [check for check in report.checks if check.name not in replaced | {P90}]
     return report.model_copy(
-        update={"devices": devices, "checks": (*kept, *device_checks(devices, p90_budget_ms))}, deep=False
+        update={"devices": devices, "checks": (*kept_checks, *device_checks(devices, p90_budget_ms))}, deep=False
     )
 
 
@@ -48,29 +55,36 @@ def device_checks(devices: Sequence[OnDevice], p90_budget_ms: float | None) -> I
             yield Check(
                 name=LATENCY + name,
                 verdict="unstable" if device.unstable else "note",
-                found=f"{milliseconds(latency.p50_ms)} ms median, p90 {milliseconds(latency.p90_ms)} ms, {device.runtime}"
+                found=f"{milliseconds(latency.p50_ms)} ms median, p90 {milliseconds(latency.p90_ms)} ms, {_taken(latency)}, {device.runtime}"
                 + "".join(f"; {reason}" for reason in device.unstable),
                 origin=device.origin,
             )
 
 
 def decisive(device: OnDevice) -> Latency | None:
-    """What a budget is held against: the first that was measured, batch 1 where that is among them, copies included."""
+    """What a budget is held against: copies included, the smallest batch and of it the fewest threads that were measured."""
     candidates = [latency for latency in device.latencies if latency.transfers != "excluded"]
-    return next((latency for latency in candidates if latency.batch_size == 1), candidates[0] if candidates else None)
+    return min(candidates, key=lambda latency: (latency.batch_size, latency.threads), default=None)
+
+
+def deciding(devices: Sequence[OnDevice]) -> list[tuple[OnDevice, Latency]]:
+    """The devices that can decide a budget: of the target's kind; this machine only where there is no other."""
+    fit = [(device, latency) for device in devices if device.is_target and (latency := decisive(device)) is not None]
+    real = [(device, latency) for device, latency in fit if device.origin == "device"]
+    return real or fit
 
 
 def _budget(devices: Sequence[OnDevice], most_ms: float) -> Check:
     """The worst verdict of the devices that can decide; `not measured` where none can."""
     limit = f"at most {most_ms:g}"
-    fit = [(device, latency) for device in devices if device.is_target and (latency := decisive(device)) is not None]
+    fit = deciding(devices)
     if not fit:
         found = "needs the device"
         if devices:
             found += f": {', '.join(_called(device) for device in devices)} is of another kind than the target"
         return Check(name=P90, verdict="not measured", found=found, limit=limit, origin="not measured")
     device, latency = max(fit, key=lambda pair: pair[1].p90_ms)
-    found = f"{milliseconds(latency.p90_ms)} ms on {_called(device)}"
+    found = f"{milliseconds(latency.p90_ms)} ms on {_called(device)}, {_taken(latency)}"
     shaky = next((device for device, _ in fit if device.unstable), None)
     if shaky is not None:
         found += f"; no verdict: {_called(shaky)} was not steady"
@@ -79,37 +93,56 @@ def _budget(devices: Sequence[OnDevice], most_ms: float) -> Check:
     return Check(name=P90, verdict="pass" if kept else "missed", found=found, limit=limit, origin=device.origin)
 
 
+def _taken(latency: Latency) -> str:
+    return f"batch {latency.batch_size}, {latency.threads} thread{'s' if latency.threads > 1 else ''}"
+
+
 def _called(device: OnDevice) -> str:
     return f"{device.device} ({device.power_mode})" if device.power_mode else device.device
 
 
 def table(devices: Sequence[OnDevice]) -> RenderableType:
-    """A row a device and series, then what was not steady, and what the figures were taken on."""
+    """A row a device and series, then what was not steady, what else was measured, and what the figures were taken on."""
     rows = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    rows.add_column("device", no_wrap=True)
+    rows.add_column("device", overflow="fold")
     copies = any(latency.transfers != "none" for device in devices for latency in device.latencies)
-    for column in ("batch", "threads", *(["copies"] if copies else [])):
-        rows.add_column(column, justify="right")
-    shown = ["p50 ms", "p90 ms", "p99 ms", "n", *(name for name, figure in ONCE.items() if any(map(figure, devices)))]
-    for column in shown:
+    for column in ("batch", "threads", *(["copies"] if copies else []), "p50 ms", "p90 ms", "p99 ms", "n"):
         rows.add_column(column, justify="right", no_wrap=True)
     rows.add_column("origin", no_wrap=True)
     for device in devices:
-        once = [_called(device), *(ONCE[name](device) or "-" for name in shown[4:])]
         for latency in device.latencies or (None,):
-            name, *others = once
-            rows.add_row(*map(Text, [name, *_run(latency, copies), *_figures(device, latency), *others, device.origin]))
-            once = [""] * len(once)
+            rows.add_row(
+                *map(Text, [_called(device), *_run(latency, copies), *_figures(device, latency), device.origin])
+            )
     lines = [Text(line, style="yellow") for device in devices for line in _warnings(device)]
-    return Group(rows, *lines, *(Text(line, style="dim") for device in devices for line in _conditions(device)))
+    found = [Text(f"{_called(device)}: {line}") for device in devices for line in further(device)]
+    return Group(rows, *lines, *found, *(Text(line, style="dim") for device in devices for line in _conditions(device)))
 
 
-# Figures of a device that are no series: column -> text, empty where there is none.
-ONCE: Mapping[str, Callable[[OnDevice], str]] = {
-    "peak MB": lambda d: "" if d.peak_memory_mb is None else f"{d.peak_memory_mb:.1f}",
-    "mJ": lambda d: "" if d.energy is None else f"{max(d.energy.mj_per_inference.values(), default=0):.3g}",
-    "top-1 %": lambda d: "" if d.accuracy is None else top1(d.accuracy),
-}
+def further(device: OnDevice) -> Iterator[str]:
+    """What else was measured, a sentence each."""
+    if device.accuracy is not None:
+        yield f"top-1 {top1(device.accuracy)} % of {device.accuracy.n} {device.accuracy.split} samples"
+    if device.energy is not None:
+        rail, mj = max(device.energy.mj_per_inference.items(), key=lambda pair: pair[1])
+        yield f"{mj:.3g} mJ an inference ({rail})"
+    parts = [
+        f"loaded in {device.load_ms:.0f} ms" if device.load_ms is not None else "",
+        f"first inference {milliseconds(device.first_ms)} ms" if device.first_ms is not None else "",
+        f"{device.peak_memory_mb:.1f} MB of memory by loading and running" if device.peak_memory_mb is not None else "",
+        f"engine built in {device.build_s:.0f} s" if device.build_s is not None else "",
+    ]
+    if any(parts):
+        yield ", ".join(part for part in parts if part)
+    if device.sustained:
+        first, last = device.sustained[0], device.sustained[-1]
+        worst = max(window.p50_ms for window in device.sustained)
+        yield (
+            f"{last.at_s:.0f} s without a rest: p50 {milliseconds(first.p50_ms)} ms at first, "
+            f"{milliseconds(last.p50_ms)} at the end, {milliseconds(worst)} at worst"
+        )
+    if device.other_load_cores is not None and device.other_load_cores > BUSY:
+        yield f"{device.other_load_cores:.1f} cores were busy with other programs meanwhile"
 
 
 def _run(latency: Latency | None, copies: bool) -> list[str]:
@@ -139,25 +172,10 @@ def _warnings(device: OnDevice) -> Iterator[str]:
 def _conditions(device: OnDevice) -> Iterator[str]:
     name = _called(device)
     yield f"{name}: {device.machine}; {device.system}; {device.runtime}"
-    parts = [
-        f"loaded in {device.load_ms:.0f} ms" if device.load_ms is not None else "",
-        f"first inference {milliseconds(device.first_ms)} ms" if device.first_ms is not None else "",
-        f"engine built in {device.build_s:.0f} s" if device.build_s is not None else "",
-        f"{device.other_load_cores:.1f} cores busy with other programs" if device.other_load_cores else "",
-    ]
-    if any(parts):
-        yield f"{name}: {', '.join(part for part in parts if part)}"
     heat = _change(device.before.temperatures_c, device.after.temperatures_c, "°C")
     clocks = _change(device.before.clocks_mhz, device.after.clocks_mhz, "MHz")
     if heat or clocks:
         yield f"{name}: before and after: {'; '.join(part for part in (heat, clocks) if part)}"
-    if device.sustained:
-        first, last = device.sustained[0], device.sustained[-1]
-        worst = max(window.p50_ms for window in device.sustained)
-        yield (
-            f"{name}: {last.at_s / 60:.1f} min without a rest: p50 {milliseconds(first.p50_ms)} ms at first, "
-            f"{milliseconds(last.p50_ms)} at the end, {milliseconds(worst)} at worst"
-        )
 
 
 def _change(before: dict[str, float], after: dict[str, float], unit: str) -> str:

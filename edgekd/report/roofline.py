@@ -85,10 +85,9 @@ def time_by_kind(estimate: Estimate) -> list[tuple[str, int, float, float]]:
 
 
 def in_words(estimate: Estimate) -> str:
-    """'0.12 to 1.2 ms', or 'at least 0.12 ms'; with '+ the start of 9 kernels' where that is in neither."""
+    """'0.12 to 1.2 ms', or 'at least 0.12 ms'."""
     low = milliseconds(estimate.low_ms)
-    found = f"at least {low} ms" if estimate.high_ms is None else f"{low} to {milliseconds(estimate.high_ms)} ms"
-    return found + (f" + the start of {estimate.starts_left_out} kernels" if estimate.starts_left_out else "")
+    return f"at least {low} ms" if estimate.high_ms is None else f"{low} to {milliseconds(estimate.high_ms)} ms"
 
 
 def svg(estimate: Estimate) -> str:
