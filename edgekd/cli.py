@@ -112,6 +112,8 @@ def _estimate(name: str | None, model: Path, calibrated: str | None, plot: Path 
     from edgekd.report.roofline import svg
     from edgekd.target import load_target
 
+    if plot is not None and plot.suffix != ".svg":
+        raise RecipeError(f"--plot {plot}; the drawing is SVG: give a name that ends in .svg")
     if (name is None) == (calibrated is None):
         raise RecipeError(
             "an estimate needs a target (edgekd targets jetson --model FILE) or --calibrated DEVICE, one of them"
@@ -129,6 +131,7 @@ def _estimate(name: str | None, model: Path, calibrated: str | None, plot: Path 
     print_estimate(found)
     if plot is not None:
         plot.write_text(svg(found), encoding="utf-8")
+        typer.echo(f"wrote {plot}")
 
 
 @app.command()
@@ -164,8 +167,8 @@ def report(
 def verify(
     bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
     device: Annotated[
-        str, typer.Option("--device", "-d", help="There, in its own runtime; a name, or ssh:user@host.")
-    ] = "",
+        list[str] | None, typer.Option("--device", "-d", help="There, in its own runtime; a name, or ssh:user@host.")
+    ] = None,
     runtime: cli_device.Runtime = "",
     samples: Annotated[
         int,
@@ -176,7 +179,9 @@ def verify(
 ) -> None:
     """Check every file's hash and the golden outputs, here in onnxruntime. Exit code 3: something differs."""
     if device:
-        cli_device.verify_there(bundle, device, runtime, samples)
+        if len(device) > 1:
+            raise BundleError(f"verify takes one --device; {len(device)} were given. edgekd measure takes several")
+        cli_device.verify_there(bundle, device[0], runtime, samples)
         return
     if samples:
         raise BundleError("--samples compares a device with this machine; give it with --device")
@@ -249,7 +254,9 @@ def main() -> None:
         app()
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer ends so, without a word, where Ctrl-C was pressed
-            typer.echo("\nedgekd: stopped; what is finished is kept, and the same command goes on from there", err=True)
+            goes_on = "build" in sys.argv[1:2]
+            kept = "; what is finished is kept, and the same command goes on from there" if goes_on else ""
+            typer.echo(f"\nedgekd: stopped{kept}", err=True)
         raise
     except EdgekdError as error:
         typer.echo(f"edgekd: {error}", err=True)

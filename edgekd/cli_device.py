@@ -39,6 +39,7 @@ def add(
         str, typer.Option("--folder", help="Where edgekd keeps its files there [.cache/edgekd-device].")
     ] = "",
     check: Annotated[bool, typer.Option("--probe/--no-probe", help="Look at the device first.")] = True,
+    replace: Annotated[bool, typer.Option("--replace", help="Give a name that is taken to this device.")] = False,
 ) -> None:
     """Name a device, after looking at it: board, JetPack, runtimes, Python, processor, memory, power modes."""
     from edgekd.measure.devices import named
@@ -47,6 +48,11 @@ def add(
     further = {"config": str(Path(ssh_config).resolve()) if ssh_config else "", "python": python, "folder": folder}
     settings = {key: value for key, value in {**kinds, **further}.items() if value}
     named.check(name, settings, f"device {name}")
+    taken = named.list_devices().get(name)
+    if taken is not None and not replace:
+        raise DeviceError(
+            f"{name} is the name of {named.make(name, taken).address} already; choose another, `edgekd device remove {name}`, or --replace"
+        )
     if check:
         from edgekd.measure.remote import probe as look
 
@@ -115,13 +121,14 @@ def calibrate(name: Name) -> None:
     from tempfile import TemporaryDirectory
 
     from edgekd.measure.calibrate import calibrate as fit
-    from edgekd.measure.calibrate import keep, refuse_emulated
+    from edgekd.measure.calibrate import keep, refuse_emulated, refuse_without_onnxruntime
     from edgekd.measure.devices.named import open_device
     from edgekd.measure.held_out import write_held_out
     from edgekd.report.estimates import print_calibration
 
     with open_device(name) as device, TemporaryDirectory(prefix="edgekd-") as folder:
         refuse_emulated(device)
+        refuse_without_onnxruntime(device)
         found = fit(device, write_held_out(Path(folder)))
     print_calibration(found)
     typer.echo(f"kept in {keep(found)}")
@@ -187,6 +194,9 @@ def measure(
     if inside:
         typer.echo("this folder was replaced as a whole: `cd .` brings the shell to the new one")
     wrong = any(device.golden_ok is False for device in found) or len(found) < len(set(devices))
+    for check in report.checks:
+        if check.verdict == "missed":
+            typer.echo(f"missed: {check.name}: {check.found}{f', limit {check.limit}' if check.limit else ''}")
     raise typer.Exit(MISSED if wrong or not report.ok else 0)
 
 
@@ -223,9 +233,16 @@ def ship(
 
 def verify_there(bundle: Path, device: str, runtime: str, samples: int = 0) -> None:
     """`edgekd verify --device`; on an emulated processor, or with samples, also what differs from this machine and where."""
+    from edgekd.bundle import check_file, read_manifest
     from edgekd.measure.devices.named import open_device
     from edgekd.measure.on_device import verify_on
 
+    rows = [check_file(bundle, *listed) for listed in sorted(read_manifest(bundle)["files"].items())]
+    for what, ok, detail in rows:
+        if not ok:
+            typer.echo(f"FAILED  {what}  {detail}")
+    if not all(ok for _, ok, _ in rows):
+        raise typer.Exit(MISSED)
     with open_device(device) as opened:
         if opened.origin == "emulated" or samples:
             from edgekd.measure.compare import compare_on
@@ -247,6 +264,8 @@ def _print_facts(name: str, facts: Facts) -> None:
     lines = {
         "machine": facts.title,
         "software": facts.software,
+        "runtimes": ", ".join(facts.able)
+        or "neither onnxruntime nor TensorRT: install one, else nothing can be measured there",
         "power mode": facts.state.power_mode,
         "power modes": ", ".join(f"{mode} (id {number})" for mode, number in facts.power_modes.items()),
         "clocks": ", ".join(f"{clock} {mhz:.0f} MHz" for clock, mhz in facts.state.clocks_mhz.items()),

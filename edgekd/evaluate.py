@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ from edgekd.export.candidates import MODEL, as_input
 from edgekd.export.golden import Golden
 from edgekd.export.lint import lint
 from edgekd.measure.estimate import estimate
+from edgekd.measure.fitness import is_architecture
 from edgekd.measure.on_candidates import measure_candidates
 from edgekd.measure.protocol import interleave
 from edgekd.measure.runners import OnnxRunner, Runner, TorchRunner, machine, peak_memory_mb, versions
@@ -243,7 +245,7 @@ def _contenders(
 ) -> tuple[list[Contender], Latency | None]:
     """The candidates and the teacher, timed here in turns at batch 1 on one thread.
 
-    Where the target's runtime is another than this host's, the order comes from the device's profile.
+    Where the target's runtime or architecture is another than this host's, the order comes from the device's profile.
     """
     say("  measuring latency on this machine")
     one = np.ascontiguousarray(as_input(samples.test.get(np.zeros(1, np.int64)), recipe.data, recipe.export))
@@ -256,7 +258,8 @@ def _contenders(
     threads = torch.get_num_threads()
     series = interleave(calls)
     torch.set_num_threads(threads)  # a torch teacher was timed on one
-    runs_here = target.runtime.name == "onnxruntime"
+    # What is fast on this processor says little about one of another architecture: x86, say, computes fp16 in fp32.
+    runs_here = target.runtime.name == "onnxruntime" and is_architecture(platform.machine(), target)
     contenders = []
     for name, artifact in candidates.items():
         timed = series.get(name)

@@ -55,6 +55,11 @@ class Facts(Data):
         return ", ".join(part for part in (self.board, self.cpu, cores, ram, self.machine, self.system) if part)
 
     @property
+    def able(self) -> list[str]:
+        """The runtimes that a bundle can be measured in there."""
+        return [name for name in ("onnxruntime", "tensorrt") if self.runtimes.get(name) and self.runtimes.get("numpy")]
+
+    @property
     def software(self) -> str:
         """JetPack and the runtimes, with versions."""
         parts = [

@@ -26,6 +26,7 @@ from edgekd.measure.at_work import Workplace
 from edgekd.measure.calibration_nets import write_networks
 from edgekd.measure.devices import Device
 from edgekd.measure.kernels import Kernel, Precision, read_kernels
+from edgekd.measure.remote import probe
 from edgekd.say import say
 from edgekd.stage import write_atomically
 
@@ -125,6 +126,16 @@ def refuse_emulated(device: Device) -> None:
     """Raises DeviceError for an emulated CPU."""
     if device.origin == "emulated":
         raise DeviceError(f"{device.name} is emulated: its milliseconds are nobody's; calibrate a real device")
+
+
+def refuse_without_onnxruntime(device: Device) -> None:
+    """Raises DeviceError where the networks could not be timed; told before any is made."""
+    facts = probe(device)
+    if "onnxruntime" not in facts.able:
+        raise DeviceError(
+            f"{device.name} ({facts.title}) has no onnxruntime and numpy for its Python {facts.python}, in which a calibration "
+            "is timed: python3 -m pip install onnxruntime numpy"
+        )
 
 
 class Timings:

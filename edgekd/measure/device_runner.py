@@ -667,6 +667,9 @@ def measure_bundles(bundles: dict[str, str], tools: str, timing: str, options: d
     start, root = time.perf_counter(), options["root"]
     if options["cpus"]:
         pin(options["cpus"])
+    cores = len(os.sched_getaffinity(0))
+    if max(options["threads"]) > cores:
+        raise Failure("{} threads on {} cores would wait for each other".format(max(options["threads"]), cores))
     facts, before, busy_before = find_facts(root), state(root), busy_s(root)
     candidates: dict[str, Candidate] = {}
     failed: dict[str, dict[str, Any]] = {}
@@ -781,7 +784,10 @@ class Candidate:
             return
         root, one = self.options["root"], self.run.golden()[0][:1]
         self.found["energy"] = measure_energy(root, lambda: self.model(one), self.options["energy_s"])
-        self.found["sustained"] = sustain(self.run, lambda: self.model(one), self.options["sustained_s"], root)
+        if self.calls:
+            self.found["sustained"] = sustain(
+                self.run, next(iter(self.calls.values())), self.options["sustained_s"], root
+            )
 
 
 def time_in_turns(candidates: list[Candidate], threads: int, batch: int, options: dict[str, Any]) -> None:
@@ -816,11 +822,10 @@ def time_in_turns(candidates: list[Candidate], threads: int, batch: int, options
 
 
 def pin(cpus: list[int]) -> None:
-    try:
-        os.sched_setaffinity(0, cpus)
-    except OSError as error:
-        have = sorted(os.sched_getaffinity(0))
-        raise Failure(f"cores {cpus} cannot be used ({error.strerror}); have: {have}") from None
+    have = os.sched_getaffinity(0)
+    if not set(cpus) <= have:  # the kernel would take those that are there without a word
+        raise Failure(f"cores {cpus} cannot be used; have: {sorted(have)}")
+    os.sched_setaffinity(0, cpus)
 
 
 def predict(model: Any, path: str) -> list[int]:

@@ -105,8 +105,10 @@ def _release(version: str) -> Sequence[str]:
 
 def is_target(facts: Facts, target: Target, runtime: str) -> bool:
     """Architecture and runtime are those that the bundle was built for, so that its budget can be decided there."""
-    cpu = target.hardware.cpu or ""
-    arm = bool(ARM.search(cpu)) or target.runtime.name in ("tensorrt", "qnn")
-    return runtime == target.runtime.name and facts.machine.lower() in (
-        ("aarch64", "arm64") if arm else ("x86_64", "amd64")
-    )
+    return runtime == target.runtime.name and is_architecture(facts.machine, target)
+
+
+def is_architecture(machine: str, target: Target) -> bool:
+    """Whether a machine (as `uname -m` says) has the target's instruction set."""
+    arm = bool(ARM.search(target.hardware.cpu or "")) or target.runtime.name in ("tensorrt", "qnn")
+    return machine.lower() in (("aarch64", "arm64") if arm else ("x86_64", "amd64"))

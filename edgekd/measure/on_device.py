@@ -18,6 +18,7 @@ from edgekd.errors import BundleError, DeviceError
 from edgekd.measure.answer import Answer, Facts, Loading, Proof, Shipped, Timed, understand
 from edgekd.measure.devices import Device, Told
 from edgekd.measure.devices.process import clean
+from edgekd.measure.devices.ssh import PROGRESS
 from edgekd.measure.fitness import check_fit, is_target
 from edgekd.measure.protocol import Series
 from edgekd.measure.remote import ALONE, Parcel, answered, ask, parcel_of, probe, sent, tools_alone
@@ -50,7 +51,17 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.blocks < 3 or self.warmup_s < 0 or min((*self.threads, *self.batches), default=0) < 1:
-            raise DeviceError("at least 3 blocks, and threads and batch sizes from 1 on, can be measured")
+            raise DeviceError(
+                f"threads {_list(self.threads)}, batch {_list(self.batches)}, {self.blocks} blocks; threads and batch sizes start "
+                "at 1, and at least 3 blocks are needed"
+            )
+        if self.cpus and max(self.threads) > len(self.cpus):
+            raise DeviceError(
+                f"{max(self.threads)} threads on {len(self.cpus)} cores ({_list(self.cpus)}) would wait for each other; give --cpus "
+                "a core for each thread"
+            )
+        if self.sustained_s and len(self.threads) * len(self.batches) > 1:
+            raise DeviceError("--sustained goes with one number of threads and one batch size")
 
     def request(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key != "power_mode"}
@@ -60,6 +71,10 @@ class Options:
         """How long it takes at least, without loading; twice, for a GPU is also timed without copies."""
         one = self.warmup_s + self.blocks * self.block_s
         return 2 * len(self.threads) * len(self.batches) * one + self.energy_s + self.sustained_s
+
+
+def _list(numbers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, numbers)) or "none"
 
 
 @dataclass(frozen=True)
@@ -107,6 +122,8 @@ def measure_in_turns(
     """
     target = next(iter(trials.values())).target
     runtime = options.runtime or target.runtime.name
+    if options.engine_options and runtime != "tensorrt":
+        raise DeviceError(f"--engine-option is for build_engine.py; {runtime} builds no engine")
     timed = device.origin != "emulated"  # an emulator's milliseconds are nobody's
     request = {**options.request(), "runtime": runtime, "time": timed}
     with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
@@ -288,7 +305,7 @@ def teller(device: Device) -> Told:
     """Passes the runner's progress on; what else is said there is kept for an error."""
 
     def tell(line: str) -> None:
-        if line.startswith("edgekd: "):
-            say(f"{device.name}: {clean(line.removeprefix('edgekd: '))}")
+        if line.startswith(PROGRESS):
+            say(f"{device.name}: {clean(line.removeprefix(PROGRESS))}")
 
     return tell

@@ -21,6 +21,7 @@ from edgekd.report.model import Origin
 CONNECT_TIMEOUT_S = 10
 COPY_TIMEOUT_S = 1800
 FAILED = 255  # ssh's own exit code
+PROGRESS = "edgekd: "  # what the runner says meanwhile
 REMEDIES = (  # what ssh says -> what it means and what to do
     (
         r"REMOTE HOST IDENTIFICATION HAS CHANGED",
@@ -29,12 +30,13 @@ REMEDIES = (  # what ssh says -> what it means and what to do
     ),
     (
         r"Host key verification failed|No .* host key is known",
-        "its host key is not known yet: connect once by hand (`ssh {host}`) and compare the fingerprint that it shows",
+        "its host key is not known yet: connect once by hand (`ssh {how}`) and compare the fingerprint that it shows",
     ),
     (
         r"Permission denied",
-        "it does not let this user in without a password: install a key (`ssh-copy-id {host}`) or load it into the agent",
+        "it does not let this user in without a password: install a key (`ssh-copy-id {how}`) or load it into the agent",
     ),
+    (r"Can't open user config file", "the file that --ssh-config names cannot be read"),
     (r"Could not resolve hostname", "no machine of that name is found: check the name, or give an address"),
     (
         r"Connection (refused|timed out)|No route to host|Network is unreachable|Operation timed out",
@@ -58,7 +60,7 @@ class Ssh:
         folder = folder.removeprefix("~/")  # where a session starts anyway
         if not re.fullmatch(r"[\w./][\w./-]*", folder):
             raise DeviceError(f"folder {folder!r} of {name}; letters, digits, and ._-/ are possible")
-        self.name, self.host, self.folder, self.python = name, host, folder, python
+        self.name, self.host, self.folder, self.python, self._config = name, host, folder, python, config
         self._options = [*(["-F", config] if config else []), "-o", "BatchMode=yes"]
         self._options += ["-o", f"ConnectTimeout={CONNECT_TIMEOUT_S}"]
         # a link that is dead is noticed within a minute, also while the device is silent
@@ -126,8 +128,10 @@ class Ssh:
     def _explain(self, said: str) -> str:
         for pattern, remedy in REMEDIES:
             if re.search(pattern, said):
-                return f"{self.name} ({self.host}): {remedy.format(host=self.host)}"
-        return f"{self.name} ({self.host}): the connection was lost: {last_line(said)}; run the command again"
+                how = f"-F {shlex.quote(self._config)} {self.host}" if self._config else self.host
+                return f"{self.name} ({self.host}): {remedy.format(how=how)}"
+        own = "\n".join(line for line in said.splitlines() if not line.startswith(PROGRESS))
+        return f"{self.name} ({self.host}): the connection was lost: {last_line(own)}; run the command again"
 
 
 @contextmanager
