@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgekd.measure.calibrate import Calibration, kernel_ms
+from edgekd.measure.calibration_nets import LEAST_OPERATIONS
 from edgekd.measure.kernels import INTO, Kernel, read_kernels
 from edgekd.report.model import Estimate, KernelTime
 from edgekd.target import Hardware, Target
@@ -51,6 +52,11 @@ def estimate_calibrated(path: Path, calibration: Calibration) -> Estimate:
     kernels = read_kernels(path)
     times = [kernel_ms(kernel, calibration) for kernel in kernels]
     unknown = sorted({f"{k.kind} {k.precision}" for k, ms in zip(kernels, times, strict=True) if ms is None})
+    left_out = [f"kernels that no calibration network had: {name}" for name in unknown]
+    if sum(kernel.operations for kernel in kernels) < LEAST_OPERATIONS:
+        left_out.append(
+            f"that it is smaller than every network that was fitted on ({LEAST_OPERATIONS:.0e} operations): expect less"
+        )
     total = sum(ms or 0.0 for ms in times)
     low, high = calibration.range
     held_out = (
@@ -61,7 +67,7 @@ def estimate_calibrated(path: Path, calibration: Calibration) -> Estimate:
         basis=f"calibration of {calibration.device} ({calibration.machine}, {calibration.runtime}, 1 thread): {held_out}",
         low_ms=total * low,
         high_ms=None if unknown else total * high,
-        leaves_out=tuple(f"kernels that no calibration network had: {name}" for name in unknown),
+        leaves_out=tuple(left_out),
         kernels=_timed(kernels, [ms or 0.0 for ms in times]),
         peaks_gops={},
         bandwidth_gbs=None,

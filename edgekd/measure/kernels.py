@@ -57,18 +57,26 @@ NARROW = 8  # input channels below which vector units idle along them: a network
 
 @dataclass(frozen=True)
 class Kernel:
-    """What one kernel does for one sample: `operations` (a multiply-add counts two) and the least bytes that it moves."""
+    """What one kernel does for one sample: `operations` (a multiply-add counts two) and the least bytes that it moves.
+
+    channels: of a convolution, those that vector units run along.
+    """
 
     name: str
     kind: Kind
     precision: Precision
     operations: int
     bytes: int
+    channels: tuple[int, ...] = ()
 
     @property
     def intensity(self) -> float:
         """Operations a byte."""
         return self.operations / self.bytes if self.bytes else 0.0
+
+    def filled(self, lanes: int) -> float:
+        """The operations with every channel count rounded up to full vectors of so many lanes: 12 channels cost what 16 do."""
+        return self.operations * math.prod(-(-channels // lanes) * lanes / channels for channels in self.channels)
 
 
 @dataclass
@@ -79,6 +87,7 @@ class _Open:
     kind: Kind
     precision: Precision
     operations: int
+    channels: tuple[int, ...] = ()
     reads: list[str] = field(default_factory=list)
     writes: list[str] = field(default_factory=list)
 
@@ -106,13 +115,21 @@ def read_kernels(path: Path) -> tuple[Kernel, ...]:
                 graph.kind(node),
                 graph.precision(node),
                 graph.operations(node),
+                graph.channels(node),
                 graph.reads(node),
                 outputs,
             )
             kernels.append(kernel)
         made_by.update(dict.fromkeys(outputs, kernel))
     return tuple(
-        Kernel(k.name, k.kind, k.precision, k.operations, sum(map(graph.size, [*dict.fromkeys(k.reads), *k.writes])))
+        Kernel(
+            k.name,
+            k.kind,
+            k.precision,
+            k.operations,
+            sum(map(graph.size, [*dict.fromkeys(k.reads), *k.writes])),
+            k.channels,
+        )
         for k in kernels
     )
 
@@ -182,6 +199,14 @@ class _Graph:
         if node.op_type in ("Gemm", "MatMul"):
             return "matmul"
         return "pool" if node.op_type in POOLS else "move" if node.op_type in MOVES else "elementwise"
+
+    def channels(self, node: onnx.NodeProto) -> tuple[int, ...]:
+        """Of a convolution: its output's and, where they fill a vector and are summed over, its input's."""
+        kind = self.kind(node)
+        if node.op_type != "Conv" or kind == "grouped":
+            return ()
+        outside, inside = self.shapes[self._root(node.input[1])][0][:2]
+        return (outside, inside) if kind in ("conv", "pointwise") else (outside,)
 
     def operations(self, node: onnx.NodeProto) -> int:
         """Two a multiply-add; of a pool its inputs' elements, of what only moves none, else one an output element."""

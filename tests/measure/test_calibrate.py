@@ -24,17 +24,18 @@ START_MS, MS_PER_GOP, MS_PER_GB = 0.01, {"conv fp32": 8.0, "pool fp32": 0.5}, {"
 
 
 def networks(count: int) -> list[list[Kernel]]:
-    rng = np.random.default_rng(0)
+    rng, widths = np.random.default_rng(0), np.random.default_rng(1)
 
     def kernel(kind: Any) -> Kernel:
-        return Kernel("k", kind, "fp32", int(rng.integers(10**5, 10**8)), int(rng.integers(10**4, 10**6)))
+        work = int(rng.integers(10**5, 10**8)), int(rng.integers(10**4, 10**6))
+        return Kernel("k", kind, "fp32", *work, (int(widths.integers(1, 100)),) if kind == "conv" else ())
 
     return [[kernel(rng.choice(["conv", "pool"])) for _ in range(rng.integers(2, 20))] for _ in range(count)]
 
 
-def true_ms(kernels: Sequence[Kernel]) -> float:
+def true_ms(kernels: Sequence[Kernel], lanes: int = 1) -> float:
     return sum(
-        START_MS + k.operations / 1e9 * MS_PER_GOP[f"{k.kind} fp32"] + k.bytes / 1e9 * MS_PER_GB[f"{k.kind} fp32"]
+        START_MS + k.filled(lanes) / 1e9 * MS_PER_GOP[f"{k.kind} fp32"] + k.bytes / 1e9 * MS_PER_GB[f"{k.kind} fp32"]
         for k in kernels
     )
 
@@ -49,6 +50,19 @@ def test_the_rates_that_made_the_times_are_found_though_one_network_was_disturbe
     # By squares, that one network would move them by tens of percent.
     assert fit.start_ms == pytest.approx({"fp32": START_MS}, rel=0.03)
     assert fit.ms_per_gop == pytest.approx(MS_PER_GOP, rel=0.03) and fit.ms_per_gb == pytest.approx(MS_PER_GB, rel=0.03)
+
+
+@pytest.mark.parametrize("lanes", [1, 4, 16])
+def test_the_width_of_the_vectors_that_made_the_times_is_found(lanes: int) -> None:
+    made = networks(40)
+    fit = fit_rates(made, [true_ms(kernels, lanes) for kernels in made])
+
+    assert fit.lanes == lanes and fit.ms_per_gop == pytest.approx(MS_PER_GOP, rel=0.01)
+
+
+def test_channels_that_do_not_fill_a_vector_cost_what_those_that_do_cost() -> None:
+    assert Kernel("k", "conv", "fp32", 12 * 20 * 9, 1, (12, 20)).filled(16) == pytest.approx(16 * 32 * 9)
+    assert Kernel("k", "pool", "fp32", 70, 1).filled(16) == 70
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
