@@ -106,7 +106,7 @@ def targets(
 
 
 def _estimate(name: str | None, model: Path, calibrated: str | None, plot: Path | None) -> None:
-    from edgekd.measure.calibrate import load_calibration
+    from edgekd.measure.calibration import load_calibration
     from edgekd.measure.estimate import estimate, estimate_calibrated
     from edgekd.report.estimates import print_estimate
     from edgekd.report.roofline import svg

@@ -113,23 +113,30 @@ def remove(
 
 
 @app.command()
-def calibrate(name: Name) -> None:
+def calibrate(
+    name: Name,
+    runtime: Annotated[
+        str, typer.Option("--runtime", help="onnxruntime or tensorrt [tensorrt where the device has it].")
+    ] = "",
+) -> None:
     """Fit how fast a device is at each class of operator, for `edgekd targets --calibrated`; some minutes.
 
-    Small networks are timed there in onnxruntime on one thread; what the fit is worth is told by networks that it did not see.
+    Small networks are timed there, in onnxruntime on one thread or in TensorRT without copies (whose engines take most of an hour
+    to build); what the fit is worth is told by networks that it did not see.
     """
     from tempfile import TemporaryDirectory
 
     from edgekd.measure.calibrate import calibrate as fit
-    from edgekd.measure.calibrate import keep, refuse_emulated, refuse_without_onnxruntime
+    from edgekd.measure.calibrate import refuse_emulated, runtime_there
+    from edgekd.measure.calibration import keep
     from edgekd.measure.devices.named import open_device
     from edgekd.measure.held_out import write_held_out
     from edgekd.report.estimates import print_calibration
 
     with open_device(name) as device, TemporaryDirectory(prefix="edgekd-") as folder:
         refuse_emulated(device)
-        refuse_without_onnxruntime(device)
-        found = fit(device, write_held_out(Path(folder)))
+        timed_in = runtime_there(device, _runtime(runtime))
+        found = fit(device, write_held_out(Path(folder), timed_in), runtime=timed_in)
     print_calibration(found)
     typer.echo(f"kept in {keep(found)}")
 

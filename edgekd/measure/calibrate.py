@@ -8,7 +8,6 @@ neither term hides the other. What it is worth is told by networks that were mea
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,113 +15,83 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scipy.optimize import nnls
 
-from edgekd.errors import DeviceError, nearest
-from edgekd.measure import device_timings
+from edgekd.bundle import FILES
+from edgekd.errors import DeviceError
+from edgekd.export.check import precision_of
 from edgekd.measure.at_work import Workplace
+from edgekd.measure.calibration import Calibration, HeldOut, Rates
 from edgekd.measure.calibration_nets import write_networks
 from edgekd.measure.devices import Device
+from edgekd.measure.fitness import INSTALL
 from edgekd.measure.kernels import Kernel, Precision, read_kernels
 from edgekd.measure.remote import probe
 from edgekd.say import say
-from edgekd.stage import write_atomically
 
-NETWORKS: Mapping[Precision, int] = {"fp32": 84, "int8": 70}
+# An engine takes a device some ten seconds to build, a session nothing: fewer networks for TensorRT.
+NETWORKS: Mapping[str, Mapping[Precision, int]] = {
+    "onnxruntime": {"fp32": 84, "int8": 70},
+    "tensorrt": {"fp32": 28, "fp16": 42, "int8": 42},
+}
 ROUNDS, BLOCK_MS = 6, 25.0
-ACCEPTED = 0.15  # median error on the held-out networks beyond which the report warns
-SECONDS = 3600
+SECONDS = {"onnxruntime": 3600, "tensorrt": 4 * 3600}  # the longest that a device's answer is waited for
 LANES = (1, 4, 8, 16, 32)
 FOLDS = 5
 TIGHT = 0.02  # residuals below this share are not told apart: the measurement's own noise is larger
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class HeldOut(Section):
-    """A network that was not fitted on; `noise` is how far apart its rounds lie, as a share of the fastest."""
-
-    name: str
-    measured_ms: float
-    estimated_ms: float
-    noise: float
-
-    @property
-    def error(self) -> float:
-        """As a share of what was measured."""
-        return self.estimated_ms / self.measured_ms - 1
-
-
-class Calibration(Section):
-    """A device's speed by class of operator, as "conv fp32"; times are of one thread's own, the fastest of the rounds."""
-
-    device: str
-    machine: str
-    runtime: str
-    created: str = Field(description="UTC, ISO 8601")
-    start_ms: dict[str, float] = Field(description="number format -> the start of a kernel")
-    ms_per_gop: dict[str, float]
-    ms_per_gb: dict[str, float]
-    lanes: int = Field(description="channels are counted in full vectors of so many")
-    fitted_on: int
-    fit_error: float = Field(description="median, as a share, on the networks that were fitted on")
-    noise: float = Field(
-        description="median over the networks of how far apart the rounds lie, as a share of the fastest"
-    )
-    waited: float = Field(description="median of wall time over processor time: 1 on an idle machine")
-    held_out: tuple[HeldOut, ...]
-
-    @property
-    def median_error(self) -> float:
-        return float(np.median([abs(network.error) for network in self.held_out]))
-
-    @property
-    def range(self) -> tuple[float, float]:
-        """Measured over estimated: where the middle four fifths of the held-out networks lie."""
-        ratios = [network.measured_ms / network.estimated_ms for network in self.held_out]
-        low, high = np.percentile(ratios, (10, 90))
-        return min(float(low), 1.0), max(float(high), 1.0)
-
-
 def calibrate(
-    device: Device, held_out: Mapping[str, Path], *, rounds: int = ROUNDS, networks: Mapping[Precision, int] = NETWORKS
+    device: Device,
+    held_out: Mapping[str, Path],
+    *,
+    runtime: str = "onnxruntime",
+    rounds: int = ROUNDS,
+    networks: Mapping[Precision, int] | None = None,
 ) -> Calibration:
     """Time small networks of the device's kinds and `held_out` (name -> ONNX file) there, in the same rounds, and fit.
 
+    runtime: `onnxruntime` on one thread, or `tensorrt`, without copies to and from the GPU; networks: format -> how many.
     Raises DeviceError for an emulated CPU, whose time says nothing, and where the device cannot run them.
     """
     refuse_emulated(device)
     with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
         made = [
-            path for precision, count in networks.items() for path in write_networks(Path(folder), count, precision)
+            path
+            for precision, count in (networks or NETWORKS[runtime]).items()
+            for path in write_networks(Path(folder), count, precision, runtime)
         ]
         say(f"  timing {len(made)} networks to fit on and {len(held_out)} held out on {device.name}")
         fitted = {path.name: path for path in made}
+        outside = {name: f"{_precision(path)}-held-out-{i}.onnx" for i, (name, path) in enumerate(held_out.items())}
         measured = time_on(
-            device, {**fitted, **{f"held-out-{i}.onnx": path for i, path in enumerate(held_out.values())}}, rounds
+            device, {**fitted, **{outside[name]: path for name, path in held_out.items()}}, rounds, runtime
         )
         times = {name: float(rounds.min()) for name, rounds in measured.cpu_ms.items()}
         fit = fit_rates([read_kernels(path) for path in made], [times[name] for name in fitted])
         spread = {name: float(np.ptp(rounds) / rounds.min()) for name, rounds in measured.cpu_ms.items()}
         errors = [abs(fit.ms(read_kernels(path)) / times[name] - 1) for name, path in fitted.items()]
-        outside = [
+        found = [
             HeldOut(
                 name=name,
-                measured_ms=times[f"held-out-{i}.onnx"],
+                measured_ms=times[outside[name]],
                 estimated_ms=fit.ms(read_kernels(path)),
-                noise=spread[f"held-out-{i}.onnx"],
+                noise=spread[outside[name]],
             )
-            for i, (name, path) in enumerate(held_out.items())
+            for name, path in held_out.items()
         ]
     return Calibration(
         device=device.name, machine=measured.machine, runtime=measured.runtime, created=datetime.now(UTC).isoformat(timespec="seconds"),
         start_ms=fit.start_ms, ms_per_gop=fit.ms_per_gop, ms_per_gb=fit.ms_per_gb, lanes=fit.lanes, fitted_on=len(made),
-        fit_error=float(np.median(errors)), noise=float(np.median(list(spread.values()))), waited=measured.waited, held_out=tuple(outside),
+        fit_error=float(np.median(errors)), noise=float(np.median(list(spread.values()))), waited=measured.waited, held_out=tuple(found),
     )  # fmt: skip
+
+
+def _precision(path: Path) -> str:
+    """What build_engine.py asks the engine for."""
+    return precision_of(onnx.load(path, load_external_data=False))
 
 
 def refuse_emulated(device: Device) -> None:
@@ -131,14 +100,19 @@ def refuse_emulated(device: Device) -> None:
         raise DeviceError(f"{device.name} is emulated: its milliseconds are nobody's; calibrate a real device")
 
 
-def refuse_without_onnxruntime(device: Device) -> None:
-    """Raises DeviceError where the networks could not be timed; told before any is made."""
+def runtime_there(device: Device, asked: str = "") -> str:
+    """What a calibration is timed in: TensorRT where the device has it, unless something else is asked.
+
+    Raises DeviceError where it is not there; told before any network is made.
+    """
     facts = probe(device)
-    if "onnxruntime" not in facts.able:
+    runtime = asked or ("tensorrt" if "tensorrt" in facts.able else "onnxruntime")
+    if runtime not in facts.able:
         raise DeviceError(
-            f"{device.name} ({facts.title}) has no onnxruntime and numpy for its Python {facts.python}, in which a calibration "
-            "is timed: python3 -m pip install onnxruntime numpy"
+            f"{device.name} ({facts.title}) has no {runtime} or no numpy for its Python {facts.python}; it has: "
+            f"{', '.join(facts.able) or 'neither runtime'}. To install: {INSTALL[runtime]}; {INSTALL['numpy']}"
         )
+    return runtime
 
 
 class Timings:
@@ -156,12 +130,15 @@ class Timings:
         self.waited = float(np.median([np.median(wall_ms[name] / self.cpu_ms[name]) for name in names]))
 
 
-def time_on(device: Device, models: Mapping[str, Path], rounds: int) -> Timings:
+def time_on(device: Device, models: Mapping[str, Path], rounds: int, runtime: str = "onnxruntime") -> Timings:
     """name -> model, timed on the device in interleaved rounds; see device_timings.py."""
     with Workplace(device) as there:
-        script = there.put(Path(device_timings.__file__))
+        script = there.put(Path(__file__).with_name("device_timings.py"))
+        for name in ("run.py", "build_engine.py"):
+            there.put(FILES / name)
         paths = {there.put(path, name): name for name, path in models.items()}
-        out = there.python([script, str(rounds), str(BLOCK_MS), *paths], timeout_s=SECONDS)
+        words = [script, runtime, str(rounds), str(BLOCK_MS), *paths]
+        out = there.python(words, timeout_s=SECONDS[runtime])
         try:
             answer = json.loads(out.decode().strip().splitlines()[-1])
             for kind in ("cpu_ms", "wall_ms"):
@@ -169,27 +146,6 @@ def time_on(device: Device, models: Mapping[str, Path], rounds: int) -> Timings:
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise DeviceError(f"{device.name}: the times that it gave make no sense: {error!r}") from error
     return Timings(answer, list(models), device.name)
-
-
-class Rates(Section):
-    """The fitted figures; see `Calibration`."""
-
-    start_ms: dict[str, float]
-    ms_per_gop: dict[str, float]
-    ms_per_gb: dict[str, float]
-    lanes: int
-
-    def ms(self, kernels: Sequence[Kernel]) -> float:
-        return sum(kernel_ms(kernel, self) or 0.0 for kernel in kernels)
-
-
-def kernel_ms(kernel: Kernel, rates: Rates | Calibration) -> float | None:
-    """One kernel; None where no calibration network had one of its class."""
-    name = f"{kernel.kind} {kernel.precision}"
-    if name not in rates.ms_per_gb:
-        return None
-    arithmetic = kernel.filled(rates.lanes) / 1e9 * rates.ms_per_gop.get(name, 0.0)
-    return rates.start_ms[kernel.precision] + arithmetic + kernel.bytes / 1e9 * rates.ms_per_gb[name]
 
 
 def fit_rates(networks: Sequence[Sequence[Kernel]], times_ms: Sequence[float]) -> Rates:
@@ -238,33 +194,3 @@ def _work(kernels: Sequence[Kernel], lanes: int) -> dict[tuple[str, str], float]
             found["operations", name] += kernel.filled(lanes) / 1e9
         found["bytes", name] += kernel.bytes / 1e9
     return found
-
-
-def calibration_file(device: str) -> Path:
-    """Where a device's calibration is kept."""
-    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(base) / "edgekd" / "calibrations" / f"{device.replace(os.sep, '_').replace(':', '_')}.json"
-
-
-def keep(calibration: Calibration) -> Path:
-    """Store it, replacing an older one; gives the file."""
-    file = calibration_file(calibration.device)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, calibration.model_dump_json(indent=2).encode())
-    return file
-
-
-def load_calibration(device: str) -> Calibration:
-    """Raises DeviceError where the device was not calibrated."""
-    file = calibration_file(device)
-    try:
-        return Calibration.model_validate_json(file.read_bytes())
-    except FileNotFoundError:
-        known = sorted(path.stem for path in file.parent.glob("*.json"))
-        raise DeviceError(
-            f"no calibration of {device!r}{nearest(device, known)} `edgekd device calibrate {device}` makes one"
-        ) from None
-    except (OSError, ValidationError) as error:
-        raise DeviceError(
-            f"{file} cannot be read as a calibration: {str(error).splitlines()[0]}; calibrate again"
-        ) from error

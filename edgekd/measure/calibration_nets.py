@@ -14,20 +14,31 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from edgekd.export.to_half import to_fp16
+from edgekd.measure.calibration import LEAST_OPERATIONS
 from edgekd.measure.kernels import Precision, read_kernels
 
 FAMILIES = ("plain", "residual", "bottleneck", "inverted", "inverted with attention", "grouped", "concatenating")
-MOST_OPERATIONS, LEAST_OPERATIONS = 6e8, 1e6
+MOST_OPERATIONS = 6e8
+PLACEMENT = {"onnxruntime": "behind", "tensorrt": "before"}
+OPSET = 19  # the first with Q and DQ in half precision
 SCALE = 6 / 255  # of every activation; what a ReLU gave starts at zero, so that the runtime can drop the ReLU
 
 
-def write_networks(folder: Path, count: int, precision: Precision) -> list[Path]:
-    """`count` networks of fp32 or int8 (uint8 activations, int8 weights, as onnxruntime quantizes)."""
+def write_networks(folder: Path, count: int, precision: Precision, runtime: str = "onnxruntime") -> list[Path]:
+    """`count` networks of fp32, fp16 or int8, quantized as the runtime does it.
+
+    onnxruntime: uint8 activations, Q and DQ behind every operator; tensorrt: int8 with zero-point 0 before the convolutions, the
+    classifier and a residual's skip, and half precision between.
+    """
     paths: list[Path] = []
     seed = 0
     while len(paths) < count:
         path = folder / f"{precision}-{seed:03}.onnx"
-        onnx.save(_network(np.random.default_rng(seed), FAMILIES[seed % len(FAMILIES)], precision == "int8"), path)
+        family, placement = FAMILIES[seed % len(FAMILIES)], PLACEMENT[runtime] if precision == "int8" else ""
+        onnx.save(_network(np.random.default_rng(seed), family, placement), path)
+        if precision == "fp16" or placement == "before":
+            to_fp16(path, path)
         if LEAST_OPERATIONS <= sum(kernel.operations for kernel in read_kernels(path)) <= MOST_OPERATIONS:
             paths.append(path)
         else:
@@ -36,11 +47,11 @@ def write_networks(folder: Path, count: int, precision: Precision) -> list[Path]
     return paths
 
 
-def _network(rng: np.random.Generator, family: str, int8: bool) -> onnx.ModelProto:
+def _network(rng: np.random.Generator, family: str, placement: str) -> onnx.ModelProto:
     """A stem, two to four stages of one family's blocks, a pool and a classifier."""
     size = int(rng.choice([32, 48, 64, 96, 128, 160, 224]))
     width = int(rng.choice([8, 12, 16, 16, 24, 32, 32, 48, 64, 96, 128]))
-    net = _Writer(rng, int8, size)
+    net = _Writer(rng, placement, size)
     x = net.conv(net.input, width, int(rng.choice([3, 3, 5, 7])), stride=1 if size <= 48 else 2)
     for stage in range(int(rng.integers(2, 5))):
         wider = int(round(width * rng.choice([1.5, 2, 2]) / 4) * 4) if stage else width
@@ -81,11 +92,11 @@ def _block(net: _Writer, family: str, x: str, width: int, stride: int) -> str:
 
 
 class _Writer:
-    """Writes nodes; where the network is quantized each float tensor is followed by Q and DQ."""
+    """Writes nodes; where the network is quantized, Q and DQ stand `behind` each operator, or `before` those that take integers."""
 
-    def __init__(self, rng: np.random.Generator, int8: bool, size: int) -> None:
-        self.rng, self.int8 = rng, int8
-        self.activation = "Clip" if int8 else str(rng.choice(["Clip", "Relu", "HardSwish"]))
+    def __init__(self, rng: np.random.Generator, placement: str, size: int) -> None:
+        self.rng, self.placement, self.int8 = rng, placement, bool(placement)
+        self.activation = "Clip" if placement else str(rng.choice(["Clip", "Relu", "HardSwish"]))
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, NDArray[Any]] = {}
         self.channels: dict[str, int] = {}
@@ -93,10 +104,12 @@ class _Writer:
         self.constant("scale", np.float32(SCALE))
         self.constant("least_zero", np.uint8(0))
         self.constant("middle_zero", np.uint8(128))
-        self.input = self.quantized("x", 3)
+        self.constant("no_zero", np.int8(0))
+        self.channels["x"] = 3
+        self.input = self.behind("x")
 
     def conv(self, x: str, width: int, kernel: int, stride: int = 1, groups: int = 1, activation: str = "Relu") -> str:
-        inside = self.channels[x] // groups
+        inside, x = self.channels[x] // groups, self.before(x)
         weight = self.weight((width, inside, kernel, kernel), 1 / np.sqrt(inside * kernel * kernel / 2))
         y = self.node(
             "Conv", [x, weight, self.bias(width)], width, quantize=not activation, strides=[stride, stride],
@@ -116,7 +129,7 @@ class _Writer:
         return self.activate(x, "Relu")
 
     def add(self, a: str, b: str) -> str:
-        return self.node("Add", [a, b], self.channels[a])
+        return self.node("Add", [a, self.before(b)], self.channels[a])
 
     def concat(self, a: str, b: str) -> str:
         return self.node("Concat", [a, b], self.channels[a] + self.channels[b], axis=1)
@@ -137,27 +150,36 @@ class _Writer:
         y = self.node("GlobalAveragePool", [x], width)
         y = self.node("Flatten", [y], width, axis=1)
         y = self.node(
-            "Gemm", [y, self.weight((classes, width), 1 / np.sqrt(width)), self.bias(classes)], classes, transB=1
+            "Gemm",
+            [self.before(y), self.weight((classes, width), 1 / np.sqrt(width)), self.bias(classes)],
+            classes,
+            transB=1,
         )
         output = helper.make_tensor_value_info(y, TensorProto.FLOAT, [1, classes])
         tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in self.constants.items()]
         graph = helper.make_graph(self.nodes, "network", self.inputs, [output], tensors)
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)
 
     def node(self, operator: str, inputs: list[str], channels: int, *, quantize: bool = True, **settings: Any) -> str:
         name = f"{operator.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, inputs, [name], name, **settings))
         self.channels[name] = channels
-        return self.quantized(name, channels) if quantize else name
+        return self.behind(name) if quantize else name
 
-    def quantized(self, x: str, channels: int) -> str:
-        self.channels[x] = channels
-        if not self.int8:
+    def behind(self, x: str) -> str:
+        if self.placement != "behind":
             return x
         zero = "least_zero" if x.startswith(("relu", "clip", "hardsigmoid", "sigmoid", "maxpool")) else "middle_zero"
-        self.nodes.append(helper.make_node("QuantizeLinear", [x, "scale", zero], [f"{x}_q"]))
-        self.nodes.append(helper.make_node("DequantizeLinear", [f"{x}_q", "scale", zero], [f"{x}_d"]))
-        self.channels[f"{x}_d"] = channels
+        return self.quantized(x, zero)
+
+    def before(self, x: str) -> str:
+        return self.quantized(x, "no_zero") if self.placement == "before" else x
+
+    def quantized(self, x: str, zero: str) -> str:
+        if f"{x}_d" not in self.channels:
+            self.nodes.append(helper.make_node("QuantizeLinear", [x, "scale", zero], [f"{x}_q"]))
+            self.nodes.append(helper.make_node("DequantizeLinear", [f"{x}_q", "scale", zero], [f"{x}_d"]))
+            self.channels[f"{x}_d"] = self.channels[x]
         return f"{x}_d"
 
     def weight(self, shape: tuple[int, ...], spread: float) -> str:
@@ -169,7 +191,7 @@ class _Writer:
         return self.dequantized("weight", whole, scale.astype(np.float32), np.zeros(shape[0], np.int8))
 
     def bias(self, width: int) -> str:
-        if not self.int8:
+        if self.placement != "behind":  # TensorRT takes no quantized bias
             return self.constant(f"bias_{len(self.nodes)}", np.zeros(width, np.float32))
         # The bias's scale is the product of the input's and the weights', which stands one node before.
         scale = self.constants[f"weight_scale_{len(self.nodes) - 1}"] * np.float32(SCALE)

@@ -406,11 +406,14 @@ def own(folder: str) -> None:
 
 @contextlib.contextmanager
 def lasting(folder: str) -> Iterator[None]:
-    """The store's folders, made where they are absent; what interrupted uploads left a day ago is removed."""
+    """The store's folders, made where they are absent; what interrupted uploads and tasks left a day ago is removed."""
     own(folder)
     for name in PARTS:
         os.makedirs(os.path.join(folder, name), mode=0o700, exist_ok=True)
-    for left in glob.glob(os.path.join(glob.escape(folder), "incoming", "*")):
+    store = glob.escape(folder)
+    for left in glob.glob(os.path.join(store, "incoming", "*")) + glob.glob(
+        os.path.join(store, "task-" + 16 * "[0-9a-f]")
+    ):
         with contextlib.suppress(OSError):
             if time.time() - os.stat(left).st_mtime > STALE_S:
                 shutil.rmtree(left, ignore_errors=True)

@@ -1,34 +1,43 @@
 #!/usr/bin/env python3
-"""Runs on a device: how long onnxruntime takes for each of several models there, on one thread, in interleaved rounds.
+"""Runs on a device: how long a runtime takes for each of several models there, in interleaved rounds.
 
-    python3 device_timings.py ROUNDS BLOCK_MS model.onnx ...
+    python3 device_timings.py onnxruntime|tensorrt ROUNDS BLOCK_MS fp32-one.onnx int8-two.onnx ...
 
 Prints one line of JSON: {"runtime", "machine", "wall_ms": {model: [of each round]}, "cpu_ms": the same}. A round takes a block
-of each model, in an order that is reversed every second round; a block lasts at least BLOCK_MS and gives the mean of its runs
-in wall time and in the thread's own processor time, which a busy machine does not stretch by making the thread wait. Inputs
-are random. Needs Python 3.8+, numpy and onnxruntime alone.
+of each model, in an order that is reversed every second round; a block lasts at least BLOCK_MS and gives the mean of its runs.
+onnxruntime runs on one thread, whose own processor time a busy machine does not stretch by making it wait. TensorRT runs an
+engine that is built here, of the format that the file's name begins with, without copies; the wall's time stands for both.
+Inputs are random. Needs Python 3.8+, numpy, the runtime, and run.py and build_engine.py beside it.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import platform
+import subprocess
 import sys
 import time
 
 import numpy as np
-import onnxruntime as ort
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from edgekd.export.bundle_files.run import EngineModel, OnnxModel
+else:
+    from run import EngineModel, OnnxModel
+
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 
 
 def main() -> None:
-    rounds, block_ms, paths = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
-    calls = [open_model(path) for path in paths]
+    runtime, rounds, block_ms, paths = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4:]
+    calls, name = [], ""
+    for path in paths:
+        call, name = open_engine(path) if runtime == "tensorrt" else open_model(path)
+        calls.append(call)
     for call in calls:
         block(call, block_ms)
     wall: dict[str, list[float]] = {path: [] for path in paths}
@@ -39,22 +48,32 @@ def main() -> None:
             call()  # brings the caches back from the model before
             wall_ms, cpu_ms = block(call, block_ms)
             wall[path].append(wall_ms)
-            cpu[path].append(cpu_ms)
-    runtime = f"onnxruntime {ort.__version__} CPU"
-    print(json.dumps({"runtime": runtime, "machine": platform.machine(), "wall_ms": wall, "cpu_ms": cpu}))
+            cpu[path].append(wall_ms if runtime == "tensorrt" else cpu_ms)
+    print(json.dumps({"runtime": name, "machine": platform.machine(), "wall_ms": wall, "cpu_ms": cpu}))
 
 
-def open_model(path: str) -> Callable[[], object]:
-    """A call that runs one sample."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    given = session.get_inputs()[0]
+def open_model(path: str) -> tuple[Callable[[], object], str]:
+    """A call that runs one sample in onnxruntime, and the runtime's name."""
+    model = OnnxModel(path, 1)
+    given = model.session.get_inputs()[0]
     shape = [size if isinstance(size, int) else 1 for size in given.shape]
     values = np.random.default_rng(0).uniform(0, 1, shape)
     batch = (values * 255 if given.type == "tensor(uint8)" else values).astype(TYPES[given.type])
-    return lambda: session.run(None, {given.name: batch})
+    return lambda: model.session.run(None, {given.name: batch}), model.name
+
+
+def open_engine(path: str) -> tuple[Callable[[], object], str]:
+    """The same in TensorRT: the engine is built, with a timing cache that all of them share, and the sample lies on the GPU."""
+    folder, plan, precision = os.path.dirname(path), path + ".plan", os.path.basename(path).partition("-")[0]
+    words = [sys.executable, os.path.join(folder, "build_engine.py"), "--model", path, "--output", plan]
+    words += ["--timing-cache", os.path.join(folder, "timing.cache"), "--precision", precision]
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{os.path.basename(path)}: the engine was not built:\n{done.stdout[-2000:]}")
+    model = EngineModel(plan)
+    shape = [max(size, 1) for size in model.engine.get_tensor_shape(model.input)]
+    model.place(np.random.default_rng(0).uniform(0, 1, shape).astype(np.float32))
+    return model.compute, model.name
 
 
 def block(call: Callable[[], object], least_ms: float) -> tuple[float, float]:

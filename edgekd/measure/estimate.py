@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgekd.measure.calibrate import Calibration, kernel_ms
-from edgekd.measure.calibration_nets import LEAST_OPERATIONS
+from edgekd.measure.calibration import LEAST_OPERATIONS, Calibration, kernel_ms
 from edgekd.measure.kernels import INTO, Kernel, read_kernels
 from edgekd.report.model import Estimate, KernelTime
 from edgekd.target import Hardware, Target
@@ -64,7 +63,7 @@ def estimate_calibrated(path: Path, calibration: Calibration) -> Estimate:
     )
     return Estimate(
         device=calibration.device,
-        basis=f"calibration of {calibration.device} ({calibration.machine}, {calibration.runtime}, 1 thread): {held_out}",
+        basis=f"calibration of {calibration.device} ({calibration.machine}, {calibration.conditions}): {held_out}",
         low_ms=total * low,
         high_ms=None if unknown else total * high,
         leaves_out=tuple(left_out),

@@ -6,17 +6,18 @@ from pathlib import Path
 
 import torch
 
+from edgekd.export.to_half import to_fp16
 from edgekd.export.to_onnx import to_onnx
 from edgekd.models.reference import BUILT_IN
 from edgekd.quantize import calibrate, convert, prepare
 from edgekd.target import load_target
 
 SIZE, OPSET = 32, 20
-SCHEME = "x86-cpu"  # onnxruntime's, as the networks that are fitted on
+SCHEME = {"onnxruntime": "x86-cpu", "tensorrt": "jetson"}  # as the networks that are fitted on
 
 
-def write_held_out(folder: Path) -> dict[str, Path]:
-    """Name -> file, of each student with random weights at 32 x 32 pixels."""
+def write_held_out(folder: Path, runtime: str = "onnxruntime") -> dict[str, Path]:
+    """Name -> file, of each student with random weights at 32 x 32 pixels; for tensorrt in fp16 too, and int8 with fp16 between."""
     found = {}
     torch.manual_seed(0)
     images = torch.randn(4, 3, SIZE, SIZE)
@@ -24,8 +25,12 @@ def write_held_out(folder: Path) -> dict[str, Path]:
         model = make(num_classes=10).eval()
         found[f"{name} fp32"] = folder / f"{name}-fp32.onnx"
         to_onnx(model, found[f"{name} fp32"], images[:2], opset=OPSET)
-        prepared = prepare(model, load_target(SCHEME), (images[:2],))
+        prepared = prepare(model, load_target(SCHEME[runtime]), (images[:2],))
         calibrate(prepared, [images])
         found[f"{name} int8"] = folder / f"{name}-int8.onnx"
         to_onnx(convert(prepared), found[f"{name} int8"], images[:2], opset=OPSET)
+        if runtime == "tensorrt":
+            found[f"{name} fp16"] = folder / f"{name}-fp16.onnx"
+            to_fp16(found[f"{name} fp32"], found[f"{name} fp16"])
+            to_fp16(found[f"{name} int8"], found[f"{name} int8"])
     return found

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgekd.measure.calibrate import ACCEPTED, Calibration
+from edgekd.measure.calibration import ACCEPTED, Calibration
 from edgekd.report.model import Estimate
 from edgekd.report.roofline import in_words, time_by_kind
 from edgekd.report.terminal import milliseconds
@@ -29,7 +29,7 @@ def print_estimate(estimate: Estimate) -> None:
 
 def print_calibration(calibration: Calibration) -> None:
     console = Console(highlight=False)
-    console.print(Text(f"{calibration.device}: {calibration.machine}, {calibration.runtime}, 1 thread", style="bold"))
+    console.print(Text(f"{calibration.device}: {calibration.machine}, {calibration.conditions}", style="bold"))
     rates = Table("kernels", "10⁹ operations/s", "GB/s", box=None, pad_edge=False)
     for name in sorted(calibration.ms_per_gb):
         rates.add_row(name, _rate(calibration.ms_per_gop.get(name, 0.0)), _rate(calibration.ms_per_gb[name]))

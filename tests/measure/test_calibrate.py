@@ -8,17 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
 from edgekd.errors import DeviceError
+from edgekd.export.check import precision_of
+from edgekd.export.lint import lint
 from edgekd.measure import calibrate as module
-from edgekd.measure.calibrate import calibrate, fit_rates, keep, load_calibration
+from edgekd.measure.calibrate import calibrate, fit_rates, runtime_there
+from edgekd.measure.calibration import keep, load_calibration
 from edgekd.measure.calibration_nets import write_networks
+from edgekd.measure.device_runner import version_of
 from edgekd.measure.devices.emulated import Emulated
 from edgekd.measure.devices.local import Local
 from edgekd.measure.devices.process import Result
+from edgekd.measure.held_out import write_held_out
 from edgekd.measure.kernels import Kernel, read_kernels
+from edgekd.target import load_target
 
 START_MS, MS_PER_GOP, MS_PER_GB = 0.01, {"conv fp32": 8.0, "pool fp32": 0.5}, {"conv fp32": 50.0, "pool fp32": 200.0}
 
@@ -81,6 +88,34 @@ def test_calibration_networks_run_and_are_the_same_each_time(tmp_path: Path, pre
         assert np.isfinite(scores).all() and np.abs(scores).max() > 0
         products = [kernel for kernel in read_kernels(path) if kernel.kind in ("conv", "pointwise")]
         assert products and {kernel.precision for kernel in products} == {precision}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_networks_for_tensorrt_are_what_its_scheme_takes(tmp_path: Path, precision: Any) -> None:
+    """No lint error for a Jetson: zero-points are 0, no bias is quantized, Q and DQ stand before what takes integers alone."""
+    target = load_target("jetson")
+    for path in write_networks(tmp_path, 7, precision, "tensorrt"):
+        assert precision_of(onnx.load(path)) == precision
+        assert not [finding for finding in lint(path, target) if finding.severity == "error"]
+        products = [kernel for kernel in read_kernels(path) if kernel.kind in ("conv", "pointwise")]
+        assert products and {kernel.precision for kernel in products} == {precision}
+
+
+def test_what_tensorrt_is_calibrated_on_and_checked_by_builds_no_engine_here(tmp_path: Path) -> None:
+    held_out = write_held_out(tmp_path, "tensorrt")
+    assert len(held_out) == 12 and {name.split()[-1] for name in held_out} == {"fp32", "fp16", "int8"}
+    if version_of("tensorrt"):
+        pytest.skip("TensorRT is installed here")
+    with pytest.raises(
+        DeviceError, match=r"has no tensorrt or no numpy .* To install: sudo apt install python3-libnvinfer"
+    ):
+        runtime_there(Local("this", str(tmp_path / "work")), "tensorrt")
+    assert runtime_there(Local("this", str(tmp_path / "work"))) == "onnxruntime"
+    one = {"one": held_out["resnet8 fp16"]}
+    with pytest.raises(
+        DeviceError, match=r"fp32-\d+\.onnx: the engine was not built|tensorrt's Python package is not installed"
+    ):
+        calibrate(Local("this", str(tmp_path / "work")), one, runtime="tensorrt", rounds=2, networks={"fp32": 2})
 
 
 def test_a_device_is_calibrated_by_what_it_measures_and_found_again_by_its_name(

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from edgekd.measure.calibrate import Calibration, HeldOut
+from edgekd.measure.calibration import Calibration, HeldOut
 from edgekd.measure.estimate import estimate, estimate_calibrated
 from edgekd.report.model import Estimate
 from edgekd.report.roofline import in_words
