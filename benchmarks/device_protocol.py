@@ -7,6 +7,7 @@ python benchmarks/device_protocol.py build/digits/x86-cpu --device nano    also:
 from __future__ import annotations
 
 import importlib.util
+import resource
 import sys
 import time
 from pathlib import Path
@@ -82,12 +83,19 @@ def overhead(bundle: Path, names: list[str], seconds: float) -> None:
     on_device.understand = noted
     for _ in range(3):
         took.clear()
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), own_s()
         measure_all(bundle, names, Options(block_s=seconds))
         whole = time.perf_counter() - start
         print(
-            f"{len(names)} device(s): {whole:.2f} s in all, slowest runner {max(took):.2f} s, added {whole - max(took):.2f} s"
+            f"{len(names)} device(s): {whole:.2f} s in all, slowest runner {max(took):.2f} s, added {whole - max(took):.2f} s; "
+            f"this side of the connections was busy for {own_s() - busy:.2f} s"
         )
+
+
+def own_s() -> float:
+    """Processor seconds of this process and of the ssh clients that it has waited for: not of devices that are this machine."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 if __name__ == "__main__":

@@ -109,7 +109,8 @@ class OnnxModel:
 
     def __call__(self, batch: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
         """Every output, in the graph's order."""
-        return [np.asarray(output) for output in self.session.run(None, {self.input: batch})]
+        found: list[np.ndarray[Any, Any]] = self.session.run(None, {self.input: batch})
+        return found
 
 
 QDQ_APART = "Q and DQ apart"
