@@ -40,12 +40,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise BundleError(f"{folder} is no bundle: it has no file {MANIFEST}")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        known, listed, tolerance = manifest["format"], manifest["files"], manifest["golden"]["tolerance"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        known, listed, golden = manifest["format"], manifest["files"], manifest["golden"]
+        tolerances = [golden["tolerance"], *golden.get("further", {}).values()]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BundleError(f"{path} cannot be read as a manifest: {error!r}") from error
     if known != FORMAT:
         raise BundleError(f"{path} has format {known!r}; this edgekd reads {FORMAT}")
-    if not isinstance(listed, dict) or not isinstance(tolerance, (int, float)) or not math.isfinite(tolerance):
+    bounded = all(isinstance(most, (int, float)) and math.isfinite(most) for most in tolerances)
+    if not isinstance(listed, dict) or not bounded:
         raise BundleError(f"{path} cannot be read as a manifest: `files` or `golden.tolerance` is of another kind")
     required = {SHIPPED, "labels.txt", GOLDEN, "run.py"} - set(listed)
     if required:

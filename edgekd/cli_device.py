@@ -310,7 +310,12 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
         if found is None:
             raise DeviceError(f"{option} {text}; write numbers, as 1,4 or 4-7")
         low = int(found[1])
-        numbers += range(low, int(found[2] or low) + 1)
+        numbered = range(low, int(found[2] or low) + 1)
+        if not numbered:
+            raise DeviceError(f"{option} {text}: {part.strip()} goes backwards; write the smaller number first")
+        numbers += numbered
+    if text and not numbers:
+        raise DeviceError(f"{option} {text}; write numbers, as 1,4 or 4-7")
     return tuple(dict.fromkeys(numbers))
 
 

@@ -251,7 +251,7 @@ def test_an_estimate_is_a_marked_range_with_what_it_leaves_out_and_a_plot(folder
     assert done.returncode == 0, done.stderr
     assert (
         done.stdout.startswith("estimate for jetson-orin-nano: ")
-        and "leaves out: at its low end the start of 1 kernels" in done.stdout
+        and "leaves out: at its low end the start of every kernel (1)" in done.stdout
     )
     assert (folder / "roofline.svg").read_text().startswith("<svg")
 

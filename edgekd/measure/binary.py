@@ -55,7 +55,7 @@ def measure_with(program: str, device: Device, trial: Trial) -> OnDevice:
     words = shlex.split(program)
     if not words:
         raise DeviceError("--runner is empty; name a program")
-    folder = f"{device.folder}/{secrets.token_hex(8)}"
+    folder = f"{device.folder}/task-{secrets.token_hex(8)}"
     _shell(device, 'mkdir -p "$1"', folder)
     try:
         files = {f"{folder}/{SHIPPED}": trial.model}

@@ -2,7 +2,8 @@
 """Measures a bundle on the machine that it lies on, and says under which conditions; needs nothing of edgekd.
 
     python3 device_runner.py bundle/                        hashes, stored outputs, latency; writes figures.json
-    python3 device_runner.py bundle/ --threads 1,4 --batch 1,8 --cpus 4-7 --sustained-s 1800
+    python3 device_runner.py bundle/ --threads 1,4 --batch 1,8 --cpus 4-7
+    python3 device_runner.py bundle/ --sustained-s 1800
     edgekd measure bundle/ --figures figures.json           on the host: into the bundle's report
 
 Needs Python 3.8+, numpy and onnxruntime, or tensorrt and the CUDA runtime (through ctypes, as run.py does).
@@ -17,11 +18,13 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import functools
 import glob
 import hashlib
 import importlib
 import importlib.util
 import json
+import math
 import os
 import platform
 import re
@@ -389,19 +392,17 @@ def held(folder: str, key: str) -> bool:
 def own(folder: str) -> None:
     """Make sure that the store is ours before anything is removed in it. Raise Failure for a folder of other files."""
     os.makedirs(folder, mode=0o700, exist_ok=True)
-    held = [
-        name for name in os.listdir(folder) if not re.fullmatch(r"(task-)?[0-9a-f]{16}", name)
-    ]  # those are one task's
-    if os.stat(folder).st_uid != os.geteuid() or (held and MARK not in held):
+    there = [name for name in os.listdir(folder) if not re.fullmatch(r"task-[0-9a-f]{16}", name)]  # one task's
+    if os.stat(folder).st_uid != os.geteuid() or (there and MARK not in there):
         raise Failure(
             f"{folder} holds other files and was not made by edgekd, which removes what it no longer needs in its folder: "
             "choose another one (edgekd device add --folder)"
         )
-    with open(os.path.join(folder, MARK), "a"):
-        pass
     links = [name for name in (*PARTS, "lock", MARK) if os.path.islink(os.path.join(folder, name))]
     if links:
         raise Failure("{} has links: {}; edgekd made none, remove them".format(folder, ", ".join(links)))
+    with open(os.path.join(folder, MARK), "a"):
+        pass
 
 
 @contextlib.contextmanager
@@ -530,7 +531,10 @@ def read_manifest(bundle: str) -> dict[str, Any]:
             manifest = json.load(file)
         if manifest["format"] != FORMAT or not isinstance(manifest["files"], dict):
             raise ValueError("format {}".format(manifest["format"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        stored = manifest["golden"]
+        if not all(math.isfinite(most) for most in (stored["tolerance"], *stored.get("further", {}).values())):
+            raise ValueError("a tolerance without bound")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Failure(f"{bundle} is no bundle that this file reads: {error!r}") from None
     return dict(manifest)
 
@@ -546,8 +550,7 @@ def check_files(bundle: str, manifest: dict[str, Any]) -> None:
             problems.append(name + " is missing")
         elif sha256(path) != expected:
             problems.append(name + " was changed")
-    foreign = sorted(set(os.listdir(bundle)) - set(manifest["files"]) - {"manifest.json", *MADE_HERE})
-    problems += [name + " is not listed in the manifest" for name in foreign]
+    problems += [name + " is not listed in the manifest" for name in foreign_files(bundle)]
     if problems:
         raise Differs("the bundle is not as it was written: {}".format("; ".join(problems)))
 
@@ -566,13 +569,13 @@ def load_tools(bundle: str, tools: str) -> Any:
     return run
 
 
-def build_engine(bundle: str, tools: str, timing: str, most: int, options: list[str]) -> dict[str, Any]:
+def build_engine(bundle: str, tools: str, timing: str, most: int, request: dict[str, Any]) -> dict[str, Any]:
     """model.plan, built here by build_engine.py; what it prints is kept, the timing cache too."""
     start = time.perf_counter()
     model, plan, trt = os.path.join(bundle, "model.onnx"), os.path.join(bundle, "model.plan"), version_of("tensorrt")
-    words = [sys.executable, os.path.join(tools, "build_engine.py"), "--model", model, "--output", plan]
+    words = [request["python"], os.path.join(tools, "build_engine.py"), "--model", model, "--output", plan]
     words += ["--timing-cache", os.path.join(timing, f"{trt}.cache"), "--max-batch", str(most)]
-    words += ["--precision", read_manifest(bundle)["precision"], *options]
+    words += ["--precision", read_manifest(bundle)["precision"], *request["engine_options"]]
     code, text = child(words)
     if code != 0:
         raise Failure("the engine was not built:\n" + text[-3000:])
@@ -598,9 +601,11 @@ def loading(request: dict[str, Any]) -> dict[str, Any]:
         ImportError
     ):  # so that the import counts in neither figure; a missing one is told by run.py
         importlib.import_module("tensorrt" if runtime == "tensorrt" else "onnxruntime")
-    first, free = run.golden()[0][:1], meminfo_mb("/", "MemAvailable")
-    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as peak:
-        peak.write("5")
+    first, reset = run.golden()[0][:1], False
+    with contextlib.suppress(OSError):  # without, the peak would be that of what came before
+        with open("/proc/self/clear_refs", "w") as peak:
+            peak.write("5")
+        reset = True
     resident, start = status_kb("VmRSS"), time.perf_counter()
     model = load_model(run, bundle, runtime, request["threads"])
     loaded = time.perf_counter()
@@ -612,8 +617,7 @@ def loading(request: dict[str, Any]) -> dict[str, Any]:
     return {
         "load_ms": 1e3 * (loaded - start),
         "first_ms": 1e3 * (ran - loaded),
-        "peak_memory_mb": (highest - resident) / 1024 if highest is not None and resident is not None else None,
-        "free_memory_before_mb": free,
+        "peak_memory_mb": (highest - resident) / 1024 if reset and highest and resident else None,
     }
 
 
@@ -621,12 +625,11 @@ def apart(tools: str, python: str, verb: str, request: dict[str, Any]) -> dict[s
     """A verb's answer from a process of its own: this file once more, out of the tools."""
     asked = json.dumps({**request, "verb": verb, "tools": tools, "mark": "answer:"})
     code, text = child([python, os.path.join(tools, "device_runner.py"), "--request", asked])
-    reply = text.rpartition("answer:")[2]
-    if not reply.startswith("{"):
-        raise Failure(
-            f"{verb} ended with exit code {code}; is there enough memory? It said: {text[-500:].strip() or 'nothing'}"
-        )
-    answered = json.loads(reply)
+    try:
+        answered = json.loads(text.rpartition("answer:")[2].splitlines()[0])
+    except (ValueError, IndexError):
+        why = "it was killed; is there enough memory?" if code < 0 else text[-500:].strip() or "it said nothing"
+        raise Failure(f"{verb} ended with exit code {code}: {why}") from None
     if "value" not in answered:
         raise Failure(answered["failure"])
     return dict(answered["value"])
@@ -636,17 +639,22 @@ LIBC = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1
 
 
-def end_with_parent() -> None:
-    """In a child before it starts: the kernel ends it where this process is killed without a chance to."""
-    os.setsid()
+def end_with_parent(parent: int) -> None:
+    """In a child before it starts: the kernel ends it where this process is killed without a chance to.
+
+    Threads run here by then, so nothing that takes a lock is done.
+    """
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def child(words: list[str]) -> tuple[int, str]:
     """(exit code, what it printed) of a process that ends where this one does."""
     process = subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=end_with_parent
-    )
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True, preexec_fn=functools.partial(end_with_parent, os.getpid()),
+    )  # fmt: skip
     CHILDREN.append(process)
     text = process.communicate()[0].decode("utf-8", "replace")
     CHILDREN.remove(process)
@@ -672,7 +680,11 @@ def measure_bundles(bundles: dict[str, str], tools: str, timing: str, options: d
         pin(options["cpus"])
     cores = len(os.sched_getaffinity(0))
     if max(options["threads"]) > cores:
-        raise Failure("{} threads on {} cores would wait for each other".format(max(options["threads"]), cores))
+        raise Failure(
+            "{} threads on {} cores would wait for each other; give at most {}".format(
+                max(options["threads"]), cores, cores
+            )
+        )
     facts, before, busy_before = find_facts(root), state(root), busy_s(root)
     candidates: dict[str, Candidate] = {}
     failed: dict[str, dict[str, Any]] = {}
@@ -691,8 +703,9 @@ def measure_bundles(bundles: dict[str, str], tools: str, timing: str, options: d
         each(Candidate.load, threads)
         for batch in options["batches"] if options["time"] else []:
             each(Candidate.take, batch)
-            time_in_turns([c for label, c in candidates.items() if label not in failed], threads, batch, options)
-    each(Candidate.go_on)
+            time_in_turns(candidates, failed, threads, batch, options)
+        if threads == options["threads"][0]:  # of the first number of threads, as the cost of loading is
+            each(Candidate.go_on)
     after, busy_after, taken = state(root), busy_s(root), time.perf_counter() - start
     others = None
     if busy_before is not None and busy_after is not None:
@@ -706,14 +719,16 @@ def noted(failed: dict[str, dict[str, Any]], label: str) -> Iterator[None]:
     """What goes wrong is kept under the label."""
     try:
         yield
-    except (Failure, OSError) as failure:
+    except Exception as failure:  # a runtime's errors share no other base
         failed[label] = told(failure)
 
 
-def told(failure: Failure | OSError) -> dict[str, Any]:
+def told(failure: Exception) -> dict[str, Any]:
     """A failure as the host reads it."""
     if isinstance(failure, Failure):
         return {"failure": str(failure), "differs": isinstance(failure, Differs)}
+    if not isinstance(failure, OSError):
+        return {"failure": f"{type(failure).__name__}: {failure}", "differs": False}
     where = f"{failure.filename}: " if failure.filename else ""
     remedy = "; free some space there" if failure.errno == errno.ENOSPC else ""
     return {"failure": f"{where}{failure.strerror or failure}{remedy}", "differs": False}
@@ -745,8 +760,9 @@ class Candidate:
     def build(self, timing: str) -> None:
         if self.runtime == "tensorrt":
             progress(self.title + "building the engine")
-            most, words = max(self.options["batches"]), self.options["engine_options"]
-            self.found["engine"] = build_engine(self.bundle, self.tools, timing, most, words)
+            self.found["engine"] = build_engine(
+                self.bundle, self.tools, timing, max(self.options["batches"]), self.options
+            )
 
     def load(self, threads: int) -> None:
         """The model for so many threads; the first time its cost, its stored outputs and the samples are looked at."""
@@ -793,35 +809,42 @@ class Candidate:
             )
 
 
-def time_in_turns(candidates: list[Candidate], threads: int, batch: int, options: dict[str, Any]) -> None:
+def time_in_turns(
+    candidates: dict[str, Candidate],
+    failed: dict[str, dict[str, Any]],
+    threads: int,
+    batch: int,
+    options: dict[str, Any],
+) -> None:
     """A block of everything that is timed, in turns, into `found`; the order is reversed every second round.
 
-    Each is warmed up first and, where another ran in between, a tenth as long before each block, unrecorded.
+    Each is warmed up first and, where another ran in between, a tenth as long before each block, unrecorded. One that fails
+    is left out from there on.
     """
     timed = []
-    for candidate in candidates:
-        for transfers, call in candidate.calls.items() if candidate.right else []:
+    for label, candidate in candidates.items():
+        for transfers, call in candidate.calls.items() if label not in failed and candidate.right else []:
             series: dict[str, Any] = {
-                "batch": batch,
-                "threads": threads,
-                "transfers": transfers,
-                "blocks_ms": [],
-                "states": [],
-            }
+                "batch": batch, "threads": threads, "transfers": transfers, "blocks_ms": [], "states": []
+            }  # fmt: skip
             candidate.found["series"].append(series)
-            timed.append((candidate, call, series))
-    for candidate, call, series in timed:
-        progress(f"{candidate.title}timing batch {batch}, {threads} thread(s)")
-        candidate.run.time_calls(call, options["warmup_s"], 1)
-        series["states"].append(state(options["root"]))
+            timed.append((label, candidate.run.time_calls, call, series))
+    for label, time_calls, call, series in timed:
+        if label not in failed:
+            with noted(failed, label):
+                progress(f"{candidates[label].title}timing batch {batch}, {threads} thread(s)")
+                time_calls(call, options["warmup_s"], 1)
+                series["states"].append(state(options["root"]))
     for turn in range(options["blocks"]):
-        for candidate, call, series in timed if turn % 2 == 0 else reversed(timed):
-            time_calls = candidate.run.time_calls
-            if len(timed) > 1:
-                time_calls(call, options["warmup_s"] / 10, 1)
-            samples = time_calls(call, options["block_s"], -(-options["min_n"] // options["blocks"]))
-            series["states"].append(state(options["root"]))  # at once: clocks fall as soon as nothing runs
-            series["blocks_ms"].append([round(ms, 5) for ms in samples.tolist()])
+        for label, time_calls, call, series in timed if turn % 2 == 0 else reversed(timed):
+            if label in failed:
+                continue
+            with noted(failed, label):
+                if len(timed) > 1:
+                    time_calls(call, options["warmup_s"] / 10, 1)
+                samples = time_calls(call, options["block_s"], -(-options["min_n"] // options["blocks"]))
+                series["states"].append(state(options["root"]))  # at once: clocks fall as soon as nothing runs
+                series["blocks_ms"].append([round(ms, 5) for ms in samples.tolist()])
 
 
 def pin(cpus: list[int]) -> None:
@@ -939,6 +962,8 @@ def point(to: str, versions: str, version: str) -> None:
         note = os.path.join(versions, "draft-before")
         with open(note, "w", encoding="utf-8") as file:
             file.write(str(now))
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(note, os.path.join(versions, version + ".before"))
     turn(to, versions, version)
 
@@ -989,7 +1014,7 @@ def verify(request: dict[str, Any]) -> dict[str, Any]:
         runtime = request["runtime"] or read_manifest(bundle)["runtime"]
         if runtime == "tensorrt":
             progress("building the engine")
-            build_engine(bundle, tools, os.path.join(request["folder"], "timing"), 1, request["engine_options"])
+            build_engine(bundle, tools, os.path.join(request["folder"], "timing"), 1, request)
         return prove(bundle, tools, runtime)
 
 
@@ -1006,37 +1031,62 @@ def ship(request: dict[str, Any]) -> dict[str, Any]:
             runtime == "tensorrt"
         ):  # an engine is of one release: after an update there the same bundle is another version
             version += "-{}".format(version_of("tensorrt"))
-        now = current_version(to)
-        final = os.path.join(versions, version)
-        damaged = damage(final, version) if os.path.lexists(final) else ""
+        now, final = current_version(to), os.path.join(versions, version)
+        damaged = damage(final, version, tools, runtime) if os.path.lexists(final) else ""
         if damaged or not os.path.lexists(final):
-            settle(bundle, tools, versions, version, runtime, request)
+            try:
+                settle(bundle, tools, versions, version, runtime, request)
+            except Failure as failure:
+                stands = "" if now is None else f"\n{to}: version {now} stands there as before (--rollback)"
+                raise type(failure)(f"{failure}{stands}") from None
         point(to, versions, version)
         try:
             check_version(to, version)
             proof = prove(to, tools, runtime)
         except BaseException as failure:
-            if now == version:
-                raise Differs(f"{to}: {failure}; ship another version, or --rollback") from None
-            if now is None:
-                os.remove(to)
-            else:
-                turn(to, versions, now)
-            stands = f"version {now} stands again" if now else "nothing stands there, as before"
-            raise Differs(f"{failure or repr(failure)}\n{to}: {stands}") from None
+            stands = undo(to, versions, now)
+            kind = Differs if isinstance(failure, Differs) else Failure
+            raise kind(f"{str(failure) or repr(failure)}\n{stands}") from None
         prune(versions, version)
         before = version_before(versions, version)
     same = now == version and not damaged
     return {"version": version, "before": before, "unchanged": same, "repaired": damaged, **proof}
 
 
-def damage(folder: str, version: str) -> str:
-    """What is wrong with a version's folder, by its manifest's hash and every file's; empty where it is as it was sent."""
+def undo(to: str, versions: str, before: str | None) -> str:
+    """Turn a place back to what stood there; says so."""
+    if before is None:
+        os.remove(to)
+        return f"{to}: nothing stands there, as before"
+    turn(to, versions, before)
+    return f"{to}: version {before} stands again"
+
+
+def damage(folder: str, version: str, tools: str, runtime: str) -> str:
+    """What is wrong with a version that lies there; empty where it is as it was sent and computes what it should.
+
+    Raise Failure where somebody else's files lie in it: writing it anew would cost them.
+    """
+    foreign = foreign_files(folder)
+    if foreign:
+        raise Failure(
+            "{} holds files that edgekd did not put there: {}; move them away".format(folder, ", ".join(foreign))
+        )
     try:
         check_version(folder, version)
-    except (Failure, OSError) as failure:
-        return str(failure)
-    return "" if "-" not in version or os.path.isfile(os.path.join(folder, "model.plan")) else "it has no engine"
+        prove(folder, tools, runtime)
+    except Exception as failure:  # a plan that is cut off ends in an error of the runtime's own
+        return str(failure) or repr(failure)
+    return ""
+
+
+def foreign_files(folder: str) -> list[str]:
+    """Those that a bundle's manifest does not list; none where it cannot be read."""
+    try:
+        listed = read_manifest(folder)["files"]
+    except Failure:
+        return []
+    return sorted(set(os.listdir(folder)) - set(listed) - {"manifest.json", *MADE_HERE})
 
 
 def check_version(folder: str, version: str) -> None:
@@ -1048,8 +1098,8 @@ def check_version(folder: str, version: str) -> None:
 
 
 def settle(bundle: str, tools: str, versions: str, version: str, runtime: str, request: dict[str, Any]) -> None:
-    """The version's own folder, complete and proved, or absent; one that was damaged is replaced."""
-    final, old = os.path.join(versions, version), os.path.join(versions, "draft-old")
+    """The version's own folder, complete and proved, or absent; one that was damaged is swapped with it."""
+    final = os.path.join(versions, version)
     draft = tempfile.mkdtemp(prefix="draft-", dir=versions)
     try:
         os.chmod(draft, 0o755)
@@ -1057,16 +1107,28 @@ def settle(bundle: str, tools: str, versions: str, version: str, runtime: str, r
             shutil.copyfile(os.path.join(bundle, name), os.path.join(draft, name))
         if runtime == "tensorrt":
             progress("building the engine")
-            build_engine(draft, tools, os.path.join(request["folder"], "timing"), 1, request["engine_options"])
+            build_engine(draft, tools, os.path.join(request["folder"], "timing"), 1, request)
         prove(draft, tools, runtime)
         sync_files(draft)
         if os.path.lexists(final):
-            os.rename(final, old)
-        os.rename(draft, final)
+            swap(draft, final)
+        else:
+            os.rename(draft, final)
         sync_folder(versions)
     finally:
         remove(draft)
-        remove(old)
+
+
+def swap(draft: str, final: str) -> None:
+    """Exchange two folders in one step (Linux, renameat2); where the system cannot, there is none for an instant."""
+    at_cwd, rename_exchange = -100, 2
+    renameat2 = getattr(LIBC, "renameat2", None)  # glibc 2.28
+    if renameat2 and renameat2(at_cwd, os.fsencode(draft), at_cwd, os.fsencode(final), rename_exchange) == 0:
+        return
+    old = os.path.join(os.path.dirname(final), "draft-old")
+    os.rename(final, old)
+    os.rename(draft, final)
+    remove(old)
 
 
 def prune(versions: str, version: str) -> None:
@@ -1130,7 +1192,10 @@ def numbers(text: str) -> list[int]:
     listed: list[int] = []
     for part in text.split(","):
         low, dash, high = part.partition("-")
-        listed += range(int(low), int(high if dash else low) + 1)
+        numbered = range(int(low), int(high if dash else low) + 1)
+        if not numbered:
+            raise ValueError(part)  # told by argparse
+        listed += numbered
     return listed
 
 
@@ -1153,6 +1218,8 @@ def parse(words: list[str]) -> argparse.Namespace:
     given = parser.parse_args(words)
     if given.blocks < 3 or min([*given.threads, *given.batches, 1]) < 1:
         parser.error("--blocks starts at 3, --threads and --batch at 1")
+    if given.sustained_s and len(given.threads) * len(given.batches) > 1:
+        parser.error("--sustained-s goes with one number of threads and one batch size")
     return given
 
 

@@ -30,8 +30,12 @@ def estimate(path: Path, target: Target) -> Estimate | None:
     peaks = _peaks_gops(hardware)
     times = [_roofline_ms(kernel, peaks.get(kernel.precision), hardware.memory_bandwidth_gbs) for kernel in kernels]
     start_us = hardware.kernel_overhead_us
-    least_ms, most_ms = (len(kernels) * us / 1e3 for us in (start_us or 0.0, start_us or MOST_START_US))
-    high = "a tenth of them" + ("" if start_us else f", and {MOST_START_US:g} µs for the start of each kernel")
+    least_ms, most_ms = (
+        len(kernels) * us / 1e3 for us in (start_us or 0.0, MOST_START_US if start_us is None else start_us)
+    )
+    high = "a tenth of them" + (
+        "" if start_us is not None else f", and {MOST_START_US:g} µs for the start of each kernel"
+    )
     without_peak = sorted({k.precision for k in kernels if k.kind in INTO and k.precision not in peaks})
     return Estimate(
         device=target.name,
@@ -93,7 +97,7 @@ def _roofline_ms(kernel: Kernel, peak_gops: float | None, bandwidth_gbs: float) 
 def _left_out(hardware: Hardware, kernels: Sequence[Kernel], without_peak: Sequence[str]) -> list[str]:
     found = [f"arithmetic in {precision}: the profile states no peak" for precision in without_peak]
     if hardware.kernel_overhead_us is None:
-        found.append(f"at its low end the start of {len(kernels)} kernels, which decides for a small network")
+        found.append(f"at its low end the start of every kernel ({len(kernels)}), which decides for a small network")
     peaks = {"fp32": hardware.peak_fp32_tflops, "bf16": hardware.peak_bf16_tflops}
     for precision, peak in peaks.items() if hardware.peak_fp16_tflops else ():
         if peak is None and any(k.precision == precision and k.kind in INTO for k in kernels):

@@ -28,6 +28,7 @@ def check_fit(
     whole_mb: float = 0.0,
     power_mode: str | None = None,
     to: str | None = None,
+    threads: int = 1,
 ) -> None:
     """Raise DeviceError with everything that is in the way.
 
@@ -36,6 +37,7 @@ def check_fit(
     lacks = [
         *_software(facts, target, runtime),
         *_mode(facts, power_mode),
+        *_cores(facts, threads),
         *_room(facts, missing_mb + whole_mb),
         *(_place(facts, to, whole_mb) if to else ()),
     ]
@@ -73,6 +75,11 @@ def _mode(facts: Facts, wanted: str | None) -> Iterator[str]:
     else:
         have = ", ".join(facts.power_modes) or "none that can be read"
         yield f"it has no power mode {wanted}; have: {have} (Super modes exist only where they were flashed)"
+
+
+def _cores(facts: Facts, threads: int) -> Iterator[str]:
+    if threads > facts.cores:
+        yield f"{threads} threads on its {facts.cores} cores would wait for each other: give at most --threads {facts.cores}"
 
 
 def _room(facts: Facts, needed_mb: float) -> Iterator[str]:

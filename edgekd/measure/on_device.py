@@ -29,6 +29,7 @@ from edgekd.target import Target
 
 ENGINE_S = 3600  # the longest that building an engine is waited for
 ANSWER_S = 600
+SAMPLE_S = 1.0  # the longest that one sample of --accuracy is waited for
 SAMPLES = "samples.npy"
 
 
@@ -50,7 +51,8 @@ class Options:
     engine_options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.blocks < 3 or self.warmup_s < 0 or min((*self.threads, *self.batches), default=0) < 1:
+        smallest = min(min(self.threads, default=0), min(self.batches, default=0))
+        if self.blocks < 3 or self.warmup_s < 0 or smallest < 1:
             raise DeviceError(
                 f"threads {_list(self.threads)}, batch {_list(self.batches)}, {self.blocks} blocks; threads and batch sizes start "
                 "at 1, and at least 3 blocks are needed"
@@ -124,6 +126,8 @@ def measure_in_turns(
     runtime = options.runtime or target.runtime.name
     if options.engine_options and runtime != "tensorrt":
         raise DeviceError(f"--engine-option is for build_engine.py; {runtime} builds no engine")
+    if runtime == "tensorrt" and options.threads != (1,):
+        raise DeviceError("--threads is for onnxruntime; TensorRT computes on the GPU")
     timed = device.origin != "emulated"  # an emulator's milliseconds are nobody's
     request = {**options.request(), "runtime": runtime, "time": timed}
     with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
@@ -131,9 +135,11 @@ def measure_in_turns(
         if samples is not None:
             parcel.add_tool(SAMPLES, samples.file)
             request["samples"] = SAMPLES
-        facts = _fit(device, parcel, target, runtime, power_mode=options.power_mode)
+        most = max(options.threads) if runtime == "onnxruntime" else 1
+        facts = _fit(device, parcel, target, runtime, power_mode=options.power_mode, threads=most)
         with sent(device, parcel, facts.missing) as files:
-            wait_s = ANSWER_S + len(trials) * ((ENGINE_S if runtime == "tensorrt" else 0) + 3 * options.about_s)
+            wait_s = ANSWER_S + SAMPLE_S * (len(samples.labels) if samples else 0)
+            wait_s += len(trials) * ((ENGINE_S if runtime == "tensorrt" else 0) + 3 * options.about_s)
             said = ask(device, "measure", {**files, **request}, timeout_s=wait_s, told=teller(device))
     if not isinstance(said, dict) or set(said) != set(trials):
         raise DeviceError(f"{device.name}: its answer makes no sense: it is not about {', '.join(trials)}")

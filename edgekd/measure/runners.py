@@ -17,6 +17,7 @@ import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
+from edgekd.bundle import FILES
 from edgekd.errors import ModelError
 from edgekd.measure.bf16 import FOLDER, ROUNDED, as_on_a_gpu
 
@@ -96,8 +97,8 @@ def open_session(path: Path | str, *, threads: int = 1, optimise: bool = True) -
 
     def start(source: bytes | str) -> ort.InferenceSession:
         # That pass would round float biases to integers, which a TensorRT engine does not.
-        keep = ["WeightBiasQuantization"]
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"], disabled_optimizers=keep)
+        disabled = ["WeightBiasQuantization"]
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled)
 
     try:
         rounded = as_on_a_gpu(path)
@@ -230,23 +231,22 @@ def _value(line: str) -> str:
 PEAK_MEMORY_SCRIPT = """
 import sys
 import numpy as np
-import onnxruntime as ort
 
 def status_kb(key):
     with open("/proc/self/status") as lines:
         return next(int(line.split()[1]) for line in lines if line.startswith(key + ":"))
 
 path, dtype, shape, threads = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+sys.path.insert(0, sys.argv[5])
+from run import OnnxModel
+import onnxruntime
 batch = np.zeros([int(d) for d in shape.split("x")], dtype)
 with open("/proc/self/clear_refs", "w") as peak:
     peak.write("5")
 before = status_kb("VmRSS")
-options = ort.SessionOptions()
-options.intra_op_num_threads = threads
-options.log_severity_level = 3
-session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+model = OnnxModel(path, threads)
 for _ in range(3):
-    session.run(None, {session.get_inputs()[0].name: batch})
+    model(batch)
 print(status_kb("VmHWM") - before)
 """
 
@@ -261,7 +261,17 @@ def peak_memory_mb(path: Path, batch: Batch, *, threads: int = 1) -> float | Non
     if not os.access("/proc/self/clear_refs", os.W_OK):
         return None
     shape = "x".join(str(d) for d in batch.shape)
-    command = [sys.executable, "-c", PEAK_MEMORY_SCRIPT, str(path), str(batch.dtype), shape, str(threads)]
+    command = [
+        sys.executable,
+        "-B",
+        "-c",
+        PEAK_MEMORY_SCRIPT,
+        str(path),
+        str(batch.dtype),
+        shape,
+        str(threads),
+        str(FILES),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise ModelError(f"the memory of {path} could not be measured: {done.stderr.strip().splitlines()[-1:]}")

@@ -331,7 +331,7 @@ def render(report: Report) -> str:
     estimated = report.chosen.estimate
     return environment.get_template("report.html.j2").render(
         report=report,
-        decided=next(iter(deciding(report.devices)), None),
+        decided=max(deciding(report.devices), key=lambda pair: pair[1].p90_ms, default=None),
         plot=scatter(report),
         estimate=estimated,
         roofline=roofline(estimated) if estimated else None,

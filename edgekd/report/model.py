@@ -181,6 +181,10 @@ class OnDevice(Section):
     before: DeviceState
     after: DeviceState
     other_load_cores: float | None = Field(default=None, description="cores that other programs kept busy meanwhile")
+    measured_earlier: dict[str, str] = Field(
+        default_factory=dict,
+        description="figure (accuracy, energy, sustained) -> when, where it is of an earlier measurement",
+    )
 
     @property
     def power_mode(self) -> str | None:

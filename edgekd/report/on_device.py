@@ -15,6 +15,7 @@ from edgekd.report.terminal import NOT_MEASURED, milliseconds, top1
 LATENCY = "latency on "  # the check of a device's latency is called so, and the budget's line `p90_latency_ms`
 NOT_YET = LATENCY + "the device"  # a build's line before any device has been measured
 GOLDEN = "stored outputs on "
+LASTING = ("accuracy", "energy", "sustained")  # what stays of an earlier measurement of the same model
 BUSY = 0.1  # cores that other programs may keep busy without a word
 P90 = "p90_latency_ms"
 
@@ -25,9 +26,14 @@ def with_device(report: Report, found: OnDevice, p90_budget_ms: float | None) ->
     Accuracy, energy and a sustained run of the same model there stay, where they were not measured anew.
     """
     before = next((d for d in report.devices if (d.device, d.power_mode) == (found.device, found.power_mode)), None)
-    if before is not None and (before.model_sha256, before.runtime) == (found.model_sha256, found.runtime):
-        kept = {name: getattr(before, name) for name in ("accuracy", "energy", "sustained") if not getattr(found, name)}
-        found = found.model_copy(update=kept)
+    if (
+        before is not None
+        and found.golden_ok
+        and (before.model_sha256, before.runtime) == (found.model_sha256, found.runtime)
+    ):
+        kept = {name: getattr(before, name) for name in LASTING if getattr(before, name) and not getattr(found, name)}
+        dates = {name: before.measured_earlier.get(name, before.created) for name in kept}
+        found = found.model_copy(update={**kept, "measured_earlier": dates})
     devices = (*(d for d in report.devices if d is not before), found)
     replaced = {check.name for check in report.checks if check.name.startswith((LATENCY, GOLDEN))}
     if not any(device.origin == "device" for device, _ in deciding(devices)):
@@ -62,14 +68,15 @@ def device_checks(devices: Sequence[OnDevice], p90_budget_ms: float | None) -> I
 
 
 def decisive(device: OnDevice) -> Latency | None:
-    """What a budget is held against: copies included, the smallest batch and of it the fewest threads that were measured."""
+    """A device's first figure: copies included, the smallest batch and of it the fewest threads that were measured."""
     candidates = [latency for latency in device.latencies if latency.transfers != "excluded"]
     return min(candidates, key=lambda latency: (latency.batch_size, latency.threads), default=None)
 
 
 def deciding(devices: Sequence[OnDevice]) -> list[tuple[OnDevice, Latency]]:
-    """The devices that can decide a budget: of the target's kind; this machine only where there is no other."""
-    fit = [(device, latency) for device in devices if device.is_target and (latency := decisive(device)) is not None]
+    """The devices that can decide a budget, by batch 1: of the target's kind; this machine only where there is no other."""
+    figures = [(device, decisive(device)) for device in devices if device.is_target]
+    fit = [(device, latency) for device, latency in figures if latency is not None and latency.batch_size == 1]
     real = [(device, latency) for device, latency in fit if device.origin == "device"]
     return real or fit
 
@@ -81,7 +88,7 @@ def _budget(devices: Sequence[OnDevice], most_ms: float) -> Check:
     if not fit:
         found = "needs the device"
         if devices:
-            found += f": {', '.join(_called(device) for device in devices)} is of another kind than the target"
+            found += ": " + "; ".join(f"{_called(device)} {_undecided(device)}" for device in devices)
         return Check(name=P90, verdict="not measured", found=found, limit=limit, origin="not measured")
     device, latency = max(fit, key=lambda pair: pair[1].p90_ms)
     found = f"{milliseconds(latency.p90_ms)} ms on {_called(device)}, {_taken(latency)}"
@@ -91,6 +98,12 @@ def _budget(devices: Sequence[OnDevice], most_ms: float) -> Check:
         return Check(name=P90, verdict="unstable", found=found, limit=limit, origin=shaky.origin)
     kept = latency.p90_ms <= most_ms
     return Check(name=P90, verdict="pass" if kept else "missed", found=found, limit=limit, origin=device.origin)
+
+
+def _undecided(device: OnDevice) -> str:
+    if not device.is_target:
+        return "is of another kind than the target"
+    return "was measured with other batches than 1" if device.latencies else "does not give the stored outputs"
 
 
 def _taken(latency: Latency) -> str:
@@ -122,10 +135,10 @@ def table(devices: Sequence[OnDevice]) -> RenderableType:
 def further(device: OnDevice) -> Iterator[str]:
     """What else was measured, a sentence each."""
     if device.accuracy is not None:
-        yield f"top-1 {top1(device.accuracy)} % of {device.accuracy.n} {device.accuracy.split} samples"
+        yield f"top-1 {top1(device.accuracy)} % of {device.accuracy.n} {device.accuracy.split} samples{_earlier(device, 'accuracy')}"
     if device.energy is not None:
         rail, mj = max(device.energy.mj_per_inference.items(), key=lambda pair: pair[1])
-        yield f"{mj:.3g} mJ an inference ({rail})"
+        yield f"{mj:.3g} mJ an inference ({rail}){_earlier(device, 'energy')}"
     parts = [
         f"loaded in {device.load_ms:.0f} ms" if device.load_ms is not None else "",
         f"first inference {milliseconds(device.first_ms)} ms" if device.first_ms is not None else "",
@@ -139,7 +152,7 @@ def further(device: OnDevice) -> Iterator[str]:
         worst = max(window.p50_ms for window in device.sustained)
         yield (
             f"{last.at_s:.0f} s without a rest: p50 {milliseconds(first.p50_ms)} ms at first, "
-            f"{milliseconds(last.p50_ms)} at the end, {milliseconds(worst)} at worst"
+            f"{milliseconds(last.p50_ms)} at the end, {milliseconds(worst)} at worst{_earlier(device, 'sustained')}"
         )
     if device.other_load_cores is not None and device.other_load_cores > BUSY:
         yield f"{device.other_load_cores:.1f} cores were busy with other programs meanwhile"
@@ -167,6 +180,10 @@ def _warnings(device: OnDevice) -> Iterator[str]:
         yield f"{name}: no verdict: {reason}"
     if not device.is_target:
         yield f"{name} is no device of the target's kind ({device.architecture}, {device.runtime}): it decides no budget"
+
+
+def _earlier(device: OnDevice, name: str) -> str:
+    return f" (measured earlier, {device.measured_earlier[name]})" if name in device.measured_earlier else ""
 
 
 def _conditions(device: OnDevice) -> Iterator[str]:

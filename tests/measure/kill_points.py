@@ -1,6 +1,6 @@
 """Runs verbs of device_runner.py that write, and kills each before its first, its second, ... change of the file system.
 
-python kill_points.py FOLDER: of the bundles o, a and b that lie there, a was shipped to `place` after o. For each of four
+python kill_points.py FOLDER: of the bundles o, a and b that lie there, a was shipped to `place` after o. For each of five
 commands and each point it prints a line of JSON: what stood at the place after the kill, and after the same command again.
 Its standard input stays open: the runner takes its end for a lost connection.
 """
@@ -99,6 +99,7 @@ def main() -> None:
         ("first ship", "a", ""),
         ("ship", "b", "oa"),
         ("ship the one before", "o", "oa"),
+        ("ship over a damaged one", "a", "oa"),
         ("rollback", "", "oa"),
     ):
         point, ended = 0, False
@@ -107,6 +108,8 @@ def main() -> None:
             shutil.copytree(base, scene, symlinks=True)
             for name in shipped:
                 assert forked(request(scene, name)), f"{name} could not be shipped"
+            if title == "ship over a damaged one":
+                (scene / "place" / "labels.txt").write_text("changed\n")
             ended = forked(request(scene, bundle), kill_at=point)
             killed = seen(scene)
             again = title != "rollback" or killed["now"] == "a"

@@ -122,6 +122,17 @@ def test_a_shipped_file_that_was_changed_there_is_put_right_by_shipping_again_an
     assert "stands already" in edgekd("ship", str(bundle), "-d", "local", "--to", str(place))
 
 
+def test_a_file_of_somebody_else_in_what_was_shipped_is_not_removed(bundle: Path, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    edgekd("ship", str(bundle), "-d", "local", "--to", str(place))
+    (place / "app.log").write_text("years of work")
+
+    said = edgekd("ship", str(bundle), "-d", "local", "--to", str(place), code=2)
+
+    assert "holds files that edgekd did not put there: app.log; move them away" in said
+    assert (place / "app.log").read_text() == "years of work"
+
+
 def test_no_rollback_to_a_version_that_was_changed_there(bundle: Path, tmp_path: Path) -> None:
     place = tmp_path / "place"
     edgekd("ship", str(bundle), "-d", "local", "--to", str(place))

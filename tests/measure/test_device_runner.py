@@ -262,6 +262,24 @@ def test_a_batch_that_the_graph_does_not_take_is_told(tmp_path: Path) -> None:
     assert "batch 2 does not run" in alone(write(tmp_path, FLOAT), "--batch", "2", code=2)
 
 
+@pytest.mark.parametrize("words", [("--cpus", "1-0"), ("--threads", "2-1"), ("--sustained-s", "1", "--batch", "1,2")])
+def test_a_range_that_is_none_and_what_does_not_go_together_are_refused(tmp_path: Path, words: tuple[str, ...]) -> None:
+    assert "error: " in alone(write(tmp_path), *words, code=2)
+
+
+def test_a_child_that_says_more_than_its_answer_is_understood_and_one_that_says_none_is_told(tmp_path: Path) -> None:
+    (tmp_path / "device_runner.py").write_text(
+        'print("noise\\nanswer:" + \'{"value": {"load_ms": 1}}\'); print("more noise")\n'
+    )
+    assert runner.apart(str(tmp_path), sys.executable, "loading", {}) == {"load_ms": 1}
+    (tmp_path / "device_runner.py").write_text("raise SystemExit('no such kernel')\n")
+    with pytest.raises(runner.Failure, match="loading ended with exit code 1: no such kernel"):
+        runner.apart(str(tmp_path), sys.executable, "loading", {})
+    (tmp_path / "device_runner.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
+    with pytest.raises(runner.Failure, match="is there enough memory"):
+        runner.apart(str(tmp_path), sys.executable, "loading", {})
+
+
 def test_cores_that_are_not_there_are_told(tmp_path: Path) -> None:
     assert "cores [4000] cannot be used" in alone(write(tmp_path), "--cpus", "4000", code=2)
 
@@ -303,10 +321,10 @@ class FakeCandidate:
 
 def timed(*names: str, blocks: int = 3) -> tuple[list[tuple[str, float]], list[FakeCandidate]]:
     log: list[tuple[str, float]] = []
-    candidates = [FakeCandidate(name, log) for name in names]
+    candidates = {name: FakeCandidate(name, log) for name in names}
     options = {"root": "/nowhere", "warmup_s": 1.0, "block_s": 2.0, "blocks": blocks, "min_n": 60}
-    runner.time_in_turns(candidates, 1, 1, options)  # type: ignore[arg-type]
-    return log, candidates
+    runner.time_in_turns(candidates, {}, 1, 1, options)  # type: ignore[arg-type]
+    return log, list(candidates.values())
 
 
 def test_several_are_timed_in_turns_and_change_places() -> None:
@@ -319,6 +337,22 @@ def test_several_are_timed_in_turns_and_change_places() -> None:
     for candidate in candidates:
         (series,) = candidate.found["series"]
         assert [len(block) for block in series["blocks_ms"]] == [20] * 3 and len(series["states"]) == 4
+
+
+def test_one_that_fails_while_it_is_timed_is_left_out_and_stops_no_other() -> None:
+    log: list[tuple[str, float]] = []
+    good, bad = FakeCandidate("good", log), FakeCandidate("bad", log)
+
+    def fails() -> None:
+        raise RuntimeError("CUDA error 719")
+
+    bad.time_calls = lambda call, seconds, n: fails()  # type: ignore[method-assign, assignment]
+    failed: dict[str, Any] = {}
+    options = {"root": "/nowhere", "warmup_s": 1.0, "block_s": 2.0, "blocks": 3, "min_n": 60}
+    runner.time_in_turns({"bad": bad, "good": good}, failed, 1, 1, options)  # type: ignore[dict-item]
+
+    assert failed == {"bad": {"failure": "RuntimeError: CUDA error 719", "differs": False}}
+    assert len(good.found["series"][0]["blocks_ms"]) == 3
 
 
 def test_one_alone_is_timed_block_after_block() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from edgekd.errors import BundleError, DeviceError
+from edgekd.measure import device_runner as runner
 from edgekd.measure.answer import Answer, Facts, understand
 from edgekd.measure.devices.local import Local
 from edgekd.measure.devices.process import Result, run_process
@@ -56,9 +57,14 @@ def test_an_old_python_that_does_not_say_which_is_told(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_that_was_never_offered_is_not_sent(tmp_path: Path) -> None:
-    parcel = parcel_of(bundle_in(tmp_path))
-    with sent(Local("here", str(tmp_path / "store")), parcel, ["../../etc/passwd", "0" * 64]):
-        assert not list((tmp_path / "store").glob("incoming/*")) if (tmp_path / "store").exists() else True
+    store, parcel = tmp_path / "store", parcel_of(bundle_in(tmp_path))
+    device = Local("here", str(store))
+    offered = sorted(parcel.paths)[0]
+    probe(device, parcel)
+
+    with sent(device, parcel, ["../../etc/passwd", "0" * 64, offered]):
+        (upload,) = (store / "incoming").iterdir()
+        assert [path.name for path in upload.iterdir()] == [offered]
 
 
 def bundle_in(tmp_path: Path) -> Path:
@@ -201,12 +207,12 @@ def test_a_manifest_that_never_ends_or_tolerates_everything_is_refused(tmp_path:
 
 
 def test_facts_and_figures_of_a_newer_runner_are_still_read(tmp_path: Path) -> None:
-    """What is unknown is passed over; the check above is no wall against a new key."""
-    facts = probe(Local("here", str(tmp_path / "store")))
+    device, trial = Local("here", str(tmp_path / "store")), trial_of(bundle_in(tmp_path))
+    facts = probe(device)
     assert understand(Facts, {**facts.model_dump(), "colour": "blue"}, "here") == facts
-    found = measure_on(
-        Local("here", str(tmp_path / "store")),
-        trial_of(bundle_in(tmp_path)),
-        Options(warmup_s=0.02, block_s=0.02, min_n=30),
-    )
-    assert found.golden_ok and found.before.load_1m is not None and Answer.model_fields
+    options = {**vars(runner.parse([])), "warmup_s": 0.02, "block_s": 0.02}
+    folder = str(trial.model.parent)
+    (figures,) = runner.measure_bundles({"": folder}, folder, folder, options).values()
+    answer = understand(Answer, {**figures, "colour": "blue"}, "here")
+    assert answer == understand(Answer, figures, "here") and answer.golden.ok
+    assert measure_on(device, trial, Options(warmup_s=0.02, block_s=0.02, min_n=30)).golden_ok

@@ -47,6 +47,7 @@ def of(kills: list[dict[str, Any]], title: str) -> list[dict[str, Any]]:
         ("first ship", (None, None), ("a", None)),
         ("ship", ("a", "o"), ("b", "a")),
         ("ship the one before", ("a", "o"), ("o", "a")),
+        ("ship over a damaged one", ("damaged", "o"), ("a", "o")),
         ("rollback", ("a", "o"), ("o", "a")),
     ],
 )
@@ -60,7 +61,7 @@ def test_a_kill_leaves_the_old_version_or_the_new_one_with_the_one_before(
     assert stood == sorted(stood, key=lambda pair: pair == new)  # switched once
 
 
-@pytest.mark.parametrize("title", ["first ship", "ship", "ship the one before", "rollback"])
+@pytest.mark.parametrize("title", ["first ship", "ship", "ship the one before", "ship over a damaged one", "rollback"])
 def test_the_same_command_again_finishes_the_work_and_leaves_nothing_behind(
     kills: list[dict[str, Any]], title: str
 ) -> None:

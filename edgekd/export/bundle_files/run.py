@@ -85,8 +85,8 @@ class OnnxModel:
 
         def start() -> Any:
             # A float bias beside quantized inputs stays float, as in the model that was trained.
-            keep = {"disabled_optimizers": ["WeightBiasQuantization"]}
-            return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"], **keep)
+            disabled = ["WeightBiasQuantization"]
+            return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled)
 
         try:
             try:
