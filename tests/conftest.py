@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,19 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no data beside the checkout: {SHARED} does not exist")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def old_python() -> str:
+    """An interpreter of 3.8, the oldest that a device may have: from EDGEKD_PYTHON38, the path, or pyenv."""
+    pyenv = sorted(Path.home().glob(".pyenv/versions/3.8.*/bin/python3.8"))
+    for command in filter(None, (os.environ.get("EDGEKD_PYTHON38"), "python3.8", *map(str, pyenv))):
+        try:
+            if subprocess.run([command, "-c", ""], capture_output=True, check=False).returncode == 0:
+                return command
+        except OSError:
+            continue
+    pytest.skip("no Python 3.8 here (EDGEKD_PYTHON38 may name one): what runs there is only parsed as such")
 
 
 @pytest.fixture

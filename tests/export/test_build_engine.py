@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -70,21 +69,10 @@ def test_the_builder_imports_the_standard_library_alone() -> None:
     assert {str(module).partition(".")[0] for module in modules} <= set(sys.stdlib_module_names)
 
 
-def old_python() -> str:
-    """An interpreter of 3.8, from EDGEKD_PYTHON38 or the path."""
-    for command in filter(None, (os.environ.get("EDGEKD_PYTHON38"), "python3.8")):
-        try:
-            if subprocess.run([command, "-c", ""], capture_output=True, check=False).returncode == 0:
-                return command
-        except OSError:
-            continue
-    pytest.skip("no Python 3.8 here (EDGEKD_PYTHON38 may name one): the script is only parsed as such")
-
-
-def test_the_builder_runs_in_python_3_8_and_says_what_it_lacks(tmp_path: Path) -> None:
+def test_the_builder_runs_in_python_3_8_and_says_what_it_lacks(tmp_path: Path, old_python: str) -> None:
     script = tmp_path / "build_engine.py"
     script.write_text((FILES / "build_engine.py").read_text())
-    done = subprocess.run([old_python(), script, "--precision", "int8"], capture_output=True, text=True, check=False)
+    done = subprocess.run([old_python, script, "--precision", "int8"], capture_output=True, text=True, check=False)
 
     assert done.returncode == 2 and done.stderr.startswith("error: tensorrt's Python package is not installed")
 
