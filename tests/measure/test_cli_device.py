@@ -150,6 +150,21 @@ def test_no_rollback_to_a_version_that_was_changed_there(bundle: Path, tmp_path:
     [
         (("measure", "BUNDLE", "-d", "nanno"), "device 'nanno' not found"),
         (("measure", "BUNDLE", "-d", "local", "--threads", "x"), "--threads x; write numbers"),
+        (("measure", "BUNDLE", "-d", "local", "--cpus", "1-0"), "--cpus 1-0: 1-0 goes backwards"),
+        (("measure", "BUNDLE", "-d", "local", "--threads", "2-1"), "--threads 2-1: 2-1 goes backwards"),
+        (
+            ("measure", "BUNDLE", "-d", "local", "--threads", "0"),
+            "threads 0, batch 1, 3 blocks; threads and batch sizes",
+        ),
+        (("measure", "BUNDLE", "-d", "local", "--threads", "4000"), "4000 threads on its"),
+        (("measure", "BUNDLE", "-d", "local", "--threads", "2", "--cpus", "0"), "2 threads on 1 cores (0)"),
+        (("measure", "BUNDLE", "-d", "local", "--cpus", "0,4000"), "cores [0, 4000] cannot be used"),
+        (
+            ("measure", "BUNDLE", "-d", "local", "--batch", "1,2", "--sustained", "9s"),
+            "--sustained goes with one number",
+        ),
+        (("measure", "BUNDLE", "-d", "local", "--engine-option", "x"), "onnxruntime builds no engine"),
+        (("verify", "BUNDLE", "-d", "local", "-d", "other"), "verify takes one --device; 2 were given"),
         (("measure", "BUNDLE", "-d", "local", "--sustained", "long"), "write 90s, 30m or 2h"),
         (("measure", "BUNDLE", "-d", "local", "--accuracy", "train"), "possible: test, or test:N"),
         (("measure", "BUNDLE", "-d", "local", "--power-mode", "MAXN"), "it has no power mode MAXN"),
@@ -166,6 +181,21 @@ def test_what_cannot_work_is_told(bundle: Path, words: tuple[str, ...], message:
     text = edgekd(*(str(bundle) if word == "BUNDLE" else word for word in words), code=2)
 
     assert message in " ".join(text.split())
+
+
+def test_a_name_that_is_taken_is_given_away_only_where_that_is_asked() -> None:
+    edgekd("device", "add", "nano", "--ssh", "jetson@nano", "--no-probe")
+
+    assert "nano is the name of ssh jetson@nano already" in edgekd(
+        "device", "add", "nano", "--local", "--no-probe", code=2
+    )
+    edgekd("device", "add", "nano", "--local", "--no-probe", "--replace")
+    assert edgekd("device", "list").split() == ["nano", "local"]
+
+
+def test_a_damaged_bundle_is_told_file_by_file_before_any_device_is_asked(bundle: Path) -> None:
+    (bundle / "labels.txt").write_text("x\n")
+    assert edgekd("verify", str(bundle), "-d", "ssh:nobody@nowhere", code=3).strip() == "FAILED  labels.txt  changed"
 
 
 def test_a_registry_with_mistakes_is_told_with_its_place(tmp_path: Path) -> None:
