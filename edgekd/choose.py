@@ -61,7 +61,8 @@ def choose(contenders: Sequence[Contender], budget: Budget, teacher: Accuracy | 
     return tuple(
         Candidate(
             name=c.name, file=_file_of(c, best), size_mb=c.size_mb, accuracy=c.accuracy, latency=c.latency,
-            peak_memory_mb=c.peak_memory_mb, estimate=c.estimate, shipped=c is best, reason=reason(c),
+            peak_memory_mb=c.peak_memory_mb, estimate=c.estimate, order_ms=c.order_ms, order_origin=c.order_origin,
+            shipped=c is best, reason=reason(c),
         )
         for c in contenders
     )  # fmt: skip

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from edgekd.report.model import Accuracy, Latency, Report
+from edgekd.report.model import Accuracy, Candidate, Latency, Report
 from edgekd.report.on_device import deciding, further
 from edgekd.report.templates import templates
 from edgekd.report.terminal import NOT_MEASURED, milliseconds
@@ -77,9 +77,33 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Scatter:
-    """Accuracy against latency."""
+class Speed:
+    """Where a model stands along the axis of latency, its interval, and both in words."""
 
+    ms: float
+    low_ms: float
+    high_ms: float
+    words: str
+
+
+def speed(latency: Latency | None) -> Speed | None:
+    if latency is None:
+        return None
+    words = f"p50 {milliseconds(latency.p50_ms)} ms ({latency.origin})"
+    return Speed(latency.p50_ms, latency.low_ms, latency.high_ms, words)
+
+
+def estimated_speed(candidate: Candidate) -> Speed | None:
+    """By what decides the order where the device is not at hand: the low end of the estimate."""
+    ms = candidate.order_ms
+    return None if ms is None else Speed(ms, ms, ms, f"{milliseconds(ms)} ms (estimate, its low end)")
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Accuracy against latency: as measured, or as estimated for the device where that decided the order."""
+
+    title: str
     width: int
     height: int
     x: Axis | None
@@ -92,10 +116,20 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM, GUTTER = 920, 380, 56, 24, 24, 48, 170
 
 
 def scatter(report: Report) -> Scatter:
-    """Teacher and candidates; those whose latency was not measured stand apart, at their accuracy alone."""
-    points: list[tuple[str, str, Accuracy, Latency | None]] = [
-        *([("teacher", "teacher", report.teacher, report.teacher_latency)] if report.teacher is not None else []),
-        *((c.name, "shipped" if c.shipped else "candidate", c.accuracy, c.latency) for c in report.candidates),
+    """Teacher and candidates; those whose latency is not known stand apart, at their accuracy alone."""
+    by_estimate = report.chosen.order_origin == "estimate"
+    teacher = None if by_estimate else speed(report.teacher_latency)
+    points: list[tuple[str, str, Accuracy, Speed | None]] = [
+        *([("teacher", "teacher", report.teacher, teacher)] if report.teacher is not None else []),
+        *(
+            (
+                c.name,
+                "shipped" if c.shipped else "candidate",
+                c.accuracy,
+                estimated_speed(c) if by_estimate else speed(c.latency),
+            )
+            for c in report.candidates
+        ),
     ]
     timed = [latency for _, _, _, latency in points if latency is not None]
     apart = len(timed) < len(points)
@@ -105,13 +139,14 @@ def scatter(report: Report) -> Scatter:
     gutter_x = ((plot_right + WIDTH - RIGHT) / 2 if timed else WIDTH / 2) if apart else None
     marks: list[Mark] = []
     for name, role, accuracy, latency in points:
-        centre = x(latency.p50_ms) if x and latency else float(gutter_x or 0)
+        centre = x(latency.ms) if x and latency else float(gutter_x or 0)
         spread = (x(latency.low_ms), x(latency.high_ms)) if x and latency else (centre, centre)
         marks.append(mark(name, role, accuracy, latency, centre, spread, y, marks))
-    return Scatter(WIDTH, HEIGHT, x, y, marks, gutter_x)
+    title = f"estimated latency on {report.target_title}, low end, ms" if by_estimate else "median latency, ms"
+    return Scatter(f"{title} (logarithmic)", WIDTH, HEIGHT, x, y, marks, gutter_x)
 
 
-def latency_axis(timed: Sequence[Latency], right: float) -> Axis:
+def latency_axis(timed: Sequence[Speed], right: float) -> Axis:
     """Logarithmic: what matters is how many times faster. At least a factor of four wide, so that ticks exist."""
     low, high = min(t.low_ms for t in timed) / 1.5, max(t.high_ms for t in timed) * 1.5
     widen = max(1.0, math.sqrt(4 * low / high))
@@ -128,7 +163,7 @@ def mark(
     name: str,
     role: str,
     accuracy: Accuracy,
-    latency: Latency | None,
+    latency: Speed | None,
     centre: float,
     spread: tuple[float, float],
     y: Axis,
@@ -141,7 +176,6 @@ def mark(
     while any(abs(label_y - other) < 16 for other in near):
         label_y += 16
     at_right = centre > WIDTH - 100
-    speed = NOT_MEASURED if latency is None else f"{milliseconds(latency.p50_ms)} ms ({latency.origin})"
     return Mark(
         name=name,
         role=role,
@@ -154,7 +188,7 @@ def mark(
         label_x=centre - 10 if at_right else centre + 10,
         label_y=label_y,
         anchor="end" if at_right else "start",
-        title=f"{name}: top-1 {accuracy.top1:.2f} % ({accuracy.origin}), p50 {speed}",
+        title=f"{name}: top-1 {accuracy.top1:.2f} % ({accuracy.origin}), {latency.words if latency else f'p50 {NOT_MEASURED}'}",
     )
 
 
@@ -299,7 +333,9 @@ def class_rows(report: Report) -> tuple[list[ClassRow], float]:
 
 
 def conditions(report: Report) -> list[str]:
-    """Each distinct set of conditions under which a latency was taken, as a sentence."""
+    """Each distinct set of conditions under which a latency of the plot was found, as a sentence."""
+    if report.chosen.order_origin == "estimate" and report.chosen.estimate is not None:
+        return [f"estimate: {report.chosen.estimate.basis}"]
     timed = [*(c.latency for c in report.candidates), report.teacher_latency]
     return unique(
         f"{t.origin}: {t.machine}; {t.runtime}; batch {t.batch_size}, {t.threads} thread{'s' if t.threads > 1 else ''}"

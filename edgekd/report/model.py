@@ -82,6 +82,8 @@ class Candidate(Section):
     latency: Latency | None = Field(default=None, description="none: not measured")
     peak_memory_mb: float | None = None
     estimate: Estimate | None = Field(default=None, description="on the target; none: its profile states no bandwidth")
+    order_ms: float | None = Field(default=None, description="what the order of the candidates was made by")
+    order_origin: Origin = "host"
     shipped: bool = False
     reason: str = Field(description="why it ships, or why it lost")
 

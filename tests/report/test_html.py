@@ -80,6 +80,24 @@ def test_a_timed_teacher_is_drawn_at_its_latency(report: Report) -> None:
     assert {mark.name for mark in plot.marks} == {"teacher", "fp32", "int8"}
 
 
+def test_where_an_estimate_decided_the_plot_shows_it_and_not_this_machine_s_milliseconds(report: Report) -> None:
+    """int8 is slower on this machine and ships by the device's profile: it stands at the left."""
+    slower = report.candidates[0].latency
+    assert slower is not None
+    changed = tuple(
+        c.model_copy(
+            update={"latency": slower, "order_ms": 0.01 if c.name == "int8" else 0.04, "order_origin": "estimate"}
+        )
+        for c in report.candidates
+    )
+    plot = scatter(report.model_copy(update={"candidates": changed, "teacher_latency": slower}))
+    marks = {mark.name: mark for mark in plot.marks}
+
+    assert plot.title.startswith(f"estimated latency on {report.target_title}") and plot.x is not None
+    assert marks["int8"].x < marks["fp32"].x and marks["int8"].title.endswith("0.0100 ms (estimate, its low end)")
+    assert marks["teacher"].x > plot.x.end_px  # nothing estimated it
+
+
 def test_labels_of_points_that_coincide_do_not(report: Report) -> None:
     twin = report.candidates[0].model_copy(update={"name": "fp16"})
     plot = scatter(report.model_copy(update={"candidates": (*report.candidates, twin)}))
