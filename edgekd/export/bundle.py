@@ -216,6 +216,8 @@ def readme(report: Report, target: Target, trtexec: Mapping[str, str]) -> str:
         speed = f"{chosen.latency.p50_ms:.3g} ms median ({chosen.latency.origin}: {chosen.latency.machine})"
         if chosen.latency.origin != "device":
             speed = f"not measured on the device; {speed}"
+    # onnxruntime's processor kernels know no bf16
+    run = "python3 run.py --engine model.plan" if chosen.name == "bf16" else "python3 run.py"
     flags = "--bf16" if chosen.name == "bf16" else "the flags of release 8"
     lines = [
         f"{report.recipe} for {target.title}",
@@ -224,9 +226,9 @@ def readme(report: Report, target: Target, trtexec: Mapping[str, str]) -> str:
         f"top-1:      {chosen.accuracy.top1:.2f} % ({chosen.accuracy.origin}, {chosen.accuracy.runtime})",
         f"latency:    {speed}",
         "",
-        "python3 run.py cat.png      the likeliest classes",
-        "python3 run.py --verify     are all files unchanged, and does this machine compute the same?",
-        "python3 run.py --bench      how fast is this machine?",
+        f"{run} cat.png      the likeliest classes",
+        f"{run} --verify     are all files unchanged, and does this machine compute the same?",
+        f"{run} --bench      how fast is this machine?",
         "python3 device_runner.py    the same as `edgekd measure` does it, with its conditions: writes figures.json",
         "report.html                 all figures, and where each comes from",
     ]

@@ -15,7 +15,7 @@ import pytest
 
 from edgekd.bundle import sha256
 from edgekd.errors import BundleError, DeviceError
-from edgekd.export.bundle import FILES, describe_input, figures, trtexec_lines, verify_bundle, write_bundle
+from edgekd.export.bundle import FILES, describe_input, figures, readme, trtexec_lines, verify_bundle, write_bundle
 from edgekd.export.golden import Golden
 from edgekd.measure.devices.local import Local
 from edgekd.measure.on_device import Options, measure_on, trial_of, verify_on
@@ -489,3 +489,11 @@ def test_trtexec_s_command_is_given_for_each_major_release_with_the_shape_of_bat
 def test_trtexec_names_no_shapes_for_a_fixed_batch_and_is_left_out_for_other_free_sizes() -> None:
     assert "Shapes" not in trtexec_lines({"name": "image", "shape": [1, 4, 4, 3]}, "fp16")["10"]
     assert trtexec_lines({"name": "image", "shape": ["N", "H", "W", 3]}, "fp16") == {}
+
+
+def test_a_bf16_bundle_says_that_it_runs_in_an_engine_alone() -> None:
+    shipped = tuple(c.model_copy(update={"name": "bf16"}) if c.shipped else c for c in report().candidates)
+
+    assert "python3 run.py cat.png" in readme(report(), target(), {})
+    text = readme(report().model_copy(update={"candidates": shipped}), target("tensorrt"), {})
+    assert "python3 run.py --engine model.plan --verify" in text and "run.py --verify" not in text
