@@ -29,6 +29,10 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 SHIPPED = "model.onnx"
 GOLDEN = "golden.npz"
+# made on the device by build_engine.py and Python, so no part of what was shipped
+MADE_THERE = frozenset(
+    {"model.plan", "timing.cache", "reference_input.bin", "reference_output.bin", "figures.json", "__pycache__"}
+)
 LONGEST_NAME = 255  # bytes; no file system takes more
 FILES = Path(__file__).parent / "export" / "bundle_files"
 RUNNER = Path(__file__).parent / "measure" / "device_runner.py"
@@ -64,6 +68,11 @@ def refuse_links(folder: Path) -> None:
         raise BundleError(f"{folder} has links: {', '.join(links)}; a bundle holds plain files only")
 
 
+def unlisted(folder: Path, listed: Mapping[str, str]) -> list[str]:
+    """Files that the manifest does not list and that are not made on a device."""
+    return sorted(path.name for path in folder.iterdir() if path.name not in {*listed, *MADE_THERE, MANIFEST})
+
+
 def check_file(folder: Path, name: str, expected: str) -> Row:
     path = folder / name
     if not path.is_file():
@@ -89,10 +98,7 @@ def add_to_report(folder: Path, change: Callable[[Report, Mapping[str, Any]], Re
         wrong = [name for name, expected in manifest["files"].items() if not check_file(folder, name, expected)[1]]
         if wrong:
             raise BundleError(f"{folder} is not as it was written: {', '.join(wrong)} changed; build it again")
-        try:
-            report = change(Report.model_validate_json((folder / "report.json").read_bytes()), manifest)
-        except ValueError as error:
-            raise BundleError(f"{folder / 'report.json'} is no report of this edgekd: {error}; build again") from error
+        report = change(read_report(folder), manifest)
         draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.draft-", dir=folder.parent))
         try:
             draft.chmod(0o755)
@@ -104,6 +110,19 @@ def add_to_report(folder: Path, change: Callable[[Report, Mapping[str, Any]], Re
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     return report
+
+
+def read_report(folder: Path) -> Report:
+    """Raises BundleError where there is none, or one that another edgekd wrote."""
+    file = folder / "report.json"
+    try:
+        return Report.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
+        raise BundleError(
+            f"{folder} holds no report.json; give a bundle's folder, as build/<recipe>/<target>"
+        ) from None
+    except ValueError as error:
+        raise BundleError(f"{file} is no report of this edgekd; build again ({str(error).splitlines()[0]})") from error
 
 
 @contextmanager

@@ -140,26 +140,25 @@ def report(
     html: Annotated[
         bool, typer.Option("--html", help="Print the path of the page, and open it where there is a browser.")
     ] = False,
+    forget: Annotated[str, typer.Option("--forget", help="Take a device's figures out of the report.")] = "",
 ) -> None:
     """Print a build's report again."""
     import contextlib
     import webbrowser
 
-    from edgekd.report.model import Report
+    from edgekd.bundle import read_report
 
-    file = bundle / "report.json"
-    if not file.is_file():
-        raise BundleError(f"{bundle} holds no report.json; give a bundle's folder, as build/<recipe>/<target>")
+    content = read_report(bundle)
+    if forget:
+        from edgekd.measure.side_by_side import forget_device
+
+        content = forget_device(bundle, forget)
     if html:
         page = (bundle / "report.html").resolve()
         typer.echo(page)
         with contextlib.suppress(webbrowser.Error):  # no browser here: the path is enough
             webbrowser.get().open(page.as_uri())
         return
-    try:
-        content = Report.model_validate_json(file.read_bytes())
-    except ValueError as error:
-        raise BundleError(f"{file} is no report of this edgekd; build again ({str(error).splitlines()[0]})") from error
     _print_report(content, bundle)
 
 

@@ -94,13 +94,17 @@ def probe(name: Name) -> None:
 @app.command()
 def remove(
     name: Name,
-    keep_files: Annotated[bool, typer.Option("--keep-files", help="Leave edgekd's folder on the device.")] = False,
+    keep_files: Annotated[bool, typer.Option("--keep-files", help="Leave edgekd's files on the device.")] = False,
 ) -> None:
-    """Forget a device and remove edgekd's folder there; what was shipped stays."""
+    """Forget a device and remove edgekd's files there; what was shipped stays."""
     from edgekd.measure.devices import named
     from edgekd.measure.remote import ask
 
-    if name in named.list_devices() and not keep_files:
+    devices = named.list_devices()
+    same = [other for other, settings in devices.items() if other != name and settings == devices.get(name)]
+    if same:
+        typer.echo(f"its files there stay: they are {same[0]}'s too")
+    elif not keep_files:
         with named.open_device(name) as device:
             try:
                 if device.python:
@@ -109,7 +113,8 @@ def remove(
                 raise DeviceError(
                     f"{error}\nIts files could not be removed; --keep-files forgets it all the same"
                 ) from None
-    named.remove_device(name)
+    if name in devices:
+        named.remove_device(name)
 
 
 @app.command()
@@ -177,9 +182,11 @@ def measure(
 
     from rich.console import Console
 
+    from edgekd.bundle import read_report
+    from edgekd.measure.devices import named
     from edgekd.measure.on_device import Options, figures_of, trial_of
     from edgekd.measure.side_by_side import measure_all, record
-    from edgekd.report.on_device import table
+    from edgekd.report.on_device import P90, table
 
     inside = bundle.resolve() in (Path.cwd(), *Path.cwd().parents)
     options = Options(
@@ -192,7 +199,10 @@ def measure(
             raise DeviceError(
                 "--figures are those of one device; give --device once, with the name that they shall have"
             )
-        found = [figures_of(figures, trial_of(bundle), devices[0])]
+        known = named.list_devices()
+        kept_as = named.make(devices[0], known[devices[0]]).origin if devices[0] in known else "device"
+        read_report(bundle)
+        found = [figures_of(figures, trial_of(bundle), devices[0], "host" if devices[0] == "local" else kept_as)]
         report = record(bundle, found)
     else:
         with _samples(bundle, accuracy) if accuracy else nullcontext() as samples:
@@ -202,8 +212,8 @@ def measure(
         typer.echo("this folder was replaced as a whole: `cd .` brings the shell to the new one")
     wrong = any(device.golden_ok is False for device in found) or len(found) < len(set(devices))
     for check in report.checks:
-        if check.verdict == "missed":
-            typer.echo(f"missed: {check.name}: {check.found}{f', limit {check.limit}' if check.limit else ''}")
+        if check.verdict == "missed" or check.name == P90:
+            typer.echo(f"{check.verdict}: {check.name}: {check.found}{f', limit {check.limit}' if check.limit else ''}")
     raise typer.Exit(MISSED if wrong or not report.ok else 0)
 
 
@@ -231,10 +241,12 @@ def ship(
             else ship_to(opened, bundle, to, _runtime(runtime))
         )
     stands = "stands already" if done.unchanged else "stands"
-    kept = f"; {done.before} is kept (--rollback)" if done.before and not done.unchanged else ""
-    typer.echo(f"{to} on {device}: version {done.version} {stands}{kept}")
+    kept = f"; {done.before} is kept (--rollback)" if done.before and not done.unchanged and not done.lost else ""
+    typer.echo(f"{done.to} on {device}: version {done.version} {stands}{kept}")
     if done.repaired:
         typer.echo(f"it stood there damaged and was written anew: {done.repaired}")
+    if done.lost:
+        typer.echo(f"no rollback: version {done.before} is damaged there: {done.lost}")
     typer.echo(f"stored outputs in {done.runtime}: {done.detail}")
 
 
@@ -263,7 +275,7 @@ def verify_there(bundle: Path, device: str, runtime: str, samples: int = 0) -> N
                 typer.echo(f"{'ok    ' if ok else 'FAILED'}  {what}  {detail}".rstrip())
             raise typer.Exit(0 if all(ok for _, ok, _ in rows) else MISSED)
         proof = verify_on(opened, bundle, _runtime(runtime))
-    typer.echo(f"ok      every file, by its SHA-256 on {device}")
+    typer.echo(f"ok      every file, by its SHA-256 as copied to {device}")
     typer.echo(f"ok      stored outputs in {proof.runtime}: {proof.detail}")
 
 

@@ -171,8 +171,9 @@ def as_measured(contender: Contender, found: OnDevice | DeviceError) -> Contende
     latency = decisive(found)
     if latency is None:
         return replace(contender, latency=None, order_ms=None, order_origin=found.origin, fault=fault)
-    latency = latency.model_copy(update={"stable": not found.unstable})
-    p90_ms = None if found.unstable else latency.p90_ms
+    against = found.against(latency)
+    p90_ms = None if against else latency.p90_ms
+    latency = latency.model_copy(update={"stable": not against})
     return replace(
         contender, latency=latency, order_ms=latency.p50_ms, order_origin=found.origin, fault=fault, p90_ms=p90_ms
     )

@@ -25,6 +25,7 @@ from edgekd.bundle import (
     read_manifest,
     refuse_links,
     sha256,
+    unlisted,
     write_json,
     write_report,
 )  # fmt: skip
@@ -50,10 +51,6 @@ OWNED = frozenset(
         "lineage",
         "trtexec",
     }
-)
-# made on the device by build_engine.py and Python, so no part of what was shipped
-MADE_THERE = frozenset(
-    {"model.plan", "timing.cache", "reference_input.bin", "reference_output.bin", "figures.json", "__pycache__"}
 )
 
 
@@ -259,8 +256,7 @@ def verify_bundle(folder: Path) -> list[Row]:
     listed: dict[str, str] = manifest["files"]
     refuse_links(folder)
     rows = [check_file(folder, name, expected) for name, expected in sorted(listed.items())]
-    unlisted = sorted(p.name for p in folder.iterdir() if p.name not in {*listed, *MADE_THERE, MANIFEST})
-    rows += [(name, False, "not listed in the manifest") for name in unlisted]
+    rows += [(name, False, "not listed in the manifest") for name in unlisted(folder, listed)]
     if not all(ok for _, ok, _ in rows):
         return [*rows, ("stored outputs", False, "not run: the files differ from the manifest")]
     return [*rows, check_outputs(folder, Golden.read(folder, manifest["golden"]))]

@@ -125,7 +125,9 @@ class Proof(Data):
 
 class Shipped(Proof):
     version: Said
+    to: Said = Field(description="where it stands there, in full")
     before: Said | None = None
+    lost: Said = Field(default="", description="why there can be no rollback to `before`")
     unchanged: bool = False
     repaired: Said = Field(default="", description="what was wrong with this version where it stood already")
 

@@ -391,6 +391,7 @@ def held(folder: str, key: str) -> bool:
 
 def own(folder: str) -> None:
     """Make sure that the store is ours before anything is removed in it. Raise Failure for a folder of other files."""
+    made = not os.path.isdir(folder)
     os.makedirs(folder, mode=0o700, exist_ok=True)
     there = [name for name in os.listdir(folder) if not re.fullmatch(r"task-[0-9a-f]{16}", name)]  # one task's
     if os.stat(folder).st_uid != os.geteuid() or (there and MARK not in there):
@@ -401,8 +402,9 @@ def own(folder: str) -> None:
     links = [name for name in (*PARTS, "lock", MARK) if os.path.islink(os.path.join(folder, name))]
     if links:
         raise Failure("{} has links: {}; edgekd made none, remove them".format(folder, ", ".join(links)))
-    with open(os.path.join(folder, MARK), "a"):
-        pass
+    if MARK not in there:
+        with open(os.path.join(folder, MARK), "w", encoding="utf-8") as file:
+            file.write("made" if made else "given")
 
 
 @contextlib.contextmanager
@@ -676,6 +678,7 @@ def measure_bundles(bundles: dict[str, str], tools: str, timing: str, options: d
     stops no other.
     """
     start, root = time.perf_counter(), options["root"]
+    facts = find_facts(root)
     if options["cpus"]:
         pin(options["cpus"])
     cores = len(os.sched_getaffinity(0))
@@ -685,7 +688,7 @@ def measure_bundles(bundles: dict[str, str], tools: str, timing: str, options: d
                 max(options["threads"]), cores, cores
             )
         )
-    facts, before, busy_before = find_facts(root), state(root), busy_s(root)
+    before, busy_before = state(root), busy_s(root)
     candidates: dict[str, Candidate] = {}
     failed: dict[str, dict[str, Any]] = {}
 
@@ -881,7 +884,7 @@ def sustain(run: Any, call: Callable[[], object], seconds: float, root: str) -> 
 # --------------------------------------------------------------------------------------------------------------- shipping
 
 
-VERSION = re.compile(r"([0-9a-f]{16})(-[\w.]+)?")  # the start of the manifest's SHA-256, and the TensorRT of its engine
+VERSION = re.compile(r"([0-9a-f]{16})(-[\w.]+)?")  # what the bundle is (identity), and the TensorRT of its engine
 
 
 def describe_place(to: str) -> dict[str, Any]:
@@ -1026,10 +1029,8 @@ def ship(request: dict[str, Any]) -> dict[str, Any]:
     with shipping(to) as versions, work_folder(request) as (bundles, tools):
         (bundle,) = bundles.values()
         runtime = request["runtime"] or read_manifest(bundle)["runtime"]
-        version = sha256(os.path.join(bundle, "manifest.json"))[:16]
-        if (
-            runtime == "tensorrt"
-        ):  # an engine is of one release: after an update there the same bundle is another version
+        version = identity(bundle)
+        if runtime == "tensorrt":  # an engine is of one release: after an update the same bundle is another version
             version += "-{}".format(version_of("tensorrt"))
         now, final = current_version(to), os.path.join(versions, version)
         damaged = damage(final, version, tools, runtime) if os.path.lexists(final) else ""
@@ -1037,7 +1038,7 @@ def ship(request: dict[str, Any]) -> dict[str, Any]:
             try:
                 settle(bundle, tools, versions, version, runtime, request)
             except Failure as failure:
-                stands = "" if now is None else f"\n{to}: version {now} stands there as before (--rollback)"
+                stands = "" if now is None else f"\n{to}: version {now} stands there, as before"
                 raise type(failure)(f"{failure}{stands}") from None
         point(to, versions, version)
         try:
@@ -1049,8 +1050,27 @@ def ship(request: dict[str, Any]) -> dict[str, Any]:
             raise kind(f"{str(failure) or repr(failure)}\n{stands}") from None
         prune(versions, version)
         before = version_before(versions, version)
+        lost = damaged_before(versions, before)
     same = now == version and not damaged
-    return {"version": version, "before": before, "unchanged": same, "repaired": damaged, **proof}
+    return {
+        "version": version,
+        "before": before,
+        "unchanged": same,
+        "repaired": damaged,
+        "lost": lost,
+        "to": to,
+        **proof,
+    }
+
+
+def damaged_before(versions: str, before: str | None) -> str:
+    """Why there can be no rollback, though a version before is kept; empty where there can."""
+    try:
+        if before is not None:
+            check_version(os.path.join(versions, before), before)
+    except (Failure, OSError) as failure:
+        return str(failure)
+    return ""
 
 
 def undo(to: str, versions: str, before: str | None) -> str:
@@ -1092,9 +1112,17 @@ def foreign_files(folder: str) -> list[str]:
 def check_version(folder: str, version: str) -> None:
     """Raise Differs for a folder that is another than the version's: what was changed together with its hash is seen, too."""
     manifest = read_manifest(folder)
-    if version[:16] != sha256(os.path.join(folder, "manifest.json"))[:16]:
+    if version[:16] != identity(folder):
         raise Differs("the bundle is not as it was written: manifest.json was changed")
     check_files(folder, manifest)
+
+
+def identity(bundle: str) -> str:
+    """What a version is named by: all that its manifest says, but for the report, which grows with every measurement."""
+    manifest = read_manifest(bundle)
+    files = {name: key for name, key in manifest["files"].items() if not name.startswith("report.")}
+    about = {key: value for key, value in manifest.items() if key != "figures"}
+    return hashlib.sha256(json.dumps({**about, "files": files}, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def settle(bundle: str, tools: str, versions: str, version: str, runtime: str, request: dict[str, Any]) -> None:
@@ -1150,19 +1178,32 @@ def rollback(request: dict[str, Any]) -> dict[str, Any]:
         if before is None:
             raise Failure(f"{to} has no version before {now}")
         folder = os.path.join(versions, before)
-        check_version(folder, before)
+        lost = damaged_before(versions, before)
+        if lost:
+            raise Differs(f"{to}: version {before} in {folder} cannot be put back: {lost}; ship what shall stand there")
         # a version with an engine has its release in its name; one without was shipped for onnxruntime
         proof = prove(folder, tools, request["runtime"] or ("tensorrt" if "-" in before else "onnxruntime"))
         point(to, versions, before)
-    return {"version": before, "before": now, **proof}
+    return {"version": before, "before": now, "to": to, **proof}
 
 
 def forget(request: dict[str, Any]) -> dict[str, Any]:
-    """Remove the store; what was shipped stays."""
-    if os.path.isdir(request["folder"]):
-        own(request["folder"])
-        with locked(os.path.join(request["folder"], "lock"), "measuring"):
-            shutil.rmtree(request["folder"], ignore_errors=True)
+    """Remove what lies in the store, and its folder where it was made for it; what was shipped stays."""
+    folder = os.path.realpath(request["folder"])
+    if os.path.isdir(folder):
+        own(folder)
+        with locked(os.path.join(folder, "lock"), "measuring"):
+            made = read(folder, MARK) == "made"
+            for path in [
+                *glob.glob(os.path.join(glob.escape(folder), "task-" + 16 * "[0-9a-f]")),
+                *(os.path.join(folder, n) for n in PARTS),
+            ]:
+                remove(path)
+            for name in ("lock", MARK):
+                remove(os.path.join(folder, name))
+        if made:
+            with contextlib.suppress(OSError):  # something else lies in it
+                os.rmdir(folder)
     return {}
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 import onnx
+from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from edgekd.errors import ModelError
@@ -96,7 +97,7 @@ def read_kernels(path: Path) -> tuple[Kernel, ...]:
     """The kernels of a file, in the graph's order, for a batch of one. Raises ModelError for what is no ONNX file."""
     try:
         model = _of_one_sample(_without_weights(path))
-    except (OSError, DecodeError, onnx.shape_inference.InferenceError) as error:
+    except (OSError, DecodeError, ParseError, onnx.shape_inference.InferenceError) as error:
         raise ModelError(f"{path} cannot be read as an ONNX model: {str(error).splitlines()[0]}") from error
     graph = _Graph(model)
     kernels: list[_Open] = []

@@ -22,7 +22,7 @@ from edgekd.measure.devices.ssh import PROGRESS
 from edgekd.measure.fitness import check_fit, is_target
 from edgekd.measure.protocol import Series
 from edgekd.measure.remote import ALONE, Parcel, answered, ask, parcel_of, probe, sent, tools_alone
-from edgekd.measure.verdict import refusals
+from edgekd.measure.verdict import refusals, unsteady
 from edgekd.report.model import Accuracy, Latency, OnDevice, Origin
 from edgekd.say import say
 from edgekd.target import Target
@@ -168,8 +168,8 @@ def _parcel(trials: Mapping[str, Trial], folder: Path) -> Parcel:
     return parcel
 
 
-def figures_of(file: Path, trial: Trial, device: str) -> OnDevice:
-    """What device_runner.py wrote where it ran alone. Raises DeviceError where it was about another model."""
+def figures_of(file: Path, trial: Trial, device: str, origin: Origin = "device") -> OnDevice:
+    """What device_runner.py wrote where it ran alone, on a device of this name. Raises DeviceError where it was about another model."""
     try:
         answer = understand(Answer, json.loads(file.read_text(encoding="utf-8")), str(file))
     except (OSError, ValueError) as error:
@@ -177,7 +177,7 @@ def figures_of(file: Path, trial: Trial, device: str) -> OnDevice:
     if answer.model_sha256 != sha256(trial.model):
         raise DeviceError(f"{file} was measured on another model than {trial.model}; measure this one")
     runtime = "tensorrt" if answer.runtime.startswith("TensorRT") else "onnxruntime"
-    return judged(answer, device, "device", trial, runtime)
+    return judged(answer, device, origin, trial, runtime)
 
 
 def judged(
@@ -229,7 +229,7 @@ def _latency(one: Timed, series: Series, facts: Facts, runtime: str, origin: Ori
     figure = series.latency(
         threads=one.threads, machine=facts.title, runtime=runtime, batch_size=one.batch, origin=origin
     )
-    return figure.model_copy(update={"transfers": one.transfers})
+    return figure.model_copy(update={"transfers": one.transfers, "unsteady": tuple(unsteady(title(one), series))})
 
 
 def _accuracy(answer: Answer, samples: Samples, origin: Origin, device: str) -> Accuracy:
@@ -261,10 +261,14 @@ def ship_to(device: Device, bundle: Path, to: str, runtime: str = "") -> Shipped
 
     Raises DeviceError where it fails; then what stood at `to` stands there still, or again.
     """
+    if device.origin == "emulated":
+        raise DeviceError(f"{device.name} is emulated: it has no place of its own to ship to")
     target = target_of(bundle)
     runtime = runtime or target.runtime.name
     parcel = parcel_of(bundle)
     facts = _fit(device, parcel, target, runtime, to=_place(to))
+    if not is_target(facts, target, runtime):
+        say(f"{device.name} is no device of the target's kind ({target.title}): {facts.title}, {runtime}")
     with sent(device, parcel, facts.missing) as files:
         request = {**files, "runtime": runtime, "engine_options": (), "to": to}
         said = ask(device, "ship", request, timeout_s=ENGINE_S, told=teller(device))

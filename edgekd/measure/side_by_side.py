@@ -8,15 +8,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from edgekd.bundle import add_to_report
-from edgekd.errors import DeviceError, EdgekdError
+from edgekd.bundle import add_to_report, read_report
+from edgekd.errors import DeviceError, EdgekdError, nearest
 from edgekd.measure.binary import measure_with
 from edgekd.measure.devices import Device
 from edgekd.measure.devices.named import open_device
 from edgekd.measure.devices.process import end_all
 from edgekd.measure.on_device import Options, Samples, measure_on, trial_of
 from edgekd.report.model import OnDevice, Report
-from edgekd.report.on_device import with_device
+from edgekd.report.on_device import with_device, without_device
 from edgekd.say import say
 
 
@@ -29,6 +29,7 @@ def measure_all(
     failed is said as soon as it does. Raises DeviceError where all failed, with what each said.
     """
     trial = trial_of(bundle)
+    read_report(bundle)  # one that cannot be read is told before anything is measured
     with ExitStack() as opened:
         devices = [opened.enter_context(open_device(name)) for name in dict.fromkeys(names)]
 
@@ -57,9 +58,21 @@ def record(bundle: Path, found: Sequence[OnDevice]) -> Report:
     """Bring the figures into the bundle's report."""
 
     def change(report: Report, manifest: Mapping[str, Any]) -> Report:
-        budget = manifest.get("recipe", {}).get("budget", {}).get("p90_latency_ms")
         for device in found:
-            report = with_device(report, device, budget)
+            report = with_device(report, device, _budget(manifest))
         return report
 
     return add_to_report(bundle, change)
+
+
+def forget_device(bundle: Path, name: str) -> Report:
+    """Take a device's figures out of a bundle's report. Raises DeviceError where it has none of that device."""
+    known = [device.device for device in read_report(bundle).devices]
+    if name not in known:
+        raise DeviceError(f"the report of {bundle} has no figures of {name!r}{nearest(name, known)}")
+    return add_to_report(bundle, lambda report, manifest: without_device(report, name, _budget(manifest)))
+
+
+def _budget(manifest: Mapping[str, Any]) -> float | None:
+    most: float | None = manifest.get("recipe", {}).get("budget", {}).get("p90_latency_ms")
+    return most

@@ -42,6 +42,7 @@ class Latency(Section):
     machine: str
     runtime: str
     origin: Origin = "host"
+    unsteady: tuple[str, ...] = Field(default=(), description="why no verdict is built on this series, and what to do")
     transfers: Literal["included", "excluded", "none"] = Field(
         default="none", description="copies to and from a GPU; none: there are none to make"
     )
@@ -187,6 +188,11 @@ class OnDevice(Section):
         default_factory=dict,
         description="figure (accuracy, energy, sustained) -> when, where it is of an earlier measurement",
     )
+
+    def against(self, latency: Latency) -> list[str]:
+        """Why no verdict is built on one of the latencies: what concerns it or all of them, not another series alone."""
+        others = {reason for other in self.latencies if other is not latency for reason in other.unsteady}
+        return [reason for reason in self.unstable if reason not in others]
 
     @property
     def power_mode(self) -> str | None:

@@ -60,9 +60,9 @@ def device_checks(devices: Sequence[OnDevice], p90_budget_ms: float | None) -> I
         if latency is not None:
             yield Check(
                 name=LATENCY + name,
-                verdict="unstable" if device.unstable else "note",
+                verdict="unstable" if device.against(latency) else "note",
                 found=f"{milliseconds(latency.p50_ms)} ms median, p90 {milliseconds(latency.p90_ms)} ms, {_taken(latency)}, {device.runtime}"
-                + "".join(f"; {reason}" for reason in device.unstable),
+                + "".join(f"; {reason}" for reason in device.against(latency)),
                 origin=device.origin,
             )
 
@@ -77,8 +77,9 @@ def deciding(devices: Sequence[OnDevice]) -> list[tuple[OnDevice, Latency]]:
     """The devices that can decide a budget, by batch 1: of the target's kind; this machine only where there is no other."""
     figures = [(device, decisive(device)) for device in devices if device.is_target]
     fit = [(device, latency) for device, latency in figures if latency is not None and latency.batch_size == 1]
-    real = [(device, latency) for device, latency in fit if device.origin == "device"]
-    return real or fit
+    if any(device.is_target and device.origin == "device" for device in devices):
+        return [(device, latency) for device, latency in fit if device.origin == "device"]
+    return fit
 
 
 def _budget(devices: Sequence[OnDevice], most_ms: float) -> Check:
@@ -92,7 +93,7 @@ def _budget(devices: Sequence[OnDevice], most_ms: float) -> Check:
         return Check(name=P90, verdict="not measured", found=found, limit=limit, origin="not measured")
     device, latency = max(fit, key=lambda pair: pair[1].p90_ms)
     found = f"{milliseconds(latency.p90_ms)} ms on {_called(device)}, {_taken(latency)}"
-    shaky = next((device for device, _ in fit if device.unstable), None)
+    shaky = next((device for device, latency in fit if device.against(latency)), None)
     if shaky is not None:
         found += f"; no verdict: {_called(shaky)} was not steady"
         return Check(name=P90, verdict="unstable", found=found, limit=limit, origin=shaky.origin)
@@ -132,6 +133,16 @@ def table(devices: Sequence[OnDevice]) -> RenderableType:
     return Group(rows, *lines, *found, *(Text(line, style="dim") for device in devices for line in _conditions(device)))
 
 
+def without_device(report: Report, name: str, p90_budget_ms: float | None) -> Report:
+    """The report without what a device said, in whatever power mode."""
+    devices = tuple(device for device in report.devices if device.device != name)
+    kept = [check for check in report.checks if check.name != P90 and not check.name.startswith((LATENCY, GOLDEN))]
+    kept += [check for check in report.checks if check.name == NOT_YET]
+    return report.model_copy(
+        update={"devices": devices, "checks": (*kept, *device_checks(devices, p90_budget_ms))}, deep=False
+    )
+
+
 def further(device: OnDevice) -> Iterator[str]:
     """What else was measured, a sentence each."""
     if device.accuracy is not None:
@@ -147,6 +158,8 @@ def further(device: OnDevice) -> Iterator[str]:
     ]
     if any(parts):
         yield ", ".join(part for part in parts if part)
+    if device.cpus:
+        yield f"bound to core {', '.join(map(str, device.cpus))}"
     if device.sustained:
         first, last = device.sustained[0], device.sustained[-1]
         worst = max(window.p50_ms for window in device.sustained)
@@ -168,7 +181,7 @@ def _figures(device: OnDevice, latency: Latency | None) -> list[str]:
     if latency is None:
         return [NOT_MEASURED, "-", "-", "-"]
     p99 = "-" if latency.p99_ms is None else milliseconds(latency.p99_ms)
-    mark = " ~" if device.unstable else ""
+    mark = " ~" if device.against(latency) else ""
     return [milliseconds(latency.p50_ms) + mark, milliseconds(latency.p90_ms), p99, str(latency.n)]
 
 

@@ -122,6 +122,89 @@ def test_a_shipped_file_that_was_changed_there_is_put_right_by_shipping_again_an
     assert "stands already" in edgekd("ship", str(bundle), "-d", "local", "--to", str(place))
 
 
+def test_measuring_makes_no_other_version_of_a_bundle(bundle: Path, tmp_path: Path) -> None:
+    """Its report grows, its manifest too; a second version of the same model would push the real one before it out."""
+    place = tmp_path / "place"
+    (tmp_path / "new").mkdir()
+    other = write(tmp_path / "new", labels=("r", "g", "b"))
+    edgekd("ship", str(other), "-d", "local", "--to", str(place))
+    edgekd("ship", str(bundle), "-d", "local", "--to", str(place))
+    edgekd("measure", str(bundle), "-d", "local", *SHORT)
+
+    assert "stands already" in edgekd("ship", str(bundle), "-d", "local", "--to", str(place))
+    edgekd("ship", "--rollback", "-d", "local", "--to", str(place))
+    assert (place / "labels.txt").read_text() == "r\ng\nb\n"
+
+
+def test_no_rollback_is_announced_to_a_version_that_was_damaged(bundle: Path, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    edgekd("ship", str(bundle), "-d", "local", "--to", str(place))
+    (place / "labels.txt").write_text("x\ny\nz\n")
+    (tmp_path / "new").mkdir()
+
+    said = edgekd("ship", str(write(tmp_path / "new", labels=("r", "g", "b"))), "-d", "local", "--to", str(place))
+
+    assert "(--rollback)" not in said and "is damaged there: the bundle is not as it was written: labels.txt" in said
+    said = edgekd("ship", "--rollback", "-d", "local", "--to", str(place), code=3)
+    assert "cannot be put back" in said and "ship what shall stand there" in said
+
+
+def test_figures_of_this_machine_are_the_host_s_also_where_the_runner_ran_alone(bundle: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-B",
+        str(bundle / "device_runner.py"),
+        "--block-s",
+        "0.02",
+        "--output",
+        str(tmp_path / "f.json"),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    edgekd("device", "add", "here", "--local", "--no-probe")
+    for name, origin in (("local", "host"), ("here", "host"), ("far", "device")):
+        edgekd("measure", str(bundle), "-d", name, "--figures", str(tmp_path / "f.json"))
+        found = Report.model_validate_json((bundle / "report.json").read_bytes()).devices[-1]
+        assert (found.device, found.origin) == (name, origin)
+    edgekd("report", str(bundle), "--forget", "far")
+    assert [d.device for d in Report.model_validate_json((bundle / "report.json").read_bytes()).devices] == [
+        "local",
+        "here",
+    ]
+    assert "has no figures of 'far'" in edgekd("report", str(bundle), "--forget", "far", code=2)
+
+
+def test_what_is_wrong_with_a_bundle_is_told_before_it_is_measured(bundle: Path) -> None:
+    (bundle / "notes.txt").write_text("mine")
+    assert "notes.txt is not listed in the manifest" in edgekd("measure", str(bundle), "-d", "local", code=2)
+    (bundle / "notes.txt").unlink()
+    changed = {**json.loads((bundle / "report.json").read_text()), "of_another_edgekd": 1}
+    (bundle / "report.json").write_text(json.dumps(changed))
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["files"]["report.json"] = sha256(bundle / "report.json")
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    said = edgekd("measure", str(bundle), "-d", "local", code=2)
+    assert "is no report of this edgekd; build again" in said and "timing" not in said
+
+
+def test_a_device_is_forgotten_with_its_files_and_an_unnamed_one_by_its_address(bundle: Path, tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    edgekd("device", "add", "one", "--local", "--folder", str(given), "--no-probe")
+    edgekd("device", "add", "two", "--local", "--folder", str(given), "--no-probe")
+    edgekd("verify", str(bundle), "-d", "one")
+    (given / "mine").write_text("years of work")
+
+    assert "they are two's too" in edgekd("device", "remove", "one") and (given / "objects").is_dir()
+    edgekd("device", "remove", "two")
+    assert [path.name for path in given.iterdir()] == [
+        "mine"
+    ]  # a folder that was given stays, and what is no file of edgekd's
+    edgekd("verify", str(bundle), "-d", "local")
+    assert (tmp_path / "cache/edgekd-device/objects").is_dir()
+    edgekd("device", "remove", "local")
+    assert not (tmp_path / "cache/edgekd-device").exists()
+
+
 def test_a_file_of_somebody_else_in_what_was_shipped_is_not_removed(bundle: Path, tmp_path: Path) -> None:
     place = tmp_path / "place"
     edgekd("ship", str(bundle), "-d", "local", "--to", str(place))

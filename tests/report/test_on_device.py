@@ -43,6 +43,23 @@ def test_the_fewest_threads_decide_in_whatever_order_they_were_given(report: Rep
     assert verdict == "pass" and found == "1.00 ms on pi, batch 1, 1 thread"
 
 
+def test_a_series_that_wobbles_takes_no_verdict_from_another(report: Report) -> None:
+    wobbling = latency(2.0, threads=2).model_copy(update={"unsteady": ("batch 1, 2 threads: it drifts",)})
+    device = measured("pi", latency(1.0), wobbling, unstable=("batch 1, 2 threads: it drifts",))
+
+    assert budget(report, device)[0] == "pass"
+    assert device.against(wobbling) == ["batch 1, 2 threads: it drifts"]
+    clock = device.model_copy(update={"unstable": (*device.unstable, "the clock changed")})
+    assert budget(report, clock)[0] == "unstable" and clock.against(device.latencies[0]) == ["the clock changed"]
+
+
+def test_a_device_that_measured_other_batches_leaves_the_budget_to_no_host(report: Report) -> None:
+    verdict, found = budget(
+        report, measured("local", latency(1.0), origin="host"), measured("pi", latency(1.0, batch=8))
+    )
+    assert verdict == "not measured" and "pi was measured with other batches than 1" in found
+
+
 def test_copies_count() -> None:
     both = measured("nano", latency(1.0, transfers="excluded"), latency(2.0, transfers="included"))
     first = decisive(both)
