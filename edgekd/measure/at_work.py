@@ -11,6 +11,7 @@ from typing import Self
 from edgekd.errors import DeviceError
 from edgekd.measure.devices import Device
 
+HERE = Path(__file__).parent
 PIECE = 32 << 20  # bytes of a file in one answer
 MAKE = "import os, sys; os.makedirs(sys.argv[1])"
 REMOVE = "import shutil, sys; shutil.rmtree(sys.argv[1])"
@@ -39,11 +40,17 @@ class Workplace:
         self.device.put({path: source})
         return path
 
+    def script(self, name: str, *beside: Path) -> str:
+        """Copy one of edgekd's scripts for devices, what it needs beside it, and what ends it with the connection."""
+        for path in (*beside, HERE / "device_task.py"):
+            self.put(path)
+        return self.put(HERE / name)
+
     def python(self, words: Sequence[str], *, timeout_s: float = 60) -> bytes:
         """What the device's Python writes to its standard output, run with these words."""
         if not self.device.python:
             raise DeviceError(f"{self.device.name} ({self.device.address}): no Python runs there")
-        done = self.device.run([self.device.python, *words], timeout_s=timeout_s)
+        done = self.device.run([self.device.python, *words], hold=True, timeout_s=timeout_s)
         if done.code != 0:
             last = "".join(done.err.strip().splitlines()[-1:])
             raise DeviceError(f"{self.device.name}: {Path(words[0]).name} ended with exit code {done.code}: {last}")

@@ -133,9 +133,7 @@ class Timings:
 def time_on(device: Device, models: Mapping[str, Path], rounds: int, runtime: str = "onnxruntime") -> Timings:
     """name -> model, timed on the device in interleaved rounds; see device_timings.py."""
     with Workplace(device) as there:
-        script = there.put(Path(__file__).with_name("device_timings.py"))
-        for name in ("run.py", "build_engine.py"):
-            there.put(FILES / name)
+        script = there.script("device_timings.py", FILES / "run.py", FILES / "build_engine.py")
         paths = {there.put(path, name): name for name, path in models.items()}
         words = [script, runtime, str(rounds), str(BLOCK_MS), *paths]
         out = there.python(words, timeout_s=SECONDS[runtime])

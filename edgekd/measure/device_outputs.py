@@ -3,7 +3,7 @@
 
     python3 device_outputs.py inputs.npy model.onnx ...     pairs; writes model.onnx.npz beside each model, all of its outputs
 
-Prints one line of JSON: machine, features and runtime. Needs Python 3.8+, numpy, onnxruntime, and run.py beside it.
+Prints one line of JSON: machine, features and runtime. Needs Python 3.8+, numpy, onnxruntime, and run.py and device_task.py beside it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from typing import Any
 
     from edgekd.export.bundle_files.run import OnnxModel
+    from edgekd.measure.device_task import end_with_connection
 else:
+    from device_task import end_with_connection
     from run import OnnxModel
 
 
 def main() -> None:
+    end_with_connection()
     name = ""
     for i in range(1, len(sys.argv), 2):
         inputs, path = sys.argv[i : i + 2]

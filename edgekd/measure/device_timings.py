@@ -7,7 +7,7 @@ Prints one line of JSON: {"runtime", "machine", "wall_ms": {model: [of each roun
 of each model, in an order that is reversed every second round; a block lasts at least BLOCK_MS and gives the mean of its runs.
 onnxruntime runs on one thread, whose own processor time a busy machine does not stretch by making it wait. TensorRT runs an
 engine that is built here, of the format that the file's name begins with, without copies; the wall's time stands for both.
-Inputs are random. Needs Python 3.8+, numpy, the runtime, and run.py and build_engine.py beside it.
+Inputs are random. Needs Python 3.8+, numpy, the runtime, and run.py, build_engine.py and device_task.py beside it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edgekd.export.bundle_files.run import EngineModel, OnnxModel
+    from edgekd.measure.device_task import end_with_connection
 else:
+    from device_task import end_with_connection
     from run import EngineModel, OnnxModel
 
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 
 
 def main() -> None:
+    end_with_connection()
     runtime, rounds, block_ms, paths = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4:]
     calls, name = [], ""
     for path in paths:

@@ -130,8 +130,7 @@ def outputs_on(device: Device, runs: Mapping[Path, Array]) -> tuple[dict[Path, d
     """
     with Workplace(device) as there, tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
         arrays = Path(folder) / "arrays"
-        there.put(FILES / "run.py")
-        words = [there.put(Path(__file__).with_name("device_outputs.py"))]
+        words = [there.script("device_outputs.py", FILES / "run.py")]
         for model, inputs in runs.items():
             with arrays.open("wb") as file:
                 np.save(file, inputs)

@@ -365,6 +365,48 @@ def test_an_engine_that_is_being_built_ends_with_the_connection_and_with_the_run
         assert not list((tmp_path / "there/work").iterdir())
 
 
+def test_a_calibration_that_is_cut_ends_on_the_device_and_leaves_nothing(
+    board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgekd.measure import calibrate as module
+    from edgekd.measure.calibration_nets import write_networks
+
+    monkeypatch.setattr(module, "BLOCK_MS", 60_000.0)
+    (held_out,) = write_networks(tmp_path, 1, "fp32")
+    there = tmp_path / "there"
+    with watched(board, there) as device:
+        failures = []
+
+        def run() -> None:
+            try:
+                module.calibrate(device, {"one": held_out}, networks={"fp32": 2})
+            except DeviceError as error:
+                failures.append(str(error))
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        _until(lambda: list(there.glob("task-*/device_timings.py")))
+        _until(lambda: [p for p in processes() if "device_timings.py" in p and str(there) in p])
+        time.sleep(1)
+        board.cut()
+        thread.join(60)
+
+        assert len(failures) == 1
+        _until(lambda: not [p for p in processes() if "device_timings.py" in p and str(there) in p])
+        assert not list(there.glob("task-*"))
+
+
+def processes() -> list[str]:
+    """The commands that run here."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except OSError:
+            continue
+    return [command for command in found if not command.startswith("ssh ")]
+
+
 def _until(true: Any, seconds: float = 20) -> None:
     end = time.monotonic() + seconds
     while not true():
