@@ -128,15 +128,6 @@ def old_and_new(teacher_scores: Artifact | None, scores: Artifact, samples: Samp
         yield Check(name=f"{name} classes", verdict="note", found=f"{found}ones alone {among}")
 
 
-def device_latency(target: Target) -> Check:
-    return Check(
-        name="latency on the device",
-        verdict="not measured",
-        found=f"needs the device ({target.title}): edgekd measure BUNDLE --device NAME",
-        origin="not measured",
-    )
-
-
 def curves(trained: Artifact | None) -> tuple[dict[str, float], ...]:
     """What the training loop logged, a dict an epoch; empty where nothing was trained."""
     if trained is None or not (trained / "metrics.jsonl").exists():

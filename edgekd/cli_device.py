@@ -252,11 +252,13 @@ def ship(
 
 def verify_there(bundle: Path, device: str, runtime: str, samples: int = 0) -> None:
     """`edgekd verify --device`; on an emulated processor, or with samples, also what differs from this machine and where."""
-    from edgekd.bundle import check_file, read_manifest
+    from edgekd.bundle import check_file, read_manifest, unlisted
     from edgekd.measure.devices.named import open_device
     from edgekd.measure.on_device import verify_on
 
-    rows = [check_file(bundle, *listed) for listed in sorted(read_manifest(bundle)["files"].items())]
+    listed = read_manifest(bundle)["files"]
+    rows = [check_file(bundle, *entry) for entry in sorted(listed.items())]
+    rows += [(name, False, "not listed in the manifest") for name in unlisted(bundle, listed)]
     for what, ok, detail in rows:
         if not ok:
             typer.echo(f"FAILED  {what}  {detail}")

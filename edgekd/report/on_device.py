@@ -13,7 +13,6 @@ from edgekd.report.model import Check, Latency, OnDevice, Report
 from edgekd.report.terminal import NOT_MEASURED, milliseconds, top1
 
 LATENCY = "latency on "  # the check of a device's latency is called so, and the budget's line `p90_latency_ms`
-NOT_YET = LATENCY + "the device"  # a build's line before any device has been measured
 GOLDEN = "stored outputs on "
 LASTING = ("accuracy", "energy", "sustained")  # what stays of an earlier measurement of the same model
 BUSY = 0.1  # cores that other programs may keep busy without a word
@@ -34,13 +33,31 @@ def with_device(report: Report, found: OnDevice, p90_budget_ms: float | None) ->
         kept = {name: getattr(before, name) for name in LASTING if getattr(before, name) and not getattr(found, name)}
         dates = {name: before.measured_earlier.get(name, before.created) for name in kept}
         found = found.model_copy(update={**kept, "measured_earlier": dates})
-    devices = (*(d for d in report.devices if d is not before), found)
-    replaced = {check.name for check in report.checks if check.name.startswith((LATENCY, GOLDEN))}
+    return _with_devices(report, (*(d for d in report.devices if d is not before), found), p90_budget_ms)
+
+
+def without_device(report: Report, name: str, p90_budget_ms: float | None) -> Report:
+    """The report without what a device said, in whatever power mode."""
+    return _with_devices(report, tuple(device for device in report.devices if device.device != name), p90_budget_ms)
+
+
+def _with_devices(report: Report, devices: tuple[OnDevice, ...], p90_budget_ms: float | None) -> Report:
+    """What the devices say in place of what they said before; that none did, where none has."""
+    kept = [check for check in report.checks if check.name != P90 and not check.name.startswith((LATENCY, GOLDEN))]
     if not any(device.origin == "device" for device, _ in deciding(devices)):
-        replaced -= {NOT_YET}
-    kept_checks = [check for check in report.checks if check.name not in replaced | {P90}]
+        kept.append(not_yet(report.target_title))
     return report.model_copy(
-        update={"devices": devices, "checks": (*kept_checks, *device_checks(devices, p90_budget_ms))}, deep=False
+        update={"devices": devices, "checks": (*kept, *device_checks(devices, p90_budget_ms))}, deep=False
+    )
+
+
+def not_yet(target_title: str) -> Check:
+    """The line of a latency that no device has measured."""
+    return Check(
+        name=LATENCY + "the device",
+        verdict="not measured",
+        found=f"needs the device ({target_title}): edgekd measure BUNDLE --device NAME",
+        origin="not measured",
     )
 
 
@@ -131,16 +148,6 @@ def table(devices: Sequence[OnDevice]) -> RenderableType:
     lines = [Text(line, style="yellow") for device in devices for line in _warnings(device)]
     found = [Text(f"{_called(device)}: {line}") for device in devices for line in further(device)]
     return Group(rows, *lines, *found, *(Text(line, style="dim") for device in devices for line in _conditions(device)))
-
-
-def without_device(report: Report, name: str, p90_budget_ms: float | None) -> Report:
-    """The report without what a device said, in whatever power mode."""
-    devices = tuple(device for device in report.devices if device.device != name)
-    kept = [check for check in report.checks if check.name != P90 and not check.name.startswith((LATENCY, GOLDEN))]
-    kept += [check for check in report.checks if check.name == NOT_YET]
-    return report.model_copy(
-        update={"devices": devices, "checks": (*kept, *device_checks(devices, p90_budget_ms))}, deep=False
-    )
 
 
 def further(device: OnDevice) -> Iterator[str]:

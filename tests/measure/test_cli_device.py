@@ -166,15 +166,15 @@ def test_figures_of_this_machine_are_the_host_s_also_where_the_runner_ran_alone(
         found = Report.model_validate_json((bundle / "report.json").read_bytes()).devices[-1]
         assert (found.device, found.origin) == (name, origin)
     edgekd("report", str(bundle), "--forget", "far")
-    assert [d.device for d in Report.model_validate_json((bundle / "report.json").read_bytes()).devices] == [
-        "local",
-        "here",
-    ]
+    left = Report.model_validate_json((bundle / "report.json").read_bytes())
+    assert [d.device for d in left.devices] == ["local", "here"]
+    assert [check.verdict for check in left.checks if check.name == "latency on the device"] == ["not measured"]
     assert "has no figures of 'far'" in edgekd("report", str(bundle), "--forget", "far", code=2)
 
 
 def test_what_is_wrong_with_a_bundle_is_told_before_it_is_measured(bundle: Path) -> None:
     (bundle / "notes.txt").write_text("mine")
+    assert "notes.txt  not listed" in edgekd("verify", str(bundle), "-d", "local", code=3)
     assert "notes.txt is not listed in the manifest" in edgekd("measure", str(bundle), "-d", "local", code=2)
     (bundle / "notes.txt").unlink()
     changed = {**json.loads((bundle / "report.json").read_text()), "of_another_edgekd": 1}
