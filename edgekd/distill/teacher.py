@@ -29,6 +29,7 @@ from edgekd.distill.methods.sizes import embedding
 from edgekd.distill.trained import load_student, new_model
 from edgekd.errors import CacheError
 from edgekd.models import OnnxModel
+from edgekd.models.memory_format import forward
 from edgekd.recipe import Data, Recording, Teacher
 from edgekd.say import progress, say
 from edgekd.stage import SCRATCH, Artifact, stage, write_atomically
@@ -77,7 +78,7 @@ def logits_of(model: nn.Module, images: Images, data: Data, *, bf16: bool = Fals
 @torch.inference_mode()
 def _forward(model: nn.Module, images: Images, data: Data, bf16: bool) -> torch.Tensor:
     with torch.autocast(device().type, torch.bfloat16, enabled=bf16):
-        return model(to_tensor(images, data, device())).float().cpu()  # type: ignore[no-any-return]
+        return forward(model, to_tensor(images, data, device())).float().cpu()  # type: ignore[no-any-return]
 
 
 def in_halves(compute: Callable[[Images], T], images: Images, join: Callable[[list[T]], T]) -> T:

@@ -29,6 +29,7 @@ from edgekd.distill.features import Taps
 from edgekd.distill.objective import Labels, Objective, Seen
 from edgekd.distill.teacher import device, predict, top1, uses_bf16, views_of
 from edgekd.errors import ModelError
+from edgekd.models.memory_format import arranged, forward, training_format
 from edgekd.recipe import Data, Distill, Optimizer
 from edgekd.say import progress, say, shows_bars
 from edgekd.stage import SCRATCH
@@ -116,9 +117,11 @@ def train(
     # accelerate fixes one precision for the whole process; a build trains in several.
     accelerator = Accelerator(mixed_precision="no", cpu=device().type == "cpu")
     precision = torch.autocast(accelerator.device.type, torch.bfloat16, enabled=uses_bf16(settings.precision))
-    student = student.to(accelerator.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    student = student.to(accelerator.device)
+    layout = training_format(student, _two_images(lesson, accelerator.device), modes.train)
+    student = student.to(memory_format=layout)  # type: ignore[call-overload]
     objective = Objective(settings.losses, settings.label_weight, lesson.weights).to(accelerator.device)
-    _prepare(objective, student, lesson, settings, modes)
+    _prepare(objective, student, lesson, settings, modes, layout)
     if accelerator.num_processes > 1 and (alone := objective.in_one_process):
         raise ModelError(f"{', '.join(alone)} keeps what one process has seen; train in one, or take another method")
     averaged = (
@@ -155,7 +158,7 @@ def train(
                 now = epoch + i / steps
                 for group in optimizer.param_groups:
                     group["lr"] = settings.optimizer.lr * schedule(now, settings.warmup_epochs, settings.epochs)
-                images = to_tensor(step.batch.images, lesson.data, accelerator.device)
+                images = arranged(to_tensor(step.batch.images, lesson.data, accelerator.device), layout)
                 with precision:
                     z_ts, f_t = _teachers(lesson, step, images, teacher_taps)
                     z_s = model(images)
@@ -215,7 +218,18 @@ def schedule(epoch: float, warmup_epochs: float, epochs: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (epoch - warmup_epochs) / max(epochs - warmup_epochs, 1e-9)))
 
 
-def _prepare(objective: Objective, student: nn.Module, lesson: Lesson, settings: Distill, modes: Modes) -> None:
+def _two_images(lesson: Lesson, device: torch.device) -> torch.Tensor:
+    return to_tensor(lesson.views(lesson.samples.train_ids[:2], 0).images, lesson.data, device)
+
+
+def _prepare(
+    objective: Objective,
+    student: nn.Module,
+    lesson: Lesson,
+    settings: Distill,
+    modes: Modes,
+    layout: torch.memory_format,
+) -> None:
     """Check layer paths, and let methods with weights see a first batch, before the optimizer is made."""
     with (
         Taps(student, objective.layers_of("student"), "student") as ours,
@@ -227,7 +241,7 @@ def _prepare(objective: Objective, student: nn.Module, lesson: Lesson, settings:
         number = len(lesson.samples.train_ids)
         rows = permutation(number, settings.seed, PREPARED)[: min(PREPARED_ON, settings.batch_size)]
         step = Step(lesson.views(lesson.samples.train_ids[rows], 0), rows, 0)
-        images = to_tensor(step.batch.images, lesson.data, device)
+        images = arranged(to_tensor(step.batch.images, lesson.data, device), layout)
         torch.manual_seed(_seed_of(settings.seed, -1))  # the methods' own weights, the same after a restart
         modes.evaluate(student)
         with torch.no_grad():
@@ -279,7 +293,7 @@ def _teachers(
         if lesson.teacher_data is not None:
             images = to_tensor(step.batch.images, lesson.teacher_data, images.device)
         with torch.no_grad():
-            logits = lesson.live(images).float()
+            logits = forward(lesson.live, images).float()
     elif lesson.cached is not None:
         logits = read(lesson.cached, step, device)
     z_ts = None if logits is None else torch.stack([logits, *(read(more, step, device) for more in lesson.more)])

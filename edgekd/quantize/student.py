@@ -123,7 +123,7 @@ def score_holdout(subject: Subject, plan: Plan | None, quantized: Artifact | Non
     (out / HOLDOUT).write_text(json.dumps({"top1": found, "n": len(ids)}))
 
 
-@stage(2, (*LIBRARIES, "accelerate"), together=True)
+@stage(3, (*LIBRARIES, "accelerate"), together=True)
 def train_quantized(
     subject: Subject, statistics: Artifact, plan: Plan, taught_by: Lessons, settings: Distill, training: Training, *, out: Path
 ) -> None:  # fmt: skip
