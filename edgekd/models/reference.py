@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import inspect
 import pickle
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch import nn
 
 from edgekd.errors import ModelError, nearest
 from edgekd.imports import load_function
+from edgekd.models.exported import load_exported
 from edgekd.models.mobilenet import mobilenetv2_05
 from edgekd.models.resnet import resnet8, resnet20
 from edgekd.models.wrn import wrn_16_2
@@ -44,7 +44,7 @@ def load_model(reference: Model, *, num_classes: int, in_channels: int) -> nn.Mo
     if kind == "onnx":
         return OnnxModel(_existing(name, reference.model))
     if kind == "exported":
-        return _load_exported(_existing(name, reference.model), reference.model)
+        return ExportedModel(load_exported(_existing(name, reference.model), reference.model))
     if kind == "edgekd":
         if name not in BUILT_IN:
             raise ModelError(f"model 'edgekd:{name}' not found{nearest(name, BUILT_IN)}")
@@ -139,16 +139,6 @@ def _existing(name: str, given: str) -> Path:
     if not path.is_file():
         raise ModelError(f"'{given}': no such file: {path}")
     return path
-
-
-def _load_exported(path: Path, given: str) -> nn.Module:
-    try:
-        program = torch.export.load(path)
-    except (RuntimeError, ValueError, OSError, zipfile.BadZipFile) as error:
-        raise ModelError(
-            f"'{given}': not a torch.export program that this torch reads ({str(error).splitlines()[0]})"
-        ) from error
-    return ExportedModel(program.module())
 
 
 def _load_timm(name: str, reference: Model, num_classes: int, in_channels: int) -> nn.Module:
