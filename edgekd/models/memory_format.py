@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
@@ -53,7 +54,9 @@ def training_format(
 
     `train` puts a model into training mode.
     """
-    trial = copy.deepcopy(model)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # torch's own, of captured graphs
+        trial = copy.deepcopy(model)
     train(trial)
     seen = _Convolutions()  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=[]), torch.no_grad(), seen:
