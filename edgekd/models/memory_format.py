@@ -55,7 +55,9 @@ def training_format(
     `train` puts a model into training mode.
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # torch's own, of captured graphs
+        warnings.filterwarnings(
+            "ignore", message=".*LeafSpec", category=FutureWarning
+        )  # torch's own, of captured graphs
         trial = copy.deepcopy(model)
     train(trial)
     seen = _Convolutions()  # type: ignore[no-untyped-call]

@@ -323,7 +323,8 @@ def test_what_is_not_read_is_refused_in_a_line(
 @pytest.mark.parametrize(
     "size",
     [
-        "Pow(Integer(9), Integer(99999999))", "9**9**9**9", "Pow(Integer(9), Integer(9), 999999999)", "Symbol('s1', positive=True).__class__", "open('x')", "f'{s1}'",
+        "Pow(Integer(9), Integer(99999999))", "9**9**9**9", "Pow(Integer(9), Integer(9), 999999999)",
+        "Symbol('s1', positive=True).__class__", "open('x')", "f'{s1}'",
         "Float('1', precision=99999999)", "[s1][0]", "lambda: 0", "Symbol('__import__')", "s1 if s1 else s1", "(s1:=2)",
     ],
 )  # fmt: skip
