@@ -45,7 +45,7 @@ def compare(bundle: Path, seconds: float) -> float:
     spec.loader.exec_module(run)
     run.HERE = str(bundle)  # type: ignore[attr-defined]
     model = run.OnnxModel(str(bundle / "model.onnx"), 1)
-    batch = run.golden()[0][:1]
+    batch = run.golden(bundle, run.read_manifest())[0][:1]
     run.time_calls(lambda: model(batch), 1.0, 1)
     ours, plain = [], []
     for _ in range(3):

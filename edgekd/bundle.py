@@ -9,7 +9,6 @@ import ctypes
 import fcntl
 import hashlib
 import json
-import math
 import os
 import shutil
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edgekd.errors import BundleError
+from edgekd.measure.device_runner import LARGEST, manifest_problem
 from edgekd.report import html
 from edgekd.report.model import Accuracy, Latency, OnDevice, Report
 
@@ -30,9 +30,9 @@ MANIFEST = "manifest.json"
 SHIPPED = "model.onnx"
 GOLDEN = "golden.npz"
 # made on the device by build_engine.py and Python, so no part of what was shipped
-MADE_THERE = frozenset(
-    {"model.plan", "timing.cache", "reference_input.bin", "reference_output.bin", "figures.json", "__pycache__"}
-)
+MADE_THERE = frozenset({"model.plan", "timing.cache", "reference_input.bin", "reference_output.bin", "figures.json"})
+BYTECODE = "__pycache__"  # left by Python where somebody imported a script: nothing here reads it, verify refuses it
+LARGEST_TEXT = 1 << 26  # bytes of a manifest or a report
 LONGEST_NAME = 255  # bytes; no file system takes more
 FILES = Path(__file__).parent / "export" / "bundle_files"
 RUNNER = Path(__file__).parent / "measure" / "device_runner.py"
@@ -43,29 +43,37 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if path.is_symlink() or not path.is_file():
         raise BundleError(f"{folder} is no bundle: it has no file {MANIFEST}")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        known, listed, golden = manifest["format"], manifest["files"], manifest["golden"]
-        tolerances = [golden["tolerance"], *golden.get("further", {}).values()]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BundleError(f"{path} cannot be read as a manifest: {error!r}") from error
-    if known != FORMAT:
-        raise BundleError(f"{path} has format {known!r}; this edgekd reads {FORMAT}")
-    bounded = all(isinstance(most, (int, float)) and math.isfinite(most) for most in tolerances)
-    if not isinstance(listed, dict) or not bounded:
-        raise BundleError(f"{path} cannot be read as a manifest: `files` or `golden.tolerance` is of another kind")
+        manifest = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path} cannot be read as a manifest: {error!r:.200}") from error
+    if problem := manifest_problem(manifest):
+        raise BundleError(f"{path} cannot be read as a manifest: {problem}")
+    listed = manifest["files"]
     required = {SHIPPED, "labels.txt", GOLDEN, "run.py"} - set(listed)
     if required:
         raise BundleError(f"{path} does not list {sorted(required)}, which every bundle has")
     for name in listed:
-        if PurePosixPath(name).name != name or "\\" in name or len(os.fsencode(name)) > LONGEST_NAME:
+        unnamed = PurePosixPath(name).name != name or "\\" in name or not name or not name.isprintable()
+        if unnamed or len(name.encode()) > LONGEST_NAME:
             raise BundleError(f"{path} lists {name!r}, which leaves the bundle; it was not written by edgekd")
     return dict(manifest)
 
 
+def read_text(path: Path) -> str:
+    """Raises BundleError for what is no plain file, or larger than a text of edgekd's can be."""
+    if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST_TEXT:
+        raise BundleError(f"{path} is no plain file of at most {LARGEST_TEXT >> 20} MB; edgekd wrote none such")
+    return path.read_text(encoding="utf-8")
+
+
 def refuse_links(folder: Path) -> None:
+    """Links, pipes and devices are not read, whatever their names; Raises BundleError."""
     links = sorted(path.name for path in folder.iterdir() if path.is_symlink())
     if links:
         raise BundleError(f"{folder} has links: {', '.join(links)}; a bundle holds plain files only")
+    others = sorted(path.name for path in folder.iterdir() if not path.is_file() and path.name != BYTECODE)
+    if others:
+        raise BundleError(f"{folder} has what is no file: {', '.join(others)!r}; a bundle holds plain files only")
 
 
 def unlisted(folder: Path, listed: Mapping[str, str]) -> list[str]:
@@ -75,8 +83,10 @@ def unlisted(folder: Path, listed: Mapping[str, str]) -> list[str]:
 
 def check_file(folder: Path, name: str, expected: str) -> Row:
     path = folder / name
-    if not path.is_file():
+    if path.is_symlink() or not path.is_file():
         return name, False, "missing"
+    if path.stat().st_size > LARGEST:
+        return name, False, "is larger than 4 GB"
     return (name, True, "unchanged") if sha256(path) == expected else (name, False, "changed")
 
 
@@ -102,7 +112,7 @@ def add_to_report(folder: Path, change: Callable[[Report, Mapping[str, Any]], Re
         draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.draft-", dir=folder.parent))
         try:
             draft.chmod(0o755)
-            shutil.copytree(folder, draft, dirs_exist_ok=True)
+            shutil.copytree(folder, draft, dirs_exist_ok=True, ignore=shutil.ignore_patterns(BYTECODE))
             write_report(draft, report)
             listed = {name: sha256(draft / name) for name in sorted(manifest["files"])}
             write_json(draft / MANIFEST, {**manifest, "figures": figures(report), "files": listed})
@@ -116,11 +126,9 @@ def read_report(folder: Path) -> Report:
     """Raises BundleError where there is none, or one that another edgekd wrote."""
     file = folder / "report.json"
     try:
-        return Report.model_validate_json(file.read_bytes())
-    except FileNotFoundError:
-        raise BundleError(
-            f"{folder} holds no report.json; give a bundle's folder, as build/<recipe>/<target>"
-        ) from None
+        if not os.path.lexists(file):
+            raise BundleError(f"{folder} holds no report.json; give a bundle's folder, as build/<recipe>/<target>")
+        return Report.model_validate_json(read_text(file))
     except ValueError as error:
         raise BundleError(f"{file} is no report of this edgekd; build again ({str(error).splitlines()[0]})") from error
 

@@ -259,7 +259,7 @@ def verify_bundle(folder: Path) -> list[Row]:
     rows += [(name, False, "not listed in the manifest") for name in unlisted(folder, listed)]
     if not all(ok for _, ok, _ in rows):
         return [*rows, ("stored outputs", False, "not run: the files differ from the manifest")]
-    return [*rows, check_outputs(folder, Golden.read(folder, manifest["golden"]))]
+    return [*rows, check_outputs(folder, Golden.read(folder, manifest))]
 
 
 def check_outputs(folder: Path, golden: Golden) -> Row:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.bundle import GOLDEN
 from edgekd.errors import BundleError
+from edgekd.export.bundle_files.run import Failure, golden
 from edgekd.measure.runners import OnnxRunner
 
 FIRST = ""  # the first output's name here: it is the classes', whatever the graph calls it
@@ -46,13 +46,15 @@ class Golden:
         return cls(inputs, outputs, {name: share * float(np.abs(output).max()) for name, output in outputs.items()})
 
     @classmethod
-    def read(cls, folder: Path, about: Mapping[str, Any]) -> Golden:
-        """A bundle's; `about` is its manifest's `golden`."""
-        with np.load(folder / GOLDEN, allow_pickle=False) as stored:
-            outputs = {
-                key.removeprefix("outputs").removeprefix("."): stored[key] for key in stored.files if key != "inputs"
-            }
-            return cls(stored["inputs"], outputs, {FIRST: float(about["tolerance"]), **about.get("further", {})})
+    def read(cls, folder: Path, manifest: Mapping[str, Any]) -> Golden:
+        """A bundle's, by run.py's rules. Raises BundleError for what is no numbers, of another shape, or proves nothing."""
+        try:
+            inputs, outputs = golden(folder, manifest)
+        except Failure as error:
+            raise BundleError(f"{folder}: {error}") from error
+        about = manifest["golden"]
+        further = {name: float(most) for name, most in about.get("further", {}).items()}
+        return cls(inputs, outputs, {FIRST: float(about["tolerance"]), **further})
 
     def write(self, path: Path) -> None:
         """As run.py reads it: `inputs`, `outputs` and, of further outputs, `outputs.NAME`."""

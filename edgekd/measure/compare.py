@@ -28,7 +28,7 @@ def compare_on(device: Device, folder: Path, *, samples: int = 0) -> list[Row]:
     rows = verify_bundle(folder)
     if not all(ok for _, ok, _ in rows):
         return rows
-    golden = Golden.read(folder, read_manifest(folder)["golden"])
+    golden = Golden.read(folder, read_manifest(folder))
     found = compare(device, folder / SHIPPED, golden.inputs)
     rows.append(_stored_outputs(found, golden))
     rows += _nodes(found)

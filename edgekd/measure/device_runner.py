@@ -13,6 +13,13 @@ What runs the model is run.py, what builds an engine is build_engine.py: of the 
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":
+    sys.dont_write_bytecode = True  # this folder holds what was sent and nothing else
+    if "__file__" in globals() and not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
+        del sys.path[0]  # this folder: a json.py or a numpy beside this file is not what is imported
+
 import argparse
 import contextlib
 import ctypes
@@ -24,17 +31,17 @@ import hashlib
 import importlib
 import importlib.util
 import json
-import math
 import os
 import platform
 import re
 import shutil
 import signal
+import stat
 import subprocess
-import sys
 import tempfile
 import threading
 import time
+import types
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,6 +49,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 FORMAT = 1
+LARGEST = 1 << 32  # bytes of a file that is read
+LARGEST_TEXT = 1 << 26  # of a manifest
 MADE_HERE = ("model.plan", "timing.cache", "__pycache__", "figures.json")
 MARK = "made-by-edgekd"  # a file in the store
 PARTS = ("objects", "incoming", "timing", "work")
@@ -527,29 +536,73 @@ def on_lost_connection(clean: Callable[[], None]) -> None:
 # -------------------------------------------------------------------------------------------------- the model that runs
 
 
-def read_manifest(bundle: str) -> dict[str, Any]:
+def plain(path: str, most: int = LARGEST) -> bool:
+    """A file of its own, no link, device or pipe, and no larger than what can be meant."""
     try:
-        with open(os.path.join(bundle, "manifest.json"), encoding="utf-8") as file:
+        state = os.lstat(path)
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISREG(state.st_mode) and state.st_size <= most
+
+
+def read_manifest(bundle: str) -> dict[str, Any]:
+    path = os.path.join(bundle, "manifest.json")
+    try:
+        if not plain(path, LARGEST_TEXT):
+            raise ValueError("manifest.json is no plain file of at most 64 MB")
+        with open(path, encoding="utf-8") as file:
             manifest = json.load(file)
-        if manifest["format"] != FORMAT or not isinstance(manifest["files"], dict):
-            raise ValueError("format {}".format(manifest["format"]))
-        stored = manifest["golden"]
-        if not all(math.isfinite(most) for most in (stored["tolerance"], *stored.get("further", {}).values())):
-            raise ValueError("a tolerance without bound")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Failure(f"{bundle} is no bundle that this file reads: {error!r}") from None
+        if manifest_problem(manifest):
+            raise ValueError(manifest_problem(manifest))
+    except (OSError, ValueError, RecursionError) as error:
+        raise Failure(f"{bundle} is no bundle that this file reads: {str(error)[:300] or repr(error)}") from None
     return dict(manifest)
 
 
+def manifest_problem(manifest: Any) -> str:
+    """What of a manifest is of another kind than edgekd writes; empty where nothing is."""
+    if not isinstance(manifest, dict) or type(manifest.get("format")) is not int or manifest["format"] != FORMAT:
+        return "format {}; this file reads {}".format(
+            str(manifest.get("format") if isinstance(manifest, dict) else None)[:40], FORMAT
+        )
+    files, stored, graph = (manifest.get(key) for key in ("files", "golden", "input"))
+    if not isinstance(files, dict) or not all(isinstance(key, str) and len(key) == 64 for key in files.values()):
+        return "`files` is no table of names and SHA-256"
+    further = stored.get("further", {}) if isinstance(stored, dict) else None
+    if not isinstance(stored, dict) or not isinstance(further, dict):
+        return "`golden` is no table"
+    for most in (stored.get("tolerance"), *further.values()):
+        if type(most) not in (int, float) or not 0 <= most < 1e30:
+            return "`golden.tolerance` is {}; a number from 0 is needed".format(
+                str(most)[:40] if type(most) is float else "no number"
+            )
+    shape = graph.get("shape") if isinstance(graph, dict) else None
+    if (
+        not isinstance(graph, dict)
+        or not isinstance(shape, list)
+        or not all(isinstance(graph.get(key), str) for key in ("name", "dtype", "layout"))
+    ):
+        return "`input` tells no name, dtype, shape and layout"
+    if not all(size is None or isinstance(size, str) or (type(size) is int and 0 < size < 2**31) for size in shape):
+        return "`input.shape` holds other things than sizes"
+    if graph["layout"] and (graph["layout"] not in ("NHWC", "NCHW") or len(shape) != 4):
+        return "`input.layout` is none that images have"
+    if not all(isinstance(manifest.get(key, ""), str) for key in ("runtime", "precision", "output")):
+        return "`runtime`, `precision` or `output` is no text"
+    return ""
+
+
 def check_files(bundle: str, manifest: dict[str, Any]) -> None:
-    """Raise Failure for a file that is missing, changed, a link or not listed."""
+    """Raise Failure for a file that is missing, changed, no plain file or not listed."""
     problems = []
     for name, expected in sorted(manifest["files"].items()):
         path = os.path.join(bundle, check_name(name))
         if os.path.islink(path):
             problems.append(name + " is a link")
-        elif not os.path.isfile(path):
+        elif not os.path.exists(path):
             problems.append(name + " is missing")
+        elif not plain(path):
+            problems.append(name + " is no plain file of at most 4 GB")
         elif sha256(path) != expected:
             problems.append(name + " was changed")
     problems += [name + " is not listed in the manifest" for name in foreign_files(bundle)]
@@ -558,13 +611,13 @@ def check_files(bundle: str, manifest: dict[str, Any]) -> None:
 
 
 def load_tools(bundle: str, tools: str) -> Any:
-    """run.py as a module that speaks of this bundle; its file's hash has been checked."""
-    spec = importlib.util.spec_from_file_location("edgekd_run", os.path.join(tools, "run.py"))
-    if spec is None or spec.loader is None:
-        raise Failure(f"run.py cannot be loaded from {tools}")
-    run: Any = importlib.util.module_from_spec(spec)
+    """run.py as a module that speaks of this bundle; its file's hash has been checked. Bytecode beside it is not read."""
+    path = os.path.join(tools, "run.py")
+    run: Any = types.ModuleType("edgekd_run")
+    run.__file__ = path
     try:
-        spec.loader.exec_module(run)
+        with open(path, "rb") as file:
+            exec(compile(file.read(), path, "exec", dont_inherit=True), run.__dict__)
     except ImportError as error:
         raise Failure(f"{error}; run: python3 -m pip install numpy") from None
     run.HERE, run.Failure = bundle, Failure  # what fails there is told as what fails here
@@ -603,7 +656,7 @@ def loading(request: dict[str, Any]) -> dict[str, Any]:
         ImportError
     ):  # so that the import counts in neither figure; a missing one is told by run.py
         importlib.import_module("tensorrt" if runtime == "tensorrt" else "onnxruntime")
-    first, reset = run.golden()[0][:1], False
+    first, reset = run.golden(bundle, read_manifest(bundle))[0][:1], False
     with contextlib.suppress(OSError):  # without, the peak would be that of what came before
         with open("/proc/self/clear_refs", "w") as peak:
             peak.write("5")
@@ -776,7 +829,7 @@ class Candidate:
         self.model = load_model(self.run, self.bundle, self.runtime, threads)
         if "golden" in self.found:
             return
-        ok, detail = self.run.verify_outputs(self.model, self.manifest["golden"])
+        ok, detail = self.run.verify_outputs(self.model, self.manifest)
         self.found.update(runtime=self.model.name, golden={"ok": ok, "detail": detail})
         if ok and "samples" in self.options:
             self.found["predictions"] = predict(self.model, os.path.join(self.tools, self.options["samples"]))
@@ -787,7 +840,7 @@ class Candidate:
 
         if not self.right:
             return
-        inputs, model = self.run.golden()[0], self.model
+        inputs, model = self.run.golden(self.bundle, self.manifest)[0], self.model
         images = np.ascontiguousarray(inputs[np.arange(batch) % len(inputs)])
         try:
             model(images)
@@ -804,7 +857,7 @@ class Candidate:
         """Energy, and what is asked for beyond the blocks."""
         if not self.options["time"] or not self.right:
             return
-        root, one = self.options["root"], self.run.golden()[0][:1]
+        root, one = self.options["root"], self.run.golden(self.bundle, self.manifest)[0][:1]
         self.found["energy"] = measure_energy(root, lambda: self.model(one), self.options["energy_s"])
         if self.calls:
             self.found["sustained"] = sustain(
@@ -1004,7 +1057,7 @@ def prove(folder: str, tools: str, runtime: str) -> dict[str, Any]:
     check_files(folder, manifest)
     run = load_tools(folder, tools)
     model = load_model(run, folder, runtime, 1)
-    ok, detail = run.verify_outputs(model, manifest["golden"])
+    ok, detail = run.verify_outputs(model, manifest)
     if not ok:
         raise Differs(f"the stored outputs are not what this device computes: {detail}")
     return {"detail": detail, "runtime": model.name}
@@ -1278,7 +1331,6 @@ def summary(result: dict[str, Any], run: Any) -> Iterator[str]:
 
 
 def main(words: list[str]) -> int:
-    sys.dont_write_bytecode = True  # run.py is loaded from folders that hold what was sent and nothing else
     if words[:1] == ["--request"]:
         return answer(json.loads(words[1]))
     given = parse(words)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgekd.bundle import FILES, MANIFEST, RUNNER, check_file, read_manifest, refuse_links, sha256, unlisted
+from edgekd.bundle import BYTECODE, FILES, MANIFEST, RUNNER, check_file, read_manifest, refuse_links, sha256, unlisted
 from edgekd.errors import BundleError, DeviceError, DiffersError
 from edgekd.measure.answer import Facts, understand
 from edgekd.measure.devices import Device, Told
@@ -65,7 +65,7 @@ def parcel_of(bundle: Path) -> Parcel:
     wrong = [
         f"{name} {detail}" for name, ok, detail in (check_file(bundle, *item) for item in listed.items()) if not ok
     ]
-    wrong += [f"{name} is not listed in the manifest" for name in unlisted(bundle, listed)]
+    wrong += [f"{name} is not listed in the manifest" for name in unlisted(bundle, listed) if name != BYTECODE]
     if wrong:
         raise BundleError(f"{bundle} is not as it was written: {'; '.join(wrong)}. Build it again")
     parcel = tools_alone()

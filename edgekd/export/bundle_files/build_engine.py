@@ -13,14 +13,21 @@ compared with what the graph asks for; one that runs in a wider type is an error
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":
+    sys.dont_write_bytecode = True  # this folder holds what was sent and nothing else
+    if "__file__" in globals() and not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
+        del sys.path[0]  # this folder: a json.py or a numpy beside this file is not what is imported
+
 import argparse
 import ast
 import importlib
 import json
 import os
 import shlex
+import stat
 import struct
-import sys
 import zipfile
 from dataclasses import dataclass, fields
 
@@ -41,6 +48,7 @@ if TYPE_CHECKING:
     Profile = Mapping[str, tuple[list[int], list[int], list[int]]]  # input -> smallest, usual, largest shape
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+LARGEST_TEXT = 1 << 26  # bytes of the manifest and of golden.npz
 BITS = {"int8": 8, "fp16": 16, "bf16": 16, "fp32": 32}
 FULLY_STRONG = (10, 12)  # before it strong typing refuses some graphs: then the weakly typed network is built instead
 LEVELS = {"none": "none", "ampere+": "ampere+", "same-compute-capability": "sameComputeCapability"}  # trtexec's words
@@ -517,12 +525,32 @@ def trtexec_line(major: int, inputs: Mapping[str, list[int]], options: Options, 
     return shlex.join(words)
 
 
+def plain(name: str) -> str:
+    """The path of a file of this bundle: no link, device or pipe, and no larger than what can be meant."""
+    path = os.path.join(HERE, name)
+    state = os.lstat(path)
+    if not stat.S_ISREG(state.st_mode) or state.st_size > LARGEST_TEXT:
+        raise Failure(
+            f"{name} is no plain file of at most {LARGEST_TEXT >> 20} MB; the bundle is not as it was written"
+        )
+    return path
+
+
 def bundle_manifest() -> dict[str, Any]:
+    """Raise Failure where what is read of it is of another kind than edgekd writes."""
     try:
-        with open(os.path.join(HERE, "manifest.json"), encoding="utf-8") as file:
-            return dict(json.load(file))
-    except (OSError, ValueError) as error:
-        raise Failure(f"manifest.json of this bundle cannot be read ({error!r})") from error
+        with open(plain("manifest.json"), encoding="utf-8") as file:
+            manifest = json.load(file)
+        graph, tolerance = manifest["input"], manifest["golden"]["tolerance"]
+        texts = [graph["name"], manifest["output"], manifest["precision"]]
+        sizes = all(size is None or isinstance(size, (int, str)) for size in graph["shape"])
+        if not sizes or not all(isinstance(text, str) for text in texts) or type(tolerance) not in (int, float):
+            raise ValueError("a key of it is of another kind")
+        return dict(manifest, tolerance=float(tolerance))
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise Failure(
+            f"manifest.json of this bundle cannot be read ({type(error).__name__}: {str(error)[:200]})"
+        ) from error
 
 
 def print_trtexec(options: Options) -> None:
@@ -530,7 +558,7 @@ def print_trtexec(options: Options) -> None:
     manifest = bundle_manifest()
     shape = [size if isinstance(size, int) else -1 for size in manifest["input"]["shape"]]
     name, batch = manifest["input"]["name"], options.opt_batch or options.max_batch
-    reference: dict[str, Any] = {"tolerance": manifest["golden"]["tolerance"]}
+    reference: dict[str, Any] = {"tolerance": manifest["tolerance"]}
     for kind, tensor in (("input", name), ("output", manifest["output"])):
         file = f"reference_{kind}.bin"
         write(os.path.join(HERE, file), first_samples(kind + "s", batch))
@@ -541,12 +569,22 @@ def print_trtexec(options: Options) -> None:
 
 def first_samples(name: str, n: int) -> bytes:
     """The first n rows of an array of golden.npz as raw bytes, without numpy (the format: numpy.lib.format)."""
-    with zipfile.ZipFile(os.path.join(HERE, "golden.npz")) as stored:
-        content = stored.read(name + ".npy")
-    wide = content[6] >= 2
-    size = struct.unpack("<I" if wide else "<H", content[8 : 12 if wide else 10])[0]
-    start = (12 if wide else 10) + size
-    rows = ast.literal_eval(content[start - size : start].decode("latin1").strip())["shape"][0]
+    try:
+        with zipfile.ZipFile(plain("golden.npz")) as stored:
+            member = stored.getinfo(name + ".npy")
+            if member.compress_type != zipfile.ZIP_STORED:
+                raise ValueError("it is packed")
+            content = stored.read(member)
+        wide = content[6] >= 2
+        size = struct.unpack("<I" if wide else "<H", content[8 : 12 if wide else 10])[0]
+        start = (12 if wide else 10) + size
+        rows = ast.literal_eval(content[start - size : start].decode("latin1").strip())["shape"][0]
+        if size > 10_000 or type(rows) is not int or not 0 < rows <= len(content):
+            raise ValueError("its header makes no sense")
+    except Failure:
+        raise
+    except Exception as error:  # zipfile and ast raise whatever they stumble over
+        raise Failure(f"golden.npz cannot be read: {type(error).__name__} {str(error)[:200]}") from None
     if n > rows:
         raise Failure(f"golden.npz holds {rows} samples; a batch of {n} cannot be compared, give a smaller --max-batch")
     return content[start : start + (len(content) - start) // rows * n]

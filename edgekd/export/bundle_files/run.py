@@ -12,23 +12,32 @@ Needs Python 3.8+, numpy and onnxruntime; with --engine tensorrt and the CUDA ru
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":
+    sys.dont_write_bytecode = True  # this folder holds what was sent and nothing else
+    if "__file__" in globals() and not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
+        del sys.path[0]  # this folder: a json.py or a numpy beside this file is not what is imported
+
 import argparse
 import ctypes
 import gc
 import hashlib
 import importlib
+import io
 import json
 import math
 import os
 import platform
-import sys
+import stat
 import time
+import zipfile
 
 import numpy as np
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     # TensorRT's classes, by their own names: the conformance test follows them through this file.
@@ -36,6 +45,11 @@ if TYPE_CHECKING:
     IExecutionContext = Any
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+FORMAT = 1
+LARGEST = 1 << 32  # bytes of a file that is read
+LARGEST_TEXT = 1 << 26  # of the manifest and of golden.npz
+MADE_HERE = {"model.plan", "timing.cache", "reference_input.bin", "reference_output.bin", "figures.json"}
+WIDEST = 0.25  # of an output's largest magnitude: a tolerance beyond it is kept by any model
 NUMPY_TYPES = {
     "FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "INT32": np.int32, "INT64": np.int64,
     "UINT8": np.uint8, "BOOL": np.bool_,
@@ -46,20 +60,65 @@ class Failure(Exception):
     """What went wrong and what to do; printed without a traceback."""
 
 
-def read_json(name: str) -> dict[str, Any]:
+def read_file(name: str, most: int) -> bytes:
+    """A file of this bundle: no link, device or pipe, and no larger than what can be meant."""
+    path = os.path.join(HERE, name)
     try:
-        with open(os.path.join(HERE, name), encoding="utf-8") as file:
-            content = json.load(file)
-    except (OSError, ValueError) as error:
+        state = os.lstat(path)
+        if not stat.S_ISREG(state.st_mode) or state.st_size > most:
+            raise Failure(f"{name} is no plain file of at most {most >> 20} MB; the bundle is not as it was written")
+        with open(path, "rb") as file:
+            return file.read(most)
+    except OSError as error:
         raise Failure(f"{name} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise Failure(f"{name} does not hold a JSON object")
-    return content
+
+
+def read_manifest() -> dict[str, Any]:
+    try:
+        manifest = json.loads(read_file("manifest.json", LARGEST_TEXT).decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise Failure(f"manifest.json cannot be read: {type(error).__name__} {str(error)[:200]}") from None
+    problem = manifest_problem(manifest)
+    if problem:
+        raise Failure(f"manifest.json cannot be read as a manifest: {problem}")
+    return dict(manifest)
+
+
+def manifest_problem(manifest: Any) -> str:
+    """What of a manifest is of another kind than edgekd writes; empty where nothing is."""
+    if not isinstance(manifest, dict) or type(manifest.get("format")) is not int or manifest["format"] != FORMAT:
+        return "format {}; this file reads {}".format(
+            str(manifest.get("format") if isinstance(manifest, dict) else None)[:40], FORMAT
+        )
+    files, stored, graph = (manifest.get(key) for key in ("files", "golden", "input"))
+    if not isinstance(files, dict) or not all(isinstance(key, str) and len(key) == 64 for key in files.values()):
+        return "`files` is no table of names and SHA-256"
+    further = stored.get("further", {}) if isinstance(stored, dict) else None
+    if not isinstance(stored, dict) or not isinstance(further, dict):
+        return "`golden` is no table"
+    for most in (stored.get("tolerance"), *further.values()):
+        if type(most) not in (int, float) or not 0 <= most < 1e30:
+            return "`golden.tolerance` is {}; a number from 0 is needed".format(
+                str(most)[:40] if type(most) is float else "no number"
+            )
+    shape = graph.get("shape") if isinstance(graph, dict) else None
+    if (
+        not isinstance(graph, dict)
+        or not isinstance(shape, list)
+        or not all(isinstance(graph.get(key), str) for key in ("name", "dtype", "layout"))
+    ):
+        return "`input` tells no name, dtype, shape and layout"
+    if not all(size is None or isinstance(size, str) or (type(size) is int and 0 < size < 2**31) for size in shape):
+        return "`input.shape` holds other things than sizes"
+    if graph["layout"] and (graph["layout"] not in ("NHWC", "NCHW") or len(shape) != 4):
+        return "`input.layout` is none that images have"
+    if not all(isinstance(manifest.get(key, ""), str) for key in ("runtime", "precision", "output")):
+        return "`runtime`, `precision` or `output` is no text"
+    return ""
 
 
 def read_labels() -> list[str]:
-    with open(os.path.join(HERE, "labels.txt"), encoding="utf-8", newline="\n") as file:
-        return file.read().split("\n")[:-1]
+    return read_file("labels.txt", LARGEST_TEXT).decode("utf-8", "replace").split("\n")[:-1]
 
 
 # ------------------------------------------------------------------------------------------------------------ runtimes
@@ -104,7 +163,10 @@ class OnnxModel:
                 else ""
             )
             raise Failure(f"onnxruntime cannot load {path}{hint}: {str(error).splitlines()[0]}") from None
-        self.input = self.session.get_inputs()[0].name
+        inputs = [given.name for given in self.session.get_inputs()]
+        if len(inputs) != 1:
+            raise Failure(f"{path} takes {len(inputs)} inputs; a bundle's model takes one")
+        self.input = inputs[0]
         self.outputs = [output.name for output in self.session.get_outputs()]
 
     def __call__(self, batch: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
@@ -259,7 +321,9 @@ def load_input(path: str, manifest: dict[str, Any]) -> np.ndarray[Any, Any]:
     if path.endswith(".npy"):
         try:
             array = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (
+            Exception
+        ) as error:  # numpy raises whatever it stumbles over, and MemoryError for sizes that are not there
             raise Failure(f"{path} cannot be read as an array: {error}") from error
         if array.dtype == np.dtype(graph["dtype"]) and fits(array.shape, graph["shape"]):
             return np.asarray(array)
@@ -346,34 +410,113 @@ def predict(model: Callable[..., Any], path: str, manifest: dict[str, Any]) -> N
 
 
 def verify(manifest: dict[str, Any], start: Callable[[], Any]) -> bool:
-    """Hashes first: a model that was changed is not run."""
-    ok = True
-    for name, expected in sorted(manifest["files"].items()):
-        problem = file_problem(name, expected)
-        ok = ok and not problem
-        print("{}  {}{}".format("ok    " if not problem else "FAILED", name, problem and ": " + problem))
-    if not ok:
+    """Hashes first: a model that was changed is not run, nor is one beside files that nobody sent."""
+    rows = [(name, file_problem(name, expected)) for name, expected in sorted(manifest["files"].items())]
+    foreign = sorted(set(os.listdir(HERE)) - set(manifest["files"]) - MADE_HERE - {"manifest.json"})
+    rows += [(name, "not listed in the manifest") for name in foreign]
+    for name, problem in rows:
+        print("{}  {}{}".format("FAILED" if problem else "ok    ", printable(name), problem and ": " + problem))
+    if any(problem for _, problem in rows):
         print("FAILED  stored outputs: not run, files differ")
         return False
-    ok, detail = verify_outputs(start(), manifest["golden"])
+    ok, detail = verify_outputs(start(), manifest)
     print("{}  stored outputs: {}".format("ok    " if ok else "FAILED", detail))
     return ok
 
 
-def golden() -> tuple[np.ndarray[Any, Any], dict[str, np.ndarray[Any, Any]]]:
+def printable(text: str) -> str:
+    """A name for a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)[:300]
+
+
+def golden(
+    folder: str | os.PathLike[str], manifest: Mapping[str, Any]
+) -> tuple[np.ndarray[Any, Any], dict[str, np.ndarray[Any, Any]]]:
     """The stored inputs, as the graph takes them, and the outputs that were computed from them: the first as "", others by name."""
-    with np.load(os.path.join(HERE, "golden.npz"), allow_pickle=False) as stored:
-        return stored["inputs"], {key[len("outputs.") :]: stored[key] for key in stored.files if key != "inputs"}
+    arrays = read_arrays(os.path.join(folder, "golden.npz"))
+    graph, inputs = manifest["input"], arrays.pop("inputs", np.empty(0))
+    outputs = {
+        key[len("outputs.") :]: value for key, value in arrays.items() if key == "outputs" or key[:8] == "outputs."
+    }
+    if (
+        str(inputs.dtype) != graph["dtype"]
+        or not fits(inputs.shape[1:], graph["shape"][1:])
+        or inputs.ndim == 0
+        or not 0 < len(inputs) <= 4096
+    ):
+        raise Failure(
+            "golden.npz holds inputs {} {}; the graph takes {} {}".format(
+                inputs.dtype, list(inputs.shape), graph["dtype"], graph["shape"]
+            )
+        )
+    tolerances = {"": manifest["golden"]["tolerance"], **manifest["golden"].get("further", {})}
+    if set(outputs) != set(tolerances) or "" not in outputs:
+        raise Failure(
+            f"golden.npz holds the outputs {sorted(outputs)}, the manifest tolerances for {sorted(tolerances)}"
+        )
+    for name, output in outputs.items():
+        largest = float(np.abs(output.astype(np.float64)).max()) if output.ndim > 1 and output.size else math.nan
+        if not math.isfinite(largest) or len(output) != len(inputs):
+            raise Failure(
+                f"golden.npz: output {name!r} is {list(output.shape)}, or not finite; one row an input is needed"
+            )
+        if not float(tolerances[name]) <= WIDEST * largest:
+            raise Failure(
+                f"the tolerance of output {name!r} is {float(tolerances[name]):.3g} at outputs up to {largest:.3g}: any model would "
+                "keep it, so it proves nothing; the bundle was not written by edgekd"
+            )
+    return inputs, outputs
 
 
-def verify_outputs(model: Any, stored: dict[str, Any]) -> tuple[bool, str]:
-    """Whether the model gives the stored outputs, and how near it came; `stored` is the manifest's `golden`."""
-    inputs, expected = golden()
-    tolerances = {"": stored["tolerance"], **stored.get("further", {})}
-    # one at a time: a graph or an engine may be fixed to batch 1
-    runs = [model(inputs[i : i + 1]) for i in range(len(inputs))]
+def read_arrays(path: str) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays of a .npz by name. A shape that is written there takes no memory before it is held against the file's size."""
+    found = {}
+    name, most = os.path.basename(path), LARGEST_TEXT
+    try:
+        state = os.lstat(path)
+        if not stat.S_ISREG(state.st_mode) or state.st_size > most:
+            raise ValueError(f"no plain file of at most {most >> 20} MB")
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                if member.compress_type != zipfile.ZIP_STORED or member.file_size > state.st_size:
+                    raise ValueError("it is packed")
+                found[member.filename[: -len(".npy")]] = read_array(archive.read(member))
+    except Exception as error:  # zipfile and numpy raise whatever they stumble over
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise Failure(f"{name} cannot be read: {type(error).__name__} {reason}") from None
+    return found
+
+
+def read_array(data: bytes) -> np.ndarray[Any, Any]:
+    """Numbers in numpy's own format, nothing else."""
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, by_column, dtype = header(file)
+    if (
+        dtype.kind not in "biuf"
+        or min(shape, default=0) < 0
+        or math.prod(shape) * dtype.itemsize != len(data) - file.tell()
+    ):
+        raise ValueError(f"it holds {dtype} {str(shape)[:60]}, which its size is not")
+    return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape, order="F" if by_column else "C")
+
+
+def verify_outputs(model: Any, manifest: dict[str, Any]) -> tuple[bool, str]:
+    """Whether the model gives the stored outputs, and how near it came."""
+    inputs, expected = golden(HERE, manifest)
+    tolerances = {"": manifest["golden"]["tolerance"], **manifest["golden"].get("further", {})}
     names = ["", *model.outputs[1:]]
-    found = {name: np.concatenate([run[at] for run in runs]) for at, name in enumerate(names)}
+    try:
+        # one at a time: a graph or an engine may be fixed to batch 1
+        runs = [model(inputs[i : i + 1]) for i in range(len(inputs))]
+        found = {name: np.concatenate([run[at] for run in runs]) for at, name in enumerate(names)}
+    except Failure:
+        raise
+    except Exception as error:  # a runtime's exceptions share no other base
+        raise Failure(
+            "the model does not run on the stored inputs: {}".format((str(error).splitlines() or [""])[0][:300])
+        ) from None
     missing = sorted(set(expected) - set(found))
     if missing:
         return False, "the model has no output {}".format(", ".join(missing))
@@ -396,13 +539,17 @@ def compare_output(
 
 def file_problem(name: str, expected: str) -> str:
     """What is wrong with a file of the bundle; empty where nothing is."""
-    if os.path.isabs(name) or "\\" in name or ".." in name.split("/"):
+    if name != os.path.basename(name) or name in ("", ".", "..") or "\\" in name or "\0" in name:
         return "leaves the bundle"
     path = os.path.join(HERE, name)
-    if os.path.islink(path) or not os.path.realpath(path).startswith(os.path.realpath(HERE) + os.sep):
-        return "is a link"
-    if not os.path.isfile(path):
+    try:
+        state = os.lstat(path)
+    except (OSError, ValueError):
         return "missing"
+    if stat.S_ISLNK(state.st_mode):
+        return "is a link"
+    if not stat.S_ISREG(state.st_mode) or state.st_size > LARGEST:
+        return "is no plain file of at most 4 GB"
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         for chunk in iter(lambda: file.read(1 << 20), b""):
@@ -410,9 +557,11 @@ def file_problem(name: str, expected: str) -> str:
     return "" if digest.hexdigest() == expected else "changed"
 
 
-def bench(model: Callable[..., Any], name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+def bench(
+    model: Callable[..., Any], name: str, arguments: argparse.Namespace, manifest: dict[str, Any]
+) -> dict[str, Any]:
     """Warm-up, then blocks: milliseconds of one inference of batch 1 on the first stored input."""
-    batch = golden()[0][:1]
+    batch = golden(HERE, manifest)[0][:1]
     time_calls(lambda: model(batch), arguments.warmup_s, 1)
     blocks = [time_calls(lambda: model(batch), arguments.block_s, arguments.min_n) for _ in range(arguments.blocks)]
     figures = summarize(blocks)
@@ -497,13 +646,13 @@ def main() -> int:
         return OnnxModel(os.path.join(HERE, given.model), given.threads)
 
     try:
-        manifest = read_json("manifest.json")
+        manifest = read_manifest()
         ok = verify(manifest, start) if given.verify else True
         if given.input and ok:
             predict(start(), given.input, manifest)
         if given.bench and ok:
             model = start()
-            result = bench(model, model.name, given)
+            result = bench(model, model.name, given, manifest)
             if given.json:
                 with open(given.json, "w", encoding="utf-8") as file:
                     json.dump(result, file, indent=2, sort_keys=True)
