@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint all-tests clean
+.PHONY: demo test lint all-tests accelerator oldest clean
 
 demo: $(VENV)/installed  ## a bundle for a Jetson from the built-in demo
 	$(BIN)/edgekd build --target jetson
@@ -13,6 +13,9 @@ test: $(VENV)/installed-test  ## the tests, without the long ones
 
 all-tests: $(VENV)/installed-test  ## the long ones too
 	$(BIN)/python -m pytest $(ARGS)
+
+accelerator: $(VENV)/installed-test  ## distillation on an emulated device that, as a GPU does, refuses tensors of the processor
+	$(BIN)/python -m pytest -m "not slow" --emulated-accelerator tests/distill $(ARGS)
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

@@ -27,10 +27,11 @@ import typer
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from edgekd.accelerator import uses_bf16
 from edgekd.data import Samples, decode, open_samples
 from edgekd.data.sources import open_source
 from edgekd.distill.student import lesson_of
-from edgekd.distill.teacher import load_teacher, uses_bf16, views_of
+from edgekd.distill.teacher import load_teacher, views_of
 from edgekd.distill.train import Lesson, train
 from edgekd.distill.trained import new_model
 from edgekd.measure.runners import machine, versions

@@ -14,10 +14,11 @@ from typing import Annotated, Literal
 import numpy as np
 import typer
 
+from edgekd.accelerator import uses_bf16
 from edgekd.accuracy import wilson_interval
 from edgekd.data import decode, open_samples
 from edgekd.distill.student import Lessons, distill
-from edgekd.distill.teacher import predict, top1, uses_bf16
+from edgekd.distill.teacher import predict, top1
 from edgekd.distill.trained import load_student
 from edgekd.measure.runners import machine, versions
 from edgekd.pipeline import record

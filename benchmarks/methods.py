@@ -16,10 +16,11 @@ import numpy as np
 import torch
 import typer
 
+from edgekd.accelerator import uses_bf16
 from edgekd.data import Samples, decode, open_samples
 from edgekd.distill.layers import pair_layers
 from edgekd.distill.student import as_teacher, distill
-from edgekd.distill.teacher import load_teacher, predict, top1, uses_bf16
+from edgekd.distill.teacher import load_teacher, predict, top1
 from edgekd.distill.trained import load_student, new_model
 from edgekd.measure.runners import machine, versions
 from edgekd.models import ExportedModel, OnnxModel

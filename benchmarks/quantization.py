@@ -25,9 +25,10 @@ import numpy as np
 import torch
 import typer
 
+from edgekd.accelerator import uses_bf16
 from edgekd.data import Samples, decode, open_samples
 from edgekd.distill.student import distill
-from edgekd.distill.teacher import top1, uses_bf16
+from edgekd.distill.teacher import top1
 from edgekd.distill.trained import load_student
 from edgekd.export import to_onnx
 from edgekd.export.candidates import export_fp32, export_int8

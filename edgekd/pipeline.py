@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgekd import team
+from edgekd.accelerator import uses_bf16
 from edgekd.data import decode
 from edgekd.distill.data_free.stage import synthesize
 from edgekd.distill.objective import Objective
@@ -23,7 +24,7 @@ from edgekd.distill.student import (
     train_teacher,
     without_teacher,
 )
-from edgekd.distill.teacher import record_features, record_teacher, score_teacher, uses_bf16
+from edgekd.distill.teacher import record_features, record_teacher, score_teacher
 from edgekd.distill.temperature import FILE, choose_temperature, is_auto, with_temperature
 from edgekd.evaluate import Made, evaluate, package, with_earlier_devices
 from edgekd.export.candidates import MODEL, export_bf16, export_fp16, export_fp32, export_int8, score

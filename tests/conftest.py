@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
+from edgekd import accelerator
 from edgekd.api import DEMO
 from edgekd.measure.protocol import interleave
 from edgekd.recipe import Recipe, load_recipe
+from tests.emulated_accelerator import accelerator as on_accelerator
 
 SHARED = Path(os.environ.get("EDGEKD_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
@@ -23,6 +27,28 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(
             f"{len(skipped)} tests need the real TensorRT and were skipped: nothing stands in for it"
         )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--emulated-accelerator",
+        action="store_true",
+        help="training runs on a device that refuses tensors of the processor, as a GPU does",
+    )
+
+
+@pytest.fixture
+def emulated_accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    """What chooses the device gives one that is not the processor: mixing tensors of both is an error."""
+    with on_accelerator() as device:
+        monkeypatch.setattr(accelerator, "device", lambda: device)
+        yield device
+
+
+@pytest.fixture(autouse=True)
+def _accelerator(request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--emulated-accelerator"):
+        request.getfixturevalue("emulated_accelerator")
 
 
 def hear_interrupts() -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekd.distill.teacher import record_teacher, uses_bf16
+from edgekd.accelerator import uses_bf16
+from edgekd.distill.teacher import record_teacher
 from edgekd.recipe import Recording, load_recipe
 from edgekd.stage import SCRATCH, Artifact, damage
 from tests.test_cli import RECIPE

@@ -20,7 +20,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from edgekd import team
+from edgekd import accelerator, team
+from edgekd.accelerator import autocast, device_of
 from edgekd.data import Samples, Split, Views, open_samples
 from edgekd.data.batches import to_tensor
 from edgekd.distill.cache import FORMAT, CachedLogits, bytes_of, format_of, half
@@ -46,28 +47,7 @@ def load_teacher(teacher: Teacher, trained: Artifact | None, samples: Samples) -
     model = new_model(teacher, samples, 0).eval() if trained is None else load_student(teacher, samples, trained)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    return model.to(device())
-
-
-def device() -> torch.device:
-    """The accelerator where there is one, else the processor."""
-    return (
-        torch.accelerator.current_accelerator() or torch.device("cpu")
-        if torch.accelerator.is_available()
-        else torch.device("cpu")
-    )
-
-
-def uses_bf16(precision: str) -> bool:
-    """ "auto" is bf16 where the processor or GPU computes in it; emulation in software is slower than float32."""
-    if precision != "auto":
-        return precision == "bf16"
-    if device().type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device().type != "cpu":
-        return False
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+    return model.to(accelerator.device())
 
 
 def logits_of(model: nn.Module, images: Images, data: Data, *, bf16: bool = False) -> torch.Tensor:
@@ -77,8 +57,9 @@ def logits_of(model: nn.Module, images: Images, data: Data, *, bf16: bool = Fals
 
 @torch.inference_mode()
 def _forward(model: nn.Module, images: Images, data: Data, bf16: bool) -> torch.Tensor:
-    with torch.autocast(device().type, torch.bfloat16, enabled=bf16):
-        return forward(model, to_tensor(images, data, device())).float().cpu()  # type: ignore[no-any-return]
+    where = device_of(model)
+    with autocast(where, bf16):
+        return forward(model, to_tensor(images, data, where)).float().cpu()  # type: ignore[no-any-return]
 
 
 def in_halves(compute: Callable[[Images], T], images: Images, join: Callable[[list[T]], T]) -> T:
@@ -244,7 +225,7 @@ def score_teacher(samples: Artifact, teacher: Teacher, trained: Artifact | None,
     opened = open_samples(samples.folder, data)
     model = load_teacher(teacher, trained, opened)
     runtime = "onnxruntime" if isinstance(model, OnnxModel) else "torch"
-    where = "CPU" if runtime == "onnxruntime" else str(device()).upper()
+    where = "CPU" if runtime == "onnxruntime" else str(device_of(model)).upper()
     (out / "runtime.json").write_text(json.dumps(f"{runtime} {version(runtime)} {where}"))
     np.save(out / "test.npy", predict(model, opened.test, np.arange(len(opened.test)), data))
 

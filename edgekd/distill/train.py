@@ -19,7 +19,8 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from edgekd import team
+from edgekd import accelerator, team
+from edgekd.accelerator import autocast, uses_bf16
 from edgekd.data import Samples
 from edgekd.data.batches import Step, epoch_of, to_tensor
 from edgekd.data.views import Views, permutation
@@ -27,7 +28,7 @@ from edgekd.distill.cache import CachedLogits
 from edgekd.distill.checkpoint import Checkpoint
 from edgekd.distill.features import Taps
 from edgekd.distill.objective import Labels, Objective, Seen
-from edgekd.distill.teacher import device, predict, top1, uses_bf16, views_of
+from edgekd.distill.teacher import predict, top1, views_of
 from edgekd.errors import ModelError
 from edgekd.models.memory_format import arranged, forward, training_format
 from edgekd.recipe import Data, Distill, Optimizer
@@ -114,15 +115,18 @@ def train(
     epoch. Runs alone or on every process of `accelerate launch`; `batch_size` is over all of them.
     """
     modes = modes or Modes()
+    where = accelerator.device()
     # accelerate fixes one precision for the whole process; a build trains in several.
-    accelerator = Accelerator(mixed_precision="no", cpu=device().type == "cpu")
-    precision = torch.autocast(accelerator.device.type, torch.bfloat16, enabled=uses_bf16(settings.precision))
-    student = student.to(accelerator.device)
-    layout = training_format(student, _two_images(lesson, accelerator.device), modes.train)
+    processes = Accelerator(mixed_precision="no", cpu=where.type == "cpu", device_placement=False)
+    bf16 = uses_bf16(settings.precision)
+    student = student.to(where)
+    layout = training_format(student, _two_images(lesson, where), modes.train)
     student = student.to(memory_format=layout)  # type: ignore[call-overload]
-    objective = Objective(settings.losses, settings.label_weight, lesson.weights).to(accelerator.device)
+    if lesson.live is not None:
+        lesson.live.to(where)
+    objective = Objective(settings.losses, settings.label_weight, lesson.weights).to(where)
     _prepare(objective, student, lesson, settings, modes, layout)
-    if accelerator.num_processes > 1 and (alone := objective.in_one_process):
+    if processes.num_processes > 1 and (alone := objective.in_one_process):
         raise ModelError(f"{', '.join(alone)} keeps what one process has seen; train in one, or take another method")
     averaged = (
         AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)  # type: ignore[no-untyped-call]
@@ -130,15 +134,15 @@ def train(
         else None
     )
     optimizer = _optimizer(settings.optimizer, [*student.parameters(), *objective.parameters()])
-    model, optimizer = accelerator.prepare(student, optimizer)
+    model, optimizer = processes.prepare(student, optimizer)
     # Methods with weights are trained by all processes alike too.
-    loss_of = accelerator.prepare(objective) if any(True for _ in objective.parameters()) else objective
+    loss_of = processes.prepare(objective) if any(True for _ in objective.parameters()) else objective
     parts = {"student": student, "objective": objective, "optimizer": optimizer}
     checkpoint = Checkpoint(out / CHECKPOINT, parts if averaged is None else {**parts, "averaged": averaged})
     metrics: list[dict[str, float]] = checkpoint.load().get("metrics", [])
     if metrics:
         say(f"  going on after epoch {len(metrics)}")
-    log = _tensorboard(out) if settings.tensorboard and accelerator.is_main_process else None
+    log = _tensorboard(out) if settings.tensorboard and processes.is_main_process else None
 
     steps = len(lesson.samples.train_ids) // settings.batch_size
     seen = steps * settings.batch_size
@@ -154,17 +158,17 @@ def train(
             modes.at_epoch(student, epoch)
             sums: dict[str, torch.Tensor] = {}
             started = time.perf_counter()
-            for i, step in enumerate(_epoch(lesson, epoch, settings, accelerator, objective.needs_pairs)):
+            for i, step in enumerate(_epoch(lesson, epoch, settings, processes, objective.needs_pairs)):
                 now = epoch + i / steps
                 for group in optimizer.param_groups:
                     group["lr"] = settings.optimizer.lr * schedule(now, settings.warmup_epochs, settings.epochs)
-                images = arranged(to_tensor(step.batch.images, lesson.data, accelerator.device), layout)
-                with precision:
+                images = arranged(to_tensor(step.batch.images, lesson.data, where), layout)
+                with autocast(where, bf16):
                     z_ts, f_t = _teachers(lesson, step, images, teacher_taps)
                     z_s = model(images)
                     total, terms = loss_of(now, _seen(lesson, step, images, z_s, z_ts, student_taps.features, f_t))
                 optimizer.zero_grad()
-                accelerator.backward(total)
+                processes.backward(total)
                 optimizer.step()
                 if averaged is not None:
                     averaged.update_parameters(student)
@@ -189,12 +193,12 @@ def train(
                 say(
                     f"  {title}: epoch {epoch + 1} of {settings.epochs}, loss {told['loss']:.4g}, hold-out {told['holdout_top1']:.2f} %"
                 )
-            if accelerator.is_main_process:
+            if processes.is_main_process:
                 checkpoint.save(metrics=metrics)
                 _log(log, metrics[-1])
             advance(seen - steps // 10 * 10 * settings.batch_size)
-            accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
+            processes.wait_for_everyone()
+    if processes.is_main_process:
         (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
     return objective.deployed(averaged.module if averaged is not None else student)
 
@@ -271,12 +275,10 @@ def _optimizer(settings: Optimizer, parameters: list[nn.Parameter]) -> torch.opt
     )
 
 
-def _epoch(
-    lesson: Lesson, epoch: int, settings: Distill, accelerator: Accelerator, needs_pairs: bool
-) -> Iterator[Step]:
+def _epoch(lesson: Lesson, epoch: int, settings: Distill, processes: Accelerator, needs_pairs: bool) -> Iterator[Step]:
     return epoch_of(
         lesson.views, epoch, batch_size=settings.batch_size, number_of_views=settings.views,
-        seed=settings.seed, rank=accelerator.process_index, world=accelerator.num_processes, in_pairs=needs_pairs,
+        seed=settings.seed, rank=processes.process_index, world=processes.num_processes, in_pairs=needs_pairs,
     )  # fmt: skip
 
 

@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import nn
 
+from edgekd.accelerator import uses_bf16
 from edgekd.data import Samples, Split
 from edgekd.data.batches import epoch_of
 from edgekd.distill.features import Taps
 from edgekd.distill.methods.sizes import embedding
 from edgekd.distill.objective import Objective
-from edgekd.distill.teacher import check_cache, logits_of, uses_bf16, views_of
+from edgekd.distill.teacher import check_cache, logits_of, views_of
 from edgekd.distill.train import CHECKPOINT, Lesson, Modes, schedule, train
 from edgekd.errors import CacheError, ModelError, RecipeError
 from edgekd.losses import Loss
@@ -55,7 +56,7 @@ def settings(**changes: Any) -> Distill:
 
 
 def weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items()}
+    return {name: value.cpu().clone() for name, value in model.state_dict().items()}
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:

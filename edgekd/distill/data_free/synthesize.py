@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, l1_loss, log_softmax
 from torch.utils.hooks import RemovableHandle
 
+from edgekd.accelerator import device_of
 from edgekd.distill.checkpoint import Checkpoint
 from edgekd.distill.data_free.bn_statistics import BatchNormStatistics
 from edgekd.distill.data_free.generator import Generator
@@ -216,7 +217,7 @@ class _PixelSpace:
         self, teacher: nn.Module, image_shape: tuple[int, int, int], mean: Sequence[float], std: Sequence[float]
     ) -> None:
         height, width, channels = image_shape
-        self.device = _device(teacher)
+        self.device = device_of(teacher)
         self.shape = (channels, height, width)
         self.mean, self.std = (
             torch.tensor(np.broadcast_to(figures, channels).copy(), dtype=torch.float32, device=self.device)[
@@ -276,11 +277,6 @@ def _check(teacher: nn.Module, image_shape: tuple[int, int, int]) -> int:
             "python:module:function or timm:NAME"
         )
     return number_of_classes(copy.deepcopy(teacher).cpu(), image_shape)
-
-
-def _device(model: nn.Module) -> torch.device:
-    parameter = next(model.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
 
 
 def _check_finite(values: Tensor, lower: str) -> None:

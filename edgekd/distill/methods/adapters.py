@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import ParamSpec
 
-import torch
 from torch import Tensor, nn
 
+from edgekd.accelerator import autocast
 from edgekd.distill.methods.precision import full
 from edgekd.distill.methods.sizes import embedding
 from edgekd.errors import ModelError
@@ -26,7 +26,7 @@ def in_full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
     def computed(*args: P.args, **kwargs: P.kwargs) -> Tensor:
         first = next(arg for arg in (*args, *kwargs.values()) if isinstance(arg, Tensor | list | tuple))
         device = first.device if isinstance(first, Tensor) else first[0].device
-        with torch.autocast(device.type, enabled=False):
+        with autocast(device, bf16=False):
             return loss(*args, **kwargs)
 
     return computed

@@ -7,6 +7,8 @@ from copy import deepcopy
 import torch
 from torch import nn
 
+from edgekd.accelerator import device_of
+
 APART = 1_000_003  # a student built with torch.manual_seed(seed) would be the same network otherwise
 
 
@@ -22,7 +24,7 @@ def fresh(model: nn.Module, seed: int, number: int) -> nn.Module:
     model's features does not get the copy's. Weights of modules without `reset_parameters` stay the model's. The draw
     depends on seed and number alone and leaves torch's own generator as it was.
     """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     copy = deepcopy(model).cpu()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed + (number + 1) * APART)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from edgekd.accelerator import autocast
 from edgekd.distill.methods.precision import full, taught
 from edgekd.distill.methods.sizes import embedding
 
@@ -29,7 +30,7 @@ def unit(x: Tensor) -> Tensor:
 
 def gram(x: Tensor) -> Tensor:
     """Inner products of all pairs of vectors, `[..., n, d]` to `[..., n, n]`; autocast does not lower their precision."""
-    with torch.autocast(x.device.type, enabled=False):
+    with autocast(x.device, bf16=False):
         return x @ x.mT
 
 

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax, softmax
 
+from edgekd.accelerator import autocast
 from edgekd.distill.methods.options import Temperature
 from edgekd.distill.methods.precision import full, taught
 from edgekd.distill.methods.standardize import standardized
@@ -58,7 +59,7 @@ def instances(z_s: Tensor, z_t: Tensor, t: float) -> Tensor:
 
 def correlations(p_s: Tensor, p_t: Tensor) -> Tensor:
     """The squared distance of each row's products with all rows, `[rows, n]` and `[rows, n]` to `[rows]`."""
-    with torch.autocast(p_s.device.type, enabled=False):  # it would multiply matrices in half precision
+    with autocast(p_s.device, bf16=False):  # it would multiply matrices in half precision
         return (p_t @ p_t.T - p_s @ p_s.T).square().sum(1)
 
 
