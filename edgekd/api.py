@@ -8,6 +8,7 @@ from pathlib import Path
 from edgekd.current import current_report, fingerprint
 from edgekd.errors import RecipeError
 from edgekd.losses import check_losses
+from edgekd.names import folder_problem
 from edgekd.recipe import FILE, Recipe, load_recipe
 from edgekd.refusals import check_inputs
 from edgekd.report.model import Report
@@ -82,6 +83,13 @@ def _checked(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     return recipe
 
 
+def check_names(recipe: str, target: str) -> None:
+    """What was copied or made without validation names folders too. Raises RecipeError."""
+    for what, name in (("recipe", recipe), ("target", target)):
+        if problem := folder_problem(name):
+            raise RecipeError(f"the {what}'s name is {name[:60]!a}; {problem}")
+
+
 def _build(
     recipe: Recipe,
     target: Target | str,
@@ -93,6 +101,7 @@ def _build(
     device: str,
 ) -> tuple[Report, Path, bool]:
     goal = target if isinstance(target, Target) else load_target(target)
+    check_names(recipe.name, goal.name)
     recipe = recipe.located()
     check_inputs(recipe, goal)
     folder = output / recipe.name / goal.name

@@ -10,6 +10,7 @@ import typer
 
 from edgekd import cli_device
 from edgekd.errors import BundleError, DiffersError, EdgekdError, RecipeError
+from edgekd.names import visible
 
 if TYPE_CHECKING:
     from edgekd.report.model import Report
@@ -258,11 +259,13 @@ def main() -> None:
             typer.echo(f"\nedgekd: stopped{kept}", err=True)
         raise
     except EdgekdError as error:
-        typer.echo(f"edgekd: {error}", err=True)
+        typer.echo(f"edgekd: {visible(str(error))}", err=True)
         sys.exit(MISSED if isinstance(error, DiffersError) else WRONG_INPUT)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        typer.echo(f"edgekd: {where}{error.strerror or error}; what is finished is kept in the cache", err=True)
+        typer.echo(
+            f"edgekd: {visible(f'{where}{error.strerror or error}')}; what is finished is kept in the cache", err=True
+        )
         sys.exit(WRONG_INPUT)
 
 

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 
 from edgekd.errors import nearest
+from edgekd.names import Text
 from edgekd.toml_file import Loc, as_json, dotted, shown, wording
 
-Text = Annotated[str, Field(min_length=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Methods = Mapping[str, Callable[..., Any]]  # edgekd.distill.methods.METHODS, whose import costs importing torch
 

@@ -33,8 +33,10 @@ def apply(overrides: Sequence[str], document: dict[str, Any]) -> tuple[tuple[Loc
 def _split(key: str) -> list[str]:
     """The steps of a dotted TOML key; one that has a dot itself stands in quotes: layers."block.0"."""
     try:
-        rest: Any = tomllib.loads(f"{key} = 0")
-    except tomllib.TOMLDecodeError:
+        rest: Any = tomllib.loads(f"{key} = 0") if key.count(".") < 50 else None
+        if not isinstance(rest, dict) or len(rest) != 1:
+            raise ValueError(key)
+    except ValueError:
         raise ValueError(f"{key!r} given; a key is written as in distill.losses.0.weight") from None
     steps = []
     while isinstance(rest, dict):
@@ -48,7 +50,9 @@ def _value(text: str) -> object:
     """A TOML value, or the text as it stands where it is none: `--set quantize.mode=qat` needs no quotes."""
     try:
         content = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except RecursionError:
+        raise ValueError("the value is nested too deep") from None
+    except ValueError:  # no TOML, or a number of more than 4300 digits
         return text
     value = content["value"]
     return text if len(content) > 1 or isinstance(value, date | datetime | time) else value

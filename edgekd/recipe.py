@@ -12,13 +12,25 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from edgekd import overrides as command_line
 from edgekd.errors import RecipeError, nearest
 from edgekd.losses import Loss, Methods, losses_in, mistakes_in_losses
+from edgekd.names import FolderName, Text
 from edgekd.schemes import ELSEWHERE, SCHEMES, with_scheme
-from edgekd.toml_file import Mistake, Places, as_json, date_mistakes, parse_toml, read_text, refuse, validation_mistakes
+from edgekd.toml_file import (
+    Mistake,
+    Places,
+    as_json,
+    beyond,
+    date_mistakes,
+    parse_toml,
+    read_text,
+    refuse,
+    validation_mistakes,
+)
 
 FILE = "edgekd.toml"
 LOCATED = ("data", "teacher", "student", "tasks")  # the tables that name files
 SYNTHESES = ("deep_inversion", "dafl", "dfq")
-Text = Annotated[str, Field(min_length=1)]
+MOST = 10**9  # of anything that is counted
+MOST_PIXELS = 1 << 15  # of a side
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -40,14 +52,16 @@ class Augmentation(Section):
     """How a training view differs from the stored image; a view replays exactly (see edgekd.data.views)."""
 
     crop_padding: int = Field(
-        default=0, ge=0, description="pixels of zero padding before a random crop back to the size"
+        default=0, ge=0, le=MOST_PIXELS, description="pixels of zero padding before a random crop back to the size"
     )
     flip: bool = Field(default=False, description="mirrors half of the images")
-    cutout: int = Field(default=0, ge=0, description="side in pixels of a square that is painted in one colour")
+    cutout: int = Field(
+        default=0, ge=0, le=MOST_PIXELS, description="side in pixels of a square that is painted in one colour"
+    )
     fill: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(
         default=None, description="cut-out's colour per channel, in 0..1; none: data.mean"
     )
-    mixup: NonNegative = Field(default=0.0, description="alpha of Beta(alpha, alpha); 0 is off")
+    mixup: NonNegative = Field(default=0.0, le=1000, description="alpha of Beta(alpha, alpha); 0 is off")
 
 
 class Source(Section):
@@ -60,8 +74,8 @@ class Source(Section):
     test: Text = Field(description="read by the final check only")
     column: Text | None = Field(default=None, description="of the images in parquet; none: image or img")
     label: Text | None = Field(default=None, description="column of the labels in parquet; none: label or labels")
-    size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = Field(
-        default=None, description="height, width that images are resized to; none: as they are"
+    size: tuple[Annotated[int, Field(ge=1, le=MOST_PIXELS)], Annotated[int, Field(ge=1, le=MOST_PIXELS)]] | None = (
+        Field(default=None, description="height, width that images are resized to; none: as they are")
     )
     on_error: Literal["stop", "skip"] = Field(default="stop", description="where an image does not decode")
     store_gb: Positive | None = Field(default=None, description="largest decoded store; none: half of the free disk")
@@ -70,9 +84,9 @@ class Source(Section):
 class Synthetic(Section):
     """How many images a data-free build makes, and how long it works on them; unset: the method's own."""
 
-    samples: int = Field(default=10_000, ge=1, description="images")
-    steps: int | None = Field(default=None, ge=1, description="of the optimizer; none: the method's own")
-    batch: int | None = Field(default=None, ge=1, description="images at a time; none: the method's own")
+    samples: int = Field(default=10_000, ge=1, le=MOST, description="images")
+    steps: int | None = Field(default=None, ge=1, le=MOST, description="of the optimizer; none: the method's own")
+    batch: int | None = Field(default=None, ge=1, le=MOST, description="images at a time; none: the method's own")
 
 
 class Data(Source):
@@ -83,7 +97,7 @@ class Data(Source):
     mean: tuple[float, ...] = Field(default=(0.5, 0.5, 0.5), description="per channel, of values in 0..1")
     std: tuple[Positive, ...] = Field(default=(0.5, 0.5, 0.5), description="the same")
     augment: Augmentation = Field(default=Augmentation(), description="of the training images")
-    seed: int = Field(default=0, ge=0, description="of the hold-out split and of the views")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="of the hold-out split and of the views")
     synthetic: Synthetic = Field(default=Synthetic(), description="where train is synthetic")
 
     @property
@@ -132,7 +146,7 @@ class Teacher(Model):
     `column` the teachers see another column of the same rows (cross-modal distillation).
     """
 
-    train_epochs: int = Field(default=0, ge=0, description="on labels first; 0: it is trained")
+    train_epochs: int = Field(default=0, ge=0, le=MOST, description="on labels first; 0: it is trained")
     also: tuple[Model, ...] = Field(default=(), description="further teachers")
     column: Text | None = Field(default=None, description="of the images that the teachers see; none: the student's")
     mean: tuple[float, ...] | None = Field(default=None, description="of what the teachers see; none: the data's")
@@ -210,34 +224,34 @@ class Distill(Section):
 
     shapes_nothing = frozenset({"tensorboard"})
 
-    epochs: int = Field(default=30, ge=1, description="the last one ships")
-    batch_size: int = Field(default=128, ge=2, description="over all processes")
+    epochs: int = Field(default=30, ge=1, le=MOST, description="the last one ships")
+    batch_size: int = Field(default=128, ge=2, le=MOST, description="over all processes")
     views: int = Field(
-        default=4, ge=1, description="different augmentations of each sample that the teacher is asked for"
+        default=4, ge=1, le=MOST, description="different augmentations of each sample that the teacher is asked for"
     )
     cache: Literal["float16", "int8", "topk"] = Field(
         default="float16", description="how the teacher's logits are stored (edgekd.distill.cache)"
     )
-    top_k: int = Field(default=32, ge=1, description='logits of each sample that cache = "topk" keeps')
+    top_k: int = Field(default=32, ge=1, le=MOST, description='logits of each sample that cache = "topk" keeps')
     label_weight: NonNegative = Field(default=0.1, description="of the cross-entropy with the labels")
     losses: tuple[Loss, ...] = Field(
         default=(Loss(method="kd", weight=0.9),), description="added up; see [[distill.losses]]"
     )
     optimizer: Optimizer = Field(default=Optimizer(), description="see below")
-    warmup_epochs: NonNegative = Field(default=1.0, description="the learning rate rises linearly from 0")
+    warmup_epochs: NonNegative = Field(default=1.0, le=MOST, description="the learning rate rises linearly from 0")
     ema: float = Field(
         default=0.0, ge=0, lt=1, description="decay a step of the averaged weights that are shipped; 0 is off"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="auto: bf16 where the machine computes in it"
     )
-    seed: int = Field(default=0, ge=0, description="of weights and order")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="of weights and order")
     tensorboard: bool = Field(default=False, description="writes the curves for it too")
     scheme: Literal["offline", "born_again", "dml", "one", "byot", "tf_kd", "cs_kd", "adversarial", "lifelong"] = Field(
         default="offline", description="defaults of this table by name (edgekd.schemes)"
     )
     generations: int = Field(
-        default=0, ge=0, description="times that the trained student teaches itself anew (born-again networks)"
+        default=0, ge=0, le=1000, description="times that the trained student teaches itself anew (born-again networks)"
     )
 
     @field_validator("scheme", mode="before")
@@ -286,7 +300,7 @@ class Distill(Section):
 class Training(Section):
     """Of quantization-aware distillation (mode = qat, or auto where it comes to that)."""
 
-    epochs: int = Field(default=3, ge=1, description="of quantization-aware training")
+    epochs: int = Field(default=3, ge=1, le=MOST, description="of quantization-aware training")
     lr: Positive = Field(
         default=0.001,
         description="of it: a hundredth of what the student began with (as in the guide of pytorch-quantization)",
@@ -309,7 +323,7 @@ class Quantize(Training):
     calibration: Literal["minmax", "moving_average", "percentile", "entropy", "mse"] = Field(
         default="mse", description="what decides the ranges of activations"
     )
-    calibration_samples: int = Field(default=512, ge=1, description="training images, not augmented")
+    calibration_samples: int = Field(default=512, ge=1, le=MOST, description="training images, not augmented")
     refine: tuple[Refinement, ...] = Field(default=(), description="of ptq; auto takes all where none is given")
     keep_float: tuple[Text, ...] = Field(
         default=(), description='operators that stay float: "first", "last", or a module by its path'
@@ -335,7 +349,7 @@ class Quantize(Training):
 
 
 class Export(Section):
-    opset: int | None = Field(default=None, ge=13, description="none: the target's")
+    opset: int | None = Field(default=None, ge=13, le=100, description="none: the target's")
     batch: Literal["dynamic", 1] = Field(default="dynamic", description="1: static shapes, as a DLA needs them")
     preprocess: bool = Field(default=True, description="input uint8 NHWC, normalised inside the graph")
     output: Literal["logits", "probabilities"] = Field(default="logits", description="of the graph")
@@ -354,9 +368,7 @@ class Budget(Section):
 class Recipe(Section):
     """All of edgekd.toml. `folder` is where it was read from; relative paths in it start there."""
 
-    name: Annotated[
-        str, Field(pattern=r"^[^/\\]*[^/\\.][^/\\]*$", description="names the bundle's folder, so it has no / or \\")
-    ]
+    name: FolderName = Field(description="names the bundle's folder")
     data: Data
     teacher: Teacher | None = Field(default=None, description="none: the student learns from labels, or from itself")
     student: Student
@@ -435,6 +447,7 @@ def load_recipe(path: Path | None = None, overrides: Sequence[str] = (), methods
     document = parse_toml(text, file.name)
     overridden, mistakes = command_line.apply(overrides, document)
     places = Places(file.name, text, overridden)
+    refuse(str(file), beyond(document, places))  # what an override wrote
     mistakes += date_mistakes(document, places)
     if methods is not None:
         mistakes += [

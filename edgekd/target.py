@@ -12,9 +12,9 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgekd.errors import QuantizationError, RecipeError, nearest
+from edgekd.names import FolderName, Shown, Text
 from edgekd.toml_file import Places, as_json, date_mistakes, parse_toml, read_text, refuse, validation_mistakes
 
-Text = Annotated[str, Field(min_length=1)]
 Date = Annotated[str, Field(pattern=r"^\d{4}-\d{2}(-\d{2})?$", description="when the source was read: YYYY-MM")]
 Positive = Annotated[float, Field(gt=0)]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -52,7 +52,7 @@ class Hardware(Sourced):
     peak_fp4_tflops: Positive | None = None
     kernel_overhead_us: Positive | None = Field(default=None, description="what starting one kernel takes at the least")
     compute_capability: Text | None = None
-    power_modes: dict[str, str] = Field(default_factory=dict, description="name -> remark")
+    power_modes: dict[Text, Shown] = Field(default_factory=dict, description="name -> remark")
     power_w: tuple[Positive, Positive] | None = Field(default=None, description="lowest, highest")
     dla: Text | None = None
 
@@ -168,9 +168,9 @@ class Quantization(Sourced):
 class Target(Section):
     """A device and what runs there. `runtime` is that of the first `jetpack`, where the board has JetPack."""
 
-    name: Text
+    name: FolderName = Field(description="names the bundle's folder")
     title: Text
-    aliases: tuple[Text, ...] = ()
+    aliases: tuple[FolderName, ...] = ()
     notes: tuple[Text, ...] = ()
     hardware: Hardware
     runtime: Runtime

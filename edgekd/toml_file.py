@@ -17,8 +17,13 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from edgekd.errors import RecipeError, nearest
+from edgekd.names import visible
 
 Loc = tuple[str | int, ...]
+LARGEST = 1 << 20  # bytes of a file
+DEEPEST = 50  # tables and lists in one another
+SEARCHED = 20_000_000  # characters parsed again to find lines
+CHAIN = re.compile(r"(?<![\w\"'-])(?:[\w\"'-]++\s*+\.\s*+){100}")  # a key of so many steps costs tomllib their square
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ def refuse(title: str, mistakes: Sequence[Mistake]) -> None:
         return
     width = max(len(mistake.place) for mistake in mistakes)
     count = f"{len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}"
-    rows = [f"  {mistake.place:{width}}  {mistake.text}" for mistake in mistakes]
+    rows = [visible(f"  {mistake.place:{width}}  {mistake.text}").replace("\n", "\\n") for mistake in mistakes]
     raise RecipeError("\n".join([f"{count} in {title}:", *rows]))
 
 
@@ -67,9 +72,13 @@ def shown(value: object) -> str:
 
 
 def read_text(file: Traversable) -> str:
-    """The file's text. Raises RecipeError where it cannot be read."""
+    """The file's text. Raises RecipeError where it cannot be read, or is larger than any recipe."""
     try:
-        return file.read_bytes().decode("utf-8")
+        with file.open("rb") as opened:
+            content = opened.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise RecipeError(f"{file} is larger than {LARGEST >> 20} MB; no recipe or target is")
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise RecipeError(f"{file} is not UTF-8 text, which TOML is: byte {error.start} cannot be read") from None
     except OSError as error:
@@ -77,13 +86,51 @@ def read_text(file: Traversable) -> str:
 
 
 def parse_toml(text: str, file: str) -> dict[str, Any]:
-    """The document. Raises RecipeError with line and column of a syntax error."""
+    """The document, of plain depth and size. Raises RecipeError with line and column of a syntax error, or the key of what is beyond."""
+    if chain := CHAIN.search(text):
+        raise RecipeError(f"{file}:{text.count(chr(10), 0, chain.start()) + 1}: a key of more than 100 steps")
     try:
-        return tomllib.loads(text)
+        document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         found = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", str(error), re.DOTALL)
         reason, line, column = found.groups() if found else (str(error).partition(" (at")[0], *_end(text))
         raise RecipeError(f"{file}:{line} column {column}: not TOML: {reason}") from None
+    except RecursionError:
+        raise RecipeError(f"{file}{_where(text, DEEPEST, 10**9)}: nested deeper than {DEEPEST}") from None
+    except ValueError:  # Python reads no decimal number of more than 4300 digits
+        raise RecipeError(f"{file}{_where(text, 10**9, 1000)}: a number of more than 4300 digits") from None
+    refuse(file, beyond(document, Places(file, text)))
+    return document
+
+
+def _where(text: str, depth: int, digits: int) -> str:
+    """The line and the key at which brackets become as deep, or a number as long."""
+    key, deep = "", 0
+    for number, line in enumerate(text.split("\n"), 1):
+        if deep == 0 and (found := re.match(r"\s*([\w.\"'-]{1,100})\s*=", line)):
+            key = f" {found[1]}"
+        deep += line.count("[") + line.count("{") - line.count("]") - line.count("}")
+        longest = max((len(run) for run in re.findall(r"[\d_]+", line)), default=0)
+        if line.count("[") + line.count("{") > depth or deep > depth or longest > digits:
+            return f":{number}{key}"
+    return ""
+
+
+def beyond(document: Mapping[str, Any], places: Callable[[Loc], str]) -> list[Mistake]:
+    """Values that nothing here takes: nested too deep, or whole numbers beyond 64 bits."""
+    mistakes = []
+    waiting: list[tuple[Loc, Any]] = [((), document)]
+    while waiting:
+        loc, value = waiting.pop()
+        if len(loc) > DEEPEST:
+            return [Mistake(places(loc[:3]), f"nested deeper than {DEEPEST}")]
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            mistakes.append(
+                Mistake(places(loc), f"a number of {value.bit_length()} bits given; whole numbers have at most 64")
+            )
+        inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        waiting += [((*loc, key), item) for key, item in inside]
+    return mistakes[::-1]
 
 
 def _end(text: str) -> tuple[int, int]:
@@ -100,13 +147,16 @@ def lines_of(text: str) -> Mapping[Loc, int]:
     lines: dict[Loc, int] = {}
     table: Loc = ()
     last: dict[Loc, int] = {}  # array of tables -> index of its last entry
-    statement, start = "", 1
+    statement, start, left = "", 1, SEARCHED
     for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
         start = start if statement else number
         statement += f"{line}\n"
+        left -= len(statement)
+        if left < 0:  # a list of thousands of lines: the mistakes behind it are told without theirs
+            return lines
         try:
             content = tomllib.loads(statement)
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             continue
         if statement.lstrip().startswith("["):
             table = _header(content, last)
@@ -131,13 +181,16 @@ def _header(content: dict[str, Any], last: dict[Loc, int]) -> Loc:
     return loc
 
 
-def _locs(value: object, loc: Loc = ()) -> Iterator[Loc]:
-    """The places of a value and of all that it holds."""
-    if loc:
-        yield loc
-    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in inside:
-        yield from _locs(item, (*loc, key))
+def _locs(value: object) -> Iterator[Loc]:
+    """The places of all that a value holds, in its order."""
+    waiting: list[tuple[Loc, object]] = [((), value)]
+    while waiting:
+        loc, value = waiting.pop()
+        if loc:
+            yield loc
+        inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        if len(loc) <= DEEPEST:
+            waiting += reversed([((*loc, key), item) for key, item in inside])
 
 
 def as_json(document: object) -> str:
