@@ -69,7 +69,9 @@ def check_models(
             )
     side, padding = min(opened.image_shape[:2]), recipe.data.augment.crop_padding
     if padding > side:
-        raise RecipeError(f"data.augment.crop_padding is {padding}, the images are {side} pixels wide or high; give less")
+        raise RecipeError(
+            f"data.augment.crop_padding is {padding}, the images are {side} pixels wide or high; give less"
+        )
     ours, theirs = opened, opened_by_teacher
     if not all(np.array_equal(a.labels, b.labels) for a, b in ((ours.train, theirs.train), (ours.test, theirs.test))):
         raise RecipeError(f"teacher.column = '{recipe.teacher_data.column}' holds other rows than the student's images")
