@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from edgekd.errors import ExportError, ModelError
+from edgekd.external_data import check_external_data
 from edgekd.measure import runners
 from edgekd.measure.runners import fixed_batch, in_batches
 
@@ -88,6 +89,7 @@ def read_onnx(path: str | os.PathLike[str]) -> onnx.ModelProto:
     """The model in a file, its external data too. Raises ExportError for what is no valid ONNX."""
     path = os.fspath(path)
     try:
+        check_external_data(path)
         model = onnx.load(path)
         onnx.checker.check_model(path, full_check=True)  # by path: one above 2 GB does not fit a message
     except Exception as error:  # protobuf, onnx's checker and its shape inference raise types of their own

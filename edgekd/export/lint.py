@@ -18,6 +18,7 @@ from edgekd.export import lint_placement as placement
 from edgekd.export import lint_range as ranges
 from edgekd.export import lint_runtime as runtime
 from edgekd.export.finding import SEVERITIES, Finding, Rule, Subject, runtime_title
+from edgekd.external_data import check_external_data
 from edgekd.target import Target
 
 __all__ = ["Finding", "counted", "grouped", "lines", "lint", "listed", "runtime_title"]
@@ -77,6 +78,7 @@ def read_model(path: Path) -> ir.Model:
     """The file with inferred shapes, its functions inlined and its constants as initializers."""
     if not path.is_file():
         raise ModelError(f"{path} does not exist; give an ONNX file")
+    check_external_data(path)
     try:
         onnx.checker.check_model(str(path), full_check=True)
         model = ir.load(path)
@@ -98,15 +100,17 @@ def read_samples(path: Path, model: ir.Model) -> dict[str, NDArray[Any]]:
     inputs = [str(value.name) for value in model.graph.inputs]
     try:
         content = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as .npy or .npz: {error}") from error
+        arrays = {} if isinstance(content, np.ndarray) else {name: content[name] for name in content.files}
+    except Exception as error:  # numpy and zipfile raise whatever they stumble over, also for sizes that are not there
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(f"{path} cannot be read as .npy or .npz: {reason[:300]}") from error
     if isinstance(content, np.ndarray):
         if len(inputs) != 1:
             raise DataError(
                 f"{path} holds one array, the model takes {', '.join(inputs)}; give an .npz with these names"
             )
         return {inputs[0]: content}
-    return {name: content[name] for name in content.files}
+    return arrays
 
 
 def grouped(findings: Sequence[Finding]) -> list[tuple[Finding, list[str]]]:

@@ -18,6 +18,7 @@ from google.protobuf.json_format import ParseError  # type: ignore[import-untype
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from edgekd.errors import ModelError
+from edgekd.external_data import check_external_data
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Kind = Literal["conv", "narrow conv", "pointwise", "depthwise", "grouped", "matmul", "elementwise", "pool", "move"]
@@ -231,7 +232,10 @@ class _Graph:
 
 def _without_weights(path: Path) -> onnx.ModelProto:
     """A file without the weights that lie beside it, which may be 2 GB, but with the sizes and axes that shapes follow from."""
+    check_external_data(path)
     model = onnx.load(path, load_external_data=False)
+    if not model.graph.node:
+        raise ModelError(f"{path} holds no graph of operators, so it is no ONNX model")
     for tensor in model.graph.initializer:
         if onnx.external_data_helper.uses_external_data(tensor) and math.prod(tensor.dims) <= SHAPES:
             onnx.external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))

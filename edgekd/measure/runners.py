@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from edgekd.bundle import FILES
 from edgekd.errors import ModelError
+from edgekd.external_data import check_external_data
 from edgekd.measure.bf16 import FOLDER, ROUNDED, as_on_a_gpu
 
 Batch = NDArray[Any]
@@ -83,6 +84,7 @@ def open_session(path: Path | str, *, threads: int = 1, optimise: bool = True) -
     processor has fp16, onnxruntime's integer operators refuse the fp16 scales of a TensorRT graph: Q and DQ then stay apart.
     With `optimise` off every tensor has the value that the file says. Raises ModelError where the file cannot be loaded.
     """
+    check_external_data(path)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from edgekd.errors import ModelError, nearest
+from edgekd.external_data import check_external_data
 from edgekd.imports import load_function
 from edgekd.models.exported import load_exported
 from edgekd.models.mobilenet import mobilenetv2_05
@@ -99,6 +100,7 @@ class OnnxModel(nn.Module):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
+        check_external_data(path)
         try:
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = torch.get_num_threads()  # its own default takes every core

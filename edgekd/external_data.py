@@ -1,0 +1,87 @@
+"""check_external_data, external_files: what an ONNX file reads beside itself stays inside its folder."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from edgekd.errors import ModelError
+
+LARGEST = 1 << 31  # bytes of the ONNX file itself: protobuf reads no more
+
+
+def check_external_data(path: str | os.PathLike[str]) -> None:
+    """Raise ModelError for an ONNX file whose tensors lie outside of its folder, behind a link, or where there is no such file.
+
+    A file that is no ONNX passes: who reads it says so.
+    """
+    for _ in external_files(Path(path)):
+        pass
+
+
+def external_files(path: Path) -> Iterator[Path]:
+    """The files that an ONNX file's tensors lie in, each checked as check_external_data says; one may come several times."""
+    if not path.is_file() or path.stat().st_size > LARGEST:
+        return
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (DecodeError, OSError):
+        return
+    for tensor in _tensors(model):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            yield _file_of(path, tensor)
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """All of a model's, those of branches, bodies, functions and training too."""
+    training = [graph for info in model.training_info for graph in (info.initialization, info.algorithm)]
+    graphs = [model.graph, *training]
+    nodes = [node for function in model.functions for node in function.node]
+    while graphs or nodes:
+        while graphs:
+            graph = graphs.pop()
+            yield from graph.initializer
+            for sparse in graph.sparse_initializer:
+                yield from (sparse.values, sparse.indices)
+            nodes += graph.node
+        while nodes:
+            for attribute in nodes.pop().attribute:
+                yield from (attribute.t, *attribute.tensors)
+                for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                    yield from (sparse.values, sparse.indices)
+                graphs += [attribute.g, *attribute.graphs] if attribute.HasField("g") else attribute.graphs
+
+
+def _file_of(path: Path, tensor: onnx.TensorProto) -> Path:
+    told = {entry.key: entry.value for entry in tensor.external_data}
+    location, name = told.get("location", ""), tensor.name[:60]
+
+    def refused(why: str) -> ModelError:
+        return ModelError(
+            f"{path}: tensor {name!a} lies in {location[:200]!a}, {why}; an ONNX file's data must lie beside it: save it anew with "
+            "onnx.save(model, FILE, save_as_external_data=True)"
+        )
+
+    parts = location.replace("\\", "/").split("/")
+    if not location or "\0" in location or location.startswith(("/", "\\")) or ":" in parts[0] or ".." in parts:
+        raise refused("which leaves the model's folder" if location else "which is no place")
+    there = path.parent
+    for part in parts:
+        there = there / part
+        if there.is_symlink():
+            raise refused("which is a link or behind one")
+    try:
+        state = there.lstat()
+        start, length = (int(told.get(key) or 0) for key in ("offset", "length"))
+    except (OSError, ValueError):
+        raise refused("where there is no such file, or at no such place in it") from None
+    if not stat.S_ISREG(state.st_mode):
+        raise refused("which is no file")
+    if start < 0 or length < 0 or start + length > state.st_size:
+        raise refused(f"at bytes {start} to {start + length} of {state.st_size}")
+    return there
