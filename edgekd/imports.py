@@ -26,7 +26,7 @@ def load_function(reference: str) -> Callable[..., Any]:
         raise ModelError(
             f"'{reference}': cannot import {module_name} ({error}); is it installed, or on PYTHONPATH?"
         ) from error
-    except Exception as error:  # the module's own code may raise anything
+    except (Exception, SystemExit) as error:  # the module's own code may raise anything, or end the program
         raise ModelError(
             f"'{reference}': {module_name} fails when imported: {type(error).__name__}: {error}"
         ) from error

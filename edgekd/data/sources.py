@@ -19,8 +19,10 @@ from PIL import Image, UnidentifiedImageError
 
 from edgekd.errors import DataError, nearest
 from edgekd.imports import load_function
+from edgekd.names import class_problem
 
 IMAGE_COLUMNS = ("image", "img")
+MOST_CLASSES = 100_000  # where the largest label alone tells their number
 LABEL_COLUMNS = ("label", "labels")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 
@@ -88,7 +90,8 @@ def check_classes(labels: npt.NDArray[np.int64], classes: tuple[str, ...], where
     counts = np.bincount(labels, minlength=len(classes))
     empty = [classes[i] for i in np.flatnonzero(counts == 0) if i >= known]
     if empty:
-        raise DataError(f"{where}: no sample of class {', '.join(empty)}; add some, or remove the class")
+        more = f" and {len(empty) - 20} more" if len(empty) > 20 else ""
+        raise DataError(f"{where}: no sample of class {', '.join(empty[:20])}{more}; add some, or remove the class")
 
 
 def decode_image(sample: bytes | Pixels, size: tuple[int, int] | None = None) -> Pixels:
@@ -123,6 +126,8 @@ def _from_folder(folder: Path) -> Source:
     classes = tuple(
         sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     )
+    if problem := class_problem(classes):
+        raise DataError(f"{folder}: {problem}; rename the folder")
     if not classes:
         raise DataError(f"{folder}: no class folders; an image folder holds one folder a class, with the images inside")
     files: list[Path] = []
@@ -139,22 +144,24 @@ def _from_folder(folder: Path) -> Source:
 
 
 def _from_parquet(files: list[Path], column: str | None, label: str | None) -> Source:
-    tables = [_read_parquet(file) for file in files]
-    where = [(file, row) for file, table in zip(files, tables, strict=True) for row in range(len(table))]
-    image, label = _columns(files[0], tables[0].schema, column, label)
-    try:
-        table = pa.concat_tables(tables)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{files[0]} and its neighbours have different columns ({error})") from error
-    encoded = pc.struct_field(table[image], "bytes")
-    values = table[label].to_numpy()
-    if not np.issubdtype(values.dtype, np.integer):
-        raise DataError(f"{files[0]}: column {label} is {table.schema.field(label).type}; it must hold whole numbers")
-    labels = values.astype(np.int64)
-    classes = _class_names(table.schema, label) or tuple(str(i) for i in range(int(labels.max(initial=-1)) + 1))
+    image, label = _columns(files[0], _schema(files[0]), column, label)
+    shards = [_read_parquet(file, image, label) for file in files]
+    where = [(file, row) for file, shard in zip(files, shards, strict=True) for row in range(len(shard.labels))]
+    classes = _common_classes(files, shards)
+    labels = np.concatenate([_renumbered(shard, classes) for shard in shards])
 
     def name_of(i: int) -> str:
         return f"{where[i][0]} row {where[i][1]}"
+
+    if not classes:
+        largest = int(np.argmax(labels)) if len(labels) else 0
+        if len(labels) and labels[largest] >= MOST_CLASSES:
+            raise DataError(
+                f"{name_of(largest)} has label {labels[largest]}; labels without class names are numbers from 0, one a class, and at "
+                f"most {MOST_CLASSES:,} classes are possible"
+            )
+        classes = tuple(str(i) for i in range(int(labels.max(initial=-1)) + 1))
+    encoded = pa.chunked_array([chunk for shard in shards for chunk in shard.images.chunks], pa.large_binary())
 
     def read(i: int) -> bytes:
         return bytes(encoded[i].as_py() or b"")
@@ -162,11 +169,89 @@ def _from_parquet(files: list[Path], column: str | None, label: str | None) -> S
     return Source(labels, classes, read, name_of)
 
 
-def _read_parquet(path: Path) -> pa.Table:
+@dataclass(frozen=True)
+class _Shard:
+    """One parquet file: encoded images, labels, and the class names that its metadata gives, if any."""
+
+    images: pa.ChunkedArray
+    labels: npt.NDArray[np.int64]
+    classes: tuple[str, ...]
+
+
+def _schema(path: Path) -> pa.Schema:
     try:
-        return pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: not a parquet file that can be read ({error})") from error
+        return pq.read_schema(path)
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise DataError(f"{path}: not a parquet file that can be read ({_first_line(error)})") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:300]
+
+
+def _read_parquet(path: Path, image: str, label: str) -> _Shard:
+    """The two columns of a file. Raises DataError for types, labels or class names that are none."""
+    missing = {image, label} - set(_schema(path).names)
+    if missing:
+        raise DataError(f"{path} and its neighbours have different columns: it has no {', '.join(sorted(missing))}")
+    try:
+        table = pq.read_table(path, columns=[image, label])
+        kind = table.schema.field(image).type
+        held = kind.field(kind.get_field_index("bytes")).type if _has_bytes(kind) else None
+        if held is None or not (pa.types.is_binary(held) or pa.types.is_large_binary(held) or held == pa.binary_view()):
+            raise DataError(
+                f"{path}: column {image} is {kind}; it must be a struct with the field bytes, of binary, that holds encoded images"
+            )
+        images = pc.struct_field(table[image], kind.get_field_index("bytes")).cast(pa.large_binary())
+        labels = _labels(path, label, table[label])
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise DataError(f"{path}: not a parquet file that can be read ({_first_line(error)})") from error
+    return _Shard(images, labels, _class_names(path, table.schema, label))
+
+
+def _has_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_struct(kind)) and kind.get_field_index("bytes") >= 0
+
+
+def _labels(path: Path, label: str, column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    if not pa.types.is_integer(column.type):
+        raise DataError(f"{path}: column {label} is {column.type}; it must hold whole numbers")
+    if column.null_count:
+        row = int(np.argmax(column.is_null().to_numpy()))
+        raise DataError(f"{path} row {row} has no label (null in column {label}); give it one, or take the row out")
+    values = column.to_numpy()
+    if len(values) and int(values.max()) >= 2**62:
+        row = int(np.argmax(values))
+        raise DataError(f"{path} row {row} has label {values[row]}; labels are numbers from 0, one a class")
+    labels: npt.NDArray[np.int64] = values.astype(np.int64)
+    return labels
+
+
+def _common_classes(files: list[Path], shards: list[_Shard]) -> tuple[str, ...]:
+    """The class names of all files, in the first one's order. Raises DataError where they are not the same."""
+    first = shards[0].classes
+    for file, shard in zip(files, shards, strict=True):
+        if sorted(shard.classes) != sorted(first):
+            differ = sorted(set(shard.classes) ^ set(first))
+            raise DataError(
+                f"{file} and {files[0]} have different classes ({len(shard.classes)} and {len(first)} names"
+                f"{', among them ' + ', '.join(differ[:5]) if differ else ''}); they must be of the same"
+            )
+    return first
+
+
+def _renumbered(shard: _Shard, classes: tuple[str, ...]) -> npt.NDArray[np.int64]:
+    """A file's labels by the common class names, which may stand in another order there; others stay, to be told."""
+    if shard.classes == classes:
+        return shard.labels
+    if len(set(classes)) < len(classes):
+        raise DataError(
+            f"the class names {', '.join(classes[:5])} ... hold one twice, and stand in another order in a further file"
+        )
+    place = {name: i for i, name in enumerate(classes)}
+    order = np.array([place[name] for name in shard.classes], np.int64)
+    known = (shard.labels >= 0) & (shard.labels < len(order))
+    return np.where(known, order[np.where(known, shard.labels, 0)], shard.labels)
 
 
 def _columns(path: Path, schema: pa.Schema, column: str | None, label: str | None) -> tuple[str, str]:
@@ -179,17 +264,35 @@ def _columns(path: Path, schema: pa.Schema, column: str | None, label: str | Non
     label = label or next((name for name in LABEL_COLUMNS if name in names), None)
     if image is None or label is None:
         wanted = "image or img (a struct of bytes and path)" if image is None else "label"
-        raise DataError(f"{path}: no column {wanted}; its columns are {', '.join(names)}")
+        raise DataError(f"{path}: no column {wanted}; its columns are {', '.join(names)[:500]}")
+    if names.count(image) > 1 or names.count(label) > 1 or image == label:
+        raise DataError(f"{path}: its columns are {', '.join(names)[:500]}; one of images and one of labels are needed")
     kind = schema.field(image).type
-    if not (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
-        raise DataError(f"{path}: column {image} is {kind}; it must be a struct with the field bytes")
+    if not _has_bytes(kind):
+        raise DataError(f"{path}: column {image} is {str(kind)[:300]}; it must be a struct with the field bytes")
     return image, label
 
 
-def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
-    """Class names that Hugging Face's `datasets` leaves in the schema's metadata."""
-    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    return tuple(metadata.get("info", {}).get("features", {}).get(label, {}).get("names", ()))
+def _class_names(path: Path, schema: pa.Schema, label: str) -> tuple[str, ...]:
+    """Class names that Hugging Face's `datasets` leaves in the schema's metadata; none where it says nothing of the column."""
+    stored = (schema.metadata or {}).get(b"huggingface")
+    if stored is None:
+        return ()
+    try:
+        found = json.loads(stored)
+        for key in ("info", "features", label):
+            found = found.get(key, {})
+        names = found.get("names", [])
+        if not isinstance(names, list):
+            raise TypeError(f"names is {type(names).__name__}")
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(
+            f"{path}: the class names that its metadata holds (`huggingface`, as the package datasets writes it) cannot be read "
+            f"({type(error).__name__}: {_first_line(error)}); write the file anew"
+        ) from error
+    if problem := class_problem(names):
+        raise DataError(f"{path}: in its metadata (`huggingface`) {problem}")
+    return tuple(names)
 
 
 def _from_function(reference: str, split: str, label: str | None) -> Source:
@@ -198,7 +301,7 @@ def _from_function(reference: str, split: str, label: str | None) -> Source:
     asked = (split,) if label is None else (split, label)
     try:
         result: Any = function(*asked)
-    except Exception as error:  # a user's function may raise anything
+    except (Exception, SystemExit) as error:  # a user's function may raise anything, or end the program
         raise DataError(
             f"{where}: the function failed when called with {', '.join(map(repr, asked))}: {type(error).__name__}: {error}"
         ) from error
@@ -218,11 +321,26 @@ def _from_function(reference: str, split: str, label: str | None) -> Source:
             f"{where}: labels must be {len(images)} whole numbers; they are {labels.dtype} {list(labels.shape)}"
         )
     return Source(
-        labels.astype(np.int64),
-        tuple(str(c) for c in classes),
-        lambda i: images[i],
-        lambda i: f"{reference} sample {i}",
+        labels.astype(np.int64), _named(classes, where), lambda i: images[i], lambda i: f"{reference} sample {i}"
     )
+
+
+def _named(classes: Any, where: str) -> tuple[str, ...]:
+    """Class names that a function gave: texts, or numbers."""
+    try:
+        given = None if isinstance(classes, str | bytes) else list(classes)
+    except TypeError:
+        given = None
+    if given is None:
+        raise DataError(
+            f"{where}: the function must return class names as a list of texts; it returned {type(classes).__name__}"
+        )
+    names = [
+        str(name) if isinstance(name, int | np.integer | str) and not isinstance(name, bool) else name for name in given
+    ]
+    if problem := class_problem(names):
+        raise DataError(f"{where}: {problem}")
+    return tuple(names)
 
 
 __all__ = ["Pixels", "Source", "decode_image", "open_source"]

@@ -68,7 +68,7 @@ def load_model(reference: Model, *, num_classes: int, in_channels: int) -> nn.Mo
         raise ModelError(f"model '{reference.model}': {error}; it takes {', '.join(parameters)}") from error
     try:
         model = function(**arguments)
-    except Exception as error:  # a user's function may raise anything
+    except (Exception, SystemExit) as error:  # a user's function may raise anything, or end the program
         raise ModelError(f"model '{reference.model}' could not be made: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"model '{reference.model}' gave a {type(model).__name__}; it must return a torch.nn.Module")
