@@ -148,8 +148,6 @@ def warnings(
             )
     if samples.skipped:
         yield f"{len(samples.skipped)} images do not decode and were left out, the first: {samples.skipped[0]}"
-    if recipe.data.train == recipe.data.test and not recipe.data.train.startswith("python:"):  # that is told the split
-        yield "train and test are the same samples: the accuracies say nothing about new ones"
     for given in recipe.teachers:
         if given.model.startswith(("onnx:", "exported:")) and (given.weights or given.args):
             yield f"teacher.weights and args were not read: {given.model.partition(':')[0]}: holds the whole model"

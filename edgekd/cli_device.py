@@ -156,7 +156,10 @@ def measure(
     ] = None,
     sustained: Annotated[str, typer.Option("--sustained", help="Go on without a rest for so long: 90s, 30m.")] = "0s",
     accuracy: Annotated[
-        str | None, typer.Option("--accuracy", help="test: top-1 of the test split there; test:500: of its first 500.")
+        str | None,
+        typer.Option(
+            "--accuracy", help="test: top-1 of the test split there; test:500: of 500 of it, each class in its share."
+        ),
     ] = None,
     threads: Annotated[str, typer.Option("--threads", help="Of onnxruntime: 1,4")] = "1",
     batch: Annotated[str, typer.Option("--batch", help="Batch sizes: 1,8")] = "1",
@@ -304,7 +307,9 @@ def _samples(bundle: Path, accuracy: str):  # type: ignore[no-untyped-def]
     """What --accuracy asks for."""
     split, _, most = accuracy.partition(":")
     if split != "test" or (most and not most.isdigit()) or most == "0":
-        raise DeviceError(f"--accuracy {accuracy}; possible: test, or test:N for its first N samples")
+        raise DeviceError(
+            f"--accuracy {accuracy}; possible: test, or test:N for N of its samples, each class in its share"
+        )
     from edgekd.measure.samples import test_samples
 
     return test_samples(bundle, int(most) if most else None)

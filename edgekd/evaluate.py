@@ -26,6 +26,7 @@ from edgekd.data import Samples, open_samples
 from edgekd.data.batches import to_tensor
 from edgekd.distill.teacher import load_teacher
 from edgekd.distill.temperature import FILE as TEMPERATURE
+from edgekd.doubts import doubts
 from edgekd.errors import DeviceError, EdgekdError
 from edgekd.export.bundle import write_bundle
 from edgekd.export.candidates import MODEL, as_input
@@ -141,6 +142,7 @@ def evaluate(recipe: Recipe, target: Target, run: Cache, made: Made, started: fl
         warnings=(
             *checks.warnings(recipe, opened, teacher, shipped, made.quantized),
             *checks.slow(findings[shipped.name]),
+            *doubts(opened, shipped.name, np.load(scores[shipped.name] / "test.npy")),
         ),
         summary=tuple(summary(recipe, made.settings)),
         stages=tuple(artifact.lineage() for artifact in run.artifacts),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from edgekd.errors import RecipeError
@@ -34,6 +35,7 @@ mode = "ptq"                                # "qat" trains on in int8 arithmetic
 [budget]
 max_drop_from_fp32 = 1.0                    # points; also min_accuracy, max_drop_from_teacher, size_mb
 """
+NUMBERED = re.compile(r"([-_.]?)\d")  # how the name of a part goes on
 SPLITS = {"train": ("train", "training"), "test": ("test", "val", "valid", "validation")}
 
 
@@ -67,16 +69,33 @@ def write_recipe(folder: Path, *, force: bool = False) -> str:
 
 
 def _find(folder: Path, names: tuple[str, ...]) -> str | None:
-    """A parquet file or an image folder of one of these names, here or one level below."""
+    """A parquet file, its numbered parts, or an image folder of one of these names, here or one level below."""
     for place in (
         folder,
         *sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")),
     ):
         for name in names:
-            files = sorted(place.glob(f"{name}*.parquet"))
-            if files:
-                found = files[0].relative_to(folder)
-                return (found if len(files) == 1 else found.with_name(f"{name}*.parquet")).as_posix()
+            file = _parquet(place, name)
+            if file is not None:
+                return file.relative_to(folder).as_posix()
             if (place / name).is_dir():
                 return (place / name).relative_to(folder).as_posix()
     return None
+
+
+def _parquet(place: Path, name: str) -> Path | None:
+    """NAME.parquet; else the parts that are numbered (NAME-00000-of-00002.parquet), or the only file that begins so.
+
+    Several others may be anything, copies of each other too: none of them is taken.
+    """
+    if (place / f"{name}.parquet").is_file():
+        return place / f"{name}.parquet"
+    files = sorted(place.glob(f"{name}*.parquet"))
+    numbered = next((match for file in files if (match := NUMBERED.match(file.name.removeprefix(name)))), None)
+    if numbered is None:
+        return files[0] if len(files) == 1 else None
+    pattern = f"{name}{numbered[1]}[0-9]*.parquet"
+    parts = sorted(place.glob(pattern))
+    if len(parts) == 1:
+        return parts[0]
+    return place / (f"{name}*.parquet" if parts == files else pattern)

@@ -17,6 +17,8 @@ SUFFIXES = (".pt", ".pth", ".pt2", ".onnx", ".safetensors", ".bin", ".ckpt", ".p
 
 def apply(overrides: Sequence[str], document: dict[str, Any]) -> tuple[tuple[Loc, ...], list[Mistake]]:
     """Write the overrides into the document: their keys, and the mistakes of those that cannot be written."""
+    if isinstance(overrides, str):  # a sequence too, of letters
+        return (), [Mistake("overrides", f"{overrides!r} given; give a list of them: [{overrides!r}]")]
     overridden: list[Loc] = []
     mistakes: list[Mistake] = []
     for override in overrides:

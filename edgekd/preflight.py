@@ -21,6 +21,7 @@ from edgekd.distill.student import as_teacher, beginning
 from edgekd.distill.teacher import load_teacher, predict, top1
 from edgekd.distill.temperature import with_temperature
 from edgekd.distill.trained import initialise, new_model, number_of_outputs
+from edgekd.doubts import doubts
 from edgekd.errors import BundleError, EdgekdError, ModelError, RecipeError
 from edgekd.export.bundle import check_replaceable
 from edgekd.export.trace import trace
@@ -62,10 +63,11 @@ def check_models(
     opened_by_teacher = open_samples(seen.folder, recipe.teacher_data)
     channels = opened.image_shape[2]
     for table, data, images in (("data", recipe.data, opened), ("teacher", recipe.teacher_data, opened_by_teacher)):
-        if len(data.mean) not in (1, images.image_shape[2]):
+        if len(data.mean) not in (1, channels := images.image_shape[2]):
+            have = f"{channels} channel{'s' * (channels > 1)}"
             raise RecipeError(
-                f"{table}.mean and {table}.std have {len(data.mean)} values, the images {images.image_shape[2]} channels; "
-                f"give 1 or {images.image_shape[2]}"
+                f"{table}.mean and {table}.std have {len(data.mean)} values, the images {have}; give 1"
+                f"{f' or {channels}' * (channels > 1)}"
             )
     side, padding = min(opened.image_shape[:2]), recipe.data.augment.crop_padding
     if padding > side:
@@ -76,6 +78,8 @@ def check_models(
     if not all(np.array_equal(a.labels, b.labels) for a, b in ((ours.train, theirs.train), (ours.test, theirs.test))):
         raise RecipeError(f"teacher.column = '{recipe.teacher_data.column}' holds other rows than the student's images")
     number = recipe.data.synthetic.samples if recipe.data.is_synthetic else len(opened.train_ids)
+    for doubt in doubts(opened):  # the report says it too, at the end
+        say(f"  {doubt}")
     if recipe.distill.batch_size > number:
         raise RecipeError(
             f"distill.batch_size is {recipe.distill.batch_size}, but there are {number} training samples; lower it"

@@ -77,6 +77,9 @@ class Source(Section):
     size: tuple[Annotated[int, Field(ge=1, le=MOST_PIXELS)], Annotated[int, Field(ge=1, le=MOST_PIXELS)]] | None = (
         Field(default=None, description="height, width that images are resized to; none: as they are")
     )
+    channels: Literal[1, 3] | None = Field(
+        default=None, description="1 keeps one, the luma; none: 3 of pictures, of arrays those that they have"
+    )
     on_error: Literal["stop", "skip"] = Field(default="stop", description="where an image does not decode")
     store_gb: Positive | None = Field(default=None, description="largest decoded store; none: half of the free disk")
 

@@ -13,6 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from edgekd import build
+from edgekd.errors import RecipeError
+from edgekd.init import write_recipe
+
 DIGITS = "python:edgekd.data.digits:load"
 RECIPE = f"""
 [data]
@@ -176,6 +180,33 @@ def test_init_writes_a_recipe_for_the_data_that_is_there_and_replaces_none(tmp_p
     )
     again = edgekd("init", cwd=tmp_path)
     assert again.returncode == 2 and "--force" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("files", "taken"),
+    [
+        (["train.parquet", "train_str.parquet"], "train.parquet"),
+        (["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"], "train*.parquet"),
+        (["train-00000.parquet", "train-00001.parquet", "train_str.parquet"], "train-[0-9]*.parquet"),
+        (["train_0.parquet", "train_small.parquet"], "train_0.parquet"),
+        (["train_small.parquet"], "train_small.parquet"),
+        (["train_a.parquet", "train_b.parquet"], "data/train.parquet"),  # which? it is left to be filled in
+    ],
+)
+def test_init_takes_what_is_one_split_and_no_file_beside_it(tmp_path: Path, files: list[str], taken: str) -> None:
+    for name in files:
+        pq.write_table(pa.table({"label": np.arange(3)}), tmp_path / name)
+    said = write_recipe(tmp_path)
+    assert f'train = "{taken}"' in (tmp_path / "edgekd.toml").read_text()
+    assert ("nothing was found for data.train" in said) == taken.startswith("data/")
+
+
+def test_overrides_that_are_one_text_are_one_mistake(tmp_path: Path) -> None:
+    (tmp_path / "edgekd.toml").write_text(RECIPE)
+    with pytest.raises(RecipeError) as caught:
+        build(tmp_path, "x86-cpu", overrides="distill.epochs=1")
+    assert str(caught.value).count("distill.epochs=1") == 2 and "['distill.epochs=1']" in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 2
 
 
 def test_a_build_leaves_a_bundle_and_a_second_one_changes_nothing(folder: Path) -> None:

@@ -300,7 +300,7 @@ def test_a_teacher_alone_is_enough(build: Build, cache: Path) -> None:
 
 def test_training_on_the_test_samples_is_warned_about(build: Build, tmp_path: Path) -> None:
     report = build(digits_with(tmp_path, 10), f"data.test={tmp_path / 'train.parquet'}")
-    assert any("train and test are the same samples" in warning for warning in report.warnings)
+    assert any("test pictures are in train too" in warning for warning in report.warnings)
 
 
 def test_a_cache_that_the_disk_has_no_room_for_is_refused_with_what_to_do(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
+from edgekd.data.picture import Pixels, as_pixels
 from edgekd.errors import DataError, nearest
 from edgekd.imports import load_function
 from edgekd.names import class_problem
@@ -25,8 +27,6 @@ IMAGE_COLUMNS = ("image", "img")
 MOST_CLASSES = 100_000  # where the largest label alone tells their number
 LABEL_COLUMNS = ("label", "labels")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
-
-Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,39 @@ def open_source(reference: str, split: str, column: str | None = None, label: st
             f"a parquet file, or python:module:function (--set data.{split}=...)"
         )
     _check_labels(source, f"data.{split} = '{reference}'")
-    if split == "test":
-        check_classes(source.labels, source.classes, f"data.test = '{reference}'")
     return source
+
+
+def with_classes_of(train: Source, test: Source) -> Source:
+    """The test split with its labels numbered as train's classes are, by name; it may lack some of them.
+
+    Raises DataError where it has others, or where two have one name.
+    """
+    if test.classes == train.classes:
+        return test
+    ours, theirs = Counter(train.classes), Counter(test.classes)
+    unknown = [name for name in theirs if name not in ours]
+    if unknown:
+        lacking = [name for name in ours if name not in theirs]
+        told = f"; of train's {len(train.classes)} it lacks {listed(lacking)}" if lacking else ""
+        raise DataError(
+            f"data.test has {'a class' if len(unknown) == 1 else 'classes'} that data.train has not: {listed(unknown)}{told}; "
+            "give both the same names"
+        )
+    for split, names in (("train", ours), ("test", theirs)):
+        if twice := [name for name, times in names.items() if times > 1]:
+            raise DataError(
+                f"data.{split} has several classes that are called {listed(twice)}; give each a name of its own"
+            )
+    number = {name: i for i, name in enumerate(train.classes)}
+    labels = np.array([number[name] for name in test.classes], np.int64)[test.labels]
+    return replace(test, labels=labels, classes=train.classes)
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _check_labels(source: Source, where: str) -> None:
@@ -90,36 +120,31 @@ def check_classes(labels: npt.NDArray[np.int64], classes: tuple[str, ...], where
     counts = np.bincount(labels, minlength=len(classes))
     empty = [classes[i] for i in np.flatnonzero(counts == 0) if i >= known]
     if empty:
-        more = f" and {len(empty) - 20} more" if len(empty) > 20 else ""
-        raise DataError(f"{where}: no sample of class {', '.join(empty[:20])}{more}; add some, or remove the class")
+        raise DataError(f"{where}: no sample of class {listed(empty)}; add some, or remove the class")
 
 
-def decode_image(sample: bytes | Pixels, size: tuple[int, int] | None = None) -> Pixels:
-    """A sample as uint8 `[h, w, channels]`, resized to `size` (height, width) where given.
+def decode_image(sample: bytes | Pixels, size: tuple[int, int] | None = None, channels: int | None = None) -> Pixels:
+    """A sample as uint8 `[h, w, channels]` (edgekd.data.picture), resized to `size` (height, width) where given.
 
-    Raises ValueError with the reason where it is no image.
+    channels: 1 or 3; none: 3 of a file, those that it has of an array. Raises ValueError with the reason where it is no image.
     """
     if not isinstance(sample, bytes):
-        if size in (None, sample.shape[:2]):
+        if size in (None, sample.shape[:2]) and channels in (None, sample.shape[-1]):
             return sample
-        return _pixels(Image.fromarray(sample.squeeze(-1) if sample.shape[-1] == 1 else sample), size)
+        if sample.shape[-1] not in (1, 3):
+            raise ValueError(
+                f"it has {sample.shape[-1]} channels; images of 1 or 3 can be resized or given other channels"
+            )
+        image = Image.fromarray(sample.squeeze(-1) if sample.shape[-1] == 1 else sample)
+        return as_pixels(image, channels or sample.shape[-1], size)
     try:
         with Image.open(io.BytesIO(sample)) as image:
-            if image.mode.startswith("I"):
-                raise ValueError("it has more than 8 bits a channel; convert it to 8")
-            return _pixels(image.convert("RGB"), size)
+            return as_pixels(image, channels or 3, size)
     except UnidentifiedImageError as error:
         # Pillow's own text holds the address of a BytesIO, which differs from run to run.
         raise ValueError("not an image that Pillow knows") from error
     except (OSError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise ValueError(str(error)) from error
-
-
-def _pixels(image: Image.Image, size: tuple[int, int] | None) -> Pixels:
-    if size is not None and (image.height, image.width) != size:
-        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    pixels = np.asarray(image)
-    return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
 def _from_folder(folder: Path) -> Source:

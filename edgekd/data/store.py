@@ -6,13 +6,14 @@ the same pixels, hence the same views and the same results, at the price of deco
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekd import recipe
-from edgekd.data.sources import Pixels, Source, decode_image, open_source
+from edgekd.data.picture import Pixels
+from edgekd.data.sources import Source, decode_image, open_source, with_classes_of
 from edgekd.data.views import Ids, permutation
 from edgekd.errors import DataError
 from edgekd.recipe import Data
@@ -45,7 +47,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Samples:
-    """Both splits. Training uses `train_ids`, every choice `holdout_ids` (both of `train`), the final check `test`."""
+    """Both splits. Training uses `train_ids`, every choice `holdout_ids` (both of `train`), the final check `test`.
+
+    `repeated` tells of each test sample whether the very same pixels are in `train` too.
+    """
 
     train: Split
     test: Split
@@ -54,9 +59,18 @@ class Samples:
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]
     skipped: tuple[str, ...]
+    repeated: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
 
 
-@stage(1, ("pillow", "pyarrow"))
+@dataclass(frozen=True)
+class Written:
+    """What of a split was written: the names of samples that were skipped, and the hash of each one that was kept."""
+
+    skipped: list[str]
+    digests: npt.NDArray[np.uint64]
+
+
+@stage(2, ("pillow", "pyarrow"))
 def decode(data: recipe.Source, *, out: Path) -> None:
     """Stage: read both splits into `out`.
 
@@ -64,10 +78,7 @@ def decode(data: recipe.Source, *, out: Path) -> None:
     `data.on_error` is "skip", for the first image that does not decode, by its name.
     """
     sources = {split: open_source(getattr(data, split), split, data.column, data.label) for split in ("train", "test")}
-    if sources["train"].classes != sources["test"].classes:
-        raise DataError(
-            f"train has the classes {', '.join(sources['train'].classes)}; test has {', '.join(sources['test'].classes)}"
-        )
+    sources["test"] = with_classes_of(sources["train"], sources["test"])
     shape = _first_shape(sources["train"], data)
     needed = sum(len(source) for source in sources.values()) * int(np.prod(shape)) / 1e9
     allowed = data.store_gb if data.store_gb is not None else shutil.disk_usage(out).free / 2e9
@@ -77,13 +88,15 @@ def decode(data: recipe.Source, *, out: Path) -> None:
         say(
             f"the decoded images would take {needed:.2f} GB, more than data.store_gb allows ({allowed:.2f}): decoding on the fly"
         )
-    skipped = [name for split, source in sources.items() for name in _write(source, split, shape, data, kind, out)]
+    train, test = (_write(source, split, shape, data, kind, out) for split, source in sources.items())
+    np.save(out / "test.repeated.npy", np.isin(test.digests, train.digests))
     meta = {
         "classes": sources["train"].classes,
         "image_shape": shape,
         "kind": kind,
-        "skipped": skipped,
+        "skipped": [*train.skipped, *test.skipped],
         "size": data.size,
+        "channels": data.channels,
     }
     (out / "meta.json").write_text(json.dumps(meta))
 
@@ -91,7 +104,7 @@ def decode(data: recipe.Source, *, out: Path) -> None:
 def _first_shape(source: Source, data: recipe.Source) -> tuple[int, int, int]:
     for i in range(len(source)):
         try:
-            height, width, channels = decode_image(source.read(i), data.size).shape
+            height, width, channels = decode_image(source.read(i), data.size, data.channels).shape
             return height, width, channels
         except ValueError as error:
             if data.on_error == "stop":
@@ -105,19 +118,23 @@ def _does_not_decode(name: str, error: Exception) -> DataError:
 
 def _write(
     source: Source, split: str, shape: tuple[int, int, int], data: recipe.Source, kind: str, out: Path
-) -> list[str]:
-    """Write one split in its own order; the names of the samples that were skipped."""
-    kept, skipped, offsets = [], [], [0]
+) -> Written:
+    """Write one split in its own order.
 
-    def read(i: int) -> tuple[bytes | Pixels, Pixels | ValueError]:
+    Raises DataError where no image of a class of train is left; test may lack one.
+    """
+    kept, digests, skipped, offsets = [], [], [], [0]
+
+    def read(i: int) -> tuple[bytes | Pixels, Pixels | ValueError, int]:
         sample = source.read(i)
         try:
-            return sample, decode_image(sample, data.size)
+            image = decode_image(sample, data.size, data.channels)
         except ValueError as error:
-            return sample, error
+            return sample, error, 0
+        return sample, image, digest(image)
 
     with open(out / f"{split}.{kind}", "wb") as file:
-        for i, (sample, image) in enumerate(_in_order(read, range(len(source)), f"decoding {split}")):
+        for i, (sample, image, hashed) in enumerate(_in_order(read, range(len(source)), f"decoding {split}")):
             if isinstance(image, ValueError):
                 if data.on_error == "stop":
                     raise _does_not_decode(source.name(i), image) from image
@@ -129,6 +146,7 @@ def _write(
                     f"train is {shape[1]}x{shape[0]} with {shape[2]}; set data.size = [height, width]"
                 )
             kept.append(source.labels[i])
+            digests.append(hashed)
             stored = sample if kind == "encoded" and isinstance(sample, bytes) else image.tobytes()
             offsets.append(offsets[-1] + file.write(stored))
     np.save(out / f"{split}.labels.npy", np.array(kept, np.int64))
@@ -136,9 +154,14 @@ def _write(
     if skipped:
         say(f"{split}: {len(skipped)} of {len(source)} images do not decode and are left out, the first: {skipped[0]}")
     missing = set(source.labels.tolist()) - {int(label) for label in kept}
-    if missing:
+    if missing and split == "train":
         raise DataError(f"{split}: no image of class {', '.join(source.classes[i] for i in sorted(missing))} decodes")
-    return skipped
+    return Written(skipped, np.array(digests, np.uint64))
+
+
+def digest(image: Pixels) -> int:
+    """64 bits of the hash of a sample's pixels, by which it is known again in the other split."""
+    return int.from_bytes(hashlib.sha256(np.ascontiguousarray(image).data).digest()[:8], "little")
 
 
 def _in_order(function: Callable[[int], T], items: range, title: str) -> Iterator[T]:
@@ -163,7 +186,7 @@ def open_samples(folder: Path, data: Data) -> Samples:
     held = max(1, round(len(train) * data.holdout))
     return Samples(
         train, test, np.sort(order[held:]), np.sort(order[:held]), tuple(meta["classes"]), tuple(meta["image_shape"]),
-        tuple(meta["skipped"]),
+        tuple(meta["skipped"]), np.load(folder / "test.repeated.npy"),
     )  # fmt: skip
 
 
@@ -179,6 +202,6 @@ def _open_split(folder: Path, split: str, meta: dict[str, Any]) -> Split:
     pool = ThreadPoolExecutor(WORKERS)
 
     def one(i: int) -> Pixels:
-        return decode_image(encoded[offsets[i] : offsets[i + 1]].tobytes(), size)
+        return decode_image(encoded[offsets[i] : offsets[i + 1]].tobytes(), size, meta["channels"])
 
     return Split(lambda ids: np.stack(list(pool.map(one, ids.tolist()))), labels)

@@ -21,9 +21,9 @@ NODES_SHOWN = 5
 def compare_on(device: Device, folder: Path, *, samples: int = 0) -> list[Row]:
     """(what, ok, detail): the files here, then on the device the stored outputs and, with `samples`, the accuracy.
 
-    samples: how many of the recipe's test split; its data must be readable here. Stored outputs are right within the bundle's
-    tolerance; the detail says whether they are bit-equal, and which intermediate tensors differ first. Raises BundleError for
-    what is no bundle, DeviceError for a device that cannot run it.
+    samples: how many of the recipe's test split, each class in its share; its data must be readable here. Stored outputs are
+    right within the bundle's tolerance; the detail says whether they are bit-equal, and which intermediate tensors
+    differ first. Raises BundleError for what is no bundle, DeviceError for a device that cannot run it.
     """
     rows = verify_bundle(folder)
     if not all(ok for _, ok, _ in rows):
@@ -38,7 +38,7 @@ def compare_on(device: Device, folder: Path, *, samples: int = 0) -> list[Row]:
 
 
 def accuracy_on(device: Device, folder: Path, samples: int) -> tuple[Accuracy, Accuracy, float]:
-    """Top-1 of the shipped model there and here on the first `samples` of the test split, and the share of samples on which both
+    """Top-1 of the shipped model there and here on `samples` of the test split, and the share of samples on which both
     name the same class."""
     with test_samples(folder, samples) as given:
         found = compare(device, folder / SHIPPED, np.load(given.file), nodes=False)

@@ -11,6 +11,7 @@ import numpy as np
 
 from edgekd.bundle import read_manifest
 from edgekd.data import decode, open_samples
+from edgekd.data.draw import stratified
 from edgekd.errors import BundleError
 from edgekd.export.candidates import as_input
 from edgekd.measure.on_device import SAMPLES, Samples
@@ -22,7 +23,8 @@ from edgekd.toml_file import refuse
 
 @contextmanager
 def test_samples(bundle: Path, most: int | None = None) -> Iterator[Samples]:
-    """The samples of the recipe that the bundle was built from, or the first `most` of them; from the cache where it has them.
+    """The samples of the recipe that the bundle was built from, or `most` of them, each class in its share, drawn by the
+    recipe's data.seed; from the cache where it has them.
 
     Raises BundleError where the manifest tells no recipe, RecipeError where its data is not here any more.
     """
@@ -33,8 +35,9 @@ def test_samples(bundle: Path, most: int | None = None) -> Iterator[Samples]:
     refuse(f"recipe {recipe.name} of {bundle}", [m for m in missing_files(recipe) if m.place.startswith("data.")])
     with Cache(default_cache(), f"accuracy of {bundle}") as run, TemporaryDirectory(prefix="edgekd-") as folder:
         opened = open_samples(run(decode, recipe.data.source).folder, recipe.data)
-        n = len(opened.test) if most is None else min(most, len(opened.test))
-        images = as_input(opened.test.get(np.arange(n)), recipe.data, recipe.export)
+        labels = opened.test.labels
+        ids = stratified(labels, len(labels) if most is None else most, recipe.data.seed)
+        images = as_input(opened.test.get(ids), recipe.data, recipe.export)
         file = Path(folder) / SAMPLES
         np.save(file, np.ascontiguousarray(images))
-        yield Samples(file, opened.test.labels[:n], opened.classes)
+        yield Samples(file, labels[ids], opened.classes)

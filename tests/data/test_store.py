@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 from edgekd.data import decode, open_samples
 from edgekd.data.batches import epoch_of, to_tensor
 from edgekd.data.views import Views
+from edgekd.doubts import doubts
 from edgekd.errors import DataError, ModelError
 from edgekd.recipe import Augmentation, Data
 
@@ -31,11 +33,15 @@ def png(pixels: np.ndarray[Any, Any]) -> bytes:
 
 
 def parquet(
-    path: Path, images: list[bytes], labels: list[int] = LABELS, column: str = "img", names: bool = True
+    path: Path,
+    images: list[bytes],
+    labels: list[int] = LABELS,
+    column: str = "img",
+    names: Sequence[str] = ("cat", "dog", "owl"),
 ) -> str:
     table = pa.table({column: [{"bytes": image, "path": None} for image in images], "label": labels})
     if names:
-        about = {"info": {"features": {"label": {"names": ["cat", "dog", "owl"], "_type": "ClassLabel"}}}}
+        about = {"info": {"features": {"label": {"names": list(names), "_type": "ClassLabel"}}}}
         table = table.replace_schema_metadata({"huggingface": json.dumps(about)})
     pq.write_table(table, path)
     return str(path)
@@ -72,15 +78,16 @@ def test_several_parquet_files_are_one_split(tmp_path: Path, file: str) -> None:
     np.testing.assert_array_equal(samples.train.get(np.arange(12)), PIXELS)
 
 
-def test_an_image_of_16_bits_is_refused_instead_of_saturated(tmp_path: Path, file: str) -> None:
-    deep = io.BytesIO()
-    Image.fromarray(np.full((6, 5), 40_000, np.uint16)).save(deep, "PNG")
+def test_of_an_image_of_16_bits_the_upper_8_are_read_and_one_of_floats_is_refused(tmp_path: Path, file: str) -> None:
     images = [png(image) for image in PIXELS]
-    images[2] = deep.getvalue()
-    wrong = parquet(tmp_path / "a.parquet", images)
-    assert "row 2" in refused(tmp_path, train=wrong, test=file) and "8 bits" in refused(
-        tmp_path, train=wrong, test=file
-    )
+    images[2] = png(np.full((6, 5), 40_000, np.uint16))
+    samples = opened(tmp_path, train=parquet(tmp_path / "a.parquet", images), test=file)
+    assert (samples.train.get(np.array([2])) == 40_000 // 256).all()
+    floats = io.BytesIO()
+    Image.fromarray(np.ones((6, 5), np.float32)).save(floats, "TIFF")
+    images[2] = floats.getvalue()
+    text = refused(tmp_path, train=parquet(tmp_path / "b.parquet", images), test=file)
+    assert "row 2" in text and "8 bits" in text
 
 
 def test_the_hold_out_split_is_a_fixed_share_of_train_and_apart_from_the_rest(tmp_path: Path, file: str) -> None:
@@ -168,9 +175,71 @@ def test_with_on_error_skip_it_is_left_out_and_counted(tmp_path: Path, file: str
     np.testing.assert_array_equal(samples.train.get(np.array([4])), PIXELS[[5]])
 
 
-def test_an_empty_class_is_named(tmp_path: Path) -> None:
-    empty = parquet(tmp_path / "a.parquet", [png(image) for image in PIXELS], [0, 1] * 6)
-    assert "no sample of class owl" in refused(tmp_path, train=empty, test=empty)
+def folder(place: Path, images: dict[str, list[Any]]) -> str:
+    for name, pixels in images.items():
+        (place / name).mkdir(parents=True)
+        for i, image in enumerate(pixels):
+            (place / name / f"{i:02}.png").write_bytes(png(image))
+    return str(place)
+
+
+def test_a_class_without_test_samples_is_allowed_and_its_labels_keep_their_numbers(tmp_path: Path, file: str) -> None:
+    """Of an image folder the class's folder is missing, of parquet its samples are."""
+    train = folder(tmp_path / "train", {"a": [PIXELS[0]], "b": [PIXELS[1]], "c": [PIXELS[2]]})
+    test = folder(tmp_path / "test", {"a": [PIXELS[3]], "c": [PIXELS[4], PIXELS[5]]})
+    samples = opened(tmp_path, train=train, test=test)
+    assert samples.classes == ("a", "b", "c") and samples.test.labels.tolist() == [0, 2, 2]
+    assert list(doubts(samples)) == ["no test sample of class b: no accuracy speaks of it"]
+    without_owls = parquet(tmp_path / "a.parquet", [png(image) for image in PIXELS], [0, 1] * 6)
+    samples = opened(tmp_path, train=file, test=without_owls)
+    assert any("no test sample of class owl" in doubt for doubt in doubts(samples))
+
+
+def test_test_classes_in_another_order_are_numbered_by_name(tmp_path: Path, file: str) -> None:
+    images = [png(255 - image) for image in PIXELS]
+    turned = parquet(tmp_path / "b.parquet", images, names=("owl", "cat", "dog"))
+    samples = opened(tmp_path, train=file, test=turned)
+    assert samples.classes == ("cat", "dog", "owl") and samples.test.labels.tolist() == [2, 0, 1] * 4
+
+
+def test_a_class_that_train_has_not_is_told_by_the_difference(tmp_path: Path) -> None:
+    train = folder(tmp_path / "train", {name: [PIXELS[0]] for name in ("ant", "bee", "cat")})
+    test = folder(tmp_path / "test", {name: [PIXELS[1]] for name in ("ant", "cow", "dog")})
+    text = refused(tmp_path, train=train, test=test)
+    assert "data.test has classes that data.train has not: cow, dog; of train's 3 it lacks bee, cat" in text
+
+
+def test_classes_of_one_name_are_refused_where_they_would_be_told_apart_by_it(tmp_path: Path) -> None:
+    images = [png(image) for image in PIXELS]
+    train = parquet(tmp_path / "a.parquet", images, names=("cat", "dog", "cat"))
+    text = refused(tmp_path, train=train, test=parquet(tmp_path / "b.parquet", images, names=("dog", "cat", "cat")))
+    assert "several classes that are called cat" in text
+
+
+def test_test_pictures_that_are_in_train_too_are_found_by_their_pixels(tmp_path: Path, file: str) -> None:
+    """In another file format and order; the score is told with them and without."""
+    again = io.BytesIO()
+    Image.fromarray(PIXELS[7]).save(again, "BMP")
+    images = [png(255 - PIXELS[0]), again.getvalue(), png(255 - PIXELS[2]), png(PIXELS[2])]
+    for settings in ({}, {"store_gb": 1e-9}):
+        test = parquet(tmp_path / f"b{len(settings)}.parquet", images, [0, 1, 2, 0])
+        samples = opened(tmp_path, train=file, test=test, **settings)
+        assert samples.repeated.tolist() == [False, True, False, True]
+    assert list(doubts(samples)) == ["2 of 4 test pictures are in train too (the same pixels)"]
+    logits = np.eye(3, dtype=np.float32)[[0, 1, 0, 0]]
+    told = "int8 is right on 75.00 % of all, and on 50.00 % of the 2 others"
+    assert next(doubts(samples, "int8", logits)).endswith(told)
+    assert "all 12 test pictures are in train too" in next(doubts(opened(tmp_path, train=file, test=file)))
+
+
+def test_one_channel_is_kept_where_the_recipe_says_so(tmp_path: Path, file: str) -> None:
+    grey = parquet(tmp_path / "grey.parquet", [png(image[:, :, 0]) for image in PIXELS])
+    for settings in ({}, {"store_gb": 1e-9}):
+        samples = opened(tmp_path, train=grey, test=file, channels=1, **settings)
+        assert samples.image_shape == (6, 5, 1)
+        np.testing.assert_array_equal(samples.train.get(np.arange(12)), PIXELS[:, :, :, :1])
+        assert samples.test.get(np.arange(2)).shape == (2, 6, 5, 1)
+    assert opened(tmp_path, train=grey, test=file).image_shape == (6, 5, 3)
 
 
 def test_a_label_beyond_the_classes_is_named_with_its_row(tmp_path: Path) -> None:
@@ -188,7 +257,7 @@ def test_images_of_different_sizes_ask_for_a_size(tmp_path: Path) -> None:
 
 
 def test_different_classes_in_train_and_test_are_told(tmp_path: Path, file: str) -> None:
-    other = parquet(tmp_path / "b.parquet", [png(image) for image in PIXELS], names=False)
+    other = parquet(tmp_path / "b.parquet", [png(image) for image in PIXELS], names=())
     assert "cat, dog, owl" in refused(tmp_path, train=file, test=other)
 
 

@@ -16,7 +16,7 @@ from edgekd.recipe import Data, Student, Teacher
 from edgekd.stage import SCRATCH, Artifact, stage
 
 
-@stage(2, ("torch",))
+@stage(3, ("torch",))
 def synthesize(tested: Artifact, teacher: Teacher, rival: Student | None, data: Data, *, out: Path) -> None:
     """Stage: a store as `decode` writes it, its train split synthetic, its test split that of `tested`.
 
@@ -52,4 +52,5 @@ def synthesize(tested: Artifact, teacher: Teacher, rival: Student | None, data: 
         with open(out / "test.decoded", "wb") as decoded:
             for start in rows:
                 decoded.write(opened.test.get(np.arange(start, min(start + 256, len(opened.test)))).tobytes())
+    np.save(out / "test.repeated.npy", np.zeros(len(opened.test), np.bool_))  # `tested` had test alone, as both splits
     (out / "meta.json").write_text(json.dumps({**meta, "kind": "decoded"}))

@@ -356,21 +356,69 @@ def read_image(path: str, array: np.ndarray[Any, Any] | None, graph: dict[str, A
         array = array[:, :, None] if array.ndim == 2 else array
         if fits(array.shape, [height, width, channels]):
             return array
+    if channels not in (1, 3):
+        raise Failure(f"this model takes {channels} channels, which no picture has; give {path} as .npy of its shape")
     try:
         pillow = importlib.import_module("PIL.Image")
     except ImportError:
         raise Failure(
             "reading or resizing an image needs Pillow; run: python3 -m pip install pillow (or give a .npy)"
         ) from None
+    fixed = isinstance(height, int) and isinstance(width, int)
     try:
-        image = pillow.open(path) if array is None else pillow.fromarray(array.squeeze())
-        image = image.convert("L" if channels == 1 else "RGB")
-    except (OSError, TypeError, ValueError) as error:
-        raise Failure(f"{path} is not an image that Pillow reads: {error}") from error
-    if isinstance(height, int) and isinstance(width, int):
-        image = image.resize((width, height), pillow.BILINEAR)
-    pixels = np.array(image, dtype=np.uint8)
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+        with pillow.open(path) if array is None else pillow.fromarray(array.squeeze()) as image:
+            return as_pixels(pillow, image, channels, (height, width) if fixed else None)
+    except Exception as error:  # on a damaged file Pillow raises whatever it stumbles over
+        raise Failure(f"{path} is not an image that can be read: {error}") from None
+
+
+# What a picture is: the same as edgekd/data/picture.py says for the pictures that the model was trained on.
+ORIENTATION = 0x0112  # the EXIF tag
+TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # its values -> Pillow's numbers of transpositions
+TELLS_ORIENTATION = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
+
+
+def as_pixels(pillow: Any, image: Any, channels: int, size: tuple[int, int] | None) -> np.ndarray[Any, Any]:
+    """uint8 [height, width, channels]: turned as EXIF says, the upper 8 of 16 bits, without alpha, resized (bilinear) last."""
+    turn = turn_of(image)
+    image = eight_bits(pillow, image)
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode == "LAB":
+        raise ValueError("it is in LAB; convert it to RGB")
+    if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
+        image = image.convert("RGBA")  # the same colours, of which Pillow warns when they are asked for at once
+    if image.mode != mode:
+        image = image.convert(mode)
+    if turn is not None:
+        image = image.transpose(turn)
+    if size is not None and (image.height, image.width) != size:
+        image = image.resize((size[1], size[0]), pillow.BILINEAR)
+    pixels = np.array(image)
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def turn_of(image: Any) -> Any:
+    """How its EXIF orientation turns a picture, which this reads whole; None: not at all, or the EXIF data is damaged."""
+    image.load()
+    if not (TELLS_ORIENTATION & set(image.info) or image.format == "TIFF"):
+        return None
+    try:
+        return TURNS.get(image.getexif().get(ORIENTATION))
+    except Exception:  # Pillow raises whatever it stumbles over
+        return None
+
+
+def eight_bits(pillow: Any, image: Any) -> Any:
+    """A picture of 16 bits a value with the upper 8 of them; ValueError for values whose white nobody knows."""
+    if image.mode[0] not in "IF":
+        return image
+    # 16-bit grey is "I;16", in some formats and releases of Pillow "I", whose values reach further.
+    values = np.asarray(image)
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+        raise ValueError(
+            f"its values are {values.dtype}, of which none is known as white; convert it to 8 bits a channel"
+        )
+    return pillow.fromarray((np.clip(values, 0, 65535).astype(np.uint16) >> 8).astype(np.uint8))
 
 
 def image_size(graph: dict[str, Any]) -> tuple[Any, Any, Any]:

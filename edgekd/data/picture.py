@@ -1,0 +1,71 @@
+"""What a picture is: `as_pixels` makes uint8 `[height, width, channels]` of whatever Pillow opens, by one rule.
+
+    turned            as its EXIF orientation says
+    16 bits a value   the upper 8, of grey as of colour (Pillow reads colour so itself)
+    float, 32 bits    refused: nothing says which value is white; LAB too, which not every Pillow converts
+    alpha             left out: the colours as they are stored
+    other modes       (palette, CMYK, YCbCr, 1 bit, grey) become three channels of colour, or one of luma (ITU-R 601)
+    another size      resized last: Pillow's bilinear filter, which averages where it shrinks
+
+run.py, which ships alone, holds the same rule in the same lines; tests/export/test_pictures.py compares the bytes of each kind.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Pixels = npt.NDArray[np.uint8]
+
+ORIENTATION = 0x0112  # the EXIF tag
+TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # its values -> Pillow's numbers of transpositions
+TELLS_ORIENTATION = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}  # keys of a picture's `info`
+
+
+def as_pixels(image: Image.Image, channels: int = 3, size: tuple[int, int] | None = None) -> Pixels:
+    """The pixels of an opened picture, `channels` 1 or 3, resized to `size` (height, width).
+
+    Raises ValueError for values without a known white; whatever Pillow raises while it reads comes through.
+    """
+    turn = turn_of(image)
+    image = eight_bits(image)
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode == "LAB":
+        raise ValueError("it is in LAB; convert it to RGB")
+    if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
+        image = image.convert("RGBA")  # the same colours, of which Pillow warns when they are asked for at once
+    if image.mode != mode:
+        image = image.convert(mode)
+    if turn is not None:
+        image = image.transpose(turn)
+    if size is not None and (image.height, image.width) != size:
+        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image)
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def turn_of(image: Any) -> Any:
+    """How its EXIF orientation turns a picture, which this reads whole; None: not at all, or the EXIF data is damaged."""
+    image.load()
+    if not (TELLS_ORIENTATION & image.info.keys() or image.format == "TIFF"):
+        return None
+    try:
+        return TURNS.get(image.getexif().get(ORIENTATION))
+    except Exception:  # Pillow raises whatever it stumbles over
+        return None
+
+
+def eight_bits(image: Any) -> Any:
+    """A picture of 16 bits a value with the upper 8 of them; ValueError for values whose white nobody knows."""
+    if image.mode[0] not in "IF":
+        return image
+    # 16-bit grey is "I;16", in some formats and releases of Pillow "I", whose values reach further.
+    values = np.asarray(image)
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+        raise ValueError(
+            f"its values are {values.dtype}, of which none is known as white; convert it to 8 bits a channel"
+        )
+    return Image.fromarray((np.clip(values, 0, 65535).astype(np.uint16) >> 8).astype(np.uint8))

@@ -1,0 +1,46 @@
+"""What `measure --accuracy` and `verify --samples` run: a bundle's test split, or a part of it that stands for the whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgekd.measure.samples import test_samples as samples_of
+from edgekd.recipe import load_recipe
+from tests.data.test_store import parquet, png
+from tests.test_cli import DIGITS, RECIPE
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A bundle's manifest; its test split is sorted by class, and the first pixel of each picture is the class."""
+    monkeypatch.setenv("EDGEKD_CACHE", str(tmp_path / "cache"))
+    labels = np.repeat([0, 1, 2], [60, 30, 10])
+    pictures = np.random.default_rng(0).integers(0, 256, (100, 4, 4), dtype=np.uint8)
+    pictures[:, 0, 0] = labels
+    file = parquet(tmp_path / "test.parquet", [png(picture) for picture in pictures], labels.tolist())
+    text = RECIPE.replace(f'train = "{DIGITS}"', f'train = "{file}"').replace(f'test = "{DIGITS}"', f'test = "{file}"')
+    (tmp_path / "edgekd.toml").write_text(text)
+    recipe = load_recipe(tmp_path).located()
+    listed = dict.fromkeys(["model.onnx", "labels.txt", "golden.npz", "run.py"], "0" * 64)
+    graph = {"name": "input", "dtype": "uint8", "shape": ["batch", 4, 4, 3], "layout": "NHWC"}
+    manifest = {
+        "input": graph,
+        "format": 1,
+        "files": listed,
+        "golden": {"n": 1, "tolerance": 0.1},
+        "recipe": recipe.model_dump(mode="json"),
+    }
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    return tmp_path
+
+
+def test_a_part_of_the_test_split_has_every_class_in_its_share(bundle: Path) -> None:
+    with samples_of(bundle, 20) as found:
+        assert np.bincount(found.labels).tolist() == [12, 6, 2]
+        assert np.load(found.file)[:, 0, 0, 0].tolist() == found.labels.tolist()
+    with samples_of(bundle) as whole:
+        assert np.bincount(whole.labels).tolist() == [60, 30, 10]
