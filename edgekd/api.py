@@ -105,7 +105,7 @@ def _build(
     recipe = recipe.located()
     check_inputs(recipe, goal)
     folder = output / recipe.name / goal.name
-    with Cache(cache or default_cache(), f"{recipe.name} for {goal.name}") as run:
+    with Cache(cache or default_cache(), f"{recipe.name} for {goal.name}", recheck=recheck) as run:
         made = None if recheck else current_report(folder, fingerprint(recipe, goal, run))
         if made is not None and (not device or device in {measured.device for measured in made.devices}):
             return made, folder, False

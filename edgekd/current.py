@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-from importlib.metadata import PackageNotFoundError, version
+from functools import cache as once
 from pathlib import Path
 
 from edgekd import __version__
+from edgekd.contents import hash_file
 from edgekd.recipe import Recipe
 from edgekd.report.model import Report
-from edgekd.stage import Cache, hash_file
+from edgekd.stage import Cache
 from edgekd.target import Target
+from edgekd.user_code import version_of
 
-LIBRARIES = ("torch", "torchao", "onnx", "onnxscript", "onnxruntime", "accelerate", "numpy", "pillow", "pyarrow")
+LIBRARIES = (
+    "torch", "torchao", "onnx", "onnxscript", "onnxruntime", "accelerate", "ml_dtypes", "numpy", "pillow", "pyarrow", "safetensors",
+)  # fmt: skip
 
 
 def fingerprint(recipe: Recipe, target: Target, cache: Cache) -> str:
-    """The hash of all that a bundle is made of: recipe, files that it names, target, edgekd's code and libraries."""
+    """The hash of all that a bundle is made of: recipe, files that it names, target, edgekd's code and libraries.
+
+    A build asks twice, before its stages and after: `cache` answers with what it read first.
+    """
+    samples = [recipe.data.source, *(recipe.task_data(task).source for task in recipe.tasks)]
     made_of = [
         __version__,
         _code(),
-        {name: _version(name) for name in LIBRARIES},
+        {name: version_of(name) for name in LIBRARIES},
         cache.describe(recipe),
+        cache.describe(samples),
         cache.describe(target),
     ]
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
@@ -41,6 +50,7 @@ def current_report(folder: Path, made_of: str) -> Report | None:
         return None
 
 
+@once
 def _code() -> str:
     """The hash of edgekd itself: what another edgekd found or wrote is looked at again, its stages as their versions say."""
     package = Path(__file__).parent
@@ -48,10 +58,3 @@ def _code() -> str:
     return hashlib.sha256(
         b"".join(f"{path.relative_to(package)}".encode() + path.read_bytes() for path in files)
     ).hexdigest()
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "absent"

@@ -1,14 +1,26 @@
-"""`python:` references: a function of a module or of a file, loaded by name."""
+"""`python:` references: a function of a module or of a file, loaded by name, once a build.
+
+A build runs one version of the user's code, whatever is edited meanwhile: `loaded` tells which. `forget_changed` begins the
+next build of the same process: what was edited since is loaded again.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import marshal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from edgekd.contents import hash_file
 from edgekd.errors import ModelError, nearest
+from edgekd.user_code import code_of
+
+Hashes = dict[str, str]  # of the files of the user's code, by the module's name
+_LOADED: dict[str, tuple[Any, Hashes]] = {}  # by the name in the reference: the module, and what its files held
 
 
 def load_function(reference: str) -> Callable[..., Any]:
@@ -21,11 +33,13 @@ def load_function(reference: str) -> Callable[..., Any]:
     if not module_name or not function_name:
         raise ModelError(f"'{reference}': give python:module:function or python:path/to/file.py:function")
     try:
-        module = _load_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
+        module = _load(reference, module_name)
     except ImportError as error:
         raise ModelError(
             f"'{reference}': cannot import {module_name} ({error}); is it installed, or on PYTHONPATH?"
         ) from error
+    except ModelError:
+        raise
     except (Exception, SystemExit) as error:  # the module's own code may raise anything, or end the program
         raise ModelError(
             f"'{reference}': {module_name} fails when imported: {type(error).__name__}: {error}"
@@ -37,6 +51,52 @@ def load_function(reference: str) -> Callable[..., Any]:
             f"'{reference}': {module_name} has no function {function_name}{nearest(function_name, possible)}"
         )
     return function  # type: ignore[no-any-return]
+
+
+def hashes_of(reference: str) -> Hashes:
+    """What the files of a reference's code hold now, by the module's name."""
+    return {name: hash_file(file) for name, file in sorted(code_of(reference).modules.items()) if file.is_file()}
+
+
+def loaded(reference: str) -> Hashes | None:
+    """What they held when the function was loaded; None where it was not."""
+    known = _LOADED.get(reference.removeprefix("python:").rpartition(":")[0])
+    return None if known is None else known[1]
+
+
+def forget_changed() -> None:
+    """Load again what was edited since it was loaded; called where a build begins."""
+    for name, (_, then) in list(_LOADED.items()):
+        if hashes_of(f"python:{name}:") != then:
+            del _LOADED[name]
+            for module in then:
+                sys.modules.pop(module, None)
+            importlib.invalidate_caches()
+
+
+def _load(reference: str, name: str) -> Any:
+    """The module, loaded once: later edits are those of another build."""
+    if name not in _LOADED:
+        before = hashes_of(reference)
+        _remove_stale_bytecode(reference)
+        module = _load_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
+        if hashes_of(reference) != before:
+            raise ModelError(f"'{reference}': its code changed while it was loaded; build again")
+        _LOADED[name] = module, before
+    return _LOADED[name][0]
+
+
+def _remove_stale_bytecode(reference: str) -> None:
+    """Python takes bytecode for current by the source's size and the second of its time alone: it is compared."""
+    for file in code_of(reference).modules.values():
+        if file.suffix != ".py":
+            continue
+        bytecode = Path(importlib.util.cache_from_source(str(file)))
+        with contextlib.suppress(OSError, SyntaxError, ValueError, EOFError, TypeError):
+            if marshal.loads(bytecode.read_bytes()[16:]) != compile(
+                file.read_bytes(), str(file), "exec", dont_inherit=True
+            ):
+                bytecode.unlink()
 
 
 def _load_file(path: Path) -> Any:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from edgekd.contents import write_atomically
 from edgekd.errors import RecipeError
 from edgekd.recipe import FILE, load_recipe
-from edgekd.stage import write_atomically
 
 TEMPLATE = """\
 # edgekd build --target jetson      (`edgekd targets` lists the devices; any setting: --set distill.epochs=5)

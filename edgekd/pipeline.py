@@ -34,6 +34,7 @@ from edgekd.quantize.auto import quantize_student
 from edgekd.quantize.student import Subject
 from edgekd.recipe import Data, Distill, Recipe, Recording, Teacher
 from edgekd.report.model import Report
+from edgekd.say import say
 from edgekd.stage import Artifact, Cache
 from edgekd.target import Target
 from edgekd.tasks import decode_tasks, with_heads
@@ -119,10 +120,20 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask, de
     report = evaluate(recipe, target, run, made, started, device)
     ships = candidates[report.chosen.name] / MODEL
     report = with_earlier_devices(report, folder, ships, recipe.budget.p90_latency_ms)
+    report = told_changes(report, run.changed())
     package(folder, recipe, target, run, made, report)
     if team.SIZE > 1:
         team.dismiss()
     return report
+
+
+def told_changes(report: Report, changed: list[str]) -> Report:
+    """The report, which warns of files that were edited while the build ran: the bundle is of what they held before."""
+    if not changed:
+        return report
+    warning = f"{', '.join(changed)} changed while this was built; the bundle is of what was there before: build again for the new"
+    say(f"  {warning}")
+    return report.model_copy(update={"warnings": (*report.warnings, warning)})
 
 
 def record(

@@ -40,12 +40,13 @@ class Section(BaseModel):
     """A table of the recipe: immutable, and a key that it does not know is an error.
 
     What of it enters the key of a stage (edgekd.stage): of `references` the file's content instead of its path, of
-    `shapes_nothing` nothing.
+    `shapes_nothing` nothing, of `decoded` nothing either: the key of the samples that were decoded stands for it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     references: ClassVar[frozenset[str]] = frozenset()
     shapes_nothing: ClassVar[frozenset[str]] = frozenset()
+    decoded: ClassVar[frozenset[str]] = frozenset()
 
 
 class Augmentation(Section):
@@ -95,6 +96,8 @@ class Synthetic(Section):
 class Data(Source):
     """Samples, the hold-out split, normalisation and augmentation. `train = "synthetic:deep_inversion"` (or dafl, dfq) makes
     the training images from the teacher alone (edgekd.distill.data_free)."""
+
+    decoded = frozenset({"train", "test"})
 
     holdout: float = Field(default=0.05, gt=0, lt=0.5, description="share of train kept for every choice")
     mean: tuple[float, ...] = Field(default=(0.5, 0.5, 0.5), description="per channel, of values in 0..1")

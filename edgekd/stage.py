@@ -6,39 +6,45 @@
 
 A stage is a plain function `f(*inputs, out)`: it reads its inputs and writes files into the folder `out`. Its inputs are
 artifacts (their keys enter the key), sections of the recipe (with the content of the files that these name) and plain
-values. Stages are versioned by `@stage(version, libraries)`: a change of the version, or of a library that shapes the
-output, makes it anew. The folder `out` is a draft that is renamed into place at the end; a build that was killed finds its
-own draft again, so a stage that leaves checkpoints in `out / SCRATCH` goes on where it was. These are removed once the
-artifact is stored, not before: a kill at no moment loses them.
+values. Of the user's code every file that it imports enters the key (edgekd.user_code), with the versions of the libraries.
+Stages are versioned by `@stage(version, libraries)`: a change of the version, or of a library that shapes the output, makes
+it anew. One build speaks of one version of a file: what it hashed first (edgekd.contents). A file that changed before or
+while a stage read it is refused, and the stage is not stored.
+
+The folder `out` is a draft. Its stamp, written last, makes it complete; one rename puts it in place. A build that was
+killed finds its own draft again: a complete one is taken as it is, and in an incomplete one a stage that leaves checkpoints
+in `out / SCRATCH` goes on where it was.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import importlib.util
 import json
 import os
-import shutil
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from edgekd import team
+from edgekd.contents import Asked, Contents, Hash, hash_file, write_atomically
 from edgekd.errors import CacheError, EdgekdError
+from edgekd.imports import Hashes, forget_changed, hashes_of, loaded
 from edgekd.recipe import file_of
 from edgekd.say import say
+from edgekd.strays import IN_USE, remove, remove_strays
+from edgekd.user_code import UserCode, code_of, version_of
 
 STAMP = "artifact.json"
 SCRATCH = "scratch"
-IN_USE = "in-use-"
+LARGEST_STAMP = 10**7  # bytes; a stage writes some ten files
 
 
 @dataclass(frozen=True)
@@ -82,25 +88,57 @@ def default_cache() -> Path:
     return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edgekd"
 
 
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+class Stored(BaseModel):
+    """A file of an artifact: its content, and the state that it was in when that was read."""
+
+    model_config = ConfigDict(strict=True)
+
+    size: Annotated[int, Field(ge=0)]
+    mtime_ns: int
+    ctime_ns: int
+    sha256: Hash
+
+
+class Stamp(BaseModel):
+    """What `artifact.json` says of an artifact: a file of another form is damaged."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    name: str
+    key: Hash
+    made_for: str
+    seconds: Annotated[float, Field(ge=0)]
+    files: dict[str, Stored]
+
+
+def read_stamp(folder: Path) -> Stamp | None:
+    """None where there is none, or a damaged one."""
+    file = folder / STAMP
+    try:
+        if not stat.S_ISREG(file.stat().st_mode) or file.stat().st_size > LARGEST_STAMP:
+            return None
+        return Stamp.model_validate_json(file.read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 class Cache:
-    """Runs stages; see the module."""
+    """Runs stages; see the module. `recheck`: every byte of every file and artifact is read again."""
 
-    def __init__(self, folder: Path, purpose: str = "") -> None:
+    def __init__(self, folder: Path, purpose: str = "", *, recheck: bool = False) -> None:
         self.folder = folder
         self.purpose = purpose  # what the build is for, for `edgekd cache`; enters no key
+        self.recheck = recheck
         self.artifacts: list[Artifact] = []
         with _explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / ".locks").mkdir(exist_ok=True)
+            remove_strays(folder)
             self._in_use = FileLock(folder / ".locks" / f"{IN_USE}{os.getpid()}-{id(self)}.lock", thread_local=False)
             self._in_use.acquire(timeout=0)
-        self._hashes = _ContentHashes(folder / "hashes.json")
+        forget_changed()
+        self._contents = Contents(folder / "hashes.json", afresh=recheck)
+        self._code: dict[str, tuple[UserCode, Hashes]] = {}
 
     def __call__(self, function: Callable[..., None], *inputs: Any) -> Artifact:
         """The artifact of `function(*inputs, out=folder)`, made now or found.
@@ -125,7 +163,7 @@ class Cache:
 
     def key(self, function: Callable[..., None], *inputs: Any) -> str:
         """The hash of all that shapes the artifact."""
-        libraries = {name: version(name) for name in function.stage_libraries}  # type: ignore[attr-defined]
+        libraries = {name: version_of(name) for name in function.stage_libraries}  # type: ignore[attr-defined]
         depends = function.stage_together and not function.stage_sharded  # type: ignore[attr-defined]
         processes = team.SIZE if depends else 1
         about = [function.__name__, function.stage_version, libraries, processes]  # type: ignore[attr-defined]
@@ -141,36 +179,53 @@ class Cache:
         if isinstance(value, BaseModel):
             ignored: frozenset[str] = getattr(value, "shapes_nothing", frozenset())
             references: frozenset[str] = getattr(value, "references", frozenset())
+            decoded: frozenset[str] = getattr(value, "decoded", frozenset())
             names = [
                 name for name, about in type(value).model_fields.items() if not about.exclude and name not in ignored
             ]
             described = {
-                name: (self._reference if name in references else self.describe)(getattr(value, name)) for name in names
-            }
+                name: _method(getattr(value, name)) if name in decoded
+                else self._reference(getattr(value, name)) if name in references
+                else self.describe(getattr(value, name))
+                for name in names
+            }  # fmt: skip
             return described | {name: self.describe(item) for name, item in (value.model_extra or {}).items()}
         if isinstance(value, dict):  # the order counts: layers stand from shallow to deep
             return [[str(key), self.describe(item)] for key, item in value.items()]
         if isinstance(value, Path):
-            return self._hashes.of(value)
+            return self._contents.of(value)
         if isinstance(value, tuple | list):
             return [self.describe(item) for item in value]
         return value
 
     def _reference(self, value: str | None) -> Any:
-        file = file_of(value) if value else None
-        if value is not None and file is None and value.startswith("python:"):
-            return [value, self._module(value.split(":")[1])]
-        if value is None or file is None:
-            return value
-        return [value.replace(str(file), file.name), self._hashes.of(file)]
-
-    def _module(self, name: str) -> Any:
-        """The content of a module that a reference names, not of those that it imports."""
-        try:
-            spec = importlib.util.find_spec(name)
-        except (ImportError, ValueError):
+        if value is None:
             return None
-        return self._hashes.of(Path(spec.origin)) if spec is not None and spec.origin else None
+        kind = value.partition(":")[0]
+        if kind == "python":
+            return self._user_code(value)
+        if kind == "timm":
+            return [value, version_of("timm")]
+        file = file_of(value)
+        if file is None:
+            return value
+        return [value.replace(str(file), file.name), self._contents.of(file, is_onnx=kind == "onnx")]
+
+    def _user_code(self, reference: str) -> Any:
+        """The function's name and all that edgekd.user_code counts; code as it was when this build first asked."""
+        if reference not in self._code:
+            self._code[reference] = code_of(reference), hashes_of(reference)
+        file, (code, hashes) = file_of(reference), self._code[reference]
+        named = {text: self._contents.of(path) for text, path in sorted(code.named.items())}
+        libraries = {name: version_of(name) for name in sorted(code.libraries)}
+        return [reference if file is None else reference.replace(str(file), file.name), hashes, named, libraries]
+
+    def changed(self) -> list[str]:
+        """The files that hold something else now than when this build first read them."""
+        changed = self._contents.changed()
+        for code, hashes in self._code.values():
+            changed += [file for name, file in code.modules.items() if not _holds(file, hashes.get(name))]
+        return sorted(set(map(str, changed)))
 
     def close(self) -> None:
         """The cache is no longer in use: it may be pruned."""
@@ -185,25 +240,31 @@ class Cache:
     def _get(self, function: Callable[..., None], inputs: tuple[Any, ...], thorough: bool = False) -> Artifact:
         name, key = function.__name__, self.key(function, *inputs)
         folder = self._folder(function, inputs)
+        thorough |= self.recheck
 
         def found(reused: bool) -> Artifact:
-            stamp = json.loads((folder / STAMP).read_text())
+            stamp = read_stamp(folder)
+            if stamp is None:
+                raise CacheError(f"{folder} was removed or changed while this build used it; build again")
             os.utime(folder / STAMP)  # when it was last used, for `edgekd cache`
             return Artifact(
-                name, key, folder, stamp["seconds"], reused, lambda: self._get(function, inputs, thorough=True)
+                name, key, folder, stamp.seconds, reused, lambda: self._get(function, inputs, thorough=True)
             )
 
         with _explained(self.folder):
-            if (folder / STAMP).exists() and damage(folder, thorough=thorough) is None:
+            if damage(folder, thorough=thorough, key=key) is None:
                 return found(reused=True)
             # What the stage is about to read is checked byte by byte first.
             inputs = tuple(self._intact_inside(value) for value in inputs)
             with self._lock(name, key):
-                self._discard_damaged(folder)
-                if not (folder / STAMP).exists():
+                self._discard_damaged(folder, key)
+                if folder.exists():
+                    return found(reused=True)
+                if is_complete := damage(self._draft(folder), thorough=True, key=key) is None:
+                    _put_in_place(self._draft(folder), folder)  # of a build that was killed before it could
+                else:
                     self._make(function, inputs, folder, key)
-                    return found(reused=False)
-                return found(reused=True)
+                return found(reused=is_complete)
 
     def intact(self, artifact: Artifact) -> Artifact:
         """The artifact with every stored byte checked; a damaged one is said and made again."""
@@ -221,14 +282,22 @@ class Cache:
             )
         return value
 
-    def _discard_damaged(self, folder: Path) -> None:
-        if folder.exists() and (what := damage(folder, thorough=True)) is not None:
+    def _discard_damaged(self, folder: Path, key: str) -> None:
+        if os.path.lexists(folder) and (what := damage(folder, thorough=True, key=key)) is not None:
             say(f"cache: {folder.name} is damaged ({what}): made again")
-            shutil.rmtree(folder)
+            remove(folder)
 
     def _make(self, function: Callable[..., None], inputs: tuple[Any, ...], folder: Path, key: str) -> None:
         draft = self._draft(folder)
+        if os.path.lexists(draft) and (draft.is_symlink() or not draft.is_dir()):
+            remove(draft)
         (draft / SCRATCH).mkdir(parents=True, exist_ok=True)
+        for stray in (draft / STAMP, *draft.rglob(".*.draft")):
+            remove(stray)
+        self._contents.asked.clear()
+        self.describe(list(inputs))
+        read = list(self._contents.asked)
+        self._refuse_changed(read, function.__name__)
         started = time.time()
         if team.SIZE > 1 and function.stage_together:  # type: ignore[attr-defined]
             team.invite()
@@ -241,15 +310,32 @@ class Cache:
             if os.strerror(errno.ENOSPC) in str(error):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(draft)) from error
             raise
+        try:
+            self._refuse_changed(read, function.__name__)
+        except CacheError:
+            remove(draft)
+            raise
         made = [file for file in sorted(draft.rglob("*")) if file.is_file() and draft / SCRATCH not in file.parents]
-        files = {file.relative_to(draft).as_posix(): _stamp_of(file) for file in made}
-        seconds = time.time() - started
-        stamp = {
-            "name": function.__name__, "key": key, "made_for": self.purpose, "seconds": seconds, "files": files,
-        }  # fmt: skip
-        write_atomically(draft / STAMP, json.dumps(stamp, indent=1).encode())
-        os.replace(draft, folder)
-        shutil.rmtree(folder / SCRATCH)
+        files = {file.relative_to(draft).as_posix(): _stored(file) for file in made}
+        stamp = Stamp(
+            name=function.__name__, key=key, made_for=self.purpose, seconds=max(0.0, time.time() - started), files=files
+        )
+        write_atomically(draft / STAMP, stamp.model_dump_json(indent=1).encode())
+        _put_in_place(draft, folder)
+
+    def _refuse_changed(self, read: list[Asked], name: str) -> None:
+        """What a stage reads must be what its key says. Code is loaded once a build: it is compared with what was loaded."""
+        changed = [str(path) for path in self._contents.changed(read)]
+        changed += [
+            reference
+            for reference, (_, then) in self._code.items()
+            if (ran := loaded(reference)) is not None and ran != then
+        ]
+        if changed:
+            raise CacheError(
+                f"{', '.join(changed)} changed while this build ran, before or while '{name}' read it; build again "
+                "(what was finished before is kept)"
+            )
 
     @contextmanager
     def _lock(self, name: str, key: str) -> Iterator[None]:
@@ -260,47 +346,59 @@ class Cache:
                 owner.write_text(str(os.getpid()))
                 yield
         except Timeout as error:
-            pid = owner.read_text() if owner.exists() else "unknown"
+            pid = owner.read_text(errors="replace")[:20] if owner.is_file() else "unknown"
             raise CacheError(
                 f"another build (process {pid}) is making '{name}' in the cache {self.folder}; wait until it has ended and "
                 "build again (what it makes is used), or give this build a cache of its own with --cache"
             ) from error
 
 
-def damage(folder: Path, *, thorough: bool) -> str | None:
-    """What is wrong with a stored artifact, or None.
+def damage(folder: Path, *, thorough: bool, key: str | None = None) -> str | None:
+    """What is wrong with a stored artifact, or None; with `key`, also where it is that of another.
 
-    Every file's size and modification time are compared, and its hash where these differ or `thorough` is asked for.
+    Every file's size and times are compared, and its hash where these differ or `thorough` is asked for.
     """
-    try:
-        files: dict[str, dict[str, Any]] = json.loads((folder / STAMP).read_text())["files"]
-    except (OSError, ValueError, KeyError):
+    stamp = read_stamp(folder)
+    if stamp is None:
         return f"{STAMP} cannot be read"
-    for name, stamp in files.items():
+    if key is not None and stamp.key != key:
+        return f"{STAMP} is that of another key"
+    for name, stored in stamp.files.items():
         try:
             state = (folder / name).stat()
-        except FileNotFoundError:
+            if not stat.S_ISREG(state.st_mode):
+                return f"{name} is no file"
+            if state.st_size != stored.size:
+                return f"{name} has another size"
+            is_same = (state.st_mtime_ns, state.st_ctime_ns) == (stored.mtime_ns, stored.ctime_ns)
+            if (thorough or not is_same) and hash_file(folder / name) != stored.sha256:
+                return f"{name} has another content"
+        except (OSError, ValueError):
             return f"{name} is missing"
-        if state.st_size != stamp["size"]:
-            return f"{name} has another size"
-        if (thorough or state.st_mtime_ns != stamp["mtime_ns"]) and hash_file(folder / name) != stamp["sha256"]:
-            return f"{name} has another content"
     return None
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a power cut, never sees half of it."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    with open(draft, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
+def _method(samples: str) -> str | None:
+    """How samples are made, where they are not decoded from a file or a function."""
+    return samples if samples.startswith("synthetic:") else None
 
 
-def _stamp_of(file: Path) -> dict[str, Any]:
+def _holds(file: Path, digest: str | None) -> bool:
+    try:
+        return hash_file(file) == digest
+    except OSError:
+        return False
+
+
+def _stored(file: Path) -> Stored:
     state = file.stat()
-    return {"size": state.st_size, "mtime_ns": state.st_mtime_ns, "sha256": hash_file(file)}
+    return Stored(size=state.st_size, mtime_ns=state.st_mtime_ns, ctime_ns=state.st_ctime_ns, sha256=hash_file(file))
+
+
+def _put_in_place(draft: Path, folder: Path) -> None:
+    """A complete draft needs its checkpoints no longer; the rename is what makes it an artifact."""
+    remove(draft / SCRATCH)
+    os.replace(draft, folder)
 
 
 @contextmanager
@@ -320,41 +418,3 @@ def _explained(folder: Path) -> Iterator[None]:
                 f"cannot write {error.filename or folder}: {error.strerror}; give another folder with --cache"
             ) from error
         raise
-
-
-class _ContentHashes:
-    """Content hashes of the user's files, remembered by size and modification time, so that a second build is quick."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.changes = 0
-        try:
-            self.known: dict[str, list[Any]] = json.loads(file.read_text())
-        except (OSError, ValueError):
-            self.known = {}
-
-    def of(self, path: Path) -> Any:
-        """A file's hash; for a folder, or a pattern with `*`, its files' names and hashes; None where there is nothing."""
-        before = self.changes
-        found = self._of(path)
-        if self.changes != before:
-            write_atomically(self.file, json.dumps(self.known).encode())
-        return found
-
-    def _of(self, path: Path) -> Any:
-        if path.is_dir():
-            return {
-                file.relative_to(path).as_posix(): self._of(file) for file in sorted(path.rglob("*")) if file.is_file()
-            }
-        if "*" in path.name:
-            return {file.name: self._of(file) for file in sorted(path.parent.glob(path.name))}
-        if not path.is_file():
-            return None
-        state = path.stat()
-        now = [state.st_size, state.st_mtime_ns]
-        known = self.known.get(str(path.resolve()))
-        if known is None or known[:2] != now:
-            known = [*now, hash_file(path)]
-            self.known[str(path.resolve())] = known
-            self.changes += 1
-        return known[2]

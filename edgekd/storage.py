@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from pydantic import BaseModel
 
 from edgekd.errors import CacheError
-from edgekd.stage import IN_USE, STAMP
+from edgekd.stage import STAMP
+from edgekd.strays import IN_USE, locks_in_use, remove
 
 
 @dataclass(frozen=True)
@@ -52,26 +51,28 @@ def list_cache(cache: Path) -> str:
     return "\n".join([*lines, f"{sum(item.size_mb for item in items):10.1f} MB  in all, in {cache}"])
 
 
+class _Note(BaseModel):
+    made_for: str
+
+
 def _made_for(stamp: Path) -> str:
     """The recipe and the target that an artifact was first made for; others may have used it since."""
     try:
-        return str(json.loads(stamp.read_text()).get("made_for", ""))
-    except (OSError, ValueError):
+        return _Note.model_validate_json(stamp.read_bytes()).made_for
+    except FileNotFoundError:
         return ""
+    except (OSError, ValueError):
+        return "(damaged: it is made again when it is asked for)"
 
 
 def prune_cache(cache: Path, days: float) -> str:
     """Delete what was not used for `days`. Raises CacheError while a build uses the cache: it may need any of it."""
-    for lock in cache.glob(f".locks/{IN_USE}*.lock"):
-        try:
-            with FileLock(lock, timeout=0):
-                lock.unlink()
-        except Timeout as error:
-            pid = lock.stem.removeprefix(IN_USE).partition("-")[0]
-            raise CacheError(f"a build (process {pid}) uses the cache {cache}; prune when it has ended") from error
+    for lock in locks_in_use(cache):
+        pid = lock.stem.removeprefix(IN_USE).partition("-")[0]
+        raise CacheError(f"a build (process {pid}) uses the cache {cache}; prune when it has ended")
     old = [item for item in stored(cache) if item.age_days >= days]
     for item in old:
-        shutil.rmtree(item.folder)
+        remove(item.folder)
     return f"freed {sum(item.size_mb for item in old):.1f} MB in {cache}"
 
 

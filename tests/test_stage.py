@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from typing import ClassVar
 import pytest
 
 from edgekd.errors import CacheError
-from edgekd.recipe import Data, Model
+from edgekd.recipe import Data, Model, Source
 from edgekd.stage import Artifact, Cache, damage, stage
 from edgekd.storage import list_cache, prune_cache
 
@@ -76,7 +77,8 @@ def test_a_files_content_enters_the_key_and_its_path_does_not(tmp_path: Path) ->
     ]
     assert run.describe(models[0]) == run.describe(models[1])
     (tmp_path / "two" / "w.safetensors").write_text("other")
-    assert run.describe(models[0]) != run.describe(models[1])
+    later = Cache(tmp_path / "cache")
+    assert later.describe(models[0]) != later.describe(models[1])
 
 
 def test_the_content_of_a_module_that_is_named_enters_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +92,7 @@ def test_the_content_of_a_module_that_is_named_enters_the_key(tmp_path: Path, mo
 def test_a_folder_is_described_by_its_files(tmp_path: Path) -> None:
     (tmp_path / "train" / "cat").mkdir(parents=True)
     (tmp_path / "train" / "cat" / "1.png").write_text("x")
-    data = Data(train=str(tmp_path / "train"), test=str(tmp_path / "train"))
+    data = Source(train=str(tmp_path / "train"), test=str(tmp_path / "train"))
     before = Cache(tmp_path / "cache").describe(data)
     (tmp_path / "train" / "cat" / "2.png").write_text("y")
     assert Cache(tmp_path / "cache").describe(data) != before
@@ -113,9 +115,11 @@ def test_a_changed_byte_is_said_and_the_artifact_made_again(tmp_path: Path, caps
 
 def test_rot_that_leaves_size_and_time_is_found_before_another_stage_reads_it(tmp_path: Path) -> None:
     artifact = Cache(tmp_path)(first, "x")
-    times = (artifact / "a.txt").stat()
     (artifact / "a.txt").write_text("z")
-    os.utime(artifact / "a.txt", ns=(times.st_atime_ns, times.st_mtime_ns))
+    state = (artifact / "a.txt").stat()
+    stamp = json.loads((artifact / "artifact.json").read_text())
+    stamp["files"]["a.txt"] |= {"mtime_ns": state.st_mtime_ns, "ctime_ns": state.st_ctime_ns}  # as rot would leave it
+    (artifact / "artifact.json").write_text(json.dumps(stamp))
     assert damage(artifact.folder, thorough=False) is None
     run = Cache(tmp_path)
     assert (run(second, run(first, "x"), 2) / "b.txt").read_text() == "xx"

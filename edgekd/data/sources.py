@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
+from edgekd.contents import images
 from edgekd.data.picture import Pixels, as_pixels
 from edgekd.errors import DataError, nearest
 from edgekd.imports import load_function
@@ -26,7 +27,6 @@ from edgekd.names import class_problem
 IMAGE_COLUMNS = ("image", "img")
 MOST_CLASSES = 100_000  # where the largest label alone tells their number
 LABEL_COLUMNS = ("label", "labels")
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _from_folder(folder: Path) -> Source:
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(file for file in (folder / name).rglob("*") if file.suffix.lower() in SUFFIXES)
+        found = sorted(images(folder / name))
         files += found
         labels += [label] * len(found)
 

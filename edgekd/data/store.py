@@ -70,7 +70,7 @@ class Written:
     digests: npt.NDArray[np.uint64]
 
 
-@stage(2, ("pillow", "pyarrow"))
+@stage(2, ("pillow", "pyarrow", "numpy"))
 def decode(data: recipe.Source, *, out: Path) -> None:
     """Stage: read both splits into `out`.
 

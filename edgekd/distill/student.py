@@ -67,7 +67,7 @@ class TaskTaught:
     taught: Taught | None
 
 
-@stage(2, ("torch", "accelerate"), together=True)
+@stage(2, ("torch", "accelerate", "numpy"), together=True)
 def train_teacher(samples: Artifact, teacher: Teacher, data: Data, *, out: Path) -> None:
     """Stage: train the recipe's teacher on labels for `teacher.train_epochs`."""
     opened = open_samples(samples.folder, data)
@@ -80,7 +80,7 @@ def train_teacher(samples: Artifact, teacher: Teacher, data: Data, *, out: Path)
     save_weights(trained, out / WEIGHTS)
 
 
-@stage(6, ("torch", "accelerate"), together=True)
+@stage(6, ("torch", "accelerate", "numpy"), together=True)
 def distill(
     samples: Artifact,
     taught_by: Lessons,

@@ -13,15 +13,17 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import Field, TypeAdapter
 from torch import nn
 
 from edgekd import accelerator, team
 from edgekd.accelerator import autocast, device_of
+from edgekd.contents import write_atomically
 from edgekd.data import Samples, Split, Views, open_samples
 from edgekd.data.batches import to_tensor
 from edgekd.distill.cache import FORMAT, CachedLogits, bytes_of, format_of, half
@@ -33,7 +35,7 @@ from edgekd.models import OnnxModel
 from edgekd.models.memory_format import forward
 from edgekd.recipe import Data, Recording, Teacher
 from edgekd.say import progress, say
-from edgekd.stage import SCRATCH, Artifact, stage, write_atomically
+from edgekd.stage import SCRATCH, Artifact, stage
 
 BATCH = 250
 SAVE_EVERY = 40  # batches between two notes of how far the recording has come
@@ -73,7 +75,7 @@ def in_halves(compute: Callable[[Images], T], images: Images, join: Callable[[li
     return join([in_halves(compute, part, join) for part in (images[:middle], images[middle:])])
 
 
-@stage(2, ("torch", "onnxruntime"), together=True, sharded=True)
+@stage(2, ("torch", "onnxruntime", "numpy"), together=True, sharded=True)
 def record_teacher(
     samples: Artifact, teacher: Teacher, trained: Artifact | None, data: Data, recording: Recording, *, out: Path
 ) -> None:
@@ -93,7 +95,7 @@ def record_teacher(
         (out / FORMAT).write_text(json.dumps(about))
 
 
-@stage(2, ("torch",), together=True, sharded=True)
+@stage(2, ("torch", "numpy"), together=True, sharded=True)
 def record_features(
     samples: Artifact, teacher: Teacher, trained: Artifact | None, data: Data, recording: Recording, layers: Sequence[str],
     *, out: Path,
@@ -139,7 +141,7 @@ def _record(
     ids = samples.train_ids
     drafts = {name: out / f"{name}.npy" for name in arrays}
     position = out / SCRATCH / f"position-{team.RANK}-of-{team.SIZE}.json"
-    done = json.loads(position.read_text()) if position.exists() else 0
+    done = _batches_done(position)
     if team.RANK == 0 and not all(draft.exists() for draft in drafts.values()):
         _claim(drafts, arrays, (views, len(ids)), what)
     team.wait()
@@ -158,6 +160,14 @@ def _record(
                 write_atomically(position, json.dumps(number).encode())
     _flush(opened)
     team.wait()
+
+
+def _batches_done(position: Path) -> int:
+    """As noted; 0 where there is no note, or a damaged one."""
+    try:
+        return TypeAdapter(Annotated[int, Field(ge=0, lt=2**62, strict=True)]).validate_json(position.read_bytes())
+    except (OSError, ValueError):
+        return 0
 
 
 def _claim(
@@ -219,7 +229,7 @@ def check_cache(model: nn.Module, cached: CachedLogits, samples: Samples, data: 
         )
 
 
-@stage(1, ("torch", "onnxruntime"))
+@stage(1, ("torch", "onnxruntime", "numpy"))
 def score_teacher(samples: Artifact, teacher: Teacher, trained: Artifact | None, data: Data, *, out: Path) -> None:
     """Stage: the teacher's logits on the test split, `test.npy` float32 `[samples, classes]`."""
     opened = open_samples(samples.folder, data)

@@ -32,7 +32,7 @@ def with_temperature(losses: Sequence[Loss], temperature: float) -> tuple[Loss, 
     )
 
 
-@stage(4, ("torch", "accelerate"), together=True)
+@stage(4, ("torch", "accelerate", "numpy"), together=True)
 def choose_temperature(
     samples: Artifact,
     taught_by: Lessons,

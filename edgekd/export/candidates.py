@@ -29,7 +29,7 @@ KEPT = "kept_fp32.json"
 TRAINED, SAME = "fake_quantized.npy", "fp32_between.npy"
 CHECKED = 64  # hold-out samples that each export is compared on
 BATCH = 250
-LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime")
+LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "ml_dtypes")
 
 
 @stage(1, LIBRARIES)
@@ -87,7 +87,7 @@ def export_int8(subject: Subject, plan: Plan, quantized: Artifact, export: Expor
         _check(out / MODEL, model, student, opened, data, export)
 
 
-@stage(1, ("onnxruntime",))
+@stage(1, ("onnxruntime", "numpy"))
 def score(samples: Artifact, model: Artifact, data: Data, export: Export, *, out: Path) -> None:
     """Stage: what an exported model computes in onnxruntime on the whole test split, `test.npy` float32 `[samples, classes]`, and
     `test.TASK.npy` for each further output."""

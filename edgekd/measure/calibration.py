@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from edgekd.contents import write_atomically
 from edgekd.errors import DeviceError, nearest
 from edgekd.measure.kernels import Kernel
-from edgekd.stage import write_atomically
 
 LEAST_OPERATIONS = 1e6  # of the networks that are fitted on
 ACCEPTED = 0.15  # median error on the held-out networks beyond which a calibration warns

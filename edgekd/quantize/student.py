@@ -42,7 +42,7 @@ PREPARED = "prepared.safetensors"
 STATISTICS = "statistics.safetensors"
 IN_FLOAT, SENSITIVITY, HOLDOUT = "in_float.json", "sensitivity.json", "holdout.json"
 SENSITIVITY_BATCHES = 8  # one pass over them for each layer
-LIBRARIES = ("torch", "torchao")
+LIBRARIES = ("torch", "torchao", "numpy")
 LOGITS_ONLY = {"z_s", "z_t", "z_ts", "labels", "epoch"}
 
 

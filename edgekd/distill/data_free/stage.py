@@ -16,7 +16,7 @@ from edgekd.recipe import Data, Student, Teacher
 from edgekd.stage import SCRATCH, Artifact, stage
 
 
-@stage(3, ("torch",))
+@stage(3, ("torch", "numpy"))
 def synthesize(tested: Artifact, teacher: Teacher, rival: Student | None, data: Data, *, out: Path) -> None:
     """Stage: a store as `decode` writes it, its train split synthetic, its test split that of `tested`.
 

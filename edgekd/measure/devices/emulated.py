@@ -23,7 +23,8 @@ from edgekd.errors import DeviceError, nearest
 from edgekd.measure.devices.process import Result, Told, copy_here, run_process
 from edgekd.report.model import Origin
 from edgekd.say import say
-from edgekd.stage import IN_USE, STAMP, default_cache
+from edgekd.stage import STAMP, default_cache
+from edgekd.strays import IN_USE
 
 # The CPU's part number in /proc/cpuinfo, which onnxruntime reads beside the features (Arm's technical reference manuals,
 # MIDR_EL1; `max` is qemu's own).

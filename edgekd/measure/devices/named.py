@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from edgekd.contents import write_atomically
 from edgekd.errors import DeviceError, nearest
 from edgekd.measure.devices import KINDS, Device
-from edgekd.stage import write_atomically
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 FOLDER = ".cache/edgekd-device"

@@ -1,0 +1,168 @@
+"""Contents: the hash of what a file or folder holds, remembered by the file's state and pinned while a build runs.
+
+A state is device, inode, size, times of modification and of change. It tells a file that was replaced by one of the same
+size and time. What changed in the last seconds before it was hashed is hashed again: a clock's tick may hide a change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import ConfigDict, Field, TypeAdapter
+
+from edgekd.errors import CacheError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+DOUBT_S = 2.0  # the coarsest clock of a file system (FAT)
+State = tuple[int, int, int, int, int]
+Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+# a file's state, its hash, and the files that an ONNX file keeps its weights in
+Known = tuple[State, Hash, tuple[str, ...]]
+KNOWN = TypeAdapter(dict[str, Known], config=ConfigDict(strict=True))
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a power cut, never sees half of it."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    with open(draft, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+
+
+def state_of(path: Path) -> State:
+    """Of what a link points to, where it is one. Raises OSError."""
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+class Asked(NamedTuple):
+    """A path whose content was asked for; with an ONNX file goes what it keeps in other files."""
+
+    path: Path
+    is_onnx: bool
+
+
+class Contents:
+    """Hashes of the user's files, remembered in `file`; `afresh`: every content is read again.
+
+    What was asked for once keeps its answer as long as this object lives: a build speaks of one version of a file.
+    `asked` lists what was asked for, for `changed`.
+    """
+
+    def __init__(self, file: Path, *, afresh: bool = False) -> None:
+        self.file = file
+        self.asked: list[Asked] = []
+        self._pinned: dict[Asked, Any] = {}
+        self._is_new = False
+        self._known: dict[str, Known] = {}
+        if not afresh:
+            try:
+                self._known = KNOWN.validate_json(file.read_bytes())
+            except (OSError, ValueError):  # absent or damaged: read again
+                self._known = {}
+
+    def of(self, path: Path, *, is_onnx: bool = False) -> Any:
+        """A file's hash; of a folder of images, or a pattern with `*`, names and hashes; None where there is nothing.
+
+        With an ONNX file go the files that hold its weights. Raises CacheError for a file that is being written.
+        """
+        asked = Asked(Path(os.path.abspath(path)), is_onnx)
+        self.asked.append(asked)
+        if asked not in self._pinned:
+            self._pinned[asked] = self._of(asked)
+            self._remember()
+        return self._pinned[asked]
+
+    def changed(self, among: Iterable[Asked] | None = None) -> list[Path]:
+        """What of `among` (none: of all that was asked for) holds something else than when it was asked for."""
+        asked = self._pinned if among is None else dict.fromkeys(among)
+        return [one.path for one in asked if self._of(one) != self._pinned[one]]
+
+    def _of(self, asked: Asked) -> Any:
+        path = asked.path
+        if path.is_dir():
+            return _folder(path, self._file)
+        if "*" in path.name:
+            return {file.name: self._file(file) for file in sorted(path.parent.glob(path.name))}
+        if not asked.is_onnx or (found := self._file(path, is_onnx=True)) is None:
+            return self._file(path)
+        return [found, {name: self._file(path.parent / name) for name in self._known[f"onnx:{path}"][2]}]
+
+    def _file(self, path: Path, *, is_onnx: bool = False) -> str | None:
+        key = f"onnx:{path}" if is_onnx else str(path)
+        for _ in range(3):
+            try:
+                state = state_of(path)
+                if not stat.S_ISREG(os.stat(path).st_mode):  # a device or a pipe has no end
+                    return None
+            except (OSError, ValueError):
+                return None
+            known = self._known.get(key)
+            if known is not None and known[0] == state:
+                return known[1]
+            self._known[key] = (state, hash_file(path), _outside(path) if is_onnx else ())
+            self._is_new = True
+            if state_of(path) == state:
+                return self._known[key][1]
+        raise CacheError(f"{path} is being written; build again when that has ended")
+
+    def _remember(self) -> None:
+        if not self._is_new:
+            return
+        if self.file.is_dir() and not self.file.is_symlink():  # damaged
+            shutil.rmtree(self.file)
+        now = time.time_ns()
+        sure = {name: known for name, known in self._known.items() if now - known[0][4] > DOUBT_S * 1e9}
+        write_atomically(self.file, KNOWN.dump_json(sure))
+        self._is_new = False
+
+
+def _folder(folder: Path, hash_of: Callable[[Path], str | None]) -> dict[str, dict[str, str | None]]:
+    """Every class folder, an empty one too, with its images; links are followed as the decoder follows them."""
+    classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    return {
+        entry.name: {file.relative_to(entry).as_posix(): hash_of(file) for file in sorted(images(entry))}
+        for entry in classes
+    }
+
+
+def images(folder: Path) -> Iterator[Path]:
+    """The image files beneath a class folder, which may be a link; links to folders beneath it are not entered."""
+    return (file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _outside(path: Path) -> tuple[str, ...]:
+    """The files beside an ONNX file that hold its tensors; empty where it is none."""
+    import onnx  # costs a third of a second: only where a file is new
+
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception:  # protobuf raises what it stumbles over; whoever runs the file says so
+        return ()
+    return tuple(sorted(set(_locations(model))))
+
+
+def _locations(message: Any) -> Iterator[str]:
+    """Of a tensor anywhere in a protobuf message: in bodies of If and Loop, attributes, local functions."""
+    if message.DESCRIPTOR.name == "TensorProto":
+        yield from (entry.value for entry in message.external_data if entry.key == "location")
+        return
+    for about, value in message.ListFields():
+        if about.message_type is not None:
+            for item in value if about.is_repeated else (value,):
+                yield from _locations(item)

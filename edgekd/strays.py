@@ -1,0 +1,45 @@
+"""remove_strays: what killed builds left in a cache and no other will use: drafts of single files, locks, checkpoints of what is stored.
+
+A draft of a stage that did not end is no stray: the same build goes on from it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+IN_USE = "in-use-"
+DRAFT = ".draft-"
+
+
+def remove_strays(cache: Path) -> None:
+    """Remove them; a build that runs now keeps its own."""
+    running = {lock.stem.removeprefix(IN_USE).partition("-")[0] for lock in locks_in_use(cache)}
+    for draft in cache.glob(".*.draft"):
+        if draft.suffixes[-2:-1] not in [[f".{pid}"] for pid in running]:
+            remove(draft)
+    for draft in cache.glob(f"{DRAFT}*"):
+        if (cache / draft.name.removeprefix(DRAFT)).exists():  # it was made again, and stored
+            remove(draft)
+
+
+def locks_in_use(cache: Path) -> Iterator[Path]:
+    """The locks of the builds that use a cache now; those of dead processes are removed."""
+    for lock in cache.glob(f".locks/{IN_USE}*.lock"):
+        try:
+            with FileLock(lock, timeout=0):
+                lock.unlink(missing_ok=True)
+        except Timeout:
+            yield lock
+
+
+def remove(path: Path) -> None:
+    """Whatever it is, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        path.unlink()
