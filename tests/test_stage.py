@@ -6,12 +6,13 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -123,6 +124,166 @@ def test_rot_that_leaves_size_and_time_is_found_before_another_stage_reads_it(tm
     assert damage(artifact.folder, thorough=False) is None
     run = Cache(tmp_path)
     assert (run(second, run(first, "x"), 2) / "b.txt").read_text() == "xx"
+
+
+DAMAGED = {
+    "a list": "[]", "null": "null", "brackets": "[" * 100_000, "objects": '{"a":' * 100_000, "cut": '{"name": "first", "key"',
+    "empty": "", "a long number": "1" * 100_000, "no text": "\udcff", "no files": '{"files": 3}',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_stamp_is_said_and_the_artifact_made_again(
+    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    artifact = Cache(tmp_path)(first, "x")
+    (artifact / "artifact.json").write_bytes(text.encode(errors="surrogateescape"))
+    assert artifact.folder.name in list_cache(tmp_path)
+    assert (Cache(tmp_path)(first, "x") / "a.txt").read_text() == "x"
+    assert RUNS == ["first", "first"] and "damaged (artifact.json cannot be read)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("part", ["name", "key", "seconds", "files", "size", "mtime_ns", "ctime_ns", "sha256", "path"])
+@pytest.mark.parametrize("value", [[], None, -1, 10**400, "x\0", {"a": {}}, True], ids=str)
+def test_a_stamp_of_any_values_is_read_or_made_again(tmp_path: Path, part: str, value: Any) -> None:
+    artifact = Cache(tmp_path)(first, "x")
+    stamp = json.loads((artifact / "artifact.json").read_text())
+    if part == "path":
+        stamp["files"][str(value)] = stamp["files"].pop("a.txt")
+    elif part in stamp:
+        stamp[part] = value
+    else:
+        stamp["files"]["a.txt"][part] = value
+    (artifact / "artifact.json").write_text(json.dumps(stamp))
+    assert (Cache(tmp_path)(first, "x") / "a.txt").read_text() == "x"
+
+
+def test_whatever_stands_in_an_artifacts_place_is_removed(tmp_path: Path) -> None:
+    folder = Cache(tmp_path)(first, "x").folder
+
+    def folder_of_stamps() -> None:
+        (folder / "artifact.json").mkdir(parents=True)
+
+    def pipe() -> None:
+        folder.mkdir()
+        os.mkfifo(folder / "artifact.json")
+
+    draft = tmp_path / f".draft-{folder.name}"
+    for spoil in (
+        lambda: folder.write_text("x"), lambda: folder.symlink_to("nowhere"), folder_of_stamps, pipe, lambda: draft.write_text("x"),
+        lambda: draft.symlink_to("nowhere"),
+    ):  # fmt: skip
+        shutil.rmtree(folder)
+        spoil()
+        assert (Cache(tmp_path)(first, "x") / "a.txt").read_text() == "x"
+    assert len(RUNS) == 7
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from edgekd.stage import Cache, stage
+@stage(1)
+def slow(*, out):
+    (out / "scratch" / "checkpoint").write_text("x")
+    with open(Path(sys.argv[1]).parent / "times", "a") as times:
+        times.write("x")
+    (out / "a.txt").write_text("x")
+def hook(event, words):
+    global at
+    if event not in ("os.rename", "os.rmdir", "os.remove"):
+        return
+    at -= 1
+    if at < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+run = Cache(Path(sys.argv[1]))
+at = int(sys.argv[2])
+sys.addaudithook(hook)
+run(slow)
+"""
+
+
+@pytest.mark.parametrize("point", range(5))
+def test_a_kill_at_any_change_of_names_makes_nothing_twice_and_leaves_nothing(tmp_path: Path, point: int) -> None:
+    """The stamp's rename, the checkpoint, its folder, the draft's rename; then one that comes too late."""
+    cache = tmp_path / "cache"
+
+    def run(at: int) -> int:
+        return subprocess.run(
+            [sys.executable, "-c", KILLED, str(cache), str(at)], check=False, capture_output=True
+        ).returncode
+
+    ended = run(point)
+    assert ended == (0 if point == 4 else -signal.SIGKILL)
+    assert run(1000) == 0
+    # before its stamp a draft is not complete: that alone is made again
+    assert (tmp_path / "times").read_text() == ("xx" if point == 0 else "x")
+    (artifact,) = cache.glob("slow-*")
+    assert {path.name for path in artifact.iterdir()} == {"artifact.json", "a.txt"}
+    assert list(json.loads((artifact / "artifact.json").read_text())["files"]) == ["a.txt"]
+    assert not list(cache.glob(".draft-*")) and not list(cache.rglob("*.draft"))
+
+
+def test_what_dead_builds_left_goes_and_what_running_ones_have_stays(tmp_path: Path) -> None:
+    with Cache(tmp_path) as run:
+        made = run(first, "x")
+        dead, own = tmp_path / ".hashes.json.999999999.draft", tmp_path / f".hashes.json.{os.getpid()}.draft"
+        left, unfinished = tmp_path / f".draft-{made.folder.name}", tmp_path / ".draft-second-0123"
+        for file in (dead, own):
+            file.write_text("x")
+        for folder in (left, unfinished):
+            folder.mkdir()
+        with Cache(tmp_path):
+            assert own.exists() and not dead.exists() and unfinished.exists() and not left.exists()
+    Cache(tmp_path).close()
+    assert not own.exists() and unfinished.exists() and len(list((tmp_path / ".locks").glob("in-use-*"))) <= 1
+
+
+@stage(1)
+def weigh(model: Model, *, out: Path) -> None:
+    RUNS.append("weigh")
+    weights = Path(str(model.weights))
+    (out / "a.txt").write_text(weights.read_text())
+    if "edited" in model.args:
+        weights.write_text("new")
+
+
+def test_a_file_that_changes_while_a_stage_reads_it_is_told_and_the_stage_is_not_stored(tmp_path: Path) -> None:
+    file = tmp_path / "w.safetensors"
+    file.write_text("old")
+    model = Model(model="edgekd:resnet8", weights=str(file), args={"edited": True})
+    with pytest.raises(CacheError, match=r"w\.safetensors changed .* while 'weigh' read it; build again"):
+        Cache(tmp_path / "cache")(weigh, model)
+    assert not list((tmp_path / "cache").glob("*weigh-*"))
+    assert (Cache(tmp_path / "cache")(weigh, model) / "a.txt").read_text() == "new"
+
+
+def test_a_file_that_changed_before_a_stage_of_the_same_build_reads_it_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "w.safetensors"
+    file.write_text("old")
+    model = Model(model="edgekd:resnet8", weights=str(file))
+    run = Cache(tmp_path / "cache")
+    before = run.describe(model)
+    file.write_text("new")
+    assert run.describe(model) == before and run.changed() == [str(file)]
+    with pytest.raises(CacheError, match="changed"):
+        run(weigh, model)
+    assert RUNS == []
+
+
+def test_recheck_reads_every_byte_of_what_is_stored_and_what_is_given(tmp_path: Path) -> None:
+    file = tmp_path / "w.safetensors"
+    file.write_text("old")
+    cache = tmp_path / "cache"
+    made = Cache(cache)(weigh, Model(model="edgekd:resnet8", weights=str(file)))
+    stamp = json.loads((made / "artifact.json").read_text())
+    (made / "a.txt").write_text("rot")
+    state = (made / "a.txt").stat()
+    stamp["files"]["a.txt"] |= {"mtime_ns": state.st_mtime_ns, "ctime_ns": state.st_ctime_ns}
+    (made / "artifact.json").write_text(json.dumps(stamp))
+    model = Model(model="edgekd:resnet8", weights=str(file))
+    assert (Cache(cache)(weigh, model) / "a.txt").read_text() == "rot"
+    assert (Cache(cache, recheck=True)(weigh, model) / "a.txt").read_text() == "old"
 
 
 def test_a_stage_that_failed_leaves_no_artifact_and_finds_its_draft_again(tmp_path: Path) -> None:
