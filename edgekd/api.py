@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from edgekd.bundle import remove_drafts
 from edgekd.current import current_report, fingerprint
 from edgekd.errors import RecipeError
 from edgekd.losses import check_losses
@@ -105,6 +106,7 @@ def _build(
     recipe = recipe.located()
     check_inputs(recipe, goal)
     folder = output / recipe.name / goal.name
+    remove_drafts(folder)
     with Cache(cache or default_cache(), f"{recipe.name} for {goal.name}", recheck=recheck) as run:
         made = None if recheck else current_report(folder, fingerprint(recipe, goal, run))
         if made is not None and (not device or device in {measured.device for measured in made.devices}):

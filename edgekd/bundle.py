@@ -33,6 +33,7 @@ GOLDEN = "golden.npz"
 MADE_THERE = frozenset({"model.plan", "timing.cache", "reference_input.bin", "reference_output.bin", "figures.json"})
 BYTECODE = "__pycache__"  # left by Python where somebody imported a script: nothing here reads it, verify refuses it
 LARGEST_TEXT = 1 << 26  # bytes of a manifest or a report
+DRAFT, OLD = ".draft-", ".old"
 LONGEST_NAME = 255  # bytes; no file system takes more
 FILES = Path(__file__).parent / "export" / "bundle_files"
 RUNNER = Path(__file__).parent / "measure" / "device_runner.py"
@@ -102,23 +103,18 @@ def add_to_report(folder: Path, change: Callable[[Report, Mapping[str, Any]], Re
     bundle that was changed by something else.
     """
     folder = folder.resolve()
-    with _alone(folder.parent):
+    with draft_of(folder) as draft:
         manifest = read_manifest(folder)
         refuse_links(folder)
         wrong = [name for name, expected in manifest["files"].items() if not check_file(folder, name, expected)[1]]
         if wrong:
             raise BundleError(f"{folder} is not as it was written: {', '.join(wrong)} changed; build it again")
         report = change(read_report(folder), manifest)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.draft-", dir=folder.parent))
-        try:
-            draft.chmod(0o755)
-            shutil.copytree(folder, draft, dirs_exist_ok=True, ignore=shutil.ignore_patterns(BYTECODE))
-            write_report(draft, report)
-            listed = {name: sha256(draft / name) for name in sorted(manifest["files"])}
-            write_json(draft / MANIFEST, {**manifest, "figures": figures(report), "files": listed})
-            put_in_place(draft, folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+        shutil.copytree(folder, draft, dirs_exist_ok=True, ignore=shutil.ignore_patterns(BYTECODE))
+        write_report(draft, report)
+        listed = {name: sha256(draft / name) for name in sorted(manifest["files"])}
+        write_json(draft / MANIFEST, {**manifest, "figures": figures(report), "files": listed})
+        put_in_place(draft, folder)
     return report
 
 
@@ -131,6 +127,36 @@ def read_report(folder: Path) -> Report:
         return Report.model_validate_json(read_text(file))
     except ValueError as error:
         raise BundleError(f"{file} is no report of this edgekd; build again ({str(error).splitlines()[0]})") from error
+
+
+@contextmanager
+def draft_of(folder: Path) -> Iterator[Path]:
+    """An empty folder beside a bundle's, gone afterwards; others that ask for one at the same place wait."""
+    with _alone(folder.parent):
+        _remove_drafts(folder)
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}{DRAFT}", dir=folder.parent))
+        try:
+            draft.chmod(0o755)
+            yield draft
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def remove_drafts(folder: Path) -> None:
+    """What killed builds left beside a bundle's folder; one that is being written is waited for."""
+    if folder.parent.is_dir():
+        with _alone(folder.parent):
+            _remove_drafts(folder)
+
+
+def _remove_drafts(folder: Path) -> None:
+    for draft in folder.parent.iterdir():
+        if not draft.name.startswith(f".{folder.name}{DRAFT}"):
+            continue
+        if draft.name.endswith(OLD) and not folder.exists():  # killed between two renames: it is the bundle
+            draft.rename(folder)
+        else:
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 @contextmanager
@@ -166,7 +192,7 @@ def put_in_place(draft: Path, folder: Path) -> None:
         draft.rename(folder)
     elif not exchange(draft, folder):
         # no such call on this system: for an instant there is no bundle, but never half of one
-        old = draft.with_name(draft.name + ".old")
+        old = draft.with_name(draft.name + OLD)
         folder.rename(old)
         draft.rename(folder)
         shutil.rmtree(old)

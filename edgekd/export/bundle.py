@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,6 +19,7 @@ from edgekd.bundle import (
     SHIPPED,
     Row,
     check_file,
+    draft_of,
     figures,
     put_in_place,
     read_manifest,
@@ -78,9 +78,7 @@ def write_bundle(
     check_replaceable(folder)
     graph_input = check_content(models, labels, golden, manifest)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.draft-", dir=folder.parent))
-    try:
-        draft.chmod(0o755)
+    with draft_of(folder) as draft:
         write_files(draft, report, models, labels, golden)
         _, reproduced, detail = check_outputs(draft, golden)
         if not reproduced:
@@ -106,8 +104,6 @@ def write_bundle(
         }
         write_json(draft / MANIFEST, content)
         put_in_place(draft, folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def check_replaceable(folder: Path) -> None:
