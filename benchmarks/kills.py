@@ -10,6 +10,8 @@ at: writing a stage, writing the bundle, or neither. Latency blocks are millisec
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import json
 import os
 import random
@@ -32,8 +34,8 @@ from edgekd.stage import read_stamp
 
 assert build
 SETTINGS = (
-    "teacher.args.width=8", "teacher.train_epochs=2", "student.args.width=4", "distill.epochs=4", "distill.views=2",
-    "quantize.mode=qat", "quantize.epochs=2", "budget.max_drop_from_fp32=100",
+    "teacher.args.width=8", "teacher.train_epochs=2", "student.args.width=16", "distill.epochs=3", "distill.views=1",
+    "quantize.mode=qat", "quantize.epochs=1", "budget.max_drop_from_fp32=100",
 )  # fmt: skip
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree", "shutil.copyfile"}
 PHASES = {"moment": 0.25, "stage": 0.4, "bundle": 0.35}  # share of the kills; those of the bundle come last
@@ -41,6 +43,19 @@ OF_TIME = {
     "created", "seconds", "latency", "teacher_latency", "peak_memory_mb", "reused", "order_ms", "value", "interval", "stable", "n",
     "low_ms", "high_ms", "p50_ms", "p90_ms", "p99_ms",
 }  # fmt: skip
+IMPORTED = {
+    "edgekd",
+    "torch",
+    "torchao",
+    "onnx",
+    "onnxscript",
+    "onnx_ir",
+    "sklearn",
+    "scipy",
+    "jinja2",
+    "rich",
+    "accelerate",
+}
 REPORTS = {"report.json", "report.html", "README.txt"}
 
 
@@ -73,7 +88,10 @@ class Changes:
 def tried(
     place: Path, log: Path, phase: str = "", at: int = -1, moment: float | None = None
 ) -> tuple[int, Counter[str]]:
-    """One try in a process of its own: how it ended, and the changes that a whole one made."""
+    """One try in a process of its own: how it ended, and the changes that a whole one made.
+
+    What a whole one imported is imported here: the next need not.
+    """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -86,7 +104,7 @@ def tried(
             build_bundle(
                 None, "jetson", SETTINGS, place / "build", place / "cache", recheck=True, ask=lambda question: False
             )
-            os.write(writer, json.dumps(changes.counts).encode())
+            os.write(writer, json.dumps([changes.counts, list(sys.modules)]).encode())
             code = 0
         except BaseException as error:
             os.write(2, f"Traceback {type(error).__name__}: {error}\n".encode())
@@ -97,8 +115,12 @@ def tried(
         time.sleep(moment)
         os.kill(child, signal.SIGKILL)
     with os.fdopen(reader) as pipe:
-        counts = pipe.read()
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), Counter(json.loads(counts or "{}"))
+        counts, modules = json.loads(pipe.read() or "[{}, []]")
+    for name in modules:
+        if name.partition(".")[0] in IMPORTED:
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), Counter(counts)
 
 
 def doing(place: Path) -> str:
