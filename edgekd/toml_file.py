@@ -21,6 +21,7 @@ from edgekd.names import visible
 
 Loc = tuple[str | int, ...]
 LARGEST = 1 << 20  # bytes of a file
+MOST_TOLD = 50  # mistakes
 DEEPEST = 50  # tables and lists in one another
 SEARCHED = 20_000_000  # characters parsed again to find lines
 CHAIN = re.compile(r"(?<![\w\"'-])(?:[\w\"'-]++\s*+\.\s*+){100}")  # a key of so many steps costs tomllib their square
@@ -36,9 +37,13 @@ def refuse(title: str, mistakes: Sequence[Mistake]) -> None:
     """Raise RecipeError with a table of the mistakes, where there are any."""
     if not mistakes:
         return
-    width = max(len(mistake.place) for mistake in mistakes)
+    width = max(len(mistake.place) for mistake in mistakes[:MOST_TOLD])
     count = f"{len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}"
-    rows = [visible(f"  {mistake.place:{width}}  {mistake.text}").replace("\n", "\\n") for mistake in mistakes]
+    rows = [
+        visible(f"  {mistake.place:{width}}  {mistake.text}").replace("\n", "\\n") for mistake in mistakes[:MOST_TOLD]
+    ]
+    if len(mistakes) > MOST_TOLD:
+        rows.append(f"  and {len(mistakes) - MOST_TOLD} more")
     raise RecipeError("\n".join([f"{count} in {title}:", *rows]))
 
 

@@ -562,8 +562,8 @@ def read_manifest(bundle: str) -> dict[str, Any]:
 def manifest_problem(manifest: Any) -> str:
     """What of a manifest is of another kind than edgekd writes; empty where nothing is."""
     if not isinstance(manifest, dict) or type(manifest.get("format")) is not int or manifest["format"] != FORMAT:
-        return "format {}; this file reads {}".format(
-            str(manifest.get("format") if isinstance(manifest, dict) else None)[:40], FORMAT
+        return "format {!r:.40}; this file reads {}".format(
+            str(manifest.get("format")) if isinstance(manifest, dict) else "", FORMAT
         )
     files, stored, graph = (manifest.get(key) for key in ("files", "golden", "input"))
     if not isinstance(files, dict) or not all(isinstance(key, str) and len(key) == 64 for key in files.values()):
@@ -598,16 +598,17 @@ def check_files(bundle: str, manifest: dict[str, Any]) -> None:
     for name, expected in sorted(manifest["files"].items()):
         path = os.path.join(bundle, check_name(name))
         if os.path.islink(path):
-            problems.append(name + " is a link")
+            problems.append((name, "is a link"))
         elif not os.path.exists(path):
-            problems.append(name + " is missing")
+            problems.append((name, "is missing"))
         elif not plain(path):
-            problems.append(name + " is no plain file of at most 4 GB")
+            problems.append((name, "is no plain file of at most 4 GB"))
         elif sha256(path) != expected:
-            problems.append(name + " was changed")
-    problems += [name + " is not listed in the manifest" for name in foreign_files(bundle)]
+            problems.append((name, "was changed"))
+    problems += [(name, "is not listed in the manifest") for name in foreign_files(bundle)]
+    told = [f"{name if name.isprintable() else repr(name)} {what}" for name, what in problems[:20]]
     if problems:
-        raise Differs("the bundle is not as it was written: {}".format("; ".join(problems)))
+        raise Differs("the bundle is not as it was written: {}".format("; ".join(told)))
 
 
 def load_tools(bundle: str, tools: str) -> Any:

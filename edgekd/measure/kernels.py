@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Literal
 
 import onnx
-from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from edgekd.errors import ModelError
 from edgekd.external_data import check_external_data
@@ -97,9 +95,17 @@ class _Open:
 def read_kernels(path: Path) -> tuple[Kernel, ...]:
     """The kernels of a file, in the graph's order, for a batch of one. Raises ModelError for what is no ONNX file."""
     try:
-        model = _of_one_sample(_without_weights(path))
-    except (OSError, DecodeError, ParseError, onnx.shape_inference.InferenceError) as error:
-        raise ModelError(f"{path} cannot be read as an ONNX model: {str(error).splitlines()[0]}") from error
+        return _kernels(_of_one_sample(_without_weights(path)))
+    except ModelError:
+        raise
+    except (
+        Exception
+    ) as error:  # protobuf and shape inference raise types of their own; a damaged graph lacks names and sizes
+        reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:300]}"
+        raise ModelError(f"{path} cannot be read as an ONNX model ({reason}); `edgekd lint` says more") from error
+
+
+def _kernels(model: onnx.ModelProto) -> tuple[Kernel, ...]:
     graph = _Graph(model)
     kernels: list[_Open] = []
     made_by: dict[str, _Open] = {}

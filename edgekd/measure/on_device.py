@@ -308,7 +308,8 @@ def target_of(bundle: Path) -> Target:
         told = {key: value for key, value in manifest["target"].items() if key != "quantization"}
         return Target.model_validate_json(json.dumps(told))
     except (ValueError, KeyError, AttributeError) as error:
-        raise BundleError(f"{bundle / MANIFEST} does not tell the target; build it again ({error})") from error
+        reason = " ".join(str(error).split())[:300]
+        raise BundleError(f"{bundle / MANIFEST} does not tell the target; build it again ({reason})") from error
 
 
 def teller(device: Device) -> Told:

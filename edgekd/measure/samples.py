@@ -21,6 +21,15 @@ from edgekd.stage import Cache, default_cache
 from edgekd.toml_file import refuse
 
 
+def recipe_of(bundle: Path) -> Recipe:
+    """Raises BundleError where the manifest tells no recipe."""
+    try:
+        return Recipe.model_validate(read_manifest(bundle)["recipe"], strict=False).located()
+    except (KeyError, ValueError, RuntimeError, OverflowError) as error:  # a home that nobody has, a number beyond all
+        reason = " ".join(str(error).split())[:300]
+        raise BundleError(f"{bundle} does not tell the recipe that it was built from: {reason}") from error
+
+
 @contextmanager
 def test_samples(bundle: Path, most: int | None = None) -> Iterator[Samples]:
     """The samples of the recipe that the bundle was built from, or `most` of them, each class in its share, drawn by the
@@ -28,10 +37,7 @@ def test_samples(bundle: Path, most: int | None = None) -> Iterator[Samples]:
 
     Raises BundleError where the manifest tells no recipe, RecipeError where its data is not here any more.
     """
-    try:
-        recipe = Recipe.model_validate(read_manifest(bundle)["recipe"], strict=False).located()
-    except (KeyError, ValueError) as error:
-        raise BundleError(f"{bundle} does not tell the recipe that it was built from: {error}") from error
+    recipe = recipe_of(bundle)
     refuse(f"recipe {recipe.name} of {bundle}", [m for m in missing_files(recipe) if m.place.startswith("data.")])
     with Cache(default_cache(), f"accuracy of {bundle}") as run, TemporaryDirectory(prefix="edgekd-") as folder:
         opened = open_samples(run(decode, recipe.data.source).folder, recipe.data)

@@ -272,6 +272,7 @@ def test_nothing_of_a_file_is_run(evil: Path) -> None:
     assert [path for path in evil.iterdir() if path.is_dir()] == []
 
 
+@pytest.mark.slow
 def test_the_attacks_are_real(good: Path, tmp_path: Path) -> None:
     """torch.export.load runs each of them, in a process of its own: else the test above would prove nothing."""
     names = list(attacks(tmp_path))

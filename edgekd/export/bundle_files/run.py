@@ -87,8 +87,8 @@ def read_manifest() -> dict[str, Any]:
 def manifest_problem(manifest: Any) -> str:
     """What of a manifest is of another kind than edgekd writes; empty where nothing is."""
     if not isinstance(manifest, dict) or type(manifest.get("format")) is not int or manifest["format"] != FORMAT:
-        return "format {}; this file reads {}".format(
-            str(manifest.get("format") if isinstance(manifest, dict) else None)[:40], FORMAT
+        return "format {!r:.40}; this file reads {}".format(
+            str(manifest.get("format")) if isinstance(manifest, dict) else "", FORMAT
         )
     files, stored, graph = (manifest.get(key) for key in ("files", "golden", "input"))
     if not isinstance(files, dict) or not all(isinstance(key, str) and len(key) == 64 for key in files.values()):
