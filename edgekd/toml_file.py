@@ -23,7 +23,7 @@ Loc = tuple[str | int, ...]
 LARGEST = 1 << 20  # bytes of a file
 MOST_TOLD = 50  # mistakes
 DEEPEST = 50  # tables and lists in one another
-SEARCHED = 20_000_000  # characters parsed again to find lines
+SEARCHED = 3_000_000  # characters parsed again to find lines
 CHAIN = re.compile(r"(?<![\w\"'-])(?:[\w\"'-]++\s*+\.\s*+){100}")  # a key of so many steps costs tomllib their square
 
 
