@@ -24,6 +24,7 @@ LARGEST = 1 << 20  # bytes of a file
 MOST_TOLD = 50  # mistakes
 DEEPEST = 50  # tables and lists in one another
 SEARCHED = 3_000_000  # characters parsed again to find lines
+ENDS = re.compile(r"(?:[\]}]|\"\"\"|''')\s*(?:#.*)?$")  # of what takes several lines
 CHAIN = re.compile(r"(?<![\w\"'-])(?:[\w\"'-]++\s*+\.\s*+){100}")  # a key of so many steps costs tomllib their square
 
 
@@ -155,7 +156,10 @@ def lines_of(text: str) -> Mapping[Loc, int]:
     statement, start, left = "", 1, SEARCHED
     for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
         start = start if statement else number
+        is_first = not statement
         statement += f"{line}\n"
+        if not is_first and not ENDS.search(line):
+            continue
         left -= len(statement)
         if left < 0:  # a list of thousands of lines: the mistakes behind it are told without theirs
             return lines

@@ -65,7 +65,8 @@ def make(name: str, settings: Mapping[str, str]) -> Device:
     try:
         return KINDS[kind](name, settings[kind], **rest)
     except TypeError:
-        raise DeviceError(f"device {name}: {', '.join(rest)} given; not all of them are settings of {kind}") from None
+        given = ", ".join(key if key.isprintable() else ascii(key) for key in rest)
+        raise DeviceError(f"device {name}: {given} given; not all of them are settings of {kind}") from None
 
 
 def write_device(name: str, settings: Settings) -> None:
