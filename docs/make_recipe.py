@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from edgekd.data import picture
 from edgekd.distill.methods import METHODS
 from edgekd.losses import Loss, needs_of, options_of
 from edgekd.recipe import (
@@ -47,6 +48,10 @@ def reference() -> str:
     parts = [HEAD]
     for title, table in TABLES.items():
         parts.append(f"## `{title}`\n\n| key | default | |\n|---|---|---|\n" + "\n".join(rows(table)) + "\n")
+    rule = (picture.__doc__ or "").partition("run.py, which ships")[0].partition("\n\n")[2].rstrip()
+    parts.append(
+        f"## What a picture is\n\nIn training and in the run.py that ships (edgekd/data/picture.py):\n\n{rule}\n"
+    )
     parts.append(
         "## Options of the methods\n\nWritten beside `method` in `[[distill.losses]]`; what each means stands in the docstring "
         "of its file in `edgekd/distill/methods`.\n\n| method | options and defaults |\n|---|---|\n"

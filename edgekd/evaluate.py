@@ -37,6 +37,7 @@ from edgekd.measure.fitness import is_architecture
 from edgekd.measure.on_candidates import measure_candidates
 from edgekd.measure.protocol import interleave
 from edgekd.measure.runners import OnnxRunner, Runner, TorchRunner, machine, peak_memory_mb, versions
+from edgekd.models.adapt import resized
 from edgekd.quantize.auto import Quantized
 from edgekd.recipe import Distill, Recipe, Teacher, file_of
 from edgekd.report.model import (
@@ -257,6 +258,7 @@ def _contenders(
     calls = {name: partial(runner.run, one) for name, runner in runners.items() if not runner.rounds_to_bf16}
     if teacher is not None:
         image = to_tensor(seen.test.get(np.zeros(1, np.int64)), recipe.teacher_data, torch.device("cpu"))
+        image = resized(image, recipe.teachers[0].size or seen.image_shape[:2])
         calls["teacher"] = partial(teacher.run, image.contiguous().numpy())
     threads = torch.get_num_threads()
     series = interleave(calls)

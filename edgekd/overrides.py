@@ -10,7 +10,13 @@ from typing import Any
 
 from edgekd.toml_file import Loc, Mistake, dotted, shown
 
-PATH_KEYS: tuple[Loc, ...] = (("data", "train"), ("data", "test"), ("teacher", "weights"), ("student", "weights"))
+PATH_KEYS: tuple[Loc, ...] = (
+    ("data", "train"),
+    ("data", "test"),
+    ("teacher", "weights"),
+    ("teacher", "classes"),
+    ("student", "weights"),
+)
 MODEL_KEYS: tuple[Loc, ...] = (("teacher", "model"), ("student", "model"))
 SUFFIXES = (".pt", ".pth", ".pt2", ".onnx", ".safetensors", ".bin", ".ckpt", ".py")  # of a path without a folder
 
@@ -90,7 +96,7 @@ def _from_here(loc: Loc, value: object) -> object:
         return value
     scheme, colon, rest = value.partition(":")
     if loc in PATH_KEYS and scheme not in ("python", "synthetic"):
-        always = loc[0] == "data"  # weights may be a name that the model's library knows
+        always = loc[0] == "data" or loc[-1] == "classes"  # weights may be a name that the model's library knows
         return _absolute(value) if always or _looks_like_a_path(value) else value
     if loc in MODEL_KEYS and colon and scheme in ("onnx", "exported"):
         return f"{scheme}:{_absolute(rest)}"

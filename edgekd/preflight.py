@@ -18,7 +18,6 @@ from edgekd.distill.layers import pair_layers
 from edgekd.distill.methods import METHODS
 from edgekd.distill.objective import Labels, Objective, Seen
 from edgekd.distill.student import as_teacher, beginning
-from edgekd.distill.teacher import load_teacher, predict, top1
 from edgekd.distill.temperature import with_temperature
 from edgekd.distill.trained import initialise, new_model, number_of_outputs
 from edgekd.doubts import doubts
@@ -26,15 +25,15 @@ from edgekd.errors import BundleError, EdgekdError, ModelError, RecipeError
 from edgekd.export.bundle import check_replaceable
 from edgekd.export.trace import trace
 from edgekd.losses import Loss, needs_of, reads_teacher
-from edgekd.models import ExportedModel, OnnxModel, load_model, number_of_classes
-from edgekd.recipe import Recipe, Student
+from edgekd.models import ExportedModel, OnnxModel, number_of_classes
+from edgekd.recipe import Recipe, Student, TeacherModel
 from edgekd.say import say
 from edgekd.stage import Artifact
 from edgekd.target import Target
 from edgekd.tasks import check_tasks, open_task
+from edgekd.teachers import check_knowledge, check_no_softmax, checked_teacher
 
 SIZES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}  # bytes of a weight
-PROBED = 500  # hold-out samples that the teacher is tried on
 
 
 def check_output(folder: Path) -> None:
@@ -63,11 +62,11 @@ def check_models(
     opened_by_teacher = open_samples(seen.folder, recipe.teacher_data)
     channels = opened.image_shape[2]
     for table, data, images in (("data", recipe.data, opened), ("teacher", recipe.teacher_data, opened_by_teacher)):
-        if len(data.mean) not in (1, channels := images.image_shape[2]):
-            have = f"{channels} channel{'s' * (channels > 1)}"
+        if len(data.mean) not in (1, number := images.image_shape[2]):
+            have = f"{number} channel{'s' * (number > 1)}"
             raise RecipeError(
                 f"{table}.mean and {table}.std have {len(data.mean)} values, the images {have}; give 1"
-                f"{f' or {channels}' * (channels > 1)}"
+                f"{f' or {number}' * (number > 1)}"
             )
     side, padding = min(opened.image_shape[:2]), recipe.data.augment.crop_padding
     if padding > side:
@@ -86,15 +85,21 @@ def check_models(
         )
     student = new_model(to_train, opened, recipe.distill.seed)
     check_memory(student, target)
-    teachers = [
-        load_model(reference, num_classes=len(opened.classes), in_channels=opened_by_teacher.image_shape[2])
-        for reference in recipe.teachers
+    places = ("teacher", *(f"teacher.also.{n}" for n in range(len(recipe.teachers) - 1)))
+    checked = [
+        checked_teacher(teacher, place, opened_by_teacher, recipe.teacher_data)
+        for place, teacher in zip(places, recipe.teachers, strict=True)
     ]
+    teachers, sizes = [teacher for teacher, _ in checked], [classes for _, classes in checked]
     if recipe.student.init is not None and (first := beginning(recipe.student, recipe.teacher, None)) is not None:
         initialise(copy.deepcopy(student), recipe.student.init, first.source, None, opened)
+        if isinstance(first.source, TeacherModel) and (first.source.classes or opened.classes) != opened.classes:
+            raise RecipeError(
+                "student.init takes the teacher's head too, whose classes stand in the order of teacher.classes; leave "
+                "student.init out, or give a source of the data's order"
+            )
     assistants = [new_model(assistant, opened, 0) for assistant in recipe.student.assistants]
     named = [("student", student), *(("assistant", assistant) for assistant in assistants)]
-    sizes = [number_of_classes(model, opened_by_teacher.image_shape) for model in teachers]
     found = [(role, number_of_classes(model, opened.image_shape)) for role, model in named]
     for role, classes in (*found, *(("teacher", classes) for classes in sizes)):
         knows_fewer = role == "teacher" and classes < len(opened.classes) and _reads_old_classes_only(recipe)
@@ -115,6 +120,8 @@ def check_models(
             raise ModelError(
                 f"{role} '{reference.model}' cannot be trained; give edgekd:NAME, python:module:function or timm:NAME"
             )
+        if not (role == "student" and to_train.heads):  # whose rows are of several tasks
+            check_no_softmax(model, role, opened)
     check_tasks(recipe, opened, tasks)
     losses = _check_losses(recipe, student, next(iter(teachers), None), opened, opened_by_teacher)
     trace(student.eval(), (torch.zeros(2, channels, *opened.image_shape[:2]),))
@@ -236,29 +243,11 @@ def check_teachers(
     tasks: Mapping[str, Artifact],
     ask: Callable[[str], bool],
 ) -> None:
-    """Ask whether to go on where a teacher is no better than chance on the hold-out split; `trained` is the first one's."""
-    data = recipe.teacher_data
-    first: Samples = open_samples(samples.folder, data)
-    asked = [(teacher, first, data) for teacher in recipe.teachers]
-    asked += [
-        (as_teacher(task.teacher), open_task(recipe, task, tasks), recipe.task_data(task)) for task in recipe.tasks
-    ]
-    ids = first.holdout_ids[:: max(1, len(first.holdout_ids) // PROBED)]
-    for number, (teacher, opened, seen_as) in enumerate(asked):
-        model = load_teacher(teacher, trained if number == 0 else None, opened)
-        logits = predict(model, opened.train, ids, seen_as)
-        known = opened.train.labels[ids] < logits.shape[1]  # it may know the first classes only
-        labels = opened.train.labels[ids][known]
-        if len(labels) == 0:  # no sample of the classes that it knows: nothing can be told
-            continue
-        found = top1(logits[known], labels)
-        chance = 100 * float(np.bincount(labels).max()) / len(labels)
-        # Two standard errors above always naming the most frequent class.
-        if found > chance + 2 * np.sqrt(chance * (100 - chance) / len(labels)):
-            continue
-        question = (
-            f"the teacher '{teacher.model}' gets {found:.1f} % of {len(labels)} hold-out samples right, no better than chance "
-            f"({chance:.1f} %): wrong weights, another normalisation (data.mean, data.std), or another order of classes?"
-        )
-        if not ask(question):
-            raise ModelError(f"{question} To build with it all the same, answer yes, or give --yes")
+    """Refuse a teacher that numbers the classes otherwise than the data, and ask whether to go on with one that is no better
+    than chance; `trained` is the first one's weights."""
+    opened = open_samples(samples.folder, recipe.teacher_data)
+    for number, teacher in enumerate(recipe.teachers):
+        check_knowledge(teacher, None if number else trained, opened, recipe.teacher_data, ask)
+    for task in recipe.tasks:
+        own = open_task(recipe, task, tasks)
+        check_knowledge(as_teacher(task.teacher), None, own, recipe.task_data(task), ask)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from edgekd import overrides as command_line
 from edgekd.errors import RecipeError, nearest
 from edgekd.losses import Loss, Methods, losses_in, mistakes_in_losses
-from edgekd.names import FolderName, Text
+from edgekd.names import FolderName, Text, class_problem
 from edgekd.schemes import ELSEWHERE, SCHEMES, with_scheme
 from edgekd.toml_file import (
     Mistake,
@@ -145,7 +145,23 @@ class Model(Section):
     args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the model's function")
 
 
-class Teacher(Model):
+class TeacherModel(Model):
+    """A model that teaches, and what it is: edgekd.models.adapt makes its input and its outputs those that the data asks for."""
+
+    outputs: Literal["logits", "probabilities", "log_probabilities"] | None = Field(
+        default=None, description="what it gives; none: logits, and what are none is refused"
+    )
+    classes: tuple[Text, ...] | Text | None = Field(
+        default=None,
+        description="the names of its outputs in their order, or a text file with one a line; none: as the data numbers them",
+    )
+    size: tuple[Annotated[int, Field(ge=1, le=MOST)], Annotated[int, Field(ge=1, le=MOST)]] | None = Field(
+        default=None,
+        description="height, width of what it takes, to which pictures are resized (bilinear); none: the data's",
+    )
+
+
+class Teacher(TeacherModel):
     """The trained model to learn from. `train_epochs` trains it on labels first where it has no weights.
 
     `also` are further teachers: methods that read one are averaged over all, others weigh them (`eb_kd`, `ca_mkd`). With
@@ -153,7 +169,7 @@ class Teacher(Model):
     """
 
     train_epochs: int = Field(default=0, ge=0, le=MOST, description="on labels first; 0: it is trained")
-    also: tuple[Model, ...] = Field(default=(), description="further teachers")
+    also: tuple[TeacherModel, ...] = Field(default=(), description="further teachers, each as this table")
     column: Text | None = Field(default=None, description="of the images that the teachers see; none: the student's")
     mean: tuple[float, ...] | None = Field(default=None, description="of what the teachers see; none: the data's")
     std: tuple[Positive, ...] | None = Field(default=None, description="the same")
@@ -205,7 +221,7 @@ class Task(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="of its output")]
     label: Text = Field(description="column of its labels")
-    teacher: Model = Field(description="of its classes")
+    teacher: TeacherModel = Field(description="of its classes, as [teacher]")
     weight: Positive = Field(default=1.0, description="of the task's losses, where the first task's is 1")
 
 
@@ -419,6 +435,8 @@ class Recipe(Section):
             if not isinstance(value, Section):
                 return value
             located = {key: at(item) if key in value.references and item else inside(item) for key, item in value}
+            if isinstance(located.get("classes"), str):  # a file, whose content is the setting
+                located["classes"] = read_classes(self.folder / Path(located["classes"]).expanduser())
             return value.model_copy(update=located)
 
         return self.model_copy(update={name: inside(getattr(self, name)) for name in LOCATED})
@@ -440,6 +458,14 @@ def split_reference(reference: str) -> tuple[str, Path | None, str]:
     if kind in ("edgekd", "timm", "synthetic") and colon:
         return reference, None, ""
     return "", Path(reference), ""
+
+
+def read_classes(file: Path) -> tuple[str, ...]:
+    """The class names of a text file, one a line. Raises RecipeError where it is none."""
+    names = tuple(read_text(file).removeprefix("\ufeff").splitlines())
+    if problem := class_problem(names):
+        raise RecipeError(f"{file}: {problem}; write one name a line, and nothing else")
+    return names
 
 
 def load_recipe(path: Path | None = None, overrides: Sequence[str] = (), methods: Methods | None = None) -> Recipe:

@@ -50,6 +50,11 @@ def impossible_settings(recipe: Recipe, target: Target) -> Iterator[Mistake]:
     elif recipe.data.is_synthetic and (recipe.teacher.train_epochs or recipe.teacher.column):
         why = "images are made from a trained teacher: give its weights, no train_epochs or column"
         yield Mistake("data.train", f'"{recipe.data.train}" given; {why}')
+    if recipe.teacher is not None and recipe.teacher.train_epochs and recipe.teacher.classes:
+        yield Mistake(
+            "teacher.classes",
+            "given beside train_epochs; a teacher that is trained here has the data's order: leave it out",
+        )
     if recipe.student.init is not None and recipe.student.weights is not None:
         yield Mistake("student.init", "given beside student.weights; a student begins with one of them")
     if recipe.tasks or recipe.student.heads:

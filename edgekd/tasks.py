@@ -17,10 +17,10 @@ from edgekd.distill.methods import METHODS
 from edgekd.distill.teacher import top1
 from edgekd.errors import ModelError, RecipeError
 from edgekd.losses import needs_of
-from edgekd.models import load_model, number_of_classes
 from edgekd.recipe import Recipe, Student, Task
 from edgekd.report.model import Check
 from edgekd.stage import Artifact, Cache
+from edgekd.teachers import checked_teacher
 
 PER_HEAD = {"z_s", "z_t", "z_ts", "labels", "epoch"}  # what a loss may read where a student has several heads
 
@@ -43,13 +43,12 @@ def with_heads(recipe: Recipe, samples: Mapping[str, Artifact]) -> Student:
 
 def check_tasks(recipe: Recipe, first: Samples, samples: Mapping[str, Artifact]) -> None:
     """Raise RecipeError or ModelError where tasks, losses, labels and teachers do not fit each other."""
-    for task in recipe.tasks:
+    for n, task in enumerate(recipe.tasks):
         opened = open_task(recipe, task, samples)
         if len(opened.train) != len(first.train) or len(opened.test) != len(first.test):
             raise RecipeError(f"task {task.name}: column '{task.label}' labels other rows than the first task's")
         check_classes(opened.train.labels, opened.classes, f"task {task.name}: column '{task.label}' of data.train")
-        teacher = load_model(task.teacher, num_classes=len(opened.classes), in_channels=opened.image_shape[2])
-        classes = number_of_classes(teacher, opened.image_shape)
+        _, classes = checked_teacher(task.teacher, f"tasks.{n}.teacher", opened, recipe.task_data(task))
         if classes != len(opened.classes):
             raise ModelError(
                 f"task {task.name}: its teacher gives {classes} classes, column '{task.label}' has {len(opened.classes)} "

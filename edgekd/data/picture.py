@@ -1,7 +1,7 @@
 """What a picture is: `as_pixels` makes uint8 `[height, width, channels]` of whatever Pillow opens, by one rule.
 
     turned            as its EXIF orientation says
-    16 bits a value   the upper 8, of grey as of colour (Pillow reads colour so itself)
+    16 bits a value   the upper 8, of grey as of colour (Pillow reads colour so itself, and rounds that of PPM)
     float, 32 bits    refused: nothing says which value is white; LAB too, which not every Pillow converts
     alpha             left out: the colours as they are stored
     other modes       (palette, CMYK, YCbCr, 1 bit, grey) become three channels of colour, or one of luma (ITU-R 601)

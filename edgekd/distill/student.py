@@ -18,7 +18,8 @@ from edgekd.distill.teacher import cached_features, check_cache, load_teacher
 from edgekd.distill.train import Lesson, TaskLesson, save_weights, train
 from edgekd.distill.trained import REUSED, WEIGHTS, initialise, new_model
 from edgekd.losses import reads_teacher
-from edgekd.recipe import Data, Distill, Model, Optimizer, Student, Teacher
+from edgekd.models.adapt import adapt
+from edgekd.recipe import Data, Distill, Model, Optimizer, Student, Teacher, TeacherModel
 from edgekd.say import say
 from edgekd.stage import Artifact, stage
 
@@ -75,7 +76,7 @@ def train_teacher(samples: Artifact, teacher: Teacher, data: Data, *, out: Path)
         epochs=teacher.train_epochs, batch_size=64, views=teacher.train_epochs, label_weight=1.0, losses=(),
         optimizer=Optimizer(lr=0.05), precision="fp32",
     )  # fmt: skip
-    model = new_model(teacher, opened, settings.seed)
+    model = adapt(new_model(teacher, opened, settings.seed), teacher, opened.classes)
     trained = train(model, Lesson(opened, data, None, None), settings, out, title="teacher")
     save_weights(trained, out / WEIGHTS)
 
@@ -140,7 +141,7 @@ def as_student(model: Model) -> Student:
 
 def as_teacher(model: Model) -> Teacher:
     """And teaches as a teacher does."""
-    return Teacher(**{name: getattr(model, name) for name in Model.model_fields})
+    return Teacher(**{name: value for name, value in model if name in TeacherModel.model_fields})
 
 
 def lesson_of(samples: Samples, data: Data, taught_by: Lessons, settings: Distill) -> Lesson:

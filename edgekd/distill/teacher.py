@@ -32,6 +32,7 @@ from edgekd.distill.methods.sizes import embedding
 from edgekd.distill.trained import load_student, new_model
 from edgekd.errors import CacheError
 from edgekd.models import OnnxModel
+from edgekd.models.adapt import adapt
 from edgekd.models.memory_format import forward
 from edgekd.recipe import Data, Recording, Teacher
 from edgekd.say import progress, say
@@ -45,11 +46,14 @@ T = TypeVar("T")
 
 
 def load_teacher(teacher: Teacher, trained: Artifact | None, samples: Samples) -> nn.Module:
-    """The frozen teacher; `trained` is the artifact that holds its weights where edgekd trained it itself."""
+    """The frozen teacher, which gives logits in the data's order of classes (edgekd.models.adapt).
+
+    `trained` is the artifact that holds its weights where edgekd trained it itself.
+    """
     model = new_model(teacher, samples, 0).eval() if trained is None else load_student(teacher, samples, trained)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    return model.to(accelerator.device())
+    return adapt(model, teacher, samples.classes).to(accelerator.device())
 
 
 def logits_of(model: nn.Module, images: Images, data: Data, *, bf16: bool = False) -> torch.Tensor:
@@ -75,7 +79,7 @@ def in_halves(compute: Callable[[Images], T], images: Images, join: Callable[[li
     return join([in_halves(compute, part, join) for part in (images[:middle], images[middle:])])
 
 
-@stage(2, ("torch", "onnxruntime", "numpy"), together=True, sharded=True)
+@stage(3, ("torch", "onnxruntime", "numpy"), together=True, sharded=True)
 def record_teacher(
     samples: Artifact, teacher: Teacher, trained: Artifact | None, data: Data, recording: Recording, *, out: Path
 ) -> None:
@@ -229,7 +233,7 @@ def check_cache(model: nn.Module, cached: CachedLogits, samples: Samples, data: 
         )
 
 
-@stage(1, ("torch", "onnxruntime", "numpy"))
+@stage(2, ("torch", "onnxruntime", "numpy"))
 def score_teacher(samples: Artifact, teacher: Teacher, trained: Artifact | None, data: Data, *, out: Path) -> None:
     """Stage: the teacher's logits on the test split, `test.npy` float32 `[samples, classes]`."""
     opened = open_samples(samples.folder, data)

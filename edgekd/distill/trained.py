@@ -13,7 +13,7 @@ from edgekd.distill.methods.simkd import rebuilt
 from edgekd.errors import ModelError
 from edgekd.models import ExportedModel, OnnxModel, load_model
 from edgekd.models.init import copy_layers, deeper, every_nth, extend, slice_weights, wider
-from edgekd.recipe import Init, Model, Student
+from edgekd.recipe import Init, Model, Student, TeacherModel
 from edgekd.say import say
 from edgekd.stage import Artifact
 
@@ -28,7 +28,9 @@ def new_model(reference: Model, samples: Samples, seed: int) -> nn.Module:
 
 
 def number_of_outputs(reference: Model, samples: Samples) -> int:
-    """The classes, and those of a student's further heads."""
+    """The classes, and those of a student's further heads; of a teacher the classes that the recipe names."""
+    if isinstance(reference, TeacherModel) and reference.classes is not None:
+        return len(reference.classes)
     return len(samples.classes) + sum(reference.heads.values() if isinstance(reference, Student) else ())
 
 

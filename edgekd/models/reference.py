@@ -31,6 +31,7 @@ BUILT_IN: dict[str, Callable[..., nn.Module]] = {
     "wrn-16-2": wrn_16_2,
     "mobilenetv2-0.5": mobilenetv2_05,
 }
+FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 FORMS = "edgekd:NAME, python:module:function, timm:NAME, onnx:FILE (teacher only), exported:FILE (teacher only)"
 
 
@@ -75,8 +76,13 @@ def load_model(reference: Model, *, num_classes: int, in_channels: int) -> nn.Mo
     return _with_weights(model, reference)
 
 
-def number_of_classes(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
-    """The width of the logits, from one forward pass of a zero image of `image_shape` (h, w, channels)."""
+def number_of_classes(
+    model: nn.Module, image_shape: tuple[int, int, int], called: str = "the model", remedy: str = ""
+) -> int:
+    """The width of the logits, from one forward pass of a zero image of `image_shape` (h, w, channels).
+
+    Raises ModelError, which says how the model is `called` and ends in the `remedy`, where it does not take such images.
+    """
     height, width, channels = image_shape
     training = model.training
     model.eval()
@@ -86,17 +92,20 @@ def number_of_classes(model: nn.Module, image_shape: tuple[int, int, int]) -> in
     except Exception as error:  # a user's forward may raise anything
         reason = next(iter(str(error).strip().splitlines()), "")
         raise ModelError(
-            f"the model does not take images [batch, {channels}, {height}, {width}]: {type(error).__name__}: {reason}"
+            f"{called} does not take images [batch, {channels}, {height}, {width}]: {type(error).__name__}: {reason}{remedy}"
         ) from error
     model.train(training)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         what = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ModelError(f"the model must return logits [batch, classes]; it returned {what}")
+        raise ModelError(f"{called} must return logits [batch, classes]; it returned {what}")
     return logits.shape[1]
 
 
 class OnnxModel(nn.Module):
-    """An ONNX file run by onnxruntime: float images `[batch, channels, h, w]` to logits, no gradients, no layers."""
+    """An ONNX file run by onnxruntime: float images `[batch, channels, h, w]` to logits, no gradients, no layers.
+
+    `takes` are the sizes of its input, None where any is taken; of a fixed batch it is run in pieces.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -107,11 +116,19 @@ class OnnxModel(nn.Module):
             self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no base but Exception
             raise ModelError(f"'onnx:{path}' cannot be loaded: {str(error).splitlines()[0]}") from error
-        self.input = self.session.get_inputs()[0].name
+        inputs = self.session.get_inputs()
+        if len(inputs) != 1 or inputs[0].type not in FLOATS:
+            told = ", ".join(f"{given.name} {given.type}" for given in inputs)
+            raise ModelError(f"'onnx:{path}' has the inputs {told}; a teacher takes one, of normalised floats")
+        self.input, self.dtype = inputs[0].name, FLOATS[inputs[0].type]
+        self.takes = tuple(size if isinstance(size, int) and size > 0 else None for size in inputs[0].shape)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return in_pieces(self._run, x, self.takes[0] if self.takes else None)
+
+    def _run(self, x: torch.Tensor) -> torch.Tensor:
         try:
-            outputs = self.session.run(None, {self.input: x.cpu().contiguous().numpy().astype(np.float32)})
+            outputs = self.session.run(None, {self.input: x.cpu().contiguous().numpy().astype(self.dtype)})
         except Exception as error:  # as above
             raise ValueError(str(error).splitlines()[0]) from error
         return torch.from_numpy(np.asarray(outputs[0]))
@@ -120,20 +137,35 @@ class OnnxModel(nn.Module):
 class ExportedModel(nn.Module):
     """A torch.export program, in the mode that it was exported in; it has operators, no modules that could be tapped.
 
-    The program is kept out of this module's children, since it refuses `train()` and `eval()`.
+    The program is kept out of this module's children, since it refuses `train()` and `eval()`. `takes` are the sizes of its
+    input, None where any is taken; of a fixed batch it is run in pieces.
     """
 
     def __init__(self, program: nn.Module) -> None:
         super().__init__()
         self._program = (program.requires_grad_(False),)
+        inputs: Any = [node for node in program.graph.nodes if node.op == "placeholder"]  # type: ignore[union-attr]
+        shape = inputs[0].meta["val"].shape if inputs and isinstance(inputs[0].meta.get("val"), torch.Tensor) else ()
+        self.takes = tuple(size if isinstance(size, int) else None for size in shape)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self._program[0](x)  # type: ignore[no-any-return]
+        return in_pieces(self._program[0], x, self.takes[0] if self.takes else None)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> ExportedModel:
         self._program[0]._apply(fn, recurse)  # type: ignore[no-untyped-call]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+def in_pieces(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, size: int | None) -> torch.Tensor:
+    """`run` on `size` samples at a time, as a graph of a fixed batch takes them; the last piece is filled up and cut.
+
+    None: on all at once.
+    """
+    if size is None or len(x) == size:
+        return run(x)
+    filled = torch.cat([x, x[-1:].expand(-len(x) % size, *x.shape[1:])])
+    return torch.cat([run(piece) for piece in torch.split(filled, size)])[: len(x)]
 
 
 def _existing(name: str, given: str) -> Path:

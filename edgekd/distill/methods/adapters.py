@@ -77,6 +77,7 @@ def head_of(teacher: nn.Module, t: Tensor, z_t: Tensor | None) -> nn.Linear:
             raise ModelError(
                 f"the teacher's head '{path}' does not give the teacher's logits from the average of the layer given here; "
                 "choose the layer whose average over positions it reads (the last activation before the pooling); a teacher that "
-                "pools by the maximum, or scales its logits, has none: take another method"
+                "pools by the maximum, scales its logits, gives probabilities or numbers the classes otherwise (teacher.classes), has "
+                "none: take another method"
             )
     return head

@@ -1,0 +1,107 @@
+"""A teacher as all its readers see it: pictures of the data's size in, logits in the data's order of classes out.
+
+    size      pictures are resized to it, after augmentation and normalisation: bilinear, averaged where it shrinks, which is
+              what data.size does
+    outputs   of probabilities the logarithm is taken: logits up to a constant of each row. A probability of 0 counts as the least
+              of its type (float32: 1.2e-38, float16: 6e-8), a log-probability as that of float32, -87.3, at least
+    classes   outputs are put into the data's order, by name; those of classes that the data has not are left out
+
+Hooks of the model itself do it, so that its modules keep their paths and whatever calls the model reads the same.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from edgekd.errors import ModelError
+from edgekd.recipe import TeacherModel
+
+Kind = Literal["logits", "probabilities", "log_probabilities"]
+OFF = 0.01  # how far a row of probabilities in half precision may be from 1
+LEAST = {torch.float16: 2.0**-24}  # else the least normal number of the type
+
+
+def adapt(model: nn.Module, teacher: TeacherModel, classes: Sequence[str]) -> nn.Module:
+    """The same model, as `teacher` says what it is; `classes` are the data's."""
+    adapt_input(model, teacher)
+    adapt_output(model, teacher, classes)
+    return model
+
+
+def adapt_input(model: nn.Module, teacher: TeacherModel) -> None:
+    """Let the model be given pictures of another size than its own."""
+    if teacher.size is not None:
+        model.register_forward_pre_hook(partial(_resize, size=teacher.size))
+
+
+def adapt_output(model: nn.Module, teacher: TeacherModel, classes: Sequence[str]) -> None:
+    """Let the model give logits in the order of `classes`; ModelError where the names do not fit."""
+    order = order_of(teacher, classes)
+    if order == list(range(len(teacher.classes or ()))):
+        order = None
+    if teacher.outputs in ("probabilities", "log_probabilities") or order is not None:
+        model.register_forward_hook(partial(_to_logits, outputs=teacher.outputs, order=order))
+
+
+def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images `[n, channels, h, w]` of `size`, by the filter of Pillow's bilinear."""
+    if images.shape[2:] == size:
+        return images
+    return interpolate(images, size, mode="bilinear", antialias=True)
+
+
+def kind_of(rows: Tensor) -> Kind:
+    """What the outputs `[n, classes]` of a model are: all rows sum to 1 within 0..1, or their exponentials do, or neither."""
+    rows = rows.double()
+    if rows.shape[1] > 1 and rows.min() >= -1e-6 and ((rows.sum(1) - 1).abs() <= OFF).all():
+        return "probabilities"
+    if rows.shape[1] > 1 and rows.max() <= OFF and (rows.logsumexp(1).abs() <= OFF).all():
+        return "log_probabilities"
+    return "logits"
+
+
+def order_of(teacher: TeacherModel, classes: Sequence[str]) -> list[int] | None:
+    """For each of the data's classes the teacher's output; None: they are numbered alike. A teacher may know the first ones only.
+
+    Raises ModelError where names are missing, or stand twice.
+    """
+    own = teacher.classes
+    if own is None:
+        return None
+    for whose, names in (("teacher.classes", own), ("the data", classes)):
+        if twice := [name for name, times in Counter(names).items() if times > 1]:
+            raise ModelError(f"{whose} has {_listed(twice)} more than once; each class needs a name of its own")
+    number = {name: i for i, name in enumerate(own)}
+    known = classes[: len(own)] if set(own) == set(classes[: len(own)]) else classes
+    if missing := [name for name in known if name not in number]:
+        ours = set(classes)
+        more = [name for name in own if name not in ours]
+        beside = f", and has {_listed(more)}, which the data has not" if more else ""
+        raise ModelError(
+            f"teacher.classes lacks {_listed(missing)} of the data's {len(classes)} classes{beside}; give the name of each of the "
+            "teacher's outputs, in their order, as the data calls it"
+        )
+    return [number[name] for name in known]
+
+
+def _resize(model: nn.Module, inputs: tuple[Any, ...], size: tuple[int, int]) -> tuple[Any, ...]:
+    return (resized(inputs[0], size), *inputs[1:])
+
+
+def _to_logits(model: nn.Module, inputs: Any, rows: Tensor, outputs: Kind | None, order: list[int] | None) -> Tensor:
+    if outputs == "probabilities":
+        rows = rows.clamp(min=LEAST.get(rows.dtype, torch.finfo(rows.dtype).tiny)).float().log()
+    elif outputs == "log_probabilities":
+        rows = rows.float().clamp(min=float(torch.tensor(torch.finfo(torch.float32).tiny).log()))
+    return rows if order is None else rows[:, order]
+
+
+def _listed(names: Sequence[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
