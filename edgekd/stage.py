@@ -266,6 +266,10 @@ class Cache:
                     self._make(function, inputs, folder, key)
                 return found(reused=is_complete)
 
+    def has(self, function: Callable[..., None], *inputs: Any) -> bool:
+        """Whether the artifact lies here, so that asking for it runs nothing."""
+        return damage(self._folder(function, inputs), thorough=False, key=self.key(function, *inputs)) is None
+
     def intact(self, artifact: Artifact) -> Artifact:
         """The artifact with every stored byte checked; a damaged one is said and made again."""
         return artifact if damage(artifact.folder, thorough=True) is None else artifact.make()

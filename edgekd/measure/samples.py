@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ from edgekd.refusals import missing_files
 from edgekd.stage import Cache, default_cache
 from edgekd.toml_file import refuse
 
+OWN = re.compile(r"python:edgekd\.[\w.]+:\w+$")  # functions that came with edgekd
+
 
 def recipe_of(bundle: Path) -> Recipe:
     """Raises BundleError where the manifest tells no recipe."""
@@ -28,6 +31,18 @@ def recipe_of(bundle: Path) -> Recipe:
     except (KeyError, ValueError, RuntimeError, OverflowError) as error:  # a home that nobody has, a number beyond all
         reason = " ".join(str(error).split())[:300]
         raise BundleError(f"{bundle} does not tell the recipe that it was built from: {reason}") from error
+
+
+def _refuse_code(bundle: Path, recipe: Recipe, run: Cache) -> None:
+    """A manifest may name any function. Raises BundleError for one that is not edgekd's and was not run here by a build."""
+    foreign = [
+        name for name in (recipe.data.train, recipe.data.test) if name.startswith("python:") and not OWN.match(name)
+    ]
+    if foreign and not run.has(decode, recipe.data.source):
+        raise BundleError(
+            f"the samples of {bundle} are made by {foreign[0]!a}, and a function that a bundle names is not run; build its recipe here "
+            "(edgekd build), which keeps the samples in the cache"
+        )
 
 
 @contextmanager
@@ -40,6 +55,7 @@ def test_samples(bundle: Path, most: int | None = None) -> Iterator[Samples]:
     recipe = recipe_of(bundle)
     refuse(f"recipe {recipe.name} of {bundle}", [m for m in missing_files(recipe) if m.place.startswith("data.")])
     with Cache(default_cache(), f"accuracy of {bundle}") as run, TemporaryDirectory(prefix="edgekd-") as folder:
+        _refuse_code(bundle, recipe, run)
         opened = open_samples(run(decode, recipe.data.source).folder, recipe.data)
         labels = opened.test.labels
         ids = stratified(labels, len(labels) if most is None else most, recipe.data.seed)

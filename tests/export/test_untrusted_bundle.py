@@ -7,6 +7,7 @@ import io
 import json
 import os
 import py_compile
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -31,9 +32,14 @@ FOREIGN = "\nprint('foreign code ran')\n"
 SHORT = ("--warmup-s", "0.02", "--block-s", "0.02", "--min-n", "30", "--energy-s", "0.1")
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("made"))
+
+
 @pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    return write(tmp_path)
+def bundle(made: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(made, tmp_path / "bundle")
 
 
 def script(bundle: Path, name: str, *words: str) -> tuple[int, str]:

@@ -8,8 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgekd.data import decode
+from edgekd.errors import BundleError
+from edgekd.measure.samples import recipe_of
 from edgekd.measure.samples import test_samples as samples_of
 from edgekd.recipe import load_recipe
+from edgekd.stage import Cache
 from tests.data.test_store import parquet, png
 from tests.test_cli import DIGITS, RECIPE
 
@@ -44,3 +48,25 @@ def test_a_part_of_the_test_split_has_every_class_in_its_share(bundle: Path) -> 
         assert np.load(found.file)[:, 0, 0, 0].tolist() == found.labels.tolist()
     with samples_of(bundle) as whole:
         assert np.bincount(whole.labels).tolist() == [60, 30, 10]
+
+
+def test_a_function_that_a_bundle_names_is_not_run(bundle: Path, tmp_path: Path) -> None:
+    """Unless a build has run it here: then its samples are in the cache."""
+    ran = tmp_path / "ran"
+    (tmp_path / "d.py").write_text(
+        f"import numpy as np, pathlib\npathlib.Path({str(ran)!r}).touch()\n"
+        "def load(split):\n    return np.zeros((12, 4, 4, 3), np.uint8), np.arange(12) % 3, ['a', 'b', 'c']\n"
+    )
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["recipe"]["data"].update(dict.fromkeys(("train", "test"), f"python:{tmp_path}/d.py:load"))
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="a function that a bundle names is not run"), samples_of(bundle):
+        pass
+    assert not ran.exists()
+
+    with Cache(tmp_path / "cache") as build:
+        build(decode, recipe_of(bundle).data.source)
+    ran.unlink()
+    with samples_of(bundle) as found:
+        assert np.bincount(found.labels).tolist() == [4, 4, 4]
+    assert not ran.exists()
