@@ -8,7 +8,7 @@ from typing import Any
 
 from edgekd.distill.methods import METHODS
 from edgekd.losses import Loss, options_of
-from edgekd.recipe import Distill, Model, Recipe, split_reference
+from edgekd.recipe import Distill, Model, Recipe, TeacherModel, split_reference
 from edgekd.toml_file import shown
 
 
@@ -58,7 +58,18 @@ def _loss(loss: Loss) -> str:
 
 def _model(model: Model) -> str:
     weights = f", weights {_file(model.weights)}" if model.weights else ""
-    return f"{_file(model.model)}{weights}" + (f" ({_words(model.args)})" if model.args else "")
+    own = f", {_own(model)}" if isinstance(model, TeacherModel) and _own(model) else ""
+    return f"{_file(model.model)}{weights}" + (f" ({_words(model.args)})" if model.args else "") + own
+
+
+def _own(teacher: TeacherModel) -> str:
+    """What of a teacher is otherwise than the data."""
+    told = {
+        "gives": teacher.outputs and teacher.outputs.replace("_", "-"),
+        "takes": teacher.size and f"{teacher.size[0]} x {teacher.size[1]}",
+        "classes by": "name" if teacher.classes else None,
+    }
+    return _words(told)
 
 
 def _file(reference: str) -> str:
