@@ -14,6 +14,7 @@ from torch.fx import GraphModule
 
 from edgekd.data import Samples, open_samples
 from edgekd.data.batches import to_tensor
+from edgekd.data.draw import stratified
 from edgekd.distill.trained import load_student
 from edgekd.export.check import check
 from edgekd.export.to_half import Kept, to_bf16, to_fp16
@@ -41,7 +42,7 @@ def export_fp32(
     _export(load_student(student, opened, distilled), student, opened, data, export, opset, out)
 
 
-@stage(2, LIBRARIES)
+@stage(3, LIBRARIES)
 def export_fp16(
     samples: Artifact, student: Student, distilled: Artifact, fp32: Artifact, data: Data, export: Export, *, out: Path
 ) -> None:
@@ -67,7 +68,7 @@ def export_bf16(
     _check(out / MODEL, model, student, opened, data, export)
 
 
-@stage(4, (*LIBRARIES, "torchao"))
+@stage(5, (*LIBRARIES, "torchao"))
 def export_int8(subject: Subject, plan: Plan, quantized: Artifact, export: Export, opset: int, *, out: Path) -> None:
     """Stage: the quantized student; also `fake_quantized.npy`, what the torch model computes on the test split.
 
@@ -104,8 +105,14 @@ def kept_fp32(model: Artifact) -> list[Kept]:
     return [Kept(**found) for found in json.loads(path.read_text())] if path.exists() else []
 
 
+def checked_on(samples: Samples) -> np.ndarray:
+    """The hold-out samples that an export is compared on, each class in its share: the file may be sorted by class."""
+    held = samples.holdout_ids
+    return held[stratified(samples.train.labels[held], CHECKED, seed=0)]
+
+
 def _halve(source: Path, samples: Samples, data: Data, export: Export, out: Path) -> None:
-    images = samples.train.get(samples.holdout_ids[:CHECKED])
+    images = samples.train.get(checked_on(samples))
     kept = to_fp16(source, out / MODEL, np.ascontiguousarray(as_input(images, data, export)))
     (out / KEPT).write_text(json.dumps([asdict(found) for found in kept], indent=1))
 
@@ -145,7 +152,7 @@ def _export(
 
 
 def _check(path: Path, model: nn.Module, student: Student, samples: Samples, data: Data, export: Export) -> None:
-    images = samples.train.get(samples.holdout_ids[:CHECKED])
+    images = samples.train.get(checked_on(samples))
     classes = [len(samples.classes), *student.heads.values()]
 
     def run(batch: Tensor) -> list[Tensor]:

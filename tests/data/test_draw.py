@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edgekd.data import Samples, Split
 from edgekd.data.draw import stratified
+from edgekd.export.candidates import CHECKED, checked_on
 
 RNG = np.random.default_rng(0)
 BY_CLASS = np.repeat(np.arange(4), [400, 300, 200, 100])
@@ -37,3 +39,14 @@ def test_every_sample_is_drawn_as_often_as_any_other() -> None:
     labels = np.repeat([0, 1, 2], [6, 4, 2])
     times = np.bincount(np.concatenate([stratified(labels, 3, seed) for seed in range(2000)]), minlength=12)
     assert (np.abs(times - 500) < 5 * np.sqrt(2000 * 0.25 * 0.75)).all()
+
+
+def test_an_export_is_compared_on_hold_out_samples_of_every_class() -> None:
+    """Of a training split that is sorted by class; the first 64 of the hold-out split were all of the first class."""
+    labels = np.repeat(np.arange(10), 500)
+    split, held = Split(lambda ids: np.zeros((len(ids), 2, 2, 1), np.uint8), labels), np.arange(0, 5000, 5)
+    ids = checked_on(
+        Samples(split, split, np.setdiff1d(np.arange(5000), held), held, tuple("0123456789"), (2, 2, 1), ())
+    )
+    assert len(ids) == CHECKED and set(ids) <= set(held)
+    assert np.bincount(labels[ids]).min() >= 6
