@@ -50,11 +50,13 @@ def simplify(model: ir.Model) -> None:
                 node.attributes.pop("axis", None)
 
 
-def name_sites(model: ir.Model, tensors: Sequence[QuantizedTensor]) -> None:
+def name_sites(
+    model: ir.Model, tensors: Sequence[QuantizedTensor], weights: Sequence[tuple[str, np.ndarray]] = ()
+) -> None:
     """Names each Q/DQ pair after the tensor of the converted graph that it quantizes.
 
     The exporter keeps the operators' order; scale and zero-point are compared, so that a node that was lost, doubled
-    or changed on the way raises ExportError.
+    or changed on the way raises ExportError. `weights` are the names and scales of the stored weights.
     """
     nodes = [node for node in model.graph if node.op_type == "QuantizeLinear"]
     exported = [(np.float32(_value(n.inputs[1])), int(_value(n.inputs[2]))) for n in nodes]  # type: ignore[arg-type]
@@ -72,9 +74,29 @@ def name_sites(model: ir.Model, tensors: Sequence[QuantizedTensor]) -> None:
         _own_parameters(model, tensor.name, [node, *dequantizers])
     for node in model.graph:
         if node.op_type == "DequantizeLinear" and _value(node.inputs[0]) is not None:
-            weight = str(node.inputs[0].name).removeprefix(WRAPPER).removesuffix(SUFFIX)  # type: ignore[union-attr]
+            weight = _own_weight(model, node, weights)
             node.outputs[0].name = weight + "_dequantized"
             _own_parameters(model, weight, [node])
+
+
+def _own_weight(model: ir.Model, node: ir.Node, weights: Sequence[tuple[str, np.ndarray]]) -> str:
+    """The name of a dequantizer's weight, stored for it alone.
+
+    The exporter stores equal integers once. Those of a weight are equal in two layers that a batch norm each was folded into:
+    a scale of a channel is all in the step.
+    """
+    stored = node.inputs[0]
+    assert stored is not None
+    name = str(stored.name).removeprefix(WRAPPER).removesuffix(SUFFIX)
+    if len(stored.uses()) == 1:
+        return name
+    scale, integers = _value(node.inputs[1]), _value(stored)
+    assert scale is not None and integers is not None
+    own = next((other for other, its in weights if np.array_equal(its, scale)), name)
+    if own == name:
+        return name
+    node.replace_input_with(0, _constant(model, own + SUFFIX, integers))
+    return own
 
 
 def _own_parameters(model: ir.Model, name: str, nodes: Sequence[ir.Node]) -> None:

@@ -8,9 +8,11 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import onnx
 import onnx.version_converter
 import torch
@@ -130,7 +132,7 @@ def to_onnx(
     passes.simplify(exported)
     if isinstance(model, GraphModule):
         quantization = model.meta.get("quantization")
-        passes.name_sites(exported, quantized)
+        passes.name_sites(exported, quantized, _stored_weights(model))
         if isinstance(quantization, Quantization):
             if quantization.int32_bias:
                 passes.quantize_biases(exported)
@@ -255,6 +257,21 @@ def _name_batch(graph: onnx.GraphProto) -> None:
             if symbol and dim.dim_param == symbol:
                 dim.dim_param = "batch"
     del graph.value_info[:]
+
+
+def _stored_weights(model: GraphModule) -> list[tuple[str, np.ndarray]]:
+    """The weights that a converted graph stores as integers, each with its scales."""
+    quantized = torch.ops.quantized_decomposed
+    found = []
+    for node in model.graph.nodes:
+        if node.target is quantized.dequantize_per_channel.default and node.args[0].op == "get_attr":
+            scale = attrgetter(str(node.args[1].target))(model).detach().float().numpy()
+        elif node.target is quantized.dequantize_per_tensor.default and node.args[0].op == "get_attr":
+            scale = np.asarray(node.args[1], np.float32)
+        else:
+            continue
+        found.append((str(node.args[0].target).removesuffix("_quantized"), scale))
+    return found
 
 
 def _quantized_tensors(model: GraphModule) -> list[passes.QuantizedTensor]:

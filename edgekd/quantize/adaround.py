@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgekd.quantize.capture import aten
 from edgekd.quantize.layers import Layer
+from edgekd.quantize.operators import aten
 
 ZETA, GAMMA = 1.1, -0.1  # stretch of the rectified sigmoid, equation 23
 BETA = (20.0, 2.0)  # annealed: first only weights near 0 and 1 are drawn there, then all

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from edgekd.quantize.capture import LAYERS, is_constant
+from edgekd.quantize.constants import is_constant
+from edgekd.quantize.operators import LAYERS
 from edgekd.quantize.qat import quantizer_of
 
 

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import copy
-import operator
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
-from edgekd.export.trace import quiet_torch, trace
-
-aten = torch.ops.aten
-
-# operator -> the axis of its weight that holds output channels
-CONVOLUTIONS: dict[Any, int] = {
-    aten.conv1d.default: 0,
-    aten.conv1d.padding: 0,
-    aten.conv2d.default: 0,
-    aten.conv2d.padding: 0,
-    aten.conv3d.default: 0,
-    aten.conv3d.padding: 0,
-}
-LAYERS = (*CONVOLUTIONS, aten.linear.default)
-"""What has a weight, output channels first, and may have a bias as its third argument."""
-TRANSPOSED: dict[Any, int] = {aten.conv_transpose1d.default: 1, aten.conv_transpose2d.input: 1}
+from edgekd.export.trace import trace
+from edgekd.quantize.fold import absorb_batch_norms
+from edgekd.quantize.functional import make_functional
+from edgekd.quantize.operators import aten
+from edgekd.quantize.plain import plain_copy
 
 
 def capture(model: nn.Module, example_inputs: tuple[Tensor, ...], *, trainable: bool) -> GraphModule:
@@ -38,24 +27,26 @@ def capture(model: nn.Module, example_inputs: tuple[Tensor, ...], *, trainable: 
 
     Raises ExportError where the model cannot be traced.
     """
-    was_training = {module: module.training for module in model.modules()}
+    with _readable():
+        program = trace(plain_copy(model), example_inputs, name=type(model).__name__)
+        module = make_functional(program)
+    _drop_no_ops(module.graph)
+    absorb_batch_norms(module, trainable=trainable)
+    module.graph.eliminate_dead_code()
+    module.graph.lint()
+    module.recompile()
+    return module
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Attention as its products: torch has one operator for a whole encoder layer, which no scheme has a rule for."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        # A deep copy: the graph shares its parameters with the module that it was traced from.
-        frozen = copy.deepcopy(model).eval()
+        yield
     finally:
-        for module, training in was_training.items():
-            module.training = training
-    program = trace(frozen, example_inputs)
-    with quiet_torch():
-        graph_module = program.module(check_guards=False)
-    assert isinstance(graph_module, GraphModule)
-    _make_functional(graph_module.graph)
-    _drop_no_ops(graph_module.graph)
-    _absorb_batch_norms(graph_module, trainable)
-    graph_module.graph.eliminate_dead_code()
-    graph_module.graph.lint()
-    graph_module.recompile()
-    return graph_module
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def spell_out_silu(module: GraphModule) -> None:
@@ -79,7 +70,18 @@ def flatten_linears(module: GraphModule) -> None:
             if x not in flat:
                 flat[x] = _call(node, aten.reshape.default, (x, [-1, x.meta["val"].shape[-1]]))
             linear = _call(node, aten.linear.default, (flat[x], *node.args[1:]))
-        node.target, node.args = aten.reshape.default, (linear, [-1, *outer[1:], features])
+            sizes = _sizes(node, outer)
+        node.target, node.args = aten.reshape.default, (linear, [*sizes, features])
+
+
+def _sizes(node: Node, outer: Sequence[int]) -> list[Any]:
+    """A tensor's first sizes for a reshape, of which one may be free; further free ones are read where the model runs."""
+    sizes: list[Any] = list(outer)
+    free = [axis for axis, size in enumerate(outer) if not isinstance(size, int)] or [0]
+    sizes[free[0]] = -1
+    for axis in free[1:]:
+        sizes[axis] = _call(node, aten.sym_size.int, (node.args[0], axis))
+    return sizes
 
 
 def split_means(module: GraphModule) -> None:
@@ -109,49 +111,20 @@ def _call(like: Node, operator: Any, arguments: tuple[Any, ...]) -> Node:
     return node
 
 
-def is_constant(node: Node) -> bool:
-    """Whether the value depends on parameters and buffers only."""
-    pending, seen = [node], set()
-    while pending:  # a chain as long as the model: no recursion
-        node = pending.pop()
-        if node.op == "get_attr" or node in seen:
-            continue
-        if node.op not in ("call_function", "call_module") or not node.all_input_nodes:
-            return False
-        seen.add(node)
-        pending.extend(node.all_input_nodes)
-    return True
+def _alike(*nodes: Any) -> bool:
+    """Whether values have one shape and one type."""
+    first, *others = (node.meta["val"] for node in nodes[:2])
+    return all(value.shape == first.shape and value.dtype == first.dtype for value in others)
 
 
-def constant_name(node: Node) -> str:
-    """The parameter that a constant expression starts from, e.g. `layer1.0.conv1.weight`."""
-    while node.op != "get_attr":
-        node = node.all_input_nodes[0]
-    return str(node.target)
-
-
-def _make_functional(graph: Graph) -> None:
-    """Replaces `relu_(x)` by `relu(x)`, and later readers of x by readers of its result.
-
-    Otherwise a quantizer between the two would be written over. An operator that has no functional twin stays.
-    """
-    order = {node: index for index, node in enumerate(graph.nodes)}
-    for node in list(graph.nodes):
-        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
-            continue
-        schema = node.target._schema
-        if not schema.name.endswith("_") or not schema.is_mutable:
-            continue
-        packet = getattr(aten, schema.name.removeprefix("aten::").removesuffix("_"), None)
-        overload = node.target._overloadname
-        if packet is None or overload not in packet.overloads():
-            continue
-        written = node.args[0]
-        node.target = getattr(packet, overload)
-        assert isinstance(written, Node)
-        for reader in list(written.users):
-            if order[reader] > order[node]:
-                reader.replace_input_with(written, node)
+def _takes_all(node: Node) -> bool:
+    """Whether a slice, read or written, goes from the first element to the last."""
+    given = node.args[1 if node.target is aten.slice.Tensor else 2 :]
+    defaults: tuple[Any, ...] = (0, None, None, 1)
+    axis, start, end, step = tuple(given) + defaults[len(given) :]
+    size = node.args[0].meta["val"].shape[axis]  # type: ignore[union-attr]
+    to_the_end = end is None or end == sys.maxsize or (isinstance(size, int) and isinstance(end, int) and end >= size)
+    return bool(start in (None, 0) and step == 1 and to_the_end)
 
 
 def _drop_no_ops(graph: Graph) -> None:
@@ -161,66 +134,12 @@ def _drop_no_ops(graph: Graph) -> None:
         if copies or (node.target is aten.dropout.default and node.args[1] == 0):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
-
-
-def _absorb_batch_norms(module: GraphModule, trainable: bool) -> None:
-    for bn in list(module.graph.nodes):
-        if bn.target is not aten.batch_norm.default:
-            continue
-        layer = bn.args[0]
-        axis = {**CONVOLUTIONS, **TRANSPOSED, aten.linear.default: 0}.get(layer.target)
-        shared = axis is not None and len(layer.args[1].users) > 1
-        groups = layer.args[6] if layer.target in TRANSPOSED and len(layer.args) > 6 else 1
-        if axis is None or len(layer.users) > 1 or groups != 1 or not is_constant(layer.args[1]) or shared:
-            continue
-        _, gamma, beta, mean, variance, _, _, eps, *_ = bn.args
-        weight, bias = layer.args[1], (layer.args[2] if len(layer.args) > 2 else None)
-        shape = [1] * layer.args[1].meta["val"].dim()
-        shape[axis] = -1
-        with module.graph.inserting_before(layer):
-            call = module.graph.call_function
-            scale = call(aten.rsqrt.default, (call(aten.add.Tensor, (variance, eps)),))
-            if gamma is not None:
-                scale = call(aten.mul.Tensor, (scale, gamma))
-            shift = call(aten.neg.default, (mean,)) if bias is None else call(aten.sub.Tensor, (bias, mean))
-            shift = call(aten.mul.Tensor, (shift, scale))
-            if beta is not None:
-                shift = call(aten.add.Tensor, (shift, beta))
-            scaled = call(aten.mul.Tensor, (weight, call(aten.reshape.default, (scale, shape))))
-        layer.args = (layer.args[0], scaled, shift, *layer.args[3:])
-        bn.replace_all_uses_with(layer)
-        module.graph.erase_node(bn)
-        if not trainable:
-            fold_constant(module, scaled, str(weight.target))
-            fold_constant(module, shift, str(weight.target).removesuffix("weight") + "bias")
-
-
-def evaluate(module: GraphModule, node: Node) -> Tensor:
-    """The value of a constant expression."""
-
-    def value(of: Any) -> Any:
-        if not isinstance(of, Node):
-            return of
-        if of.op == "get_attr":
-            return operator.attrgetter(str(of.target))(module)
-        assert callable(of.target)
-        return of.target(*[value(argument) for argument in of.args])
-
-    result: Tensor = value(node)
-    return result
-
-
-def fold_constant(module: GraphModule, node: Node, name: str) -> None:
-    """Computes a constant expression now and stores it as the parameter `name`, in place of what had that name."""
-    with torch.no_grad():
-        folded = nn.Parameter(evaluate(module, node).detach().clone())
-    *path, leaf = name.split(".")
-    owner = module.get_submodule(".".join(path))
-    if hasattr(owner, leaf):
-        delattr(owner, leaf)
-    owner.register_parameter(leaf, folded)
-    with module.graph.inserting_before(node):
-        attribute = module.graph.get_attr(name)
-    attribute.meta["val"] = folded.detach()
-    node.replace_all_uses_with(attribute)
-    module.graph.eliminate_dead_code()
+        elif node.target is aten.copy.default and _alike(*node.args):  # what a write in place became
+            node.replace_all_uses_with(node.args[1])
+            graph.erase_node(node)
+        elif node.target in (aten.slice.Tensor, aten.slice_scatter.default) and _takes_all(node):
+            whole = node.args[0] if node.target is aten.slice.Tensor else node.args[1]
+            node.replace_all_uses_with(whole)
+            graph.erase_node(node)
+        elif node.target is aten.view.default:  # it may have read a copy, whose memory lay in order
+            node.target = aten.reshape.default

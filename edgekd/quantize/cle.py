@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgekd.quantize.capture import aten
 from edgekd.quantize.layers import Layer, layers_of, unquantized
+from edgekd.quantize.operators import aten
 
 # f(s x) = s f(x) for s > 0, channel by channel
 HOMOGENEOUS = (

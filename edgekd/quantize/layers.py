@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from edgekd.quantize.bias import quantize_biases
-from edgekd.quantize.capture import LAYERS, constant_name
+from edgekd.quantize.constants import constant_name
+from edgekd.quantize.operators import LAYERS
 from edgekd.quantize.qat import FakeQuantizer, quantizer_of
 
 GROUPS_AT = 6  # the argument of a convolution

@@ -11,10 +11,14 @@ from torch.fx import GraphModule
 from edgekd.errors import QuantizationError
 from edgekd.export.trace import quiet_torch
 from edgekd.quantize.bias import float_biases, quantize_biases
-from edgekd.quantize.capture import LAYERS, capture, constant_name, evaluate, fold_constant, is_constant
+from edgekd.quantize.capture import capture
+from edgekd.quantize.constants import constant_name, evaluate, fold_constant, is_constant
+from edgekd.quantize.fold import hidden_batch_norms, show_batch_norms
+from edgekd.quantize.operators import LAYERS
 from edgekd.quantize.pt2e import convert_pt2e, prepare_qat_pt2e
-from edgekd.quantize.qat import activation_quantizers, eval_mode, fake_quantizer, weight_quantizers
+from edgekd.quantize.qat import activation_quantizers, eval_mode, fake_quantizer, in_float, weight_quantizers
 from edgekd.quantize.ranges import RANGES
+from edgekd.quantize.same import check_prepared, check_same, samples_of
 from edgekd.quantize.scheme import SUFFIX, Scheme
 from edgekd.quantize.statistics import Statistics, observe, quantizers_by_tensor
 from edgekd.target import Quantization, Target
@@ -45,14 +49,19 @@ def prepare(
     """
     quantization = target.int8 if isinstance(target, Target) else target
     graph = capture(model, example_inputs, trainable=qat)
-    with quiet_torch():
+    samples = samples_of(example_inputs)
+    check_same(model, graph, samples, trained=qat)
+    with quiet_torch(), hidden_batch_norms(graph.graph):
         prepared: GraphModule = prepare_qat_pt2e(graph, Scheme(quantization, fake_quantizer, keep_float))
+    show_batch_norms(prepared.graph)
     _name_observers_once(prepared)
     for _, quantizer in weight_quantizers(prepared):  # all of a weight is known at once: there is nothing to average
         quantizer.activation_post_process.averaging_constant = 1.0
     if quantization.int32_bias:
         quantize_biases(prepared)
     prepared.meta["trainable"] = qat
+    with in_float(prepared):
+        check_prepared(model, prepared, samples)
     prepared.meta["quantization"] = quantization  # the export asks for it: biases are written as it says
     return prepared
 
@@ -60,7 +69,7 @@ def prepare(
 def calibrate(prepared: GraphModule, batches: Iterable[Tensor], method: str = DEFAULT) -> None:
     """Shows real samples, float `[batch, C, H, W]` each, to the model and decides each activation's range.
 
-    Raises QuantizationError for no samples, for NaN or infinity, and for an activation that never varies.
+    Raises QuantizationError for no samples, for samples that are all one value, and for NaN or infinity.
     """
     set_ranges(prepared, observe(prepared, batches), method)
 
@@ -72,12 +81,18 @@ def set_ranges(prepared: GraphModule, statistics: Mapping[str, Statistics], meth
         # Of 16 bits nothing is won by clipping.
         bits = quantizer.activation_post_process
         decide = RANGES[method if bits.quant_max - bits.quant_min < 256 else "minmax"]
-        low, high = decide(statistics[tensor], symmetric=symmetric)
+        seen = statistics[tensor]
+        low, high = decide(seen, symmetric=symmetric) if seen.low < seen.high else _around(seen.low)
         quantizer.cover(low * TIE_BREAK, high * TIE_BREAK)
     if not prepared.meta["trainable"]:
         for weight, quantizer in weight_quantizers(prepared):
             quantizer.fit(evaluate(prepared, weight))
     eval_mode(prepared)
+
+
+def _around(value: float) -> tuple[float, float]:
+    """A range for what is always one value: from 0 to it, so that it is exact. Of a 0, as a dead layer gives, any is."""
+    return (min(value, 0.0), max(value, 0.0)) if value else (0.0, 1.0)
 
 
 def convert(prepared: GraphModule) -> GraphModule:
@@ -94,8 +109,9 @@ def convert(prepared: GraphModule) -> GraphModule:
     float_biases(prepared)
     names = _weight_names(prepared)
     _observe_weights(prepared)
-    with quiet_torch():
+    with quiet_torch(), hidden_batch_norms(prepared.graph):
         converted: GraphModule = convert_pt2e(prepared)
+    show_batch_norms(converted.graph)
     _name_weights(converted, names)
     _fold_biases(converted, names)
     if converted.meta["quantization"].int32_bias:

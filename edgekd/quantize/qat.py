@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgekd.quantize.capture import aten, is_constant
+from edgekd.quantize.constants import is_constant
+from edgekd.quantize.operators import aten
 from edgekd.quantize.pt2e import (
     FakeQuantize,
     FakeQuantizeBase,

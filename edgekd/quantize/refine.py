@@ -16,8 +16,9 @@ from torch.fx import GraphModule, Interpreter, Node
 from edgekd.quantize.adaround import round_weight
 from edgekd.quantize.bias import round_bias
 from edgekd.quantize.bias_correction import correct_bias
-from edgekd.quantize.capture import aten, evaluate
+from edgekd.quantize.constants import evaluate
 from edgekd.quantize.layers import Layer, layers_of
+from edgekd.quantize.operators import aten
 from edgekd.quantize.qat import FakeQuantizer
 
 MEMORY = 2 * 2**30  # bytes that the activations of both runs may take: of large images fewer are taken

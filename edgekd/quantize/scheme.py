@@ -12,17 +12,9 @@ import torch
 from torch.fx import GraphModule, Node
 
 from edgekd.errors import QuantizationError, nearest
-from edgekd.quantize.capture import (
-    CONVOLUTIONS,
-    TRANSPOSED,
-    aten,
-    constant_name,
-    flatten_linears,
-    is_constant,
-    is_spatial_mean,
-    spell_out_silu,
-    split_means,
-)
+from edgekd.quantize.capture import flatten_linears, is_spatial_mean, spell_out_silu, split_means
+from edgekd.quantize.constants import constant_name, depends_on_samples, is_constant
+from edgekd.quantize.operators import CONVOLUTIONS, TRANSPOSED, aten
 from edgekd.quantize.pt2e import (
     FakeQuantizeBase,
     ObserverBase,
@@ -221,15 +213,18 @@ class Scheme(Quantizer):  # type: ignore[misc]
     def _specs(self, model: GraphModule, marks: Marks) -> dict[Node, QuantizationSpecBase]:
         """The specification of each quantized tensor: its own, or that of the first with the same values."""
         quantized, order = marks.tensors(), {node: index for index, node in enumerate(model.graph.nodes)}
+        # torchao goes through the graph in order: what others refer to is the one that it comes to first.
+        readers = {x: (x, node) for node in reversed(order) for x in marks.inputs.get(node, ())}
+        met = {x: order[x] + 0.5 if x in marks.outputs else order[readers[x][1]] for x in quantized}
         first: dict[Node, Node] = {}
         for node in order:
             rule = self._rule(node)
             if rule is None or rule.sites not in ("passes_on", "commutes") or node not in quantized:
                 continue
             alike = {first.get(x, x) for x in (*node.all_input_nodes, node) if x in quantized}
-            leader = min(alike, key=order.__getitem__)
+            leader = min(alike, key=met.__getitem__)
             first |= {x: leader for x in quantized if first.get(x, x) in alike and x is not leader}
-        readers = {x: (x, node) for node, inputs in reversed(marks.inputs.items()) for x in inputs}
+            first.pop(leader, None)
         return {
             x: SharedQuantizationSpec(first[x] if first[x] in marks.outputs else readers[first[x]])
             if x in first
@@ -326,8 +321,9 @@ def _joins_two(node: Node) -> bool:
 
 
 def _is_float(node: Node) -> bool:
+    """Whether there is something to quantize: floats that samples decide. The exporter would fold what is always the same."""
     value = node.meta.get("val")
-    return isinstance(value, torch.Tensor) and value.is_floating_point()
+    return isinstance(value, torch.Tensor) and value.is_floating_point() and depends_on_samples(node)
 
 
 def _modules(node: Node) -> list[str]:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from edgekd.quantize.capture import TRANSPOSED, is_constant
+from edgekd.quantize.constants import is_constant
 from edgekd.quantize.layers import layers_of
+from edgekd.quantize.operators import TRANSPOSED
 from edgekd.quantize.qat import in_float, quantizer_of
 from edgekd.quantize.scheme import ACTIVATIONS, NAMES, OPERATORS
 from edgekd.target import Quantization

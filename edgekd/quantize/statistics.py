@@ -66,8 +66,8 @@ def observe(prepared: GraphModule, batches: Iterable[Tensor]) -> dict[str, Stati
     """Statistics of the float model at each of a prepared graph's activations, by tensor.
 
     `batches` are real samples, float `[batch, C, H, W]`. Tensors that share a scale share their statistics.
-    Raises QuantizationError for no samples, for NaN or infinity in them or behind them, and for an activation that
-    never varies.
+    Raises QuantizationError for no samples, for samples that are all one value, and for NaN or infinity in them or
+    behind them.
     """
     statistics, hooks = {}, []
     for tensor, quantizer in quantizers_by_tensor(prepared).items():
@@ -88,8 +88,9 @@ def observe(prepared: GraphModule, batches: Iterable[Tensor]) -> dict[str, Stati
             hook.remove()
     if number == 0:
         raise QuantizationError("no calibration samples were given; calibrate with some of the training images")
+    inputs = {node.name for node in prepared.graph.find_nodes(op="placeholder")}
     for tensor, seen in statistics.items():
-        _check(tensor, seen)
+        _check(tensor, seen, tensor in inputs)
     shared = {id(quantizer): statistics[tensor] for tensor, quantizer in quantizers_by_tensor(prepared).items()}
     return {tensor: shared[id(quantizer)] for tensor, quantizer in activation_quantizers(prepared)}
 
@@ -127,11 +128,11 @@ def _stored(stored: Mapping[str, Tensor], tensor: str) -> Statistics:
     return Statistics(stored[f"{tensor}.counts"], float(stored[f"{tensor}.limit"]), extremes)
 
 
-def _check(tensor: str, seen: Statistics) -> None:
+def _check(tensor: str, seen: Statistics, is_input: bool) -> None:
     if not seen.is_finite:
         raise QuantizationError(f"activation '{tensor}' is NaN or infinite on the calibration samples")
-    if seen.low == seen.high:
+    if is_input and seen.low == seen.high:  # of a layer that is always one value any range that holds it is exact
         raise QuantizationError(
-            f"activation '{tensor}' is {seen.low + 0:g} for every calibration sample: a dead layer, or samples that are all "
-            "alike; it has no range to quantize"
+            f"every value of every calibration sample is {seen.low + 0:g}: no range follows from that; calibrate with some "
+            "of the training images"
         )

@@ -42,6 +42,7 @@ PREPARED = "prepared.safetensors"
 STATISTICS = "statistics.safetensors"
 IN_FLOAT, SENSITIVITY, HOLDOUT = "in_float.json", "sensitivity.json", "holdout.json"
 SENSITIVITY_BATCHES = 8  # one pass over them for each layer
+COMPARED = 3  # samples
 LIBRARIES = ("torch", "torchao", "numpy")
 LOGITS_ONLY = {"z_s", "z_t", "z_ts", "labels", "epoch"}
 
@@ -74,7 +75,7 @@ class Plan:
         return "cle" in self.refine
 
 
-@stage(3, LIBRARIES)
+@stage(4, LIBRARIES)
 def record_activations(subject: Subject, equalized: bool, in_float: tuple[str, ...], *, out: Path) -> None:
     """Stage: the one pass over the calibration samples, `statistics.safetensors`; every method decides from it.
 
@@ -86,7 +87,7 @@ def record_activations(subject: Subject, equalized: bool, in_float: tuple[str, .
     (out / IN_FLOAT).write_text(json.dumps([asdict(operator) for operator in float_operators(prepared)]))
 
 
-@stage(4, LIBRARIES)
+@stage(5, LIBRARIES)
 def quantize(subject: Subject, statistics: Artifact, plan: Plan, *, out: Path) -> None:
     """Stage: post-training quantization, `prepared.safetensors`: the prepared graph's weights and ranges."""
     opened = open_samples(subject.samples.folder, subject.data)
@@ -97,7 +98,7 @@ def quantize(subject: Subject, statistics: Artifact, plan: Plan, *, out: Path) -
     save_weights(prepared, out / PREPARED)
 
 
-@stage(1, LIBRARIES)
+@stage(2, LIBRARIES)
 def measure_sensitivity(subject: Subject, statistics: Artifact, plan: Plan, *, out: Path) -> None:
     """Stage: what each layer's quantization costs alone, on some of the calibration samples, `sensitivity.json`."""
     opened = open_samples(subject.samples.folder, subject.data)
@@ -206,8 +207,8 @@ def calibration_batches(subject: Subject, samples: Samples) -> Iterator[Tensor]:
 
 def _prepared(subject: Subject, samples: Samples, plan: Plan) -> GraphModule:
     model = load_student(subject.student, samples, subject.distilled)
-    height, width, channels = samples.image_shape
-    example = torch.zeros(2, channels, height, width)
+    # Real samples, on which the captured graph is compared with the student.
+    example = to_tensor(samples.train.get(samples.train_ids[:COMPARED]), subject.data, torch.device("cpu"))
     in_float = (*subject.keep_float, *plan.in_float)
     prepared = prepare(model, subject.scheme, (example,), qat=plan.trained, keep_float=in_float)
     if "bias_correction" in plan.refine:

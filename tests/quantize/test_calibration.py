@@ -126,18 +126,30 @@ def test_calibration_sees_the_float_model_and_leaves_no_hook(qat: bool) -> None:
     assert not any(module._forward_pre_hooks for module in prepared.modules())
 
 
-@pytest.mark.parametrize(
-    ("value", "message"), [(float("nan"), "'mul' is NaN or infinite"), (0.0, "'mul' is 0 for every calibration sample")]
-)
-def test_a_bad_activation_is_named(value: float, message: str) -> None:
-    class Spoilt(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(3, 4, 1)
-            self.register_buffer("factor", torch.tensor(value))
+class Scaled(nn.Module):
+    """Inputs times a constant, which may spoil them."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.conv(x * self.factor)
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.register_buffer("factor", torch.tensor(factor))
 
-    with pytest.raises(QuantizationError, match=message):
-        calibrate(prepare(Spoilt(), TENSORRT, (images(2),)), [images()])
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x * self.factor)
+
+
+def test_an_activation_that_is_not_finite_is_named() -> None:
+    with pytest.raises(QuantizationError, match="'mul' is NaN or infinite"):
+        calibrate(prepare(Scaled(float("nan")), TENSORRT, (images(2),)), [images()])
+
+
+def test_a_layer_that_is_always_zero_is_exact_with_any_scale() -> None:
+    model = Scaled(0.0)
+    prepared = prepare(model, TENSORRT, (images(2),))
+    calibrate(prepared, [images()])
+    assert torch.equal(prepared(images()), model(images()))
+
+
+def test_samples_that_are_all_one_value_are_refused() -> None:
+    with pytest.raises(QuantizationError, match="every value of every calibration sample is 0"):
+        calibrate(prepare(nn.Conv2d(3, 4, 1), ONNXRUNTIME, (images(2),)), [torch.zeros_like(images())])

@@ -299,7 +299,7 @@ def test_int32_biases_are_multiples_of_the_accumulators_step() -> None:
     [
         ([], "no calibration samples"),
         ([torch.full((2, 3, 8, 8), float("nan"))], "batch 0 holds NaN"),
-        ([torch.zeros(2, 3, 8, 8)], "activation 'x' is 0 for every"),
+        ([torch.zeros(2, 3, 8, 8)], "every value of every calibration sample is 0"),
     ],
 )
 def test_calibration_refuses(batches: list[Tensor], message: str) -> None:

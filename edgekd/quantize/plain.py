@@ -1,0 +1,53 @@
+"""plain_copy: a copy of a model whose weights are stored parameters, in evaluation mode; the model itself stays as it is."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)
+    from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
+
+
+def plain_copy(model: nn.Module) -> nn.Module:
+    """What weight normalisation, spectral normalisation and parametrizations compute becomes the weight itself.
+
+    That is the weight that ships: quantization-aware training goes on with it, not with what it was computed from.
+    """
+    # A deep copy refuses what a forward pass computed with gradients, as the old weight norm leaves it on its module.
+    memo: dict[int, Any] = {id(value): value.detach().clone() for value in _computed(model)}
+    copied = copy.deepcopy(model, memo).eval()
+    for module in copied.modules():
+        if parametrize.is_parametrized(module):
+            _store_parametrized(module)
+        for hook in list(module._forward_pre_hooks.values()):
+            if isinstance(hook, WeightNorm):
+                remove_weight_norm(module, hook.name)
+            elif isinstance(hook, SpectralNorm):
+                remove_spectral_norm(module, hook.name)
+    return copied
+
+
+def _store_parametrized(module: nn.Module) -> None:
+    """Torch's own removal would take the weight's property from the class, which the user's module has too."""
+    names = [str(name) for name in module.parametrizations]  # type: ignore[union-attr]
+    values = {name: getattr(module, name).detach().clone() for name in names}
+    module.__class__ = type(module).__bases__[0]
+    del module.parametrizations
+    for name, value in values.items():
+        module.register_parameter(name, nn.Parameter(value))
+
+
+def _computed(model: nn.Module) -> Iterator[Tensor]:
+    """Tensors that stand on modules and that a computation with gradients gave."""
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                yield value

@@ -1,0 +1,241 @@
+"""check_same: the captured graph computes what the model computes, compared on samples before any quantizer is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Interpreter, Node
+from torch.utils._pytree import tree_leaves
+
+from edgekd.errors import QuantizationError
+from edgekd.quantize.operators import aten
+
+TOLERANCE = 1e-3
+"""Root mean square of a difference over that of the answer. Folding and another order of sums stay near 1e-6."""
+ROWS = 3  # a batch of other size than the one of the trace, and few enough to cost little
+
+Inputs = tuple[Tensor, ...]
+
+
+def samples_of(example_inputs: Inputs) -> Inputs:
+    """Some of the given samples, with noise in place of those that carry no signal: a zero hides what is wrong."""
+    generator = torch.Generator().manual_seed(0)
+
+    def rows(x: Tensor) -> Tensor:
+        few = torch.cat([x[:ROWS]] * ROWS)[:ROWS].detach().clone()
+        if few.is_floating_point() and bool((few == few.flatten()[0]).all()):
+            few = few + torch.randn(few.shape, generator=generator, dtype=few.dtype).to(few.device)
+        elif few.is_floating_point():  # no row repeats another
+            for row in range(len(x[:ROWS]), ROWS):
+                few[row] = few[row].flip(-1)
+        return few
+
+    return tuple(rows(x) for x in example_inputs)
+
+
+def check_same(model: nn.Module, graph: GraphModule, samples: Inputs, *, trained: bool) -> None:
+    """Compares the graph with the model itself, on one sample and on several; with `trained` in training too.
+
+    Neither is changed. In training, the batch norms that no layer absorbed take the statistics of their batch; dropout stays
+    off in both.
+
+    Raises QuantizationError naming the layer where a difference begins, or saying that a model answers at random or mixes
+    the samples of a batch.
+    """
+    one = tuple(x[:1] for x in samples)
+    with as_it_was(model), as_it_was(graph), torch.no_grad():
+        model.eval()
+        expected = check_answers(model, samples)
+        for inputs, answers in ((samples, expected), (one, [answer[:1] for answer in expected])):
+            _compare(model, graph, inputs, answers, "in evaluation")
+        left = [node for node in graph.graph.nodes if node.target is aten.batch_norm.default]
+        if trained and left:
+            with _normalised_by_batch(model, graph, left):
+                _compare(model, graph, samples, _answers(model, samples), "in training")
+
+
+def check_answers(model: nn.Module, samples: Inputs) -> list[Tensor]:
+    """What a model in evaluation mode answers. Raises QuantizationError where that is no function of the sample alone."""
+    expected = _answers(model, samples)
+    name = type(model).__name__
+    if (found := distance(_answers(model, samples), expected)) > TOLERANCE:
+        raise QuantizationError(
+            f"{name} answers at random: the same samples twice in evaluation mode differ by {found:.1%}; nothing can be "
+            "compared with it. A dropout that stays on (give it `training=self.training`), noise, or a state that each call changes?"
+        )
+    alone = _answers(model, tuple(x[:1] for x in samples))
+    if (found := distance(alone, [answer[:1] for answer in expected])) > TOLERANCE:
+        raise QuantizationError(
+            f"{name}'s answer to a sample depends on the others in its batch, by {found:.1%}, in evaluation mode too: what it "
+            "learns in batches is not what it answers to one sample. Normalise over the sample, or use running statistics"
+        )
+    return expected
+
+
+def check_prepared(model: nn.Module, prepared: GraphModule, samples: Inputs) -> None:
+    """Compares a graph with its quantizers switched off with the model. Raises QuantizationError for a difference."""
+    with as_it_was(model), torch.no_grad():
+        model.eval()
+        found = distance(_answers(prepared, samples), _answers(model, samples))
+    if found > TOLERANCE:
+        raise QuantizationError(
+            f"{type(model).__name__} with its quantizers switched off computes something else than the model, by {found:.1%}; "
+            "this is a fault of edgekd or of torchao, please report it with the model"
+        )
+
+
+def distance(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """Root mean square of the difference over that of what is expected, the largest of several tensors."""
+    if [x.shape for x in found] != [x.shape for x in expected]:
+        return float("inf")
+    return max((_distance(a.double(), b.double()) for a, b in zip(found, expected, strict=True)), default=0.0)
+
+
+def _distance(found: Tensor, expected: Tensor) -> float:
+    sound = expected.isfinite()
+    if not torch.equal(sound, found.isfinite()):
+        return float("inf")
+    scale = float(expected[sound].square().sum().sqrt())
+    error = float((found[sound] - expected[sound]).square().sum().sqrt())
+    return error / max(scale, 1e-6 * max(1, expected.numel()) ** 0.5) if error else 0.0
+
+
+@contextmanager
+def as_it_was(model: nn.Module) -> Iterator[None]:
+    """Modes and buffers are afterwards what they were before."""
+    modes = {module: module.training for module in model.modules()}
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        with torch.no_grad():
+            for buffer, was in buffers:
+                buffer.copy_(was)
+
+
+def _answers(model: Callable[..., Any], inputs: Inputs) -> list[Tensor]:
+    found = model(*(x.clone() for x in inputs))  # a model may write to its input
+    return [x.detach().float() for x in tree_leaves(found) if isinstance(x, Tensor)]
+
+
+def _compare(model: nn.Module, graph: GraphModule, inputs: Inputs, expected: Sequence[Tensor], mode: str) -> None:
+    try:
+        found = distance(_answers(graph, inputs), expected)
+    except (RuntimeError, IndexError, ValueError) as error:  # torch's, of a graph that takes one batch size alone
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise QuantizationError(
+            f"the captured graph of {type(model).__name__} does not run on a batch of {len(inputs[0])}: {reason}"
+        ) from error
+    if found > TOLERANCE:
+        raise QuantizationError(
+            f"the captured graph of {type(model).__name__} does not compute what the model computes {mode}, on a batch of "
+            f"{len(inputs[0])}: its answers differ by {found:.1%} (rms). The difference begins {_begins(model, graph, inputs)}"
+        )
+
+
+def _begins(model: nn.Module, graph: GraphModule, inputs: Inputs) -> str:
+    """Where the values of the graph part from those of the model's modules."""
+    seen = _outputs_of_modules(model, inputs)
+    last: dict[str, Node] = {}
+    for node in graph.graph.nodes:
+        for path in _paths(node):
+            last[path] = node
+    run = _Values(graph, set(last.values()))
+    run.run(*(x.clone() for x in inputs))
+    sound = "its input"
+    order = {node: index for index, node in enumerate(graph.graph.nodes)}
+    for path, node in sorted(last.items(), key=lambda item: (order[item[1]], -len(item[0]))):
+        if path not in seen or node not in run.values or not isinstance(run.values[node], Tensor):
+            continue
+        given, gave = seen[path]
+        if distance([run.values[node].float()], gave) <= TOLERANCE:
+            sound = f"'{path}'"
+            continue
+        kind = type(model.get_submodule(path)).__name__
+        source = next((x for x in _reads(graph, node, path) if x in run.values), None)
+        if source is not None and distance([run.values[source].float()], given[:1]) > TOLERANCE:
+            return f"between {sound} and '{path}' ({kind})"
+        return f"in '{path}' ({kind})"
+    return f"behind {sound}"
+
+
+def _reads(graph: GraphModule, node: Node, path: str) -> list[Node]:
+    """What the nodes of a module read from outside it."""
+    inside = [other for other in graph.graph.nodes if path in _paths(other)] or [node]
+    return [x for other in inside for x in other.all_input_nodes if x not in inside and x.op != "get_attr"]
+
+
+def _outputs_of_modules(model: nn.Module, inputs: Inputs) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
+    """Path -> what a module that is called once was given and gave."""
+    calls: dict[str, list[tuple[list[Tensor], list[Tensor]]]] = {}
+
+    def keep(path: str) -> Callable[..., None]:
+        def hook(_: nn.Module, given: Any, gave: Any) -> None:
+            both = (
+                [x.detach().float().clone() for x in tree_leaves(of) if isinstance(x, Tensor)] for of in (given, gave)
+            )
+            calls.setdefault(path, []).append((next(both), next(both)))
+
+        return hook
+
+    hooks = [module.register_forward_hook(keep(path)) for path, module in model.named_modules() if path]
+    try:
+        model(*(x.clone() for x in inputs))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {path: found[0] for path, found in calls.items() if len(found) == 1 and len(found[0][1]) == 1}
+
+
+def _paths(node: Node) -> list[str]:
+    """The modules that a node is computed in, the outermost first; of a layer that absorbed a batch norm, also that one."""
+    stacks = [node.meta.get("nn_module_stack") or {}]
+    if "computes" in node.meta:  # its value is the batch norm's
+        stacks = [{key: entry for key, entry in (node.meta["computes"] or {}).items()}]
+    return [
+        name
+        for stack in stacks
+        for path, _ in stack.values()
+        if (name := str(path).removeprefix("L['self'].")) and name != "L['self']"
+    ]
+
+
+class _Values(Interpreter):
+    """Runs a graph and keeps the values of its nodes."""
+
+    def __init__(self, graph: GraphModule, _: set[Node]) -> None:
+        super().__init__(graph)
+        self.values: dict[Node, Any] = {}
+
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        self.values[n] = value.detach() if isinstance(value, Tensor) else value
+        return value
+
+
+@contextmanager
+def _normalised_by_batch(model: nn.Module, graph: GraphModule, left: Sequence[Node]) -> Iterator[None]:
+    """The batch norms of these nodes take their batch's statistics, in the model and in the graph."""
+    paths = {paths[-1] for node in left if (paths := _paths(node))}
+    arguments = {node: node.args for node in left}
+    try:
+        for path in paths:
+            module = model.get_submodule(path)
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.training = True
+        for node in left:
+            path = next(iter(reversed(_paths(node))), "")
+            learns = bool(path) and model.get_submodule(path).training
+            node.args = (*node.args[:5], learns, *node.args[6:])
+        graph.recompile()
+        yield
+    finally:
+        for node, given in arguments.items():
+            node.args = given
+        graph.recompile()

@@ -1,0 +1,374 @@
+"""The captured graph is the model: small networks of the kinds that once became another function on the way to int8."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+
+from edgekd.errors import QuantizationError
+from edgekd.export.check import open_session
+from edgekd.export.to_onnx import to_onnx
+from edgekd.quantize import calibrate, convert, prepare, sites
+from edgekd.quantize.capture import capture
+from edgekd.quantize.operators import aten
+from edgekd.quantize.same import check_same
+from edgekd.target import Quantization
+from tests.quantize.schemes import INT8, QNN, TENSORRT, UINT8
+
+BOUND = 0.03  # relative root mean square, module against int8; wrong graphs were 25 % to 120 % off
+
+
+def normed(norm: nn.Module) -> nn.Module:
+    """A batch norm with statistics of its own, as training leaves it."""
+    norm.running_var.uniform_(0.5, 2)
+    norm.running_mean.normal_()
+    nn.init.uniform_(norm.weight, 0.5, 2)
+    nn.init.normal_(norm.bias)
+    return norm
+
+
+class Pair(nn.Module):
+    """Two convolutions; what happens between them is the case."""
+
+    def __init__(self, groups: int = 1) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(8, 8, 3, padding=1, groups=groups)
+        self.b = nn.Conv2d(8, 8, 3, padding=1)
+        self.norm, self.other = normed(nn.BatchNorm2d(8)), normed(nn.BatchNorm2d(8))
+
+
+class SharedConv(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.other(self.a(torch.relu(self.norm(self.a(x))))))
+
+
+class SharedAtTwoDepths(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.a(torch.relu(self.b(torch.relu(self.norm(self.a(x)))))))
+
+
+class OnePath(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(torch.relu(self.norm(self.a(x))))
+
+
+class SharedWithoutNorm(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(torch.relu(self.b(torch.relu(self.a(x)))))
+
+
+class WeightReadElsewhere(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.relu(self.norm(self.a(x)))) * self.a.weight.abs().mean()
+
+
+class SliceZero(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        y[:, :4] = 0
+        return self.b(y)
+
+
+class SliceShift(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        z = y.clone()
+        z[:, :2, :, 1:] = y[:, :2, :, :-1]
+        return self.b(z)
+
+
+class Alias(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        flat = y.view(y.shape[0], -1)
+        torch.relu_(y)
+        return self.b(flat.view(y.shape))
+
+
+class FilledBuffer(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        z = torch.zeros_like(y)
+        z[:, :4] = y[:, 4:]
+        return self.b(z)
+
+
+class InputWritten(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        x.sub_(0.5)
+        return self.b(torch.relu(self.a(x)) + x)
+
+
+class ContiguousView(Pair):
+    def __init__(self) -> None:
+        super().__init__(groups=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = (y := self.a(x)).shape
+        return self.b(y.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, c, h, w))
+
+
+class StandardisedWeight(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        w = self.a.weight
+        w = (w - w.mean((1, 2, 3), keepdim=True)) / w.std((1, 2, 3), keepdim=True)
+        return self.b(torch.relu(self.norm(F.conv2d(x, w, self.a.bias, padding=1))))
+
+
+class Dead(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.relu(self.a(x).clamp(max=0)))
+
+
+class NormBetween(Pair):
+    """Batch norms that no layer can absorb, dropout, and writes in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm(x), inplace=True)
+        return x + self.b(F.dropout(F.relu(self.other(self.a(y)), inplace=True), 0.3, self.training))
+
+
+class TransposedGroups(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.ConvTranspose2d(8, 16, 2, 2, groups=4), nn.Conv2d(16, 8, 3)
+        self.norm = normed(nn.BatchNorm2d(16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.relu(self.norm(self.a(x))))
+
+
+class Rows(nn.Module):
+    """A linear layer writes the last axis, the batch norm reads axis 1."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(16, outputs), normed(nn.BatchNorm1d(16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.linear(x))
+
+
+class TiedTransposed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.head = nn.Linear(16, 32), nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(F.linear(torch.relu(self.encoder(x)), self.encoder.weight.t())))
+
+
+class Attention(nn.Module):
+    def __init__(self, *, batch_first: bool = True) -> None:
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(16, 2, batch_first=batch_first), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.attention.batch_first:
+            x = x.transpose(0, 1)
+        y = x + self.attention(x, x, x, need_weights=False)[0]
+        return self.head(y.mean(1 if self.attention.batch_first else 0))
+
+
+class Encoder(nn.Module):
+    def __init__(self, *, norm_first: bool) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=norm_first)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x).mean(1))
+
+
+def old_weight_norm() -> nn.Module:
+    """As training leaves it: the weight on the module is what the last forward pass computed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        normalised = nn.utils.weight_norm(nn.Conv2d(8, 8, 3))
+    model = nn.Sequential(normalised, nn.ReLU(), nn.Conv2d(8, 8, 3))
+    model(torch.randn(2, 8, 6, 6))
+    return model
+
+
+def parametrized() -> nn.Module:
+    first = parametrizations.weight_norm(nn.Conv2d(8, 8, 3))
+    return nn.Sequential(first, nn.ReLU(), parametrizations.spectral_norm(nn.Conv2d(8, 8, 3)))
+
+
+MAPS, SEQUENCES, VECTORS = (16, 8, 6, 6), (16, 12, 16), (32, 16)
+Case = tuple[Callable[[], nn.Module], tuple[int, ...]]
+CASES: dict[str, Case] = {
+    "shared_conv": (SharedConv, MAPS),
+    "shared_at_two_depths": (SharedAtTwoDepths, MAPS),
+    "one_path": (OnePath, MAPS),
+    "shared_without_norm": (SharedWithoutNorm, MAPS),
+    "weight_read_elsewhere": (WeightReadElsewhere, MAPS),
+    "linear_norm_of_rows": (lambda: Rows(16), (32, 16, 16)),
+    "linear_norm_of_longer_rows": (lambda: Rows(24), (32, 16, 16)),
+    "slice_zero": (SliceZero, MAPS),
+    "slice_shift": (SliceShift, MAPS),
+    "alias": (Alias, MAPS),
+    "filled_buffer": (FilledBuffer, MAPS),
+    "input_written": (InputWritten, MAPS),
+    "contiguous_view": (ContiguousView, MAPS),
+    "old_weight_norm": (old_weight_norm, MAPS),
+    "parametrized": (parametrized, MAPS),
+    "standardised_weight": (StandardisedWeight, MAPS),
+    "tied_transposed": (TiedTransposed, VECTORS),
+    "transposed_groups": (TransposedGroups, MAPS),
+    "norm_between": (NormBetween, MAPS),
+    "attention": (Attention, SEQUENCES),
+    "attention_of_sequences_first": (lambda: Attention(batch_first=False), SEQUENCES),
+    "encoder_pre_norm": (lambda: Encoder(norm_first=True), SEQUENCES),
+    "encoder_post_norm": (lambda: Encoder(norm_first=False), SEQUENCES),
+    "dead": (Dead, MAPS),
+}
+SCHEMES = {"tensorrt": TENSORRT, "cpu": UINT8, "int8": INT8, "qnn": QNN}
+
+
+def apart(found: Tensor, expected: Tensor) -> float:
+    """Root mean square of the difference over that of what is expected."""
+    return float((found - expected).square().mean().sqrt() / expected.square().mean().sqrt())
+
+
+def quantized(name: str, scheme: Quantization, *, qat: bool) -> tuple[nn.Module, nn.Module, Tensor]:
+    """(the module, its integer graph, samples)."""
+    make, shape = CASES[name]
+    torch.manual_seed(0)
+    model, x = make().eval(), torch.randn(shape)
+    prepared = prepare(model, scheme, (x[:2].clone(),), qat=qat)
+    calibrate(prepared, [x.clone()])
+    return model, convert(prepared), x
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_int8_computes_what_the_module_computes(name: str) -> None:
+    """Even cases as TensorRT quantizes, odd ones as the CPU does; `slow` takes every scheme."""
+    scheme = (TENSORRT, UINT8)[list(CASES).index(name) % 2]
+    model, converted, x = quantized(name, scheme, qat=False)
+    with torch.no_grad():
+        assert apart(converted(x.clone()), model(x.clone())) < BOUND
+
+
+@pytest.mark.parametrize("name", ["shared_conv", "one_path", "norm_between", "tied_transposed"])
+def test_a_graph_for_training_computes_what_the_module_computes(name: str) -> None:
+    """Folds stay expressions there, and norms that nothing absorbs stay norms."""
+    model, converted, x = quantized(name, TENSORRT, qat=True)
+    with torch.no_grad():
+        assert apart(converted(x), model(x)) < BOUND
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme"), [("shared_conv", TENSORRT), ("contiguous_view", UINT8), ("slice_zero", QNN)]
+)
+def test_onnxruntime_computes_what_was_converted(name: str, scheme: Quantization, tmp_path: Path) -> None:
+    assert_exported(name, scheme, tmp_path / "model.onnx", qat=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("qat", [False, True], ids=["ptq", "qat"])
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("name", CASES)
+def test_every_scheme_ships_the_module(name: str, scheme: str, qat: bool, tmp_path: Path) -> None:
+    assert_exported(name, SCHEMES[scheme], tmp_path / "model.onnx", qat=qat)
+
+
+def assert_exported(name: str, scheme: Quantization, path: Path, *, qat: bool) -> None:
+    """int8 within the bound of the module, the file within a rounding of int8, at the same sites."""
+    model, converted, x = quantized(name, scheme, qat=qat)
+    to_onnx(converted, path, x[:2].clone(), opset=20)
+    (got,) = open_session(path).run(None, {"input": x.numpy()})
+    with torch.no_grad():
+        integer = converted(x.clone())
+        assert apart(integer, model(x.clone())) < BOUND
+    assert apart(torch.from_numpy(got), integer) < 0.015
+    assert sites(path) == sites(converted)
+
+
+def test_a_wrong_graph_is_refused_and_the_layer_named() -> None:
+    """A captured graph whose second convolution was changed, as a wrong fold would."""
+    torch.manual_seed(0)
+    model, x = (
+        nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU()).eval(),
+        torch.randn(3, 8, 8, 8),
+    )
+    graph = capture(model, (x,), trainable=False)
+    check_same(model, graph, (x,), trained=False)
+    second = graph.graph.find_nodes(op="call_function", target=aten.conv2d.default)[1]
+    second.args = (*second.args[:2], None, *second.args[3:])
+    graph.recompile()
+    with pytest.raises(QuantizationError, match=r"begins in '2' \(Conv2d\)"):
+        check_same(model, graph, (x,), trained=False)
+
+
+def test_a_difference_between_modules_is_placed_between_them() -> None:
+    """A write to a slice that was lost lies in no module but the outermost."""
+    torch.manual_seed(0)
+    model, x = SliceZero().eval(), torch.randn(3, 8, 6, 6)
+    graph = capture(model, (x,), trainable=False)
+    first, second = graph.graph.find_nodes(op="call_function", target=aten.conv2d.default)
+    second.update_arg(0, first)
+    graph.recompile()
+    with pytest.raises(QuantizationError, match=r"begins between 'a' and 'b' \(Conv2d\)"):
+        check_same(model, graph, (x,), trained=False)
+
+
+def test_a_comparison_in_training_leaves_modes_and_statistics_as_they_were() -> None:
+    """A batch norm that takes its batch's statistics also writes to the running ones."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.ReLU(), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3)).eval(), torch.randn(3, 8, 8, 8)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    graph = capture(model, (x,), trainable=True)
+    check_same(model, graph, (x,), trained=True)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+    assert not model[1].training
+
+
+class Random(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(F.dropout(self.a(x), 0.5))  # in evaluation too: training=True is its default
+
+
+class Mixing(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.b(y - y.mean(0, keepdim=True))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"), [(Random, "answers at random"), (Mixing, "depends on the others in its batch")]
+)
+def test_a_model_that_is_no_function_of_a_sample_is_refused_by_that_name(model: type[nn.Module], message: str) -> None:
+    with pytest.raises(QuantizationError, match=message):
+        prepare(model().eval(), TENSORRT, (torch.randn(2, 8, 6, 6),))
+
+
+def test_a_norm_without_statistics_is_refused_by_that_name() -> None:
+    model = nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8, track_running_stats=False)).eval()
+    with pytest.raises(QuantizationError, match="depends on the others in its batch"):
+        prepare(model, TENSORRT, (torch.randn(2, 8, 6, 6),))
+
+
+def test_blank_samples_hide_nothing() -> None:
+    """On zeros two random answers of a layer without bias are alike."""
+    model = nn.Sequential(nn.Conv2d(8, 8, 3, bias=False), nn.BatchNorm2d(8, track_running_stats=False)).eval()
+    with pytest.raises(QuantizationError, match="depends on the others"):
+        prepare(model, TENSORRT, (torch.zeros(2, 8, 6, 6),))
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    """Parametrizations stay on the user's module, and its weights too."""
+    torch.manual_seed(0)
+    model = parametrized().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    prepare(model, TENSORRT, (torch.randn(2, 8, 8, 8),))
+    assert model.training and set(before) == set(model.state_dict())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model[0].weight.requires_grad and nn.utils.parametrize.is_parametrized(model[2])
