@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edgekd.bundle import remove_drafts
 from edgekd.current import current_report, fingerprint
-from edgekd.errors import RecipeError
+from edgekd.errors import ModelError, RecipeError
 from edgekd.losses import check_losses
 from edgekd.names import folder_problem
 from edgekd.recipe import FILE, Recipe, load_recipe
@@ -91,6 +92,12 @@ def check_names(recipe: str, target: str) -> None:
             raise RecipeError(f"the {what}'s name is {name[:60]!a}; {problem}")
 
 
+def line_of(error: BaseException) -> str:
+    """The file and line that raised an exception."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{last.filename}, line {last.lineno}"
+
+
 def _build(
     recipe: Recipe,
     target: Target | str,
@@ -118,4 +125,9 @@ def _build(
         from edgekd.pipeline import build as run_pipeline
 
         say(f"{recipe.name} for {goal.title}, stages kept in {run.folder}")
-        return run_pipeline(recipe, goal, run, folder, ask, device), folder, True
+        try:
+            return run_pipeline(recipe, goal, run, folder, ask, device), folder, True
+        except SystemExit as end:  # a student's forward, say: the build would end with this code and no bundle
+            raise ModelError(
+                f"the build was ended by sys.exit({end.code!r}) in {line_of(end)}; what a recipe names must return or raise"
+            ) from end

@@ -6,6 +6,7 @@ Nothing here imports torch or a runtime, so that commands which only read or shi
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import hashlib
 import json
@@ -138,6 +139,13 @@ def draft_of(folder: Path) -> Iterator[Path]:
         try:
             draft.chmod(0o755)
             yield draft
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise BundleError(
+                f"no space left on the disk of {folder.parent}, where the bundle is written; free some, or give another place (for a "
+                "build with --output); what is finished is kept, and it goes on from there"
+            ) from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 

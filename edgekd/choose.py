@@ -19,6 +19,7 @@ class Contender:
 
     order_ms: what the order is made by: the median on the device or on the host, or the profile's lower bound where the
     target's runtime does not run here (`order_origin` says which). p90_ms: on the device, if steady.
+    in_float: the float student's accuracy; none: that of the contender fp32.
     fault: why it must not ship whatever the budget allows; empty: nothing.
     """
 
@@ -33,6 +34,7 @@ class Contender:
     fault: str = ""
     estimate: Estimate | None = None
     p90_ms: float | None = None
+    in_float: Accuracy | None = None
 
 
 def choose(contenders: Sequence[Contender], budget: Budget, teacher: Accuracy | None) -> tuple[Candidate, ...]:
@@ -40,8 +42,9 @@ def choose(contenders: Sequence[Contender], budget: Budget, teacher: Accuracy | 
 
     One with a fault ships only where every one has a fault.
     """
-    fp32 = next(contender for contender in contenders if contender.name == "fp32")
-    broken = {c.name: c.fault or _broken(c, budget, teacher, fp32.accuracy) for c in contenders}
+    broken = {
+        c.name: c.fault or _broken(c, budget, teacher, c.in_float or float_accuracy(contenders)) for c in contenders
+    }
     able = [contender for contender in contenders if not broken[contender.name]]
     best = _fastest(able) if able else max(contenders, key=lambda c: (not c.fault, c.accuracy.top1))
 
@@ -66,6 +69,11 @@ def choose(contenders: Sequence[Contender], budget: Budget, teacher: Accuracy | 
         )
         for c in contenders
     )  # fmt: skip
+
+
+def float_accuracy(contenders: Sequence[Contender]) -> Accuracy:
+    """What `max_drop_from_fp32` counts from."""
+    return next(contender.accuracy for contender in contenders if contender.name == "fp32")
 
 
 @dataclass(frozen=True)

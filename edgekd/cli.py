@@ -11,6 +11,7 @@ import typer
 from edgekd import cli_device
 from edgekd.errors import BundleError, DiffersError, EdgekdError, RecipeError
 from edgekd.names import visible
+from edgekd.say import print_what_can_be_printed
 
 if TYPE_CHECKING:
     from edgekd.report.model import Report
@@ -250,6 +251,7 @@ def _print_report(report: Report, folder: Path) -> None:
 
 def main() -> None:
     """The command `edgekd`: an error of edgekd's own is one line (or one table) and exit code 2."""
+    print_what_can_be_printed()
     try:
         app()
     except SystemExit as end:
@@ -262,7 +264,8 @@ def main() -> None:
         typer.echo(f"edgekd: {visible(str(error))}", err=True)
         sys.exit(MISSED if isinstance(error, DiffersError) else WRONG_INPUT)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
+        name = error.filename2 or error.filename  # of a copy the place that it went to
+        where = f"{name}: " if name else ""
         typer.echo(
             f"edgekd: {visible(f'{where}{error.strerror or error}')}; what is finished is kept in the cache", err=True
         )

@@ -19,6 +19,7 @@ import torch
 
 from edgekd import checks
 from edgekd.accuracy import top1_of
+from edgekd.attempts import none_left
 from edgekd.bundle import SHIPPED, read_manifest, sha256
 from edgekd.choose import Contender, budget_checks, choose
 from edgekd.current import fingerprint
@@ -27,7 +28,7 @@ from edgekd.data.batches import to_tensor
 from edgekd.distill.teacher import load_teacher
 from edgekd.distill.temperature import FILE as TEMPERATURE
 from edgekd.doubts import doubts
-from edgekd.errors import DeviceError, EdgekdError
+from edgekd.errors import DeviceError, EdgekdError, ExportError, ModelError
 from edgekd.export.bundle import write_bundle
 from edgekd.export.candidates import MODEL, as_input
 from edgekd.export.golden import Golden
@@ -35,13 +36,15 @@ from edgekd.export.lint import lint
 from edgekd.measure.estimate import estimate
 from edgekd.measure.fitness import is_architecture
 from edgekd.measure.on_candidates import measure_candidates
-from edgekd.measure.protocol import interleave
-from edgekd.measure.runners import OnnxRunner, Runner, TorchRunner, machine, peak_memory_mb, versions
+from edgekd.measure.protocol import Call
+from edgekd.measure.runners import OnnxRunner, Runner, TorchRunner, machine, versions
+from edgekd.measure.timings import time_models
 from edgekd.models.adapt import resized
 from edgekd.quantize.auto import Quantized
 from edgekd.recipe import Distill, Recipe, Teacher, file_of
 from edgekd.report.model import (
     Accuracy,
+    Dropped,
     Latency,
     LayerSensitivity,
     OnDevice,
@@ -61,7 +64,10 @@ Scores = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Made:
-    """What the stages made; candidates and scores by the candidate's name, tasks and their teachers' scores by the task's."""
+    """What the stages made; candidates and scores by the candidate's name, tasks and their teachers' scores by the task's.
+
+    dropped: candidate -> why it is none; in_torch: the float student's scores where fp32 is among these.
+    """
 
     samples: Artifact
     seen: Artifact
@@ -76,26 +82,36 @@ class Made:
     candidates: Mapping[str, Artifact]
     scores: Mapping[str, Artifact]
     settings: Distill
+    dropped: Mapping[str, str]
+    in_torch: Artifact | None
 
 
 def evaluate(recipe: Recipe, target: Target, run: Cache, made: Made, started: float, device: str = "") -> Report:
     """Measure the candidates, here or on the named device, and choose among them; nothing of this is cached."""
     opened = open_samples(made.samples.folder, recipe.data)
-    candidates, scores, distilled = made.candidates, made.scores, made.distilled
+    candidates, scores, distilled = dict(made.candidates), made.scores, made.distilled
     for artifact in (*candidates.values(), *scores.values()):
         run.intact(artifact)
     accuracies = {
         name: accuracy(np.load(score / "test.npy"), opened, _runtime(score)) for name, score in scores.items()
     }
+    in_float = accuracies.get("fp32") or _in_torch(made, opened)
     opened_by_teacher = open_samples(made.seen.folder, recipe.teacher_data)
     teacher_runs, teacher = None, None
     if made.teacher_scores is not None:
         teacher_runs = _teacher_runner(recipe.teachers[0], opened_by_teacher, made.trained_teacher)
         teacher = accuracy(np.load(made.teacher_scores / "test.npy"), opened, _runtime(made.teacher_scores))
-    same = checks.same_as_trained(candidates["int8"], scores["int8"]) if "int8" in candidates else None
-    contenders, teacher_latency = _contenders(
+    contenders, teacher_latency, failed = _contenders(
         recipe, target, opened, opened_by_teacher, candidates, accuracies, teacher_runs
     )
+    dropped = {**made.dropped, **failed}
+    for name, reason in failed.items():
+        say(f"  {name} was dropped: {reason}")
+        candidates.pop(name, None)
+    if not candidates:
+        raise ExportError(none_left(dropped))
+    contenders = [replace(contender, in_float=in_float) for contender in contenders]
+    same = checks.same_as_trained(candidates["int8"], scores["int8"]) if "int8" in candidates else None
     findings = {name: lint(artifact / MODEL, target) for name, artifact in candidates.items()}
     faults = {name: checks.refusal(found) for name, found in findings.items()}
     if same is not None and same < checks.AGREEMENT:
@@ -108,7 +124,7 @@ def evaluate(recipe: Recipe, target: Target, run: Cache, made: Made, started: fl
     chosen = choose(contenders, recipe.budget, teacher)
     shipped = next(candidate for candidate in chosen if candidate.shipped)
     said = [
-        *budget_checks(shipped, recipe.budget, teacher, accuracies["fp32"]),
+        *budget_checks(shipped, recipe.budget, teacher, in_float),
         *(checks.agreement(same, candidates["int8"], scores["int8"], shipped.name) if same is not None else ()),
         *checks.under_teacher(recipe, shipped, teacher),
         checks.linted(findings[shipped.name], target),
@@ -131,9 +147,10 @@ def evaluate(recipe: Recipe, target: Target, run: Cache, made: Made, started: fl
         teacher=teacher,
         teacher_latency=teacher_latency,
         teacher_size_mb=_teacher_size_mb(recipe),
-        student=accuracies["fp32"],
+        student=in_float,
         student_parameters=_parameters(distilled / "student.safetensors"),
         candidates=chosen,
+        dropped=tuple(Dropped(name=name, reason=reason) for name, reason in dropped.items()),
         checks=tuple(said),
         curves=checks.curves(distilled),
         temperature_curve=_temperatures(made.temperature),
@@ -157,11 +174,13 @@ def _on_device(
 ) -> dict[str, OnDevice | DeviceError]:
     """Every candidate on the device, in turns."""
     say(f"  measuring {', '.join(candidates)} on {device}")
-    trials = {
-        name: (artifact / MODEL, golden(artifact / MODEL, name, recipe, samples))
-        for name, artifact in candidates.items()
-    }
-    return measure_candidates(device, target, trials)
+    trials, failed = {}, {}
+    for name, artifact in candidates.items():
+        try:
+            trials[name] = artifact / MODEL, golden(artifact / MODEL, name, recipe, samples)
+        except ModelError as error:
+            failed[name] = DeviceError(f"not measured there: {error}")
+    return {**measure_candidates(device, target, trials), **failed}
 
 
 def as_measured(contender: Contender, found: OnDevice | DeviceError) -> Contender:
@@ -209,10 +228,12 @@ def package(folder: Path, recipe: Recipe, target: Target, run: Cache, made: Made
     opened = open_samples(made.samples.folder, recipe.data)
     shipped = made.candidates[report.chosen.name] / MODEL
     channels = opened.image_shape[2]
+    among = {candidate.name for candidate in report.candidates}
+    twin = {"model.fp32.onnx": made.candidates["fp32"] / MODEL} if "fp32" in among else {}
     write_bundle(
         folder,
         report=report,
-        models={"model.onnx": shipped, "model.fp32.onnx": made.candidates["fp32"] / MODEL},
+        models={"model.onnx": shipped, **twin},
         labels=opened.classes,
         golden=golden(shipped, report.chosen.name, recipe, opened),
         manifest={
@@ -233,6 +254,13 @@ def accuracy(logits: Scores, samples: Samples, runtime: str) -> Accuracy:
     return top1_of(logits.argmax(1), samples.test.labels, samples.classes, runtime)
 
 
+def _in_torch(made: Made, samples: Samples) -> Accuracy:
+    """The float student's, where its export was dropped."""
+    if made.in_torch is None:
+        raise ExportError(none_left(dict(made.dropped)))
+    return accuracy(np.load(made.in_torch / "test.npy"), samples, _runtime(made.in_torch))
+
+
 def _runtime(scores: Artifact) -> str:
     """What computed the logits of a stage, with its version."""
     return str(json.loads((scores / "runtime.json").read_text()))
@@ -246,29 +274,30 @@ def _contenders(
     candidates: Mapping[str, Artifact],
     accuracies: Mapping[str, Accuracy],
     teacher: Runner | None,
-) -> tuple[list[Contender], Latency | None]:
-    """The candidates and the teacher, timed here in turns at batch 1 on one thread.
+) -> tuple[list[Contender], Latency | None, dict[str, str]]:
+    """The candidates and the teacher, timed here in turns at batch 1 on one thread; and why one failed at that.
 
     Where the target's runtime or architecture is another than this host's, the order comes from the device's profile.
     """
     say("  measuring latency on this machine")
     one = np.ascontiguousarray(as_input(samples.test.get(np.zeros(1, np.int64)), recipe.data, recipe.export))
-    runners = {name: OnnxRunner(artifact / MODEL) for name, artifact in candidates.items()}
-    # What this host only rounds to bf16 is not timed: the casts would be.
-    calls = {name: partial(runner.run, one) for name, runner in runners.items() if not runner.rounds_to_bf16}
+    others: dict[str, Call] = {}
     if teacher is not None:
         image = to_tensor(seen.test.get(np.zeros(1, np.int64)), recipe.teacher_data, torch.device("cpu"))
         image = resized(image, recipe.teachers[0].size or seen.image_shape[:2])
-        calls["teacher"] = partial(teacher.run, image.contiguous().numpy())
+        given = image.contiguous().numpy()
+        others["teacher"] = teacher.timed(given) if isinstance(teacher, OnnxRunner) else partial(teacher.run, given)
     threads = torch.get_num_threads()
-    series = interleave(calls)
+    timings = time_models({name: artifact / MODEL for name, artifact in candidates.items()}, one, others)
     torch.set_num_threads(threads)  # a torch teacher was timed on one
     # What is fast on this processor says little about one of another architecture: x86, say, computes fp16 in fp32.
     runs_here = target.runtime.name == "onnxruntime" and is_architecture(platform.machine(), target)
     contenders = []
     for name, artifact in candidates.items():
-        timed = series.get(name)
-        latency = timed.latency(threads=1, machine=machine(), runtime=runners[name].name) if timed else None
+        if name in timings.failed:
+            continue
+        timed = timings.series.get(name)
+        latency = timed.latency(threads=1, machine=machine(), runtime=timings.runtimes[name]) if timed else None
         file = artifact / MODEL
         by_profile = estimate(file, target)
         contenders.append(
@@ -280,15 +309,17 @@ def _contenders(
                 ),  # with its .data
                 accuracy=accuracies[name],
                 latency=latency,
-                peak_memory_mb=peak_memory_mb(file, one) if timed else None,
+                peak_memory_mb=timings.memory_mb.get(name),
                 order_ms=latency.p50_ms if runs_here and latency else by_profile.low_ms if by_profile else None,
                 order_origin="host" if runs_here else "estimate",
                 estimate=by_profile,
             )
         )
-    if teacher is None:
-        return contenders, None
-    return contenders, series["teacher"].latency(threads=teacher.threads, machine=machine(), runtime=teacher.name)
+    own = timings.series.get("teacher")
+    if teacher is None or own is None:
+        return contenders, None, timings.failed
+    latency = own.latency(threads=teacher.threads, machine=machine(), runtime=teacher.name)
+    return contenders, latency, timings.failed
 
 
 def _teacher_runner(teacher: Teacher, samples: Samples, trained: Artifact | None) -> Runner:

@@ -6,10 +6,12 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from edgekd import team
 from edgekd.accelerator import uses_bf16
+from edgekd.attempts import Attempts
 from edgekd.data import decode
 from edgekd.distill.data_free.stage import synthesize
 from edgekd.distill.objective import Objective
@@ -27,7 +29,7 @@ from edgekd.distill.student import (
 from edgekd.distill.teacher import record_features, record_teacher, score_teacher
 from edgekd.distill.temperature import FILE, choose_temperature, is_auto, with_temperature
 from edgekd.evaluate import Made, evaluate, package, with_earlier_devices
-from edgekd.export.candidates import MODEL, export_bf16, export_fp16, export_fp32, export_int8, score
+from edgekd.export.candidates import MODEL, export_bf16, export_fp16, export_fp32, export_int8, score, score_student
 from edgekd.export.to_half import BF16_OPSET
 from edgekd.preflight import check_models, check_output, check_teachers
 from edgekd.quantize.auto import quantize_student
@@ -93,32 +95,45 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask, de
         learns = settings = settings.model_copy(update={"seed": settings.seed + 1})
     distilled = run(distill, samples, taught_by, student, first, data, settings)
 
-    candidates = {"fp32": run(export_fp32, samples, student, distilled, data, recipe.export, opset)}
-    if "fp16" in precisions:
-        candidates["fp16"] = run(export_fp16, samples, student, distilled, candidates["fp32"], data, recipe.export)
+    tried = Attempts()
+    tried.export("fp32", lambda: run(export_fp32, samples, student, distilled, data, recipe.export, opset))
+    fp32 = tried.candidates.get("fp32")
+    if "fp16" in precisions and fp32 is None:
+        tried.drop("fp16", "it is made from fp32, which was dropped")
+    elif "fp16" in precisions:
+        tried.export("fp16", lambda: run(export_fp16, samples, student, distilled, fp32, data, recipe.export))
     if "bf16" in precisions:
-        candidates["bf16"] = run(export_bf16, samples, student, distilled, data, recipe.export, max(opset, BF16_OPSET))
+        least = max(opset, BF16_OPSET)
+        tried.export("bf16", lambda: run(export_bf16, samples, student, distilled, data, recipe.export, least))
     quantized = None
     if recipe.quantize.mode != "none":
         number, in_float = recipe.quantize.calibration_samples, recipe.quantize.keep_float
         subject = Subject(samples, student, distilled, data, target.int8, number, in_float)
-        quantized = quantize_student(
-            run, subject, recipe.quantize, recipe.budget.max_drop_from_fp32, taught_by, settings
+        limit = recipe.budget.max_drop_from_fp32
+        quantized = tried.of(
+            "int8", lambda: quantize_student(run, subject, recipe.quantize, limit, taught_by, settings)
         )
-        candidates["int8"] = run(
-            export_int8, subject, quantized.taken.plan, quantized.taken.quantized, recipe.export, opset
-        )
-    scores = {name: run(score, samples, model, data, recipe.export) for name, model in candidates.items()}
+    if quantized is not None:
+        plan, weights = quantized.taken.plan, quantized.taken.quantized
+        tried.export("int8", lambda: run(export_int8, subject, plan, weights, recipe.export, opset))
+    scores = {
+        name: found
+        for name, model in list(tried.candidates.items())
+        if (found := tried.of(name, partial(run, score, samples, model, data, recipe.export))) is not None
+    }
+    tried.left()
+    # What the others are compared with is then the module itself.
+    in_torch = run(score_student, samples, student, distilled, data) if "fp32" not in scores else None
 
     if team.RANK > 0:  # of the processes of `accelerate launch` the first checks and packages
         list(team.invitations())
         return Report.model_validate_json((folder / "report.json").read_bytes())
     made = Made(
-        samples, seen, tasks, trained, teacher_scores, task_scores, tuned, tuple(chain), distilled, quantized, candidates, scores,
-        settings,
+        samples, seen, tasks, trained, teacher_scores, task_scores, tuned, tuple(chain), distilled, quantized, tried.candidates, scores,
+        settings, tried.dropped, in_torch,
     )  # fmt: skip
     report = evaluate(recipe, target, run, made, started, device)
-    ships = candidates[report.chosen.name] / MODEL
+    ships = tried.candidates[report.chosen.name] / MODEL
     report = with_earlier_devices(report, folder, ships, recipe.budget.p90_latency_ms)
     report = told_changes(report, run.changed())
     package(folder, recipe, target, run, made, report)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +15,26 @@ from edgekd.team import RANK
 
 QUIET = RANK != 0
 console = Console(stderr=True, quiet=QUIET, highlight=False)
+
+
+IN_ASCII = str.maketrans(
+    {"±": "+-", "▸": ">", "×": "x", "→": "->", "←": "<-", "–": "-", "—": "-", "…": "...", "≤": "<=", "≥": ">=", "µ": "u",
+     "─": "-", "━": "=", "│": "|", "°": " deg ", "²": "^2", "’": "'"}
+)  # fmt: skip
+
+
+def print_what_can_be_printed() -> None:
+    """Standard output and error that know fewer characters than Unicode (LANG=C) get the nearest, or a question mark."""
+
+    def nearest(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        text = error.object[error.start : error.end].translate(IN_ASCII)
+        return "".join(c if c.isascii() else "?" for c in text), error.end
+
+    codecs.register_error("edgekd.nearest", nearest)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
+            stream.reconfigure(errors="edgekd.nearest")
 
 
 def say(text: str) -> None:

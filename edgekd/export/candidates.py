@@ -99,6 +99,14 @@ def score(samples: Artifact, model: Artifact, data: Data, export: Export, *, out
     (out / "runtime.json").write_text(json.dumps(runner.name))
 
 
+@stage(1, ("torch", "numpy"))
+def score_student(samples: Artifact, student: Student, distilled: Artifact, data: Data, *, out: Path) -> None:
+    """Stage: what the float student computes in torch on the whole test split, as `score`; for where its export failed."""
+    opened = open_samples(samples.folder, data)
+    np.save(out / "test.npy", _logits(load_student(student, opened, distilled), opened, data))
+    (out / "runtime.json").write_text(json.dumps(f"torch {torch.__version__} CPU"))
+
+
 def kept_fp32(model: Artifact) -> list[Kept]:
     """The operators of a half-precision export that stayed float32, and why."""
     path = model / KEPT

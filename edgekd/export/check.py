@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from edgekd.errors import ExportError, ModelError
 from edgekd.external_data import check_external_data
 from edgekd.measure import runners
 from edgekd.measure.runners import fixed_batch, in_batches
+from edgekd.measure.sessions import Ended, Refused, Session
 
 # Largest difference relative to the largest output; int8 rounds ties another way than torch, so that only the
 # classes are compared.
@@ -52,7 +52,8 @@ def check(
     such tensor for each of the file's outputs, of which the first tells the class. `tolerance` bounds the largest difference
     relative to the largest output (none: 1e-3 in fp32, 0.05 in fp16, 0.1 in bf16, unbounded in int8).
 
-    Raises ExportError, with the figures, where the file is invalid, gives another shape or NaN, or differs.
+    Raises ExportError, with the figures, where the file is invalid, gives another shape or NaN, or differs; Ended where it
+    ends the process that it runs in.
     """
     path = os.fspath(path)
     model = read_onnx(path)
@@ -65,7 +66,10 @@ def check(
         for batch in samples:
             given = torch_fn(batch)
             all_expected = [output.float().numpy() for output in ([given] if isinstance(given, Tensor) else given)]
-            all_got = in_batches(lambda part: session.run(None, {name: part}), batch.numpy(), size)
+            try:
+                all_got = in_batches(lambda part: session.run(None, {name: part}), batch.numpy(), size)
+            except Refused as error:
+                raise ExportError(f"onnxruntime does not run {path}: {error}") from error
             shapes, wanted = ([list(output.shape) for output in outputs] for outputs in (all_got, all_expected))
             if shapes != wanted:
                 raise ExportError(f"{path} gives {shapes}, the torch model {wanted}")
@@ -104,10 +108,12 @@ def types_of(path: str | os.PathLike[str]) -> dict[str, int]:
     return {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.value_info, *graph.output)}
 
 
-def open_session(path: str | os.PathLike[str], *, optimise: bool = True) -> onnxruntime.InferenceSession:
-    """The file in onnxruntime on one thread, as edgekd.measure.runners opens it. Raises ExportError."""
+def open_session(path: str | os.PathLike[str], *, optimise: bool = True) -> Session:
+    """The file in onnxruntime on one thread, as edgekd.measure.runners opens it. Raises ExportError, or Ended."""
     try:
         return runners.open_session(os.fspath(path), optimise=optimise).session
+    except Ended:
+        raise
     except ModelError as error:
         raise ExportError(str(error)) from error
 

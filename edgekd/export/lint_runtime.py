@@ -10,15 +10,12 @@ from typing import NamedTuple
 
 import onnx
 import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as ort
 from onnxscript import ir
 
 from edgekd.export.finding import LAYERS, Finding, Severity, Subject, array, producer, sizes, title
+from edgekd.measure.sessions import Ended, Refused, Session
 from edgekd.target import version
 
-REFUSALS = (
-    ort.Fail, ort.InvalidArgument, ort.InvalidGraph, ort.InvalidProtobuf, ort.NotImplemented, ort.RuntimeException, ValueError,
-)  # fmt: skip
 TYPES = {
     ir.DataType.FLOAT: "FP32", ir.DataType.FLOAT16: "FP16", ir.DataType.BFLOAT16: "BF16", ir.DataType.INT32: "INT32",
     ir.DataType.INT64: "INT64", ir.DataType.BOOL: "BOOL", ir.DataType.UINT8: "UINT8",
@@ -218,13 +215,11 @@ def onnxruntime_operators(subject: Subject) -> Iterator[Finding]:
 
 def _refusal(model: str | bytes) -> str | None:
     """onnxruntime's reason not to load a model, None where it does."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
     try:
-        onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except REFUSALS as error:
+        Session(model, optimise=False, log=4).close()
+    except Ended as error:
+        return str(error)
+    except Refused as error:
         return " ".join(str(error).split(" : ", 3)[-1].split())[
             :200
         ]  # behind "[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED"

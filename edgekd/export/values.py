@@ -13,8 +13,8 @@ from onnxscript import ir
 
 from edgekd.errors import DataError
 from edgekd.export.check import open_session
-from edgekd.export.lint_runtime import REFUSALS
 from edgekd.measure.runners import fixed_batch
+from edgekd.measure.sessions import Refused
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 MOST_OUTPUTS = 64  # values that are read in one run: all at once could exceed the memory
@@ -42,7 +42,7 @@ def largest_values(model: ir.Model, samples: Mapping[str, NDArray[Any]], title: 
                 rows = np.arange(start, start + size).clip(max=count - 1)  # a last batch is filled up
                 try:
                     outputs = session.run(part, {name: array[rows] for name, array in samples.items()})
-                except REFUSALS as error:
+                except Refused as error:
                     takes = ", ".join(f"{value.name} {value.dtype} {value.shape}" for value in model.graph.inputs)
                     reason = " ".join(str(error).split())[:200]
                     raise DataError(f"{title} cannot be run on these samples: {reason}; it takes {takes}") from error

@@ -5,17 +5,17 @@ Timing and statistics are apart: a `Series` can be made by hand from any blocks 
 
 from __future__ import annotations
 
-import gc
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekd.measure.session_worker import time_block
 from edgekd.report.model import Latency, Origin
 
 Call = Callable[[], object]
@@ -26,6 +26,17 @@ STABLE_WITHIN = 0.05
 P99_NEEDS = 1000
 MIN_BLOCKS = 3
 THINNED_TO = 2000
+
+
+@runtime_checkable
+class TimesItself(Protocol):
+    """A call into another process, which takes the times by its own clock: what lies between is none of the model's."""
+
+    def __call__(self) -> object: ...
+
+    def block(self, min_s: float, min_n: int) -> NDArray[np.float64]:
+        """As time_block: milliseconds of each call."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -204,22 +215,7 @@ def interleave(
 
 
 def _time_block(fn: Call, min_s: float, min_n: int, clock_ns: Clock) -> NDArray[np.float64]:
-    """Milliseconds of each call, until both `min_s` have passed and `min_n` calls were made.
-
-    The garbage collector is held off, as by timeit: its pauses belong to Python, not to the model.
-    """
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        samples_ns: list[int] = []
-        start = clock_ns()
-        while True:
-            before = clock_ns()
-            fn()
-            after = clock_ns()
-            samples_ns.append(after - before)
-            if after - start >= min_s * 1e9 and len(samples_ns) >= min_n:
-                return np.asarray(samples_ns, dtype=np.float64) / 1e6
-    finally:
-        if collecting:
-            gc.enable()
+    """Milliseconds of each call, until both `min_s` have passed and `min_n` calls were made, here or where `fn` times itself."""
+    if isinstance(fn, TimesItself):
+        return fn.block(min_s, min_n)
+    return time_block(fn, min_s, min_n, clock_ns)

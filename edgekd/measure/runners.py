@@ -21,6 +21,7 @@ from edgekd.bundle import FILES
 from edgekd.errors import ModelError
 from edgekd.external_data import check_external_data
 from edgekd.measure.bf16 import FOLDER, ROUNDED, as_on_a_gpu
+from edgekd.measure.sessions import Ended, Refused, Session, ending
 
 Batch = NDArray[Any]
 QDQ_APART = "Q and DQ apart"
@@ -72,7 +73,7 @@ class TorchRunner:
 class Opened:
     """A session, and what was set otherwise than usual, in words."""
 
-    session: ort.InferenceSession
+    session: Session
     set_otherwise: tuple[str, ...]
 
 
@@ -82,25 +83,22 @@ def open_session(path: Path | str, *, threads: int = 1, optimise: bool = True) -
     On x86 without VNNI int8 products saturate in 16 bit and accuracy would be another than the device's:
     `session.x64quantprecision` is set there. A bf16 graph is computed in fp32 and rounded after every operator. Where the
     processor has fp16, onnxruntime's integer operators refuse the fp16 scales of a TensorRT graph: Q and DQ then stay apart.
-    With `optimise` off every tensor has the value that the file says. Raises ModelError where the file cannot be loaded.
+    With `optimise` off every tensor has the value that the file says. The model runs in a process of its own (see
+    edgekd.measure.sessions). Raises ModelError where the file cannot be loaded, or ends that process.
     """
     check_external_data(path)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    level = ort.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    options.add_session_config_entry(FOLDER, os.path.dirname(path))
+    entries = {FOLDER: os.path.dirname(os.path.abspath(path))}
     set_otherwise = []
     if int8_saturates(platform.machine(), cpu_features()):
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        entries["session.x64quantprecision"] = "1"
         set_otherwise.append("x64quantprecision")
 
-    def start(source: bytes | str) -> ort.InferenceSession:
+    def start(source: bytes | str) -> Session:
         # That pass would round float biases to integers, which a TensorRT engine does not.
         disabled = ["WeightBiasQuantization"]
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled)
+        return Session(
+            source, threads=threads, optimise=optimise, entries=entries, disabled=disabled, title=os.fspath(path)
+        )
 
     try:
         rounded = as_on_a_gpu(path)
@@ -108,13 +106,15 @@ def open_session(path: Path | str, *, threads: int = 1, optimise: bool = True) -
             set_otherwise.append(ROUNDED)
         try:
             session = start(rounded or str(path))
-        except Exception as error:
+        except Refused as error:
             if not refuses_fp16_scales(error):
                 raise
-            options.add_session_config_entry("session.disable_quant_qdq", "1")
+            entries["session.disable_quant_qdq"] = "1"
             set_otherwise.append(QDQ_APART)
             session = start(rounded or str(path))
-    except Exception as error:  # onnxruntime's errors share no base class
+    except ModelError:
+        raise
+    except Exception as error:  # protobuf's and onnx's share no base class
         raise ModelError(f"onnxruntime {ort.__version__} cannot load {path}: {error}") from error
     return Opened(session, tuple(set_otherwise))
 
@@ -141,14 +141,45 @@ class OnnxRunner:
         self.outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, batch: Batch) -> Batch:
-        def run(part: Batch) -> list[Batch]:
-            return [np.asarray(self._session.run(self.outputs[:1], {self._input: part})[0])]
-
-        return in_batches(run, batch, self._batch)[0]
+        return in_batches(lambda part: self._run(self.outputs[:1], part), batch, self._batch)[0]
 
     def run_all(self, batch: Batch) -> list[Batch]:
         """Every output, in the order of `outputs`."""
-        return in_batches(lambda part: self._session.run(None, {self._input: part}), batch, self._batch)
+        return in_batches(lambda part: self._run(None, part), batch, self._batch)
+
+    def timed(self, one: Batch) -> TimedThere:
+        """What `protocol.interleave` times, `run` on one batch, by the clock of the process that it runs in."""
+        size = self._batch or len(one)
+        part = np.concatenate([one, np.repeat(one[-1:], -len(one) % size, axis=0)])
+        if len(part) > size:
+            raise ModelError(f"{self._session.path} is written for a batch of {size}; {len(one)} were to be timed")
+        return TimedThere(self._session, self.outputs[:1], {self._input: part})
+
+    def _run(self, outputs: list[str] | None, part: Batch) -> list[Batch]:
+        try:
+            return self._session.run(outputs, {self._input: part})
+        except Refused as error:
+            raise ModelError(f"onnxruntime {ort.__version__} does not run {self._session.path}: {error}") from error
+
+    def close(self) -> None:
+        """Let its process be used for the next model; else that happens with the last reference."""
+        self._session.close()
+
+
+@dataclass(frozen=True)
+class TimedThere:
+    """A call that is timed in the process that it is made in."""
+
+    session: Session
+    outputs: list[str]
+    feeds: dict[str, Batch]
+
+    def __call__(self) -> list[Batch]:
+        return self.session.run(self.outputs, self.feeds)
+
+    def block(self, min_s: float, min_n: int) -> NDArray[np.float64]:
+        """Milliseconds of each call."""
+        return self.session.time(self.outputs, self.feeds, min_s, min_n)
 
 
 def refuses_fp16_scales(error: Exception) -> bool:
@@ -157,7 +188,7 @@ def refuses_fp16_scales(error: Exception) -> bool:
     return "QLinear" in str(error) and "float16" in str(error)
 
 
-def fixed_batch(session: ort.InferenceSession) -> int | None:
+def fixed_batch(session: Session) -> int | None:
     """The batch that a graph is written for; None: any."""
     size = (session.get_inputs()[0].shape or [None])[0]
     return size if isinstance(size, int) else None
@@ -275,6 +306,8 @@ def peak_memory_mb(path: Path, batch: Batch, *, threads: int = 1) -> float | Non
         str(FILES),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode < 0:
+        raise Ended(f"the runtime {ending(done.returncode)} where run.py opened and ran the model")
     if done.returncode != 0:
         raise ModelError(f"the memory of {path} could not be measured: {done.stderr.strip().splitlines()[-1:]}")
     return int(done.stdout) / 1024

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import safetensors
 import safetensors.torch
 import torch
@@ -19,6 +18,7 @@ from torch import nn
 from edgekd.errors import ModelError, nearest
 from edgekd.external_data import check_external_data
 from edgekd.imports import load_function
+from edgekd.measure.sessions import Ended, Refused, Session
 from edgekd.models.exported import load_exported
 from edgekd.models.mobilenet import mobilenetv2_05
 from edgekd.models.resnet import resnet8, resnet20
@@ -89,7 +89,9 @@ def number_of_classes(
     try:
         with torch.inference_mode():
             logits = model(torch.zeros(2, channels, height, width))
-    except Exception as error:  # a user's forward may raise anything
+    except ModelError:  # an ONNX file that ends its process
+        raise
+    except (Exception, SystemExit) as error:  # a user's forward may raise anything, or end the program
         reason = next(iter(str(error).strip().splitlines()), "")
         raise ModelError(
             f"{called} does not take images [batch, {channels}, {height}, {width}]: {type(error).__name__}: {reason}{remedy}"
@@ -111,10 +113,13 @@ class OnnxModel(nn.Module):
         super().__init__()
         check_external_data(path)
         try:
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = torch.get_num_threads()  # its own default takes every core
-            self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's exceptions share no base but Exception
+            # Its own default takes every core.
+            self.session = Session(path, threads=torch.get_num_threads(), log=2)
+        except Ended as error:
+            raise ModelError(
+                f"'onnx:{path}' cannot be used: {error}; export it anew, or from another version"
+            ) from error
+        except Refused as error:
             raise ModelError(f"'onnx:{path}' cannot be loaded: {str(error).splitlines()[0]}") from error
         inputs = self.session.get_inputs()
         if len(inputs) != 1 or inputs[0].type not in FLOATS:
@@ -129,9 +134,9 @@ class OnnxModel(nn.Module):
     def _run(self, x: torch.Tensor) -> torch.Tensor:
         try:
             outputs = self.session.run(None, {self.input: x.cpu().contiguous().numpy().astype(self.dtype)})
-        except Exception as error:  # as above
+        except Refused as error:
             raise ValueError(str(error).splitlines()[0]) from error
-        return torch.from_numpy(np.asarray(outputs[0]))
+        return torch.from_numpy(outputs[0])
 
 
 class ExportedModel(nn.Module):

@@ -89,6 +89,13 @@ class Candidate(Section):
     reason: str = Field(description="why it ships, or why it lost")
 
 
+class Dropped(Section):
+    """A candidate that could not be made, opened or run, so that nothing is known of it but this."""
+
+    name: str
+    reason: str
+
+
 class Check(Section):
     """One line of the table of checks."""
 
@@ -234,9 +241,12 @@ class Report(Section):
     teacher: Accuracy | None = Field(default=None, description="none: the student learned without one")
     teacher_size_mb: float | None = None
     teacher_latency: Latency | None = Field(default=None, description="none: not measured")
-    student: Accuracy = Field(description="the float student in the runtime that exports it (the fp32 candidate)")
+    student: Accuracy = Field(description="the float student: the fp32 candidate, or the module where that was dropped")
     student_parameters: int
     candidates: tuple[Candidate, ...]
+    dropped: tuple[Dropped, ...] = Field(
+        default=(), description="candidates that could not be made, opened or run, and why"
+    )
     checks: tuple[Check, ...]
     devices: tuple[OnDevice, ...] = Field(default=(), description="`edgekd measure`, one a device and power mode")
     curves: tuple[dict[str, float], ...] = Field(

@@ -99,6 +99,8 @@ def what_shipped(report: Report) -> Table:
     lines.add_column()
     for candidate in sorted(report.candidates, key=lambda c: not c.shipped):
         lines.add_row(verb(candidate), Text(candidate.reason))
+    for dropped in report.dropped:
+        lines.add_row(Text(f"{dropped.name} was dropped:", style="yellow"), Text(dropped.reason))
     return lines
 
 

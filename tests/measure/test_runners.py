@@ -91,7 +91,7 @@ def test_a_bf16_graph_is_rounded_after_every_operator(tmp_path: Path) -> None:
     expected = (x.bfloat16() * weight) * weight
     assert torch.equal(torch.from_numpy(runner.run(x.numpy())), expected.float())
     assert not torch.equal(expected, (x.bfloat16().float() * weight.float() * weight.float()).bfloat16())
-    assert runner.rounds_to_bf16 and runner.name.endswith("(bf16 by rounding fp32)")
+    assert runner.rounds_to_bf16 and runner.name.endswith("bf16 by rounding fp32)")
 
 
 @pytest.mark.parametrize(

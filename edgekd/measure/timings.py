@@ -1,0 +1,62 @@
+"""time_models: exported models timed here in turns at batch 1 on one thread; one whose runtime fails falls out with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgekd.errors import ModelError
+from edgekd.measure.protocol import Call, Series, interleave
+from edgekd.measure.runners import Batch, OnnxRunner, TimedThere, peak_memory_mb
+from edgekd.measure.sessions import Ended
+
+
+@dataclass
+class Timings:
+    """What was found, by the model's name: runtime, series and memory in MB, or why it failed."""
+
+    runtimes: dict[str, str] = field(default_factory=dict)
+    series: dict[str, Series] = field(default_factory=dict)
+    memory_mb: dict[str, float | None] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def time_models(models: Mapping[str, Path], one: Batch, others: Mapping[str, Call]) -> Timings:
+    """Each model in a process of its own, and `others` beside them, on the batch `one` as the models take it.
+
+    What this machine only rounds to bf16 is opened and not timed: the casts would be.
+    """
+    found = Timings()
+    runners: dict[str, OnnxRunner] = {}
+    for name, path in models.items():
+        try:
+            runners[name] = OnnxRunner(path)
+            found.runtimes[name] = runners[name].name
+        except ModelError as error:
+            found.failed[name] = str(error)
+    calls = {name: runner.timed(one) for name, runner in runners.items() if not runner.rounds_to_bf16}
+    found.series = _in_turns({**calls, **others}, found.failed)
+    for runner in runners.values():
+        runner.close()
+    for name in calls:
+        if name not in found.failed:
+            try:
+                found.memory_mb[name] = peak_memory_mb(models[name], one)
+            except ModelError as error:
+                found.failed[name] = str(error)
+    return found
+
+
+def _in_turns(calls: dict[str, Call], failed: dict[str, str]) -> dict[str, Series]:
+    """Where one fails, the others begin again without it: all must have seen the same rounds."""
+    while calls:
+        try:
+            return interleave(calls)
+        except Ended as error:
+            name = next(
+                name for name, call in calls.items() if isinstance(call, TimedThere) and call.session is error.session
+            )
+            failed[name] = str(error)
+            del calls[name]
+    return {}
