@@ -85,7 +85,7 @@ def check_models(
         )
     student = new_model(to_train, opened, recipe.distill.seed)
     check_memory(student, target)
-    places = ("teacher", *(f"teacher.also.{n}" for n in range(len(recipe.teachers) - 1)))
+    places = ("teacher", *(f"teacher.also.{n}" for n in range(len(recipe.teachers) - 1)))[: len(recipe.teachers)]
     checked = [
         checked_teacher(teacher, place, opened_by_teacher, recipe.teacher_data)
         for place, teacher in zip(places, recipe.teachers, strict=True)
