@@ -16,7 +16,7 @@ TOKENS = (
 def values() -> list[Any]:
     """What stands in the place of a value: each of another kind, or beyond a bound."""
     deep: Any = 1
-    for _ in range(300):
+    for _ in range(120):
         deep = [deep]
     return [
         None, True, False, 0, 1, -1, 2, 255, 2**31, 2**32, 2**62, 2**63, -(2**63), 10**30, 10**400, 0.0, -0.5, 0.1, 1e-300, 1e300,

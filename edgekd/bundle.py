@@ -21,6 +21,7 @@ from typing import Any
 
 from edgekd.errors import BundleError
 from edgekd.measure.device_runner import LARGEST, manifest_problem
+from edgekd.names import visible
 from edgekd.report import html
 from edgekd.report.model import Accuracy, Latency, OnDevice, Report
 
@@ -125,8 +126,8 @@ def read_report(folder: Path) -> Report:
     try:
         if not os.path.lexists(file):
             raise BundleError(f"{folder} holds no report.json; give a bundle's folder, as build/<recipe>/<target>")
-        return Report.model_validate_json(read_text(file))
-    except ValueError as error:
+        return Report.model_validate_json(json.dumps(_shown(json.loads(read_text(file)))))
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{file} is no report of this edgekd; build again ({str(error).splitlines()[0]})") from error
 
 
@@ -165,6 +166,15 @@ def _remove_drafts(folder: Path) -> None:
             draft.rename(folder)
         else:
             shutil.rmtree(draft, ignore_errors=True)
+
+
+def _shown(value: Any) -> Any:
+    """The same document with texts that a terminal shows as they are: a report may come from anywhere."""
+    if isinstance(value, dict):
+        return {visible(key): _shown(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_shown(item) for item in value]
+    return visible(value) if isinstance(value, str) else value
 
 
 @contextmanager

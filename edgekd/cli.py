@@ -190,7 +190,7 @@ def verify(
 
     rows = verify_bundle(bundle)
     for what, ok, detail in rows:
-        typer.echo(f"{'ok    ' if ok else 'FAILED'}  {what}  {detail}".rstrip())
+        typer.echo(visible(f"{'ok    ' if ok else 'FAILED'}  {what}  {detail}".rstrip()))
     raise typer.Exit(0 if all(ok for _, ok, _ in rows) else MISSED)
 
 
@@ -210,7 +210,7 @@ def lint(
     device = load_target(target)
     findings = linter.lint(model, device, samples=samples, dla=dla)
     for line in linter.lines(findings):
-        typer.echo(line)
+        typer.echo(visible(line))
     typer.echo(f"{linter.counted(findings)} in {model} for {device.name} ({linter.runtime_title(device)})")
     raise typer.Exit(MISSED if any(finding.severity == "error" for finding in findings) else 0)
 
@@ -226,7 +226,7 @@ def cache(
     from edgekd.storage import list_cache, prune_cache
 
     place = folder or default_cache()
-    typer.echo(prune_cache(place, days) if prune else list_cache(place))
+    typer.echo(visible(prune_cache(place, days) if prune else list_cache(place)))
 
 
 app.add_typer(cli_device.app, name="device")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgekd.errors import DeviceError
+from edgekd.names import text_problem, visible
 
 if TYPE_CHECKING:
     from edgekd.measure.answer import Facts
@@ -202,6 +203,8 @@ def measure(
             raise DeviceError(
                 "--figures are those of one device; give --device once, with the name that they shall have"
             )
+        if problem := text_problem(devices[0], 100):
+            raise DeviceError(f"--device {devices[0][:60]!a}: {problem}")
         known = named.list_devices()
         kept_as = named.make(devices[0], known[devices[0]]).origin if devices[0] in known else "device"
         read_report(bundle)
@@ -264,7 +267,7 @@ def verify_there(bundle: Path, device: str, runtime: str, samples: int = 0) -> N
     rows += [(name, False, "not listed in the manifest") for name in unlisted(bundle, listed)]
     for what, ok, detail in rows:
         if not ok:
-            typer.echo(f"FAILED  {what}  {detail}")
+            typer.echo(visible(f"FAILED  {what}  {detail}"))
     if not all(ok for _, ok, _ in rows):
         raise typer.Exit(MISSED)
     with open_device(device) as opened:
@@ -277,7 +280,7 @@ def verify_there(bundle: Path, device: str, runtime: str, samples: int = 0) -> N
                 )
             rows = compare_on(opened, bundle, samples=samples)
             for what, ok, detail in rows:
-                typer.echo(f"{'ok    ' if ok else 'FAILED'}  {what}  {detail}".rstrip())
+                typer.echo(visible(f"{'ok    ' if ok else 'FAILED'}  {what}  {detail}".rstrip()))
             raise typer.Exit(0 if all(ok for _, ok, _ in rows) else MISSED)
         proof = verify_on(opened, bundle, _runtime(runtime))
     typer.echo(f"ok      every file, by its SHA-256 as copied to {device}")

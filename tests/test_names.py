@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -10,11 +11,13 @@ import pytest
 
 from edgekd import build
 from edgekd.api import DEMO
+from edgekd.bundle import read_report
 from edgekd.cli import main
 from edgekd.errors import RecipeError
 from edgekd.names import class_problem, folder_problem, text_problem, visible
 from edgekd.recipe import load_recipe
 from edgekd.target import load_target
+from tests.export.test_bundle import write
 
 DIGITS = DEMO.read_text()
 BOX = (Path(__file__).parents[1] / "targets" / "raspberry-pi-5.toml").read_text()
@@ -153,6 +156,14 @@ def test_the_command_says_it_in_a_line(
     said = capsys.readouterr().err
     assert end.value.code == 2 and "\x1b" not in said and "Traceback" not in said and "U+001B" in said
     assert not (tmp_path / "c").exists()
+
+
+def test_a_report_from_elsewhere_moves_no_cursor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = write(tmp_path)
+    report = json.loads((bundle / "report.json").read_text())
+    report["recipe"] = "a\x1b[2J\u202eb"
+    (bundle / "report.json").write_text(json.dumps(report))
+    assert read_report(bundle).recipe == "a\\x1b[2J\\u202eb"
 
 
 def test_the_seen_inputs_are_refused(shared: Path) -> None:
