@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 
 from edgekd.errors import nearest
-from edgekd.names import Text
+from edgekd.texts import Text
 from edgekd.toml_file import Loc, as_json, dotted, shown, wording
 
 NonNegative = Annotated[float, Field(ge=0)]

@@ -5,9 +5,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
-from typing import Annotated
-
-from pydantic import AfterValidator, Field
 
 LONGEST_FOLDER = 200  # bytes: a draft's name is longer, and no file system takes more than 255
 LONGEST_TEXT = 2000
@@ -73,23 +70,3 @@ def class_problem(names: Iterable[object]) -> str:
         if problem:
             return f"the name of class {n}, {name[:60]!a}: {problem}"
     return ""
-
-
-def _shown(text: str) -> str:
-    if problem := text_problem(text):
-        raise ValueError(f"{text[:60]!a} given; {problem}")
-    return text
-
-
-def _folder(name: str) -> str:
-    if problem := folder_problem(name):
-        raise ValueError(f"{name[:60]!a} given; {problem}")
-    return name
-
-
-Shown = Annotated[str, AfterValidator(_shown)]
-"""A field whose text is shown, or names a file."""
-Text = Annotated[str, Field(min_length=1), AfterValidator(_shown)]
-"""The same, and there is one."""
-FolderName = Annotated[str, AfterValidator(_folder)]
-"""A field that a folder is called by."""

@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from edgekd import overrides as command_line
 from edgekd.errors import RecipeError, nearest
 from edgekd.losses import Loss, Methods, losses_in, mistakes_in_losses
-from edgekd.names import FolderName, Text, class_problem
+from edgekd.names import class_problem
 from edgekd.schemes import ELSEWHERE, SCHEMES, with_scheme
+from edgekd.texts import FolderName, Text
 from edgekd.toml_file import (
     Mistake,
     Places,

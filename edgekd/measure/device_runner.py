@@ -580,14 +580,16 @@ def manifest_problem(manifest: Any) -> str:
     if (
         not isinstance(graph, dict)
         or not isinstance(shape, list)
-        or not all(isinstance(graph.get(key), str) for key in ("name", "dtype", "layout"))
+        or not shape
+        or not all(isinstance(graph.get(key), str) and graph[key].isprintable() for key in ("name", "dtype", "layout"))
     ):
         return "`input` tells no name, dtype, shape and layout"
     if not all(size is None or isinstance(size, str) or (type(size) is int and 0 < size < 2**31) for size in shape):
         return "`input.shape` holds other things than sizes"
     if graph["layout"] and (graph["layout"] not in ("NHWC", "NCHW") or len(shape) != 4):
         return "`input.layout` is none that images have"
-    if not all(isinstance(manifest.get(key, ""), str) for key in ("runtime", "precision", "output")):
+    texts = [manifest.get(key, "") for key in ("runtime", "precision", "output")]
+    if not all(isinstance(text, str) and text.isprintable() for text in texts):
         return "`runtime`, `precision` or `output` is no text"
     return ""
 

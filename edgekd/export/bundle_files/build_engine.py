@@ -544,7 +544,12 @@ def bundle_manifest() -> dict[str, Any]:
         graph, tolerance = manifest["input"], manifest["golden"]["tolerance"]
         texts = [graph["name"], manifest["output"], manifest["precision"]]
         sizes = all(size is None or isinstance(size, (int, str)) for size in graph["shape"])
-        if not sizes or not all(isinstance(text, str) for text in texts) or type(tolerance) not in (int, float):
+        if (
+            not sizes
+            or not graph["shape"]
+            or not all(isinstance(text, str) for text in texts)
+            or type(tolerance) not in (int, float)
+        ):
             raise ValueError("a key of it is of another kind")
         return dict(manifest, tolerance=float(tolerance))
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
