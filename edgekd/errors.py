@@ -6,6 +6,7 @@
     ├── ModelError         a model reference, weights or a layer path that cannot be used
     ├── CacheError         the cache's folder cannot be read or written, or is held by another build
     ├── QuantizationError  a model or target that cannot be quantized as asked
+    │   └── UnknownLayerError  a name in keep_float that stands for no layer; a RecipeError too
     ├── ExportError        a model that cannot be exported, or whose export differs from it
     ├── BundleError        a bundle that is incomplete or was changed
     └── DeviceError        a device that cannot be reached, lacks something, or failed at what it was asked
@@ -42,6 +43,10 @@ class CacheError(EdgekdError):
 
 class QuantizationError(EdgekdError):
     """A model or target that cannot be quantized as asked."""
+
+
+class UnknownLayerError(QuantizationError, RecipeError):
+    """A layer's name in `keep_float` that stands for none: the recipe's mistake, not the model's."""
 
 
 class ExportError(EdgekdError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 
 import edgekd
 from edgekd.attempts import Attempts
-from edgekd.errors import CacheError, ExportError, ModelError
+from edgekd.bundle import draft_of
+from edgekd.errors import BundleError, CacheError, ExportError, ModelError, RecipeError, UnknownLayerError
 from edgekd.export.bundle import verify_bundle
 from edgekd.export.to_half import to_fp16
 from edgekd.export.to_onnx import to_onnx
@@ -173,7 +175,7 @@ def test_where_none_is_left_the_build_fails_with_each_reason(folder: Path, monke
 
 
 def test_what_would_fail_for_all_ends_the_build() -> None:
-    """A full disk is no fault of a candidate; a KeyError in an exporter is."""
+    """A full disk is no fault of a candidate, nor is a recipe's mistake; a KeyError in an exporter is."""
     tried = Attempts()
 
     def full() -> None:
@@ -182,8 +184,13 @@ def test_what_would_fail_for_all_ends_the_build() -> None:
     def broken() -> None:
         raise KeyError("s77")
 
+    def misspelt() -> None:
+        raise UnknownLayerError("keep_float = 'lyer1' names no operator")
+
     with pytest.raises(CacheError):
         tried.of("fp32", full)
+    with pytest.raises(RecipeError, match="lyer1"):
+        tried.of("int8", misspelt)
     assert tried.of("int8", broken) is None and tried.dropped == {"int8": "KeyError: 's77'"}
 
 
@@ -211,3 +218,15 @@ def test_a_terminal_of_ascii_alone_gets_the_nearest_characters(folder: Path) -> 
     assert done.returncode == 0, done.stderr.decode()
     text = done.stdout.decode("ascii")
     assert "> fp" in text and "+-" in text
+
+
+def test_a_full_disk_of_the_output_names_the_output(tmp_path: Path) -> None:
+    """What was to be copied there lies in the cache, which is not full."""
+    (tmp_path / "cache.onnx").write_bytes(bytes(100_000))
+    with pytest.raises(BundleError, match=r"no space left on the disk of .*/out, where the bundle is written") as told:
+        (tmp_path / "out").mkdir()
+        with draft_of(tmp_path / "out" / "jetson") as draft:
+            (draft / "model.onnx").symlink_to("/dev/full")
+            shutil.copyfile(tmp_path / "cache.onnx", draft / "model.onnx")
+    assert "cache.onnx" not in str(told.value)
+    assert not list((tmp_path / "out").iterdir())

@@ -11,7 +11,7 @@ import onnx
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekd.errors import QuantizationError, nearest
+from edgekd.errors import UnknownLayerError, nearest
 from edgekd.quantize.capture import flatten_linears, is_spatial_mean, spell_out_silu, split_means
 from edgekd.quantize.constants import constant_name, depends_on_samples, is_constant
 from edgekd.quantize.operators import CONVOLUTIONS, TRANSPOSED, aten
@@ -233,7 +233,7 @@ class Scheme(Quantizer):  # type: ignore[misc]
         }
 
     def _kept(self, model: GraphModule) -> set[Node]:
-        """The operators that `keep_float` names. Raises QuantizationError for a name that stands for none."""
+        """The operators that `keep_float` names. Raises UnknownLayerError for a name that stands for none."""
         nodes = [node for node in model.graph.nodes if node.op == "call_function" and not is_constant(node)]
         weighted = [node for node in nodes if NAMES.get(node.target) in WEIGHTED and is_constant(node.args[1])]
         kept: set[Node] = set()
@@ -244,7 +244,7 @@ class Scheme(Quantizer):  # type: ignore[misc]
                 found = [node for node in nodes if any(f"{path}.".startswith(f"{name}.") for path in _modules(node))]
             if not found:
                 paths = sorted({path for node in nodes for path in _modules(node) if path})
-                raise QuantizationError(f"keep_float = {name!r} names no operator of this model{nearest(name, paths)}")
+                raise UnknownLayerError(f"keep_float = {name!r} names no operator of this model{nearest(name, paths)}")
             kept.update(found)
         return kept
 
