@@ -19,16 +19,17 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from edgekd.errors import BundleError
+from edgekd.errors import BundleError, NotToShipError
 from edgekd.measure.device_runner import LARGEST, manifest_problem
 from edgekd.names import visible
 from edgekd.report import html
-from edgekd.report.model import Accuracy, Latency, OnDevice, Report
+from edgekd.report.model import NOT_TO_SHIP, Accuracy, Latency, OnDevice, Report
 
 Row = tuple[str, bool, str]
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+README = "README.txt"
 SHIPPED = "model.onnx"
 GOLDEN = "golden.npz"
 # made on the device by build_engine.py and Python, so no part of what was shipped
@@ -114,6 +115,9 @@ def add_to_report(folder: Path, change: Callable[[Report, Mapping[str, Any]], Re
         report = change(read_report(folder), manifest)
         shutil.copytree(folder, draft, dirs_exist_ok=True, ignore=shutil.ignore_patterns(BYTECODE))
         write_report(draft, report)
+        readme = draft / README
+        if README in manifest["files"]:
+            readme.write_text(with_verdict(readme.read_text(encoding="utf-8"), report), encoding="utf-8")
         listed = {name: sha256(draft / name) for name in sorted(manifest["files"])}
         write_json(draft / MANIFEST, {**manifest, "figures": figures(report), "files": listed})
         put_in_place(draft, folder)
@@ -191,6 +195,27 @@ def _alone(folder: Path) -> Iterator[None]:
 def write_report(draft: Path, report: Report) -> None:
     (draft / "report.json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (draft / "report.html").write_text(html.render(report), encoding="utf-8")
+
+
+def with_verdict(readme: str, report: Report) -> str:
+    """The text of README.txt with the headline above it where the bundle is not to ship, and without it where it is."""
+    text = readme.partition("\n\n")[2] if readme.startswith(NOT_TO_SHIP) else readme
+    if report.ok:
+        return text
+    missed = [check for check in report.checks if check.verdict == "missed"]
+    lines = [f"{NOT_TO_SHIP}. `edgekd ship` refuses this bundle. What it misses:"]
+    lines += [f"  {check.name}: {check.found}{f', limit {check.limit}' if check.limit else ''}" for check in missed]
+    # An empty line ends the verdict: nothing that is said in it may hold one.
+    return "\n".join(" ".join(line.splitlines()) for line in lines) + "\n\n" + text
+
+
+def refuse_not_to_ship(folder: Path) -> None:
+    """Raise NotToShipError for a bundle whose report has a missed check."""
+    report = read_report(folder)
+    if not report.ok:
+        raise NotToShipError(
+            f"{folder}: {report.headline}; `edgekd report {folder}` tells more, --anyway ships it all the same"
+        )
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from edgekd.choose import Contender
 from edgekd.data import Samples
 from edgekd.distill.teacher import top1
 from edgekd.distill.trained import REUSED
 from edgekd.export.candidates import SAME, TRAINED, kept_fp32
 from edgekd.export.lint import Finding, counted, grouped, listed, runtime_title
+from edgekd.limits import floors
 from edgekd.quantize.auto import Quantized
-from edgekd.recipe import Recipe
+from edgekd.recipe import Budget, Recipe
 from edgekd.report.model import Accuracy, Candidate, Check
 from edgekd.stage import Artifact
 from edgekd.target import Target
@@ -35,6 +38,33 @@ def same_as_trained(int8: Artifact, scores: Artifact) -> float:
 def _same(one: Path, other: Path) -> float:
     """Percent of the samples that two files of logits put in the same class."""
     return 100 * float((np.load(one).argmax(1) == np.load(other).argmax(1)).mean())
+
+
+def with_floors(
+    contenders: Sequence[Contender],
+    budget: Budget,
+    samples: Samples,
+    scores: Mapping[str, Artifact],
+    teacher_scores: Artifact | None,
+) -> list[Contender]:
+    """The contenders with their right answers on the test split, and what they must keep though no budget asks for it.
+
+    No class may be lost against the float student, nor against a teacher that knows the same classes.
+    """
+    labels = samples.test.labels
+    answers = {name: np.load(score / "test.npy").argmax(1) for name, score in scores.items()}
+    of_teacher, of_fp32 = {}, {}
+    if teacher_scores is not None and (logits := np.load(teacher_scores / "test.npy")).shape[1] == len(samples.classes):
+        of_teacher = {"the teacher": logits.argmax(1) == labels}
+    if "fp32" in answers:
+        of_fp32 = {"fp32": answers["fp32"] == labels}
+    found = []
+    for contender in contenders:
+        own = answers[contender.name]
+        references = {**of_teacher, **(of_fp32 if contender.name != "fp32" else {})}
+        kept = tuple(floors(own, labels, samples.classes, budget, references))
+        found.append(replace(contender, right=own == labels, floors=kept))
+    return found
 
 
 def kept_in_fp32(candidates: Mapping[str, Artifact]) -> Iterator[Check]:
@@ -66,8 +96,9 @@ def agreement(same: float, int8: Artifact, scores: Artifact, shipped: str) -> It
 def under_teacher(recipe: Recipe, shipped: Candidate, teacher: Accuracy | None) -> Iterator[Check]:
     """How far below its teacher the student is, where no budget limits that."""
     if teacher is not None and recipe.budget.max_drop_from_teacher is None:
-        points = teacher.top1 - shipped.accuracy.top1
-        found = f"{shipped.accuracy.top1:.2f} % against {teacher.top1:.2f} %, {points:.2f} points lower"
+        above = round(shipped.accuracy.top1 - teacher.top1, 2)
+        points = f"{abs(above):.2f} points {'higher' if above > 0 else 'lower'}" if above else "no difference"
+        found = f"{shipped.accuracy.top1:.2f} % against {teacher.top1:.2f} %, {points}"
         yield Check(name="beside the teacher", verdict="note", found=f"{found}; no limit is set")
 
 
@@ -141,7 +172,7 @@ def warnings(
     """What no budget forbids and a careful reader would want to know."""
     if quantized is not None:
         yield from map(str, quantized.float_operators)
-        if not quantized.taken.holds:
+        if quantized.taken.holds is False:
             yield (
                 f"no way to quantize keeps budget.max_drop_from_fp32 on the hold-out split; int8 is {quantized.taken.name}, the "
                 f"most accurate of {len(quantized.tried)}"
@@ -157,7 +188,7 @@ def warnings(
         yield "no loss reads the teacher (distill.losses): the student learned from labels alone"
     counts = np.bincount(samples.test.labels)
     share = 100 * float(counts.max()) / len(samples.test)
-    for name, found in (("the teacher", teacher), (f"{shipped.name}, which ships,", shipped.accuracy)):
+    for name, found in (("the teacher", teacher), (shipped.name, shipped.accuracy)):
         if found is not None and found.low <= share:
             yield (
                 f"{name} is right on {found.top1:.2f} %, no better than always naming the most frequent class "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from edgekd import cli_device
-from edgekd.errors import BundleError, DiffersError, EdgekdError, RecipeError
+from edgekd.errors import BundleError, DiffersError, EdgekdError, NotToShipError, RecipeError
 from edgekd.names import visible
 from edgekd.say import print_what_can_be_printed
 
@@ -111,7 +111,7 @@ def _estimate(name: str | None, model: Path, calibrated: str | None, plot: Path 
     from edgekd.measure.calibration import load_calibration
     from edgekd.measure.estimate import estimate, estimate_calibrated
     from edgekd.report.estimates import print_estimate
-    from edgekd.report.roofline import svg
+    from edgekd.report.roofline import left_out_of_plot, svg
     from edgekd.target import load_target
 
     if plot is not None and plot.suffix != ".svg":
@@ -132,7 +132,11 @@ def _estimate(name: str | None, model: Path, calibrated: str | None, plot: Path 
         found = profiled
     print_estimate(found)
     if plot is not None:
-        plot.write_text(svg(found), encoding="utf-8")
+        if not (drawing := svg(found)):
+            raise RecipeError(
+                f"{plot} is not written, no kernel has a roof: {'; '.join(left_out_of_plot(found)) or 'none computes'}"
+            )
+        plot.write_text(drawing, encoding="utf-8")
         typer.echo(f"wrote {plot}")
 
 
@@ -262,7 +266,7 @@ def main() -> None:
         raise
     except EdgekdError as error:
         typer.echo(f"edgekd: {visible(str(error))}", err=True)
-        sys.exit(MISSED if isinstance(error, DiffersError) else WRONG_INPUT)
+        sys.exit(MISSED if isinstance(error, (DiffersError, NotToShipError)) else WRONG_INPUT)
     except OSError as error:
         name = error.filename2 or error.filename  # of a copy the place that it went to
         where = f"{name}: " if name else ""

@@ -231,8 +231,13 @@ def ship(
     to: Annotated[str, typer.Option("--to", help="Where it shall stand there: /opt/models/cifar10.")] = "",
     rollback: Annotated[bool, typer.Option("--rollback", help="Put the version before back.")] = False,
     runtime: Runtime = "",
+    anyway: Annotated[bool, typer.Option("--anyway", help="Ship a bundle that misses a check.")] = False,
 ) -> None:
-    """Put a bundle on a device in one step, proved there; the version before is kept. Exit code 3: it was refused there."""
+    """Put a bundle on a device in one step, proved there; the version before is kept.
+
+    Exit code 3: it misses a check (--anyway ships it all the same), or it was refused there.
+    """
+    from edgekd.bundle import refuse_not_to_ship
     from edgekd.measure.devices.named import open_device
     from edgekd.measure.on_device import roll_back, ship_to
 
@@ -240,11 +245,13 @@ def ship(
         raise DeviceError("where to? Give --device and --to, the place there")
     if rollback == (bundle is not None):
         raise DeviceError("give either a bundle to ship, or --rollback")
+    if bundle is not None and not anyway:  # told before a device is asked
+        refuse_not_to_ship(bundle)
     with open_device(device) as opened:
         done = (
             roll_back(opened, to, _runtime(runtime))
             if bundle is None
-            else ship_to(opened, bundle, to, _runtime(runtime))
+            else ship_to(opened, bundle, to, _runtime(runtime), anyway=anyway)
         )
     stands = "stands already" if done.unchanged else "stands"
     kept = f"; {done.before} is kept (--rollback)" if done.before and not done.unchanged and not done.lost else ""

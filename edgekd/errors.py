@@ -9,6 +9,7 @@
     │   └── UnknownLayerError  a name in keep_float that stands for no layer; a RecipeError too
     ├── ExportError        a model that cannot be exported, or whose export differs from it
     ├── BundleError        a bundle that is incomplete or was changed
+    │   └── NotToShipError a bundle that misses a check, where it is shipped; exit code 3
     └── DeviceError        a device that cannot be reached, lacks something, or failed at what it was asked
         └── DiffersError   a bundle whose files or outputs are others there than they should be; exit code 3
 
@@ -55,6 +56,10 @@ class ExportError(EdgekdError):
 
 class BundleError(EdgekdError):
     """A bundle that is incomplete or was changed."""
+
+
+class NotToShipError(BundleError):
+    """A bundle that misses a check of its report."""
 
 
 class DeviceError(EdgekdError):

@@ -45,6 +45,7 @@ from edgekd.recipe import Distill, Recipe, Teacher, file_of
 from edgekd.report.model import (
     Accuracy,
     Dropped,
+    Estimate,
     Latency,
     LayerSensitivity,
     OnDevice,
@@ -121,10 +122,11 @@ def evaluate(recipe: Recipe, target: Target, run: Cache, made: Made, started: fl
     contenders = [replace(contender, fault=faults[contender.name]) for contender in contenders]
     found = _on_device(device, recipe, target, opened, candidates) if device else {}
     contenders = [as_measured(contender, found[contender.name]) if found else contender for contender in contenders]
+    contenders = checks.with_floors(contenders, recipe.budget, opened, scores, made.teacher_scores)
     chosen = choose(contenders, recipe.budget, teacher)
     shipped = next(candidate for candidate in chosen if candidate.shipped)
     said = [
-        *budget_checks(shipped, recipe.budget, teacher, in_float),
+        *budget_checks(contenders, shipped.name, recipe.budget, teacher),
         *(checks.agreement(same, candidates["int8"], scores["int8"], shipped.name) if same is not None else ()),
         *checks.under_teacher(recipe, shipped, teacher),
         checks.linted(findings[shipped.name], target),
@@ -310,9 +312,10 @@ def _contenders(
                 accuracy=accuracies[name],
                 latency=latency,
                 peak_memory_mb=timings.memory_mb.get(name),
-                order_ms=latency.p50_ms if runs_here and latency else by_profile.low_ms if by_profile else None,
+                order_ms=latency.p50_ms if runs_here and latency else _low_ms(by_profile, runs_here),
                 order_origin="host" if runs_here else "estimate",
                 estimate=by_profile,
+                same_runtime=target.runtime.name == "onnxruntime" and not runs_here,
             )
         )
     own = timings.series.get("teacher")
@@ -320,6 +323,11 @@ def _contenders(
         return contenders, None, timings.failed
     latency = own.latency(threads=teacher.threads, machine=machine(), runtime=teacher.name)
     return contenders, latency, timings.failed
+
+
+def _low_ms(by_profile: Estimate | None, runs_here: bool) -> float | None:
+    """The estimate's low end, which orders nothing beside what was measured."""
+    return None if runs_here or by_profile is None else by_profile.low_ms
 
 
 def _teacher_runner(teacher: Teacher, samples: Samples, trained: Artifact | None) -> Runner:
@@ -353,7 +361,7 @@ def _path(quantized: Quantized | None) -> tuple[QuantizationStep, ...]:
         return ()
     return tuple(
         QuantizationStep(
-            name=rung.name, in_float=rung.plan.in_float, holdout_top1=rung.top1, drop=rung.drop, holds=rung.holds,
+            name=rung.name, in_float=rung.plan.in_float, holdout_top1=rung.top1, drop=rung.drop, holds=bool(rung.holds),
             taken=rung is quantized.taken, seconds=round(rung.quantized.seconds, 1),
         )
         for rung in quantized.tried

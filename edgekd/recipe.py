@@ -386,6 +386,14 @@ class Budget(Section):
     max_drop_from_fp32: Percent | None = Field(default=1.0, description="in points, of what is quantized")
     p90_latency_ms: Positive | None = Field(default=None, description="on the device")
     size_mb: Positive | None = Field(default=None, description="of the file that ships")
+    above_majority: bool = Field(
+        default=True, description="more often right than naming the most frequent class always, by a 95 % interval"
+    )
+    max_class_drop: Percent | None = Field(
+        default=30.0,
+        description="points that a class may surely fall under fp32, and under a teacher of the same classes; surely: by an "
+        "interval that is 95 % over all classes, so a class of few samples is not missed by chance; 100 allows any",
+    )
 
 
 class Recipe(Section):

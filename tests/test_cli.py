@@ -38,6 +38,11 @@ args = {{ width = 4 }}
 epochs = 1
 batch_size = 64
 views = 1
+
+# One epoch teaches little: what the floors say of it is tested by itself.
+[budget]
+above_majority = false
+max_class_drop = 100
 """
 
 
@@ -235,6 +240,10 @@ def test_a_build_leaves_a_bundle_and_a_second_one_changes_nothing(folder: Path) 
 
     missed = edgekd("build", "-t", "raspberry-pi-5", "--set", "budget.min_accuracy=99.99", cwd=folder)
     assert missed.returncode == 3 and "missed" in missed.stdout and "min_accuracy" in missed.stdout
+    assert "NOT TO SHIP: 1 check missed (min_accuracy)" in missed.stdout
+    assert (bundle / "README.txt").read_text().startswith("NOT TO SHIP")
+    unshipped = edgekd("ship", str(bundle), "-d", "local", "--to", str(folder / "there"), cwd=folder)
+    assert unshipped.returncode == 3 and "--anyway" in unshipped.stderr and not (folder / "there").exists()
 
     (bundle / "model.onnx").write_bytes(b"changed")
     broken = edgekd("verify", str(bundle), cwd=folder)

@@ -99,7 +99,10 @@ def test_every_figure_of_a_jetson_bundle_built_here_is_a_hosts_or_an_estimate(tm
     assert next(check for check in report.checks if check.name == "latency on the device").verdict == "not measured"
     figures = json.loads((bundle / "manifest.json").read_text())["figures"]
     assert figures and {figure["origin"] for figure in figures} <= {"host", "estimate", "not measured"}
-    assert "(estimate)" in next(candidate for candidate in report.candidates if not candidate.shipped).reason
+    order = next(check for check in report.checks if check.name == "order of the candidates in time")
+    assert order.verdict == "not measured" and "the profile states no peak for fp32" in order.found
+    assert "fastest" not in report.chosen.reason and "the order in time is unknown" in report.chosen.reason
+    assert report.chosen.order_ms is None
     assert next(check for check in report.checks if check.name == "lint for TensorRT 10.3.0").verdict == "pass"
 
 
@@ -126,8 +129,8 @@ def test_a_graph_that_the_target_s_parser_refuses_is_a_missed_check(tmp_path: Pa
 def test_the_shipped_graph_gives_the_golden_outputs_in_a_plain_session(tmp_path: Path) -> None:
     report, bundle = built(tmp_path, "raspberry-pi-5")
     if os.uname().machine == "x86_64":  # this processor's milliseconds are no Raspberry Pi's: they order nothing
-        assert all("(host)" not in candidate.reason for candidate in report.candidates)
-        assert "estimate" in report.chosen.reason and report.chosen.name == "int8"
+        assert "the order in time is unknown" in report.chosen.reason
+        assert all("fastest" not in candidate.reason for candidate in report.candidates)
     session = onnxruntime.InferenceSession(str(bundle / "model.onnx"), providers=["CPUExecutionProvider"])
     with np.load(bundle / "golden.npz") as golden:
         found = session.run(None, {session.get_inputs()[0].name: golden["inputs"]})[0]
@@ -145,7 +148,17 @@ def test_a_feature_method_with_a_teacher_that_has_no_modules_is_refused_before_t
 
 def test_what_no_budget_forbids_is_warned_about(tmp_path: Path) -> None:
     overrides = ["distill.losses=[]", "distill.epochs=1", "distill.optimizer.lr=1e-9", "quantize.mode=none"]
-    report, _ = built(tmp_path, "x86-cpu", *overrides)
+    report, bundle = built(
+        tmp_path,
+        "x86-cpu",
+        *overrides,
+        "budget.above_majority=true",
+        "budget.max_class_drop=30",
+        "teacher.train_epochs=3",
+    )
+    missed = {check.name: check.found for check in report.checks if check.verdict == "missed"}
+    assert set(missed) == {"above_majority", "max_class_drop"} and "the teacher" in missed["max_class_drop"]
+    assert not report.ok and (bundle / "README.txt").read_text().startswith("NOT TO SHIP")
     told = " ".join(report.warnings)
     assert "learned from labels alone" in told and "the teacher is right" not in told
     assert "no better than always naming the most frequent class" in told

@@ -15,6 +15,7 @@ from edgekd.bundle import (
     FORMAT,
     GOLDEN,
     MANIFEST,
+    README,
     RUNNER,
     SHIPPED,
     Row,
@@ -26,6 +27,7 @@ from edgekd.bundle import (
     refuse_links,
     sha256,
     unlisted,
+    with_verdict,
     write_json,
     write_report,
 )  # fmt: skip
@@ -87,7 +89,9 @@ def write_bundle(
         if target.runtime.name == "tensorrt":
             shutil.copyfile(FILES / "build_engine.py", draft / "build_engine.py")
             extra["trtexec"] = trtexec_lines(graph_input, report.chosen.name)
-        (draft / "README.txt").write_text(readme(report, target, extra.get("trtexec", {})), encoding="utf-8")
+        (draft / README).write_text(
+            with_verdict(readme(report, target, extra.get("trtexec", {})), report), encoding="utf-8"
+        )
         content = {
             **{"output": "logits", **manifest},
             **extra,

@@ -7,7 +7,7 @@ that says what it leaves out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgekd.measure.calibration import LEAST_OPERATIONS, Calibration, kernel_ms
@@ -27,7 +27,8 @@ def estimate(path: Path, target: Target) -> Estimate | None:
     if hardware.memory_bandwidth_gbs is None:
         return None
     kernels = read_kernels(path)
-    peaks = _peaks_gops(hardware)
+    stated = _peaks_gops(hardware)
+    peaks = _most_gops(stated)
     times = [_roofline_ms(kernel, peaks.get(kernel.precision), hardware.memory_bandwidth_gbs) for kernel in kernels]
     start_us = hardware.kernel_overhead_us
     least_ms, most_ms = (
@@ -44,7 +45,9 @@ def estimate(path: Path, target: Target) -> Estimate | None:
         high_ms=None if without_peak else sum(times) / LEAST_EFFICIENCY + most_ms,
         leaves_out=tuple(_left_out(hardware, kernels, without_peak)),
         kernels=_timed(kernels, times),
-        peaks_gops=peaks,
+        peaks_gops=stated,
+        without_peak=tuple(sorted({k.precision for k in kernels if k.kind in INTO and k.precision not in stated})),
+        starts_left_out=0 if start_us is not None else len(kernels),
         bandwidth_gbs=hardware.memory_bandwidth_gbs,
     )
 
@@ -81,11 +84,16 @@ def _peaks_gops(hardware: Hardware) -> dict[str, float]:
     stated = {
         "int8": hardware.peak_int8_tops,
         "fp16": hardware.peak_fp16_tflops,
-        # What a profile gives no peak for cannot be faster than fp16.
-        "bf16": hardware.peak_bf16_tflops or hardware.peak_fp16_tflops,
-        "fp32": hardware.peak_fp32_tflops or hardware.peak_fp16_tflops,
+        "bf16": hardware.peak_bf16_tflops,
+        "fp32": hardware.peak_fp32_tflops,
     }
     return {precision: 1e3 * peak for precision, peak in stated.items() if peak}
+
+
+def _most_gops(stated: Mapping[str, float]) -> dict[str, float]:
+    """What bounds the time from below: a format without a peak cannot be faster than fp16. No roof, and no order."""
+    fp16 = {precision: stated["fp16"] for precision in ("bf16", "fp32") if "fp16" in stated}
+    return {**fp16, **stated}
 
 
 def _roofline_ms(kernel: Kernel, peak_gops: float | None, bandwidth_gbs: float) -> float:

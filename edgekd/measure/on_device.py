@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgekd.accuracy import top1_of
-from edgekd.bundle import GOLDEN, MANIFEST, SHIPPED, read_manifest, sha256, write_json
+from edgekd.bundle import GOLDEN, MANIFEST, SHIPPED, read_manifest, refuse_not_to_ship, sha256, write_json
 from edgekd.errors import BundleError, DeviceError
 from edgekd.measure.answer import Answer, Facts, Loading, Proof, Shipped, Timed, understand
 from edgekd.measure.devices import Device, Told
@@ -256,11 +256,14 @@ def verify_on(device: Device, bundle: Path, runtime: str = "") -> Proof:
     return understand(Proof, said, device.name)
 
 
-def ship_to(device: Device, bundle: Path, to: str, runtime: str = "") -> Shipped:
+def ship_to(device: Device, bundle: Path, to: str, runtime: str = "", *, anyway: bool = False) -> Shipped:
     """Put the bundle at `to` there, in one step, after it has been proved there; the version before is kept.
 
-    Raises DeviceError where it fails; then what stood at `to` stands there still, or again.
+    Raises NotToShipError for a bundle that misses a check, unless `anyway`; DeviceError where it fails: then what stood at `to`
+    stands there still, or again.
     """
+    if not anyway:
+        refuse_not_to_ship(bundle)
     if device.origin == "emulated":
         raise DeviceError(f"{device.name} is emulated: it has no place of its own to ship to")
     target = target_of(bundle)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from edgekd.distill.student import Lessons
+from edgekd.limits import beside
 from edgekd.quantize.sensitivity import FloatOperator, Sensitivity
 from edgekd.quantize.student import (
     HOLDOUT,
@@ -41,7 +42,7 @@ class Rung:
     quantized: Artifact
     top1: float | None = None
     drop: float | None = None
-    holds: bool = True
+    holds: bool | None = None  # none: not looked at
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def quantize_student(
         top1 = _top1(run(score_holdout, subject, plan, rung.quantized))
         drop = round(fp32 - top1, 3)
         holds = max_drop is None or drop <= max_drop
-        say(f"  {name}: {top1:.2f} % on the hold-out split, {drop:.2f} points under fp32{', enough' if holds else ''}")
+        say(f"  {name}: {top1:.2f} % on the hold-out split, {beside(drop)} fp32{', enough' if holds else ''}")
         return Rung(name, plan, rung.quantized, top1, drop, holds)
 
     asked = Plan(recipe.calibration, recipe.refine, trained=recipe.mode == "qat")

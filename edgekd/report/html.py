@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from edgekd.report.model import Accuracy, Candidate, Latency, Report
 from edgekd.report.on_device import deciding, further
 from edgekd.report.templates import templates
-from edgekd.report.terminal import NOT_MEASURED, milliseconds
+from edgekd.report.terminal import NOT_MEASURED, milliseconds, signed
 
 CLASSES_SHOWN = 30
 TERM_COLOURS = 8
@@ -78,7 +78,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Speed:
-    """Where a model stands along the axis of latency, its interval, and both in words."""
+    """Where a model stands along the axis of latency (or of size, in MB), its interval, and both in words."""
 
     ms: float
     low_ms: float
@@ -94,15 +94,25 @@ def speed(latency: Latency | None) -> Speed | None:
 
 
 def estimated_speed(candidate: Candidate) -> Speed | None:
-    """By what decides the order where the device is not at hand: the low end of the estimate."""
-    ms = candidate.order_ms
-    return None if ms is None else Speed(ms, ms, ms, f"{milliseconds(ms)} ms (estimate, its low end)")
+    """By what decides the order where the device is not at hand and estimates tell it: their range, at its middle."""
+    found = candidate.estimate
+    if found is None or found.high_ms is None or found.low_ms <= 0:
+        return None
+    words = f"{milliseconds(found.low_ms)} to {milliseconds(found.high_ms)} ms (estimate)"
+    return Speed(math.sqrt(found.low_ms * found.high_ms), found.low_ms, found.high_ms, words)
+
+
+def file_size(size_mb: float | None) -> Speed | None:
+    """The place along the axis where no order in time is known: what is known of the cost is the file."""
+    return None if not size_mb else Speed(size_mb, size_mb, size_mb, f"{size_mb:.3f} MB, order in time not known")
 
 
 @dataclass(frozen=True)
 class Scatter:
-    """Accuracy against latency: as measured, or as estimated for the device where that decided the order."""
+    """Accuracy against latency, as measured or as estimated, by which decided; where no order in time is known, against size."""
 
+    heading: str
+    unknown: str
     title: str
     width: int
     height: int
@@ -117,8 +127,9 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM, GUTTER = 920, 380, 56, 24, 24, 48, 170
 
 def scatter(report: Report) -> Scatter:
     """Teacher and candidates; those whose latency is not known stand apart, at their accuracy alone."""
-    by_estimate = report.chosen.order_origin == "estimate"
-    teacher = None if by_estimate else speed(report.teacher_latency)
+    origin = report.chosen.order_origin
+    by_estimate, by_size = origin == "estimate", origin == "not measured"
+    teacher = file_size(report.teacher_size_mb) if by_size else None if by_estimate else speed(report.teacher_latency)
     points: list[tuple[str, str, Accuracy, Speed | None]] = [
         *([("teacher", "teacher", report.teacher, teacher)] if report.teacher is not None else []),
         *(
@@ -126,7 +137,7 @@ def scatter(report: Report) -> Scatter:
                 c.name,
                 "shipped" if c.shipped else "candidate",
                 c.accuracy,
-                estimated_speed(c) if by_estimate else speed(c.latency),
+                file_size(c.size_mb) if by_size else estimated_speed(c) if by_estimate else speed(c.latency),
             )
             for c in report.candidates
         ),
@@ -142,8 +153,11 @@ def scatter(report: Report) -> Scatter:
         centre = x(latency.ms) if x and latency else float(gutter_x or 0)
         spread = (x(latency.low_ms), x(latency.high_ms)) if x and latency else (centre, centre)
         marks.append(mark(name, role, accuracy, latency, centre, spread, y, marks))
-    title = f"estimated latency on {report.target_title}, low end, ms" if by_estimate else "median latency, ms"
-    return Scatter(f"{title} (logarithmic)", WIDTH, HEIGHT, x, y, marks, gutter_x)
+    title = f"estimated latency on {report.target_title}, ms" if by_estimate else "median latency, ms"
+    heading, unknown = "Accuracy against latency", f"latency {NOT_MEASURED}"
+    if by_size:
+        heading, unknown, title = "Accuracy against size", "size not known", "size of the file, MB"
+    return Scatter(heading, unknown, f"{title} (logarithmic)", WIDTH, HEIGHT, x, y, marks, gutter_x)
 
 
 def latency_axis(timed: Sequence[Speed], right: float) -> Axis:
@@ -333,7 +347,9 @@ def class_rows(report: Report) -> tuple[list[ClassRow], float]:
 
 
 def conditions(report: Report) -> list[str]:
-    """Each distinct set of conditions under which a latency of the plot was found, as a sentence."""
+    """Each distinct set of conditions under which a latency of the plot was found, as a sentence; none where it shows sizes."""
+    if report.chosen.order_origin == "not measured":
+        return []
     if report.chosen.order_origin == "estimate" and report.chosen.estimate is not None:
         return [f"estimate: {report.chosen.estimate.basis}"]
     timed = [*(c.latency for c in report.candidates), report.teacher_latency]
@@ -360,9 +376,9 @@ def render(report: Report) -> str:
     """The report as one HTML page: offline, light or dark as the reader's system is, everything escaped."""
     environment = templates()
     environment.filters |= {"duration": duration, "milliseconds": milliseconds}
-    from edgekd.report.roofline import in_words, roofline, time_by_kind  # which builds on this module
+    from edgekd.report.roofline import in_words, left_out_of_plot, roofline, time_by_kind  # which builds on this module
 
-    environment.filters |= {"further": further, "in_words": in_words, "time_by_kind": time_by_kind}
+    environment.filters |= {"signed": signed, "further": further, "in_words": in_words, "time_by_kind": time_by_kind}
     rows, bar_start = class_rows(report)
     estimated = report.chosen.estimate
     return environment.get_template("report.html.j2").render(
@@ -371,6 +387,8 @@ def render(report: Report) -> str:
         plot=scatter(report),
         estimate=estimated,
         roofline=roofline(estimated) if estimated else None,
+        not_drawn=left_out_of_plot(estimated) if estimated else (),
+        missed=[check for check in report.checks if check.verdict == "missed"],
         trainings=[
             (title, drawn)
             for title, curves in (

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, computed_field, model_validator
 
+NOT_TO_SHIP = "NOT TO SHIP"
 Origin = Literal["device", "host", "emulated", "estimate", "not measured"]
 
 
@@ -68,7 +69,13 @@ class Estimate(Section):
     high_ms: float | None = Field(description="none: no upper end can be given; leaves_out says why")
     leaves_out: tuple[str, ...] = ()
     kernels: tuple[KernelTime, ...]
-    peaks_gops: dict[str, float] = Field(description="number format -> operations a second, in 10^9")
+    peaks_gops: dict[str, float] = Field(
+        description="number format -> operations a second, in 10^9, as the profile states them"
+    )
+    without_peak: tuple[str, ...] = Field(
+        default=(), description="number formats of its products for which the profile states none: they have no order"
+    )
+    starts_left_out: int = Field(default=0, description="kernels whose start the low end leaves out")
     bandwidth_gbs: float | None
     origin: Literal["estimate"] = "estimate"
 
@@ -83,7 +90,9 @@ class Candidate(Section):
     latency: Latency | None = Field(default=None, description="none: not measured")
     peak_memory_mb: float | None = None
     estimate: Estimate | None = Field(default=None, description="on the target; none: its profile states no bandwidth")
-    order_ms: float | None = Field(default=None, description="what the order of the candidates was made by")
+    order_ms: float | None = Field(
+        default=None, description="what the order of the candidates was made by; none: the order in time is not known"
+    )
     order_origin: Origin = "host"
     shipped: bool = False
     reason: str = Field(description="why it ships, or why it lost")
@@ -270,9 +279,23 @@ class Report(Section):
     )
     stages: tuple[dict[str, Any], ...] = Field(default=(), description="name, key, seconds, reused: the lineage")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _headline_follows_from_the_checks(cls, data: Any) -> Any:
+        return {key: value for key, value in data.items() if key != "headline"} if isinstance(data, dict) else data
+
+    @computed_field(description="whether to ship it, and what speaks against that")  # type: ignore[prop-decorator]
+    @property
+    def headline(self) -> str:
+        """'int8 ships', or 'NOT TO SHIP' with the checks that are missed."""
+        if self.ok:
+            return f"{self.chosen.name} ships"
+        missed = [check.name for check in self.checks if check.verdict == "missed"]
+        return f"{NOT_TO_SHIP}: {len(missed)} check{'s' if len(missed) > 1 else ''} missed ({', '.join(missed)})"
+
     @property
     def ok(self) -> bool:
-        """No budget was missed."""
+        """No check was missed."""
         return all(check.verdict != "missed" for check in self.checks)
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from edgekd.report.html import Axis
@@ -13,6 +13,7 @@ from edgekd.report.terminal import milliseconds
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 920, 360, 70, 24, 28, 48
 COLOURS = 8
+ROUNDING = 1e-6
 NO_PRODUCTS = ("elementwise", "pool", "move")
 
 
@@ -38,6 +39,8 @@ class Dot:
 
 @dataclass(frozen=True)
 class Roofline:
+    """left_out: kernels that are not drawn, and why; empty: none."""
+
     width: int
     height: int
     x: Axis
@@ -45,12 +48,19 @@ class Roofline:
     roofs: list[Roof]
     dots: list[Dot]
     kinds: list[tuple[str, int]]
+    left_out: tuple[str, ...] = ()
 
 
 def roofline(estimate: Estimate) -> Roofline | None:
-    """Operations a second over operations a byte, both logarithmic; None where no kernel computes anything."""
-    kernels = [kernel for kernel in estimate.kernels if kernel.operations and kernel.bytes and kernel.ms > 0]
-    if not kernels:
+    """Operations a second over operations a byte, both logarithmic; None where no kernel can be drawn.
+
+    All points and lines are of the estimate's own device. A kernel of a number format for which its profile states no peak has
+    no roof, so it is not drawn; nor is one that lies above its roof, which no device can.
+    """
+    computing = [kernel for kernel in estimate.kernels if kernel.operations and kernel.bytes and kernel.ms > 0]
+    kernels = [kernel for kernel in computing if not not_drawn(estimate, kernel)]
+    products = [kernel for kernel in kernels if kernel.kind not in NO_PRODUCTS]
+    if not kernels or (estimate.bandwidth_gbs is not None and not products):
         return None
     intensities = [kernel.operations / kernel.bytes for kernel in kernels]
     speeds = [_gops(kernel) for kernel in kernels]
@@ -61,7 +71,7 @@ def roofline(estimate: Estimate) -> Roofline | None:
         min(speeds) / 1.5, max(*speeds, *_peaks(estimate).values(), 1e-6) * 2, HEIGHT - BOTTOM, TOP, logarithmic=True
     )
     kinds = list(dict.fromkeys(kernel.kind for kernel in kernels))
-    total = sum(kernel.ms for kernel in kernels)
+    total = sum(kernel.ms for kernel in estimate.kernels)
     dots = [_dot(kernel, x, y, kinds.index(kernel.kind) % COLOURS, kernel.ms / total) for kernel in kernels]
     return Roofline(
         WIDTH,
@@ -71,7 +81,28 @@ def roofline(estimate: Estimate) -> Roofline | None:
         _roofs(estimate, x, y),
         dots,
         [(kind, i % COLOURS) for i, kind in enumerate(kinds)],
+        left_out_of_plot(estimate),
     )
+
+
+def not_drawn(estimate: Estimate, kernel: KernelTime) -> str:
+    """Why a kernel has no place under the roofs; empty where it has one. A calibration has measured rates, and no roofs."""
+    bandwidth, peak = estimate.bandwidth_gbs, estimate.peaks_gops.get(kernel.precision)
+    if bandwidth is None:
+        return ""
+    if kernel.kind not in NO_PRODUCTS and peak is None:
+        return f"the profile states no peak for {kernel.precision}, so nothing bounds their arithmetic"
+    roof = bandwidth * kernel.operations / kernel.bytes
+    if kernel.kind not in NO_PRODUCTS and peak is not None:
+        roof = min(roof, peak)
+    return "they lie above what the profile allows" if _gops(kernel) > roof * (1 + ROUNDING) else ""
+
+
+def left_out_of_plot(estimate: Estimate) -> tuple[str, ...]:
+    """'12 kernels: the profile states no peak for fp32, ...', a line a reason."""
+    computing = [kernel for kernel in estimate.kernels if kernel.operations and kernel.bytes and kernel.ms > 0]
+    whys = Counter(why for kernel in computing if (why := not_drawn(estimate, kernel)))
+    return tuple(f"{number} kernel{'s' if number > 1 else ''}: {why}" for why, number in whys.items())
 
 
 def time_by_kind(estimate: Estimate) -> list[tuple[str, int, float, float]]:
@@ -85,9 +116,13 @@ def time_by_kind(estimate: Estimate) -> list[tuple[str, int, float, float]]:
 
 
 def in_words(estimate: Estimate) -> str:
-    """'0.12 to 1.2 ms', or 'at least 0.12 ms'."""
-    low = milliseconds(estimate.low_ms)
-    return f"at least {low} ms" if estimate.high_ms is None else f"{low} to {milliseconds(estimate.high_ms)} ms"
+    """'0.12 to 1.2 ms', or 'at least 0.12 ms'; a low end that leaves the kernels' starts out is no time that a device takes."""
+    low, high = milliseconds(estimate.low_ms), estimate.high_ms
+    if estimate.starts_left_out:
+        starts = f"{estimate.starts_left_out} kernel{'s' if estimate.starts_left_out > 1 else ''}"
+        most = f", at most {milliseconds(high)} ms" if high is not None else ""
+        return f"more than {low} ms, to which the start of {starts} is to be added{most}"
+    return f"at least {low} ms" if high is None else f"{low} to {milliseconds(high)} ms"
 
 
 def svg(estimate: Estimate) -> str:

@@ -21,6 +21,7 @@ def render(report: Report, bundle: Path | None = None) -> RenderableType:
     """The figures with their origin, the checks, what ships and why, and where the bundle lies."""
     parts: list[RenderableType] = [
         Text.assemble((report.recipe, "bold"), " for ", (report.target_title, "bold"), f" ({report.target})"),
+        Text(report.headline, style="bold green" if report.ok else "bold red"),
         Padding(figures(report), (1, 0)),
         what_shipped(report),
         *([Padding(quantization(report.quantization_path), (1, 0, 0, 0))] if report.quantization_path else []),
@@ -98,15 +99,15 @@ def what_shipped(report: Report) -> Table:
     lines.add_column(no_wrap=True)
     lines.add_column()
     for candidate in sorted(report.candidates, key=lambda c: not c.shipped):
-        lines.add_row(verb(candidate), Text(candidate.reason))
+        lines.add_row(verb(candidate, report.ok), Text(candidate.reason))
     for dropped in report.dropped:
         lines.add_row(Text(f"{dropped.name} was dropped:", style="yellow"), Text(dropped.reason))
     return lines
 
 
-def verb(candidate: Candidate) -> Text:
+def verb(candidate: Candidate, ok: bool) -> Text:
     if candidate.shipped:
-        return Text(f"{candidate.name} ships:", style="bold green")
+        return Text(f"{candidate.name} {'ships' if ok else 'is taken'}:", style="bold green" if ok else "bold red")
     return Text(f"{candidate.name} lost:", style="dim")
 
 
@@ -133,15 +134,20 @@ def quantization(path: tuple[QuantizationStep, ...]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("quantized by")
     table.add_column("hold-out %", justify="right")
-    table.add_column("drop", justify="right")
-    table.add_column("budget")
+    table.add_column("to fp32", justify="right")
+    table.add_column("max_drop_from_fp32")
     for step in path:
         table.add_row(
-            Text(("▸ " if step.taken else "  ") + step.name), f"{step.holdout_top1:.2f}", f"{step.drop:.2f}",
+            Text(("▸ " if step.taken else "  ") + step.name), f"{step.holdout_top1:.2f}", signed(-step.drop),
             Text("holds", style="green") if step.holds else Text("missed", style="yellow"),
             style="bold" if step.taken else "",
         )  # fmt: skip
     return table
+
+
+def signed(points: float) -> str:
+    """'+0.56' better, '-2.00' worse, '0.00' no difference."""
+    return f"{points:+.2f}" if round(points, 2) else "0.00"
 
 
 def checks(rows: tuple[Check, ...]) -> Table:

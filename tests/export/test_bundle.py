@@ -13,13 +13,13 @@ import numpy as np
 import onnx
 import pytest
 
-from edgekd.bundle import sha256
-from edgekd.errors import BundleError, DeviceError
+from edgekd.bundle import add_to_report, refuse_not_to_ship, sha256
+from edgekd.errors import BundleError, DeviceError, NotToShipError
 from edgekd.export.bundle import FILES, describe_input, figures, readme, trtexec_lines, verify_bundle, write_bundle
 from edgekd.export.golden import Golden
 from edgekd.measure.devices.local import Local
 from edgekd.measure.on_device import Options, measure_on, trial_of, verify_on
-from edgekd.report.model import Accuracy, Candidate, Latency, Report
+from edgekd.report.model import Accuracy, Candidate, Check, Latency, Report
 from edgekd.target import Hardware, Runtime, Target
 
 LABELS = ("red", "green", "blue")
@@ -497,3 +497,30 @@ def test_a_bf16_bundle_says_that_it_runs_in_an_engine_alone() -> None:
     assert "python3 run.py cat.png" in readme(report(), target(), {})
     text = readme(report().model_copy(update={"candidates": shipped}), target("tensorrt"), {})
     assert "python3 run.py --engine model.plan --verify" in text and "run.py --verify" not in text
+
+
+MISSED = Check(name="size_mb", verdict="missed", found="0.310 MB\n\nand more", limit="at most 0.05")
+
+
+def test_a_bundle_that_misses_a_check_says_not_to_ship_before_all_else(tmp_path: Path) -> None:
+    made = report()
+    bundle = write(tmp_path, report=made.model_copy(update={"checks": (MISSED,)}))
+    lines = (bundle / "README.txt").read_text().splitlines()
+    assert lines[0] == "NOT TO SHIP. `edgekd ship` refuses this bundle. What it misses:"
+    assert lines[1:4] == ["  size_mb: 0.310 MB  and more, limit at most 0.05", "", "tiny for a box"]
+    assert json.loads((bundle / "report.json").read_text())["headline"] == "NOT TO SHIP: 1 check missed (size_mb)"
+    assert "NOT TO SHIP" in (bundle / "report.html").read_text()
+    assert all(ok for _, ok, _ in verify_bundle(bundle))
+
+
+def test_what_a_device_finds_out_later_is_in_the_readme_too_and_goes_again(tmp_path: Path) -> None:
+    bundle = write(tmp_path)
+    before = (bundle / "README.txt").read_text()
+    assert "NOT TO SHIP" not in before
+    add_to_report(bundle, lambda report, _: report.model_copy(update={"checks": (MISSED,)}))
+    assert (bundle / "README.txt").read_text().startswith("NOT TO SHIP")
+    with pytest.raises(NotToShipError, match=r"1 check missed \(size_mb\).*--anyway ships it all the same"):
+        refuse_not_to_ship(bundle)
+    add_to_report(bundle, lambda report, _: report.model_copy(update={"checks": ()}))
+    assert (bundle / "README.txt").read_text() == before and all(ok for _, ok, _ in verify_bundle(bundle))
+    refuse_not_to_ship(bundle)

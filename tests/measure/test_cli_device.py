@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekd.bundle import read_manifest, sha256
-from edgekd.report.model import Report
+from edgekd.bundle import add_to_report, read_manifest, sha256
+from edgekd.report.model import Check, Report
 from tests.conftest import hear_interrupts
 from tests.export.test_bundle import report, write
 from tests.measure.conftest import Board
@@ -203,6 +203,16 @@ def test_a_device_is_forgotten_with_its_files_and_an_unnamed_one_by_its_address(
     assert (tmp_path / "cache/edgekd-device/objects").is_dir()
     edgekd("device", "remove", "local")
     assert not (tmp_path / "cache/edgekd-device").exists()
+
+
+def test_a_bundle_that_misses_a_check_is_shipped_only_anyway(bundle: Path, tmp_path: Path) -> None:
+    missed = Check(name="size_mb", verdict="missed", found="0.310 MB", limit="at most 0.05")
+    add_to_report(bundle, lambda report, _: report.model_copy(update={"checks": (missed,)}))
+    place = tmp_path / "place"
+    words = ("ship", str(bundle), "-d", "local", "--to", str(place))
+    said = edgekd(*words, code=3)
+    assert "NOT TO SHIP: 1 check missed (size_mb)" in said and "--anyway" in said and not place.exists()
+    assert "stands" in edgekd(*words, "--anyway") and (place / "README.txt").read_text().startswith("NOT TO SHIP")
 
 
 def test_a_file_of_somebody_else_in_what_was_shipped_is_not_removed(bundle: Path, tmp_path: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from edgekd.report.model import QuantizationStep, Report
+from edgekd.report.model import Check, QuantizationStep, Report
 from edgekd.report.terminal import milliseconds, render
 
 
@@ -31,8 +32,12 @@ def test_the_way_to_int8_is_told_in_eighty_columns(report: Report) -> None:
     text = printed(report.model_copy(update={"quantization_path": path}))
     assert max(len(line) for line in text.splitlines()) <= 80
     first, second = (line for line in text.splitlines() if "ptq" in line)
-    assert first.split() == ["ptq", "88.00", "2.00", "missed"]
-    assert second.startswith("▸ ptq, refined, 16 layers in float") and second.split()[-3:] == ["89.90", "0.10", "holds"]
+    assert first.split() == ["ptq", "88.00", "-2.00", "missed"]
+    assert second.startswith("▸ ptq, refined, 16 layers in float") and second.split()[-3:] == [
+        "89.90",
+        "-0.10",
+        "holds",
+    ]
 
 
 def test_the_shipped_row_is_marked_and_explained(report: Report) -> None:
@@ -42,6 +47,29 @@ def test_the_shipped_row_is_marked_and_explained(report: Report) -> None:
     assert "int8 ships: fastest within the budget" in text
     assert "fp32 lost:  slower than int8" in text
     assert "bundle: build/edge-box" in text
+
+
+def test_a_way_to_quantize_that_gains_is_above_fp32(report: Report) -> None:
+    step = QuantizationStep(name="ptq", holdout_top1=90.56, drop=-0.56, holds=True, taken=True, seconds=1.0)
+    line = next(
+        line for line in printed(report.model_copy(update={"quantization_path": (step,)})).splitlines() if "ptq" in line
+    )
+    assert line.split()[-2:] == ["+0.56", "holds"]
+
+
+def test_what_misses_a_check_is_not_to_ship_in_the_headline_and_in_json(report: Report) -> None:
+    missed = Check(name="size_mb", verdict="missed", found="0.310 MB", limit="at most 0.05")
+    told = report.model_copy(update={"checks": (missed, *report.checks)})
+    text = printed(told)
+    assert text.splitlines()[1] == "NOT TO SHIP: 1 check missed (size_mb)"
+    assert "int8 is taken:" in text and "int8 ships" not in text
+    assert printed(report).splitlines()[1] == "int8 ships"
+
+    stored = told.model_dump_json()
+    assert json.loads(stored)["headline"] == "NOT TO SHIP: 1 check missed (size_mb)"
+    assert Report.model_validate_json(stored) == told
+    lying = json.dumps({**json.loads(stored), "headline": "int8 ships"})
+    assert Report.model_validate_json(lying).headline == told.headline
 
 
 def test_every_row_names_its_origin_and_the_conditions_follow(report: Report) -> None:
