@@ -13,7 +13,7 @@ from edgekd.choose import Contender
 from edgekd.data import Samples
 from edgekd.distill.teacher import top1
 from edgekd.distill.trained import REUSED
-from edgekd.export.candidates import SAME, TRAINED, kept_fp32
+from edgekd.export.candidates import FROM_MODULE, SAME, TRAINED, kept_fp32
 from edgekd.export.lint import Finding, counted, grouped, listed, runtime_title
 from edgekd.limits import floors
 from edgekd.quantize.auto import Quantized
@@ -79,10 +79,12 @@ def kept_in_fp32(candidates: Mapping[str, Artifact]) -> Iterator[Check]:
 def agreement(same: float, int8: Artifact, scores: Artifact, shipped: str) -> Iterator[Check]:
     """Whether int8 computes what was trained; where fp16 stands between its layers, also what that changes on a processor."""
     n = len(np.load(int8 / TRAINED, mmap_mode="r"))
+    graph = json.loads((int8 / FROM_MODULE).read_text())
     yield Check(
         name="int8 computes what was trained",
         verdict="pass" if same >= AGREEMENT else "missed" if shipped == "int8" else "note",
-        found=f"same top-1 as the fake-quantized model on {same:.2f} % of {n} test samples",
+        found=f"same top-1 as the fake-quantized model on {same:.2f} % of {n} test samples; before it was quantized that was the "
+        f"student itself within {graph['rms']:.1e} (rms) on {graph['samples']} hold-out samples",
         limit=f"at least {AGREEMENT} %",
     )
     if (int8 / SAME).exists():

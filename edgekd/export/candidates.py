@@ -16,18 +16,21 @@ from edgekd.data import Samples, open_samples
 from edgekd.data.batches import to_tensor
 from edgekd.data.draw import stratified
 from edgekd.distill.trained import load_student
+from edgekd.errors import QuantizationError
 from edgekd.export.check import check
 from edgekd.export.to_half import Kept, to_bf16, to_fp16
 from edgekd.export.to_onnx import Preprocess, to_onnx
 from edgekd.measure.runners import OnnxRunner
 from edgekd.quantize.ptq import convert
-from edgekd.quantize.student import Plan, Subject, load_quantized
+from edgekd.quantize.same import TOLERANCE
+from edgekd.quantize.student import Plan, Subject, load_compared
 from edgekd.recipe import Data, Export, Student
 from edgekd.stage import Artifact, stage
 
 MODEL = "model.onnx"
 KEPT = "kept_fp32.json"
 TRAINED, SAME = "fake_quantized.npy", "fp32_between.npy"
+FROM_MODULE = "from_module.json"
 CHECKED = 64  # hold-out samples that each export is compared on
 BATCH = 250
 LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "ml_dtypes")
@@ -70,14 +73,22 @@ def export_bf16(
 
 @stage(5, (*LIBRARIES, "torchao"))
 def export_int8(subject: Subject, plan: Plan, quantized: Artifact, export: Export, opset: int, *, out: Path) -> None:
-    """Stage: the quantized student; also `fake_quantized.npy`, what the torch model computes on the test split.
+    """Stage: the quantized student; also `fake_quantized.npy`, what the torch model computes on the test split, and
+    `from_module.json`, how far its graph without quantizers is from the student itself.
 
     That is the very model that was calibrated or trained, before its conversion. Where the target computes the rest in
     fp16, `fp32_between.npy` is what the graph gives before its rest is made fp16.
     """
     data, student = subject.data, subject.student
     opened = open_samples(subject.samples.folder, data)
-    model = load_quantized(subject, plan, quantized)
+    batch = _input(opened.train.get(opened.holdout_ids[:CHECKED]), data, preprocess=False)
+    model, apart = load_compared(subject, plan, quantized, batch)
+    assert apart is not None
+    if apart > TOLERANCE:
+        raise QuantizationError(
+            f"the graph of int8 computes something else than the student on {len(batch)} hold-out samples, by {apart:.1%} (rms)"
+        )
+    (out / FROM_MODULE).write_text(json.dumps({"rms": apart, "samples": len(batch)}))
     np.save(out / TRAINED, _logits(model, opened, data))
     model = convert(model)
     _export(model, student, opened, data, export, opset, out)

@@ -29,6 +29,7 @@ from edgekd.quantize.cle import equalize
 from edgekd.quantize.layers import give_biases
 from edgekd.quantize.ptq import prepare, set_ranges
 from edgekd.quantize.refine import refine
+from edgekd.quantize.same import distance
 from edgekd.quantize.sensitivity import float_operators, sensitivities
 from edgekd.quantize.statistics import load_statistics, observe, save_statistics
 from edgekd.recipe import Data, Distill, Student, Training
@@ -192,9 +193,26 @@ def _reads_logits_alone(loss: Loss) -> bool:
 
 def load_quantized(subject: Subject, plan: Plan, quantized: Artifact) -> GraphModule:
     """What was quantized by `plan`, in eval mode: the graph with its fake-quantizers and their ranges."""
-    prepared = _prepared(subject, open_samples(subject.samples.folder, subject.data), plan)
+    prepared, _ = load_compared(subject, plan, quantized, None)
+    return prepared
+
+
+def load_compared(
+    subject: Subject, plan: Plan, quantized: Artifact, batch: Tensor | None
+) -> tuple[GraphModule, float | None]:
+    """What `load_quantized` gives, and how far its graph is from the student's own module on `batch`.
+
+    That is the relative root mean square with all quantizers off and the weights that the student was distilled to: those
+    that came after (AdaRound, training) belong to the graph alone.
+    """
+    samples = open_samples(subject.samples.folder, subject.data)
+    prepared, apart = _prepared(subject, samples, plan), None
+    if batch is not None:
+        model = load_student(subject.student, samples, subject.distilled).eval()
+        with torch.no_grad(), qat.in_float(prepared):
+            apart = distance([prepared(batch)], [model(batch)])
     prepared.load_state_dict(safetensors.torch.load_file(quantized / PREPARED))
-    return qat.eval_mode(prepared)
+    return qat.eval_mode(prepared), apart
 
 
 def calibration_batches(subject: Subject, samples: Samples) -> Iterator[Tensor]:
