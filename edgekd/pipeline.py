@@ -52,6 +52,7 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask, de
     budget is told by the report.
     """
     started = time.time()
+    given, recipe = recipe, recipe.settled()
     data = recipe.data
     teacher = next(iter(recipe.teachers), None)
     opset, precisions = recipe.export.opset or target.runtime.default_opset, target.runtime.precisions
@@ -80,8 +81,8 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask, de
     first = beginning(student, teacher, trained)
     taught_by = record(run, seen, recipe.teachers, trained, recipe.teacher_data, settings)
     taught_by = replace(taught_by, tasks=record_tasks(run, recipe, tasks, settings))
-    teacher_scores = run(score_teacher, seen, teacher, trained, recipe.teacher_data) if teacher else None
-    task_scores = {t.name: run(score_teacher, t.samples, t.teacher, None, t.data) for t in taught_by.tasks}
+    teacher_scores = run(score_teacher, seen, teacher, trained, recipe.teacher_data.of_test) if teacher else None
+    task_scores = {t.name: run(score_teacher, t.samples, t.teacher, None, t.data.of_test) for t in taught_by.tasks}
     tuned = run(choose_temperature, samples, taught_by, student, first, data, settings) if is_auto(losses) else None
     if tuned is not None:
         best = json.loads((tuned / FILE).read_text())["best"]
@@ -132,11 +133,11 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask, de
         samples, seen, tasks, trained, teacher_scores, task_scores, tuned, tuple(chain), distilled, quantized, tried.candidates, scores,
         settings, tried.dropped, in_torch,
     )  # fmt: skip
-    report = evaluate(recipe, target, run, made, started, device)
+    report = evaluate(given, target, run, made, started, device)
     ships = tried.candidates[report.chosen.name] / MODEL
     report = with_earlier_devices(report, folder, ships, recipe.budget.p90_latency_ms)
     report = told_changes(report, run.changed())
-    package(folder, recipe, target, run, made, report)
+    package(folder, given, target, run, made, report)
     if team.SIZE > 1:
         team.dismiss()
     return report
@@ -172,7 +173,8 @@ def record(
         for teacher, own in zip(teachers, (trained, *[None] * (len(teachers) - 1)), strict=True)
     )
     layers = objective.pooled_features
-    features = run(record_features, samples, teachers[0], trained, data, recording, layers) if layers else None
+    plainly = recording.model_copy(update={"format": "float16", "top_k": 0})  # logits alone have formats
+    features = run(record_features, samples, teachers[0], trained, data, plainly, layers) if layers else None
     return Lessons(taught, features)
 
 

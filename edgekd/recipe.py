@@ -114,6 +114,12 @@ class Data(Source):
         return source.model_copy(update={"train": self.test}) if self.is_synthetic else source
 
     @property
+    def of_test(self) -> Self:
+        """What decides about the test split alone, which is neither split nor augmented."""
+        fixed = {name: Data.model_fields[name].default for name in ("holdout", "augment", "seed", "synthetic")}
+        return self.model_copy(update=fixed)
+
+    @property
     def is_synthetic(self) -> bool:
         """There are no training samples: they are made from the teacher."""
         return self.train.startswith("synthetic:")
@@ -430,6 +436,15 @@ class Recipe(Section):
     def task_data(self, task: Task) -> Data:
         """The same images with a task's labels."""
         return self.data.model_copy(update={"label": task.label})
+
+    def settled(self) -> Self:
+        """Without what has no say in this recipe: a change of it makes no stage anew."""
+        data, distill = self.data, self.distill
+        if not data.is_synthetic:
+            data = data.model_copy(update={"synthetic": Synthetic()})
+        if distill.cache != "topk":
+            distill = distill.model_copy(update={"top_k": Distill.model_fields["top_k"].default})
+        return self.model_copy(update={"data": data, "distill": distill})
 
     def located(self) -> Self:
         """The same recipe with absolute paths: `~` is the home, a relative one starts at the recipe's folder."""
