@@ -136,15 +136,20 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask, de
     report = evaluate(given, target, run, made, started, device)
     ships = tried.candidates[report.chosen.name] / MODEL
     report = with_earlier_devices(report, folder, ships, recipe.budget.p90_latency_ms)
-    report = told_changes(report, run.changed())
+    report = told_of_files(report, run.user_code(), run.changed())
     package(folder, given, target, run, made, report)
     if team.SIZE > 1:
         team.dismiss()
     return report
 
 
-def told_changes(report: Report, changed: list[str]) -> Report:
-    """The report, which warns of files that were edited while the build ran: the bundle is of what they held before."""
+def told_of_files(report: Report, code: list[str], changed: list[str]) -> Report:
+    """The report, which lists the user's code that counted, and warns of files that were edited while the build ran.
+
+    The bundle is of what these held before.
+    """
+    if code:
+        report = report.model_copy(update={"summary": (*report.summary, ("your code", ", ".join(code)))})
     if not changed:
         return report
     warning = f"{', '.join(changed)} changed while this was built; the bundle is of what was there before: build again for the new"

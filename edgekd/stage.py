@@ -220,6 +220,11 @@ class Cache:
         libraries = {name: version_of(name) for name in sorted(code.libraries)}
         return [reference if file is None else reference.replace(str(file), file.name), hashes, named, libraries]
 
+    def user_code(self) -> list[str]:
+        """What of the user's code counts in this build: modules, and files that their texts name."""
+        counted = [(*code.modules, *code.named) for code, _ in self._code.values()]
+        return sorted({name for names in counted for name in names if name.partition(".")[0] != "edgekd"})
+
     def changed(self) -> list[str]:
         """The files that hold something else now than when this build first read them."""
         changed = self._contents.changed()

@@ -271,6 +271,16 @@ def test_a_file_that_changed_before_a_stage_of_the_same_build_reads_it_is_refuse
     assert RUNS == []
 
 
+def test_the_code_that_counts_is_listed(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("import shapes_of_mine\nopen('widths.json')\n")
+    (tmp_path / "shapes_of_mine.py").write_text("import json")
+    (tmp_path / "widths.json").write_text("[]")
+    run = Cache(tmp_path / "cache")
+    run.describe(Model(model=f"python:{tmp_path}/net.py:make"))
+    run.describe(Source(train="python:edgekd.data.digits:load", test="python:edgekd.data.digits:load"))
+    assert run.user_code() == ["net.py", "shapes_of_mine", "widths.json"]
+
+
 def test_recheck_reads_every_byte_of_what_is_stored_and_what_is_given(tmp_path: Path) -> None:
     file = tmp_path / "w.safetensors"
     file.write_text("old")
