@@ -176,6 +176,32 @@ def pad_channels(model: ir.Model, channels: int) -> None:
         x.outputs[0].shape = weight.outputs[0].shape = None  # they are wider now
 
 
+def part_integer_weights(model: ir.Model) -> None:
+    """Stores an integer weight once for each layer that reads it, as `NAME.copyN`.
+
+    On processors with AVX2 alone onnxruntime 1.31 rewrites int8 weights as uint8, and cannot load a graph in which two layers
+    share one ("Attempt to replace the existing tensor").
+    """
+    taken: set[ir.Value] = set()
+    for node in [node for node in model.graph if node.op_type == "DequantizeLinear"]:
+        stored, integers = node.inputs[0], _value(node.inputs[0])
+        if stored is None or integers is None:
+            continue
+        for number, (layer, index) in enumerate(list(node.outputs[0].uses()), 1):
+            if stored not in taken:
+                taken.add(stored)
+                continue
+            arrays = [(str(value.name), _value(value)) for value in node.inputs if value is not None]
+            copies = [_constant(model, f"{name}.copy{number}", array) for name, array in arrays if array is not None]
+            own = ir.node("DequantizeLinear", copies)
+            own.attributes.update(node.attributes)
+            own.outputs[0].name = f"{node.outputs[0].name}.copy{number}"
+            model.graph.insert_before(layer, own)
+            layer.replace_input_with(index, own.outputs[0])
+        if not node.outputs[0].uses():
+            model.graph.remove(node, safe=True)
+
+
 def clean(model: ir.Model) -> None:
     """Drops what nothing reads, what only the exporter wanted to know, and source paths; names in order."""
     for initializer in list(model.graph.initializers.values()):

@@ -138,6 +138,7 @@ def to_onnx(
                 passes.quantize_biases(exported)
             if opset >= LOWEST_OPSET:  # onnx's converter cannot bring Pad below
                 passes.pad_channels(exported, quantization.pad_channels_to)
+        passes.part_integer_weights(exported)
     passes.clean(exported)
     written = _at_opset(ir.to_proto(exported), opset)
     _name_batch(written.graph)

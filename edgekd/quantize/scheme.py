@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -298,6 +299,8 @@ def _graph_sites(model: GraphModule) -> set[Site]:
 
 
 SUFFIX = "_quantized"
+COPY = re.compile(r"\.copy\d+$")
+"""A weight that several layers read is stored for each of them (edgekd.export.passes.part_integer_weights)."""
 
 
 def _onnx_sites(model: onnx.ModelProto) -> set[Site]:
@@ -311,7 +314,8 @@ def _onnx_sites(model: onnx.ModelProto) -> set[Site]:
             stored = constants[node.input[0]]
             if stored.data_type != onnx.TensorProto.INT32:
                 scale = constants[node.input[1]]
-                found.add(Site(stored.name.removesuffix(SUFFIX), _onnx_dtype(stored), bool(scale.dims)))
+                name = COPY.sub("", stored.name).removesuffix(SUFFIX)
+                found.add(Site(name, _onnx_dtype(stored), bool(scale.dims)))
     return found
 
 
