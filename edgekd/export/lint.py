@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from onnxscript import ir
 from onnxscript.ir.passes import common
@@ -89,7 +90,10 @@ def read_model(path: Path) -> ir.Model:
         for value in model.graph.initializers.values():
             if value.const_value is not None:
                 value.const_value.numpy()  # the checker does not count a constant's numbers
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
+    except (
+        *(onnx.checker.ValidationError, onnx.shape_inference.InferenceError),
+        *(DecodeError, ValueError, RuntimeError),
+    ) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(f"{path} is no valid ONNX: {reason[:300]}") from error
     return model
