@@ -78,6 +78,8 @@ losses = []
 label_weight = 1.0
 [budget]
 max_drop_from_fp32 = 100
+max_class_drop = 100  # one epoch teaches little
+above_majority = false
 [quantize]
 mode = "none"
 """
