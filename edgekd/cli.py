@@ -95,21 +95,26 @@ def targets(
         str | None, typer.Option("--calibrated", help="Estimate by this device's calibration, not by the profile.")
     ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Write the estimate's roofline to this SVG file.")] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option("--shape", help="An input's sizes where the file leaves them free: x=1,3,640,640."),
+    ] = None,
 ) -> None:
     """List the devices, or show one, or estimate a model's latency on it."""
     from edgekd.report.devices import print_target, print_targets
 
     if model is not None:
-        _estimate(name, model, calibrated, plot)
-    elif plot or calibrated:
-        raise RecipeError("--plot and --calibrated belong to an estimate; give the ONNX file as --model too")
+        _estimate(name, model, calibrated, plot, shape or [])
+    elif plot or calibrated or shape:
+        raise RecipeError("--plot, --shape and --calibrated belong to an estimate; give the ONNX file as --model too")
     else:
         print_target(name) if name else print_targets()
 
 
-def _estimate(name: str | None, model: Path, calibrated: str | None, plot: Path | None) -> None:
+def _estimate(name: str | None, model: Path, calibrated: str | None, plot: Path | None, shape: list[str]) -> None:
     from edgekd.measure.calibration import load_calibration
     from edgekd.measure.estimate import estimate, estimate_calibrated
+    from edgekd.measure.shapes import read_sizes
     from edgekd.report.estimates import print_estimate
     from edgekd.report.roofline import left_out_of_plot, svg
     from edgekd.target import load_target
@@ -120,11 +125,12 @@ def _estimate(name: str | None, model: Path, calibrated: str | None, plot: Path 
         raise RecipeError(
             "an estimate needs a target (edgekd targets jetson --model FILE) or --calibrated DEVICE, one of them"
         )
+    sizes = read_sizes(shape)
     if calibrated is not None:
-        found = estimate_calibrated(model, load_calibration(calibrated))
+        found = estimate_calibrated(model, load_calibration(calibrated), sizes)
     else:
         target = load_target(name or "")
-        profiled = estimate(model, target)
+        profiled = estimate(model, target, sizes)
         if profiled is None:
             raise RecipeError(
                 f"{target.name} states no memory bandwidth, so nothing can be estimated; measure on the device"

@@ -10,60 +10,74 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from edgekd.errors import ModelError
 from edgekd.measure.calibration import LEAST_OPERATIONS, Calibration, kernel_ms
-from edgekd.measure.kernels import INTO, Kernel, read_kernels
+from edgekd.measure.kernels import MULTIPLIES, Kernel, Work, read_work
+from edgekd.measure.shapes import Sizes
 from edgekd.report.model import Estimate, KernelTime
 from edgekd.target import Hardware, Target
 
 # The upper end where nothing is known but the profile: a tenth of the peaks and of the bandwidth is reached. An assumption,
 # and printed as one; a calibration replaces it.
 LEAST_EFFICIENCY = 0.1
+NAMED = 5  # nodes that are named of those not estimated
 MOST_START_US = 20.0  # of a kernel, at the upper end, where the profile states none: an assumption too
 
 
-def estimate(path: Path, target: Target) -> Estimate | None:
-    """Of one sample, from the profile alone; None where it states no bandwidth."""
+def estimate(path: Path, target: Target, sizes: Sizes | None = None) -> Estimate | None:
+    """Of one sample, from the profile alone; None where it states no bandwidth. `sizes` of inputs by name.
+
+    Raises ModelError for what is no ONNX file, for free sizes that are not told, and where no node can be estimated.
+    """
     hardware = target.hardware
     if hardware.memory_bandwidth_gbs is None:
         return None
-    kernels = read_kernels(path)
+    work = _known(path, sizes)
+    kernels = work.kernels
     stated = _peaks_gops(hardware)
     peaks = _most_gops(stated)
-    times = [_roofline_ms(kernel, peaks.get(kernel.precision), hardware.memory_bandwidth_gbs) for kernel in kernels]
+    bandwidth = hardware.memory_bandwidth_gbs
+    times = [_roofline_ms(kernel, peaks.get(kernel.precision), bandwidth) for kernel in kernels]
+    least = sum(_roofline_ms(kernel, peaks.get(kernel.precision), bandwidth) for kernel in work.least)
     start_us = hardware.kernel_overhead_us
-    least_ms, most_ms = (
-        len(kernels) * us / 1e3 for us in (start_us or 0.0, MOST_START_US if start_us is None else start_us)
-    )
+    least_ms = sum(kernel.runs for kernel in work.least) * (start_us or 0.0) / 1e3
+    most_ms = sum(kernel.runs for kernel in kernels) * (MOST_START_US if start_us is None else start_us) / 1e3
     high = "a tenth of them" + (
         "" if start_us is not None else f", and {MOST_START_US:g} µs for the start of each kernel"
     )
-    without_peak = sorted({k.precision for k in kernels if k.kind in INTO and k.precision not in peaks})
+    without_peak = sorted({k.precision for k in kernels if k.kind in MULTIPLIES and k.precision not in peaks})
+    open_above = bool(without_peak or work.unknown)
     return Estimate(
         device=target.name,
-        basis=f"profile of {target.title}; low: all of its peaks and bandwidth{'' if without_peak else f', high: {high} (assumed)'}",
-        low_ms=sum(times) + least_ms,
-        high_ms=None if without_peak else sum(times) / LEAST_EFFICIENCY + most_ms,
-        leaves_out=tuple(_left_out(hardware, kernels, without_peak)),
+        basis=f"profile of {target.title}; low: all of its peaks and bandwidth{'' if open_above else f', high: {high} (assumed)'}",
+        low_ms=least + least_ms,
+        high_ms=None if open_above else sum(times) / LEAST_EFFICIENCY + most_ms,
+        leaves_out=(*_not_estimated(work), *_left_out(hardware, kernels, without_peak)),
         kernels=_timed(kernels, times),
         peaks_gops=stated,
-        without_peak=tuple(sorted({k.precision for k in kernels if k.kind in INTO and k.precision not in stated})),
-        starts_left_out=0 if start_us is not None else len(kernels),
-        bandwidth_gbs=hardware.memory_bandwidth_gbs,
+        without_peak=tuple(
+            sorted({k.precision for k in kernels if k.kind in MULTIPLIES and k.precision not in stated})
+        ),
+        starts_left_out=0 if start_us is not None else sum(kernel.runs for kernel in work.least),
+        bandwidth_gbs=bandwidth,
     )
 
 
-def estimate_calibrated(path: Path, calibration: Calibration) -> Estimate:
+def estimate_calibrated(path: Path, calibration: Calibration, sizes: Sizes | None = None) -> Estimate:
     """Of one sample on one thread, by what was measured on the device; the range is that in which four of five networks lay
     that were not fitted on."""
-    kernels = read_kernels(path)
+    work = _known(path, sizes)
+    kernels = work.kernels
     times = [kernel_ms(kernel, calibration) for kernel in kernels]
     unknown = sorted({f"{k.kind} {k.precision}" for k, ms in zip(kernels, times, strict=True) if ms is None})
-    left_out = [f"kernels that no calibration network had: {name}" for name in unknown]
+    left_out = _not_estimated(work)
+    left_out += [f"kernels that no calibration network had: {name}" for name in unknown]
     if sum(kernel.operations for kernel in kernels) < LEAST_OPERATIONS:
         left_out.append(
             f"that it is smaller than every network that was fitted on ({LEAST_OPERATIONS:.0e} operations): expect less"
         )
     total = sum(ms or 0.0 for ms in times)
+    least = sum(kernel_ms(kernel, calibration) or 0.0 for kernel in work.least)
     low, high = calibration.range
     held_out = (
         f"median error {100 * calibration.median_error:.0f} % on {len(calibration.held_out)} networks not fitted on"
@@ -71,13 +85,32 @@ def estimate_calibrated(path: Path, calibration: Calibration) -> Estimate:
     return Estimate(
         device=calibration.device,
         basis=f"calibration of {calibration.device} ({calibration.machine}, {calibration.conditions}): {held_out}",
-        low_ms=total * low,
-        high_ms=None if unknown else total * high,
+        low_ms=least * low,
+        high_ms=None if unknown or work.unknown else total * high,
         leaves_out=tuple(left_out),
         kernels=_timed(kernels, [ms or 0.0 for ms in times]),
         peaks_gops={},
         bandwidth_gbs=None,
     )
+
+
+def _known(path: Path, sizes: Sizes | None) -> Work:
+    """The work of a file of which anything can be said."""
+    work = read_work(path, sizes)
+    if not work.kernels or (work.unknown and not work.least):  # no end of a range is known
+        what = "; ".join(_not_estimated(work)) or "it holds no operator that computes"
+        raise ModelError(f"nothing of {path} can be estimated: {what}; measure it on the device")
+    return work
+
+
+def _not_estimated(work: Work) -> list[str]:
+    """Nodes that no rule counts or whose shapes are unknown, and what was assumed."""
+    found = list(work.told)
+    if work.unknown:
+        shown = ", ".join(work.unknown[:NAMED])
+        more = f" and {len(work.unknown) - NAMED} more" if len(work.unknown) > NAMED else ""
+        found.insert(0, f"not estimated: {len(work.unknown)} nodes ({shown}{more})")
+    return found
 
 
 def _peaks_gops(hardware: Hardware) -> dict[str, float]:
@@ -98,17 +131,19 @@ def _most_gops(stated: Mapping[str, float]) -> dict[str, float]:
 
 def _roofline_ms(kernel: Kernel, peak_gops: float | None, bandwidth_gbs: float) -> float:
     """Arithmetic counts where it is products: the peak is that of the units that make them."""
-    arithmetic = kernel.operations / (peak_gops * 1e6) if peak_gops and kernel.kind in INTO else 0.0
+    arithmetic = kernel.operations / (peak_gops * 1e6) if peak_gops and kernel.kind in MULTIPLIES else 0.0
     return max(arithmetic, kernel.bytes / (bandwidth_gbs * 1e6))
 
 
 def _left_out(hardware: Hardware, kernels: Sequence[Kernel], without_peak: Sequence[str]) -> list[str]:
     found = [f"arithmetic in {precision}: the profile states no peak" for precision in without_peak]
     if hardware.kernel_overhead_us is None:
-        found.append(f"at its low end the start of every kernel ({len(kernels)}), which decides for a small network")
+        found.append(
+            f"at its low end the start of every kernel ({sum(k.runs for k in kernels)}), which decides for a small network"
+        )
     peaks = {"fp32": hardware.peak_fp32_tflops, "bf16": hardware.peak_bf16_tflops}
     for precision, peak in peaks.items() if hardware.peak_fp16_tflops else ():
-        if peak is None and any(k.precision == precision and k.kind in INTO for k in kernels):
+        if peak is None and any(k.precision == precision and k.kind in MULTIPLIES for k in kernels):
             found.append(f"that {precision} is slower than fp16: the profile states no peak for {precision}")
     return found
 

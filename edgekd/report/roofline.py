@@ -118,6 +118,8 @@ def time_by_kind(estimate: Estimate) -> list[tuple[str, int, float, float]]:
 def in_words(estimate: Estimate) -> str:
     """'0.12 to 1.2 ms', or 'at least 0.12 ms'; a low end that leaves the kernels' starts out is no time that a device takes."""
     low, high = milliseconds(estimate.low_ms), estimate.high_ms
+    if estimate.low_ms == 0 and high is not None:  # a branch that does nothing
+        return f"up to {milliseconds(high)} ms"
     if estimate.starts_left_out:
         starts = f"{estimate.starts_left_out} kernel{'s' if estimate.starts_left_out > 1 else ''}"
         most = f", at most {milliseconds(high)} ms" if high is not None else ""

@@ -1,0 +1,159 @@
+"""with_shapes: an ONNX graph with every shape that follows from the sizes of its inputs; bodies of Loop, Scan and If too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import onnx
+
+from edgekd.errors import ModelError
+
+Shaped = tuple[tuple[int, ...], int]
+"""A tensor's shape and element type."""
+Sizes = Mapping[str, Sequence[int]]
+SHAPES = 64  # numbers in the largest constant that a shape is read from
+
+
+def read_sizes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """`x=1,3,640,640` as sizes by name. Raises ModelError for another form."""
+    sizes = {}
+    for text in texts:
+        name, _, numbers = text.rpartition("=")
+        parts = [part.strip() for part in numbers.split(",")]
+        if not name or not all(
+            part.isascii() and part.isdigit() and 0 < len(part) < 10 and int(part) > 0 for part in parts
+        ):
+            raise ModelError(f"--shape {text}; give an input's name and its sizes: --shape x=1,3,640,640")
+        sizes[name] = tuple(map(int, parts))
+    return sizes
+
+
+def fix_sizes(model: onnx.ModelProto, sizes: Sizes, path: object) -> None:
+    """Every free size of an input is what `sizes` tells; the first axis is a batch of one where nothing is told.
+
+    Raises ModelError for other free sizes, and for sizes that the model does not have.
+    """
+    stored = {tensor.name for tensor in model.graph.initializer}
+    inputs = {value.name: value for value in model.graph.input if value.name not in stored}
+    if unknown := [name for name in sizes if name not in inputs]:
+        raise ModelError(f"{path} has no input {unknown[0]}; its inputs: {', '.join(inputs)}")
+    known: dict[str, int] = {}
+    free: list[str] = []
+    for name, value in inputs.items():
+        dims = value.type.tensor_type.shape.dim
+        told = sizes.get(name)
+        if told is not None and len(told) != len(dims):
+            raise ModelError(f"--shape {name}: {len(told)} sizes; {name} has {len(dims)} axes")
+        for axis, dim in enumerate(dims):
+            wanted = told[axis] if told is not None else 1 if axis == 0 else None
+            if dim.HasField("dim_value"):
+                if told is not None and wanted != dim.dim_value:
+                    raise ModelError(f"--shape {name}: axis {axis} is {dim.dim_value} in {path}, not {wanted}")
+            elif wanted is not None:
+                known.setdefault(dim.dim_param or f"{name}:{axis}", wanted)
+    for name, value in inputs.items():
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if not dim.HasField("dim_value"):
+                size = known.get(dim.dim_param or f"{name}:{axis}")
+                if size is None:
+                    free.append(f"{name}'s {dim.dim_param or f'axis {axis}'}")
+                else:
+                    dim.dim_value = size
+            if dim.HasField("dim_value") and dim.dim_value < 1:
+                raise ModelError(f"{path}: axis {axis} of {name} is {dim.dim_value}, so it holds nothing to estimate")
+    if free:
+        first = next(name for name, value in inputs.items() if any(not d.HasField("dim_value") for d in value.type.tensor_type.shape.dim))  # fmt: skip  # noqa: E501
+        dims = inputs[first].type.tensor_type.shape.dim
+        example = ",".join(str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?" for dim in dims)
+        raise ModelError(f"{path} has free sizes: {', '.join(free)}; give them: --shape {first}={example} in numbers")
+    for value in model.graph.value_info:  # what shapes cannot be inferred for may stand in the file by these names
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in known:
+                dim.dim_value = known[dim.dim_param]
+
+
+def with_shapes(model: onnx.ModelProto) -> dict[str, Shaped]:
+    """Shapes and types by name, those that are unknown left out."""
+    graph = model.graph
+    own = {output for node in graph.node if node.domain not in ("", "ai.onnx") for output in node.output}
+    kept = [value for value in graph.value_info if value.name in own and _shaped(value) is not None]
+    for _ in range(4):  # a loop behind a loop needs the shapes of the first
+        del graph.value_info[:]
+        graph.value_info.extend(kept)
+        for value in graph.output:
+            value.type.tensor_type.ClearField("shape")
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        found = _found(inferred.graph)
+        more = [value for node in graph.node if node.op_type == "Loop" for value in _carried(node, found, model)]
+        more = [value for value in more if value.name not in found]
+        if not more:
+            break
+        kept += more
+    return found
+
+
+def body_of(graph: onnx.GraphProto, inputs: Sequence[Shaped | None], outer: Mapping[str, Shaped], model: onnx.ModelProto) -> onnx.ModelProto:  # fmt: skip  # noqa: E501
+    """A body as a model of its own: its inputs with these shapes, and what it reads of the graph around it as inputs."""
+    body = onnx.GraphProto()
+    body.CopyFrom(graph)
+    for value, shaped in zip(body.input, inputs, strict=False):
+        if shaped is not None:
+            value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, shaped[1], shaped[0]))
+    own = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
+    own |= {name for node in body.node for name in node.output}
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for name in sorted(reads_of(graph) - own):
+        if name in constants and math.prod(constants[name].dims) <= SHAPES:
+            body.initializer.append(constants[name])
+        elif name in outer:
+            body.input.append(onnx.helper.make_tensor_value_info(name, outer[name][1], outer[name][0]))
+    made = onnx.ModelProto()
+    made.ir_version = model.ir_version
+    made.opset_import.extend(model.opset_import)
+    made.graph.CopyFrom(body)
+    return made
+
+
+def reads_of(graph: onnx.GraphProto) -> set[str]:
+    """All names that the nodes of a graph read, those of its bodies too."""
+    names = {value.name for value in graph.output}
+    for node in graph.node:
+        names |= {name for name in node.input if name}
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                names |= reads_of(attribute.g)
+    return names
+
+
+def loop_inputs(node: onnx.NodeProto, found: Mapping[str, Shaped]) -> list[Shaped | None]:
+    """What a Loop's body is given: the iteration, the condition, and what it carries, where that keeps its shape."""
+    return [((), onnx.TensorProto.INT64), ((), onnx.TensorProto.BOOL), *(found.get(name) for name in node.input[2:])]
+
+
+def _carried(node: onnx.NodeProto, found: Mapping[str, Shaped], model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """The outputs of a Loop whose shape stays as it goes round."""
+    (graph,) = (attribute.g for attribute in node.attribute if attribute.name == "body")
+    inside = with_shapes(body_of(graph, loop_inputs(node, found), found, model))
+    carried = []
+    for given, out, name in zip(node.input[2:], list(graph.output)[1:], node.output, strict=False):
+        if given in found and inside.get(out.name) == found[given]:
+            carried.append(onnx.helper.make_tensor_value_info(name, found[given][1], found[given][0]))
+    return carried
+
+
+def _found(graph: onnx.GraphProto) -> dict[str, Shaped]:
+    found = {tensor.name: (tuple(tensor.dims), tensor.data_type) for tensor in graph.initializer}
+    for value in [*graph.input, *graph.value_info, *graph.output]:
+        if value.name not in found and (shaped := _shaped(value)) is not None:
+            found[value.name] = shaped
+    return found
+
+
+def _shaped(value: onnx.ValueInfoProto) -> Shaped | None:
+    tensor = value.type.tensor_type
+    if not value.type.HasField("tensor_type") or not tensor.HasField("shape"):
+        return None
+    if not all(dim.HasField("dim_value") for dim in tensor.shape.dim):
+        return None
+    return tuple(dim.dim_value for dim in tensor.shape.dim), tensor.elem_type
