@@ -18,6 +18,7 @@ from edgekd.errors import DataError, ModelError
 from edgekd.export import lint_placement as placement
 from edgekd.export import lint_range as ranges
 from edgekd.export import lint_runtime as runtime
+from edgekd.export import lint_values as values
 from edgekd.export.finding import SEVERITIES, Finding, Rule, Subject, runtime_title
 from edgekd.external_data import check_external_data
 from edgekd.target import Target
@@ -28,6 +29,7 @@ EVERYWHERE: tuple[Rule, ...] = (
     runtime.memory,
     runtime.opsets,
     runtime.precisions,
+    values.scales,
     placement.per_tensor_weights,
     placement.half_quantized_layers,
     placement.unquantized_skips,
@@ -40,6 +42,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
         placement.int32_biases,
         runtime.tensorrt_operators,
         runtime.tensorrt_types,
+        values.branch_ranks,
         *EVERYWHERE,
         placement.few_channels,
         runtime.fp32_layers,
@@ -81,7 +84,7 @@ def read_model(path: Path) -> ir.Model:
         raise ModelError(f"{path} does not exist; give an ONNX file")
     check_external_data(path)
     try:
-        onnx.checker.check_model(str(path), full_check=True)
+        _check(path)
         model = ir.load(path)
         # A function's operators are what the runtime meets, and shapes are inferred through constants alone.
         for run in (common.InlinePass(), common.LiftConstantsToInitializersPass(lift_all_constants=True)):
@@ -97,6 +100,24 @@ def read_model(path: Path) -> ir.Model:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(f"{path} is no valid ONNX: {reason[:300]}") from error
     return model
+
+
+def _check(path: Path) -> None:
+    """The checker's word, but on a plugin of TensorRT in ONNX's own domain, which the checker calls no operator.
+
+    Raises onnx.checker.ValidationError and onnx.shape_inference.InferenceError.
+    """
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except onnx.checker.ValidationError as error:
+        if runtime.PLUGIN not in str(error):
+            raise
+        proto = onnx.load(path)
+        for node in proto.graph.node:
+            if node.domain in ("", "ai.onnx") and node.op_type.endswith(runtime.PLUGIN):
+                node.domain = "trt.plugins"
+        proto.opset_import.append(onnx.helper.make_opsetid("trt.plugins", 1))
+        onnx.checker.check_model(proto, full_check=True)
 
 
 def read_samples(path: Path, model: ir.Model) -> dict[str, NDArray[Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 from onnxscript import ir
 
 from edgekd.errors import DataError
@@ -23,14 +24,23 @@ def fp16_constants(subject: Subject) -> Iterator[Finding]:
         if value.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16) or not users:
             continue
         values = np.asarray(array(value), np.float32)
-        largest = float(np.abs(values).max(initial=0))
-        if value.dtype == ir.DataType.FLOAT16 and not np.isfinite(largest):
+        finite = values[
+            np.isfinite(values)
+        ]  # fp16 holds infinities and NaN exactly: masks and open bounds stay what they are
+        largest = float(np.abs(finite).max(initial=0))
+        if value.dtype == ir.DataType.FLOAT16 and not np.isfinite(values).all() and not _meant(values, users):
             why = f"constant {value.name} is infinite in fp16: it overflowed when it was converted"
             yield Finding("error", "fp16_constants", title(users[0]), why, "keep this node in fp32")
         elif value.dtype == ir.DataType.FLOAT and half and not largest <= FP16_MAX:
             why = f"constant {value.name} reaches {largest:.4g}, beyond fp16's {FP16_MAX:g}: infinite where this runs in fp16"
             remedy = "keep this node in fp32, or use a smaller constant"
             yield Finding("warning", "fp16_constants", title(users[0]), why, remedy)
+
+
+def _meant(values: NDArray[np.float32], users: list[ir.Node]) -> bool:
+    """Whether infinities are bounds or a mask of 0 and -inf, and no overflow of a weight."""
+    mask = bool(np.all((values == 0) | (values == -np.inf)))
+    return mask or all(user.op_type in ("Clip", "Min", "Max", "Where", "Pad") for user in users)
 
 
 def fp16_values(subject: Subject) -> Iterator[Finding]:

@@ -31,6 +31,10 @@ SHORT = {ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"}
 QUANTIZED = (ir.DataType.INT8, ir.DataType.FLOAT8E4M3FN, ir.DataType.INT4, ir.DataType.FLOAT4E2M1)
 
 
+PLUGIN = "_TRT"
+"""How the names of TensorRT's own plugins end: EfficientNMS_TRT, BatchedNMS_TRT, ROIAlign_TRT."""
+
+
 class Listed(NamedTuple):
     """A release's published operators, each with its element types."""
 
@@ -126,7 +130,15 @@ def tensorrt_operators(subject: Subject) -> Iterator[Finding]:
     _, since = published()
     for node in subject.nodes:
         name = node.op_type
-        if node.domain not in ("", "ai.onnx"):
+        if name.endswith(PLUGIN):
+            why = f"{name} is a plugin of TensorRT, no ONNX operator: the engine builds where its library of plugins is loaded"
+            remedy = f"see that TensorRT {release} has it (trtexec loads them itself); no other runtime runs this file"
+            yield Finding("note", "tensorrt_operators", title(node), why, remedy)
+        elif node.domain == "ai.onnx.ml":
+            why = f"{name} is an operator of ONNX-ML (ai.onnx.ml), which TensorRT does not read"
+            remedy = "compute it before or behind the engine, or export with standard operators"
+            yield Finding("error", "tensorrt_operators", title(node), why, remedy)
+        elif node.domain not in ("", "ai.onnx"):
             why = f"{node.domain}::{name} is no ONNX operator; TensorRT {release} reads it only with a plugin of that name"
             severity: Severity = "error" if node.domain.startswith("com.microsoft") else "warning"
             remedy = "export with standard operators, or load the plugin where the engine is built and run"
