@@ -33,5 +33,11 @@ $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev,tensorboard]'
 	touch $@
 
+oldest:  ## the tests with the lowest supported versions; torch comes as the index has it, which may be a CUDA build of gigabytes
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --disable-pip-version-check -q -c constraints-oldest.txt torch
+	.venv-oldest/bin/pip install --disable-pip-version-check -q -c constraints-oldest.txt -e '.[dev,tensorboard]'
+	.venv-oldest/bin/python -m pytest -m "not slow" -W default $(ARGS)
+
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) .venv-oldest build
