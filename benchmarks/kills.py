@@ -41,7 +41,7 @@ CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shu
 PHASES = {"moment": 0.25, "stage": 0.4, "bundle": 0.35}  # share of the kills; those of the bundle come last
 OF_TIME = {
     "created", "seconds", "latency", "teacher_latency", "peak_memory_mb", "reused", "order_ms", "value", "interval", "stable", "n",
-    "low_ms", "high_ms", "p50_ms", "p90_ms", "p99_ms",
+    "samples_per_s", "low_ms", "high_ms", "p50_ms", "p90_ms", "p99_ms",
 }  # fmt: skip
 IMPORTED = {
     "edgekd",
@@ -56,6 +56,7 @@ IMPORTED = {
     "rich",
     "accelerate",
 }
+UNSTABLE = '<br><span class="pill unstable">unstable</span>'  # a word on a latency
 REPORTS = {"report.json", "report.html", "README.txt"}
 
 
@@ -63,7 +64,8 @@ class Changes:
     """Counts what a process is about to change in the cache and in the output; kills it before the change `at`."""
 
     def __init__(self, place: Path, log: Path, phase: str = "", at: int = -1) -> None:
-        self.areas = {"stage": str(place / "cache"), "bundle": str(place / "build")}
+        # of a stage's writing its own draft: what every try writes of the cache itself would take most kills
+        self.areas = {"stage": str(place / "cache" / ".draft-"), "bundle": str(place / "build")}
         self.log, self.phase, self.at = log, phase, at
         self.area = ""
         self.counts: Counter[str] = Counter()
@@ -171,11 +173,18 @@ def artifacts(place: Path) -> dict[str, str]:
         stamp = read_stamp(folder)
         for file in sorted(folder.rglob("*")) if stamp is not None else ():
             if file.name != "artifact.json":
-                found[f"{folder.name}/{file.relative_to(folder)}"] = hash_file(file) if file.is_file() else "folder"
+                found[f"{folder.name}/{file.relative_to(folder)}"] = content_of(file) if file.is_file() else "folder"
         if stamp is None and folder.name not in (".locks", "hashes.json"):
             found[f"stray {folder.name}"] = ""
     strays = [path.name for path in (place / "build").glob("*/.*")]
     return found | {f"stray {name}": "" for name in strays}
+
+
+def content_of(file: Path) -> str:
+    """The hash of a file; of the curves of a training what they say without their speed."""
+    if file.name != "metrics.jsonl":
+        return hash_file(file)
+    return json.dumps([timeless(json.loads(line)) for line in file.read_text().splitlines()])
 
 
 def timeless(value: Any, key: str = "") -> Any:
@@ -188,7 +197,8 @@ def timeless(value: Any, key: str = "") -> Any:
 
 
 def masked(text: str) -> str:
-    return re.sub(r"\d[\d.,:e+-]*", "#", text)
+    text = re.sub(r"\d[\d.,:e+-]*", "#", text)
+    return re.sub(r"# (s|min|h)\b", "# s", text).replace(">ran<", "><").replace(">reused<", "><").replace(UNSTABLE, "")
 
 
 def bundle(place: Path) -> Iterator[tuple[str, Any]]:
