@@ -301,7 +301,7 @@ class Cache:
         if os.path.lexists(draft) and (draft.is_symlink() or not draft.is_dir()):
             remove(draft)
         (draft / SCRATCH).mkdir(parents=True, exist_ok=True)
-        for stray in (draft / STAMP, *draft.rglob(".*.draft")):
+        for stray in (draft / STAMP, *list(draft.rglob(".*.draft*"))):  # of files and folders that were half written
             remove(stray)
         self._contents.asked.clear()
         self.describe(list(inputs))

@@ -239,6 +239,16 @@ def test_what_dead_builds_left_goes_and_what_running_ones_have_stays(tmp_path: P
     assert not own.exists() and unfinished.exists() and len(list((tmp_path / ".locks").glob("in-use-*"))) <= 1
 
 
+def test_what_was_half_written_in_a_draft_is_not_stored(tmp_path: Path) -> None:
+    """An exporter killed in its own draft of a file or of a folder."""
+    run = Cache(tmp_path)
+    draft = tmp_path / f".draft-first-{run.key(first, 'x')[:20]}"
+    (draft / ".model.onnx.draft-abc").mkdir(parents=True)
+    (draft / ".model.onnx.draft-abc" / "model.onnx").write_text("half")
+    (draft / ".a.txt.77.draft").write_text("half")
+    assert {path.name for path in run(first, "x").folder.iterdir()} == {"a.txt", "artifact.json"}
+
+
 @stage(1)
 def weigh(model: Model, *, out: Path) -> None:
     RUNS.append("weigh")
