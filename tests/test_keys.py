@@ -228,6 +228,8 @@ TABLE: dict[str, list[Row]] = {
     "budget.min_accuracy": [("plain", "budget.min_accuracy=1", NOTHING)],
     "budget.max_drop_from_teacher": [("plain", "budget.max_drop_from_teacher=1", NOTHING)],
     "budget.max_drop_from_fp32": [("auto", "budget.max_drop_from_fp32=9", NOTHING), ("plain", "budget.max_drop_from_fp32=9", NOTHING)],
+    "budget.above_majority": [("plain", "budget.above_majority=false", NOTHING)],
+    "budget.max_class_drop": [("plain", "budget.max_class_drop=50", NOTHING)],
     "budget.p90_latency_ms": [("plain", "budget.p90_latency_ms=1", NOTHING)],
     "budget.size_mb": [("plain", "budget.size_mb=1", NOTHING)],
 }  # fmt: skip
