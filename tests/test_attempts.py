@@ -210,6 +210,7 @@ def test_code_of_the_user_s_that_ends_the_program_is_told_with_its_line(folder: 
     assert "the build was ended by sys.exit(0) in" in done.stderr and "students.py, line 27" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_terminal_of_ascii_alone_gets_the_nearest_characters(folder: Path) -> None:
     """The work is not lost to the character that marks what ships."""
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}

@@ -19,7 +19,12 @@ def slice_of(file: Path, rows: int, out: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "form", ["onnx:{}/cifar10_resnet9.onnx", "exported:{}/cifar10_resnet9.pt2", "python:{}/cifar10_resnet9.py:build"]
+    "form",
+    [
+        pytest.param("onnx:{}/cifar10_resnet9.onnx", marks=pytest.mark.slow),
+        "exported:{}/cifar10_resnet9.pt2",
+        pytest.param("python:{}/cifar10_resnet9.py:build", marks=pytest.mark.slow),
+    ],
 )
 def test_a_slice_of_cifar10_becomes_a_bundle(shared: Path, tmp_path: Path, form: str) -> None:
     """The teacher in each form that a user may have; its accuracy is that of its documentation."""

@@ -250,6 +250,7 @@ def test_a_build_leaves_a_bundle_and_a_second_one_changes_nothing(folder: Path) 
     assert broken.returncode == 3 and "FAILED" in broken.stdout
 
 
+@pytest.mark.slow
 def test_a_jetson_after_a_raspberry_pi_does_not_distil_again(folder: Path) -> None:
     for target in ("raspberry-pi-5", "jetson"):
         assert edgekd("build", "-t", target, "--set", "budget.max_drop_from_fp32=50", cwd=folder).returncode == 0

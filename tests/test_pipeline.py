@@ -59,6 +59,7 @@ def test_raw_float_in_and_probabilities_out_where_the_recipe_says_so(tmp_path: P
     assert {candidate.name for candidate in report.candidates} == {"fp32", "int8"}
 
 
+@pytest.mark.slow
 def test_bf16_training_and_float32_qat_follow_each_other_in_one_build(tmp_path: Path) -> None:
     report, _ = built(tmp_path, "jetson", "distill.precision=bf16", "quantize.mode=qat", "quantize.epochs=1")
     assert {candidate.name for candidate in report.candidates} == {"fp32", "fp16", "int8"}
