@@ -14,6 +14,7 @@ from edgekd.recipe import Budget
 from edgekd.report.model import Accuracy, Check
 
 CHANCE = 0.05  # that a floor is missed by chance alone, over all classes and all models that it is compared with
+REFERENCES = 2  # the teacher and fp32: a candidate that is compared with one alone keeps the same floor
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _class_drop(
 ) -> Limit:
     """The class that surely fell the furthest under one of the references."""
     rows = [(i, labels == i) for i in np.unique(labels)]
-    z = NormalDist().inv_cdf(1 - CHANCE / 2 / (len(rows) * len(references)))
+    z = NormalDist().inv_cdf(1 - CHANCE / 2 / (len(rows) * REFERENCES))
     sure = {
         (name, i): paired_interval(reference[row], right[row], z)[0]
         for name, reference in references.items()

@@ -194,3 +194,23 @@ def test_a_jetsons_bundle_carries_an_estimate_of_each_candidate_and_marks_it(tmp
         assert 0 < candidate.estimate.low_ms < (candidate.estimate.high_ms or 0)
     page = (bundle / "report.html").read_text()
     assert "Estimate for the device" in page and "at its low end the start of every kernel" in page
+
+
+@pytest.mark.parametrize("mode", ["ptq", pytest.param("qat", marks=pytest.mark.slow)])
+def test_a_student_that_calls_view_ships_in_int8(mode: str, tmp_path: Path) -> None:
+    """Its code needs contiguous tensors in training, in the captured graph, and behind the preprocessing of the file."""
+    (tmp_path / "rows.py").write_text(
+        "from torch import nn\n"
+        "class Rows(nn.Module):\n"
+        "    def __init__(self, num_classes, in_channels):\n"
+        "        super().__init__()\n"
+        "        self.conv = nn.Conv2d(in_channels, 8, 3, stride=2, padding=1)\n"
+        "        self.linear = nn.Linear(8 * 4 * 4, num_classes)\n"
+        "    def forward(self, x):\n"
+        "        x = self.conv(x).relu()\n"
+        "        return self.linear(x.view(x.size(0), -1))\n"
+    )
+    changes = (f"student.model=python:{tmp_path}/rows.py:Rows", f"quantize.mode={mode}", "student.args={}")
+    report, bundle = built(tmp_path, "raspberry-pi-5", *changes)
+    assert "int8" in {candidate.name for candidate in report.candidates} and not report.dropped, report.dropped
+    assert graph_input(bundle) == (onnx.TensorProto.UINT8, ["batch", 8, 8, 1])

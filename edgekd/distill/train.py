@@ -30,6 +30,7 @@ from edgekd.distill.features import Taps
 from edgekd.distill.objective import Labels, Objective, Seen
 from edgekd.distill.teacher import predict, top1, views_of
 from edgekd.errors import ModelError
+from edgekd.models.copies import detach_computed
 from edgekd.models.memory_format import arranged, forward, training_format
 from edgekd.recipe import Data, Distill, Optimizer
 from edgekd.say import progress, say, shows_bars
@@ -128,6 +129,7 @@ def train(
     _prepare(objective, student, lesson, settings, modes, layout)
     if processes.num_processes > 1 and (alone := objective.in_one_process):
         raise ModelError(f"{', '.join(alone)} keeps what one process has seen; train in one, or take another method")
+    detach_computed(student)
     averaged = (
         AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)  # type: ignore[no-untyped-call]
         if settings.ema

@@ -21,6 +21,7 @@ from edgekd.export.check import check
 from edgekd.export.to_half import Kept, to_bf16, to_fp16
 from edgekd.export.to_onnx import Preprocess, to_onnx
 from edgekd.measure.runners import OnnxRunner
+from edgekd.models.memory_format import arranged
 from edgekd.quantize.ptq import convert
 from edgekd.quantize.same import TOLERANCE
 from edgekd.quantize.student import Plan, Subject, load_compared
@@ -186,7 +187,10 @@ def _check(path: Path, model: nn.Module, student: Student, samples: Samples, dat
 
 
 def _input(images: np.ndarray, data: Data, *, preprocess: bool) -> Tensor:
-    return torch.from_numpy(images) if preprocess else to_tensor(images, data, torch.device("cpu")).contiguous()
+    if preprocess:
+        return torch.from_numpy(images)
+    # As a device gives them; a model's own code may call `view`.
+    return arranged(to_tensor(images, data, torch.device("cpu")), torch.contiguous_format)
 
 
 def _batches(n: int) -> Iterator[np.ndarray]:

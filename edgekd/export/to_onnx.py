@@ -39,7 +39,7 @@ WRITTEN_AS_THEY_ARE = frozenset(
         aten.conv2d.default, aten.linear.default, aten.relu.default, aten.hardtanh.default, aten.sigmoid.default,
         aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor, aten.mean.dim, aten.max_pool2d.default,
         aten.avg_pool2d.default, aten.cat.default, aten.flatten.using_ints, aten.reshape.default, aten.view.default,
-        aten.permute.default, aten.softmax.int, aten._to_copy.default,
+        aten.permute.default, aten.softmax.int, aten._to_copy.default, aten.clone.default,
         aten._assert_tensor_metadata.default,  # left out of what is written
     }
 )  # fmt: skip
@@ -81,6 +81,7 @@ class Deployed(nn.Module):
         if self.preprocess is not None:
             # Cast first: uint8 is an input's type in TensorRT, and no operator but Cast reads it.
             x = (x.float().permute(0, 3, 1, 2) / 255 - self.mean) / self.std
+            x = x.clone(memory_format=torch.contiguous_format)  # the model's own code may call `view`
         y = self.model(x, *others)
         if not self.heads:
             return y.softmax(1) if self.output == "probabilities" else y

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import warnings
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
@@ -11,6 +9,8 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from edgekd.models.copies import copy_of
 
 BLOCK = 16
 """oneDNN computes with the channels in blocks of 8 (AVX2) or 16 (AVX-512)."""
@@ -54,11 +54,7 @@ def training_format(
 
     `train` puts a model into training mode.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message=".*LeafSpec", category=FutureWarning
-        )  # torch's own, of captured graphs
-        trial = copy.deepcopy(model)
+    trial = copy_of(model)
     train(trial)
     seen = _Convolutions()  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=[]), torch.no_grad(), seen:

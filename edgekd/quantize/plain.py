@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
-from collections.abc import Iterator
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
+
+from edgekd.models.copies import copy_of
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)
@@ -21,9 +20,7 @@ def plain_copy(model: nn.Module) -> nn.Module:
 
     That is the weight that ships: quantization-aware training goes on with it, not with what it was computed from.
     """
-    # A deep copy refuses what a forward pass computed with gradients, as the old weight norm leaves it on its module.
-    memo: dict[int, Any] = {id(value): value.detach().clone() for value in _computed(model)}
-    copied = copy.deepcopy(model, memo).eval()
+    copied = copy_of(model).eval()
     for module in copied.modules():
         if parametrize.is_parametrized(module):
             _store_parametrized(module)
@@ -43,11 +40,3 @@ def _store_parametrized(module: nn.Module) -> None:
     del module.parametrizations
     for name, value in values.items():
         module.register_parameter(name, nn.Parameter(value))
-
-
-def _computed(model: nn.Module) -> Iterator[Tensor]:
-    """Tensors that stand on modules and that a computation with gradients gave."""
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                yield value

@@ -146,7 +146,7 @@ def _begins(model: nn.Module, graph: GraphModule, inputs: Inputs) -> str:
     for node in graph.graph.nodes:
         for path in _paths(node):
             last[path] = node
-    run = _Values(graph, set(last.values()))
+    run = _Values(graph)
     run.run(*(x.clone() for x in inputs))
     sound = "its input"
     order = {node: index for index, node in enumerate(graph.graph.nodes)}
@@ -209,7 +209,7 @@ def _paths(node: Node) -> list[str]:
 class _Values(Interpreter):
     """Runs a graph and keeps the values of its nodes."""
 
-    def __init__(self, graph: GraphModule, _: set[Node]) -> None:
+    def __init__(self, graph: GraphModule) -> None:
         super().__init__(graph)
         self.values: dict[Node, Any] = {}
 

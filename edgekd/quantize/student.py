@@ -24,12 +24,13 @@ from edgekd.distill.teacher import predict, top1
 from edgekd.distill.train import Modes, save_weights, train
 from edgekd.distill.trained import load_student
 from edgekd.losses import Loss, needs_of
+from edgekd.models.memory_format import arranged
 from edgekd.quantize import qat
 from edgekd.quantize.cle import equalize
 from edgekd.quantize.layers import give_biases
 from edgekd.quantize.ptq import prepare, set_ranges
 from edgekd.quantize.refine import refine
-from edgekd.quantize.same import distance
+from edgekd.quantize.same import ROWS, distance
 from edgekd.quantize.sensitivity import float_operators, sensitivities
 from edgekd.quantize.statistics import load_statistics, observe, save_statistics
 from edgekd.recipe import Data, Distill, Student, Training
@@ -43,7 +44,6 @@ PREPARED = "prepared.safetensors"
 STATISTICS = "statistics.safetensors"
 IN_FLOAT, SENSITIVITY, HOLDOUT = "in_float.json", "sensitivity.json", "holdout.json"
 SENSITIVITY_BATCHES = 8  # one pass over them for each layer
-COMPARED = 3  # samples
 LIBRARIES = ("torch", "torchao", "numpy")
 LOGITS_ONLY = {"z_s", "z_t", "z_ts", "labels", "epoch"}
 
@@ -226,7 +226,8 @@ def calibration_batches(subject: Subject, samples: Samples) -> Iterator[Tensor]:
 def _prepared(subject: Subject, samples: Samples, plan: Plan) -> GraphModule:
     model = load_student(subject.student, samples, subject.distilled)
     # Real samples, on which the captured graph is compared with the student.
-    example = to_tensor(samples.train.get(samples.train_ids[:COMPARED]), subject.data, torch.device("cpu"))
+    images = to_tensor(samples.train.get(samples.train_ids[:ROWS]), subject.data, torch.device("cpu"))
+    example = arranged(images, torch.contiguous_format)
     in_float = (*subject.keep_float, *plan.in_float)
     prepared = prepare(model, subject.scheme, (example,), qat=plan.trained, keep_float=in_float)
     if "bias_correction" in plan.refine:

@@ -363,3 +363,16 @@ def test_the_live_teacher_sees_its_own_normalisation(tmp_path: Path) -> None:
         found[name] = json.loads((tmp_path / name / "metrics.jsonl").read_text())["loss/kd"]
     assert found["live"] == pytest.approx(found["cached"], rel=1e-3)
     assert found["wrong"] != pytest.approx(found["cached"], rel=0.05)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_student_that_keeps_a_computed_weight_trains(ema: float, tmp_path: Path) -> None:
+    """The old weight norm leaves on its layer what the last forward pass computed, which `deepcopy` refuses."""
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        student = nn.Sequential(
+            torch.nn.utils.weight_norm(nn.Conv2d(1, 4, 3, padding=1)), nn.Flatten(), nn.Linear(144, 3)
+        )
+    student(torch.zeros(2, 1, 6, 6))
+    train(student, Lesson(samples(), DATA, None, None), settings(epochs=2, ema=ema), tmp_path)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert losses[1] < losses[0]

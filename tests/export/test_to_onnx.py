@@ -575,6 +575,22 @@ def test_a_graph_that_still_has_observers_is_refused(tmp_path: Path) -> None:
         to_onnx(prepared, tmp_path / "a.onnx", torch.randn(2, 3, 4, 4), opset=20)
 
 
+def test_code_that_calls_view_is_exported_behind_its_preprocessing(digits: Tensor, tmp_path: Path) -> None:
+    """Camera bytes have their channels last in memory, where `view` cannot make rows of an image."""
+
+    class Rows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3 * 8 * 8, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x.view(x.shape[0], -1))
+
+    model = Rows().eval()
+    to_onnx(model, tmp_path / "model.onnx", torch.zeros(2, 3, 8, 8), opset=18, preprocess=PREPROCESS)
+    check(tmp_path / "model.onnx", lambda x: [model(normalised(x))], [digits[:64]])
+
+
 def test_a_preprocess_for_other_channels_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="3 means and 3 standard deviations for images of 1 channels"):
         to_onnx(nn.Flatten(), tmp_path / "a.onnx", torch.zeros(2, 1, 4, 4), opset=20, preprocess=PREPROCESS)
