@@ -78,3 +78,15 @@ def test_the_commands_of_the_first_lines_exist() -> None:
     makefile = (Path(__file__).parent.parent / "Makefile").read_text()
     for command in re.findall(r"^    make (\w+)", README, re.MULTILINE):
         assert re.search(rf"^{command}:", makefile, re.MULTILINE)
+
+
+def test_every_test_that_the_table_of_faults_names_exists() -> None:
+    root = Path(__file__).parent.parent
+    rows = [row for row in (root / "docs" / "trust.md").read_text().splitlines() if row.startswith("| ")][1:]
+    named = [re.findall(r"`(tests/[\w/]+\.py)(?:::(test_\w+))?[^`]*`", row.rsplit(" | ", 1)[-1]) for row in rows]
+    assert len(rows) > 70 and all(named)
+    for path, test in (one for row in named for one in row):
+        assert re.search(rf"^def {test}" if test else "^def test_", (root / path).read_text(), re.MULTILINE), (
+            path,
+            test,
+        )
