@@ -46,7 +46,7 @@ def export_fp32(
     _export(load_student(student, opened, distilled), student, opened, data, export, opset, out)
 
 
-@stage(3, LIBRARIES)
+@stage(4, LIBRARIES)
 def export_fp16(
     samples: Artifact, student: Student, distilled: Artifact, fp32: Artifact, data: Data, export: Export, *, out: Path
 ) -> None:
@@ -60,19 +60,23 @@ def export_fp16(
     _check(out / MODEL, model, student, opened, data, export)
 
 
-@stage(1, LIBRARIES)
+@stage(2, LIBRARIES)
 def export_bf16(
     samples: Artifact, student: Student, distilled: Artifact, data: Data, export: Export, opset: int, *, out: Path
 ) -> None:
-    """Stage: the float student in bfloat16, between the input's and the output's own types; `opset` is 22 or later."""
+    """Stage: the float student in bfloat16, between the input's and the output's own types; `opset` is 22 or later.
+
+    Also `kept_fp32.json`: the operators that stay float32, because ONNX has none of them in bfloat16.
+    """
     opened = open_samples(samples.folder, data)
     model = load_student(student, opened, distilled)
     _export(model, student, opened, data, export, opset, out)
-    to_bf16(out / MODEL, out / MODEL)
+    kept = to_bf16(out / MODEL, out / MODEL)
+    (out / KEPT).write_text(json.dumps([asdict(found) for found in kept], indent=1))
     _check(out / MODEL, model, student, opened, data, export)
 
 
-@stage(5, (*LIBRARIES, "torchao"))
+@stage(6, (*LIBRARIES, "torchao"))
 def export_int8(subject: Subject, plan: Plan, quantized: Artifact, export: Export, opset: int, *, out: Path) -> None:
     """Stage: the quantized student; also `fake_quantized.npy`, what the torch model computes on the test split, and
     `from_module.json`, how far its graph without quantizers is from the student itself.
@@ -159,16 +163,30 @@ def as_input(images: np.ndarray, data: Data, export: Export) -> np.ndarray:
 def _export(
     model: nn.Module, student: Student, samples: Samples, data: Data, export: Export, opset: int, out: Path
 ) -> None:
+    example = _input(samples.train.get(samples.holdout_ids[:2]), data, preprocess=False)
+    write_onnx(model, student, samples, data, export, opset, example, out / MODEL)
+    _check(out / MODEL, model, student, samples, data, export)
+
+
+def write_onnx(
+    model: nn.Module,
+    student: Student,
+    samples: Samples,
+    data: Data,
+    export: Export,
+    opset: int,
+    example: Tensor,
+    path: Path,
+) -> None:
+    """Writes what was made of a student as the recipe asks; `example` is float `[2, C, H, W]`, as the student takes it."""
     channels = samples.image_shape[2]
     normalise = (
         Preprocess(_per_channel(data.mean, channels), _per_channel(data.std, channels)) if export.preprocess else None
     )
-    example = _input(samples.train.get(samples.holdout_ids[:2]), data, preprocess=False)
     batch = None if export.batch == "dynamic" else export.batch
     to_onnx(
-        model, out / MODEL, example, opset=opset, preprocess=normalise, output=export.output, heads=student.heads, batch=batch
-    )  # fmt: skip
-    _check(out / MODEL, model, student, samples, data, export)
+        model, path, example, opset=opset, preprocess=normalise, output=export.output, heads=student.heads, batch=batch
+    )
 
 
 def _check(path: Path, model: nn.Module, student: Student, samples: Samples, data: Data, export: Export) -> None:

@@ -72,31 +72,55 @@ def name_sites(
         for index, user in enumerate(dequantizers):
             user.outputs[0].name = tensor.name + "_dequantized" + (f"_{index}" if index else "")
         _own_parameters(model, tensor.name, [node, *dequantizers])
-    for node in model.graph:
-        if node.op_type == "DequantizeLinear" and _value(node.inputs[0]) is not None:
-            weight = _own_weight(model, node, weights)
-            node.outputs[0].name = weight + "_dequantized"
-            _own_parameters(model, weight, [node])
+    dequantizers = [n for n in model.graph if n.op_type == "DequantizeLinear" and _value(n.inputs[0]) is not None]
+    # The exporter stores equal integers once, and merges dequantizers that are alike in all: what is left has none of its own.
+    stored = {_stored_name(node) for node in dequantizers}
+    left = [weight for weight in weights if weight[0] not in stored]
+    for node in dequantizers:
+        scale = _value(node.inputs[1])
+        readers = list(node.outputs[0].uses())
+        if (its := _scale_of(_stored_name(node), weights)) is not None and not np.array_equal(its, scale):  # type: ignore[arg-type]
+            _name_weight(model, node, _next_alike(left, scale) or _stored_name(node))
+        else:
+            _name_weight(model, node, _stored_name(node))
+        for layer, index in readers[1:]:
+            if (twin := _next_alike(left, scale)) is None:
+                break
+            own = ir.node("DequantizeLinear", list(node.inputs))
+            own.attributes.update(node.attributes)
+            model.graph.insert_before(layer, own)
+            layer.replace_input_with(index, own.outputs[0])
+            _name_weight(model, own, twin)
 
 
-def _own_weight(model: ir.Model, node: ir.Node, weights: Sequence[tuple[str, np.ndarray]]) -> str:
-    """The name of a dequantizer's weight, stored for it alone.
-
-    The exporter stores equal integers once. Those of a weight are equal in two layers that a batch norm each was folded into:
-    a scale of a channel is all in the step.
-    """
-    stored = node.inputs[0]
+def _stored_name(dequantizer: ir.Node) -> str:
+    """The parameter whose integers a dequantizer reads."""
+    stored = dequantizer.inputs[0]
     assert stored is not None
-    name = str(stored.name).removeprefix(WRAPPER).removesuffix(SUFFIX)
-    if len(stored.uses()) == 1:
-        return name
-    scale, integers = _value(node.inputs[1]), _value(stored)
-    assert scale is not None and integers is not None
-    own = next((other for other, its in weights if np.array_equal(its, scale)), name)
-    if own == name:
-        return name
-    node.replace_input_with(0, _constant(model, own + SUFFIX, integers))
-    return own
+    return str(stored.name).removeprefix(WRAPPER).removesuffix(SUFFIX)
+
+
+def _next_alike(left: list[tuple[str, np.ndarray]], scale: np.ndarray | None) -> str | None:
+    """The first weight that is `left` with this scale; it is not left then."""
+    for index, (name, its) in enumerate(left):
+        if scale is not None and np.array_equal(its, scale):
+            del left[index]
+            return name
+    return None
+
+
+def _scale_of(name: str, weights: Sequence[tuple[str, np.ndarray]]) -> np.ndarray | None:
+    return next((scale for other, scale in weights if other == name), None)
+
+
+def _name_weight(model: ir.Model, node: ir.Node, weight: str) -> None:
+    """Gives a weight's dequantizer its name, and constants of its own where they bear another one's."""
+    if _stored_name(node) != weight:
+        integers = _value(node.inputs[0])
+        assert integers is not None
+        node.replace_input_with(0, _constant(model, weight + SUFFIX, integers))
+    node.outputs[0].name = weight + "_dequantized"
+    _own_parameters(model, weight, [node])
 
 
 def _own_parameters(model: ir.Model, name: str, nodes: Sequence[ir.Node]) -> None:

@@ -33,9 +33,8 @@ NO_SUMS = ("QuantizeLinear", "DequantizeLinear", "Relu", "Clip", "MaxPool", "Tra
 # nothing, and half precision would lose bits of the pixel and of small probabilities.
 PREPROCESSING = ("Cast", "Transpose", "Div", "Sub", "Mul", "Add")
 KEPT = ("Softmax", "LogSoftmax")
-# Inputs whose type the operator fixes to float32.
-FIXED_INPUTS = {"Resize": (1, 2)}
 NAMES: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
+TENSORS: dict[int, str] = {TensorProto.FLOAT16: "tensor(float16)", TensorProto.BFLOAT16: "tensor(bfloat16)"}
 DTYPES: dict[int, Any] = {
     TensorProto.FLOAT: np.float32,
     TensorProto.FLOAT16: np.float16,
@@ -45,7 +44,7 @@ DTYPES: dict[int, Any] = {
 
 @dataclass(frozen=True)
 class Kept:
-    """An operator that stays float32 because half precision could not hold what it reads or gives."""
+    """An operator that stays float32, because 16 bits cannot hold what it reads or gives, or ONNX has none of it."""
 
     node: str
     operator: str
@@ -61,7 +60,8 @@ def to_fp16(
 
     Inputs and outputs keep their types and names; preprocessing and softmax stay float32. Scales of Q/DQ become half
     precision too, which takes opset 19. Operators stay float32, and are returned with the reason, where a weight lies
-    beyond 65504, a scale below 6.1e-05, or a value beyond 512 on `samples`, real rows as the file takes them.
+    beyond 65504, a scale below 6.1e-05, or a value beyond 512 on `samples`, real rows as the file takes them, and where
+    ONNX defines the operator for float32 alone.
 
     Raises ExportError for a file that is no valid model, and for an opset before 19 where the graph is quantized.
     """
@@ -72,17 +72,19 @@ def to_fp16(
     _name_nodes(model)
     _widen_scales(model.graph)
     kept = unsafe_nodes(model, values_on(src_path, samples))
+    known = {found.node for found in kept}
+    kept += [found for found in _without_type(model, TensorProto.FLOAT16) if found.node not in known]
     in_fp32 = with_dequantizers(model.graph, {found.node for found in kept})
     _Halved(model, types_of(src_path), TensorProto.FLOAT16, in_fp32).rewrite()
     write(model, dst_path)
     return kept
 
 
-def to_bf16(src_path: str | os.PathLike[str], dst_path: str | os.PathLike[str]) -> None:
+def to_bf16(src_path: str | os.PathLike[str], dst_path: str | os.PathLike[str]) -> list[Kept]:
     """Writes `src_path`'s float graph to `dst_path` in bfloat16 between its first and last operators.
 
-    Inputs, outputs, preprocessing and softmax are kept as by `to_fp16`. bfloat16 has the range of float32, so that no operator
-    must stay behind, and 8 bits instead of fp16's 11.
+    Inputs, outputs, preprocessing and softmax are kept as by `to_fp16`. bfloat16 has the range of float32, and 8 bits instead
+    of fp16's 11: an operator stays float32, and is returned, only where ONNX has none of it in bfloat16.
 
     Raises ExportError for a file that is no valid model, for a quantized one, and for an opset before 22, where convolutions
     have no bf16.
@@ -93,8 +95,10 @@ def to_bf16(src_path: str | os.PathLike[str], dst_path: str | os.PathLike[str]) 
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         raise ExportError(f"{src_path} is quantized; between integers edgekd writes fp16: use to_fp16")
     _name_nodes(model)
-    _Halved(model, types_of(src_path), TensorProto.BFLOAT16, set()).rewrite()
+    kept = _without_type(model, TensorProto.BFLOAT16)
+    _Halved(model, types_of(src_path), TensorProto.BFLOAT16, {found.node for found in kept}).rewrite()
     write(model, dst_path)
+    return kept
 
 
 def _name_nodes(model: onnx.ModelProto) -> None:
@@ -137,6 +141,32 @@ def unsafe_nodes(model: onnx.ModelProto, largest: dict[str, float]) -> list[Kept
     return kept
 
 
+def _without_type(model: onnx.ModelProto, half: int) -> list[Kept]:
+    """The operators that ONNX, at the model's opset, has no form of in 16 bits."""
+    opset = opset_of(model)
+    return [
+        Kept(node.name, node.op_type, f"opset {opset} of ONNX has no {node.op_type} in {NAMES[half]}")
+        for node in model.graph.node
+        if not all(_takes(types, half) for types in _types_of(node, opset, outputs=True)[: len(node.output)])
+    ]
+
+
+def _takes(types: set[str], half: int) -> bool:
+    """Whether what may be float32 may be of 16 bits too."""
+    return "tensor(float)" not in types or TENSORS[half] in types
+
+
+def _types_of(node: onnx.NodeProto, opset: int, *, outputs: bool = False) -> list[set[str]]:
+    """The types that each input of an operator may have, or each output; empty for an operator that ONNX does not define."""
+    if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type):
+        return []
+    schema = onnx.defs.get_schema(node.op_type, opset)
+    constraints = {of.type_param_str: set(of.allowed_type_strs) for of in schema.type_constraints}
+    formal = [constraints.get(of.type_str, {of.type_str}) for of in (schema.outputs if outputs else schema.inputs)]
+    more = len(node.output if outputs else node.input) - len(formal)
+    return formal + formal[-1:] * more  # the last one may stand for many
+
+
 def with_dequantizers(graph: onnx.GraphProto, kept: set[str]) -> set[str]:
     """The kept nodes with the DequantizeLinear that each reads: a cast between would part a layer from its integers."""
     makers = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
@@ -170,6 +200,7 @@ class _Halved:
 
     def __init__(self, model: onnx.ModelProto, original: Mapping[str, int], half: int, kept: set[str]) -> None:
         self.graph = graph = model.graph
+        self.opset = opset_of(model)
         self.half = half
         self.kept = kept
         self.original = original
@@ -207,8 +238,9 @@ class _Halved:
         self.graph.initializer.extend(kept)
 
     def _rewrite_node(self, node: onnx.NodeProto, wanted: int) -> None:
+        types = _types_of(node, self.opset)
         for index, name in enumerate(node.input):
-            fixed = index in FIXED_INPUTS.get(node.op_type, ())
+            fixed = bool(types) and not _takes(types[index], self.half)  # as the scales of a Resize
             if self.types.get(name) in NAMES:
                 node.input[index] = self._as(name, TensorProto.FLOAT if fixed else wanted)
         for attribute in node.attribute:

@@ -19,11 +19,13 @@ import torch
 from onnxscript import ir
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 
 from edgekd.errors import ExportError
 from edgekd.export import passes
 from edgekd.export.trace import quiet_torch, trace, user_line
+from edgekd.export.translations import translations_read_once
+from edgekd.models.plain import is_plain, plain_copy
 from edgekd.target import Quantization
 
 aten = torch.ops.aten
@@ -123,7 +125,9 @@ def to_onnx(
     try:
         for module in training:
             module.training = False  # not eval(): a traced graph refuses it
-        deployed = Deployed(model, preprocess, output, tuple((heads or {}).values()))
+        # What a weight is computed with needs no translation, and ships no code: the weight does.
+        plain = model if is_plain(model) else plain_copy(model)
+        deployed = Deployed(plain, preprocess, output, tuple((heads or {}).values()))
         program = trace(deployed, (first, *others), name=type(model).__name__, batch=batch)
         inputs = list(inspect.signature(model.forward).parameters)[: len(others) + 1] if others else ["input"]
         exported = _export(program, max(opset, LOWEST_OPSET), inputs, [output, *(heads or {})])
@@ -192,6 +196,8 @@ def _export(program: ExportedProgram, opset: int, inputs: list[str], outputs: li
         # The decomposition of a global pool reads the memory's strides; a mean is the same and exports as one node.
         if node.target is aten.adaptive_avg_pool2d.default and tuple(node.args[1]) == (1, 1):
             node.target, node.args = aten.mean.dim, (node.args[0], [-2, -1], True)
+        elif node.target is aten.scaled_dot_product_attention.default and node.args[0].meta["val"].dim() == 3:
+            _add_head(program.graph, node)
         # And of the two names of a cast the exporter itself translates one.
         elif node.target is aten.to.dtype and len(node.args) == 2 and not node.kwargs:
             node.target, node.args, node.kwargs = aten._to_copy.default, node.args[:1], {"dtype": node.args[1]}
@@ -200,7 +206,7 @@ def _export(program: ExportedProgram, opset: int, inputs: list[str], outputs: li
         # The exporter decomposes whatever it is given, which traces the whole graph once more: half of the time that it takes.
         program.run_decompositions = lambda decomp_table=None: program
     try:
-        with quiet_torch():
+        with quiet_torch(), translations_read_once():
             exported = torch.onnx.export(
                 program,
                 dynamo=True,
@@ -218,6 +224,23 @@ def _export(program: ExportedProgram, opset: int, inputs: list[str], outputs: li
     assert exported is not None
     model: ir.Model = exported.model
     return model
+
+
+def _add_head(graph: Graph, attention: Node) -> None:
+    """Attention of `[batch, tokens, width]` as one head: the exporter translates four dimensions alone."""
+    heads = []
+    with graph.inserting_before(attention):
+        for x in attention.args[:3]:
+            assert isinstance(x, Node)
+            heads.append(graph.call_function(aten.unsqueeze.default, (x, 1)))
+            heads[-1].meta = {**x.meta, "val": x.meta["val"].unsqueeze(1)}
+    value = attention.meta["val"]
+    with graph.inserting_after(attention):
+        back = graph.call_function(aten.squeeze.dim, (attention, 1))
+    attention.replace_all_uses_with(back, delete_user_cb=lambda user: user is not back)
+    back.meta = {**attention.meta, "val": value}
+    attention.args = (*heads, *attention.args[3:])
+    attention.meta["val"] = value.unsqueeze(1)
 
 
 def _chain(error: BaseException | None) -> str:
@@ -242,12 +265,22 @@ def _at_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         try:
             model = onnx.version_converter.convert_version(model, opset)
         except Exception as error:  # its C++ raises RuntimeError or ConvertError
+            least = next(higher for higher in range(opset + 1, LOWEST_OPSET + 1) if _can_be_written(model, higher))
+            reason = _first_line(error).rpartition("failed: ")[2]
             raise ExportError(
-                f"this model cannot be written at opset {opset}: {_first_line(error)}; "
-                f"use opset {LOWEST_OPSET} or later, if the target's runtime reads it"
+                f"this model cannot be written at opset {opset} ({reason}); the least that it can be written at is {least}: set "
+                f"export.opset = {least}, if the target's runtime reads it"
             ) from error
     model.ir_version = min(HIGHEST_IR, onnx.helper.find_min_ir_version_for(list(model.opset_import)))
     return model
+
+
+def _can_be_written(model: onnx.ModelProto, opset: int) -> bool:
+    try:
+        onnx.version_converter.convert_version(model, opset)
+    except Exception:  # as above
+        return False
+    return True
 
 
 def _name_batch(graph: onnx.GraphProto) -> None:

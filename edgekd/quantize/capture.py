@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
 from edgekd.export.trace import trace
+from edgekd.models.plain import plain_copy
 from edgekd.quantize.fold import absorb_batch_norms
 from edgekd.quantize.functional import make_functional
 from edgekd.quantize.operators import aten
-from edgekd.quantize.plain import plain_copy
 
 
 def capture(model: nn.Module, example_inputs: tuple[Tensor, ...], *, trainable: bool) -> GraphModule:

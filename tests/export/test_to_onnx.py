@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from edgekd.errors import EdgekdError, ExportError
 from edgekd.export.check import check, open_session
 from edgekd.export.to_half import to_bf16, to_fp16
 from edgekd.export.to_onnx import Preprocess, to_onnx, write
+from edgekd.export.translations import translations_read_once
 from edgekd.measure.kernels import read_kernels
 from edgekd.measure.runners import OnnxRunner
 from edgekd.models.resnet import ResNet, resnet8
@@ -636,3 +638,60 @@ def test_an_integer_layer_with_large_outputs_keeps_its_dequantizers_beside_it(
     (conv,) = [node for node in graph.node if node.op_type == "Conv"]
     assert [makers[name] for name in conv.input[:2]] == ["DequantizeLinear", "DequantizeLinear"]
     assert np.isfinite(open_session(tmp_path / "b.onnx").run(None, {"input": x.numpy()})[0]).all()
+
+
+def test_operators_that_onnx_has_in_float32_alone_stay_in_it(tmp_path: Path) -> None:
+    """ONNX's Celu is defined for float32; the rest is half precision."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.CELU(), nn.Conv2d(4, 4, 3)).eval(), torch.randn(2, 3, 8, 8)
+    to_onnx(model, tmp_path / "model.onnx", x, opset=22)
+    for halve, name in ((to_fp16, "fp16"), (to_bf16, "bf16")):
+        kept = halve(tmp_path / "model.onnx", tmp_path / f"{name}.onnx")
+        assert [(found.operator, found.why) for found in kept] == [("Celu", f"opset 22 of ONNX has no Celu in {name}")]
+        onnx.checker.check_model(str(tmp_path / f"{name}.onnx"), full_check=True)
+
+
+def test_attention_of_three_dimensions_is_one_head(tmp_path: Path) -> None:
+    class Attention(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.scaled_dot_product_attention(x, 2 * x, x + 1).sum(1)
+
+    x = torch.randn(4, 6, 8)
+    to_onnx(Attention(), tmp_path / "model.onnx", x, opset=20)
+    check(tmp_path / "model.onnx", Attention(), [x], min_agreement=0)
+
+
+def test_a_weight_that_is_computed_ships_as_its_value(tmp_path: Path) -> None:
+    """ONNX has no matrix exponential, of which an orthogonal weight is made; the model itself keeps it."""
+    model = nn.Sequential(nn.utils.parametrizations.orthogonal(nn.Linear(4, 4)), nn.ReLU()).eval()
+    to_onnx(model, tmp_path / "model.onnx", torch.randn(2, 4), opset=20)
+    assert [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node] == ["Gemm", "Relu"]
+    check(tmp_path / "model.onnx", model, [torch.randn(8, 4)], min_agreement=0)
+    assert nn.utils.parametrize.is_parametrized(model[0])
+
+
+def test_the_exporters_table_is_made_once_for_an_opset_and_gives_the_same_bytes(tmp_path: Path) -> None:
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Hardswish()), torch.randn(2, 3, 8, 8)
+    with translations_read_once():
+        table = ONNXRegistry.from_torchlib(opset_version=20)
+    for name in ("first", "second"):
+        to_onnx(model, tmp_path / f"{name}.onnx", x, opset=20)
+        to_onnx(model, tmp_path / "other.onnx", x, opset=18)  # another table
+    assert (tmp_path / "first.onnx").read_bytes() == (tmp_path / "second.onnx").read_bytes()
+    with translations_read_once():
+        assert ONNXRegistry.from_torchlib(opset_version=20) is table
+    assert isinstance(ONNXRegistry.__dict__["from_torchlib"], classmethod)
+
+
+def test_layers_that_are_copies_of_each_other_keep_their_own_sites(tmp_path: Path) -> None:
+    """As `copy.deepcopy` makes the layers of an encoder: the exporter merges equal weights with their dequantizers."""
+    torch.manual_seed(0)
+    first = nn.Conv2d(8, 8, 1)
+    model = nn.Sequential(first, nn.ReLU(), copy.deepcopy(first), nn.ReLU()).eval()
+    prepared = prepare(model, TENSORRT, (x := torch.randn(4, 8, 5, 5),))
+    calibrate(prepared, [x])
+    converted = convert(prepared)
+    to_onnx(converted, tmp_path / "model.onnx", x, opset=20)
+    assert sites(tmp_path / "model.onnx") == sites(converted)

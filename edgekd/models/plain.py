@@ -32,6 +32,15 @@ def plain_copy(model: nn.Module) -> nn.Module:
     return copied
 
 
+def is_plain(model: nn.Module) -> bool:
+    """Whether all weights of a model are stored, none computed from others."""
+    return not any(
+        parametrize.is_parametrized(module)
+        or any(isinstance(hook, WeightNorm | SpectralNorm) for hook in module._forward_pre_hooks.values())
+        for module in model.modules()
+    )
+
+
 def _store_parametrized(module: nn.Module) -> None:
     """Torch's own removal would take the weight's property from the class, which the user's module has too."""
     names = [str(name) for name in module.parametrizations]  # type: ignore[union-attr]
