@@ -94,18 +94,22 @@ class Operator(Section):
 
     sites: inputs               what it reads, its weight too; its output is float until somebody quantizes it
            inputs_and_output    these, and what it gives, after an activation that it fuses
+           among_integers       these too, where an operator before it gives integers; between float operators two conversions
+                                would cost more than integer kernels save
            skip                 of a residual addition the shorter branch: the longer one is fused into its last operator
            passes_on            if its input is quantized, its output too, at the same scale
            commutes             nothing by itself; what is quantized before and after it has one scale
     """
 
-    sites: Literal["inputs", "inputs_and_output", "skip", "passes_on", "commutes"]
+    sites: Literal["inputs", "inputs_and_output", "among_integers", "skip", "passes_on", "commutes"]
     activations: tuple[Literal["int8", "uint8", "uint16"], ...] = Field(
         default=("int8", "uint8"), description="types of what it reads and gives"
     )
     weight_per_channel: bool | None = Field(default=None, description="none: as the scheme says")
     rank: Literal[2] | None = Field(default=None, description="of its input: further dimensions are made one before it")
-    gives_float: bool = Field(default=False, description="can give the model's output in float: logits do not tie")
+    gives_float: bool = Field(
+        default=False, description="can give float where nobody reads integers: logits do not tie"
+    )
 
 
 class Operators(Section):

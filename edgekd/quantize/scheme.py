@@ -134,10 +134,12 @@ class Scheme(Quantizer):  # type: ignore[misc]
                 continue
             if rule.sites == "inputs":
                 marks.inputs[node] = self._operands(node, rule)
-            elif rule.sites == "inputs_and_output":
+            elif rule.sites == "inputs_and_output" or (
+                rule.sites == "among_integers" and self._reads_integers(node, marks)
+            ):
                 marks.inputs[node] = self._operands(node, rule)
                 end = self._end(node, kept)
-                if not (rule.gives_float and all(user.op == "output" for user in end.users)):
+                if not (rule.gives_float and self._read_in_float(end, kept)):
                     marks.outputs.add(end)
             elif rule.sites == "skip":
                 # The deeper branch is computed last, and the addition is fused into its last convolution.
@@ -153,6 +155,24 @@ class Scheme(Quantizer):  # type: ignore[misc]
                 marks.outputs.add(node)
                 quantized.add(node)
         return marks
+
+    def _read_in_float(self, node: Node, kept: set[Node]) -> bool:
+        """Whether nobody reads a value as integers, be it behind operators that only move it: the model's output, a GELU."""
+        for user in node.users:
+            rule = None if user in kept or user.op == "output" else self._rule(user)
+            if rule is not None and not (rule.sites == "passes_on" and self._read_in_float(user, kept)):
+                return False
+        return True
+
+    def _reads_integers(self, node: Node, marks: Marks) -> bool:
+        """Whether one of an operator's inputs comes out of an integer operator, be it through some that pass it on."""
+        for source in node.all_input_nodes:
+            rule = self._rule(source)
+            if source in marks.outputs or (
+                rule is not None and rule.sites == "passes_on" and self._reads_integers(source, marks)
+            ):
+                return True
+        return False
 
     def _rule(self, node: Node) -> Operator | None:
         """What the target's table says of an operator; None: it stays float."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -119,4 +120,6 @@ def _values(node: Node) -> int:
 
 
 def _name(node: Node) -> str:
+    if node.target is operator.getitem:  # one of several results, as of a split
+        return _name(node.args[0])  # type: ignore[arg-type]
     return str(node.target).removeprefix("aten.").partition(".")[0]
