@@ -30,6 +30,7 @@ from edgekd.distill.teacher import record_features, record_teacher, score_teache
 from edgekd.distill.temperature import FILE, choose_temperature, is_auto, with_temperature
 from edgekd.evaluate import Made, evaluate, package, with_earlier_devices
 from edgekd.export.candidates import MODEL, export_bf16, export_fp16, export_fp32, export_int8, score, score_student
+from edgekd.export.rehearse import rehearse
 from edgekd.export.to_half import BF16_OPSET
 from edgekd.preflight import check_models, check_output, check_teachers
 from edgekd.quantize.auto import quantize_student
@@ -65,6 +66,9 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask, de
     tasks = decode_tasks(recipe, run)
     student = with_heads(recipe, tasks)
     losses = check_models(recipe, target, student, samples, seen, tasks)
+    scheme = target.int8 if recipe.quantize.mode != "none" else None
+    trains_on = recipe.quantize.mode in ("qat", "auto")
+    run(rehearse, samples, student, data, recipe.export, opset, scheme, recipe.quantize.keep_float, trains_on)
     if data.is_synthetic:
         rival = student if data.train == "synthetic:dfq" else None
         samples = seen = run(synthesize, samples, teacher, rival, recipe.teacher_data)

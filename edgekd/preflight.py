@@ -23,17 +23,15 @@ from edgekd.distill.trained import initialise, new_model, number_of_outputs
 from edgekd.doubts import doubts
 from edgekd.errors import BundleError, EdgekdError, ModelError, RecipeError
 from edgekd.export.bundle import check_replaceable
-from edgekd.export.trace import trace
 from edgekd.losses import Loss, needs_of, reads_teacher
 from edgekd.models import ExportedModel, OnnxModel, number_of_classes
 from edgekd.recipe import Recipe, Student, TeacherModel
 from edgekd.say import say
 from edgekd.stage import Artifact
+from edgekd.students import check_memory, check_no_softmax, check_trains
 from edgekd.target import Target
 from edgekd.tasks import check_tasks, open_task
-from edgekd.teachers import check_knowledge, check_no_softmax, checked_teacher
-
-SIZES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}  # bytes of a weight
+from edgekd.teachers import check_knowledge, checked_teacher
 
 
 def check_output(folder: Path) -> None:
@@ -56,11 +54,10 @@ def check_models(
 ) -> tuple[Loss, ...]:
     """Raise ModelError or RecipeError where teachers, students, data and losses do not fit each other.
 
-    That the student can be exported is tried too, before it is trained. Returns the losses with `layers = "auto"` paired.
+    Returns the losses with `layers = "auto"` paired.
     """
     opened = open_samples(samples.folder, recipe.data)
     opened_by_teacher = open_samples(seen.folder, recipe.teacher_data)
-    channels = opened.image_shape[2]
     for table, data, images in (("data", recipe.data, opened), ("teacher", recipe.teacher_data, opened_by_teacher)):
         if len(data.mean) not in (1, number := images.image_shape[2]):
             have = f"{number} channel{'s' * (number > 1)}"
@@ -120,24 +117,12 @@ def check_models(
             raise ModelError(
                 f"{role} '{reference.model}' cannot be trained; give edgekd:NAME, python:module:function or timm:NAME"
             )
+        check_trains(model, role, opened)
         if not (role == "student" and to_train.heads):  # whose rows are of several tasks
             check_no_softmax(model, role, opened)
     check_tasks(recipe, opened, tasks)
     losses = _check_losses(recipe, student, next(iter(teachers), None), opened, opened_by_teacher)
-    trace(student.eval(), (torch.zeros(2, channels, *opened.image_shape[:2]),))
     return losses
-
-
-def check_memory(student: nn.Module, target: Target) -> None:
-    """Raise ModelError where the student's weights, in the smallest type that the target runs, are beyond its memory."""
-    size, name = min((SIZES[precision], precision) for precision in target.runtime.precisions)
-    parameters = sum(parameter.numel() for parameter in student.parameters())
-    most = max(target.hardware.ram_gb, default=float("inf"))
-    if parameters * size / 1e9 > most:
-        raise ModelError(
-            f"the student's {parameters:,} weights take {parameters * size / 1e9:.3g} GB in {name}, {target.title} has {most:g} GB "
-            "of memory; take a smaller student, or another target"
-        )
 
 
 def _reads_old_classes_only(recipe: Recipe) -> bool:

@@ -113,19 +113,6 @@ def _check_outputs(model: nn.Module, teacher: TeacherModel, place: str, samples:
         )
 
 
-def check_no_softmax(model: nn.Module, role: str, samples: Samples) -> None:
-    """Raise ModelError for a network to be trained that ends in a softmax: its losses read logits."""
-    height, width, channels = samples.image_shape
-    images = torch.rand(SHOWN, channels, height, width, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        found = kind_of(model.eval()(2 * images - 1))
-    if found != "logits":
-        raise ModelError(
-            f"the {role} gives {found.replace('_', '-')} ({TOLD[found]}), and losses read logits: take the softmax out of it; "
-            'export.output = "probabilities" puts one into the graph that ships'
-        )
-
-
 def check_knowledge(
     teacher: Teacher, trained: Artifact | None, samples: Samples, data: Data, ask: Callable[[str], bool]
 ) -> None:

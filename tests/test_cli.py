@@ -16,6 +16,7 @@ import pytest
 from edgekd import build
 from edgekd.errors import RecipeError
 from edgekd.init import write_recipe
+from tests.typed import typed
 
 DIGITS = "python:edgekd.data.digits:load"
 RECIPE = f"""
@@ -53,11 +54,6 @@ net (float[N, 3, 8, 8] x) => (float[N, 4, 8, 8] y)
 """
 
 
-def edgekd(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "edgekd.cli", *words]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
-
-
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("EDGEKD_CACHE", str(tmp_path / "cache"))
@@ -67,7 +63,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def refused(folder: Path, *words: str) -> str:
     """The command ends with 2, explains itself without a stack, and leaves no bundle."""
-    done = edgekd(*words, cwd=folder)
+    done = typed(*words, cwd=folder)
     assert done.returncode == 2, done.stderr
     assert done.stdout == "" and "Traceback" not in done.stderr
     assert not (folder / "build").exists()
@@ -89,9 +85,9 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_targets_lists_every_device_and_shows_one(folder: Path) -> None:
-    listed = edgekd("targets", cwd=folder).stdout
+    listed = typed("targets", cwd=folder).stdout
     assert "jetson-orin-nano (jetson)" in listed and "raspberry-pi-5" in listed
-    shown = edgekd("targets", "jetson", cwd=folder).stdout
+    shown = typed("targets", "jetson", cwd=folder).stdout
     assert "memory_bandwidth_gbs" in shown and "68" in shown and "2026-11" in shown
 
 
@@ -148,6 +144,54 @@ def test_a_student_that_cannot_be_traced_is_told_with_its_line(folder: Path) -> 
     assert len(text.partition("edgekd: ")[2].splitlines()) <= 3
 
 
+LINEAR = "self.fc = nn.Linear(64, n)"
+FLAT = "return self.fc(x.flatten(1))"
+
+
+@pytest.mark.parametrize(
+    ("init", "forward", "message"),
+    [
+        (LINEAR, "y = self.fc(x.flatten(1)); return (y, y) if self.training else y", "the student returns a tuple of 2 in training"),
+        (f"{LINEAR}; self.requires_grad_(False)", FLAT, "no weight of the student learns"),
+        ("self.fc = nn.LazyLinear(n)", FLAT, "has lazy layers"),
+        (LINEAR, "return self.fc(nn.functional.dropout(x.flatten(1)))", "answers at random"),
+        (LINEAR, "return self.fc(x.flatten(1) - x.flatten(1).mean(0))", "depends on the others in its batch"),
+        (LINEAR, "return self.fc(torch.i0(x.flatten(1)))", "ONNX has no translation"),
+    ],
+    ids=["auxiliary head", "frozen", "lazy", "random", "mixing", "without translation"],
+)  # fmt: skip
+def test_a_student_that_could_not_ship_is_refused_before_training(
+    init: str, forward: str, message: str, folder: Path
+) -> None:
+    (folder / "net.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, n):\n"
+        "        super().__init__()\n"
+        f"        {init}\n"
+        "    def forward(self, x):\n"
+        f"        {forward}\n"
+        "def build(num_classes):\n"
+        "    return Net(num_classes)\n"
+    )
+    text = refused(
+        folder, "build", "-t", "jetson", "--set", "student.model=python:net.py:build", "--set", "student.args={}"
+    )
+    assert message in text and "quantized student" not in text and "epoch" not in text
+    assert len(text.partition("edgekd: ")[2].splitlines()) <= 3
+
+
+def test_an_opset_that_the_student_cannot_be_written_at_is_refused_before_training_with_the_least(folder: Path) -> None:
+    text = refused(folder, "build", "-t", "x86-cpu", "--set", "export.opset=13")
+    assert "cannot be written at opset 13 (No Adapter" in text and "export.opset = 14" in text and "epoch" not in text
+
+
+def test_a_layer_to_keep_in_float_that_does_not_exist_is_told_before_training(folder: Path) -> None:
+    text = refused(folder, "build", "-t", "jetson", "--set", 'quantize.keep_float=["layr1"]')
+    assert "keep_float = 'layr1' names no operator" in text and "epoch" not in text
+
+
 def test_features_that_a_method_cannot_compare_are_told_before_training(folder: Path) -> None:
     losses = 'distill.losses=[{method="fitnet", layers={"fc"="fc"}}]'
     text = refused(folder, "build", "-t", "jetson", "--set", losses)
@@ -175,7 +219,7 @@ def test_init_writes_a_recipe_for_the_data_that_is_there_and_replaces_none(tmp_p
     pq.write_table(pa.table({"label": np.arange(3)}), tmp_path / "data" / "train-00000.parquet")
     (tmp_path / "data" / "test").mkdir()
     (tmp_path / "big.onnx").write_bytes(b"")
-    done = edgekd("init", cwd=tmp_path)
+    done = typed("init", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "edgekd.toml").read_text()
     assert (
@@ -183,7 +227,7 @@ def test_init_writes_a_recipe_for_the_data_that_is_there_and_replaces_none(tmp_p
         and 'test = "data/test"' in text
         and 'model = "onnx:big.onnx"' in text
     )
-    again = edgekd("init", cwd=tmp_path)
+    again = typed("init", cwd=tmp_path)
     assert again.returncode == 2 and "--force" in again.stderr
 
 
@@ -215,7 +259,7 @@ def test_overrides_that_are_one_text_are_one_mistake(tmp_path: Path) -> None:
 
 
 def test_a_build_leaves_a_bundle_and_a_second_one_changes_nothing(folder: Path) -> None:
-    first = edgekd("build", "-t", "raspberry-pi-5", "--set", "budget.max_drop_from_fp32=50", cwd=folder)
+    first = typed("build", "-t", "raspberry-pi-5", "--set", "budget.max_drop_from_fp32=50", cwd=folder)
     assert first.returncode == 0, first.stderr
     bundle = folder / "build" / folder.name / "raspberry-pi-5"
     state = {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in bundle.iterdir()}
@@ -231,29 +275,29 @@ def test_a_build_leaves_a_bundle_and_a_second_one_changes_nothing(folder: Path) 
     } <= set(state)
     assert "build_engine.py" not in state
 
-    second = edgekd("build", "-t", "raspberry-pi-5", "--set", "budget.max_drop_from_fp32=50", cwd=folder)
+    second = typed("build", "-t", "raspberry-pi-5", "--set", "budget.max_drop_from_fp32=50", cwd=folder)
     assert second.returncode == 0 and "Nothing changed" in second.stdout
     assert {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in bundle.iterdir()} == state
 
-    assert edgekd("verify", str(bundle), cwd=folder).returncode == 0
-    assert "not measured" in edgekd("report", str(bundle), cwd=folder).stdout
+    assert typed("verify", str(bundle), cwd=folder).returncode == 0
+    assert "not measured" in typed("report", str(bundle), cwd=folder).stdout
 
-    missed = edgekd("build", "-t", "raspberry-pi-5", "--set", "budget.min_accuracy=99.99", cwd=folder)
+    missed = typed("build", "-t", "raspberry-pi-5", "--set", "budget.min_accuracy=99.99", cwd=folder)
     assert missed.returncode == 3 and "missed" in missed.stdout and "min_accuracy" in missed.stdout
     assert "NOT TO SHIP: 1 check missed (min_accuracy)" in missed.stdout
     assert (bundle / "README.txt").read_text().startswith("NOT TO SHIP")
-    unshipped = edgekd("ship", str(bundle), "-d", "local", "--to", str(folder / "there"), cwd=folder)
+    unshipped = typed("ship", str(bundle), "-d", "local", "--to", str(folder / "there"), cwd=folder)
     assert unshipped.returncode == 3 and "--anyway" in unshipped.stderr and not (folder / "there").exists()
 
     (bundle / "model.onnx").write_bytes(b"changed")
-    broken = edgekd("verify", str(bundle), cwd=folder)
+    broken = typed("verify", str(bundle), cwd=folder)
     assert broken.returncode == 3 and "FAILED" in broken.stdout
 
 
 @pytest.mark.slow
 def test_a_jetson_after_a_raspberry_pi_does_not_distil_again(folder: Path) -> None:
     for target in ("raspberry-pi-5", "jetson"):
-        assert edgekd("build", "-t", target, "--set", "budget.max_drop_from_fp32=50", cwd=folder).returncode == 0
+        assert typed("build", "-t", target, "--set", "budget.max_drop_from_fp32=50", cwd=folder).returncode == 0
     report = json.loads((folder / "build" / folder.name / "jetson-orin-nano" / "report.json").read_text())
     reused = {stage["name"]: stage["reused"] for stage in report["stages"]}
     assert reused["distill"] and reused["record_teacher"] and not reused["quantize"]
@@ -263,16 +307,16 @@ def test_lint_tells_each_finding_with_its_remedy_and_ends_with_3_where_the_targe
     graph = '<ir_version: 9, opset_import: ["" : 17]> g (float[1,4,4] x) => (float[1] y) { y = Det (x) }'
     onnx.save(onnx.parser.parse_model(graph), tmp_path / "model.onnx")
 
-    refused_there = edgekd("lint", "model.onnx", "--target", "jetson", cwd=tmp_path)
+    refused_there = typed("lint", "model.onnx", "--target", "jetson", cwd=tmp_path)
     assert refused_there.returncode == 3 and refused_there.stderr == ""
     assert "error    tensorrt_operators: Det -> y" in refused_there.stdout and "remedy:" in refused_there.stdout
     assert "1 error in model.onnx for jetson-orin-nano (TensorRT 10.3.0)" in refused_there.stdout
 
-    runs_here = edgekd("lint", "model.onnx", "-t", "x86-cpu", cwd=tmp_path)
+    runs_here = typed("lint", "model.onnx", "-t", "x86-cpu", cwd=tmp_path)
     assert runs_here.returncode == 0 and "nothing found in model.onnx" in runs_here.stdout
 
     (tmp_path / "model.onnx").write_text("no protobuf")
-    no_onnx = edgekd("lint", "model.onnx", "-t", "x86-cpu", cwd=tmp_path)
+    no_onnx = typed("lint", "model.onnx", "-t", "x86-cpu", cwd=tmp_path)
     assert no_onnx.returncode == 2 and len(no_onnx.stderr.splitlines()) == 1 and "no valid ONNX" in no_onnx.stderr
 
 
@@ -280,14 +324,14 @@ def test_an_output_folder_that_holds_other_files_is_left_alone(folder: Path) -> 
     place = folder / "out" / folder.name / "x86-cpu"
     place.mkdir(parents=True)
     (place / "thesis.tex").write_text("years of work")
-    done = edgekd("build", "-t", "x86-cpu", "-o", "out", cwd=folder)
+    done = typed("build", "-t", "x86-cpu", "-o", "out", cwd=folder)
     assert done.returncode == 2 and (place / "thesis.tex").read_text() == "years of work"
 
 
 def test_an_estimate_is_a_marked_range_with_what_it_leaves_out(folder: Path) -> None:
     onnx.save(onnx.parser.parse_model(CONV), folder / "m.onnx")
 
-    done = edgekd("targets", "jetson", "--model", "m.onnx", cwd=folder)
+    done = typed("targets", "jetson", "--model", "m.onnx", cwd=folder)
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("estimate for jetson-orin-nano: more than ")
@@ -297,7 +341,7 @@ def test_an_estimate_is_a_marked_range_with_what_it_leaves_out(folder: Path) -> 
 def test_a_plot_without_a_roof_is_refused_with_the_reason(folder: Path) -> None:
     """The Jetson's profile states no peak for fp32."""
     onnx.save(onnx.parser.parse_model(CONV), folder / "m.onnx")
-    done = edgekd("targets", "jetson", "--model", "m.onnx", "--plot", "roofline.svg", cwd=folder)
+    done = typed("targets", "jetson", "--model", "m.onnx", "--plot", "roofline.svg", cwd=folder)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "no kernel has a roof" in done.stderr and "fp32" in done.stderr and not (folder / "roofline.svg").exists()
 

@@ -13,10 +13,11 @@ from edgekd.errors import ModelError, nearest
 
 
 class Taps:
-    """While the `with` block runs, `taps.features` holds what the modules at `paths` put out last.
+    """While the `with` block runs, `taps.features` holds what the modules at `paths` put out in the model's last pass.
 
     Hooks are set on the instances and removed at the end. Raises ModelError for a path that does not exist, with the
-    nearest, and for an output that the model itself writes over before it ends.
+    nearest, for a module that one pass calls more than once, and for an output that the model itself writes over before it
+    ends.
     """
 
     def __init__(self, model: nn.Module, paths: Iterable[str], role: str) -> None:
@@ -29,12 +30,14 @@ class Taps:
         self.modules = {path: modules[path] for path in paths}
         self.features: dict[str, Tensor] = {}
         self._versions: dict[str, int] = {}
+        self._calls: dict[str, int] = {}
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> Taps:
         for path, module in self.modules.items():
             self._handles.append(module.register_forward_hook(self._keep(path)))
         if self.modules:
+            self._handles.append(self.model.register_forward_pre_hook(self._begun()))
             self._handles.append(self.model.register_forward_hook(self._checked()))
         return self
 
@@ -50,9 +53,16 @@ class Taps:
     def _keep(self, path: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             self.features[path] = output
+            self._calls[path] = self._calls.get(path, 0) + 1
             self._versions.pop(path, None)
             if isinstance(output, Tensor) and not output.is_inference():  # those have no version
                 self._versions[path] = output._version
+
+        return hook
+
+    def _begun(self) -> Any:
+        def hook(model: nn.Module, inputs: Any) -> None:
+            self._calls.clear()
 
         return hook
 
@@ -60,6 +70,12 @@ class Taps:
         def hook(
             model: nn.Module, inputs: Any, output: Any
         ) -> None:  # no method: a copy of the model would copy the taps
+            for path, calls in self._calls.items():
+                if calls > 1:
+                    raise ModelError(
+                        f"the {self.role}'s layer '{path}' is called {calls} times in one pass, so that its output is not one "
+                        "feature; give each use a module of its own, or read another layer"
+                    )
             for path, version in self._versions.items():
                 if self.features[path]._version != version:
                     raise ModelError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,14 +70,19 @@ def paired(ours: Sequence[Stage], theirs: Sequence[Stage]) -> dict[str, str]:
 
 
 def stages(model: nn.Module, images: Tensor, role: str) -> list[Stage]:
-    """The last module of each resolution, in the order in which they run; maps of a single position are left out."""
-    last: dict[tuple[int, ...], Stage] = {}
+    """The last module of each resolution, in the order in which they run; maps of a single position are left out.
+
+    So are modules that one pass calls more than once: their output is not one feature.
+    """
+    called: list[Stage] = []
+    times: Counter[str] = Counter()
     handles = []
 
     def keep(path: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            times[path] += 1
             if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1:
-                last[tuple(output.shape[2:])] = (path, tuple(output.shape))
+                called.append((path, tuple(output.shape)))
 
         return hook
 
@@ -91,6 +97,7 @@ def stages(model: nn.Module, images: Tensor, role: str) -> list[Stage]:
         model.train(was_training)
         for handle in handles:
             handle.remove()
+    last = {shape[2:]: (path, shape) for path, shape in called if times[path] == 1}
     if not last:
         raise ModelError(
             f'the {role} has no module that puts out a feature map [batch, channels, h, w], so layers = "auto" finds no pair; '

@@ -14,6 +14,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from edgekd.errors import ModelError, nearest
 from edgekd.external_data import check_external_data
@@ -73,6 +74,11 @@ def load_model(reference: Model, *, num_classes: int, in_channels: int) -> nn.Mo
         raise ModelError(f"model '{reference.model}' could not be made: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"model '{reference.model}' gave a {type(model).__name__}; it must return a torch.nn.Module")
+    if any(isinstance(parameter, UninitializedParameter) for parameter in model.parameters()):
+        raise ModelError(
+            f"model '{reference.model}' has lazy layers, whose sizes are not known yet; run it once, where it is made, on zeros of "
+            "one sample's size (as model(torch.zeros(1, 3, 32, 32)))"
+        )
     return _with_weights(model, reference)
 
 

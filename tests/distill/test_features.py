@@ -42,3 +42,18 @@ def test_an_output_that_is_written_over_is_refused_by_its_name(grad: bool) -> No
     with Taps(model, ["1"], "student") as taps:
         model(torch.randn(1, 1, 5, 5))
         assert taps.features["1"].min() == 0
+
+
+def test_a_module_that_one_pass_calls_twice_is_refused_by_its_name() -> None:
+    """Which of its two outputs would be the feature?"""
+    convolution, activation = nn.Conv2d(1, 1, 3, padding=1), nn.ReLU()
+    model = nn.Sequential(convolution, activation, nn.Conv2d(1, 1, 3, padding=1), activation)
+    with (
+        Taps(model, ["1"], "student"),
+        pytest.raises(ModelError, match="student's layer '1' is called 2 times in one pass"),
+    ):
+        model(torch.randn(1, 1, 5, 5))
+    with Taps(model, ["0"], "student") as taps:
+        for _ in range(2):  # passes, not calls
+            model(torch.randn(1, 1, 5, 5))
+        assert taps.features["0"].shape == (1, 1, 5, 5)

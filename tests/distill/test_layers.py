@@ -32,6 +32,12 @@ def test_layers_of_one_resolution_go_together() -> None:
     assert loss.layers == {"layer1": "layer1", "layer2": "layer2", "layer3": "layer3"}
 
 
+def test_a_module_that_is_called_twice_stands_for_no_stage() -> None:
+    activation = nn.ReLU()
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), activation, nn.Conv2d(4, 4, 3, padding=1), activation)
+    assert stages(model, torch.zeros(1, 3, 8, 8), "student") == [("2", (1, 4, 8, 8))]
+
+
 def test_without_a_common_resolution_depth_decides() -> None:
     ours = [("a", (2, 4, 30, 30)), ("b", (2, 8, 15, 15))]
     theirs = [("x", (2, 4, 32, 32)), ("y", (2, 4, 16, 16)), ("z", (2, 4, 8, 8))]

@@ -17,6 +17,7 @@ from edgekd.report.model import Check, Report
 from tests.conftest import hear_interrupts
 from tests.export.test_bundle import report, write
 from tests.measure.conftest import Board
+from tests.typed import typed
 
 SHORT = ("--block-s", "0.02")
 
@@ -28,8 +29,7 @@ def edgekd(*words: str, code: int = 0) -> str:
 
 
 def run(*words: str) -> tuple[int, str]:
-    command = [sys.executable, "-m", "edgekd.cli", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = typed(*words, cwd=Path.cwd())
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout + done.stderr
 
