@@ -67,8 +67,8 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask, de
     student = with_heads(recipe, tasks)
     losses = check_models(recipe, target, student, samples, seen, tasks)
     scheme = target.int8 if recipe.quantize.mode != "none" else None
-    trains_on = recipe.quantize.mode in ("qat", "auto")
-    run(rehearse, samples, student, data, recipe.export, opset, scheme, recipe.quantize.keep_float, trains_on)
+    keep_float, trains_on = recipe.quantize.keep_float, recipe.quantize.mode in ("qat", "auto")
+    run(rehearse, samples, student.untrained, data.of_test, recipe.export, opset, scheme, keep_float, trains_on)
     if data.is_synthetic:
         rival = student if data.train == "synthetic:dfq" else None
         samples = seen = run(synthesize, samples, teacher, rival, recipe.teacher_data)

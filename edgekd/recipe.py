@@ -117,7 +117,7 @@ class Data(Source):
     def of_test(self) -> Self:
         """What decides about the test split alone, which is neither split nor augmented."""
         fixed = {name: Data.model_fields[name].default for name in ("holdout", "augment", "seed", "synthetic")}
-        return self.model_copy(update=fixed)
+        return self.model_copy(update={**fixed, "train": self.test})
 
     @property
     def is_synthetic(self) -> bool:
@@ -218,6 +218,11 @@ class Student(Model):
     def alone(self) -> Self:
         """What decides about the network itself."""
         return self.model_copy(update={"assistants": ()})
+
+    @property
+    def untrained(self) -> Self:
+        """What decides about its layers, whatever weights they begin with."""
+        return self.alone.model_copy(update={"init": None, "weights": None})
 
 
 class Task(Section):

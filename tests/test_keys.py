@@ -89,6 +89,7 @@ RECIPES = {
 # what each stage reads of other stages, by itself; what they read in turn follows
 READS = {
     "decode": (),
+    "rehearse": (),
     "synthesize": ("decode",),
     "train_teacher": ("decode",),
     "score_teacher": ("decode", "synthesize", "train_teacher"),
@@ -110,25 +111,26 @@ READS = {
 OTHER_PRECISION = "fp32" if uses_bf16("auto") else "bf16"
 TEACHES = ("train_teacher", "record_teacher", "record_features", "score_teacher")
 RECORDS = ("record_teacher", "record_features")
-EXPORTS = ("export_fp32", "export_fp16", "export_bf16", "export_int8")
+EXPORTS = ("rehearse", "export_fp32", "export_fp16", "export_bf16", "export_int8")
 LEARNS = ("choose_temperature", "distill", "train_quantized")
+STUDENTS = ("rehearse", *LEARNS)
 VIEWS = ("train_teacher", *RECORDS, *LEARNS)  # read augmented samples, or the split of train
 NOTHING: tuple[str, ...] = ()
 Row = tuple[str, str, tuple[str, ...]]  # which recipe, the override, the stages that read the key themselves
 
 TABLE: dict[str, list[Row]] = {
     "name": [("plain", "name=other", NOTHING)],
-    "data.train": [("plain", "data.train=again.parquet", ("decode",)), ("synthetic", "data.train=synthetic:dafl", ("synthesize",))],
-    "data.test": [("plain", "data.test=again.parquet", ("decode",))],
-    "data.column": [("plain", "data.column=other", ("decode",))],
-    "data.label": [("plain", "data.label=second", ("decode",))],
-    "data.size": [("plain", "data.size=[7, 7]", ("decode",))],
-    "data.channels": [("plain", "data.channels=1", ("decode",))],
-    "data.on_error": [("plain", "data.on_error=skip", ("decode",))],
+    "data.train": [("plain", "data.train=again.parquet", ("decode", "rehearse")), ("synthetic", "data.train=synthetic:dafl", ("synthesize",))],
+    "data.test": [("plain", "data.test=again.parquet", ("decode", "rehearse"))],
+    "data.column": [("plain", "data.column=other", ("decode", "rehearse"))],
+    "data.label": [("plain", "data.label=second", ("decode", "rehearse"))],
+    "data.size": [("plain", "data.size=[7, 7]", ("decode", "rehearse"))],
+    "data.channels": [("plain", "data.channels=1", ("decode", "rehearse"))],
+    "data.on_error": [("plain", "data.on_error=skip", ("decode", "rehearse"))],
     "data.store_gb": [("plain", "data.store_gb=1", NOTHING)],
     "data.holdout": [("plain", "data.holdout=0.3", VIEWS), ("given", "data.holdout=0.3", VIEWS)],
-    "data.mean": [("plain", "data.mean=[0.4, 0.4, 0.4]", (*VIEWS, "score_teacher"))],
-    "data.std": [("given", "data.std=[0.4, 0.4, 0.4]", (*VIEWS, "score_teacher"))],
+    "data.mean": [("plain", "data.mean=[0.4, 0.4, 0.4]", (*VIEWS, "rehearse", "score_teacher"))],
+    "data.std": [("given", "data.std=[0.4, 0.4, 0.4]", (*VIEWS, "rehearse", "score_teacher"))],
     "data.seed": [("given", "data.seed=3", VIEWS)],
     "data.augment.crop_padding": [("given", "data.augment.crop_padding=1", VIEWS)],
     "data.augment.flip": [("plain", "data.augment.flip=true", VIEWS)],
@@ -161,9 +163,9 @@ TABLE: dict[str, list[Row]] = {
     "teacher.column": [("plain", "teacher.column=other", ("decode",))],
     "teacher.mean": [("given", "teacher.mean=[0.4, 0.4, 0.4]", ("record_teacher", "record_features", "score_teacher"))],
     "teacher.std": [("given", "teacher.std=[0.4, 0.4, 0.4]", ("record_teacher", "record_features", "score_teacher"))],
-    "student.model": [("plain", "student.model=python:net.py:other", LEARNS)],
+    "student.model": [("plain", "student.model=python:net.py:other", STUDENTS)],
     "student.weights": [("given", "student.weights=other.safetensors", LEARNS)],
-    "student.args": [("tempered", "student.args.width=8", LEARNS)],
+    "student.args": [("tempered", "student.args.width=8", STUDENTS)],
     "student.assistants.model": [("chain", 'student.assistants=[{model="python:net.py:other", args={width=6}}]', ("distill",))],
     "student.assistants.weights": [
         ("chain", 'student.assistants=[{model="python:net.py:make", args={width=4}, weights="other.safetensors"}]', ("distill",))
@@ -181,8 +183,8 @@ TABLE: dict[str, list[Row]] = {
     "student.init.source.args": [
         ("begun", 'student.init={how="copy", layers={conv="conv"}, source={model="python:net.py:make", args={width=4}}}', LEARNS)
     ],
-    "student.heads": [("tasks", "tasks=[]", LEARNS)],
-    "tasks.name": [("tasks", 'tasks=[{name="third", label="second", teacher={model="python:net.py:make"}}]', LEARNS)],
+    "student.heads": [("tasks", "tasks=[]", STUDENTS)],
+    "tasks.name": [("tasks", 'tasks=[{name="third", label="second", teacher={model="python:net.py:make"}}]', STUDENTS)],
     "tasks.label": [("tasks", 'tasks=[{name="second", label="label", teacher={model="python:net.py:make"}}]', ("decode",))],
     "tasks.weight": [("tasks", 'tasks=[{name="second", label="second", weight=2.0, teacher={model="python:net.py:make"}}]', LEARNS)],
     "tasks.teacher.model": [("tasks", 'tasks=[{name="second", label="second", teacher={model="python:net.py:other"}}]', TEACHES[1:])],
@@ -212,7 +214,7 @@ TABLE: dict[str, list[Row]] = {
     "distill.tensorboard": [("plain", "distill.tensorboard=true", NOTHING)],
     "distill.scheme": [("plain", "distill.scheme=born_again", ("distill", "record_teacher"))],
     "distill.generations": [("plain", "distill.generations=1", ("distill", "record_teacher"))],
-    "quantize.mode": [("plain", "quantize.mode=qat", ("train_quantized",)), ("plain", "quantize.mode=none", NOTHING)],
+    "quantize.mode": [("plain", "quantize.mode=qat", ("rehearse", "train_quantized")), ("plain", "quantize.mode=none", ("rehearse",))],
     "quantize.epochs": [("qat", "quantize.epochs=5", ("train_quantized",)), ("plain", "quantize.epochs=5", NOTHING)],
     "quantize.lr": [("qat", "quantize.lr=0.01", ("train_quantized",)), ("plain", "quantize.lr=0.01", NOTHING)],
     "quantize.calibration": [("plain", "quantize.calibration=minmax", ("quantize",)),
@@ -220,7 +222,7 @@ TABLE: dict[str, list[Row]] = {
     "quantize.calibration_samples": [("plain", "quantize.calibration_samples=5", ("record_activations",))],
     "quantize.refine": [("plain", 'quantize.refine=["bias_correction"]', ("quantize",)),
         ("plain", 'quantize.refine=["cle"]', ("record_activations",))],
-    "quantize.keep_float": [("plain", 'quantize.keep_float=["first"]', ("record_activations",))],
+    "quantize.keep_float": [("plain", 'quantize.keep_float=["first"]', ("rehearse", "record_activations"))],
     "export.opset": [("plain", "export.opset=20", EXPORTS)],
     "export.batch": [("plain", "export.batch=1", EXPORTS)],
     "export.preprocess": [("plain", "export.preprocess=false", EXPORTS)],
@@ -234,10 +236,10 @@ TABLE: dict[str, list[Row]] = {
     "budget.size_mb": [("plain", "budget.size_mb=1", NOTHING)],
 }  # fmt: skip
 FILES: list[Row] = [
-    ("plain", "train.parquet", ("decode",)),
-    ("plain", "test.parquet", ("decode",)),
-    ("plain", "net.py", (*TEACHES, *LEARNS)),
-    ("given", "strides_of_mine.py", (*TEACHES, *LEARNS)),
+    ("plain", "train.parquet", ("decode", "rehearse")),
+    ("plain", "test.parquet", ("decode", "rehearse")),
+    ("plain", "net.py", (*TEACHES, *STUDENTS)),
+    ("given", "strides_of_mine.py", (*TEACHES, *STUDENTS)),
     ("given", "teacher.safetensors", TEACHES),
     ("given", "student.safetensors", LEARNS),
     ("plain", "other.safetensors", NOTHING),

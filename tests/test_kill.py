@@ -67,6 +67,7 @@ def test_killed_again_and_again_the_build_ends_with_the_same_weights(tmp_path: P
     assert len(weights(tmp_path / "whole")) >= 7
 
 
+@pytest.mark.slow
 def test_killed_in_an_epoch_it_goes_on_after_the_last_whole_one(tmp_path: Path) -> None:
     (tmp_path / "edgekd.toml").write_text(RECIPE)
     build = start(tmp_path, "cache")

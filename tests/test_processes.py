@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from edgekd.accelerator import uses_bf16
 from edgekd.distill.teacher import record_teacher
@@ -23,6 +24,7 @@ def free_port() -> int:
         return int(any_port.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_student(tmp_path: Path) -> None:
     """With a loss whose adapters get no gradient any more in the last epoch, for which the other process would wait."""
     (tmp_path / "edgekd.toml").write_text(RECIPE)

@@ -65,10 +65,10 @@ def stage_names(report: edgekd.Report) -> list[str]:
     ("scheme", "terms"),
     [
         ("dml", {"labels", "dml"}),
-        ("one", {"labels", "one"}),
+        pytest.param("one", {"labels", "one"}, marks=pytest.mark.slow),
         ("byot", {"labels", "byot"}),
-        ("tf_kd", {"labels", "tf_kd"}),
-        ("cs_kd", {"labels", "cs_kd"}),
+        pytest.param("tf_kd", {"labels", "tf_kd"}, marks=pytest.mark.slow),
+        pytest.param("cs_kd", {"labels", "cs_kd"}, marks=pytest.mark.slow),
         ("adversarial", {"labels", "kd", "adversarial"}),
     ],
 )
@@ -100,7 +100,7 @@ def test_what_the_recipe_states_goes_before_the_scheme(build: Build) -> None:
     assert "loss/labels" not in report.curves[0]
 
 
-@pytest.mark.parametrize("method", ["reviewkd", "rkd"])
+@pytest.mark.parametrize("method", ["reviewkd", pytest.param("rkd", marks=pytest.mark.slow)])
 def test_a_feature_method_takes_layers_that_are_paired_by_themselves(build: Build, method: str) -> None:
     report = build(f'distill.losses=[{{method="{method}", weight=1e-3, layers="auto"}}]')
     assert np.isfinite(report.curves[0][f"loss/{method}"]) and report.curves[0][f"loss/{method}"] != 0
@@ -164,7 +164,7 @@ def test_simkd_ships_the_teachers_classifier_and_says_what_that_adds(build: Buil
     assert any((folder / REUSED).exists() for folder in cache.glob("distill-*"))
 
 
-@pytest.mark.parametrize("store", ["int8", "topk"])
+@pytest.mark.parametrize("store", [pytest.param("int8", marks=pytest.mark.slow), "topk"])
 def test_a_smaller_cache_teaches_too(build: Build, store: str) -> None:
     exact, report = build("distill.epochs=2"), build("distill.epochs=2", f"distill.cache={store}", "distill.top_k=5")
     # Two epochs from nothing amplify the rounding: 6 % were seen on a processor with AVX2.
@@ -175,8 +175,8 @@ def test_a_smaller_cache_teaches_too(build: Build, store: str) -> None:
     ("teacher", "student", "how"),
     [
         ("teacher.args.width=8", "student.args.width=4", "slice"),
-        ("teacher.args.width=8", "student.args.width=16", "wider"),
-        ("teacher.args.width=8", "student.args.width=8", "copy"),
+        pytest.param("teacher.args.width=8", "student.args.width=16", "wider", marks=pytest.mark.slow),
+        pytest.param("teacher.args.width=8", "student.args.width=8", "copy", marks=pytest.mark.slow),
     ],
 )
 def test_a_student_begins_with_its_teachers_weights(build: Build, teacher: str, student: str, how: str) -> None:
@@ -375,7 +375,7 @@ def build_alone(tmp_path: Path, cache: Path) -> Build:
     ("given", "terms"),
     [
         (["distill.scheme=tf_kd"], {"labels", "tf_kd"}),
-        (["distill.scheme=one", "quantize.mode=none"], {"labels", "one"}),
+        pytest.param(["distill.scheme=one", "quantize.mode=none"], {"labels", "one"}, marks=pytest.mark.slow),
         (["distill.losses=[]", "distill.label_weight=1", "quantize.mode=none"], {"labels"}),
     ],
 )
@@ -390,6 +390,7 @@ def test_a_student_that_needs_no_teacher_is_built_without_one(
     assert len(list((tmp_path / "build").rglob("model.onnx"))) == 1
 
 
+@pytest.mark.slow
 def test_born_again_without_a_teacher_learns_from_labels_and_then_from_itself(build_alone: Build) -> None:
     report = build_alone("distill.scheme=born_again", "quantize.mode=none")
     trained = [stage["name"] for stage in report.stages if stage["name"] in ("distill", "record_teacher")]

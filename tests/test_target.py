@@ -124,7 +124,7 @@ def test_figures_are_those_of_the_device_notes_and_no_others(file: Path) -> None
 @pytest.mark.parametrize(
     ("name", "jetpack", "cuda", "tensorrt", "python", "opset", "highest"),
     [
-        ("jetson-xavier-nx", "5.1.x", "11.4", "8.5.2", "3.8", 17, 17),
+        ("jetson-xavier-nx", "5.1.x", "11.4", "8.5.2", "3.8", 16, 17),
         ("jetson-orin-nano", "6.2.x", "12.6", "10.3.0", "3.10", 20, 20),
         ("jetson-orin-nano-super", "6.2.x", "12.6", "10.3.0", "3.10", 20, 20),
         ("jetson-orin-nx", "6.2.x", "12.6", "10.3.0", "3.10", 20, 20),

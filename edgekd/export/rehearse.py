@@ -8,7 +8,7 @@ import torch
 
 from edgekd.data import open_samples
 from edgekd.distill.trained import new_model
-from edgekd.errors import QuantizationError
+from edgekd.errors import QuantizationError, UnknownLayerError
 from edgekd.export.candidates import LIBRARIES, MODEL, write_onnx
 from edgekd.quantize.ptq import calibrate, convert, prepare
 from edgekd.quantize.same import ROWS
@@ -45,6 +45,8 @@ def rehearse(
             if trained:
                 prepare(model, scheme, (noise,), qat=True, keep_float=keep_float)
             prepared = prepare(model, scheme, (noise,), keep_float=keep_float)
+        except UnknownLayerError:  # of keep_float
+            raise
         except QuantizationError as error:
             raise QuantizationError(
                 f"{error}. This student cannot be int8; mend it, or build it in float with --set quantize.mode=none"

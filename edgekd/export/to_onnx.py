@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-import onnx.version_converter
 import torch
 from onnxscript import ir
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from edgekd.errors import ExportError
 from edgekd.export import passes
+from edgekd.export.opset import LOWEST, at_opset
 from edgekd.export.trace import quiet_torch, trace, user_line
 from edgekd.export.translations import translations_read_once
 from edgekd.models.plain import is_plain, plain_copy
@@ -30,8 +30,6 @@ from edgekd.target import Quantization
 
 aten = torch.ops.aten
 
-LOWEST_OPSET = 18
-"""The exporter's operators are written for this opset; an older one is reached with onnx's version converter."""
 LEAST_OPSET, HIGHEST_OPSET = 13, 23
 """Q/DQ with one scale a channel exist from 13 on; 23 is the newest that every runtime of ours was seen to load."""
 MESSAGE_LIMIT = 2**31 - 2**24
@@ -130,7 +128,7 @@ def to_onnx(
         deployed = Deployed(plain, preprocess, output, tuple((heads or {}).values()))
         program = trace(deployed, (first, *others), name=type(model).__name__, batch=batch)
         inputs = list(inspect.signature(model.forward).parameters)[: len(others) + 1] if others else ["input"]
-        exported = _export(program, max(opset, LOWEST_OPSET), inputs, [output, *(heads or {})])
+        exported = _export(program, max(opset, LOWEST), inputs, [output, *(heads or {})])
     finally:
         for module, was in training.items():
             module.training = was
@@ -141,11 +139,11 @@ def to_onnx(
         if isinstance(quantization, Quantization):
             if quantization.int32_bias:
                 passes.quantize_biases(exported)
-            if opset >= LOWEST_OPSET:  # onnx's converter cannot bring Pad below
-                passes.pad_channels(exported, quantization.pad_channels_to)
+            passes.pad_channels(exported, quantization.pad_channels_to)
         passes.part_integer_weights(exported)
     passes.clean(exported)
-    written = _at_opset(ir.to_proto(exported), opset)
+    written = at_opset(ir.to_proto(exported), opset)
+    written.ir_version = min(HIGHEST_IR, onnx.helper.find_min_ir_version_for(list(written.opset_import)))
     _name_batch(written.graph)
     write(written, path)
 
@@ -257,30 +255,6 @@ def _first_line(error: BaseException) -> str:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     return next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
-
-
-def _at_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """The model at an opset below the exporter's lowest, and at an IR version that the runtimes read."""
-    if opset < LOWEST_OPSET:
-        try:
-            model = onnx.version_converter.convert_version(model, opset)
-        except Exception as error:  # its C++ raises RuntimeError or ConvertError
-            least = next(higher for higher in range(opset + 1, LOWEST_OPSET + 1) if _can_be_written(model, higher))
-            reason = _first_line(error).rpartition("failed: ")[2]
-            raise ExportError(
-                f"this model cannot be written at opset {opset} ({reason}); the least that it can be written at is {least}: set "
-                f"export.opset = {least}, if the target's runtime reads it"
-            ) from error
-    model.ir_version = min(HIGHEST_IR, onnx.helper.find_min_ir_version_for(list(model.opset_import)))
-    return model
-
-
-def _can_be_written(model: onnx.ModelProto, opset: int) -> bool:
-    try:
-        onnx.version_converter.convert_version(model, opset)
-    except Exception:  # as above
-        return False
-    return True
 
 
 def _name_batch(graph: onnx.GraphProto) -> None:

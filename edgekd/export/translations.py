@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 
 @contextmanager
 def translations_read_once() -> Iterator[None]:
     """While the block runs, `torch.onnx.export` makes the table of an opset once, and reads it afterwards.
 
     Torch makes it anew for each model, from the source text of some 500 functions, and only reads it: a third of the time
-    that a small model's export takes. A torch whose table is made elsewhere exports as it does.
+    that a small model's export takes. The table leaves out what no library has registered yet, so a further operator makes it
+    anew. A torch whose table is made elsewhere exports as it does.
     """
     try:
         from torch.onnx._internal.exporter._registration import ONNXRegistry
@@ -22,13 +25,14 @@ def translations_read_once() -> Iterator[None]:
     except (ImportError, KeyError):
         yield
         return
-    ONNXRegistry.from_torchlib = staticmethod(_kept(made.__func__, ONNXRegistry))  # type: ignore[method-assign]
+    operators = len(torch._C._dispatch_get_all_op_names())
+    ONNXRegistry.from_torchlib = staticmethod(_kept(made.__func__, ONNXRegistry, operators))  # type: ignore[method-assign]
     try:
         yield
     finally:
         ONNXRegistry.from_torchlib = made  # type: ignore[method-assign]
 
 
-@functools.cache
-def _kept(make: Callable[..., Any], registry: type) -> Callable[..., Any]:
+@functools.lru_cache(maxsize=1)
+def _kept(make: Callable[..., Any], registry: type, operators: int) -> Callable[..., Any]:
     return functools.cache(functools.partial(make, registry))

@@ -29,7 +29,8 @@ from edgekd.models import load_model
 from edgekd.models.adapt import adapt, order_of, resized
 from edgekd.recipe import Data, Recording, Teacher, TeacherModel, load_recipe
 from edgekd.stage import Cache
-from edgekd.teachers import check_knowledge, check_no_softmax, checked_teacher, probed
+from edgekd.students import check_no_softmax
+from edgekd.teachers import check_knowledge, checked_teacher, probed
 from tests.test_cli import DIGITS, RECIPE
 
 DATA = Data(train=DIGITS, test=DIGITS, mean=(0.5,), std=(0.5,))

@@ -685,6 +685,18 @@ def test_the_exporters_table_is_made_once_for_an_opset_and_gives_the_same_bytes(
     assert isinstance(ONNXRegistry.__dict__["from_torchlib"], classmethod)
 
 
+def test_an_operator_that_is_registered_later_is_among_the_translations() -> None:
+    """As those of quantized values are, which a build registers after its first export."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    with translations_read_once():
+        table = ONNXRegistry.from_torchlib(opset_version=20)
+    library = torch.library.Library("edgekd_test", "FRAGMENT")
+    library.define("later(Tensor x) -> Tensor")
+    with translations_read_once():
+        assert ONNXRegistry.from_torchlib(opset_version=20) is not table
+
+
 def test_layers_that_are_copies_of_each_other_keep_their_own_sites(tmp_path: Path) -> None:
     """As `copy.deepcopy` makes the layers of an encoder: the exporter merges equal weights with their dequantizers."""
     torch.manual_seed(0)

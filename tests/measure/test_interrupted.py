@@ -16,6 +16,9 @@ from tests.export.test_bundle import write
 KILL_POINTS = Path(__file__).with_name("kill_points.py")
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def kills(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     root = tmp_path_factory.mktemp("kills") / "base"

@@ -51,6 +51,7 @@ def climb(student: tuple[Cache, Recipe, Subject], max_drop: float) -> tuple[Quan
     return made, {artifact.name for artifact in run.artifacts[before:] if not artifact.reused}
 
 
+@pytest.mark.slow
 def test_it_stops_at_the_first_that_holds_and_a_tighter_budget_goes_on_from_there(
     student: tuple[Cache, Recipe, Subject],
 ) -> None:
