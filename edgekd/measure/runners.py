@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from edgekd.bundle import FILES
 from edgekd.errors import ModelError
@@ -25,6 +27,8 @@ from edgekd.measure.sessions import Ended, Refused, Session, ending
 
 Batch = NDArray[Any]
 QDQ_APART = "Q and DQ apart"
+NCHWC = "NchwcTransformer"
+"""onnxruntime's pass that blocks channels on x86. On some fp16 graphs it ends the process (seen with 1.27 and 1.31)."""
 
 NOTABLE_FEATURES = (
     ("avx2", "avx2"),
@@ -83,24 +87,28 @@ def open_session(path: Path | str, *, threads: int = 1, optimise: bool = True) -
     On x86 without VNNI int8 products saturate in 16 bit and accuracy would be another than the device's:
     `session.x64quantprecision` is set there. A bf16 graph is computed in fp32 and rounded after every operator. Where the
     processor has fp16, onnxruntime's integer operators refuse the fp16 scales of a TensorRT graph: Q and DQ then stay apart.
+    The pass `NCHWC` is left out for the fp16 graphs that it may end the process on.
     With `optimise` off every tensor has the value that the file says. The model runs in a process of its own (see
     edgekd.measure.sessions). Raises ModelError where the file cannot be loaded, or ends that process.
     """
     check_external_data(path)
     entries = {FOLDER: os.path.dirname(os.path.abspath(path))}
+    # WeightBiasQuantization would round float biases to integers, which a TensorRT engine does not.
+    disabled = ["WeightBiasQuantization"]
     set_otherwise = []
     if int8_saturates(platform.machine(), cpu_features()):
         entries["session.x64quantprecision"] = "1"
         set_otherwise.append("x64quantprecision")
 
     def start(source: bytes | str) -> Session:
-        # That pass would round float biases to integers, which a TensorRT engine does not.
-        disabled = ["WeightBiasQuantization"]
         return Session(
             source, threads=threads, optimise=optimise, entries=entries, disabled=disabled, title=os.fspath(path)
         )
 
     try:
+        if nchwc_may_end_it(path):
+            disabled.append(NCHWC)
+            set_otherwise.append(f"without {NCHWC}")
         rounded = as_on_a_gpu(path)
         if rounded:
             set_otherwise.append(ROUNDED)
@@ -180,6 +188,13 @@ class TimedThere:
     def block(self, min_s: float, min_n: int) -> NDArray[np.float64]:
         """Milliseconds of each call."""
         return self.session.time(self.outputs, self.feeds, min_s, min_n)
+
+
+def nchwc_may_end_it(path: Path | str) -> bool:
+    """Attention behind a convolution in fp16: nothing narrower tells the graphs that `NCHWC` ends the process on."""
+    graph = onnx.load(path, load_external_data=False).graph
+    computes_fp16 = any(tensor.data_type == TensorProto.FLOAT16 for tensor in graph.initializer)
+    return computes_fp16 and {"Conv", "MatMul"} <= {node.op_type for node in graph.node}
 
 
 def refuses_fp16_scales(error: Exception) -> bool:
@@ -269,15 +284,15 @@ def status_kb(key):
     with open("/proc/self/status") as lines:
         return next(int(line.split()[1]) for line in lines if line.startswith(key + ":"))
 
-path, dtype, shape, threads = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
-sys.path.insert(0, sys.argv[5])
+path, dtype, shape, threads, half = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5] == "True"
+sys.path.insert(0, sys.argv[6])
 from run import OnnxModel
 import onnxruntime
 batch = np.zeros([int(d) for d in shape.split("x")], dtype)
 with open("/proc/self/clear_refs", "w") as peak:
     peak.write("5")
 before = status_kb("VmRSS")
-model = OnnxModel(path, threads)
+model = OnnxModel(path, threads, half)
 for _ in range(3):
     model(batch)
 print(status_kb("VmHWM") - before)
@@ -303,6 +318,7 @@ def peak_memory_mb(path: Path, batch: Batch, *, threads: int = 1) -> float | Non
         str(batch.dtype),
         shape,
         str(threads),
+        str(nchwc_may_end_it(path)),
         str(FILES),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
