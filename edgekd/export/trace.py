@@ -46,6 +46,8 @@ def quiet_torch() -> Iterator[None]:
                 warnings.filterwarnings(
                     "ignore", category=category, module=r"(torch|torchao|onnxscript|onnx_ir|copyreg)\b"
                 )
+            # A recurrent layer lists its own weights anew where they are replaced by what the tracer sees.
+            warnings.filterwarnings("ignore", r"The tensor attributes \S+_flat_weights\[")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

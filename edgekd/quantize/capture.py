@@ -10,12 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
+from torch.utils._pytree import tree_flatten
 
 from edgekd.export.trace import trace
 from edgekd.models.plain import plain_copy
 from edgekd.quantize.fold import absorb_batch_norms
 from edgekd.quantize.functional import make_functional
 from edgekd.quantize.operators import aten
+
+NEUTRAL: dict[Any, tuple[Any, ...]] = {
+    aten.add.Tensor: (0,), aten.sub.Tensor: (0,), aten.mul.Tensor: (1,), aten.div.Tensor: (1,),
+}  # fmt: skip
+"""What changes nothing, as the 0 that Python's `sum` begins with."""
 
 
 def capture(model: nn.Module, example_inputs: tuple[Tensor, ...], *, trainable: bool) -> GraphModule:
@@ -31,11 +37,29 @@ def capture(model: nn.Module, example_inputs: tuple[Tensor, ...], *, trainable: 
         program = trace(plain_copy(model), example_inputs, name=type(model).__name__)
         module = make_functional(program)
     _drop_no_ops(module.graph)
+    _merge_equal(module.graph)
     absorb_batch_norms(module, trainable=trainable)
     module.graph.eliminate_dead_code()
     module.graph.lint()
     module.recompile()
     return module
+
+
+def _merge_equal(graph: Graph) -> None:
+    """One node for what is computed twice of the same values: the exporter would merge the two, and with them their sites."""
+    first: dict[Any, Node] = {}
+    for node in list(graph.nodes):
+        if node.op != "call_function" or _is_random(node):
+            continue
+        flat, shape = tree_flatten((node.args, node.kwargs))
+        key = (node.target, str(shape), tuple((type(value), value) for value in flat))
+        if first.setdefault(key, node) is not node:
+            node.replace_all_uses_with(first[key])
+            graph.erase_node(node)
+
+
+def _is_random(node: Node) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 @contextmanager
@@ -136,6 +160,9 @@ def _drop_no_ops(graph: Graph) -> None:
             graph.erase_node(node)
         elif node.target is aten.copy.default and _alike(*node.args):  # what a write in place became
             node.replace_all_uses_with(node.args[1])
+            graph.erase_node(node)
+        elif node.args[1:] == NEUTRAL.get(node.target) and not node.kwargs and _alike(node.args[0], node):
+            node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
         elif node.target in (aten.slice.Tensor, aten.slice_scatter.default) and _takes_all(node):
             whole = node.args[0] if node.target is aten.slice.Tensor else node.args[1]

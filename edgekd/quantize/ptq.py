@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from edgekd.errors import QuantizationError
 from edgekd.export.trace import quiet_torch
@@ -14,11 +14,11 @@ from edgekd.quantize.bias import float_biases, quantize_biases
 from edgekd.quantize.capture import capture
 from edgekd.quantize.constants import constant_name, evaluate, fold_constant, is_constant
 from edgekd.quantize.fold import hidden_batch_norms, show_batch_norms
-from edgekd.quantize.operators import LAYERS
+from edgekd.quantize.operators import LAYERS, aten
 from edgekd.quantize.pt2e import convert_pt2e, prepare_qat_pt2e
 from edgekd.quantize.qat import activation_quantizers, eval_mode, fake_quantizer, in_float, weight_quantizers
 from edgekd.quantize.ranges import RANGES
-from edgekd.quantize.same import check_prepared, check_same, samples_of
+from edgekd.quantize.same import check_prepared, check_same, mark_masked, samples_of
 from edgekd.quantize.scheme import SUFFIX, Scheme
 from edgekd.quantize.statistics import Statistics, observe, quantizers_by_tensor
 from edgekd.target import Quantization, Target
@@ -51,6 +51,7 @@ def prepare(
     graph = capture(model, example_inputs, trainable=qat)
     samples = samples_of(example_inputs)
     check_same(model, graph, samples, trained=qat)
+    mark_masked(graph, samples)
     with quiet_torch(), hidden_batch_norms(graph.graph):
         prepared: GraphModule = prepare_qat_pt2e(graph, Scheme(quantization, fake_quantizer, keep_float))
     show_batch_norms(prepared.graph)
@@ -76,6 +77,7 @@ def calibrate(prepared: GraphModule, batches: Iterable[Tensor], method: str = DE
 
 def set_ranges(prepared: GraphModule, statistics: Mapping[str, Statistics], method: str = DEFAULT) -> None:
     """Decides each activation's range by a method of edgekd.quantize.ranges; the model then computes as it will ship."""
+    least = {node.name: 2 / size for node in prepared.graph.nodes if isinstance(size := _size_of_softmax(node), int)}
     for tensor, quantizer in quantizers_by_tensor(prepared).items():
         symmetric = quantizer.qscheme == torch.per_tensor_symmetric
         # Of 16 bits nothing is won by clipping.
@@ -83,11 +85,24 @@ def set_ranges(prepared: GraphModule, statistics: Mapping[str, Statistics], meth
         decide = RANGES[method if bits.quant_max - bits.quant_min < 256 else "minmax"]
         seen = statistics[tensor]
         low, high = decide(seen, symmetric=symmetric) if seen.low < seen.high else _around(seen.low)
+        high = max(high, least.get(tensor, high))
         quantizer.cover(low * TIE_BREAK, high * TIE_BREAK)
     if not prepared.meta["trainable"]:
         for weight, quantizer in weight_quantizers(prepared):
             quantizer.fit(evaluate(prepared, weight))
     eval_mode(prepared)
+
+
+def _size_of_softmax(node: Node) -> int | torch.SymInt | None:
+    """How many values a softmax shares out; None for another operator.
+
+    onnxruntime's integer softmax overflows below a scale of 1 / (148 * size), so where none gets twice an equal share (seen
+    with 1.31).
+    """
+    if node.target is not aten.softmax.int:
+        return None
+    value, axis = node.meta["val"], node.args[1]
+    return value.shape[axis]  # type: ignore[no-any-return]
 
 
 def _around(value: float) -> tuple[float, float]:

@@ -18,6 +18,9 @@ TOLERANCE = 1e-3
 """Root mean square of a difference over that of the answer. Folding and another order of sums stay near 1e-6."""
 ROWS = 3  # a batch of other size than the one of the trace, and few enough to cost little
 
+MASKED = "masked"  # in a node's meta
+HUGE, GAP = 1000.0, 50.0
+
 Inputs = tuple[Tensor, ...]
 
 
@@ -102,6 +105,27 @@ def _distance(found: Tensor, expected: Tensor) -> float:
     scale = float(expected[sound].square().sum().sqrt())
     error = float((found[sound] - expected[sound]).square().sum().sqrt())
     return error / max(scale, 1e-6 * max(1, expected.numel()) ** 0.5) if error else 0.0
+
+
+def mark_masked(graph: GraphModule, samples: Inputs) -> None:
+    """Marks the nodes whose values on the first sample a mask is in, as the sum of attention's scores and a mask."""
+    run = _Values(graph)
+    with as_it_was(graph), torch.no_grad():
+        run.run(*(x[:1].clone() for x in samples))
+    for node, value in run.values.items():
+        if isinstance(value, Tensor) and value.is_floating_point() and is_masked(value):
+            node.meta[MASKED] = True
+
+
+def is_masked(values: Tensor) -> bool:
+    """Infinite values, or a gap below huge ones (-10000, the least float): one scale for both leaves nothing of the others."""
+    size = values.abs()
+    if bool(size.isinf().any()):
+        return True
+    huge = size >= HUGE
+    if not bool(huge.any()) or bool(huge.all()):
+        return False
+    return bool(size[~huge].max() * GAP < size[huge].min())
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from edgekd.quantize.pt2e import (
     Quantizer,
     SharedQuantizationSpec,
 )
+from edgekd.quantize.same import MASKED
 from edgekd.target import Operator, Quantization
 
 LINEAR = (aten.linear.default,)
@@ -347,7 +348,8 @@ def _joins_two(node: Node) -> bool:
 def _is_float(node: Node) -> bool:
     """Whether there is something to quantize: floats that samples decide. The exporter would fold what is always the same."""
     value = node.meta.get("val")
-    return isinstance(value, torch.Tensor) and value.is_floating_point() and depends_on_samples(node)
+    floats = isinstance(value, torch.Tensor) and value.is_floating_point()
+    return floats and depends_on_samples(node) and MASKED not in node.meta
 
 
 def _modules(node: Node) -> list[str]:

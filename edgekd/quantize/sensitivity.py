@@ -14,6 +14,7 @@ from edgekd.quantize.constants import is_constant
 from edgekd.quantize.layers import layers_of
 from edgekd.quantize.operators import TRANSPOSED
 from edgekd.quantize.qat import in_float, quantizer_of
+from edgekd.quantize.same import MASKED
 from edgekd.quantize.scheme import ACTIVATIONS, NAMES, OPERATORS
 from edgekd.target import Quantization
 
@@ -88,6 +89,7 @@ def float_operators(prepared: GraphModule) -> list[FloatOperator]:
         node
         for node in computed
         if (node.target in TRANSPOSED and quantizer_of(prepared, node.args[1]) is None)
+        or MASKED in node.meta
         or (node.target not in FOLLOWERS and not _touches_a_scale(prepared, node))
     ]
     groups: dict[tuple[str, str], list[Node]] = {}
@@ -103,6 +105,8 @@ def float_operators(prepared: GraphModule) -> list[FloatOperator]:
 
 def _why(node: Node, scheme: Quantization) -> str:
     name = NAMES.get(node.target)
+    if MASKED in node.meta:
+        return "for a mask is among its values"
     if name is None or getattr(scheme.operators, name) is None:
         return "for the target has no int8 rule for it"
     if scheme.min_channels > 1:

@@ -18,7 +18,8 @@ from edgekd.export.to_onnx import to_onnx
 from edgekd.quantize import calibrate, convert, prepare, sites
 from edgekd.quantize.capture import capture
 from edgekd.quantize.operators import aten
-from edgekd.quantize.same import check_same
+from edgekd.quantize.same import check_same, is_masked
+from edgekd.quantize.sensitivity import float_operators
 from edgekd.target import Quantization
 from tests.quantize.schemes import INT8, QNN, TENSORRT, UINT8
 
@@ -354,6 +355,94 @@ def test_a_norm_without_statistics_is_refused_by_that_name() -> None:
     model = nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8, track_running_stats=False)).eval()
     with pytest.raises(QuantizationError, match="depends on the others in its batch"):
         prepare(model, TENSORRT, (torch.randn(2, 8, 6, 6),))
+
+
+class Masked(nn.Module):
+    """Attention's scores with a mask, `at` where it says no."""
+
+    def __init__(self, at: float) -> None:
+        super().__init__()
+        self.qk, self.v = nn.Linear(16, 32), nn.Linear(16, 16)
+        self.register_buffer("mask", torch.full((6, 6), at).triu(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = self.qk(x).chunk(2, -1)
+        found: Tensor = ((q @ k.transpose(1, 2) + self.mask).softmax(-1) @ self.v(x)).mean(1)
+        return found
+
+
+@pytest.mark.parametrize("scheme", [TENSORRT, UINT8, QNN])
+@pytest.mark.parametrize("at", [float("-inf"), torch.finfo(torch.float32).min, -1e4])
+def test_what_a_mask_is_in_stays_in_float_with_the_reason(at: float, scheme: Quantization) -> None:
+    """One scale for -10000 and for scores would leave nothing of the scores; none reaches infinity."""
+    torch.manual_seed(0)
+    model, x = Masked(at).eval(), torch.randn(64, 6, 16)
+    prepared = prepare(model, scheme, (x[:2],))
+    assert "for a mask is among its values" in {operator.why for operator in float_operators(prepared)}
+    calibrate(prepared, [x])
+    with torch.no_grad():
+        assert apart(convert(prepared)(x), model(x)) < BOUND
+
+
+def test_large_values_are_no_mask() -> None:
+    assert not is_masked(torch.linspace(0, 1e5, 1000)) and not is_masked(torch.full((3,), 1e6))
+    assert is_masked(torch.tensor([1.0, 2.0, -1e4])) and is_masked(torch.tensor([0.0, float("inf")]))
+
+
+def test_what_is_computed_twice_of_the_same_values_is_one_site(tmp_path: Path) -> None:
+    """The exporter merges them; a site that it merged would have been trained and not shipped."""
+    torch.manual_seed(0)
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 16, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            drop = nn.functional.dropout
+            return torch.cat([y[:, :8].sigmoid() * 2, drop(y[:, :8], 0.5, self.training) - 1], 1).mean((2, 3))
+
+    model, x = Twice().eval(), torch.randn(32, 3, 8, 8)
+    prepared = prepare(model, QNN, (x[:2],))
+    assert len(prepared.graph.find_nodes(op="call_function", target=aten.slice.Tensor)) == 1
+    calibrate(prepared, [x])
+    converted = convert(prepared)
+    to_onnx(converted, tmp_path / "model.onnx", x[:2], opset=20)
+    assert sites(tmp_path / "model.onnx") == sites(converted)
+
+
+@pytest.mark.parametrize("size", [2, 3, 10])
+def test_a_softmax_of_nearly_equal_shares_is_the_same_in_onnxruntime(size: int, tmp_path: Path) -> None:
+    """Its integer softmax overflows at scales below 1 / (148 size), and then gives 0 for the largest."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(16, size), nn.Softmax(1)).eval(), torch.randn(256, 16) * 0.1
+    prepared = prepare(model, QNN, (x[:2],))
+    calibrate(prepared, [x])
+    converted = convert(prepared)
+    to_onnx(converted, tmp_path / "model.onnx", x[:2], opset=20)
+    (got,) = open_session(tmp_path / "model.onnx").run(None, {"input": x.numpy()})
+    with torch.no_grad():
+        assert float((torch.from_numpy(got) - converted(x)).abs().max()) < 2 / 255 * 2 / size  # a step or two
+
+
+def test_what_changes_nothing_is_no_operator() -> None:
+    class Sum(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return sum([x.relu() * 1, (x + 2) / 1]) - 0  # type: ignore[no-any-return]
+
+    graph = capture(Sum(), (torch.randn(2, 3),), trainable=False)
+    called = [node.target for node in graph.graph.nodes if node.op == "call_function"]
+    assert called == [aten.relu.default, aten.add.Tensor, aten.add.Tensor]
+
+
+def test_noise_that_is_drawn_twice_stays_two() -> None:
+    class Noise(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.rand_like(x) - torch.rand_like(x)
+
+    graph = capture(Noise(), (torch.zeros(2, 3),), trainable=False)
+    assert graph(torch.zeros(2, 3)).abs().max() > 0
 
 
 def test_blank_samples_hide_nothing() -> None:
