@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edgekd.errors import BundleError, NotToShipError
+from edgekd.json_text import parse_json
 from edgekd.measure.device_runner import LARGEST, manifest_problem
 from edgekd.names import visible
 from edgekd.report import html
@@ -47,8 +48,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if path.is_symlink() or not path.is_file():
         raise BundleError(f"{folder} is no bundle: it has no file {MANIFEST}")
     try:
-        manifest = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
+        manifest = parse_json(read_text(path))
+    except ValueError as error:
         raise BundleError(f"{path} cannot be read as a manifest: {error!r:.200}") from error
     if problem := manifest_problem(manifest):
         raise BundleError(f"{path} cannot be read as a manifest: {problem}")
@@ -130,8 +131,8 @@ def read_report(folder: Path) -> Report:
     try:
         if not os.path.lexists(file):
             raise BundleError(f"{folder} holds no report.json; give a bundle's folder, as build/<recipe>/<target>")
-        return Report.model_validate_json(json.dumps(_shown(json.loads(read_text(file)))))
-    except (ValueError, RecursionError) as error:
+        return Report.model_validate_json(json.dumps(_shown(parse_json(read_text(file)))))
+    except ValueError as error:
         raise BundleError(f"{file} is no report of this edgekd; build again ({str(error).splitlines()[0]})") from error
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edgekd import __version__
 from edgekd.contents import hash_file
+from edgekd.json_text import parse_json
 from edgekd.recipe import Recipe
 from edgekd.report.model import Report
 from edgekd.stage import Cache
@@ -40,7 +41,7 @@ def fingerprint(recipe: Recipe, target: Target, cache: Cache) -> str:
 def current_report(folder: Path, made_of: str) -> Report | None:
     """The report of the bundle in `folder` if it was made of this and no byte of it has changed since, else None."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = parse_json((folder / "manifest.json").read_text())
         if manifest.get("fingerprint") != made_of:
             return None
         if any(hash_file(folder / name) != digest for name, digest in manifest["files"].items()):

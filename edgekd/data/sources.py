@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from edgekd.contents import images
 from edgekd.data.picture import Pixels, as_pixels
 from edgekd.errors import DataError, nearest
 from edgekd.imports import load_function
+from edgekd.json_text import parse_json
 from edgekd.names import class_problem
 
 IMAGE_COLUMNS = ("image", "img")
@@ -304,13 +304,13 @@ def _class_names(path: Path, schema: pa.Schema, label: str) -> tuple[str, ...]:
     if stored is None:
         return ()
     try:
-        found = json.loads(stored)
+        found = parse_json(stored)
         for key in ("info", "features", label):
             found = found.get(key, {})
         names = found.get("names", [])
         if not isinstance(names, list):
             raise TypeError(f"names is {type(names).__name__}")
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path}: the class names that its metadata holds (`huggingface`, as the package datasets writes it) cannot be read "
             f"({type(error).__name__}: {_first_line(error)}); write the file anew"

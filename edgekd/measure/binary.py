@@ -7,7 +7,6 @@ with `threads` and `batch` where they are not 1. The stored outputs are not comp
 
 from __future__ import annotations
 
-import json
 import secrets
 import shlex
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from pydantic import Field
 
 from edgekd.bundle import SHIPPED, sha256
 from edgekd.errors import DeviceError
+from edgekd.json_text import parse_json
 from edgekd.measure.answer import Block, Data, Facts, understand
 from edgekd.measure.devices import Device
 from edgekd.measure.devices.process import clean
@@ -111,7 +111,7 @@ def _is_number(text: str) -> bool:
 def _last_json(device: Device, out: bytes) -> object:
     lines = [line for line in out.decode(errors="replace").splitlines() if line.strip()]
     try:
-        return json.loads(lines[-1])
+        return parse_json(lines[-1])
     except (IndexError, ValueError):
         shown = clean("\n".join(lines[-5:])) or "nothing"
         raise DeviceError(

@@ -7,7 +7,6 @@ neither term hides the other. What it is worth is told by networks that were mea
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from scipy.optimize import nnls
 from edgekd.bundle import FILES
 from edgekd.errors import DeviceError
 from edgekd.export.check import precision_of
+from edgekd.json_text import parse_json
 from edgekd.measure.at_work import Workplace
 from edgekd.measure.calibration import Calibration, HeldOut, Rates
 from edgekd.measure.calibration_nets import write_networks
@@ -138,7 +138,7 @@ def time_on(device: Device, models: Mapping[str, Path], rounds: int, runtime: st
         words = [script, runtime, str(rounds), str(BLOCK_MS), *paths]
         out = there.python(words, timeout_s=SECONDS[runtime])
         try:
-            answer = json.loads(out.decode().strip().splitlines()[-1])
+            answer = parse_json(out.decode().strip().splitlines()[-1])
             for kind in ("cpu_ms", "wall_ms"):
                 answer[kind] = {paths[path]: values for path, values in answer[kind].items()}
         except (ValueError, LookupError, TypeError, AttributeError) as error:

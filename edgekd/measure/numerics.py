@@ -5,20 +5,21 @@ An emulated CPU gives the figures that the real one would: the same kernels run.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from edgekd.bundle import FILES
-from edgekd.errors import ModelError
+from edgekd.errors import DeviceError, ModelError
 from edgekd.export.check import precision_of
+from edgekd.json_text import parse_json
 from edgekd.measure.at_work import Workplace
 from edgekd.measure.devices import Device
 from edgekd.measure.runners import OnnxRunner
@@ -135,13 +136,18 @@ def outputs_on(device: Device, runs: Mapping[Path, Array]) -> tuple[dict[Path, d
             with arrays.open("wb") as file:
                 np.save(file, inputs)
             words += [there.put(arrays, f"{model.name}.npy"), there.put(model)]
-        about = json.loads(there.python(words, timeout_s=SECONDS).decode().strip().splitlines()[-1])
-        found = {}
-        for model in runs:
-            arrays.write_bytes(there.get(f"{model.name}.npz"))
-            with np.load(arrays, allow_pickle=False) as stored:
-                found[model] = {name: stored[name] for name in stored.files}
-    return found, about
+        out = there.python(words, timeout_s=SECONDS)
+        found: dict[Path, dict[str, Array]] = {}
+        try:
+            about = parse_json(out.decode().strip().splitlines()[-1])
+            told = {"machine": about["machine"], "runtime": about["runtime"], "features": list(about["features"])}
+            for model in runs:
+                arrays.write_bytes(there.get(f"{model.name}.npz"))
+                with np.load(arrays, allow_pickle=False) as stored:
+                    found[model] = {name: stored[name] for name in stored.files}
+        except (ValueError, LookupError, TypeError, EOFError, BadZipFile) as error:
+            raise DeviceError(f"{device.name}: the outputs that it gave make no sense: {error!r}") from error
+    return found, told
 
 
 def tap(model: onnx.ModelProto, to: Path) -> dict[str, str]:

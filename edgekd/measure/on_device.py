@@ -15,6 +15,7 @@ import numpy as np
 from edgekd.accuracy import top1_of
 from edgekd.bundle import GOLDEN, MANIFEST, SHIPPED, read_manifest, refuse_not_to_ship, sha256, write_json
 from edgekd.errors import BundleError, DeviceError
+from edgekd.json_text import parse_json
 from edgekd.measure.answer import Answer, Facts, Loading, Proof, Shipped, Timed, understand
 from edgekd.measure.devices import Device, Told
 from edgekd.measure.devices.process import clean
@@ -171,7 +172,7 @@ def _parcel(trials: Mapping[str, Trial], folder: Path) -> Parcel:
 def figures_of(file: Path, trial: Trial, device: str, origin: Origin = "device") -> OnDevice:
     """What device_runner.py wrote where it ran alone, on a device of this name. Raises DeviceError where it was about another model."""
     try:
-        answer = understand(Answer, json.loads(file.read_text(encoding="utf-8")), str(file))
+        answer = understand(Answer, parse_json(file.read_text(encoding="utf-8")), str(file))
     except (OSError, ValueError) as error:
         raise DeviceError(f"{file} holds no figures: {error}") from error
     if answer.model_sha256 != sha256(trial.model):

@@ -13,6 +13,7 @@ from typing import Any
 
 from edgekd.bundle import BYTECODE, FILES, MANIFEST, RUNNER, check_file, read_manifest, refuse_links, sha256, unlisted
 from edgekd.errors import BundleError, DeviceError, DiffersError
+from edgekd.json_text import parse_json
 from edgekd.measure.answer import Facts, understand
 from edgekd.measure.devices import Device, Told
 from edgekd.measure.devices.process import clean, last_line
@@ -98,8 +99,8 @@ def ask(
     if not marked:
         raise DeviceError(_no_answer(device, result.code, result.err))
     try:
-        reply = json.loads(text)
-    except (ValueError, RecursionError):
+        reply = parse_json(text)
+    except ValueError:
         raise DeviceError(f"{device.name}: its answer is cut off; run the command again") from None
     if not isinstance(reply, dict) or "value" not in reply:
         answered(reply, device.name)

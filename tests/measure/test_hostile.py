@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 
+from edgekd.current import current_report
 from edgekd.errors import BundleError, DeviceError
 from edgekd.measure import device_runner as runner
 from edgekd.measure.answer import Answer, Facts, understand
+from edgekd.measure.binary import _last_json
 from edgekd.measure.devices.local import Local
 from edgekd.measure.devices.process import Result, run_process
 from edgekd.measure.devices.ssh import Ssh
-from edgekd.measure.on_device import Options, measure_on, ship_to, trial_of, verify_on
+from edgekd.measure.on_device import Options, figures_of, measure_on, ship_to, trial_of, verify_on
 from edgekd.measure.remote import ask, parcel_of, probe, sent
 from edgekd.report.model import DeviceState, Energy
 
@@ -216,3 +218,15 @@ def test_facts_and_figures_of_a_newer_runner_are_still_read(tmp_path: Path) -> N
     answer = understand(Answer, {**figures, "colour": "blue"}, "here")
     assert answer == understand(Answer, figures, "here") and answer.golden.ok
     assert measure_on(device, trial, Options(warmup_s=0.02, block_s=0.02, min_n=30)).golden_ok
+
+
+def test_json_that_is_nested_without_end_is_refused_wherever_others_wrote_it(tmp_path: Path) -> None:
+    """Python's reader ends in a RecursionError there, which is no ValueError."""
+    (tmp_path / "figures.json").write_text(deep := "[" * 200_000)
+    (tmp_path / "manifest.json").write_text(deep)
+    trial = trial_of(bundle_in(tmp_path))
+    with pytest.raises(DeviceError, match=r"figures.json holds no figures: nested too deep"):
+        figures_of(tmp_path / "figures.json", trial, "far")
+    with pytest.raises(DeviceError, match="last line is no JSON"):
+        _last_json(Local("here", str(tmp_path)), deep.encode())
+    assert current_report(tmp_path, "fingerprint") is None

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from edgekd.contents import write_atomically
-from edgekd.errors import DeviceError, nearest
+from edgekd.errors import DeviceError, RecipeError, nearest
 from edgekd.measure.devices import KINDS, Device
+from edgekd.toml_file import parse_toml
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 FOLDER = ".cache/edgekd-device"
@@ -34,9 +34,11 @@ def list_devices() -> dict[str, Settings]:
     """Name -> settings; exactly one of a device's keys is its kind. Raises DeviceError for a file with mistakes."""
     file = devices_file()
     try:
-        tables = tomllib.loads(file.read_text(encoding="utf-8"))
+        tables = parse_toml(file.read_text(encoding="utf-8"), str(file))
     except FileNotFoundError:
         return {}
+    except RecipeError as error:
+        raise DeviceError(str(error)) from error
     except (OSError, ValueError) as error:
         raise DeviceError(f"{file} cannot be read: {error}") from error
     for name, settings in tables.items():
