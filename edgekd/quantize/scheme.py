@@ -63,6 +63,8 @@ ACTIVATIONS: dict[str, tuple[Any, ...]] = {
 }
 INTEGERS = {"int8": (torch.int8, -128, 127), "uint8": (torch.uint8, 0, 255), "uint16": (torch.uint16, 0, 65535)}
 
+WHY_FLOAT = "why_float"  # in a node's meta
+
 MakeObserver = Callable[[torch.dtype, bool, bool], Any]
 """(dtype, symmetric, per channel) to torchao's observer or fake-quantizer constructor."""
 
@@ -131,6 +133,7 @@ class Scheme(Quantizer):  # type: ignore[misc]
         passing = []
         for node in model.graph.nodes:
             rule = None if node in kept else self._rule(node)
+            node.meta[WHY_FLOAT] = self._why_float(node, rule, node in kept)
             if rule is None or node in marks.outputs:  # an activation that was fused
                 continue
             if rule.sites == "inputs":
@@ -188,6 +191,21 @@ class Scheme(Quantizer):  # type: ignore[misc]
             return None
         rule: Operator | None = getattr(operators, name) if name else None
         return rule or operators.other
+
+    def _why_float(self, node: Node, rule: Operator | None, kept: bool) -> str:
+        """Why an operator computes in float, where no scale comes to lie beside it."""
+        if kept:
+            return "keep_float names it"
+        if MASKED in node.meta:
+            return "a mask is among its values"
+        if rule is not None:
+            return "the operators around it compute in float"
+        name = NAMES.get(node.target)
+        if name in WEIGHTED and getattr(self.quantization.operators, name) is not None:
+            if not is_constant(node.args[0]):  # type: ignore[arg-type]
+                return f"fewer than {self.quantization.min_channels} channels"
+            return "what it reads is constant"
+        return "the target has no int8 rule for it"
 
     def _is_wide(self, node: Node) -> bool:
         """Whether there are channels enough for integer kernels: of a convolution on one side, of a product on both."""

@@ -15,8 +15,7 @@ from edgekd.quantize.layers import layers_of
 from edgekd.quantize.operators import TRANSPOSED
 from edgekd.quantize.qat import in_float, quantizer_of
 from edgekd.quantize.same import MASKED
-from edgekd.quantize.scheme import ACTIVATIONS, NAMES, OPERATORS
-from edgekd.target import Quantization
+from edgekd.quantize.scheme import ACTIVATIONS, OPERATORS, WHY_FLOAT
 
 FOLLOWERS = {
     target
@@ -49,9 +48,9 @@ class FloatOperator:
     why: str
 
     def __str__(self) -> str:
-        times = f" in {self.nodes} places" if self.nodes > 1 else ""
+        places = f" in {self.nodes} places" if self.nodes > 1 else ""
         share = f"{self.share:.1%}" if self.share >= 0.001 else "less than 0.1%"
-        return f"{self.operator}{times} stays in float, {self.why}: {share} of all values"
+        return f"{self.operator} stays in float{places}: {self.why}; {share} of all values"
 
 
 def sensitivities(prepared: GraphModule, batches: Sequence[Tensor], classes: int) -> list[Sensitivity]:
@@ -94,24 +93,13 @@ def float_operators(prepared: GraphModule) -> list[FloatOperator]:
     ]
     groups: dict[tuple[str, str], list[Node]] = {}
     for node in alone:
-        groups.setdefault((_name(node), _why(node, prepared.meta["quantization"])), []).append(node)
+        groups.setdefault((_name(node), node.meta.get(WHY_FLOAT, "no scale lies beside it")), []).append(node)
     total = max(1, sum(values.values()))
     found = [
         FloatOperator(name, len(nodes), sum(values[node] for node in nodes) / total, why)
         for (name, why), nodes in groups.items()
     ]
     return sorted(found, key=lambda operator: (-operator.share, operator.operator))
-
-
-def _why(node: Node, scheme: Quantization) -> str:
-    name = NAMES.get(node.target)
-    if MASKED in node.meta:
-        return "for a mask is among its values"
-    if name is None or getattr(scheme.operators, name) is None:
-        return "for the target has no int8 rule for it"
-    if scheme.min_channels > 1:
-        return f"for it has fewer than {scheme.min_channels} channels (or keep_float names it)"
-    return "for keep_float names it"
 
 
 def _touches_a_scale(prepared: GraphModule, node: Node) -> bool:

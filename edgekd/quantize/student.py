@@ -76,7 +76,7 @@ class Plan:
         return "cle" in self.refine
 
 
-@stage(4, LIBRARIES)
+@stage(5, LIBRARIES)
 def record_activations(subject: Subject, equalized: bool, in_float: tuple[str, ...], *, out: Path) -> None:
     """Stage: the one pass over the calibration samples, `statistics.safetensors`; every method decides from it.
 

@@ -144,10 +144,8 @@ def test_what_no_rule_covers_is_named_with_its_share() -> None:
     assert [(operator.operator, operator.nodes) for operator in found] == [("erf", 2), ("conv_transpose2d", 1)]
     assert [operator.share for operator in found] == [pytest.approx(2048 / 3592), pytest.approx(1024 / 3592)]
     few = float_operators(prepare(seeded(nn.Conv2d(3, 4, 3)), JETSON, (images(2),)))
-    assert [operator.why for operator in few] == ["for it has fewer than 16 channels (or keep_float names it)"]
-    assert (
-        str(found[0]) == "erf in 2 places stays in float, for the target has no int8 rule for it: 57.0% of all values"
-    )
+    assert [operator.why for operator in few] == ["fewer than 16 channels"]
+    assert str(found[0]) == "erf stays in float in 2 places: the target has no int8 rule for it; 57.0% of all values"
     for scheme in (TENSORRT, ONNXRUNTIME):
         assert float_operators(prepare(seeded(Block()), scheme, (images(2),))) == []
 
