@@ -25,6 +25,9 @@ MISSED, WRONG_INPUT, INTERRUPTED = 3, 2, 130
 TargetOption = Annotated[
     str, typer.Option("--target", "-t", help="A device's name or alias (`edgekd targets`), or a .toml file.")
 ]
+ShapeOption = Annotated[
+    list[str] | None, typer.Option("--shape", help="An input's sizes where the file leaves them free: x=1,3,640,640.")
+]
 CacheOption = Annotated[
     Path | None, typer.Option("--cache", help="Where stages are kept [$EDGEKD_CACHE or ~/.cache/edgekd].")
 ]
@@ -95,10 +98,7 @@ def targets(
         str | None, typer.Option("--calibrated", help="Estimate by this device's calibration, not by the profile.")
     ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Write the estimate's roofline to this SVG file.")] = None,
-    shape: Annotated[
-        list[str] | None,
-        typer.Option("--shape", help="An input's sizes where the file leaves them free: x=1,3,640,640."),
-    ] = None,
+    shape: ShapeOption = None,
 ) -> None:
     """List the devices, or show one, or estimate a model's latency on it."""
     from edgekd.report.devices import print_target, print_targets
@@ -212,13 +212,15 @@ def lint(
         Path | None, typer.Option("--samples", help=".npy or .npz of inputs: finds values beyond the range of fp16.")
     ] = None,
     dla: Annotated[bool, typer.Option("--dla", help="The engine is meant for the target's DLA.")] = False,
+    shape: ShapeOption = None,
 ) -> None:
     """Say what would make an ONNX file slow on a target, or be refused there. Exit code 3: something is refused."""
     from edgekd.export import lint as linter
+    from edgekd.measure.shapes import read_sizes
     from edgekd.target import load_target
 
     device = load_target(target)
-    findings = linter.lint(model, device, samples=samples, dla=dla)
+    findings = linter.lint(model, device, samples=samples, dla=dla, shapes=read_sizes(shape or []))
     for line in linter.lines(findings):
         typer.echo(visible(line))
     typer.echo(f"{linter.counted(findings)} in {model} for {device.name} ({linter.runtime_title(device)})")

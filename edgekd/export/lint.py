@@ -17,10 +17,12 @@ from onnxscript.ir.passes import common
 from edgekd.errors import DataError, ModelError
 from edgekd.export import lint_placement as placement
 from edgekd.export import lint_range as ranges
+from edgekd.export import lint_restrictions as restrictions
 from edgekd.export import lint_runtime as runtime
 from edgekd.export import lint_values as values
 from edgekd.export.finding import SEVERITIES, Finding, Rule, Subject, runtime_title
 from edgekd.external_data import check_external_data
+from edgekd.measure.shapes import tell_sizes
 from edgekd.target import Target
 
 __all__ = ["Finding", "counted", "grouped", "lines", "lint", "listed", "runtime_title"]
@@ -42,6 +44,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
         placement.int32_biases,
         runtime.tensorrt_operators,
         runtime.tensorrt_types,
+        restrictions.tensorrt_restrictions,
         values.branch_ranks,
         *EVERYWHERE,
         placement.few_channels,
@@ -61,16 +64,18 @@ def lint(
     *,
     samples: Mapping[str, NDArray[Any]] | str | os.PathLike[str] | None = None,
     dla: bool = False,
+    shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> list[Finding]:
     """What is wrong with an ONNX file on `target`, errors first.
 
     `samples` are run through the model for the values that fp16 could not hold: arrays `[n, ...]` by input name, or an
-    .npz of these, or an .npy for a model with one input. `dla`: the engine is meant for the target's DLA.
+    .npz of these, or an .npy for a model with one input. `dla`: the engine is meant for the target's DLA. `shapes`: sizes of
+    inputs that the file leaves free, by name.
 
-    Raises ModelError for a file that is no valid ONNX, DataError for samples that the model does not take.
+    Raises ModelError for a file that is no valid ONNX or has no such sizes, DataError for samples that the model does not take.
     """
     path = Path(path)
-    model = read_model(path)
+    model = read_model(path, shapes)
     if isinstance(samples, str | os.PathLike):
         samples = read_samples(Path(samples), model)
     subject = Subject(path, model, target, samples, dla)
@@ -78,7 +83,7 @@ def lint(
     return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
-def read_model(path: Path) -> ir.Model:
+def read_model(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> ir.Model:
     """The file with inferred shapes, its functions inlined and its constants as initializers."""
     if not path.is_file():
         raise ModelError(f"{path} does not exist; give an ONNX file")
@@ -87,8 +92,10 @@ def read_model(path: Path) -> ir.Model:
         _check(path)
         model = ir.load(path)
         # A function's operators are what the runtime meets, and shapes are inferred through constants alone.
-        for run in (common.InlinePass(), common.LiftConstantsToInitializersPass(lift_all_constants=True)):
+        for run in (common.InlinePass(), common.LiftConstantsToInitializersPass(True, size_limit=0)):
             run(model)
+        if shapes:
+            _tell(model, shapes, path)
         common.ShapeInferencePass()(model)
         for value in model.graph.initializers.values():
             if value.const_value is not None:
@@ -100,6 +107,17 @@ def read_model(path: Path) -> ir.Model:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(f"{path} is no valid ONNX: {reason[:300]}") from error
     return model
+
+
+def _tell(model: ir.Model, shapes: Mapping[str, Sequence[int]], path: Path) -> None:
+    """Raises ModelError for sizes that the model does not have."""
+    told = onnx.load(path, load_external_data=False)
+    tell_sizes(told, shapes, path)
+    for given, value in zip(told.graph.input, model.graph.inputs, strict=True):
+        value.shape = ir.from_proto(given).shape
+    for node in model.graph:
+        for output in node.outputs if node.domain in ("", "ai.onnx") else ():
+            output.shape = None  # they are inferred anew
 
 
 def _check(path: Path) -> None:

@@ -34,19 +34,38 @@ def fix_sizes(model: onnx.ModelProto, sizes: Sizes, path: object) -> None:
 
     Raises ModelError for other free sizes, and for sizes that the model does not have.
     """
-    stored = {tensor.name for tensor in model.graph.initializer}
-    inputs = {value.name: value for value in model.graph.input if value.name not in stored}
+    inputs = _inputs(model)
+    tell_sizes(model, sizes, path, batch=1)
+    free = []
+    for name, value in inputs.items():
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if not dim.HasField("dim_value"):
+                free.append(f"{name}'s {dim.dim_param or f'axis {axis}'}")
+            elif dim.dim_value < 1:
+                raise ModelError(f"{path}: axis {axis} of {name} is {dim.dim_value}, so it holds nothing to estimate")
+    if free:
+        first = next(name for name, value in inputs.items() if any(not d.HasField("dim_value") for d in value.type.tensor_type.shape.dim))  # fmt: skip  # noqa: E501
+        dims = inputs[first].type.tensor_type.shape.dim
+        example = ",".join(str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?" for dim in dims)
+        raise ModelError(f"{path} has free sizes: {', '.join(free)}; give them: --shape {first}={example} in numbers")
+
+
+def tell_sizes(model: onnx.ModelProto, sizes: Sizes, path: object, *, batch: int | None = None) -> None:
+    """Free sizes of the inputs as `sizes` tells, and every other first axis as `batch`; one symbol has one size.
+
+    Raises ModelError for sizes that the model does not have.
+    """
+    inputs = _inputs(model)
     if unknown := [name for name in sizes if name not in inputs]:
         raise ModelError(f"{path} has no input {unknown[0]}; its inputs: {', '.join(inputs)}")
     known: dict[str, int] = {}
-    free: list[str] = []
     for name, value in inputs.items():
         dims = value.type.tensor_type.shape.dim
         told = sizes.get(name)
         if told is not None and len(told) != len(dims):
             raise ModelError(f"--shape {name}: {len(told)} sizes; {name} has {len(dims)} axes")
         for axis, dim in enumerate(dims):
-            wanted = told[axis] if told is not None else 1 if axis == 0 else None
+            wanted = told[axis] if told is not None else batch if axis == 0 else None
             if dim.HasField("dim_value"):
                 if told is not None and wanted != dim.dim_value:
                     raise ModelError(f"--shape {name}: axis {axis} is {dim.dim_value} in {path}, not {wanted}")
@@ -54,23 +73,19 @@ def fix_sizes(model: onnx.ModelProto, sizes: Sizes, path: object) -> None:
                 known.setdefault(dim.dim_param or f"{name}:{axis}", wanted)
     for name, value in inputs.items():
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
-            if not dim.HasField("dim_value"):
-                size = known.get(dim.dim_param or f"{name}:{axis}")
-                if size is None:
-                    free.append(f"{name}'s {dim.dim_param or f'axis {axis}'}")
-                else:
-                    dim.dim_value = size
-            if dim.HasField("dim_value") and dim.dim_value < 1:
-                raise ModelError(f"{path}: axis {axis} of {name} is {dim.dim_value}, so it holds nothing to estimate")
-    if free:
-        first = next(name for name, value in inputs.items() if any(not d.HasField("dim_value") for d in value.type.tensor_type.shape.dim))  # fmt: skip  # noqa: E501
-        dims = inputs[first].type.tensor_type.shape.dim
-        example = ",".join(str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?" for dim in dims)
-        raise ModelError(f"{path} has free sizes: {', '.join(free)}; give them: --shape {first}={example} in numbers")
+            size = known.get(dim.dim_param or f"{name}:{axis}")
+            if not dim.HasField("dim_value") and size is not None:
+                dim.dim_value = size
     for value in model.graph.value_info:  # what shapes cannot be inferred for may stand in the file by these names
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in known:
                 dim.dim_value = known[dim.dim_param]
+
+
+def _inputs(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
+    """What the caller gives, by name."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    return {value.name: value for value in model.graph.input if value.name not in stored}
 
 
 def with_shapes(model: onnx.ModelProto) -> dict[str, Shaped]:

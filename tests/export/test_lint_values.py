@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
 
 from edgekd.export.lint import lint
@@ -39,3 +40,15 @@ def test_a_plugin_of_tensorrt_is_told_by_name(shared: Path, name: str) -> None:
 def test_an_operator_of_onnx_ml_is_refused_by_that_name(shared: Path) -> None:
     (finding,) = lint(shared / "faults" / "lint_plugin" / "ml_scaler.onnx", ORIN)
     assert finding.severity == "error" and "ONNX-ML" in finding.why
+
+
+def test_a_scale_that_is_a_node_is_read_as_one_that_is_stored(tmp_path: Path) -> None:
+    """Exporters write small constants as nodes."""
+    text = """<ir_version: 9, opset_import: ["" : 19]> g (float[1,4] x) => (float[1,4] y) {
+        s = Constant <value_float = 0.0> ()
+        z = Constant <value = int8 {0}> ()
+        q = QuantizeLinear (x, s, z)
+        y = DequantizeLinear (q, s, z)
+    }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "model.onnx")
+    assert [f.severity for f in lint(tmp_path / "model.onnx", ORIN) if f.rule == "scales"] == ["error"]

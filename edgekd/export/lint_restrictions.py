@@ -1,0 +1,149 @@
+"""What TensorRT's parser asks of the operators that it lists, as data: attributes, constants, ranks, inputs, outputs."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from onnxscript import ir
+from pydantic import BaseModel, ConfigDict
+
+from edgekd.export.finding import Finding, Subject, array, given, sizes, title
+from edgekd.export.lint_runtime import lists_around
+from edgekd.target import version
+
+Constant = str | int | float
+REMEDIES = {
+    "a constant": "give a number where the model is exported; a simplifier folds what is computed from constants",
+    "fixed sizes": "export with fixed sizes, or tell them with --shape",
+}
+
+
+class Restriction(BaseModel):
+    """An entry of tensorrt_restrictions.toml, where the fields are described."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    operators: str
+    lists: str
+    attribute: str = ""
+    takes: tuple[Constant, ...] = ()
+    input: int = 0
+    constant: bool = False
+    below: int | None = None
+    ranks: tuple[int, ...] = ()
+    fixed: bool = False
+    without: tuple[int, ...] = ()
+    outputs: int | None = None
+    halves: str = ""
+    equation: str = ""
+    asks: str = ""
+
+    def broken(self, node: ir.Node) -> tuple[str, str] | None:
+        """What a node has, and what is asked for; None where nothing speaks against it."""
+        if self.attribute:
+            odd = [value for value in _values(node, self.attribute) if value not in self.takes]
+            return (f"{self.attribute} is {odd[0]}", _or(self.takes)) if odd else None
+        if self.halves:
+            values = _values(node, self.halves)
+            first, second = values[: len(values) // 2], values[len(values) // 2 :]
+            two = _values(node, "direction") == ["bidirectional"]
+            return (f"its directions have other {self.halves}", "the same") if two and first != second else None
+        if self.equation:
+            found = [value for value in _values(node, "equation") if re.search(self.equation, str(value))]
+            return (f"its equation is {found[0]}", self.asks) if found else None
+        if self.without:
+            extra = [index for index in self.without if given(node, index) is not None]
+            return (f"it has input {extra[0]}", "none there") if extra else None
+        if self.outputs is not None:
+            read = [value.name for value in node.outputs[self.outputs :] if value.uses() or value.is_graph_output()]
+            return (f"its output {read[0]} is read", "the first output alone") if read else None
+        return self._broken_input(given(node, self.input))
+
+    def _broken_input(self, value: ir.Value | None) -> tuple[str, str] | None:
+        if value is None:
+            return None
+        called, shape = f"its input {value.name}", sizes(value)
+        if self.constant and not is_fixed(value):
+            return f"{called} depends on the samples", "a constant"
+        if self.below is not None and (numbers := array(value)) is not None and numbers.max(initial=0) >= self.below:
+            return f"{called} is {numbers.max()}", f"less than {self.below}"
+        if self.ranks and shape is not None and len(shape) not in self.ranks:
+            return f"{called} has rank {len(shape)}", f"rank {_or(self.ranks)}"
+        if self.fixed and shape is not None and min(shape, default=0) < 0:
+            return f"{called} has the shape {value.shape}", "fixed sizes"
+        return None
+
+
+@cache
+def restrictions() -> tuple[Mapping[str, list[Restriction]], str]:
+    """Those of each operator, and their source."""
+    document = tomllib.loads((Path(__file__).parent / "tensorrt_restrictions.toml").read_text())
+    found: dict[str, list[Restriction]] = defaultdict(list)
+    for entry in document["restriction"]:
+        restriction = Restriction(**entry)
+        for operator in restriction.operators.split():
+            found[operator].append(restriction)
+    return found, f"{document['source']}, {document['date']}"
+
+
+def tensorrt_restrictions(subject: Subject) -> Iterator[Finding]:
+    """Nodes that the parser of the target's TensorRT refuses though it has their operator."""
+    release = subject.target.runtime.version or "10.15"
+    below, above = lists_around(release)
+    known, _ = restrictions()
+    for node in subject.nodes:
+        if node.domain not in ("", "ai.onnx") or node.op_type not in below.types | above.types:
+            continue
+        for restriction in known.get(node.op_type, ()):
+            lists = restriction.lists.split()
+            newest = max(lists, key=version)
+            if version(newest) < version(below.release) or (broken := restriction.broken(node)) is None:
+                continue
+            has, asked = broken
+            lifted = newest == below.release != above.release  # the next list asks it no more
+            why = f"{has}; TensorRT {release} takes {asked} for {node.op_type} (its lists of {', '.join(lists)})"
+            remedy = REMEDIES.get(asked, "export it otherwise, or write it with other operators")
+            yield Finding("warning" if lifted else "error", "tensorrt_restrictions", title(node), why, remedy)
+
+
+def is_fixed(value: ir.Value) -> bool:
+    """Whether a value is a constant, or follows from constants and fixed shapes alone."""
+    waiting, seen = [value], {value}
+    while waiting:
+        value = waiting.pop()
+        node = value.producer()
+        if value.const_value is not None or (node is not None and node.op_type == "Constant"):
+            continue
+        if node is None:
+            return False
+        if node.op_type in ("Shape", "Size"):
+            shape = sizes(node.inputs[0])
+            if shape is None or min(shape, default=0) < 0:
+                return False
+            continue
+        read = [source for source in node.inputs if source is not None]
+        if not read:  # it draws numbers
+            return False
+        waiting += [source for source in read if source not in seen]
+        seen.update(read)
+    return True
+
+
+def _values(node: ir.Node, name: str) -> list[Any]:
+    """An attribute's values; none where it has its default."""
+    attribute = node.attributes.get(name)
+    if attribute is None or attribute.value is None:
+        return []
+    value = attribute.value
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _or(values: tuple[object, ...]) -> str:
+    *others, last = map(str, values)
+    return f"{', '.join(others)} or {last}" if others else last
