@@ -29,6 +29,11 @@ def visible(text: str) -> str:
     return text if text.isascii() and text.isprintable() else "".join(map(_seen, text))
 
 
+def in_a_line(text: str) -> str:
+    """The same text as part of a line: line breaks stand as what they are written as."""
+    return visible(text).replace("\n", "\\n")
+
+
 def _seen(letter: str) -> str:
     return (
         letter

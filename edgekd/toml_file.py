@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from edgekd.errors import RecipeError, nearest
-from edgekd.names import visible
+from edgekd.names import in_a_line
 
 Loc = tuple[str | int, ...]
 LARGEST = 1 << 20  # bytes of a file
@@ -40,9 +40,7 @@ def refuse(title: str, mistakes: Sequence[Mistake]) -> None:
         return
     width = max(len(mistake.place) for mistake in mistakes[:MOST_TOLD])
     count = f"{len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}"
-    rows = [
-        visible(f"  {mistake.place:{width}}  {mistake.text}").replace("\n", "\\n") for mistake in mistakes[:MOST_TOLD]
-    ]
+    rows = [in_a_line(f"  {mistake.place:{width}}  {mistake.text}") for mistake in mistakes[:MOST_TOLD]]
     if len(mistakes) > MOST_TOLD:
         rows.append(f"  and {len(mistakes) - MOST_TOLD} more")
     raise RecipeError("\n".join([f"{count} in {title}:", *rows]))

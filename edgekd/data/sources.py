@@ -22,7 +22,7 @@ from edgekd.data.picture import Pixels, as_pixels
 from edgekd.errors import DataError, nearest
 from edgekd.imports import load_function
 from edgekd.json_text import parse_json
-from edgekd.names import class_problem
+from edgekd.names import class_problem, in_a_line
 
 IMAGE_COLUMNS = ("image", "img")
 MOST_CLASSES = 100_000  # where the largest label alone tells their number
@@ -218,7 +218,9 @@ def _read_parquet(path: Path, image: str, label: str) -> _Shard:
     """The two columns of a file. Raises DataError for types, labels or class names that are none."""
     missing = {image, label} - set(_schema(path).names)
     if missing:
-        raise DataError(f"{path} and its neighbours have different columns: it has no {', '.join(sorted(missing))}")
+        raise DataError(
+            f"{path} and its neighbours have different columns: it has no {in_a_line(', '.join(sorted(missing)))}"
+        )
     try:
         table = pq.read_table(path, columns=[image, label])
         kind = table.schema.field(image).type
@@ -281,17 +283,17 @@ def _renumbered(shard: _Shard, classes: tuple[str, ...]) -> npt.NDArray[np.int64
 
 def _columns(path: Path, schema: pa.Schema, column: str | None, label: str | None) -> tuple[str, str]:
     """The names of the image and the label column."""
-    names = schema.names
+    names, shown = schema.names, [in_a_line(name) for name in schema.names]
     for asked in (column, label):
         if asked is not None and asked not in names:
-            raise DataError(f"{path}: no column {asked}{nearest(asked, names)}")
+            raise DataError(f"{path}: no column {asked}{nearest(asked, shown)}")
     image = column or next((name for name in IMAGE_COLUMNS if name in names), None)
     label = label or next((name for name in LABEL_COLUMNS if name in names), None)
     if image is None or label is None:
         wanted = "image or img (a struct of bytes and path)" if image is None else "label"
-        raise DataError(f"{path}: no column {wanted}; its columns are {', '.join(names)[:500]}")
+        raise DataError(f"{path}: no column {wanted}; its columns are {', '.join(shown)[:500]}")
     if names.count(image) > 1 or names.count(label) > 1 or image == label:
-        raise DataError(f"{path}: its columns are {', '.join(names)[:500]}; one of images and one of labels are needed")
+        raise DataError(f"{path}: its columns are {', '.join(shown)[:500]}; one of images and one of labels are needed")
     kind = schema.field(image).type
     if not _has_bytes(kind):
         raise DataError(f"{path}: column {image} is {str(kind)[:300]}; it must be a struct with the field bytes")

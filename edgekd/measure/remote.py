@@ -112,7 +112,8 @@ def answered(said: Any, device: str) -> Any:
     """What a device said, unless it is a failure: that is raised as DeviceError, or DiffersError where the bundle is not right."""
     if isinstance(said, dict) and "failure" in said:
         kind = DiffersError if said.get("differs") is True else DeviceError
-        raise kind(f"{device}: {clean(str(said['failure']))}")
+        words = clean(str(said["failure"])).replace("\n", " ")
+        raise kind(f"{device}: {words}")
     return said
 
 
