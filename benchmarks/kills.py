@@ -106,7 +106,8 @@ def tried(
             build_bundle(
                 None, "jetson", SETTINGS, place / "build", place / "cache", recheck=True, ask=lambda question: False
             )
-            os.write(writer, json.dumps([changes.counts, list(sys.modules)]).encode())
+            with os.fdopen(writer, "w") as telling:
+                telling.write(json.dumps([changes.counts, list(sys.modules)]) + "\n")
             code = 0
         except BaseException as error:
             os.write(2, f"Traceback {type(error).__name__}: {error}\n".encode())
@@ -117,7 +118,8 @@ def tried(
         time.sleep(moment)
         os.kill(child, signal.SIGKILL)
     with os.fdopen(reader) as pipe:
-        counts, modules = json.loads(pipe.read() or "[{}, []]")
+        told = pipe.read()
+    counts, modules = json.loads(told) if told.endswith("\n") else ({}, [])  # killed while it told them
     for name in modules:
         if name.partition(".")[0] in IMPORTED:
             with contextlib.suppress(Exception):

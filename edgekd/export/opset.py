@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
 import onnx.version_converter
-from onnx import GraphProto, NodeProto, TensorShapeProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto, TensorShapeProto, helper, numpy_helper
 
 from edgekd.errors import ExportError
 
 LOWEST = 18
 """The lowest opset that torch's exporter writes."""
 HELD = "edgekd.held"  # a domain that onnx's converter leaves alone
+SIZES = "/sizes"
 
 
 def at_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
@@ -41,47 +42,84 @@ def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     if opset >= LOWEST:
         return model
     older = onnx.shape_inference.infer_shapes(model)
-    values = {value.name: value.type.tensor_type.shape for value in older.graph.value_info}
-    for node in older.graph.node:
-        if node.op_type == "Split" and not any(node.input[1:]):
-            _give_sizes(older.graph, node, values)
-    nodes = [simple for node in older.graph.node for simple in _spelt_out(node, opset, older.graph)]
-    del older.graph.node[:]
-    older.graph.node.extend(nodes)
+    graph = older.graph
+    nodes = [simple for node in graph.node for simple in _spelt_out(node, opset, graph)]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    shapes = {value.name: value.type.tensor_type.shape for value in graph.value_info}
     older.opset_import.append(helper.make_opsetid(HELD, 1))
-    for node in older.graph.node:
-        if _was_the_same(node):
+    for node in graph.node:
+        rewrite = REWRITTEN.get(node.op_type)
+        if rewrite is not None and rewrite(node, constants, shapes):
             node.domain = HELD
+    graph.initializer.extend(tensor for name, tensor in constants.items() if name.endswith(SIZES))
     older = onnx.version_converter.convert_version(older, opset)
     for node in older.graph.node:
         if node.domain == HELD:
             node.domain = ""
-        for attribute in [
-            a for a in node.attribute if a.name == "noop_with_empty_axes" and node.op_type != "ReduceSum"
-        ]:
-            node.attribute.remove(attribute)  # the converter forgets it with ReduceL2
     versions = [entry for entry in older.opset_import if entry.domain != HELD]
     del older.opset_import[:]
     older.opset_import.extend(versions)
     return older
 
 
-def _give_sizes(graph: GraphProto, node: NodeProto, values: Mapping[str, TensorShapeProto]) -> None:
-    """The parts' sizes as an input, as opset 13 has them, in place of their number; not where a size is free."""
+# Each writes a node as opset 13 has it, where that is possible, and says whether it is. onnx's converter lacks the way, or, of
+# a reduction, in some releases loses the axes.
+Constants = dict[str, TensorProto]
+Shapes = Mapping[str, TensorShapeProto]
+
+
+def _pad(node: NodeProto, constants: Constants, shapes: Shapes) -> bool:
+    return not any(node.input[3:])  # axes
+
+
+def _resize(node: NodeProto, constants: Constants, shapes: Shapes) -> bool:
+    _drop(node, "antialias", 0)
+    _drop(node, "keep_aspect_ratio_policy", b"stretch")
+    return not {a.name for a in node.attribute} & {"antialias", "keep_aspect_ratio_policy", "axes"}
+
+
+def _split(node: NodeProto, constants: Constants, shapes: Shapes) -> bool:
+    """With the parts' sizes in place of their number; not where a size is free, for the last part may be the smaller one."""
+    if any(node.input[1:]):
+        return True
     axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
-    shapes = [values[name].dim for name in node.output if name in values]
-    sizes = [shape[axis].dim_value for shape in shapes]
-    if len(sizes) == len(node.output) and all(sizes):
-        name = f"{node.name}/sizes"
-        graph.initializer.append(numpy_helper.from_array(np.array(sizes, np.int64), name))
-        node.input.append(name)
-        for attribute in [a for a in node.attribute if a.name == "num_outputs"]:
-            node.attribute.remove(attribute)
+    sizes = [shapes[name].dim[axis].dim_value for name in node.output if name in shapes]
+    if len(sizes) < len(node.output) or not all(sizes):
+        return False
+    name = f"{node.output[0]}{SIZES}"
+    constants[name] = numpy_helper.from_array(np.array(sizes, np.int64), name)
+    node.input.append(name)
+    _drop(node, "num_outputs", len(sizes))
+    return True
 
 
-def _was_the_same(node: NodeProto) -> bool:
-    """Whether opset 13 has the operator with these inputs, though the converter knows no way to it."""
-    return (node.op_type == "Split" and any(node.input[1:])) or (node.op_type == "Pad" and not any(node.input[3:]))
+def _reduce(node: NodeProto, constants: Constants, shapes: Shapes) -> bool:
+    """With the axes as an attribute."""
+    axes = node.input[1] if len(node.input) > 1 else ""
+    _drop(node, "noop_with_empty_axes", 0)
+    if any(a.name == "noop_with_empty_axes" for a in node.attribute) or (axes and axes not in constants):
+        return False
+    if axes:
+        node.attribute.append(helper.make_attribute("axes", numpy_helper.to_array(constants[axes]).tolist()))
+    del node.input[1:]
+    return True
+
+
+REWRITTEN: dict[str, Callable[[NodeProto, Constants, Shapes], bool]] = {
+    "Pad": _pad, "Resize": _resize, "Split": _split,
+    **dict.fromkeys(
+        ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
+         "ReduceSumSquare"), _reduce,
+    ),
+}  # fmt: skip
+
+
+def _drop(node: NodeProto, name: str, default: object) -> None:
+    """Without an attribute that has its default."""
+    for attribute in [a for a in node.attribute if a.name == name and helper.get_attribute_value(a) == default]:
+        node.attribute.remove(attribute)
 
 
 def _spelt_out(node: NodeProto, opset: int, graph: GraphProto) -> list[NodeProto]:
