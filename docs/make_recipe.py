@@ -35,9 +35,9 @@ TABLES: dict[str, type[BaseModel]] = {
 HEAD = """\
 # The recipe
 
-Every key of edgekd.toml with its default. Any of them can be given on the command line: `--set distill.epochs=5`. A name of
-its own (`name = "..."`, at the top) calls the bundle's folder; without one it is that of the recipe's. `[teacher]` may be left out where
-no loss reads one (docs/distillation.md).
+Every key of edgekd.toml with its default. Any of them can be given on the command line: `--set distill.epochs=5`.
+`name = "..."`, at the top, sets the bundle's folder. Default: the recipe folder's name.
+`[teacher]` may be left out where no loss reads one (docs/distillation.md).
 
 <!-- Written by docs/make_recipe.py. -->
 """

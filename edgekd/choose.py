@@ -258,5 +258,5 @@ def _percent(contender: Contender) -> str:
 
 
 def _file_of(contender: Contender, best: Contender) -> str:
-    """What it is called in the bundle; empty where it is not part of it."""
+    """File name in the bundle, or empty."""
     return "model.onnx" if contender is best else "model.fp32.onnx" if contender.name == "fp32" else ""

@@ -175,7 +175,9 @@ class Teacher(TeacherModel):
     `column` the teachers see another column of the same rows (cross-modal distillation).
     """
 
-    train_epochs: int = Field(default=0, ge=0, le=MOST, description="on labels first; 0: it is trained")
+    train_epochs: int = Field(
+        default=0, ge=0, le=MOST, description="epochs to train the teacher on labels first; 0: it is already trained"
+    )
     also: tuple[TeacherModel, ...] = Field(default=(), description="further teachers, each as this table")
     column: Text | None = Field(default=None, description="of the images that the teachers see; none: the student's")
     mean: tuple[float, ...] | None = Field(default=None, description="of what the teachers see; none: the data's")
@@ -183,7 +185,7 @@ class Teacher(TeacherModel):
 
     @property
     def alone(self) -> Self:
-        """What decides about this teacher itself; what it sees is told by `Recipe.teacher_data`."""
+        """The teacher's network alone, without data settings: what enters a stage's key."""
         return self.model_copy(update={"also": (), "column": None, "mean": None, "std": None})
 
 

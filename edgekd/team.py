@@ -28,7 +28,7 @@ def invitations() -> Iterator[None]:
 
 
 def wait() -> None:
-    """All processes meet here; nothing where there is one."""
+    """Barrier. Does nothing in a single process."""
     if SIZE > 1:
         from accelerate import PartialState
 

@@ -67,6 +67,7 @@ def test_the_docs_name_every_rule_of_lint_and_every_option_of_the_engine_builder
         "--target",
         "--samples",
         "--dla",
+        "--shape",
     }
     assert set(re.findall(r"(?<![\w-])--[a-z]+(?:-[a-z]+)*(?![\w-])", text.split("## trtexec")[0])) <= options | {
         "--engine",

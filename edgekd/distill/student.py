@@ -135,7 +135,7 @@ def without_teacher(settings: Distill) -> Distill:
 
 
 def as_student(model: Model) -> Student:
-    """An assistant is trained as a student is."""
+    """This model as a `Student` table."""
     return Student(**dict(model))
 
 

@@ -44,7 +44,7 @@ PREPARED_ON = 64  # samples that methods with weights of their own see before th
 
 @dataclass(frozen=True)
 class Lesson:
-    """What is trained on and against.
+    """Training data, and what is known of the teachers.
 
     cached: the teacher's logits `[view, sample, class]`, or None where no loss reads them or only the live teacher can
     give them; live: the teacher itself, for losses that read its features; features: pooled ones by the teacher's module

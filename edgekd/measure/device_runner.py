@@ -1224,7 +1224,7 @@ def prune(versions: str, version: str) -> None:
 
 
 def rollback(request: dict[str, Any]) -> dict[str, Any]:
-    """Back to the version before, which is proved first; rolling back twice goes forth again."""
+    """Switch to the version before, after its stored outputs were proved. A second rollback returns to the newer version."""
     to = place_of(request["to"])
     if current_version(to) is None:
         raise Failure(f"nothing was shipped to {to}")

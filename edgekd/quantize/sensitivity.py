@@ -39,8 +39,7 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class FloatOperator:
-    """An operator between whose inputs and outputs no scale lies: how often, the share of all values that it computes, and
-    why."""
+    """An operator that computes in float: in how many places, its share of all values, and why."""
 
     operator: str
     nodes: int

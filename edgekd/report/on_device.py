@@ -42,7 +42,7 @@ def without_device(report: Report, name: str, p90_budget_ms: float | None) -> Re
 
 
 def _with_devices(report: Report, devices: tuple[OnDevice, ...], p90_budget_ms: float | None) -> Report:
-    """What the devices say in place of what they said before; that none did, where none has."""
+    """Replaces the devices' checks. Without any device the latency check reads `not measured`."""
     kept = [check for check in report.checks if check.name != P90 and not check.name.startswith((LATENCY, GOLDEN))]
     if not any(device.origin == "device" for device, _ in deciding(devices)):
         kept.append(not_yet(report.target_title))
