@@ -1,4 +1,4 @@
-"""at_opset: a graph as an opset below the exporter's lowest writes it, by onnx's converter and what that leaves out."""
+"""at_opset: writes a graph at an opset below 18; supplies the rewrites that onnx's converter lacks."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     del graph.node[:]
     graph.node.extend(nodes)
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    shapes = {value.name: value.type.tensor_type.shape for value in graph.value_info}
+    shapes = {value.name: value.type.tensor_type.shape for value in (*graph.value_info, *graph.output)}
     older.opset_import.append(helper.make_opsetid(HELD, 1))
     for node in graph.node:
         rewrite = REWRITTEN.get(node.op_type)
@@ -58,6 +58,10 @@ def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     for node in older.graph.node:
         if node.domain == HELD:
             node.domain = ""
+    read = {name for node in older.graph.node for name in node.input} | {value.name for value in older.graph.output}
+    stored = [tensor for tensor in older.graph.initializer if tensor.name in read]
+    del older.graph.initializer[:]
+    older.graph.initializer.extend(stored)
     versions = [entry for entry in older.opset_import if entry.domain != HELD]
     del older.opset_import[:]
     older.opset_import.extend(versions)
@@ -68,6 +72,13 @@ def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 # a reduction, in some releases loses the axes.
 Constants = dict[str, TensorProto]
 Shapes = Mapping[str, TensorShapeProto]
+
+
+def _same(node: NodeProto, constants: Constants, shapes: Shapes) -> bool:
+    """What opset 14 or 15 brought is further types, or an attribute that says what was so before."""
+    for name in ("training_mode", "allowzero", "start"):
+        _drop(node, name, 0)
+    return not {a.name for a in node.attribute} & {"training_mode", "allowzero", "start", "end"}
 
 
 def _pad(node: NodeProto, constants: Constants, shapes: Shapes) -> bool:
@@ -109,6 +120,7 @@ def _reduce(node: NodeProto, constants: Constants, shapes: Shapes) -> bool:
 
 REWRITTEN: dict[str, Callable[[NodeProto, Constants, Shapes], bool]] = {
     "Pad": _pad, "Resize": _resize, "Split": _split,
+    **dict.fromkeys(("Add", "BatchNormalization", "CumSum", "Div", "Mul", "Relu", "Reshape", "Shape", "Sub"), _same),
     **dict.fromkeys(
         ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
          "ReduceSumSquare"), _reduce,

@@ -226,18 +226,21 @@ def _export(program: ExportedProgram, opset: int, inputs: list[str], outputs: li
 
 def _add_head(graph: Graph, attention: Node) -> None:
     """Attention of `[batch, tokens, width]` as one head: the exporter translates four dimensions alone."""
-    heads = []
+    heads: list[Any] = []
     with graph.inserting_before(attention):
-        for x in attention.args[:3]:
-            assert isinstance(x, Node)
-            heads.append(graph.call_function(aten.unsqueeze.default, (x, 1)))
-            heads[-1].meta = {**x.meta, "val": x.meta["val"].unsqueeze(1)}
+        for x in attention.args[:4]:
+            if not isinstance(x, Node) or x.meta["val"].dim() != 3:  # no mask, or one for all samples
+                heads.append(x)
+                continue
+            head = graph.call_function(aten.unsqueeze.default, (x, 1))
+            head.meta = {**x.meta, "val": x.meta["val"].unsqueeze(1)}
+            heads.append(head)
     value = attention.meta["val"]
     with graph.inserting_after(attention):
         back = graph.call_function(aten.squeeze.dim, (attention, 1))
     attention.replace_all_uses_with(back, delete_user_cb=lambda user: user is not back)
     back.meta = {**attention.meta, "val": value}
-    attention.args = (*heads, *attention.args[3:])
+    attention.args = (*heads, *attention.args[4:])
     attention.meta["val"] = value.unsqueeze(1)
 
 

@@ -59,18 +59,22 @@ def tell_sizes(model: onnx.ModelProto, sizes: Sizes, path: object, *, batch: int
     if unknown := [name for name in sizes if name not in inputs]:
         raise ModelError(f"{path} has no input {unknown[0]}; its inputs: {', '.join(inputs)}")
     known: dict[str, int] = {}
-    for name, value in inputs.items():
-        dims = value.type.tensor_type.shape.dim
-        told = sizes.get(name)
-        if told is not None and len(told) != len(dims):
+    for name, told in sizes.items():
+        dims = inputs[name].type.tensor_type.shape.dim
+        if len(told) != len(dims):
             raise ModelError(f"--shape {name}: {len(told)} sizes; {name} has {len(dims)} axes")
-        for axis, dim in enumerate(dims):
-            wanted = told[axis] if told is not None else batch if axis == 0 else None
+        for axis, (dim, wanted) in enumerate(zip(dims, told, strict=True)):
             if dim.HasField("dim_value"):
-                if told is not None and wanted != dim.dim_value:
+                if wanted != dim.dim_value:
                     raise ModelError(f"--shape {name}: axis {axis} is {dim.dim_value} in {path}, not {wanted}")
-            elif wanted is not None:
-                known.setdefault(dim.dim_param or f"{name}:{axis}", wanted)
+            elif known.setdefault(dim.dim_param or f"{name}:{axis}", wanted) != wanted:
+                raise ModelError(
+                    f"--shape {name}: {dim.dim_param} is {known[dim.dim_param]} in another input, not {wanted}"
+                )
+    for name, value in inputs.items():
+        for dim in value.type.tensor_type.shape.dim[:1]:
+            if batch is not None and not dim.HasField("dim_value"):
+                known.setdefault(dim.dim_param or f"{name}:0", batch)
     for name, value in inputs.items():
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
             size = known.get(dim.dim_param or f"{name}:{axis}")

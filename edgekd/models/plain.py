@@ -45,7 +45,9 @@ def _store_parametrized(module: nn.Module) -> None:
     """Torch's own removal would take the weight's property from the class, which the user's module has too."""
     names = [str(name) for name in module.parametrizations]  # type: ignore[union-attr]
     values = {name: getattr(module, name).detach().clone() for name in names}
+    of = dict(module.parametrizations.named_children())  # type: ignore[union-attr]
+    learns = {name: any(parameter.requires_grad for parameter in of[name].parameters()) for name in names}
     module.__class__ = type(module).__bases__[0]
     del module.parametrizations
     for name, value in values.items():
-        module.register_parameter(name, nn.Parameter(value))
+        module.register_parameter(name, nn.Parameter(value, requires_grad=learns[name]))

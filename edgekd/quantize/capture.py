@@ -54,6 +54,8 @@ def _merge_equal(graph: Graph) -> None:
         flat, shape = tree_flatten((node.args, node.kwargs))
         key = (node.target, str(shape), tuple((type(value), value) for value in flat))
         if first.setdefault(key, node) is not node:
+            stack = "nn_module_stack"  # by either module's path the operator can be kept in float
+            first[key].meta[stack] = {**(first[key].meta.get(stack) or {}), **(node.meta.get(stack) or {})}
             node.replace_all_uses_with(first[key])
             graph.erase_node(node)
 

@@ -28,6 +28,8 @@ DEQUANTIZE_EACH = torch.ops.quantized_decomposed.dequantize_per_channel.default
 TIE_BREAK = 1 + 2**-10
 """Pixels are multiples of 1/255: with a scale of exactly 2/255 each lies halfway between two integers, and torch and
 the runtime would round it differently. A slightly larger scale moves all of them off."""
+LEAST_OF_SOFTMAX = 1 / 128
+"""onnxruntime's integer softmax of n values overflows below a scale of 1 / (148 n), which 1.7 times an equal share has."""
 DEFAULT = "mse"
 
 
@@ -58,6 +60,10 @@ def prepare(
     _name_observers_once(prepared)
     for _, quantizer in weight_quantizers(prepared):  # all of a weight is known at once: there is nothing to average
         quantizer.activation_post_process.averaging_constant = 1.0
+    sizes = {node.name: _size_of_softmax(node) for node in prepared.graph.nodes}
+    for tensor, quantizer in activation_quantizers(prepared):
+        if isinstance(size := sizes.get(tensor), int):
+            quantizer.least_scale = LEAST_OF_SOFTMAX / size
     if quantization.int32_bias:
         quantize_biases(prepared)
     prepared.meta["trainable"] = qat
@@ -77,7 +83,6 @@ def calibrate(prepared: GraphModule, batches: Iterable[Tensor], method: str = DE
 
 def set_ranges(prepared: GraphModule, statistics: Mapping[str, Statistics], method: str = DEFAULT) -> None:
     """Decides each activation's range by a method of edgekd.quantize.ranges; the model then computes as it will ship."""
-    least = {node.name: 2 / size for node in prepared.graph.nodes if isinstance(size := _size_of_softmax(node), int)}
     for tensor, quantizer in quantizers_by_tensor(prepared).items():
         symmetric = quantizer.qscheme == torch.per_tensor_symmetric
         # Of 16 bits nothing is won by clipping.
@@ -85,7 +90,6 @@ def set_ranges(prepared: GraphModule, statistics: Mapping[str, Statistics], meth
         decide = RANGES[method if bits.quant_max - bits.quant_min < 256 else "minmax"]
         seen = statistics[tensor]
         low, high = decide(seen, symmetric=symmetric) if seen.low < seen.high else _around(seen.low)
-        high = max(high, least.get(tensor, high))
         quantizer.cover(low * TIE_BREAK, high * TIE_BREAK)
     if not prepared.meta["trainable"]:
         for weight, quantizer in weight_quantizers(prepared):
@@ -94,11 +98,7 @@ def set_ranges(prepared: GraphModule, statistics: Mapping[str, Statistics], meth
 
 
 def _size_of_softmax(node: Node) -> int | torch.SymInt | None:
-    """How many values a softmax shares out; None for another operator.
-
-    onnxruntime's integer softmax overflows below a scale of 1 / (148 * size), so where none gets twice an equal share (seen
-    with 1.31).
-    """
+    """How many values a softmax shares out; None for another operator."""
     if node.target is not aten.softmax.int:
         return None
     value, axis = node.meta["val"], node.args[1]

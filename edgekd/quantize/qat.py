@@ -28,6 +28,9 @@ class FakeQuantizer(FakeQuantize):  # type: ignore[misc]
     refuses. A model is converted with the very scale that it computed with.
     """
 
+    least_scale = 0.0
+    """The runtime computes wrongly below it."""
+
     def forward(self, X: Tensor) -> Tensor:
         observer = self.activation_post_process
         if self.observer_enabled[0]:
@@ -66,7 +69,7 @@ class FakeQuantizer(FakeQuantize):  # type: ignore[misc]
         self._store(*observer.calculate_qparams())
 
     def _store(self, scale: Tensor, zero_point: Tensor) -> None:
-        for stored, values in ((self.scale, scale), (self.zero_point, zero_point)):
+        for stored, values in ((self.scale, scale.clamp(min=self.least_scale)), (self.zero_point, zero_point)):
             stored.resize_(values.shape).copy_(values)
 
 

@@ -108,24 +108,24 @@ def _distance(found: Tensor, expected: Tensor) -> float:
 
 
 def mark_masked(graph: GraphModule, samples: Inputs) -> None:
-    """Marks the nodes whose values on the first sample a mask is in, as the sum of attention's scores and a mask."""
+    """Marks the nodes whose values contain a mask, as the sum of attention's scores and a mask does."""
     run = _Values(graph)
     with as_it_was(graph), torch.no_grad():
-        run.run(*(x[:1].clone() for x in samples))
+        run.run(*(x.clone() for x in samples))
     for node, value in run.values.items():
         if isinstance(value, Tensor) and value.is_floating_point() and is_masked(value):
             node.meta[MASKED] = True
 
 
 def is_masked(values: Tensor) -> bool:
-    """Infinite values, or a gap below huge ones (-10000, the least float): one scale for both leaves nothing of the others."""
-    size = values.abs()
-    if bool(size.isinf().any()):
+    """Infinite values, or a gap above hugely negative ones (-10000, the least float): one scale for both leaves nothing of the
+    others."""
+    if bool(values.isinf().any()):
         return True
-    huge = size >= HUGE
+    huge = values <= -HUGE
     if not bool(huge.any()) or bool(huge.all()):
         return False
-    return bool(size[~huge].max() * GAP < size[huge].min())
+    return bool(values[~huge].abs().max() * GAP < -values[huge].max())
 
 
 @contextmanager

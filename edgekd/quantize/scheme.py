@@ -130,6 +130,8 @@ class Scheme(Quantizer):  # type: ignore[misc]
     def _marks(self, model: GraphModule) -> Marks:
         """Which inputs and which outputs of which operators are quantized."""
         marks, kept, depth = Marks(), self._kept(model), _depths(model)
+        read_in_float = self._read_in_float(model, kept)
+        integers: set[Node] = set()  # what comes out of integer operators, be it through some that pass it on
         passing = []
         for node in model.graph.nodes:
             rule = None if node in kept else self._rule(node)
@@ -139,18 +141,21 @@ class Scheme(Quantizer):  # type: ignore[misc]
             if rule.sites == "inputs":
                 marks.inputs[node] = self._operands(node, rule)
             elif rule.sites == "inputs_and_output" or (
-                rule.sites == "among_integers" and self._reads_integers(node, marks)
+                rule.sites == "among_integers" and not integers.isdisjoint(node.all_input_nodes)
             ):
                 marks.inputs[node] = self._operands(node, rule)
                 end = self._end(node, kept)
-                if not (rule.gives_float and self._read_in_float(end, kept)):
+                if not (rule.gives_float and end in read_in_float):
                     marks.outputs.add(end)
+                    integers.add(end)
             elif rule.sites == "skip":
                 # The deeper branch is computed last, and the addition is fused into its last convolution.
                 main, skip = node.args[:2]
                 marks.inputs[node] = {main if depth[main] < depth[skip] else skip: self.activation}
             elif rule.sites == "passes_on":
                 passing.append(node)
+                if not integers.isdisjoint(node.all_input_nodes):
+                    integers.add(node)
         quantized = marks.tensors()
         for node in passing:
             sources = [source for source in node.all_input_nodes if _is_float(source)]
@@ -160,23 +165,14 @@ class Scheme(Quantizer):  # type: ignore[misc]
                 quantized.add(node)
         return marks
 
-    def _read_in_float(self, node: Node, kept: set[Node]) -> bool:
-        """Whether nobody reads a value as integers, be it behind operators that only move it: the model's output, a GELU."""
-        for user in node.users:
-            rule = None if user in kept or user.op == "output" else self._rule(user)
-            if rule is not None and not (rule.sites == "passes_on" and self._read_in_float(user, kept)):
-                return False
-        return True
-
-    def _reads_integers(self, node: Node, marks: Marks) -> bool:
-        """Whether one of an operator's inputs comes out of an integer operator, be it through some that pass it on."""
-        for source in node.all_input_nodes:
-            rule = self._rule(source)
-            if source in marks.outputs or (
-                rule is not None and rule.sites == "passes_on" and self._reads_integers(source, marks)
-            ):
-                return True
-        return False
+    def _read_in_float(self, model: GraphModule, kept: set[Node]) -> set[Node]:
+        """What nobody reads as integers, be it behind operators that only move it: the model's output, a GELU's input."""
+        found: set[Node] = set()
+        for node in reversed(model.graph.nodes):
+            rules = {user: None if user in kept or user.op == "output" else self._rule(user) for user in node.users}
+            if all(rule is None or (rule.sites == "passes_on" and user in found) for user, rule in rules.items()):
+                found.add(node)
+        return found
 
     def _rule(self, node: Node) -> Operator | None:
         """What the target's table says of an operator; None: it stays float."""
@@ -196,7 +192,7 @@ class Scheme(Quantizer):  # type: ignore[misc]
         """Why an operator computes in float, where no scale comes to lie beside it."""
         if kept:
             return "keep_float names it"
-        if MASKED in node.meta:
+        if _has_mask(node) or any(map(_has_mask, node.all_input_nodes)):
             return "a mask is among its values"
         if rule is not None:
             return "the operators around it compute in float"
@@ -214,7 +210,9 @@ class Scheme(Quantizer):  # type: ignore[misc]
         return bool(channels >= self.quantization.min_channels)
 
     def _operands(self, node: Node, rule: Operator) -> dict[Node, QuantizationSpecBase]:
-        """The inputs of an operator, each with its specification; a weight has its own."""
+        """The inputs of an operator, each with its specification; a weight has its own. None where a mask is in one."""
+        if any(_has_mask(x) for x in node.all_input_nodes):
+            return {}
         if NAMES.get(node.target) not in WEIGHTED:
             return {x: self.activation for x in node.all_input_nodes if _is_float(x) and not is_constant(x)}
         x, weight = node.args[:2]
@@ -367,7 +365,14 @@ def _is_float(node: Node) -> bool:
     """Whether there is something to quantize: floats that samples decide. The exporter would fold what is always the same."""
     value = node.meta.get("val")
     floats = isinstance(value, torch.Tensor) and value.is_floating_point()
-    return floats and depends_on_samples(node) and MASKED not in node.meta
+    return floats and depends_on_samples(node) and not _has_mask(node)
+
+
+def _has_mask(node: Node) -> bool:
+    """Whether a mask is among a value's numbers, be it moved."""
+    while MASKED not in node.meta and NAMES.get(node.target) == "move":
+        node = node.all_input_nodes[0]
+    return MASKED in node.meta
 
 
 def _modules(node: Node) -> list[str]:

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgekd.errors import ModelError
 from edgekd.measure.estimate import estimate
 from edgekd.measure.kernels import read_work
-from edgekd.measure.shapes import read_sizes
+from edgekd.measure.shapes import fix_sizes, read_sizes
 from edgekd.target import load_target
 
 FAULTS = "faults"
@@ -157,6 +157,18 @@ def test_what_has_no_rule_and_what_lies_behind_it_is_said(tmp_path: Path, shared
     graph(tmp_path / "m.onnx", "net (float[4,4] x) => (float[4,4] y) { a = MatMul(x, x) y = acme.Odd(a) }")
     made = estimate(tmp_path / "m.onnx", load_target("jetson-orin-nano"))
     assert made is not None and made.high_ms is None and made.leaves_out[0] == "not estimated: 1 nodes (Odd)"
+
+
+def test_a_size_that_is_told_goes_before_the_batch_of_one_and_two_of_a_symbol_are_refused() -> None:
+    text = '<ir_version: 9, opset_import: ["" : 17]> g (float[N,3] a, float[N,5] b) => (float[N,8] y) { y = Concat <axis = 1> (a, b) }'
+    model = onnx.parser.parse_model(text)
+    fix_sizes(model, {"b": (4, 5)}, "model")
+    assert [[dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in model.graph.input] == [
+        [4, 3],
+        [4, 5],
+    ]
+    with pytest.raises(ModelError, match="N is 2 in another input, not 4"):
+        fix_sizes(onnx.parser.parse_model(text), {"a": (2, 3), "b": (4, 5)}, "model")
 
 
 def test_free_sizes_are_asked_for_and_taken(shared: Path) -> None:

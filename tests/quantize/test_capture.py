@@ -18,7 +18,9 @@ from edgekd.export.to_onnx import to_onnx
 from edgekd.quantize import calibrate, convert, prepare, sites
 from edgekd.quantize.capture import capture
 from edgekd.quantize.operators import aten
+from edgekd.quantize.qat import activation_quantizers, train_mode
 from edgekd.quantize.same import check_same, is_masked
+from edgekd.quantize.scheme import WHY_FLOAT
 from edgekd.quantize.sensitivity import float_operators
 from edgekd.target import Quantization
 from tests.quantize.schemes import INT8, QNN, TENSORRT, UINT8
@@ -384,8 +386,71 @@ def test_what_a_mask_is_in_stays_in_float_with_the_reason(at: float, scheme: Qua
         assert apart(convert(prepared)(x), model(x)) < BOUND
 
 
+def test_a_mask_that_comes_with_a_later_sample_is_seen_and_a_layer_behind_it_reads_float() -> None:
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.behind = nn.Linear(16, 16), nn.Linear(16, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.behind(self.first(x).masked_fill(x > 3, -1e4).flatten(1))
+            return found
+
+    torch.manual_seed(0)
+    x = torch.randn(3, 16).clamp(-2, 2)
+    x[2, 5] = 4.0
+    for scheme in (TENSORRT, UINT8, QNN):
+        prepared = prepare(Padded().eval(), scheme, (x,))
+        calibrate(prepared, [x])
+        *scales, _ = [float(quantizer.scale) for _, quantizer in activation_quantizers(prepared)]  # but the answer's
+        assert max(scales, default=0.0) < 1, (scheme.source, scales)
+
+
+def test_a_softmax_keeps_its_least_scale_in_training() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(16, 32), nn.Softmax(1)).eval(), torch.randn(64, 16) * 0.01
+    prepared = prepare(model, QNN, (x[:2],), qat=True)
+    calibrate(prepared, [x])
+    train_mode(prepared)
+    for _ in range(300):
+        prepared(x)
+    assert dict(activation_quantizers(prepared))["softmax"].scale >= 1 / (148 * 32)
+
+
+def test_an_operator_that_was_merged_is_kept_in_float_by_either_path() -> None:
+    class Twins(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.a, self.b, self.last = nn.Linear(16, 16), nn.GELU(), nn.GELU(), nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.first(x)
+            found: Tensor = self.last(self.a(y) + self.b(y))
+            return found
+
+    for path in ("a", "b"):
+        prepared = prepare(Twins().eval(), QNN, (torch.randn(2, 16),), keep_float=[path])
+        (gelu,) = prepared.graph.find_nodes(op="call_function", target=aten.gelu.default)
+        assert gelu.meta[WHY_FLOAT] == "keep_float names it"
+
+
+def test_sites_of_a_long_chain_of_branches_are_found() -> None:
+    """Each step reads the one before twice: what is asked again for each way would take 2^40 questions."""
+
+    class Chain(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = nn.functional.gelu(x)
+            for _ in range(40):
+                y = nn.functional.max_pool2d(torch.cat([y, y.transpose(1, 2)], 3)[..., :4, :4], 1)
+            return y
+
+    prepared = prepare(Chain(), UINT8, (torch.randn(2, 4, 4, 4),))
+    assert len(prepared.graph.find_nodes(op="call_function", target=aten.max_pool2d.default)) == 40
+
+
 def test_large_values_are_no_mask() -> None:
     assert not is_masked(torch.linspace(0, 1e5, 1000)) and not is_masked(torch.full((3,), 1e6))
+    assert not is_masked(torch.tensor([0.0] * 1000 + [1200.0]))
     assert is_masked(torch.tensor([1.0, 2.0, -1e4])) and is_masked(torch.tensor([0.0, float("inf")]))
 
 
