@@ -2,8 +2,8 @@
 
     python benchmarks/lint_peers.py [FILE.onnx ...] [--environment FOLDER]
 
-The files: each example of tests/export/test_restrictions.py, broken and sound, and those that are given. trtcheck runs in an environment of its
-own, which this makes. A file counts as refused where edgekd finds an error, and where trtcheck's verdict is `blocked`.
+The files: the examples of release 10 in tests/export/test_restrictions.py, broken and sound, and those that are given. trtcheck
+runs in an environment of its own, which this makes. A file counts as refused where edgekd finds an error, and where trtcheck's verdict is `blocked`.
 """
 
 from __future__ import annotations

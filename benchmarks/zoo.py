@@ -24,12 +24,12 @@ from edgekd.errors import EdgekdError
 from edgekd.measure.runners import machine, versions
 from edgekd.target import load_target
 from tests.zoo import FAMILIES
-from tests.zoo.ship import Shipped, formats, ship
+from tests.zoo.ship import SAMPLES, Shipped, formats, ship
 
-HEAD = """# What becomes of 142 small students
+HEAD = """# What becomes of {count} small students
 
 `python benchmarks/zoo.py --write docs/zoo.md` writes this page. {machine};
-{versions}; {date}. The weights are random; 64 smooth random images of 16 x 16 calibrate by
+{versions}; {date}. The weights are random; {samples} smooth random images of 16 x 16 calibrate by
 `mse` and are compared; nothing is refined or trained. So the figures are what quantization itself does.
 
 A cell is the difference between the int8 file's answers in onnxruntime and the module's in torch: its root mean square over that
@@ -83,10 +83,11 @@ def main() -> None:
     )
     page = HEAD.format(
         count=sum(map(len, families.values())),
+        samples=SAMPLES,
         machine=machine().rpartition(", ")[0],
         versions=used,
         date=datetime.now(UTC).date(),
-        fp32=max(found.fp32 for found in shipped),
+        fp32=max((found.fp32 for found in shipped), default=0.0),
         formats=by_format,
     )
     for family, names in families.items():

@@ -54,7 +54,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
         runtime.dynamic_shapes_on_a_dla,
     ),
     "onnxruntime": (runtime.onnxruntime_operators, *EVERYWHERE, ranges.fp16_constants, ranges.fp16_values),
-    "qnn": EVERYWHERE,
+    "qnn": (runtime.unlisted_operators, *EVERYWHERE),
 }
 
 
@@ -86,7 +86,8 @@ def lint(
 def read_model(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> ir.Model:
     """The file with inferred shapes, its functions inlined and its constants as initializers."""
     if not path.is_file():
-        raise ModelError(f"{path} does not exist; give an ONNX file")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise ModelError(f"{path} {what}; give an ONNX file")
     check_external_data(path)
     try:
         _check(path)

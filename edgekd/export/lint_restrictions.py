@@ -18,10 +18,6 @@ from edgekd.export.lint_runtime import lists_around
 from edgekd.target import version
 
 Constant = str | int | float
-REMEDIES = {
-    "a constant": "give a number where the model is exported; a simplifier folds what is computed from constants",
-    "fixed sizes": "export with fixed sizes, or tell them with --shape",
-}
 
 
 class Restriction(BaseModel):
@@ -44,39 +40,51 @@ class Restriction(BaseModel):
     equation: str = ""
     asks: str = ""
 
-    def broken(self, node: ir.Node) -> tuple[str, str] | None:
-        """What a node has, and what is asked for; None where nothing speaks against it."""
+    def broken(self, node: ir.Node) -> tuple[str, str, str] | None:
+        """What a node has, what is asked for, and the remedy; None where nothing speaks against it."""
         if self.attribute:
             odd = [value for value in _values(node, self.attribute) if value not in self.takes]
-            return (f"{self.attribute} is {odd[0]}", _or(self.takes)) if odd else None
+            takes = _or(self.takes)
+            return (f"{self.attribute} is {odd[0]}", takes, f"export with {self.attribute} = {takes}") if odd else None
         if self.halves:
             values = _values(node, self.halves)
             first, second = values[: len(values) // 2], values[len(values) // 2 :]
-            two = _values(node, "direction") == ["bidirectional"]
-            return (f"its directions have other {self.halves}", "the same") if two and first != second else None
+            if _values(node, "direction") != ["bidirectional"] or first == second:
+                return None
+            return f"its directions have other {self.halves}", "the same", "use the same ones in both directions"
         if self.equation:
-            found = [value for value in _values(node, "equation") if re.search(self.equation, str(value))]
-            return (f"its equation is {found[0]}", self.asks) if found else None
+            found = [
+                value for value in _values(node, "equation") if re.search(self.equation, str(value).replace(" ", ""))
+            ]
+            return (f"its equation is {found[0]}", self.asks, "write it as such, or as products") if found else None
         if self.without:
             extra = [index for index in self.without if given(node, index) is not None]
-            return (f"it has input {extra[0]}", "none there") if extra else None
+            return (f"it has input {extra[0]}", "none there", "leave that input out") if extra else None
         if self.outputs is not None:
             read = [value.name for value in node.outputs[self.outputs :] if value.uses() or value.is_graph_output()]
-            return (f"its output {read[0]} is read", "the first output alone") if read else None
+            what = "the first output alone"
+            return (
+                (f"its output {read[0]} is read", what, "let nothing read it (return_indices = False)")
+                if read
+                else None
+            )
         return self._broken_input(given(node, self.input))
 
-    def _broken_input(self, value: ir.Value | None) -> tuple[str, str] | None:
+    def _broken_input(self, value: ir.Value | None) -> tuple[str, str, str] | None:
         if value is None:
             return None
         called, shape = f"its input {value.name}", sizes(value)
         if self.constant and not is_fixed(value):
-            return f"{called} depends on the samples", "a constant"
+            remedy = "give a number where the model is exported, or the sizes that are free with --shape"
+            return f"{called} is computed from the samples or from free sizes", "a constant", remedy
         if self.below is not None and (numbers := array(value)) is not None and numbers.max(initial=0) >= self.below:
-            return f"{called} is {numbers.max()}", f"less than {self.below}"
+            return f"{called} is {numbers.max()}", f"less than {self.below}", "take fewer, in several steps"
         if self.ranks and shape is not None and len(shape) not in self.ranks:
-            return f"{called} has rank {len(shape)}", f"rank {_or(self.ranks)}"
+            ranks = _or(self.ranks)
+            return f"{called} has rank {len(shape)}", f"rank {ranks}", f"reshape it to rank {ranks}"
         if self.fixed and shape is not None and min(shape, default=0) < 0:
-            return f"{called} has the shape {value.shape}", "fixed sizes"
+            remedy = "export with fixed sizes, or tell them with --shape"
+            return f"{called} has the shape {value.shape}", "fixed sizes", remedy
         return None
 
 
@@ -105,10 +113,9 @@ def tensorrt_restrictions(subject: Subject) -> Iterator[Finding]:
             newest = max(lists, key=version)
             if version(newest) < version(below.release) or (broken := restriction.broken(node)) is None:
                 continue
-            has, asked = broken
+            has, asked, remedy = broken
             lifted = newest == below.release != above.release  # the next list asks it no more
             why = f"{has}; TensorRT {release} takes {asked} for {node.op_type} (its lists of {', '.join(lists)})"
-            remedy = REMEDIES.get(asked, "export it otherwise, or write it with other operators")
             yield Finding("warning" if lifted else "error", "tensorrt_restrictions", title(node), why, remedy)
 
 

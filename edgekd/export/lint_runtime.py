@@ -203,6 +203,12 @@ def _types_of_newer_gpus(subject: Subject, release: str) -> Iterator[Finding]:
                 yield Finding("error", "tensorrt_types", title(node), why, "use fp16 or int8")
 
 
+def unlisted_operators(subject: Subject) -> Iterator[Finding]:
+    """QNN publishes no list by release that could be read here."""
+    why = f"no operator was checked: edgekd has no list of what {subject.runtime} reads"
+    yield Finding("note", "unlisted_operators", "the graph", why, "run it on the device: edgekd verify --device NAME")
+
+
 def onnxruntime_operators(subject: Subject) -> Iterator[Finding]:
     """What the installed onnxruntime says when it is given the graph, and then each operator alone."""
     here = f"onnxruntime {onnxruntime.__version__}, CPU"

@@ -35,6 +35,8 @@ def simplify(model: ir.Model) -> None:
             _name_global_pool(node)
         elif node.op_type == "Transpose":
             _transpose_stored_weight(model, node)
+        elif node.op_type == "Shape":
+            _read_shape_behind_cast(model, node)
         elif node.op_type == "Cast" and (stored := _value(node.inputs[0])) is not None:
             # The exporter computes constants of up to 8192 numbers; of more channels the zero-points were left to the runtime.
             kind = ir.DataType(node.attributes.get_int("to", 0))
@@ -48,6 +50,17 @@ def simplify(model: ir.Model) -> None:
             scale = _value(node.inputs[1])
             if scale is not None and scale.ndim == 0:
                 node.attributes.pop("axis", None)
+
+
+def _read_shape_behind_cast(model: ir.Model, node: ir.Node) -> None:
+    """A raw input's shape from its cast: TensorRT reads uint8 in a Cast alone."""
+    value = node.inputs[0]
+    if value is None or value.dtype != ir.DataType.UINT8:
+        return
+    cast = next((reader for reader, _ in value.uses() if reader.op_type == "Cast"), None)
+    if cast is not None:
+        node.replace_input_with(0, cast.outputs[0])
+        model.graph.sort()
 
 
 def name_sites(

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
 
 from edgekd.data import open_samples
+from edgekd.data.batches import to_tensor
 from edgekd.distill.trained import new_model
 from edgekd.errors import QuantizationError, UnknownLayerError
 from edgekd.export.candidates import LIBRARIES, MODEL, write_onnx
+from edgekd.export.lint import lint
+from edgekd.models.memory_format import arranged
 from edgekd.quantize.ptq import calibrate, convert, prepare
-from edgekd.quantize.same import ROWS
+from edgekd.quantize.same import ROWS, as_it_was, check_answers
 from edgekd.recipe import Data, Export, Student
 from edgekd.stage import Artifact, stage
-from edgekd.target import Quantization
+from edgekd.target import Quantization, Target
+
+REFUSED = "refused.json"
 
 
-@stage(1, (*LIBRARIES, "torchao"))
+@stage(2, (*LIBRARIES, "torchao"))
 def rehearse(
     samples: Artifact,
     student: Student,
@@ -27,31 +33,40 @@ def rehearse(
     scheme: Quantization | None,
     keep_float: tuple[str, ...],
     trained: bool,
+    target: Target,
     *,
     out: Path,
 ) -> None:
-    """Stage: the student, untrained, is captured, quantized (for training too, where `trained`) and written; nothing is kept.
+    """Stage: the student, untrained, is captured, quantized (for training too, where `trained`) and written.
 
-    It reads noise: what is captured depends on the sizes of the samples alone. Without a `scheme` it is written in float.
+    What the target's runtime would refuse of it is kept, `REFUSED`: a list of lines.
+
+    Without a `scheme` it is written in float.
 
     Raises ExportError or QuantizationError, before hours of training, for what a student of this code could not become.
     """
     opened = open_samples(samples.folder, data)
-    height, width, channels = opened.image_shape
-    noise = torch.randn(ROWS, channels, height, width, generator=torch.Generator().manual_seed(0))
+    # Real samples: a network may take what they hold alone.
+    images = arranged(
+        to_tensor(opened.train.get(opened.train_ids[:ROWS]), data, torch.device("cpu")), torch.contiguous_format
+    )
     model = new_model(student, opened, 0).eval()
+    with as_it_was(model), torch.no_grad():
+        check_answers(model.eval(), (images,))  # in float too
     if scheme is not None:
         try:
             if trained:
-                prepare(model, scheme, (noise,), qat=True, keep_float=keep_float)
-            prepared = prepare(model, scheme, (noise,), keep_float=keep_float)
+                prepare(model, scheme, (images,), qat=True, keep_float=keep_float)
+            prepared = prepare(model, scheme, (images,), keep_float=keep_float)
+            calibrate(prepared, [images])
+            model = convert(prepared)
         except UnknownLayerError:  # of keep_float
             raise
         except QuantizationError as error:
             raise QuantizationError(
-                f"{error}. This student cannot be int8; mend it, or build it in float with --set quantize.mode=none"
+                f"this student cannot be int8: {error} Mend it, or build it in float: --set quantize.mode=none"
             ) from error
-        calibrate(prepared, [noise])
-        model = convert(prepared)
-    write_onnx(model, student, opened, data, export, opset, noise[:2], out / MODEL)
+    write_onnx(model, student, opened, data, export, opset, images[:2], out / MODEL)
+    refused = [f"{found.node}: {found.why}" for found in lint(out / MODEL, target) if found.severity == "error"]
+    (out / REFUSED).write_text(json.dumps(refused))
     (out / MODEL).unlink()

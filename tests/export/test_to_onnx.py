@@ -697,6 +697,27 @@ def test_an_operator_that_is_registered_later_is_among_the_translations() -> Non
         assert ONNXRegistry.from_torchlib(opset_version=20) is not table
 
 
+def test_the_batch_size_is_read_behind_the_cast_of_a_raw_input(tmp_path: Path) -> None:
+    """TensorRT reads uint8 in a Cast alone, and a class token asks for the batch size."""
+
+    class Token(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token = nn.Parameter(torch.randn(1, 1, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = x.flatten(2)[:, :, :4]
+            return torch.cat([self.token.expand(x.shape[0], -1, -1), tokens], 1).mean((1,))
+
+    path, preprocess = tmp_path / "model.onnx", Preprocess((0.5,) * 3, (0.5,) * 3)
+    to_onnx(Token().eval(), path, torch.randn(2, 3, 4, 4), opset=19, preprocess=preprocess)
+    graph = onnx.load(path).graph
+    assert {node.op_type for node in graph.node if "input" in node.input} == {"Cast"}
+    assert any(node.op_type == "Shape" for node in graph.node)
+    (found,) = open_session(path).run(None, {"input": np.zeros((5, 4, 4, 3), np.uint8)})
+    assert found.shape == (5, 4)
+
+
 def test_layers_that_are_copies_of_each_other_keep_their_own_sites(tmp_path: Path) -> None:
     """As `copy.deepcopy` makes the layers of an encoder: the exporter merges equal weights with their dequantizers."""
     torch.manual_seed(0)
