@@ -39,6 +39,10 @@ Every key of edgekd.toml with its default. Any of them can be given on the comma
 `name = "..."`, at the top, sets the bundle's folder. Default: the recipe folder's name.
 `[teacher]` may be left out where no loss reads one (docs/distillation.md).
 
+`data.train` and `data.test` name a folder of images (one folder a class), parquet, or a function: `python:module:function`, or
+`python:file.py:function` for a file beside the recipe. It is called with `"train"` or `"test"` and returns images (uint8, `[n, height, width,
+channels]`), labels (whole numbers from 0) and the class names.
+
 <!-- Written by docs/make_recipe.py. -->
 """
 

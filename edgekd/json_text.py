@@ -7,7 +7,7 @@ from typing import Any
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value. Raises ValueError for everything that is no JSON."""
+    """The value; NaN and infinities are read, as Python writes them. Raises ValueError for what is no JSON."""
     try:
         return json.loads(text)
     except RecursionError:

@@ -30,7 +30,7 @@ from edgekd.distill.teacher import record_features, record_teacher, score_teache
 from edgekd.distill.temperature import FILE, choose_temperature, is_auto, with_temperature
 from edgekd.evaluate import Made, evaluate, package, with_earlier_devices
 from edgekd.export.candidates import MODEL, export_bf16, export_fp16, export_fp32, export_int8, score, score_student
-from edgekd.export.rehearse import rehearse
+from edgekd.export.rehearse import REFUSED, rehearse
 from edgekd.export.to_half import BF16_OPSET
 from edgekd.preflight import check_models, check_output, check_teachers
 from edgekd.quantize.auto import quantize_student
@@ -68,7 +68,9 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask, de
     losses = check_models(recipe, target, student, samples, seen, tasks)
     scheme = target.int8 if recipe.quantize.mode != "none" else None
     keep_float, trains_on = recipe.quantize.keep_float, recipe.quantize.mode in ("qat", "auto")
-    run(rehearse, samples, student.untrained, data.of_test, recipe.export, opset, scheme, keep_float, trains_on)
+    tested, into = (student.untrained, data.of_test), (recipe.export, opset, scheme, keep_float, trains_on, target)
+    for line in json.loads((run(rehearse, samples, *tested, *into) / REFUSED).read_text()):
+        say(f"  {target.title} would refuse this student, and the bundle be NOT TO SHIP: {line}")
     if data.is_synthetic:
         rival = student if data.train == "synthetic:dfq" else None
         samples = seen = run(synthesize, samples, teacher, rival, recipe.teacher_data)

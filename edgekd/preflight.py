@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from edgekd.data import Samples, open_samples
+from edgekd.data.batches import to_tensor
 from edgekd.data.sources import check_classes
 from edgekd.distill.features import Taps
 from edgekd.distill.layers import pair_layers
@@ -25,13 +26,14 @@ from edgekd.errors import BundleError, EdgekdError, ModelError, RecipeError
 from edgekd.export.bundle import check_replaceable
 from edgekd.losses import Loss, needs_of, reads_teacher
 from edgekd.models import ExportedModel, OnnxModel, number_of_classes
+from edgekd.models.memory_format import arranged
 from edgekd.recipe import Recipe, Student, TeacherModel
 from edgekd.say import say
 from edgekd.stage import Artifact
 from edgekd.students import check_memory, check_no_softmax, check_trains
 from edgekd.target import Target
 from edgekd.tasks import check_tasks, open_task
-from edgekd.teachers import check_knowledge, checked_teacher
+from edgekd.teachers import SHOWN, check_knowledge, checked_teacher
 
 
 def check_output(folder: Path) -> None:
@@ -97,7 +99,7 @@ def check_models(
             )
     assistants = [new_model(assistant, opened, 0) for assistant in recipe.student.assistants]
     named = [("student", student), *(("assistant", assistant) for assistant in assistants)]
-    found = [(role, number_of_classes(model, opened.image_shape)) for role, model in named]
+    found = [(role, number_of_classes(model, opened.image_shape, f"the {role}")) for role, model in named]
     for role, classes in (*found, *(("teacher", classes) for classes in sizes)):
         knows_fewer = role == "teacher" and classes < len(opened.classes) and _reads_old_classes_only(recipe)
         expected = number_of_outputs(to_train, opened) if role == "student" else len(opened.classes)
@@ -119,7 +121,8 @@ def check_models(
             )
         check_trains(model, role, opened)
         if not (role == "student" and to_train.heads):  # whose rows are of several tasks
-            check_no_softmax(model, role, opened)
+            shown = to_tensor(opened.train.get(opened.train_ids[:SHOWN]), recipe.data, torch.device("cpu"))
+            check_no_softmax(model, role, arranged(shown, torch.contiguous_format))
     check_tasks(recipe, opened, tasks)
     losses = _check_losses(recipe, student, next(iter(teachers), None), opened, opened_by_teacher)
     return losses

@@ -133,6 +133,10 @@ class Data(Source):
 
     @model_validator(mode="after")
     def _mean_and_std_are_of_the_same_channels(self) -> Self:
+        if max(self.mean, default=0) > 1:
+            raise ValueError(
+                f"mean = {max(self.mean):g} given; it is of values in 0..1: divide a mean of 0..255 by 255, and std too"
+            )
         if len(self.mean) != len(self.std):
             raise ValueError(
                 f"mean has {len(self.mean)} channels, std has {len(self.std)}; give one figure a channel each"
@@ -180,7 +184,9 @@ class Teacher(TeacherModel):
     )
     also: tuple[TeacherModel, ...] = Field(default=(), description="further teachers, each as this table")
     column: Text | None = Field(default=None, description="of the images that the teachers see; none: the student's")
-    mean: tuple[float, ...] | None = Field(default=None, description="of what the teachers see; none: the data's")
+    mean: tuple[Annotated[float, Field(le=1)], ...] | None = Field(
+        default=None, description="of what the teachers see, of values in 0..1; none: the data's"
+    )
     std: tuple[Positive, ...] | None = Field(default=None, description="the same")
 
     @property

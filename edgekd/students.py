@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgekd.data import Samples
 from edgekd.errors import ModelError
 from edgekd.models.adapt import kind_of
 from edgekd.models.copies import copy_of
 from edgekd.target import Target
-from edgekd.teachers import SHOWN, TOLD
+from edgekd.teachers import TOLD
 
 SIZES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}  # bytes of a weight
 
@@ -28,7 +28,7 @@ def check_memory(student: nn.Module, target: Target) -> None:
 
 
 def check_trains(model: nn.Module, role: str, samples: Samples) -> None:
-    """Raise ModelError for a network of which no weight learns, or that answers otherwise in training: losses read logits."""
+    """Raise ModelError if no weight is trainable, or if the output in training has another form than in evaluation."""
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError(
             f"no weight of the {role} learns: of all its parameters requires_grad is False; give it weights to train"
@@ -59,12 +59,10 @@ def _told(answer: object) -> str:
     )
 
 
-def check_no_softmax(model: nn.Module, role: str, samples: Samples) -> None:
-    """Raise ModelError for a network to be trained that ends in a softmax: its losses read logits."""
-    height, width, channels = samples.image_shape
-    images = torch.rand(SHOWN, channels, height, width, generator=torch.Generator().manual_seed(0))
+def check_no_softmax(model: nn.Module, role: str, images: Tensor) -> None:
+    """Raise ModelError for a network that ends in a softmax, for its losses read logits; `images` float `[n, C, H, W]`."""
     with torch.inference_mode():
-        found = kind_of(model.eval()(2 * images - 1))
+        found = kind_of(model.eval()(images))
     if found != "logits":
         raise ModelError(
             f"the {role} gives {found.replace('_', '-')} ({TOLD[found]}), and losses read logits: take the softmax out of it; "

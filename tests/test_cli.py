@@ -183,8 +183,18 @@ def test_a_student_that_could_not_ship_is_refused_before_training(
 
 
 def test_an_opset_that_the_student_cannot_be_written_at_is_refused_before_training_with_the_least(folder: Path) -> None:
-    text = refused(folder, "build", "-t", "x86-cpu", "--set", "export.opset=13")
-    assert "cannot be written at opset 13 (No Adapter" in text and "export.opset = 14" in text and "epoch" not in text
+    (folder / "hard.py").write_text(
+        "from torch import nn\n"
+        "def hard(num_classes, in_channels):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64 * in_channels, 32), nn.Hardswish(), nn.Linear(32, num_classes))\n"
+    )
+    student = "student={model='python:hard.py:hard'}"
+    text = refused(folder, "build", "-t", "x86-cpu", "--set", "export.opset=13", "--set", student)
+    assert (
+        "cannot be written at opset 13 (No Previous Version of HardSwish" in text
+        and "export.opset = 14" in text
+        and "epoch" not in text
+    )
 
 
 def test_a_layer_to_keep_in_float_that_does_not_exist_is_told_before_training(folder: Path) -> None:

@@ -308,7 +308,7 @@ class Keys(Cache):
                 load_model(inputs[1], num_classes=3, in_channels=3).state_dict(), place / "student.safetensors"
             )
         for file, content in {
-            "temperature.json": {"best": 2.0}, "in_float.json": [], "sensitivity.json": [],
+            "temperature.json": {"best": 2.0}, "refused.json": [], "in_float.json": [], "sensitivity.json": [],
             "holdout.json": {"top1": 50 if inputs[1] is None else 30},
         }.items():  # fmt: skip
             (place / file).write_text(json.dumps(content))

@@ -487,3 +487,16 @@ def test_a_path_with_a_dot_in_front_starts_at_the_recipes_folder(folder: Path) -
     assert Path(recipe.data.train) == folder / "data/train.parquet"
     assert recipe.student.init is not None and recipe.student.init.source is not None
     assert recipe.student.init.source.model == f"exported:{folder / 'a.pt2'}"
+
+
+def test_a_mean_of_0_to_255_is_told(tmp_path: Path) -> None:
+    """Trained with it a student stays at chance, and nothing else says why."""
+    (tmp_path / "edgekd.toml").write_text('[data]\ntrain = "a"\ntest = "b"\nmean = [76]\nstd = [90]\n')
+    with pytest.raises(
+        RecipeError, match=r"mean = 76 given; it is of values in 0\.\.1: divide a mean of 0\.\.255 by 255"
+    ):
+        load_recipe(tmp_path)
+    with pytest.raises(RecipeError, match=r"teacher\.mean"):
+        load_recipe(
+            tmp_path, ["data.mean=[0.3]", "data.std=[0.3]", "teacher.mean=[76]", "teacher.model=edgekd:resnet8"]
+        )

@@ -47,6 +47,23 @@ class Branches(Plain):
         y = super().forward(x)
         return y if y.sum() > 0 else -y
 
+class Roots(Plain):
+    def forward(self, x):
+        return super().forward(x.sqrt())
+
+class Codes(Plain):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.codes = nn.Embedding(256, 1)
+
+    def forward(self, x):
+        return super().forward(self.codes((x * 255).long())[:, 0].permute(0, 3, 1, 2))
+
+class Determinants(Plain):
+    def forward(self, x):
+        y = super().forward(x)
+        return y + torch.linalg.det(x[:, 0, :4, :4])[:, None]
+
 def frozen(num_classes):
     return Plain(num_classes).requires_grad_(False)
 
@@ -88,6 +105,13 @@ def test_what_cannot_ship_is_refused_before_it_is_trained(
     assert not list((tmp_path / "cache").glob("*distill*")) and not (tmp_path / "build").exists()
 
 
+@pytest.mark.parametrize(("student", "message"), [("Random", "answers at random"), ("Mixes", "depends on the others")])
+def test_what_is_no_function_of_a_sample_is_refused_in_float_too(student: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(QuantizationError, match=message):
+        build(tmp_path, student, "quantize.mode=none")
+    assert not list((tmp_path / "cache").glob("*distill*"))
+
+
 def test_a_layer_that_keep_float_does_not_find_is_told_before_training(tmp_path: Path) -> None:
     with pytest.raises(
         UnknownLayerError, match=r"keep_float = 'hed' names no operator of this model; .*Did you mean head"
@@ -97,5 +121,23 @@ def test_a_layer_that_keep_float_does_not_find_is_told_before_training(tmp_path:
 
 
 @pytest.mark.usefixtures("short_measurements")
+@pytest.mark.parametrize("student", ["Roots", "Codes"])
+def test_a_student_that_takes_what_pictures_hold_alone_passes_the_rehearsal(student: str, tmp_path: Path) -> None:
+    report = build(tmp_path, student, "quantize.mode=ptq", "data.mean=[0.0]", "data.std=[1.0]")
+    assert "int8" in {candidate.name for candidate in report.candidates}
+
+
+@pytest.mark.usefixtures("short_measurements")
 def test_a_student_that_was_run_once_is_no_lazy_one(tmp_path: Path) -> None:
     assert build(tmp_path, "begun").chosen.name in ("fp32", "fp16")
+
+
+@pytest.mark.usefixtures("short_measurements")
+def test_what_the_target_would_refuse_is_told_before_training_and_not_to_ship(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = build(tmp_path, "Determinants", "export.opset=17")
+    told = capsys.readouterr().err.replace("\n", " ")
+    assert "would refuse this student" in told and "Det is not among the operators" in " ".join(told.split())
+    assert told.index("would refuse this student") < told.index("distil")
+    assert not report.ok

@@ -300,6 +300,11 @@ def _columns(path: Path, schema: pa.Schema, column: str | None, label: str | Non
     return image, label
 
 
+def _told(result: object) -> str:
+    """What a function returned, in words."""
+    return f"a tuple of {len(result)}" if isinstance(result, tuple) else type(result).__name__
+
+
 def _class_names(path: Path, schema: pa.Schema, label: str) -> tuple[str, ...]:
     """Class names that Hugging Face's `datasets` leaves in the schema's metadata; none where it says nothing of the column."""
     stored = (schema.metadata or {}).get(b"huggingface")
@@ -337,7 +342,7 @@ def _from_function(reference: str, split: str, label: str | None) -> Source:
         images, labels = np.asarray(images), np.asarray(labels)
     except (TypeError, ValueError) as error:
         raise DataError(
-            f"{where}: the function must return (images, labels, class names); it returned {type(result).__name__}"
+            f"{where}: the function must return (images, labels, class names); it returned {_told(result)}"
         ) from error
     if images.dtype != np.uint8 or images.ndim != 4:
         raise DataError(

@@ -123,7 +123,7 @@ def open_session(path: Path | str, *, threads: int = 1, optimise: bool = True) -
     except ModelError:
         raise
     except Exception as error:  # protobuf's and onnx's share no base class
-        raise ModelError(f"onnxruntime {ort.__version__} cannot load {path}: {error}") from error
+        raise ModelError(f"onnxruntime {ort.__version__} cannot load {path}: {' '.join(str(error).split())}") from error
     return Opened(session, tuple(set_otherwise))
 
 

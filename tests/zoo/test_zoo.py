@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from edgekd.quantize import prepare
 from edgekd.quantize.qat import train_mode
 from edgekd.target import load_target
-from tests.zoo import ZOO
+from tests.zoo import FAMILIES, ZOO
 from tests.zoo.ship import formats, images, made, ship
 
 FORMATS = list(formats())
@@ -23,8 +24,12 @@ HARDER = {
 EACH = [(name, FORMATS[number % len(FORMATS)]) for number, name in enumerate(ZOO)]
 
 
-def test_the_zoo_has_no_fewer_students_than_it_says() -> None:
-    assert len(ZOO) >= 140 and len(FORMATS) == 5
+def test_the_page_of_the_zoo_has_all_students_and_formats() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "zoo.md").read_text()
+    assert len(ZOO) == sum(map(len, FAMILIES.values())) and page.startswith(
+        f"# What becomes of {len(ZOO)} small students"
+    )
+    assert all(f"| {name} |" in page for name in ZOO) and all(f"- `{target}`:" in page for target in FORMATS)
 
 
 @pytest.mark.parametrize(("name", "target"), EACH[::4], ids=[f"{name}-{target}" for name, target in EACH[::4]])
@@ -41,6 +46,8 @@ def test_a_student_ships_on_every_target(name: str, target: str, tmp_path: Path)
 
 
 def assert_ships(name: str, target: str, folder: Path) -> None:
+    if name == "adaptive max pool" and torch.__version__.startswith("2.11."):
+        pytest.skip("the exporter of torch 2.11 has no translation of it; a build refuses it by name")
     found = ship(ZOO[name], load_target(target), folder)
     assert found.fp32 < 1e-5
     assert found.int8 < HARDER.get((name, target), BOUND)
