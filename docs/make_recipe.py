@@ -70,7 +70,7 @@ def rows(table: type[BaseModel]) -> Iterator[str]:
         if field.is_required():
             default = "required"
         else:
-            value = field.get_default(call_default_factory=True)
+            value = field.get_default(call_default_factory=True, validated_data={})
             default = "" if value is None or isinstance(value, BaseModel) else f"`{written(value)}`"
         yield f"| `{key}` | {default} | {(field.description or '').replace('|', '/')} |"
 
