@@ -83,14 +83,14 @@ def agreement(same: float, int8: Artifact, scores: Artifact, shipped: str) -> It
     yield Check(
         name="int8 computes what was trained",
         verdict="pass" if same >= AGREEMENT else "missed" if shipped == "int8" else "note",
-        found=f"same top-1 as the fake-quantized model on {same:.2f} % of {n} test samples; before it was quantized that was the "
-        f"student itself within {graph['rms']:.1e} (rms) on {graph['samples']} hold-out samples",
+        found=f"same top-1 as the fake-quantized model on {same:.2f} % of {n} test samples; unquantized, that "
+        f"equals the student within {graph['rms']:.1e} (rms) on {graph['samples']} hold-out samples",
         limit=f"at least {AGREEMENT} %",
     )
     if (int8 / SAME).exists():
         found = (
             f"same top-1 as the fake-quantized model on {_same(int8 / TRAINED, scores / 'test.npy'):.2f} %: a processor rounds to half "
-            "precision between two layers, which an engine fuses"
+            "precision between two layers; an engine fuses them"
         )
         yield Check(name="int8 with fp16 between its layers", verdict="note", found=found)
 

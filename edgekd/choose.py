@@ -150,7 +150,7 @@ def _dominated(loser: Contender, other: Contender) -> str:
     if slower := _slower(loser, other):
         return slower
     figures = [f"{c.accuracy.top1:.2f} % and {c.size_mb:.3f} MB" for c in (loser, other)]
-    return f"better in nothing that is known than {other.name}: {figures[0]} against {figures[1]}"
+    return f"{other.name} is as good or better in every known figure: {figures[0]} against {figures[1]}"
 
 
 def _slower(loser: Contender, other: Contender) -> str:
@@ -205,7 +205,7 @@ def _estimates_tell_nothing(a: Contender, b: Contender) -> str:
     if without := sorted({*one.without_peak, *two.without_peak}):
         return f"the profile states no peak for {', '.join(without)}"
     if one.starts_left_out or two.starts_left_out:
-        return "the profile does not state what starting a kernel takes, which decides for a small network"
+        return "the profile states no launch time of a kernel, which dominates in a small network"
     if one.high_ms is None or two.high_ms is None:
         return "an estimate has no upper end"
     if one.low_ms <= two.high_ms and two.low_ms <= one.high_ms:

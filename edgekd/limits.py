@@ -103,8 +103,8 @@ def _class_drop(
     row = labels == i
     of, under = 100 * right[row].mean(), 100 * references[name][row].mean()
     found = (
-        f"{classes[i]}: {of:.1f} % of {int(row.sum())} samples, {name} {under:.1f} %; surely {max(sure[name, i], 0.0):.1f} "
-        "points of it are lost"
+        f"{classes[i]}: {of:.1f} % of {int(row.sum())} samples, {name} {under:.1f} %; "
+        f"at least {max(sure[name, i], 0.0):.1f} points lost, by the interval"
     )
     return _limit("max_class_drop", found, f"at most {most:g}", (sure[name, i] - most) / 100)
 

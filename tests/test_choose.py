@@ -88,7 +88,7 @@ def test_an_estimates_order_is_taken_where_its_ranges_are_apart_and_leave_nothin
     [
         (dict(low=0.1, high=0.4), dict(low=0.3, high=0.6), "the estimates of fp32 and int8 overlap"),
         (dict(low=0.1, high=None, without=("int8",)), dict(low=0.3, high=0.6), "the profile states no peak for int8"),
-        (dict(low=0.1, high=0.2, starts=18), dict(low=0.3, high=0.6, starts=18), "what starting a kernel takes"),
+        (dict(low=0.1, high=0.2, starts=18), dict(low=0.3, high=0.6, starts=18), "no launch time of a kernel"),
     ],
 )
 def test_an_order_that_estimates_cannot_tell_is_unknown_and_said(fast: Any, slow: Any, why: str) -> None:

@@ -82,7 +82,7 @@ def test_a_class_that_is_lost_is_missed_whatever_the_whole_says() -> None:
     fp32 = right((88, 1), (12, 0), (50, 1), (50, 0))
     answers = np.r_[np.zeros(12, int), np.ones(88, int), np.ones(100, int)]
     limit = floor(answers, labels, "max_class_drop", fp32=fp32)
-    assert not limit.keeps and limit.found.startswith("cat: 12.0 % of 100 samples, fp32 88.0 %; surely 6")
+    assert not limit.keeps and limit.found.startswith("cat: 12.0 % of 100 samples, fp32 88.0 %; at least 6")
     assert floor(answers, labels, "max_class_drop", Budget(max_class_drop=100.0), fp32=fp32).keeps
     assert "max_class_drop" not in {
         f.key for f in floors(answers, labels, CLASSES, Budget(max_class_drop=None), {"fp32": fp32})

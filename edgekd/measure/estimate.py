@@ -139,7 +139,7 @@ def _left_out(hardware: Hardware, kernels: Sequence[Kernel], without_peak: Seque
     found = [f"arithmetic in {precision}: the profile states no peak" for precision in without_peak]
     if hardware.kernel_overhead_us is None:
         found.append(
-            f"at its low end the start of every kernel ({sum(k.runs for k in kernels)}), which decides for a small network"
+            f"launch time at its low end ({sum(k.runs for k in kernels)} kernels), which dominates in a small network"
         )
     peaks = {"fp32": hardware.peak_fp32_tflops, "bf16": hardware.peak_bf16_tflops}
     for precision, peak in peaks.items() if hardware.peak_fp16_tflops else ():

@@ -123,7 +123,7 @@ def in_words(estimate: Estimate) -> str:
     if estimate.starts_left_out:
         starts = f"{estimate.starts_left_out} kernel{'s' if estimate.starts_left_out > 1 else ''}"
         most = f", at most {milliseconds(high)} ms" if high is not None else ""
-        return f"more than {low} ms, to which the start of {starts} is to be added{most}"
+        return f"more than {low} ms without launch time ({starts}){most}"
     return f"at least {low} ms" if high is None else f"{low} to {milliseconds(high)} ms"
 
 
