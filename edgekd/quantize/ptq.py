@@ -18,7 +18,7 @@ from edgekd.quantize.operators import LAYERS, aten
 from edgekd.quantize.pt2e import convert_pt2e, prepare_qat_pt2e
 from edgekd.quantize.qat import activation_quantizers, eval_mode, fake_quantizer, in_float, weight_quantizers
 from edgekd.quantize.ranges import RANGES
-from edgekd.quantize.same import check_prepared, check_same, mark_masked, samples_of
+from edgekd.quantize.same import check_prepared, check_same, samples_of
 from edgekd.quantize.scheme import SUFFIX, Scheme
 from edgekd.quantize.statistics import Statistics, observe, quantizers_by_tensor
 from edgekd.target import Quantization, Target
@@ -53,7 +53,6 @@ def prepare(
     graph = capture(model, example_inputs, trainable=qat)
     samples = samples_of(example_inputs)
     check_same(model, graph, samples, trained=qat)
-    mark_masked(graph, samples)
     with quiet_torch(), hidden_batch_norms(graph.graph):
         prepared: GraphModule = prepare_qat_pt2e(graph, Scheme(quantization, fake_quantizer, keep_float))
     show_batch_norms(prepared.graph)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -43,8 +44,8 @@ def samples_of(example_inputs: Inputs) -> Inputs:
 def check_same(model: nn.Module, graph: GraphModule, samples: Inputs, *, trained: bool) -> None:
     """Compares the graph with the model itself, on one sample and on several; with `trained` in training too.
 
-    Neither is changed. In training, the batch norms that no layer absorbed take the statistics of their batch; dropout stays
-    off in both.
+    Neither is changed, but that the nodes whose values contain a mask are marked (`MASKED`). In training, the batch norms that
+    no layer absorbed take the statistics of their batch; dropout stays off in both.
 
     Raises QuantizationError naming the layer where a difference begins, or saying that a model answers at random or mixes
     the samples of a batch.
@@ -53,8 +54,8 @@ def check_same(model: nn.Module, graph: GraphModule, samples: Inputs, *, trained
     with as_it_was(model), as_it_was(graph), torch.no_grad():
         model.eval()
         expected = check_answers(model, samples)
-        for inputs, answers in ((samples, expected), (one, [answer[:1] for answer in expected])):
-            _compare(model, graph, inputs, answers, "in evaluation")
+        _compare(model, graph, samples, expected, "in evaluation", run=_Marking(graph).run)
+        _compare(model, graph, one, [answer[:1] for answer in expected], "in evaluation")
         left = [node for node in graph.graph.nodes if node.target is aten.batch_norm.default]
         if trained and left:
             with _normalised_by_batch(model, graph, left):
@@ -107,24 +108,15 @@ def _distance(found: Tensor, expected: Tensor) -> float:
     return error / max(scale, 1e-6 * max(1, expected.numel()) ** 0.5) if error else 0.0
 
 
-def mark_masked(graph: GraphModule, samples: Inputs) -> None:
-    """Marks the nodes whose values contain a mask, as the sum of attention's scores and a mask does."""
-    run = _Values(graph)
-    with as_it_was(graph), torch.no_grad():
-        run.run(*(x.clone() for x in samples))
-    for node, value in run.values.items():
-        if isinstance(value, Tensor) and value.is_floating_point() and is_masked(value):
-            node.meta[MASKED] = True
-
-
 def is_masked(values: Tensor) -> bool:
     """Infinite values, or a gap above hugely negative ones (-10000, the least float): one scale for both leaves nothing of the
     others."""
-    if bool(values.isinf().any()):
+    low, high = (float(end) for end in values.aminmax())
+    if math.isinf(low) or math.isinf(high):
         return True
-    huge = values <= -HUGE
-    if not bool(huge.any()) or bool(huge.all()):
+    if not low <= -HUGE or high <= -HUGE:
         return False
+    huge = values <= -HUGE
     return bool(values[~huge].abs().max() * GAP < -values[huge].max())
 
 
@@ -148,9 +140,12 @@ def _answers(model: Callable[..., Any], inputs: Inputs) -> list[Tensor]:
     return [x.detach().float() for x in tree_leaves(found) if isinstance(x, Tensor)]
 
 
-def _compare(model: nn.Module, graph: GraphModule, inputs: Inputs, expected: Sequence[Tensor], mode: str) -> None:
+def _compare(
+    model: nn.Module, graph: GraphModule, inputs: Inputs, expected: Sequence[Tensor], mode: str,
+    run: Callable[..., Any] | None = None,
+) -> None:  # fmt: skip
     try:
-        found = distance(_answers(graph, inputs), expected)
+        found = distance(_answers(run or graph, inputs), expected)
     except (RuntimeError, IndexError, ValueError) as error:  # torch's, of a graph that takes one batch size alone
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise QuantizationError(
@@ -240,6 +235,16 @@ class _Values(Interpreter):
     def run_node(self, n: Node) -> Any:
         value = super().run_node(n)
         self.values[n] = value.detach() if isinstance(value, Tensor) else value
+        return value
+
+
+class _Marking(Interpreter):
+    """Runs a graph and marks the nodes whose values contain a mask, as the sum of attention's scores and a mask does."""
+
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, Tensor) and value.is_floating_point() and value.numel() and is_masked(value):
+            n.meta[MASKED] = True
         return value
 
 
