@@ -13,7 +13,7 @@ from typing import Any
 from onnxscript import ir
 from pydantic import BaseModel, ConfigDict
 
-from edgekd.export.finding import Finding, Subject, array, given, sizes, title
+from edgekd.export.finding import Finding, Subject, array, given, producer, sizes, title
 from edgekd.export.lint_runtime import lists_around
 from edgekd.target import version
 
@@ -129,9 +129,9 @@ def is_fixed(value: ir.Value) -> bool:
             continue
         if node is None:
             return False
-        if node.op_type in ("Shape", "Size"):
-            shape = sizes(node.inputs[0])
-            if shape is None or min(shape, default=0) < 0:
+        if node.op_type in ("Shape", "Size") or (node.op_type == "Gather" and producer(node.inputs[0], "Shape")):
+            read_sizes = _sizes_read(node)
+            if read_sizes is None or min(read_sizes, default=0) < 0:
                 return False
             continue
         read = [source for source in node.inputs if source is not None]
@@ -140,6 +140,20 @@ def is_fixed(value: ir.Value) -> bool:
         waiting += [source for source in read if source not in seen]
         seen.update(read)
     return True
+
+
+def _sizes_read(node: ir.Node) -> tuple[int, ...] | None:
+    """The sizes that a Shape or Size gives, or a Gather behind a Shape, -1 for a free one; None where that is not known."""
+    if node.op_type == "Gather":
+        source, picked = producer(node.inputs[0], "Shape"), array(given(node, 1))
+        found = _sizes_read(source) if source is not None else None
+        if found is None or picked is None:
+            return found
+        return tuple(found[index] for index in picked.reshape(-1).tolist() if -len(found) <= index < len(found))
+    shape = sizes(node.inputs[0])
+    if shape is None or node.op_type == "Size":
+        return shape
+    return shape[node.attributes.get_int("start", 0) : node.attributes.get_int("end", len(shape))]
 
 
 def _values(node: ir.Node, name: str) -> list[Any]:

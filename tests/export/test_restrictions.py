@@ -216,6 +216,21 @@ def test_free_sizes_are_told_with_shapes(tmp_path: Path) -> None:
             lint(path, ORIN, shapes=shapes)
 
 
+@pytest.mark.parametrize(
+    ("reads", "fixed"),
+    [
+        ("s = Shape <start = 1, end = 2> (x) d = Squeeze (s)", True),
+        ("s = Shape (x) d = Gather (s, one)", True),
+        ("s = Shape (x) d = Gather (s, none)", False),
+        ("s = Shape <start = 0, end = 1> (x) d = Squeeze (s)", False),
+    ],
+)
+def test_a_fixed_size_beside_a_free_batch_is_a_constant(reads: str, fixed: bool, tmp_path: Path) -> None:
+    text = graph(f"{reads} y = OneHot (x, d, v)", inputs="int64[N,9] x",
+        constants="float[2] v = {0,1}, int64 one = {1}, int64 none = {0}", outputs="float[A,B,C] y")  # fmt: skip
+    assert (found(text, tmp_path, ORIN) == []) is fixed
+
+
 def test_a_chain_of_ten_thousand_constants_is_followed(tmp_path: Path) -> None:
     nodes = [onnx.helper.make_node("Neg", [f"a{i}"], [f"a{i + 1}"]) for i in range(10_000)]
     nodes.append(onnx.helper.make_node("CumSum", ["x", "a10000"], ["y"]))
