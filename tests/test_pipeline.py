@@ -193,7 +193,7 @@ def test_a_jetsons_bundle_carries_an_estimate_of_each_candidate_and_marks_it(tmp
         assert figure["interval"] == [candidate.estimate.low_ms, candidate.estimate.high_ms]
         assert 0 < candidate.estimate.low_ms < (candidate.estimate.high_ms or 0)
     page = (bundle / "report.html").read_text()
-    assert "Estimate for the device" in page and "at its low end the start of every kernel" in page
+    assert "Estimate for the device" in page and "launch time at its low end" in page
 
 
 @pytest.mark.parametrize("mode", ["ptq", pytest.param("qat", marks=pytest.mark.slow)])
