@@ -347,7 +347,7 @@ def test_an_estimate_is_a_marked_range_with_what_it_leaves_out(folder: Path) -> 
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("estimate for jetson-orin-nano: more than ")
-    assert "launch time at its low end (1 kernels)" in " ".join(done.stdout.split())
+    assert "launch time at its low end (1 kernel)" in " ".join(done.stdout.split())
 
 
 def test_a_plot_without_a_roof_is_refused_with_the_reason(folder: Path) -> None:

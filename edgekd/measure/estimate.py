@@ -138,8 +138,9 @@ def _roofline_ms(kernel: Kernel, peak_gops: float | None, bandwidth_gbs: float) 
 def _left_out(hardware: Hardware, kernels: Sequence[Kernel], without_peak: Sequence[str]) -> list[str]:
     found = [f"arithmetic in {precision}: the profile states no peak" for precision in without_peak]
     if hardware.kernel_overhead_us is None:
+        runs = sum(k.runs for k in kernels)
         found.append(
-            f"launch time at its low end ({sum(k.runs for k in kernels)} kernels), which dominates in a small network"
+            f"launch time at its low end ({runs} kernel{'s' if runs > 1 else ''}), which dominates in a small network"
         )
     peaks = {"fp32": hardware.peak_fp32_tflops, "bf16": hardware.peak_bf16_tflops}
     for precision, peak in peaks.items() if hardware.peak_fp16_tflops else ():
