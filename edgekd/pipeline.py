@@ -70,7 +70,7 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask, de
     keep_float, trains_on = recipe.quantize.keep_float, recipe.quantize.mode in ("qat", "auto")
     tested, into = (student.untrained, data.of_test), (recipe.export, opset, scheme, keep_float, trains_on, target)
     for line in json.loads((run(rehearse, samples, *tested, *into) / REFUSED).read_text()):
-        say(f"  {target.title} would refuse this student, and the bundle be NOT TO SHIP: {line}")
+        say(f"  {target.title} would refuse this student as it is now: {line}")
     if data.is_synthetic:
         rival = student if data.train == "synthetic:dfq" else None
         samples = seen = run(synthesize, samples, teacher, rival, recipe.teacher_data)

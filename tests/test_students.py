@@ -133,7 +133,7 @@ def test_a_student_that_was_run_once_is_no_lazy_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("short_measurements")
-def test_what_the_target_would_refuse_is_told_before_training_and_not_to_ship(
+def test_what_the_target_would_refuse_is_told_before_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = build(tmp_path, "Determinants", "export.opset=17")

@@ -28,7 +28,7 @@ from edgekd.measure.sessions import Ended, Refused, Session, ending
 Batch = NDArray[Any]
 QDQ_APART = "Q and DQ apart"
 NCHWC = "NchwcTransformer"
-"""onnxruntime's pass that blocks channels on x86. On some fp16 graphs it ends the process (seen with 1.27 and 1.31)."""
+"""onnxruntime's pass that blocks channels on x86. On some fp16 graphs it ends the process (seen with 1.23 to 1.31)."""
 
 NOTABLE_FEATURES = (
     ("avx2", "avx2"),
