@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,9 +51,9 @@ class Board:
         """End every connection as a cable that is pulled would: the server's processes, by their ids."""
         for session in self.sessions():
             for process in (*children_of(session), session):
-                name = Path(f"/proc/{process}/comm").read_text().strip()
-                if name.startswith("sshd"):
-                    os.kill(process, signal.SIGKILL)
+                with suppress(OSError):  # a process that ends by itself meanwhile has no files and takes no signal
+                    if Path(f"/proc/{process}/comm").read_text().startswith("sshd"):
+                        os.kill(process, signal.SIGKILL)
 
 
 def children_of(parent: int) -> list[int]:
@@ -108,9 +109,11 @@ def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def stop(board: Board) -> None:
-    board.cut()
-    board.process.terminate()
-    board.process.wait()
+    try:
+        board.cut()
+    finally:
+        board.process.terminate()
+        board.process.wait()
 
 
 def need_sshd() -> None:
