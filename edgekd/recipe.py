@@ -13,6 +13,7 @@ from edgekd import overrides as command_line
 from edgekd.errors import RecipeError, nearest
 from edgekd.losses import Loss, Methods, losses_in, mistakes_in_losses
 from edgekd.names import class_problem
+from edgekd.places import expanded
 from edgekd.schemes import ELSEWHERE, SCHEMES, with_scheme
 from edgekd.texts import FolderName, Text
 from edgekd.toml_file import (
@@ -464,7 +465,7 @@ class Recipe(Section):
 
         def at(reference: str) -> str:
             before, file, after = split_reference(reference)
-            return reference if file is None else f"{before}{self.folder / file.expanduser()}{after}"
+            return reference if file is None else f"{before}{self.folder / expanded(file)}{after}"
 
         def inside(value: Any) -> Any:
             if isinstance(value, tuple):
@@ -473,7 +474,7 @@ class Recipe(Section):
                 return value
             located = {key: at(item) if key in value.references and item else inside(item) for key, item in value}
             if isinstance(located.get("classes"), str):  # a file, whose content is the setting
-                located["classes"] = read_classes(self.folder / Path(located["classes"]).expanduser())
+                located["classes"] = read_classes(self.folder / expanded(located["classes"]))
             return value.model_copy(update=located)
 
         return self.model_copy(update={name: inside(getattr(self, name)) for name in LOCATED})
@@ -537,7 +538,7 @@ def load_recipe(path: Path | None = None, overrides: Sequence[str] = (), methods
 
 
 def _recipe_file(path: Path | None) -> Path:
-    path = Path(os.path.abspath(Path(path or ".").expanduser()))
+    path = Path(os.path.abspath(expanded(path or ".")))
     file = path / FILE if path.is_dir() else path
     if not file.is_file():
         others = [other.name for other in sorted(file.parent.glob("*.toml"))]

@@ -37,6 +37,7 @@ from edgekd import team
 from edgekd.contents import Asked, Contents, Hash, hash_file, write_atomically
 from edgekd.errors import CacheError, EdgekdError
 from edgekd.imports import Hashes, forget_changed, hashes_of, loaded
+from edgekd.places import user_folder
 from edgekd.recipe import file_of
 from edgekd.say import say
 from edgekd.strays import IN_USE, remove, remove_strays
@@ -85,7 +86,7 @@ def stage(
 def default_cache() -> Path:
     """`$EDGEKD_CACHE`, or `edgekd` in the user's cache folder."""
     given = os.environ.get("EDGEKD_CACHE")
-    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edgekd"
+    return Path(given) if given else user_folder("XDG_CACHE_HOME", ".cache") / "edgekd"
 
 
 class Stored(BaseModel):

@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgekd.errors import QuantizationError, RecipeError, nearest
+from edgekd.places import expanded
 from edgekd.texts import FolderName, Shown, Text
 from edgekd.toml_file import Places, as_json, date_mistakes, parse_toml, read_text, refuse, validation_mistakes
 
@@ -251,7 +252,7 @@ def load_target(name: str) -> Target:
     Raises RecipeError for an unknown name (with the nearest), and for a file with mistakes (with all of them).
     """
     if name.endswith(".toml"):
-        return _read_target(Path(name).expanduser())
+        return _read_target(expanded(name))
     known = {called: target for target in list_targets() for called in (target.name, *target.aliases)}
     if name not in known:
         raise RecipeError(f"target {name!r} not found{nearest(name, known)}")

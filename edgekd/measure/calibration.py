@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edgekd.contents import write_atomically
 from edgekd.errors import DeviceError, nearest
 from edgekd.measure.kernels import Kernel
+from edgekd.places import user_folder
 
 LEAST_OPERATIONS = 1e6  # of the networks that are fitted on
 ACCEPTED = 0.15  # median error on the held-out networks beyond which a calibration warns
@@ -93,8 +94,8 @@ def kernel_ms(kernel: Kernel, rates: Rates | Calibration) -> float | None:
 
 def calibration_file(device: str) -> Path:
     """Where a device's calibration is kept."""
-    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(base) / "edgekd" / "calibrations" / f"{device.replace(os.sep, '_').replace(':', '_')}.json"
+    base = user_folder("XDG_DATA_HOME", ".local/share")
+    return base / "edgekd" / "calibrations" / f"{device.replace(os.sep, '_').replace(':', '_')}.json"
 
 
 def keep(calibration: Calibration) -> Path:

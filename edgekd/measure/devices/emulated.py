@@ -21,6 +21,7 @@ from filelock import FileLock
 
 from edgekd.errors import DeviceError, nearest
 from edgekd.measure.devices.process import Result, Told, copy_here, run_process
+from edgekd.places import expanded, user_folder
 from edgekd.report.model import Origin
 from edgekd.say import say
 from edgekd.stage import STAMP, default_cache
@@ -60,9 +61,9 @@ class Emulated:
             raise DeviceError(f"emulated CPU {cpu!r} is not known{nearest(cpu, CPUS)}")
         self.name = name
         self.cpu = cpu
-        self._cache = Path(cache).expanduser() if cache else default_cache()
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        self.folder = str(Path(folder).expanduser().absolute()) if folder else str(base / f"edgekd-device-{cpu}")
+        self._cache = expanded(cache) if cache else default_cache()
+        own = expanded(folder) if folder else user_folder("XDG_CACHE_HOME", ".cache") / f"edgekd-device-{cpu}"
+        self.folder = str(own.absolute())
         self._view: Path | None = None
         self._in_use: FileLock | None = None
 

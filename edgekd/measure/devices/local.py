@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgekd.measure.devices.process import Result, Told, copy_here, run_process
+from edgekd.places import expanded
 from edgekd.report.model import Origin
 
 
@@ -17,7 +18,7 @@ class Local:
 
     def __init__(self, name: str, folder: str, python: str = "") -> None:
         self.name = name
-        self.folder = str(Path(folder).expanduser())
+        self.folder = str(expanded(folder))
         self.python = python or sys.executable
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 from edgekd.contents import write_atomically
 from edgekd.errors import DeviceError, RecipeError, nearest
 from edgekd.measure.devices import KINDS, Device
+from edgekd.places import user_folder
 from edgekd.toml_file import parse_toml
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
@@ -22,12 +22,11 @@ Settings = dict[str, str]
 
 def devices_file() -> Path:
     """Where the devices are kept."""
-    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(base) / "edgekd" / "devices.toml"
+    return user_folder("XDG_CONFIG_HOME", ".config") / "edgekd" / "devices.toml"
 
 
 def _local_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgekd-device"
+    return user_folder("XDG_CACHE_HOME", ".cache") / "edgekd-device"
 
 
 def list_devices() -> dict[str, Settings]:

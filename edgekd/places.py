@@ -1,0 +1,23 @@
+"""The user's own folders, and paths as a user writes them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from edgekd.errors import EdgekdError
+
+
+def expanded(path: str | Path) -> Path:
+    """`~` is the home. The home of a user that does not exist stays as it is written: a file there is then not found."""
+    return Path(os.path.expanduser(path))
+
+
+def user_folder(variable: str, below_home: str) -> Path:
+    """The folder that an environment variable names, or one below the home; EdgekdError where the user has no home."""
+    if folder := os.environ.get(variable):
+        return Path(folder)
+    home = os.path.expanduser("~")
+    if home == "~":
+        raise EdgekdError(f"this user has no home folder to keep files in; set HOME or {variable} to a folder")
+    return Path(home) / below_home
