@@ -320,9 +320,9 @@ def _samples(bundle: Path, accuracy: str):  # type: ignore[no-untyped-def]
         raise DeviceError(
             f"--accuracy {accuracy}; possible: test, or test:N for N of its samples, each class in its share"
         )
-    from edgekd.measure.samples import test_samples
+    from edgekd.measure.samples import samples_for_accuracy
 
-    return test_samples(bundle, int(most) if most else None)
+    return samples_for_accuracy(bundle, int(most) if most else None)
 
 
 def _runtime(given: str) -> str:

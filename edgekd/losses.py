@@ -12,6 +12,8 @@ from edgekd.errors import nearest
 from edgekd.texts import Text
 from edgekd.toml_file import Loc, as_json, dotted, shown, wording
 
+Layout = Literal["tokens", "channels_first"]
+"""Of a feature with three axes: `[batch, positions, channels]` or `[batch, channels, positions]`."""
 NonNegative = Annotated[float, Field(ge=0)]
 Methods = Mapping[str, Callable[..., Any]]  # edgekd.distill.methods.METHODS, whose import costs importing torch
 
@@ -46,6 +48,10 @@ class Loss(BaseModel):
     layers: Annotated[dict[str, str] | tuple[str, ...] | Literal["auto"], PlainValidator(_layers)] = Field(
         default_factory=dict, description="student module path -> teacher module path"
     )
+    layout: Layout | None = Field(
+        default=None,
+        description="of features with three axes: 'tokens' [batch, positions, channels], 'channels_first' [batch, channels, positions]",
+    )
 
     @property
     def options(self) -> dict[str, Any]:
@@ -56,7 +62,10 @@ class Loss(BaseModel):
 def check_losses(losses: Sequence[Loss], methods: Methods) -> list[str]:
     """The mistakes in the losses' methods and options, each as `distill.losses.0.temperature: what is wrong`."""
     placed: Iterator[tuple[Loc, Mapping[str, Any]]] = (
-        (("distill", "losses", n), {"method": loss.method, "layers": loss.layers, **loss.options})
+        (
+            ("distill", "losses", n),
+            {"method": loss.method, "layers": loss.layers, "layout": loss.layout, **loss.options},
+        )
         for n, loss in enumerate(losses)
     )
     return [f"{dotted(loc)}: {text}" for loc, text in mistakes_in_losses(placed, methods)]
@@ -79,7 +88,7 @@ def mistakes_in_losses(losses: Iterator[tuple[Loc, Mapping[str, Any]]], methods:
             continue
         options = {key: value for key, value in loss.items() if key not in Loss.model_fields}
         for inner, text in (
-            *_layer_mistakes(name, methods[name], loss.get("layers")),
+            *_layer_mistakes(name, methods[name], loss.get("layers"), loss.get("layout")),
             *_option_mistakes(name, methods[name], options),
         ):
             yield loc + inner, text
@@ -103,9 +112,11 @@ def options_of(method: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return {p.name: p for p in inspect.signature(called).parameters.values() if p.kind is p.KEYWORD_ONLY}
 
 
-def _layer_mistakes(name: str, method: Callable[..., Any], layers: object) -> Iterator[tuple[Loc, str]]:
+def _layer_mistakes(name: str, method: Callable[..., Any], layers: object, layout: object) -> Iterator[tuple[Loc, str]]:
     """A method that reads features needs layers; another has no use for them."""
     needs = needs_of(method)
+    if layout is not None and "f_s" not in needs:
+        yield ("layout",), f"{shown(layout)} given; method {name} reads logits only, so no feature has a layout"
     if "f_t" in needs:
         example = 'layers = { "layer3" = "layer3" } (student module path = teacher module path), or layers = "auto"'
         if not layers:
@@ -124,7 +135,7 @@ def _option_mistakes(name: str, method: Callable[..., Any], options: Mapping[str
     called: Callable[..., Any] = getattr(method, "__init__") if inspect.isclass(method) else method  # noqa: B009
     hints = get_type_hints(called, include_extras=True)
     parameters = options_of(method)
-    common = [key for key in Loss.model_fields if key != "layers" or "f_s" in needs_of(method)]
+    common = [key for key in Loss.model_fields if key not in ("layers", "layout") or "f_s" in needs_of(method)]
     for key, value in options.items():
         if key == "temperature" and key in parameters and value == "auto":
             if not {"z_t", "z_ts"} & set(needs_of(method)):

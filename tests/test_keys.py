@@ -202,6 +202,9 @@ TABLE: dict[str, list[Row]] = {
     "distill.losses.weight": [("plain", 'distill.losses=[{method="kd", weight=0.8}]', LEARNS)],
     "distill.losses.warmup_epochs": [("plain", 'distill.losses=[{method="kd", weight=0.9, warmup_epochs=1}]', LEARNS)],
     "distill.losses.until_epoch": [("plain", 'distill.losses=[{method="kd", weight=0.9, until_epoch=2}]', LEARNS)],
+    "distill.losses.layout": [
+        ("features", 'distill.losses=[{method="kd"}, {method="sp", layers={conv="conv"}, layout="tokens"}]', ("record_features", *LEARNS))
+    ],
     "distill.losses.layers": [("features", 'distill.losses=[{method="kd"}, {method="sp", layers={fc="conv"}}]', LEARNS)],
     "distill.optimizer.name": [("tempered", "distill.optimizer.name=adamw", LEARNS)],
     "distill.optimizer.lr": [("plain", "distill.optimizer.lr=0.2", LEARNS)],

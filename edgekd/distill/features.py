@@ -10,6 +10,22 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from edgekd.errors import ModelError, nearest
+from edgekd.losses import Layout
+
+
+def as_tokens(feature: Any, layout: Layout | None, path: str, loss: str) -> Any:
+    """A feature with three axes as tokens `[batch, positions, channels]`; any other as it is.
+
+    Raises ModelError where such a feature has no layout: averaged over the wrong axis it would teach a wrong number.
+    """
+    if not isinstance(feature, Tensor) or feature.ndim != 3 or layout == "tokens":
+        return feature
+    if layout == "channels_first":
+        return feature.transpose(1, 2)
+    raise ModelError(
+        f"layer '{path}', which loss '{loss}' reads, puts out {list(feature.shape)}; say which axis is which: "
+        "layout = 'tokens' for [batch, positions, channels], 'channels_first' for [batch, channels, positions]"
+    )
 
 
 class Taps:

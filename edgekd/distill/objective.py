@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from edgekd import team
+from edgekd.distill.features import as_tokens
 from edgekd.distill.methods import METHODS
-from edgekd.errors import RecipeError
-from edgekd.losses import TEACHERS, Loss, check_losses, needs_of
+from edgekd.errors import ModelError, RecipeError
+from edgekd.losses import TEACHERS, Layout, Loss, check_losses, needs_of
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,13 @@ class Seen:
     f_t: Mapping[str, Tensor]
     tasks: Mapping[str, Seen] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Methods soften over the last of two axes: of pixels or tokens as they are each would compute another number."""
+        teachers = [] if self.z_ts is None else list(self.z_ts)
+        for role, z in (("student", self.z_s), *(("teacher", z) for z in teachers)):
+            if z.ndim != 2:
+                raise ModelError(f"the {role}'s logits are {list(z.shape)}; the losses read [rows, classes]")
+
 
 @dataclass(frozen=True)
 class Term:
@@ -57,6 +65,7 @@ class Term:
     until_epoch: float | None
     student_layers: tuple[str, ...]
     teacher_layers: tuple[str, ...]
+    layout: Layout | None = None
 
     def weight_at(self, epoch: float) -> float:
         """The weight, rising linearly over the warm-up, 0 from `until_epoch`; `epoch` counts steps as fractions."""
@@ -86,9 +95,9 @@ class Term:
             case "labels":
                 return seen.labels.hard
             case "f_s":
-                return [seen.f_s[path] for path in self.student_layers]
+                return [as_tokens(seen.f_s[path], self.layout, path, self.name) for path in self.student_layers]
             case "f_t":
-                return [seen.f_t[path] for path in self.teacher_layers]
+                return [as_tokens(seen.f_t[path], self.layout, path, self.name) for path in self.teacher_layers]
             case "epoch":
                 return epoch
             case _:
@@ -127,11 +136,24 @@ class Objective(nn.Module):
         return any("f_t" in term.needs for term in self.terms)
 
     @property
-    def pooled_features(self) -> tuple[str, ...]:
-        """The teacher's layers, where every loss that reads features is content with pooled ones: these can be cached."""
+    def pooled_features(self) -> dict[str, Layout | None]:
+        """The teacher's layers with their layouts, where every loss that reads features is content with pooled ones.
+
+        These can be cached. Raises RecipeError where two losses give one layer two layouts.
+        """
         readers = [term for term in self.terms if "f_t" in term.needs]
+        layouts: dict[str, Layout | None] = {}
+        for term in readers:
+            for path in term.teacher_layers:
+                known = layouts.get(path)
+                if known and term.layout and known != term.layout:
+                    raise RecipeError(
+                        f"the teacher's layer '{path}' is called {known} by one loss and {term.layout} by {term.name}; "
+                        "give both one layout"
+                    )
+                layouts[path] = known or term.layout
         all_pooled = all(getattr(_function(term.method), "pooled", False) for term in readers)
-        return tuple(dict.fromkeys(path for term in readers for path in term.teacher_layers)) if all_pooled else ()
+        return layouts if all_pooled else {}
 
     @property
     def needs_pairs(self) -> bool:
@@ -218,6 +240,7 @@ def _term(loss: Loss, index: int, losses: Sequence[Loss]) -> Term:
         loss.until_epoch,
         tuple(pairs),
         tuple(pairs.values()) if isinstance(pairs, dict) else (),
+        loss.layout,
     )
 
 

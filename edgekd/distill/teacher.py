@@ -10,7 +10,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -27,10 +27,11 @@ from edgekd.contents import write_atomically
 from edgekd.data import Samples, Split, Views, open_samples
 from edgekd.data.batches import to_tensor
 from edgekd.distill.cache import FORMAT, CachedLogits, bytes_of, format_of, half
-from edgekd.distill.features import Taps
+from edgekd.distill.features import Taps, as_tokens
 from edgekd.distill.methods.sizes import embedding
 from edgekd.distill.trained import load_student, new_model
 from edgekd.errors import CacheError
+from edgekd.losses import Layout
 from edgekd.models import OnnxModel
 from edgekd.models.adapt import adapt
 from edgekd.models.memory_format import forward
@@ -101,7 +102,7 @@ def record_teacher(
 
 @stage(2, ("torch", "numpy"), together=True, sharded=True)
 def record_features(
-    samples: Artifact, teacher: Teacher, trained: Artifact | None, data: Data, recording: Recording, layers: Sequence[str],
+    samples: Artifact, teacher: Teacher, trained: Artifact | None, data: Data, recording: Recording, layers: Mapping[str, Layout | None],
     *, out: Path,
 ) -> None:  # fmt: skip
     """Stage: pooled features of the teacher's `layers` for the training ids, `N.npy` `[views, samples, channels]` each."""
@@ -114,7 +115,11 @@ def record_features(
 
         def pooled(images: Images) -> Arrays:
             _forward(model, images, data, recording.bf16)
-            return {str(i): half(embedding(taps.features[path]).float().cpu().numpy()) for i, path in enumerate(layers)}
+            return {str(i): vector(path, layout) for i, (path, layout) in enumerate(layers.items())}
+
+        def vector(path: str, layout: Layout | None) -> npt.NDArray[np.float16]:
+            tokens = as_tokens(taps.features[path], layout, path, "of pooled features")
+            return half(embedding(tokens).float().cpu().numpy())
 
         def joined(parts: list[Arrays]) -> Arrays:
             return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -124,7 +129,7 @@ def record_features(
         _record(out, opened, data, recording.views, arrays, values_of, f"pooled features of {', '.join(layers)}")
 
 
-def cached_features(recorded: Artifact, layers: Sequence[str]) -> dict[str, npt.NDArray[np.float16]]:
+def cached_features(recorded: Artifact, layers: Iterable[str]) -> dict[str, npt.NDArray[np.float16]]:
     """What `record_features` stored, by layer."""
     return {path: np.load(recorded / f"{i}.npy", mmap_mode="r") for i, path in enumerate(layers)}
 

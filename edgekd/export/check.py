@@ -24,16 +24,22 @@ TOLERANCE = {"fp32": 1e-3, "fp16": 5e-2, "bf16": 1e-1, "int8": float("inf")}
 
 @dataclass(frozen=True)
 class Agreement:
-    """How an exported model compares with its torch model on `samples` samples."""
+    """How an exported model compares with its torch model on `samples` samples; `answers`: classes that were compared.
+
+    A sample has one answer, or one for each pixel or token.
+    """
 
     samples: int
+    answers: int
     same_top1: float
     max_difference: float
     max_output: float
 
     def __str__(self) -> str:
+        dense = self.answers != self.samples
+        told = f"{self.answers} answers of {self.samples} samples" if dense else f"{self.samples} samples"
         return (
-            f"same top-1 on {self.same_top1:.2%} of {self.samples} samples, "
+            f"same top-1 on {self.same_top1:.2%} of {told}, "
             f"largest difference {self.max_difference:.3g} at outputs up to {self.max_output:.3g}"
         )
 
@@ -45,11 +51,13 @@ def check(
     *,
     min_agreement: float = 0.995,
     tolerance: float | None = None,
+    class_axis: int | None = None,
 ) -> Agreement:
     """Validates the file and runs it in onnxruntime beside `torch_fn` on real samples.
 
     Each of `samples` is a batch as the file takes it; `torch_fn` maps it to `[batch, classes]`, or to one
-    such tensor for each of the file's outputs, of which the first tells the class. `tolerance` bounds the largest difference
+    such tensor for each of the file's outputs, of which the first tells the class. An output with more axes needs
+    `class_axis`: 1 for `[batch, classes, h, w]`, -1 for `[batch, length, classes]`. `tolerance` bounds the largest difference
     relative to the largest output (none: 1e-3 in fp32, 0.05 in fp16, 0.1 in bf16, unbounded in int8).
 
     Raises ExportError, with the figures, where the file is invalid, gives another shape or NaN, or differs; Ended where it
@@ -61,7 +69,7 @@ def check(
     if tolerance is None:
         tolerance = TOLERANCE[precision_of(model)]
     name, size = session.get_inputs()[0].name, fixed_batch(session)
-    count, same, difference, largest = 0, 0, 0.0, 0.0
+    count, answers, same, difference, largest = 0, 0, 0, 0.0, 0.0
     with torch.no_grad():
         for batch in samples:
             given = torch_fn(batch)
@@ -75,18 +83,32 @@ def check(
                 raise ExportError(f"{path} gives {shapes}, the torch model {wanted}")
             if not all(np.isfinite(got).all() for got in all_got):
                 raise ExportError(f"{path} gives NaN or infinity for sample {count} or one soon after it")
-            count += len(all_got[0])
-            same += int((all_got[0].argmax(1) == all_expected[0].argmax(1)).sum())
+            axis = _class_axis(all_got[0].shape, class_axis, path)
+            equal = all_got[0].argmax(axis) == all_expected[0].argmax(axis)
+            count, answers, same = count + len(equal), answers + equal.size, same + int(equal.sum())
             for got, expected in zip(all_got, all_expected, strict=True):
                 difference = max(difference, float(np.abs(got - expected).max()))
                 largest = max(largest, float(np.abs(expected).max()))
-    if not count:
+    if not answers:
         raise ExportError(f"no samples to check {path} with")
-    result = Agreement(count, same / count, difference, largest)
+    result = Agreement(count, answers, same / answers, difference, largest)
     if result.same_top1 < min_agreement or difference > tolerance * largest:
         limit = "" if tolerance == float("inf") else f" and a difference of at most {tolerance * largest:.3g}"
         raise ExportError(f"{path} differs from the torch model: {result}; asked for {min_agreement:.2%}{limit}")
     return result
+
+
+def _class_axis(shape: tuple[int, ...], told: int | None, path: str) -> int:
+    """The axis that the classes of an output lie on. Raises ExportError where an output of more than two axes has none told."""
+    axis = 1 if told is None and len(shape) == 2 else told
+    if axis is None:
+        raise ExportError(
+            f"{path} gives {list(shape)}, and which axis holds the classes is not told; give class_axis (1 for "
+            "[batch, classes, h, w], -1 for [batch, length, classes])"
+        )
+    if not -len(shape) < axis < len(shape) or axis == 0:
+        raise ExportError(f"{path} gives {list(shape)}; class_axis = {axis} is none of its axes behind the batch")
+    return axis
 
 
 def read_onnx(path: str | os.PathLike[str]) -> onnx.ModelProto:

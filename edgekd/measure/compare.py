@@ -12,7 +12,7 @@ from edgekd.export.bundle import verify_bundle
 from edgekd.export.golden import FIRST, Golden
 from edgekd.measure.devices import Device
 from edgekd.measure.numerics import Numerics, compare
-from edgekd.measure.samples import test_samples
+from edgekd.measure.samples import samples_for_accuracy
 from edgekd.report.model import Accuracy
 
 NODES_SHOWN = 5
@@ -40,7 +40,7 @@ def compare_on(device: Device, folder: Path, *, samples: int = 0) -> list[Row]:
 def accuracy_on(device: Device, folder: Path, samples: int) -> tuple[Accuracy, Accuracy, float]:
     """Top-1 of the shipped model there and here on `samples` of the test split, and the share of samples on which both
     name the same class."""
-    with test_samples(folder, samples) as given:
+    with samples_for_accuracy(folder, samples) as given:
         found = compare(device, folder / SHIPPED, np.load(given.file), nodes=False)
     there = top1_of(
         found.found.argmax(-1), given.labels, given.classes, f"{found.runtime}, {device.name}", device.origin

@@ -1,4 +1,4 @@
-"""test_samples: a bundle's test split as its graph takes it, for the accuracy on a device."""
+"""samples_for_accuracy: a bundle's test split as its graph takes it, for the accuracy on a device."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _refuse_code(bundle: Path, recipe: Recipe, run: Cache) -> None:
 
 
 @contextmanager
-def test_samples(bundle: Path, most: int | None = None) -> Iterator[Samples]:
+def samples_for_accuracy(bundle: Path, most: int | None = None) -> Iterator[Samples]:
     """The samples of the recipe that the bundle was built from, or `most` of them, each class in its share, drawn by the
     recipe's data.seed; from the cache where it has them.
 

@@ -728,3 +728,51 @@ def test_layers_that_are_copies_of_each_other_keep_their_own_sites(tmp_path: Pat
     converted = convert(prepared)
     to_onnx(converted, tmp_path / "model.onnx", x, opset=20)
     assert sites(tmp_path / "model.onnx") == sites(converted)
+
+
+class Dense(nn.Module):
+    """A class for each pixel, `[batch, classes, h, w]`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]:
+    torch.manual_seed(0)
+    path, network = tmp_path_factory.mktemp("dense") / "dense.onnx", Dense().eval()
+    to_onnx(network, path, torch.zeros(2, 1, 4, 4), opset=20)
+    return network, path
+
+
+def test_a_check_counts_the_answers_of_every_pixel(dense: tuple[nn.Module, Path]) -> None:
+    """2 samples of 16 pixels are 32 answers, and no share of them is above 1."""
+    network, path = dense
+    found = check(path, network, [torch.randn(2, 1, 4, 4)], class_axis=1)
+    assert (found.samples, found.answers, found.same_top1) == (2, 32, 1.0)
+    assert "100.00% of 32 answers of 2 samples" in str(found)
+
+
+def test_a_check_finds_the_pixels_of_another_class(dense: tuple[nn.Module, Path]) -> None:
+    network, path = dense
+    x = torch.randn(2, 1, 4, 4)
+
+    def turned(x: Tensor) -> Tensor:
+        """The first pixel's classes in another order."""
+        z = network(x).clone()
+        z[:, :, 0, 0] = z[:, :, 0, 0].roll(1, 1)
+        return z
+
+    with pytest.raises(ExportError, match=r"93\.75% of 32 answers"):
+        check(path, turned, [x], class_axis=1, tolerance=float("inf"))
+
+
+@pytest.mark.parametrize(("axis", "what"), [(None, "give class_axis"), (4, "class_axis = 4"), (0, "class_axis = 0")])
+def test_a_check_asks_for_the_axis_of_the_classes(dense: tuple[nn.Module, Path], axis: int | None, what: str) -> None:
+    network, path = dense
+    with pytest.raises(ExportError, match=what):
+        check(path, network, [torch.randn(2, 1, 4, 4)], class_axis=axis)

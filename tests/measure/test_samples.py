@@ -11,7 +11,7 @@ import pytest
 from edgekd.data import decode
 from edgekd.errors import BundleError
 from edgekd.measure.samples import recipe_of
-from edgekd.measure.samples import test_samples as samples_of
+from edgekd.measure.samples import samples_for_accuracy as samples_of
 from edgekd.recipe import load_recipe
 from edgekd.stage import Cache
 from tests.data.test_store import parquet, png
