@@ -16,8 +16,8 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from edgekd.bundle import FILES
-from edgekd.measure.runners import machine, versions
+from edgekd.runtime.runners import machine, versions
+from edgekd.scripts import SCRIPTS
 
 ROUNDS = 5
 
@@ -39,7 +39,7 @@ def main(
 
 def compare(bundle: Path, seconds: float) -> float:
     """p50 of the runner's loop over that of one written as onnxruntime_perf_test's is: run, note the time, again."""
-    spec = importlib.util.spec_from_file_location("run", FILES / "run.py")
+    spec = importlib.util.spec_from_file_location("run", SCRIPTS / "run.py")
     assert spec is not None and spec.loader is not None
     run = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(run)

@@ -27,18 +27,19 @@ import typer
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from edgekd.accelerator import uses_bf16
+from edgekd.cache.stage import Artifact, Cache, default_cache
 from edgekd.data import Samples, decode, open_samples
+from edgekd.data.batches import views_of
 from edgekd.data.sources import open_source
-from edgekd.distill.student import lesson_of
-from edgekd.distill.teacher import load_teacher, views_of
 from edgekd.distill.train import Lesson, train
-from edgekd.distill.trained import new_model
-from edgekd.measure.runners import machine, versions
 from edgekd.models import ExportedModel, OnnxModel
+from edgekd.models.accelerator import uses_bf16
 from edgekd.pipeline import record
 from edgekd.recipe import Distill, Recipe, load_recipe
-from edgekd.stage import Artifact, Cache, default_cache
+from edgekd.runtime.runners import machine, versions
+from edgekd.steps.distill import lesson_of
+from edgekd.steps.record import load_teacher
+from edgekd.steps.trained import new_model
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "cifar10"
 

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from edgekd.export import to_onnx
-from edgekd.measure.calibrate import calibrate
 from edgekd.measure.devices.named import open_device
-from edgekd.measure.held_out import write_held_out
-from edgekd.measure.runners import machine
-from edgekd.report.estimates import print_calibration
+from edgekd.measure.estimate.calibrate import calibrate
+from edgekd.measure.estimate.held_out import write_held_out
+from edgekd.measure.estimate.words import print_calibration
+from edgekd.runtime.runners import machine
 
 # Name and image size; chosen for the variety of their blocks before any was timed.
 TIMM = (

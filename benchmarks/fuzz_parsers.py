@@ -28,29 +28,27 @@ import torch
 from PIL import Image
 
 from benchmarks.fuzz_mutations import as_json, as_toml, mutated, mutated_bytes, values
-from edgekd import overrides
 from edgekd.api import DEMO
-from edgekd.bundle import read_manifest, read_report, sha256
+from edgekd.bundle.golden import Golden
+from edgekd.bundle.read import read_manifest, read_report, sha256
+from edgekd.bundle.write import verify_bundle
 from edgekd.data.sources import decode_image, open_source
 from edgekd.distill.methods import METHODS
 from edgekd.export import lint as linter
-from edgekd.export.bundle import verify_bundle
-from edgekd.export.bundle_files import build_engine, run
-from edgekd.export.check import read_onnx
-from edgekd.export.golden import Golden
-from edgekd.measure import device_runner
 from edgekd.measure.binary import Printed
-from edgekd.measure.calibration import load_calibration
 from edgekd.measure.devices import named
 from edgekd.measure.devices.local import Local
 from edgekd.measure.devices.process import Result
-from edgekd.measure.kernels import read_kernels
+from edgekd.measure.estimate.calibration import load_calibration
+from edgekd.measure.estimate.kernels import read_kernels
 from edgekd.measure.on_device import Options, figures_of, measure_on, target_of, trial_of
 from edgekd.measure.remote import probe
 from edgekd.measure.samples import recipe_of
 from edgekd.models import ExportedModel, OnnxModel, number_of_classes
 from edgekd.models.exported import load_exported
-from edgekd.recipe import load_recipe
+from edgekd.recipe import load_recipe, overrides
+from edgekd.runtime.check import read_onnx
+from edgekd.scripts import build_engine, device_runner, run
 from edgekd.target import load_target
 
 Case = Callable[[random.Random, Path], None]
@@ -131,7 +129,7 @@ def devices(rng: random.Random, folder: Path) -> None:
 @cache
 def bundle() -> Path:
     """A sound one, made once a process."""
-    from tests.export.test_bundle import write
+    from tests.builders.bundles import write
 
     folder = Path(tempfile.mkdtemp(prefix="edgekd-fuzz-"))
     made = write(folder)
@@ -483,8 +481,8 @@ def _is_json(data: bytes) -> bool:
 
 def stored(rng: random.Random, folder: Path) -> None:
     """The cache's own files: what is damaged is made again."""
-    from edgekd.stage import Cache
-    from edgekd.storage import list_cache
+    from edgekd.cache.listing import list_cache
+    from edgekd.cache.stage import Cache
 
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         with Cache(folder / "cache") as cache_:

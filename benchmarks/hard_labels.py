@@ -14,16 +14,16 @@ from typing import Annotated, Literal
 import numpy as np
 import typer
 
-from edgekd.accelerator import uses_bf16
-from edgekd.accuracy import wilson_interval
+from edgekd.cache.stage import Artifact, Cache, default_cache
 from edgekd.data import decode, open_samples
-from edgekd.distill.student import Lessons, distill
-from edgekd.distill.teacher import predict, top1
-from edgekd.distill.trained import load_student
-from edgekd.measure.runners import machine, versions
+from edgekd.figures.accuracy import top1, wilson_interval
+from edgekd.models.accelerator import uses_bf16
+from edgekd.models.forward import predict
 from edgekd.pipeline import record
 from edgekd.recipe import Distill, load_recipe
-from edgekd.stage import Artifact, Cache, default_cache
+from edgekd.runtime.runners import machine, versions
+from edgekd.steps.distill import Lessons, distill
+from edgekd.steps.trained import load_student
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "cifar10"
 

@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.api import build_bundle
-from edgekd.contents import hash_file
+from edgekd.base.contents import hash_file
+from edgekd.cache.stage import read_stamp
 from edgekd.measure.protocol import interleave
 from edgekd.pipeline import build  # what a try would import, imported once
-from edgekd.stage import read_stamp
 
 assert build
 SETTINGS = (

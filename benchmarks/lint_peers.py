@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from edgekd.export.lint import lint
 from edgekd.target import load_target
-from tests.export.test_restrictions import BROKEN
+from tests.builders.restrictions import BROKEN
 
 RELEASE, PEER = "10.3", "trtcheck==1.1.0"
 TARGET = load_target("jetson-orin-nano")

@@ -16,18 +16,20 @@ import numpy as np
 import torch
 import typer
 
-from edgekd.accelerator import uses_bf16
+from edgekd.cache.stage import Artifact, Cache, default_cache
 from edgekd.data import Samples, decode, open_samples
 from edgekd.distill.layers import pair_layers
-from edgekd.distill.student import as_teacher, distill
-from edgekd.distill.teacher import load_teacher, predict, top1
-from edgekd.distill.trained import load_student, new_model
-from edgekd.measure.runners import machine, versions
+from edgekd.figures.accuracy import top1
 from edgekd.models import ExportedModel, OnnxModel
+from edgekd.models.accelerator import uses_bf16
+from edgekd.models.forward import predict
 from edgekd.pipeline import record
 from edgekd.recipe import Distill, Recipe, Student, load_recipe
-from edgekd.schemes import SCHEMES
-from edgekd.stage import Artifact, Cache, default_cache
+from edgekd.recipe.schemes import SCHEMES
+from edgekd.runtime.runners import machine, versions
+from edgekd.steps.distill import as_teacher, distill
+from edgekd.steps.record import load_teacher
+from edgekd.steps.trained import load_student, new_model
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "cifar10"
 KD = {"method": "kd", "weight": 0.9}

@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,24 +24,24 @@ import numpy as np
 import torch
 import typer
 
-from edgekd.accelerator import uses_bf16
+from edgekd.cache.stage import Cache, default_cache
 from edgekd.data import Samples, decode, open_samples
-from edgekd.distill.student import distill
-from edgekd.distill.teacher import top1
-from edgekd.distill.trained import load_student
 from edgekd.export import to_onnx
-from edgekd.export.candidates import export_fp32, export_int8
+from edgekd.figures.accuracy import top1
 from edgekd.measure.protocol import interleave
-from edgekd.measure.runners import OnnxRunner, machine, versions
+from edgekd.models.accelerator import uses_bf16
 from edgekd.pipeline import record
 from edgekd.quantize import calibrate, convert, prepare
-from edgekd.quantize.auto import quantize_student
 from edgekd.quantize.cle import equalize
 from edgekd.quantize.layers import give_biases
 from edgekd.quantize.refine import refine
-from edgekd.quantize.student import Subject, calibration_batches
 from edgekd.recipe import REFINEMENTS, Quantize, Recipe, Student, load_recipe
-from edgekd.stage import Cache, default_cache
+from edgekd.runtime.runners import OnnxRunner, machine, versions
+from edgekd.steps.distill import distill
+from edgekd.steps.export import export_fp32, export_int8
+from edgekd.steps.ladder import quantize_student
+from edgekd.steps.quantize import Subject, calibration_batches
+from edgekd.steps.trained import load_student
 from edgekd.target import load_target
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "cifar10"
@@ -159,7 +158,7 @@ def compare(name: str, files: dict[str, tuple[Path, float | None]], samples: Sam
     runners = {label: OnnxRunner(path) for label, (path, _) in files.items()}
     logits = {label: np.concatenate([runner.run(batch) for batch in images()]) for label, runner in runners.items()}
     one = next(iter(images()))[:1]
-    series = interleave({label: partial(runner.run, one) for label, runner in runners.items()})
+    series = interleave({label: runner.timed(one) for label, runner in runners.items()})
     fp32, exact = series["fp32"].p50_ms, logits["fp32"]
     print(f"\n{name}, {len(samples.test)} test images\n")
     print(

@@ -21,7 +21,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from edgekd.errors import EdgekdError
-from edgekd.measure.runners import machine, versions
+from edgekd.runtime.runners import machine, versions
 from edgekd.target import load_target
 from tests.zoo import FAMILIES
 from tests.zoo.ship import SAMPLES, Shipped, formats, ship

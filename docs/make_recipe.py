@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from edgekd.base.toml_file import shown
 from edgekd.data import picture
 from edgekd.distill.methods import METHODS
-from edgekd.losses import Loss, needs_of, options_of
 from edgekd.recipe import (
     Augmentation,
     Budget,
@@ -25,7 +25,7 @@ from edgekd.recipe import (
     Task,
     Teacher,
 )
-from edgekd.toml_file import shown
+from edgekd.recipe.losses import Loss, needs_of, options_of
 
 TABLES: dict[str, type[BaseModel]] = {
     "[data]": Data, "[data.augment]": Augmentation, "[data.synthetic]": Synthetic, "[teacher]": Teacher,

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-__all__ = ["Recipe", "Report", "Target", "build", "load_recipe", "load_target"]
+from edgekd.base.version import VERSION as __version__
+
+__all__ = ["Recipe", "Report", "Target", "__version__", "build", "load_recipe", "load_target"]
 
 if TYPE_CHECKING:
     from edgekd.api import build
+    from edgekd.figures.figures import Report
     from edgekd.recipe import Recipe, load_recipe
-    from edgekd.report.model import Report
     from edgekd.target import Target, load_target
 
 _HOMES = {
-    "build": "edgekd.api", "Recipe": "edgekd.recipe", "load_recipe": "edgekd.recipe", "Report": "edgekd.report.model",
+    "build": "edgekd.api", "Recipe": "edgekd.recipe", "load_recipe": "edgekd.recipe", "Report": "edgekd.figures.figures",
     "Target": "edgekd.target", "load_target": "edgekd.target",
 }  # fmt: skip
 

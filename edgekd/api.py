@@ -6,18 +6,18 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edgekd.bundle import remove_drafts
-from edgekd.current import current_report, fingerprint
+from edgekd.base.console import say
+from edgekd.base.names import folder_problem
+from edgekd.base.toml_file import Mistake, refuse
+from edgekd.bundle.read import remove_drafts
+from edgekd.cache.fingerprint import current_report, fingerprint
+from edgekd.cache.stage import Cache, default_cache
+from edgekd.check.settings import check_inputs
 from edgekd.errors import ModelError, RecipeError
-from edgekd.losses import check_losses
-from edgekd.names import folder_problem
+from edgekd.figures.figures import Report
 from edgekd.recipe import FILE, Recipe, load_recipe
-from edgekd.refusals import check_inputs
-from edgekd.report.model import Report
-from edgekd.say import say
-from edgekd.stage import Cache, default_cache
+from edgekd.recipe.losses import check_losses
 from edgekd.target import Target, load_target
-from edgekd.toml_file import Mistake, refuse
 
 DEMO = Path(__file__).parent / "demo.toml"
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from edgekd import cli_device
+from edgekd.base.console import print_what_can_be_printed
+from edgekd.base.names import visible
 from edgekd.errors import BundleError, DiffersError, EdgekdError, NotToShipError, RecipeError
-from edgekd.names import visible
-from edgekd.say import print_what_can_be_printed
 
 if TYPE_CHECKING:
-    from edgekd.report.model import Report
+    from edgekd.figures.figures import Report
 
 app = typer.Typer(
     help="Distil a teacher into a small student, quantize it as the device does, export it and check it.",
@@ -85,7 +85,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Replace an edgekd.toml that is there.")] = False,
 ) -> None:
     """Write a commented edgekd.toml for the data that is found here."""
-    from edgekd.init import write_recipe
+    from edgekd.recipe.template import write_recipe
 
     typer.echo(write_recipe(folder, force=force))
 
@@ -101,7 +101,7 @@ def targets(
     shape: ShapeOption = None,
 ) -> None:
     """List the devices, or show one, or estimate a model's latency on it."""
-    from edgekd.report.devices import print_target, print_targets
+    from edgekd.report.targets import print_target, print_targets
 
     if model is not None:
         _estimate(name, model, calibrated, plot, shape or [])
@@ -112,10 +112,10 @@ def targets(
 
 
 def _estimate(name: str | None, model: Path, calibrated: str | None, plot: Path | None, shape: list[str]) -> None:
-    from edgekd.measure.calibration import load_calibration
-    from edgekd.measure.estimate import estimate, estimate_calibrated
-    from edgekd.measure.shapes import read_sizes
-    from edgekd.report.estimates import print_estimate
+    from edgekd.export.shapes import read_sizes
+    from edgekd.measure.estimate.calibration import load_calibration
+    from edgekd.measure.estimate.estimate import estimate, estimate_calibrated
+    from edgekd.measure.estimate.words import print_estimate
     from edgekd.report.roofline import left_out_of_plot, svg
     from edgekd.target import load_target
 
@@ -158,7 +158,7 @@ def report(
     import contextlib
     import webbrowser
 
-    from edgekd.bundle import read_report
+    from edgekd.bundle.read import read_report
 
     content = read_report(bundle)
     if forget:
@@ -196,7 +196,7 @@ def verify(
         return
     if samples:
         raise BundleError("--samples compares a device with this machine; give it with --device")
-    from edgekd.export.bundle import verify_bundle
+    from edgekd.bundle.write import verify_bundle
 
     rows = verify_bundle(bundle)
     for what, ok, detail in rows:
@@ -216,7 +216,7 @@ def lint(
 ) -> None:
     """Say what would make an ONNX file slow on a target, or be refused there. Exit code 3: something is refused."""
     from edgekd.export import lint as linter
-    from edgekd.measure.shapes import read_sizes
+    from edgekd.export.shapes import read_sizes
     from edgekd.target import load_target
 
     device = load_target(target)
@@ -234,8 +234,8 @@ def cache(
     days: Annotated[float, typer.Option("--days", min=0, help="With --prune: 0 deletes everything.")] = 0,
 ) -> None:
     """List the stored stages with sizes and ages, or free their space."""
-    from edgekd.stage import default_cache
-    from edgekd.storage import list_cache, prune_cache
+    from edgekd.cache.listing import list_cache, prune_cache
+    from edgekd.cache.stage import default_cache
 
     place = folder or default_cache()
     typer.echo(visible(prune_cache(place, days) if prune else list_cache(place)))
@@ -255,8 +255,8 @@ def _ask(question: str) -> bool:
 def _print_report(report: Report, folder: Path) -> None:
     from rich.console import Console
 
+    from edgekd.base.processes import RANK
     from edgekd.report.terminal import render
-    from edgekd.team import RANK
 
     Console(highlight=False, quiet=RANK > 0).print(render(report, folder))
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgekd.base.names import text_problem, visible
 from edgekd.errors import DeviceError
-from edgekd.names import text_problem, visible
 
 if TYPE_CHECKING:
     from edgekd.measure.answer import Facts
@@ -132,12 +132,12 @@ def calibrate(
     """
     from tempfile import TemporaryDirectory
 
-    from edgekd.measure.calibrate import calibrate as fit
-    from edgekd.measure.calibrate import refuse_emulated, runtime_there
-    from edgekd.measure.calibration import keep
     from edgekd.measure.devices.named import open_device
-    from edgekd.measure.held_out import write_held_out
-    from edgekd.report.estimates import print_calibration
+    from edgekd.measure.estimate.calibrate import calibrate as fit
+    from edgekd.measure.estimate.calibrate import refuse_emulated, runtime_there
+    from edgekd.measure.estimate.calibration import keep
+    from edgekd.measure.estimate.held_out import write_held_out
+    from edgekd.measure.estimate.words import print_calibration
 
     with open_device(name) as device, TemporaryDirectory(prefix="edgekd-") as folder:
         refuse_emulated(device)
@@ -186,11 +186,12 @@ def measure(
 
     from rich.console import Console
 
-    from edgekd.bundle import read_report
+    from edgekd.bundle.read import read_report
+    from edgekd.figures.devices import P90
     from edgekd.measure.devices import named
     from edgekd.measure.on_device import Options, figures_of, trial_of
     from edgekd.measure.side_by_side import measure_all, record
-    from edgekd.report.on_device import P90, table
+    from edgekd.report.on_device import table
 
     inside = bundle.resolve() in (Path.cwd(), *Path.cwd().parents)
     options = Options(
@@ -237,7 +238,7 @@ def ship(
 
     Exit code 3: it misses a check (--anyway ships it all the same), or it was refused there.
     """
-    from edgekd.bundle import refuse_not_to_ship
+    from edgekd.bundle.read import refuse_not_to_ship
     from edgekd.measure.devices.named import open_device
     from edgekd.measure.on_device import roll_back, ship_to
 
@@ -265,7 +266,7 @@ def ship(
 
 def verify_there(bundle: Path, device: str, runtime: str, samples: int = 0) -> None:
     """`edgekd verify --device`; on an emulated processor, or with samples, also what differs from this machine and where."""
-    from edgekd.bundle import check_file, read_manifest, unlisted
+    from edgekd.bundle.read import check_file, read_manifest, unlisted
     from edgekd.measure.devices.named import open_device
     from edgekd.measure.on_device import verify_on
 

@@ -9,13 +9,20 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from edgekd import team
-from edgekd.accelerator import uses_bf16
-from edgekd.attempts import Attempts
+from edgekd.base import processes
+from edgekd.base.console import say
+from edgekd.cache.stage import Artifact, Cache
+from edgekd.check.evaluate import Made, evaluate, package, with_earlier_devices
+from edgekd.check.preflight import check_models, check_output, check_teachers
+from edgekd.check.tasks import decode_tasks, with_heads
 from edgekd.data import decode
-from edgekd.distill.data_free.stage import synthesize
 from edgekd.distill.objective import Objective
-from edgekd.distill.student import (
+from edgekd.export.to_half import BF16_OPSET
+from edgekd.figures.figures import Report
+from edgekd.models.accelerator import uses_bf16
+from edgekd.recipe import Data, Distill, Recipe, Recording, Teacher
+from edgekd.steps.attempts import Attempts
+from edgekd.steps.distill import (
     Lessons,
     TaskTaught,
     Taught,
@@ -26,21 +33,14 @@ from edgekd.distill.student import (
     train_teacher,
     without_teacher,
 )
-from edgekd.distill.teacher import record_features, record_teacher, score_teacher
-from edgekd.distill.temperature import FILE, choose_temperature, is_auto, with_temperature
-from edgekd.evaluate import Made, evaluate, package, with_earlier_devices
-from edgekd.export.candidates import MODEL, export_bf16, export_fp16, export_fp32, export_int8, score, score_student
-from edgekd.export.rehearse import REFUSED, rehearse
-from edgekd.export.to_half import BF16_OPSET
-from edgekd.preflight import check_models, check_output, check_teachers
-from edgekd.quantize.auto import quantize_student
-from edgekd.quantize.student import Subject
-from edgekd.recipe import Data, Distill, Recipe, Recording, Teacher
-from edgekd.report.model import Report
-from edgekd.say import say
-from edgekd.stage import Artifact, Cache
+from edgekd.steps.export import MODEL, export_bf16, export_fp16, export_fp32, export_int8, score, score_student
+from edgekd.steps.ladder import quantize_student
+from edgekd.steps.quantize import Subject
+from edgekd.steps.record import record_features, record_teacher, score_teacher
+from edgekd.steps.rehearse import REFUSED, rehearse
+from edgekd.steps.synthesize import synthesize
+from edgekd.steps.temperature import FILE, choose_temperature, is_auto, with_temperature
 from edgekd.target import Target
-from edgekd.tasks import decode_tasks, with_heads
 
 Ask = Callable[[str], bool]
 
@@ -132,8 +132,8 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask, de
     # What the others are compared with is then the module itself.
     in_torch = run(score_student, samples, student, distilled, data) if "fp32" not in scores else None
 
-    if team.RANK > 0:  # of the processes of `accelerate launch` the first checks and packages
-        list(team.invitations())
+    if processes.RANK > 0:  # of the processes of `accelerate launch` the first checks and packages
+        list(processes.invitations())
         return Report.model_validate_json((folder / "report.json").read_bytes())
     made = Made(
         samples, seen, tasks, trained, teacher_scores, task_scores, tuned, tuple(chain), distilled, quantized, tried.candidates, scores,
@@ -144,8 +144,8 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, ask: Ask, de
     report = with_earlier_devices(report, folder, ships, recipe.budget.p90_latency_ms)
     report = told_of_files(report, run.user_code(), run.changed())
     package(folder, given, target, run, made, report)
-    if team.SIZE > 1:
-        team.dismiss()
+    if processes.SIZE > 1:
+        processes.dismiss()
     return report
 
 

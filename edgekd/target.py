@@ -11,10 +11,10 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from edgekd.base.places import expanded
+from edgekd.base.texts import FolderName, Shown, Text
+from edgekd.base.toml_file import Places, as_json, date_mistakes, parse_toml, read_text, refuse, validation_mistakes
 from edgekd.errors import QuantizationError, RecipeError, nearest
-from edgekd.places import expanded
-from edgekd.texts import FolderName, Shown, Text
-from edgekd.toml_file import Places, as_json, date_mistakes, parse_toml, read_text, refuse, validation_mistakes
 
 Date = Annotated[str, Field(pattern=r"^\d{4}-\d{2}(-\d{2})?$", description="when the source was read: YYYY-MM")]
 Positive = Annotated[float, Field(gt=0)]

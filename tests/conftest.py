@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,13 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgekd import accelerator
 from edgekd.api import DEMO
 from edgekd.measure.protocol import interleave
+from edgekd.models import accelerator
 from edgekd.recipe import Recipe, load_recipe
-from tests.emulated_accelerator import accelerator as on_accelerator
-
-SHARED = Path(os.environ.get("EDGEKD_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+from tests.builders.emulated_accelerator import accelerator as on_accelerator
+from tests.builders.places import SHARED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -49,11 +47,6 @@ def emulated_accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.devi
 def _accelerator(request: pytest.FixtureRequest) -> None:
     if request.config.getoption("--emulated-accelerator"):
         request.getfixturevalue("emulated_accelerator")
-
-
-def hear_interrupts() -> None:
-    """For a child process: what a shell runs in the background ignores Ctrl-C, and its children inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -15,37 +15,9 @@ import pytest
 
 from edgekd import build
 from edgekd.errors import RecipeError
-from edgekd.init import write_recipe
-from tests.typed import typed
-
-DIGITS = "python:edgekd.data.digits:load"
-RECIPE = f"""
-[data]
-train = "{DIGITS}"
-test = "{DIGITS}"
-mean = [0.31]
-std = [0.38]
-
-[teacher]
-model = "edgekd:resnet8"
-args = {{ width = 8 }}
-train_epochs = 1
-
-[student]
-model = "edgekd:resnet8"
-args = {{ width = 4 }}
-
-[distill]
-epochs = 1
-batch_size = 64
-views = 1
-
-# One epoch teaches little: what the floors say of it is tested by itself.
-[budget]
-above_majority = false
-max_class_drop = 100
-"""
-
+from edgekd.recipe.template import write_recipe
+from tests.builders.recipes import RECIPE
+from tests.builders.typed import typed
 
 CONV = """
 <ir_version: 10, opset_import: ["" : 20]>

@@ -14,13 +14,13 @@ import onnxruntime
 import pytest
 
 import edgekd
+from edgekd.bundle.write import verify_bundle
+from edgekd.check.preflight import check_memory
 from edgekd.errors import ModelError, RecipeError
-from edgekd.export.bundle import verify_bundle
 from edgekd.models.resnet import resnet8
-from edgekd.preflight import check_memory
 from edgekd.recipe import Recipe, load_recipe
 from edgekd.target import Target, load_target
-from tests.test_cli import RECIPE
+from tests.builders.recipes import RECIPE
 
 pytestmark = pytest.mark.usefixtures("short_measurements")
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from edgekd.distill.methods import METHODS
-from edgekd.export.bundle_files.build_engine import Options
 from edgekd.export.lint import RULES
 from edgekd.recipe import load_recipe
-from edgekd.schemes import SCHEMES
+from edgekd.recipe.schemes import SCHEMES
+from edgekd.scripts.build_engine import Options
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from edgekd.base.toml_file import lines_of
 from edgekd.errors import RecipeError
 from edgekd.target import list_targets, load_target
-from edgekd.toml_file import lines_of
 
 FOLDER = Path(__file__).parent.parent / "targets"
 FILES = sorted(FOLDER.glob("*.toml"))

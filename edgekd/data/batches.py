@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from edgekd.data import Samples
 from edgekd.data.sources import Pixels
 from edgekd.data.views import Batch, Ids, Views, permutation
 from edgekd.recipe import Data
@@ -90,3 +91,15 @@ def to_tensor(images: Pixels, data: Data, device: torch.device) -> torch.Tensor:
     ]
     pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device, non_blocking=True).float()
     return torch.addcmul(pixels.new_tensor(shift), pixels, pixels.new_tensor(scale)).permute(0, 3, 1, 2)
+
+
+def views_of(samples: Samples, data: Data) -> Views:
+    """The training split's views as the recipe augments them."""
+    return Views(
+        samples.train.get,
+        samples.train.labels,
+        samples.train_ids,
+        data.augment,
+        data.seed,
+        data.augment.fill or data.mean,
+    )

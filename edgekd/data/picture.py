@@ -7,7 +7,7 @@
     other modes       (palette, CMYK, YCbCr, 1 bit, grey) become three channels of colour, or one of luma (ITU-R 601)
     another size      resized last: Pillow's bilinear filter, which averages where it shrinks
 
-run.py, which ships alone, holds the same rule in the same lines; tests/export/test_pictures.py compares the bytes of each kind.
+run.py, which ships alone, holds the same rule in the same lines; tests/scripts/test_pictures.py compares the bytes of each kind.
 """
 
 from __future__ import annotations

@@ -17,12 +17,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
-from edgekd.contents import images
+from edgekd.base.contents import images
+from edgekd.base.json_text import parse_json
+from edgekd.base.names import class_problem, in_a_line
+from edgekd.base.references import load_function
 from edgekd.data.picture import Pixels, as_pixels
 from edgekd.errors import DataError, nearest
-from edgekd.imports import load_function
-from edgekd.json_text import parse_json
-from edgekd.names import class_problem, in_a_line
 
 IMAGE_COLUMNS = ("image", "img")
 MOST_CLASSES = 100_000  # where the largest label alone tells their number

@@ -21,13 +21,13 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekd import recipe
+from edgekd.base.console import progress, say
+from edgekd.cache.stage import stage
 from edgekd.data.picture import Pixels
 from edgekd.data.sources import Source, decode_image, open_source, with_classes_of
 from edgekd.data.views import Ids, permutation
 from edgekd.errors import DataError
 from edgekd.recipe import Data
-from edgekd.say import progress, say
-from edgekd.stage import stage
 
 T = TypeVar("T")
 WORKERS = min(32, os.cpu_count() or 1)

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from edgekd.contents import write_atomically
-from edgekd.say import say
+from edgekd.base.console import say
+from edgekd.base.contents import write_atomically
 
 
 class Checkpoint:

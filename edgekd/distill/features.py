@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from edgekd.errors import ModelError, nearest
-from edgekd.losses import Layout
+from edgekd.recipe.losses import Layout
 
 
 def as_tokens(feature: Any, layout: Layout | None, path: str, loss: str) -> Any:

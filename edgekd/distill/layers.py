@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edgekd.distill.methods import METHODS
 from edgekd.errors import ModelError
-from edgekd.losses import Loss, needs_of
+from edgekd.recipe.losses import Loss, needs_of
 
 WHICH = {"all": slice(None), "before_last": slice(-2, -1)}
 BEFORE_RELU = (

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from edgekd import team
+from edgekd.base import processes
 from edgekd.distill.features import as_tokens
 from edgekd.distill.methods import METHODS
 from edgekd.errors import ModelError, RecipeError
-from edgekd.losses import TEACHERS, Layout, Loss, check_losses, needs_of
+from edgekd.recipe.losses import TEACHERS, Layout, Loss, check_losses, needs_of
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,9 @@ class Objective(nn.Module):
             its_total, its_values = self.tasks[task](epoch, seen.tasks[task])
             values |= {f"{task}/{name}": value for name, value in its_values.items()}
             total = total + weight * its_total
-        if team.SIZE > 1:  # processes wait for the gradient of every parameter, also of those that nothing reads now
+        if (
+            processes.SIZE > 1
+        ):  # processes wait for the gradient of every parameter, also of those that nothing reads now
             idle = [p.sum() for term in self.terms if term.name not in values for p in _parameters(term.method)]
             total = total + 0.0 * sum(idle, seen.z_s.float().sum())
         return total, values

@@ -19,22 +19,24 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from edgekd import accelerator, team
-from edgekd.accelerator import autocast, uses_bf16
+from edgekd.base import processes
+from edgekd.base.console import progress, say, shows_bars
+from edgekd.cache.stage import SCRATCH
 from edgekd.data import Samples
-from edgekd.data.batches import Step, epoch_of, to_tensor
+from edgekd.data.batches import Step, epoch_of, to_tensor, views_of
 from edgekd.data.views import Views, permutation
 from edgekd.distill.cache import CachedLogits
 from edgekd.distill.checkpoint import Checkpoint
 from edgekd.distill.features import Taps
 from edgekd.distill.objective import Labels, Objective, Seen
-from edgekd.distill.teacher import predict, top1, views_of
 from edgekd.errors import ModelError
+from edgekd.figures.accuracy import top1
+from edgekd.models import accelerator
+from edgekd.models.accelerator import autocast, uses_bf16
 from edgekd.models.copies import detach_computed
+from edgekd.models.forward import predict
 from edgekd.models.memory_format import arranged, forward, training_format
 from edgekd.recipe import Data, Distill, Optimizer
-from edgekd.say import progress, say, shows_bars
-from edgekd.stage import SCRATCH
 
 CHECKPOINT = f"{SCRATCH}/checkpoint.pt"
 LINES = 20  # that a training prints where there is no bar, at most
@@ -118,7 +120,7 @@ def train(
     modes = modes or Modes()
     where = accelerator.device()
     # accelerate fixes one precision for the whole process; a build trains in several.
-    processes = Accelerator(mixed_precision="no", cpu=where.type == "cpu", device_placement=False)
+    accelerate = Accelerator(mixed_precision="no", cpu=where.type == "cpu", device_placement=False)
     bf16 = uses_bf16(settings.precision)
     student = student.to(where)
     layout = training_format(student, _two_images(lesson, where), modes.train)
@@ -127,7 +129,7 @@ def train(
         lesson.live.to(where)
     objective = Objective(settings.losses, settings.label_weight, lesson.weights).to(where)
     _prepare(objective, student, lesson, settings, modes, layout)
-    if processes.num_processes > 1 and (alone := objective.in_one_process):
+    if accelerate.num_processes > 1 and (alone := objective.in_one_process):
         raise ModelError(f"{', '.join(alone)} keeps what one process has seen; train in one, or take another method")
     detach_computed(student)
     averaged = (
@@ -136,15 +138,15 @@ def train(
         else None
     )
     optimizer = _optimizer(settings.optimizer, [*student.parameters(), *objective.parameters()])
-    model, optimizer = processes.prepare(student, optimizer)
+    model, optimizer = accelerate.prepare(student, optimizer)
     # Methods with weights are trained by all processes alike too.
-    loss_of = processes.prepare(objective) if any(True for _ in objective.parameters()) else objective
+    loss_of = accelerate.prepare(objective) if any(True for _ in objective.parameters()) else objective
     parts = {"student": student, "objective": objective, "optimizer": optimizer}
     checkpoint = Checkpoint(out / CHECKPOINT, parts if averaged is None else {**parts, "averaged": averaged})
     metrics: list[dict[str, float]] = checkpoint.load().get("metrics", [])
     if metrics:
         say(f"  going on after epoch {len(metrics)}")
-    log = _tensorboard(out) if settings.tensorboard and processes.is_main_process else None
+    log = _tensorboard(out) if settings.tensorboard and accelerate.is_main_process else None
 
     steps = len(lesson.samples.train_ids) // settings.batch_size
     seen = steps * settings.batch_size
@@ -160,7 +162,7 @@ def train(
             modes.at_epoch(student, epoch)
             sums: dict[str, torch.Tensor] = {}
             started = time.perf_counter()
-            for i, step in enumerate(_epoch(lesson, epoch, settings, processes, objective.needs_pairs)):
+            for i, step in enumerate(_epoch(lesson, epoch, settings, accelerate, objective.needs_pairs)):
                 now = epoch + i / steps
                 for group in optimizer.param_groups:
                     group["lr"] = settings.optimizer.lr * schedule(now, settings.warmup_epochs, settings.epochs)
@@ -170,7 +172,7 @@ def train(
                     z_s = model(images)
                     total, terms = loss_of(now, _seen(lesson, step, images, z_s, z_ts, student_taps.features, f_t))
                 optimizer.zero_grad()
-                processes.backward(total)
+                accelerate.backward(total)
                 optimizer.step()
                 if averaged is not None:
                     averaged.update_parameters(student)
@@ -195,19 +197,19 @@ def train(
                 say(
                     f"  {title}: epoch {epoch + 1} of {settings.epochs}, loss {told['loss']:.4g}, hold-out {told['holdout_top1']:.2f} %"
                 )
-            if processes.is_main_process:
+            if accelerate.is_main_process:
                 checkpoint.save(metrics=metrics)
                 _log(log, metrics[-1])
             advance(seen - steps // 10 * 10 * settings.batch_size)
-            processes.wait_for_everyone()
-    if processes.is_main_process:
+            accelerate.wait_for_everyone()
+    if accelerate.is_main_process:
         (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
     return objective.deployed(averaged.module if averaged is not None else student)
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """Weights as safetensors, by the first process; the same weights give the same bytes."""
-    if team.RANK > 0:
+    if processes.RANK > 0:
         return
     # Cloned, since safetensors refuses tensors that share memory, as the ranges of a concatenation's inputs do.
     weights = {
@@ -277,10 +279,10 @@ def _optimizer(settings: Optimizer, parameters: list[nn.Parameter]) -> torch.opt
     )
 
 
-def _epoch(lesson: Lesson, epoch: int, settings: Distill, processes: Accelerator, needs_pairs: bool) -> Iterator[Step]:
+def _epoch(lesson: Lesson, epoch: int, settings: Distill, accelerate: Accelerator, needs_pairs: bool) -> Iterator[Step]:
     return epoch_of(
         lesson.views, epoch, batch_size=settings.batch_size, number_of_views=settings.views,
-        seed=settings.seed, rank=processes.process_index, world=processes.num_processes, in_pairs=needs_pairs,
+        seed=settings.seed, rank=accelerate.process_index, world=accelerate.num_processes, in_pairs=needs_pairs,
     )  # fmt: skip
 
 

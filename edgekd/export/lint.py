@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnxscript import ir
 from onnxscript.ir.passes import common
 
+from edgekd.base.external_data import check_external_data
 from edgekd.errors import DataError, ModelError
 from edgekd.export import lint_placement as placement
 from edgekd.export import lint_range as ranges
@@ -21,8 +22,7 @@ from edgekd.export import lint_restrictions as restrictions
 from edgekd.export import lint_runtime as runtime
 from edgekd.export import lint_values as values
 from edgekd.export.finding import SEVERITIES, Finding, Rule, Subject, runtime_title
-from edgekd.external_data import check_external_data
-from edgekd.measure.shapes import tell_sizes
+from edgekd.export.shapes import tell_sizes
 from edgekd.target import Target
 
 __all__ = ["Finding", "counted", "grouped", "lines", "lint", "listed", "runtime_title"]

@@ -13,7 +13,7 @@ import onnxruntime
 from onnxscript import ir
 
 from edgekd.export.finding import LAYERS, Finding, Severity, Subject, array, producer, sizes, title
-from edgekd.measure.sessions import Ended, Refused, Session
+from edgekd.runtime.sessions import Ended, Refused, Session
 from edgekd.target import version
 
 TYPES = {

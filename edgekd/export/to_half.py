@@ -16,9 +16,9 @@ from onnx_ir.passes.common import ShapeInferencePass
 from onnxscript import ir
 
 from edgekd.errors import ExportError
-from edgekd.export.check import read_onnx, types_of
 from edgekd.export.to_onnx import opset_of, write
 from edgekd.export.values import largest_values
+from edgekd.runtime.check import read_onnx, types_of
 
 FP16_MAX = 65504.0
 FP16_LEAST_NORMAL = 2.0**-14

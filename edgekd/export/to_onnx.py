@@ -23,9 +23,9 @@ from torch.fx import Graph, GraphModule, Node
 from edgekd.errors import ExportError
 from edgekd.export import passes
 from edgekd.export.opset import LOWEST, at_opset
-from edgekd.export.trace import quiet_torch, trace, user_line
 from edgekd.export.translations import translations_read_once
 from edgekd.models.plain import is_plain, plain_copy
+from edgekd.models.trace import quiet_torch, trace, user_line
 from edgekd.target import Quantization
 
 aten = torch.ops.aten

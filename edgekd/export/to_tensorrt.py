@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.errors import ExportError, nearest
-from edgekd.export.bundle_files import build_engine as device
-from edgekd.export.bundle_files.build_engine import Options
+from edgekd.scripts import build_engine as device
+from edgekd.scripts.build_engine import Options
 
 
 def to_tensorrt(
@@ -18,7 +18,7 @@ def to_tensorrt(
     """Builds `onnx_path` as TensorRT builds it here and writes `engine_path`; returns what was made, in words.
 
     precision   int8, fp16, bf16 or fp32: what the graph was exported as
-    options     those of `edgekd.export.bundle_files.build_engine.Options`: max_batch, profile, workspace_mb, dla_core, ...
+    options     those of `edgekd.scripts.build_engine.Options`: max_batch, profile, workspace_mb, dla_core, ...
 
     The timing cache lies beside the engine. Raises ExportError where TensorRT is not installed, reads the file not (every
     error of its parser, with the node), cannot build it, or built layers in a wider type than the graph asks for.

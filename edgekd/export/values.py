@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from onnxscript import ir
 
 from edgekd.errors import DataError
-from edgekd.export.check import open_session
-from edgekd.measure.runners import fixed_batch
-from edgekd.measure.sessions import Refused
+from edgekd.runtime.check import open_session
+from edgekd.runtime.runners import fixed_batch
+from edgekd.runtime.sessions import Refused
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 MOST_OUTPUTS = 64  # values that are read in one run: all at once could exceed the memory

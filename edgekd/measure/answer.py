@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgekd.errors import DeviceError
-from edgekd.report.model import DeviceState, Energy, Said, Window, printable
+from edgekd.figures.figures import DeviceState, Energy, Said, Window, printable
 
 Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Block = Annotated[tuple[Milliseconds, ...], Field(min_length=1)]

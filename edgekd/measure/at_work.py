@@ -10,8 +10,8 @@ from typing import Self
 
 from edgekd.errors import DeviceError
 from edgekd.measure.devices import Device
+from edgekd.scripts import SCRIPTS
 
-HERE = Path(__file__).parent
 PIECE = 32 << 20  # bytes of a file in one answer
 MAKE = "import os, sys; os.makedirs(sys.argv[1])"
 REMOVE = "import shutil, sys; shutil.rmtree(sys.argv[1])"
@@ -42,9 +42,9 @@ class Workplace:
 
     def script(self, name: str, *beside: Path) -> str:
         """Copy one of edgekd's scripts for devices, what it needs beside it, and what ends it with the connection."""
-        for path in (*beside, HERE / "device_task.py"):
+        for path in (*beside, SCRIPTS / "device_task.py"):
             self.put(path)
-        return self.put(HERE / name)
+        return self.put(SCRIPTS / name)
 
     def python(self, words: Sequence[str], *, timeout_s: float = 60) -> bytes:
         """What the device's Python writes to its standard output, run with these words."""

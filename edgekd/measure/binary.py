@@ -15,16 +15,16 @@ from typing import Annotated
 
 from pydantic import Field
 
-from edgekd.bundle import SHIPPED, sha256
+from edgekd.base.json_text import parse_json
+from edgekd.bundle.read import SHIPPED, sha256
 from edgekd.errors import DeviceError
-from edgekd.json_text import parse_json
+from edgekd.figures.figures import OnDevice, Said
 from edgekd.measure.answer import Block, Data, Facts, understand
 from edgekd.measure.devices import Device
 from edgekd.measure.devices.process import clean
 from edgekd.measure.on_device import Trial
 from edgekd.measure.protocol import Series
 from edgekd.measure.verdict import refusals
-from edgekd.report.model import OnDevice, Said
 
 LONGEST_S = 3600
 # What a shell can tell of a device, a line each: a word, a name, a value.

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekd.accuracy import top1_of
-from edgekd.bundle import SHIPPED, Row, read_manifest
-from edgekd.export.bundle import verify_bundle
-from edgekd.export.golden import FIRST, Golden
+from edgekd.bundle.golden import FIRST, Golden
+from edgekd.bundle.read import SHIPPED, Row, read_manifest
+from edgekd.bundle.write import verify_bundle
+from edgekd.figures.accuracy import top1_of
+from edgekd.figures.figures import Accuracy
 from edgekd.measure.devices import Device
 from edgekd.measure.numerics import Numerics, compare
 from edgekd.measure.samples import samples_for_accuracy
-from edgekd.report.model import Accuracy
 
 NODES_SHOWN = 5
 

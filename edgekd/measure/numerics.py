@@ -16,13 +16,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgekd.bundle import FILES
+from edgekd.base.json_text import parse_json
 from edgekd.errors import DeviceError, ModelError
-from edgekd.export.check import precision_of
-from edgekd.json_text import parse_json
 from edgekd.measure.at_work import Workplace
 from edgekd.measure.devices import Device
-from edgekd.measure.runners import OnnxRunner
+from edgekd.runtime.check import precision_of
+from edgekd.runtime.runners import OnnxRunner
+from edgekd.scripts import SCRIPTS
 
 Array = NDArray[Any]
 
@@ -131,7 +131,7 @@ def outputs_on(device: Device, runs: Mapping[Path, Array]) -> tuple[dict[Path, d
     """
     with Workplace(device) as there, tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
         arrays = Path(folder) / "arrays"
-        words = [there.script("device_outputs.py", FILES / "run.py")]
+        words = [there.script("device_outputs.py", SCRIPTS / "run.py")]
         for model, inputs in runs.items():
             with arrays.open("wb") as file:
                 np.save(file, inputs)

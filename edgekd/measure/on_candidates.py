@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from edgekd.bundle import FORMAT, GOLDEN
+from edgekd.bundle.golden import Golden
+from edgekd.bundle.read import FORMAT, GOLDEN
+from edgekd.bundle.write import describe_input
 from edgekd.errors import DeviceError
-from edgekd.export.bundle import describe_input
-from edgekd.export.golden import Golden
+from edgekd.figures.figures import OnDevice
 from edgekd.measure.devices.named import open_device
 from edgekd.measure.fitness import check_fit, is_target
 from edgekd.measure.on_device import Options, Trial, measure_in_turns
 from edgekd.measure.remote import probe
-from edgekd.report.model import OnDevice
 from edgekd.target import Target
 
 

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from edgekd.accuracy import top1_of
-from edgekd.bundle import GOLDEN, MANIFEST, SHIPPED, read_manifest, refuse_not_to_ship, sha256, write_json
+from edgekd.base.console import say
+from edgekd.base.json_text import parse_json
+from edgekd.bundle.read import GOLDEN, MANIFEST, SHIPPED, read_manifest, refuse_not_to_ship, sha256, write_json
 from edgekd.errors import BundleError, DeviceError
-from edgekd.json_text import parse_json
+from edgekd.figures.accuracy import top1_of
+from edgekd.figures.figures import Accuracy, Latency, OnDevice, Origin
 from edgekd.measure.answer import Answer, Facts, Loading, Proof, Shipped, Timed, understand
 from edgekd.measure.devices import Device, Told
 from edgekd.measure.devices.process import clean
@@ -24,8 +26,6 @@ from edgekd.measure.fitness import check_fit, is_target
 from edgekd.measure.protocol import Series
 from edgekd.measure.remote import ALONE, Parcel, answered, ask, parcel_of, probe, sent, tools_alone
 from edgekd.measure.verdict import refusals, unsteady
-from edgekd.report.model import Accuracy, Latency, OnDevice, Origin
-from edgekd.say import say
 from edgekd.target import Target
 
 ENGINE_S = 3600  # the longest that building an engine is waited for

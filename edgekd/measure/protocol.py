@@ -15,8 +15,8 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.measure.session_worker import time_block
-from edgekd.report.model import Latency, Origin
+from edgekd.figures.figures import Latency, Origin
+from edgekd.runtime.session_worker import time_block
 
 Call = Callable[[], object]
 Clock = Callable[[], int]

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgekd.bundle import BYTECODE, FILES, MANIFEST, RUNNER, check_file, read_manifest, refuse_links, sha256, unlisted
+from edgekd.base.json_text import parse_json
+from edgekd.bundle.read import BYTECODE, MANIFEST, check_file, read_manifest, refuse_links, sha256, unlisted
 from edgekd.errors import BundleError, DeviceError, DiffersError
-from edgekd.json_text import parse_json
 from edgekd.measure.answer import Facts, understand
 from edgekd.measure.devices import Device, Told
 from edgekd.measure.devices.process import clean, last_line
+from edgekd.scripts import RUNNER, SCRIPTS
 
 ALONE = "bundle"  # the label of one that is sent by itself
 TOO_OLD = 86
@@ -78,7 +79,7 @@ def parcel_of(bundle: Path) -> Parcel:
 
 def tools_alone() -> Parcel:
     parcel = Parcel()
-    for path in (FILES / "run.py", FILES / "build_engine.py", RUNNER):
+    for path in (SCRIPTS / "run.py", SCRIPTS / "build_engine.py", RUNNER):
         parcel.add_tool(path.name, path)
     return parcel
 

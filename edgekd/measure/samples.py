@@ -10,16 +10,16 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from edgekd.bundle import read_manifest
+from edgekd.base.toml_file import refuse
+from edgekd.bundle.read import read_manifest
+from edgekd.cache.stage import Cache, default_cache
 from edgekd.data import decode, open_samples
 from edgekd.data.draw import stratified
 from edgekd.errors import BundleError
-from edgekd.export.candidates import as_input
 from edgekd.measure.on_device import SAMPLES, Samples
 from edgekd.recipe import Recipe
-from edgekd.refusals import missing_files
-from edgekd.stage import Cache, default_cache
-from edgekd.toml_file import refuse
+from edgekd.recipe.refusals import missing_files
+from edgekd.steps.export import as_input
 
 OWN = re.compile(r"python:edgekd\.[\w.]+:\w+$")  # functions that came with edgekd
 

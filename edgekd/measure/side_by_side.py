@@ -8,16 +8,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from edgekd.bundle import add_to_report, read_report
+from edgekd.base.console import say
+from edgekd.bundle.read import add_to_report, read_report
 from edgekd.errors import DeviceError, EdgekdError, nearest
+from edgekd.figures.devices import with_device, without_device
+from edgekd.figures.figures import OnDevice, Report
 from edgekd.measure.binary import measure_with
 from edgekd.measure.devices import Device
 from edgekd.measure.devices.named import open_device
 from edgekd.measure.devices.process import end_all
 from edgekd.measure.on_device import Options, Samples, measure_on, trial_of
-from edgekd.report.model import OnDevice, Report
-from edgekd.report.on_device import with_device, without_device
-from edgekd.say import say
 
 
 def measure_all(

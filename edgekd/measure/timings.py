@@ -8,8 +8,8 @@ from pathlib import Path
 
 from edgekd.errors import ModelError
 from edgekd.measure.protocol import Call, Series, interleave
-from edgekd.measure.runners import Batch, OnnxRunner, TimedThere, peak_memory_mb
-from edgekd.measure.sessions import Ended
+from edgekd.runtime.runners import Batch, OnnxRunner, TimedThere, peak_memory_mb
+from edgekd.runtime.sessions import Ended
 
 
 @dataclass

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from edgekd.figures.figures import DeviceState
 from edgekd.measure.protocol import MIN_BLOCKS, STABLE_WITHIN, Series
-from edgekd.report.model import DeviceState
 
 CLOCKS_WITHIN = 0.05
 

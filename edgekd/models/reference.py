@@ -17,15 +17,15 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
+from edgekd.base.external_data import check_external_data
+from edgekd.base.references import load_function
 from edgekd.errors import ModelError, nearest
-from edgekd.external_data import check_external_data
-from edgekd.imports import load_function
-from edgekd.measure.sessions import Ended, Refused, Session
 from edgekd.models.exported import load_exported
 from edgekd.models.mobilenet import mobilenetv2_05
 from edgekd.models.resnet import resnet8, resnet20
 from edgekd.models.wrn import wrn_16_2
 from edgekd.recipe import Model
+from edgekd.runtime.sessions import Ended, Refused, Session
 
 BUILT_IN: dict[str, Callable[..., nn.Module]] = {
     "resnet8": resnet8,

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_flatten
 
-from edgekd.export.trace import trace
 from edgekd.models.plain import plain_copy
+from edgekd.models.trace import trace
 from edgekd.quantize.fold import absorb_batch_norms
 from edgekd.quantize.functional import make_functional
 from edgekd.quantize.operators import aten

@@ -9,7 +9,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
 
-from edgekd.export.trace import quiet_torch
+from edgekd.models.trace import quiet_torch
 
 aten = torch.ops.aten
 ALLOCATES = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgekd.export.trace import quiet_torch
+from edgekd.models.trace import quiet_torch
 
 with quiet_torch():
     from torchao.quantization.pt2e import (

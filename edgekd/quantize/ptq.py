@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from edgekd.errors import QuantizationError
-from edgekd.export.trace import quiet_torch
+from edgekd.models.trace import quiet_torch
 from edgekd.quantize.bias import float_biases, quantize_biases
 from edgekd.quantize.capture import capture
 from edgekd.quantize.constants import constant_name, evaluate, fold_constant, is_constant

@@ -6,56 +6,16 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from edgekd.report.model import Accuracy, Candidate, Latency, Report
-from edgekd.report.on_device import deciding, further
+from edgekd.figures.devices import deciding
+from edgekd.figures.figures import Accuracy, Candidate, Latency, Report
+from edgekd.figures.words import NOT_MEASURED, milliseconds, signed
+from edgekd.report.axes import Axis
+from edgekd.report.on_device import further
+from edgekd.report.roofline import in_words, left_out_of_plot, roofline, time_by_kind
 from edgekd.report.templates import templates
-from edgekd.report.terminal import NOT_MEASURED, milliseconds, signed
 
 CLASSES_SHOWN = 30
 TERM_COLOURS = 8
-
-
-@dataclass(frozen=True)
-class Axis:
-    """Maps values to pixels. `ticks` are (pixel, text)."""
-
-    low: float
-    high: float
-    start_px: float
-    end_px: float
-    logarithmic: bool = False
-    whole: bool = False
-
-    def __call__(self, value: float) -> float:
-        low, high = self.low, self.high
-        if self.logarithmic:
-            low, high, value = math.log(low), math.log(high), math.log(value)
-        share = 0.5 if high == low else (value - low) / (high - low)
-        return round(self.start_px + share * (self.end_px - self.start_px), 1)
-
-    @property
-    def ticks(self) -> list[tuple[float, str]]:
-        values = log_ticks(self.low, self.high) if self.logarithmic else linear_ticks(self.low, self.high)
-        if self.whole:  # there is no epoch 1.5
-            values = [value for value in values if value == round(value)]
-        return [(self(value), f"{value:g}") for value in values]
-
-
-def linear_ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten within the range, about as many as asked."""
-    if high <= low:
-        return [low]
-    raw = (high - low) / about
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten within the range."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [v for p in powers for v in (10.0**p, 2 * 10.0**p, 5 * 10.0**p) if low <= v <= high]
 
 
 @dataclass(frozen=True)
@@ -376,7 +336,6 @@ def render(report: Report) -> str:
     """The report as one HTML page: offline, light or dark as the reader's system is, everything escaped."""
     environment = templates()
     environment.filters |= {"duration": duration, "milliseconds": milliseconds}
-    from edgekd.report.roofline import in_words, left_out_of_plot, roofline, time_by_kind  # which builds on this module
 
     environment.filters |= {"signed": signed, "further": further, "in_words": in_words, "time_by_kind": time_by_kind}
     rows, bar_start = class_rows(report)

@@ -6,10 +6,10 @@ import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
-from edgekd.report.html import Axis
-from edgekd.report.model import Estimate, KernelTime
+from edgekd.figures.figures import Estimate, KernelTime
+from edgekd.figures.words import milliseconds
+from edgekd.report.axes import Axis
 from edgekd.report.templates import templates
-from edgekd.report.terminal import milliseconds
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 920, 360, 70, 24, 28, 48
 COLOURS = 8

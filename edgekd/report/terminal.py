@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 from rich import box
@@ -11,9 +10,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from edgekd.report.model import Accuracy, Candidate, Check, Latency, QuantizationStep, Report
+from edgekd.figures.figures import Candidate, Check, QuantizationStep, Report
+from edgekd.figures.words import NOT_MEASURED, latency_cells, megabytes, origins, signed, top1
+from edgekd.report.on_device import table
+from edgekd.report.roofline import in_words
 
-NOT_MEASURED = "not measured"
 VERDICT_STYLE = {"pass": "green", "missed": "bold red", "not measured": "yellow", "unstable": "yellow", "note": "dim"}
 
 
@@ -65,34 +66,6 @@ def figures(report: Report) -> Table:
     return table
 
 
-def top1(accuracy: Accuracy) -> str:
-    return f"{accuracy.top1:.2f} ±{(accuracy.high - accuracy.low) / 2:.2f}"
-
-
-def latency_cells(latency: Latency | None) -> tuple[str, str]:
-    if latency is None:
-        return NOT_MEASURED, "-"
-    mark = "" if latency.stable else " ~"
-    return milliseconds(latency.p50_ms) + mark, milliseconds(latency.p90_ms)
-
-
-def milliseconds(value: float) -> str:
-    """Three significant digits without an exponent: 0.410, 5.00, 1234."""
-    digits = 2 - math.floor(math.log10(value)) if value > 0 else 0
-    return f"{value:.{max(digits, 0)}f}"
-
-
-def megabytes(size_mb: float | None) -> str:
-    return "-" if size_mb is None else f"{size_mb:.2f}"
-
-
-def origins(accuracy: Accuracy, latency: Latency | None) -> str:
-    """One word where both figures come from the same place, else both."""
-    if latency is None or latency.origin == accuracy.origin:
-        return accuracy.origin
-    return f"{accuracy.origin}, ms: {latency.origin}"
-
-
 def what_shipped(report: Report) -> Table:
     """A line for each candidate: why it ships, or why it lost."""
     lines = Table.grid(padding=(0, 1))
@@ -113,14 +86,12 @@ def verb(candidate: Candidate, ok: bool) -> Text:
 
 def on_devices(report: Report) -> list[RenderableType]:
     """What `edgekd measure` found, where it was run."""
-    from edgekd.report.on_device import table  # which builds on this module
 
     return [Padding(table(report.devices), (0, 0, 1, 0))] if report.devices else []
 
 
 def by_estimate(report: Report) -> list[RenderableType]:
     """The range that the target's profile gives for what ships, and what it leaves out."""
-    from edgekd.report.roofline import in_words  # which builds on this module
 
     found = report.chosen.estimate
     if found is None:
@@ -143,11 +114,6 @@ def quantization(path: tuple[QuantizationStep, ...]) -> Table:
             style="bold" if step.taken else "",
         )  # fmt: skip
     return table
-
-
-def signed(points: float) -> str:
-    """'+0.56' better, '-2.00' worse, '0.00' no difference."""
-    return f"{points:+.2f}" if round(points, 2) else "0.00"
 
 
 def checks(rows: tuple[Check, ...]) -> Table:

@@ -7,7 +7,7 @@ import pytest
 
 from edgekd.data import Samples, Split
 from edgekd.data.draw import stratified
-from edgekd.export.candidates import CHECKED, checked_on
+from edgekd.steps.export import CHECKED, checked_on
 
 RNG = np.random.default_rng(0)
 BY_CLASS = np.repeat(np.arange(4), [400, 300, 200, 100])

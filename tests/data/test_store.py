@@ -3,48 +3,23 @@
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from edgekd.check.doubts import doubts
 from edgekd.data import decode, open_samples
 from edgekd.data.batches import epoch_of, to_tensor
 from edgekd.data.views import Views
-from edgekd.doubts import doubts
 from edgekd.errors import DataError, ModelError
 from edgekd.recipe import Augmentation, Data
+from tests.builders.pictures import LABELS, parquet, png
 
 RNG = np.random.default_rng(1)
 PIXELS = RNG.integers(0, 256, (12, 6, 5, 3), dtype=np.uint8)
-LABELS = [0, 1, 2] * 4
-
-
-def png(pixels: np.ndarray[Any, Any]) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-def parquet(
-    path: Path,
-    images: list[bytes],
-    labels: list[int] = LABELS,
-    column: str = "img",
-    names: Sequence[str] = ("cat", "dog", "owl"),
-) -> str:
-    table = pa.table({column: [{"bytes": image, "path": None} for image in images], "label": labels})
-    if names:
-        about = {"info": {"features": {"label": {"names": list(names), "_type": "ClassLabel"}}}}
-        table = table.replace_schema_metadata({"huggingface": json.dumps(about)})
-    pq.write_table(table, path)
-    return str(path)
 
 
 @pytest.fixture

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.special import logsumexp, softmax
 
-from edgekd.distill.cache import FORMAT, CachedLogits, bytes_of, format_of
+from edgekd.distill.cache import bytes_of, format_of
 from edgekd.errors import ModelError
+from tests.builders.training import stored
 
 RNG = np.random.default_rng(0)
 LOGITS = (4 * RNG.normal(size=(2, 50, 12))).astype(np.float32)
-
-
-def stored(folder: Path, logits: np.ndarray, name: str = "float16", top_k: int = 4) -> CachedLogits:  # type: ignore[type-arg]
-    """A cache of these logits `[views, samples, classes]`, as `record_teacher` leaves it."""
-    stored_as = format_of(name, logits.shape[2], top_k)
-    views = [stored_as.encode(view) for view in logits]
-    for array in views[0]:
-        np.save(folder / f"{array}.npy", np.stack([view[array] for view in views]))
-    about = {"format": name, "top_k": top_k, "classes": logits.shape[2], "bf16": False}
-    (folder / FORMAT).write_text(json.dumps(about))
-    return CachedLogits(folder)
 
 
 ROWS = np.array([7, 3, 49])

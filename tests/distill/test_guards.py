@@ -10,7 +10,7 @@ from edgekd.distill.features import as_tokens
 from edgekd.distill.methods import METHODS, rkd
 from edgekd.distill.objective import Labels, Objective, Seen
 from edgekd.errors import ModelError, RecipeError
-from edgekd.losses import Layout, Loss, mistakes_in_losses
+from edgekd.recipe.losses import Layout, Loss, mistakes_in_losses
 
 LABELS = Labels(torch.tensor([0, 1, 0, 1]), torch.tensor([0, 1, 0, 1]), torch.ones(4))
 

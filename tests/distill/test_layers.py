@@ -15,10 +15,10 @@ from edgekd.distill.layers import pair_layers, paired, stages
 from edgekd.distill.methods import METHODS
 from edgekd.distill.train import Lesson, train
 from edgekd.errors import ModelError
-from edgekd.losses import Loss, needs_of
 from edgekd.models.resnet import resnet8, resnet20
 from edgekd.models.wrn import wrn_16_2
-from tests.distill.test_train import DATA, samples, settings
+from edgekd.recipe.losses import Loss, needs_of
+from tests.builders.training import DATA, samples, settings
 
 IMAGES = torch.zeros(2, 3, 32, 32)
 

@@ -25,7 +25,7 @@ from edgekd.distill.methods.nkd import nkd
 from edgekd.distill.methods.standardize import standardized
 from edgekd.distill.methods.tf_kd import tf_kd
 from edgekd.distill.methods.wsld import wsld
-from edgekd.losses import needs_of
+from edgekd.recipe.losses import needs_of
 
 Array = NDArray[np.float64]
 Method = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from edgekd.distill.methods import METHODS, FitNet, at, dist, dkd, kd, mse, standardized
 from edgekd.distill.objective import Labels, label_loss
-from edgekd.losses import needs_of
+from edgekd.recipe.losses import needs_of
 
 Z_S = np.array([[1.0, 2.0, -1.0, 0.5], [0.0, 0.0, 3.0, 1.0], [2.0, -2.0, 0.3, 0.1]])
 Z_T = np.array([[3.0, 1.0, 0.0, -1.0], [0.2, -0.5, 4.0, 0.0], [1.0, 0.0, 0.5, 2.0]])

@@ -5,54 +5,25 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from edgekd.accelerator import uses_bf16
-from edgekd.data import Samples, Split
-from edgekd.data.batches import epoch_of
+from edgekd.data.batches import epoch_of, views_of
 from edgekd.distill.features import Taps
 from edgekd.distill.methods.sizes import embedding
 from edgekd.distill.objective import Objective
-from edgekd.distill.teacher import check_cache, logits_of, views_of
 from edgekd.distill.train import CHECKPOINT, Lesson, Modes, schedule, train
 from edgekd.errors import CacheError, ModelError, RecipeError
-from edgekd.losses import Loss
+from edgekd.models.accelerator import uses_bf16
+from edgekd.models.forward import logits_of
 from edgekd.models.resnet import resnet8
-from edgekd.recipe import Data, Distill, Optimizer
-from tests.distill.test_cache import stored
-
-RNG = np.random.default_rng(0)
-LABELS = RNG.integers(0, 3, 96)
-# Three kinds of picture with noise: bright on the left, in the middle, on the right.
-PIXELS = RNG.integers(0, 60, (96, 6, 6, 1), dtype=np.uint8)
-PIXELS[np.arange(96), :, 2 * LABELS] += 150
-DATA = Data(train="a", test="b", mean=(0.2,), std=(0.2,), augment={"crop_padding": 1})  # type: ignore[arg-type]
-IDS = np.arange(96)
-
-
-def samples() -> Samples:
-    split = Split(lambda ids: PIXELS[ids], LABELS)
-    return Samples(split, split, IDS[:80], IDS[80:], ("left", "middle", "right"), (6, 6, 1), ())
-
-
-def network(seed: int = 0) -> nn.Sequential:
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.1), nn.Linear(144, 3)
-    )
-
-
-def settings(**changes: Any) -> Distill:
-    given: dict[str, Any] = {
-        "epochs": 4, "batch_size": 16, "views": 2, "label_weight": 1.0, "losses": (), "precision": "fp32",
-        "optimizer": Optimizer(lr=0.05),
-    }  # fmt: skip
-    return Distill(**given | changes)
+from edgekd.recipe import Optimizer
+from edgekd.recipe.losses import Loss
+from edgekd.steps.record import check_cache
+from tests.builders.training import DATA, IDS, LABELS, PIXELS, RNG, network, samples, settings, stored
 
 
 def weights(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -13,13 +13,13 @@ from pathlib import Path
 import onnx
 import pytest
 
-from edgekd.export.bundle import FILES
 from edgekd.export.to_tensorrt import to_tensorrt
-from tests.conftest import SHARED
-from tests.export.tensorrt_api import Api, Checker, parameters
+from edgekd.scripts import SCRIPTS
+from tests.builders.places import SHARED
+from tests.builders.tensorrt_api import Api, Checker, parameters
 
 RELEASES = ("8.6", "10.3", "10.7", "10.13", "11.4")
-SCRIPTS = ("build_engine.py", "run.py")
+SHIPPED = ("build_engine.py", "run.py")
 # 8.5 (JetPack 5.1) has no list: these came with 8.6 (its release notes), so that every list has them and 8.5 has not.
 SINCE_8_6 = {
     "BuilderFlag.VERSION_COMPATIBLE",
@@ -38,18 +38,18 @@ def api(release: str) -> Api:
 
 
 def checked(script: str, release: str) -> Checker:
-    return Checker(api(release)).check((FILES / script).read_text())
+    return Checker(api(release)).check((SCRIPTS / script).read_text())
 
 
 @pytest.mark.shared
 @pytest.mark.parametrize("release", RELEASES)
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", SHIPPED)
 def test_names_members_and_arguments_are_those_of_every_release(script: str, release: str) -> None:
     assert checked(script, release).faults == []
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", SHIPPED)
 def test_what_is_asked_for_exists_in_some_release_and_lacks_in_another(script: str) -> None:
     """A misspelt name in hasattr would silently never be used; one that is everywhere needs no hasattr."""
     for name in checked(script, "10.3").guards:

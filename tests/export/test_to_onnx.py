@@ -18,16 +18,16 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgekd.errors import EdgekdError, ExportError
-from edgekd.export.check import check, open_session
 from edgekd.export.to_half import to_bf16, to_fp16
 from edgekd.export.to_onnx import Preprocess, to_onnx, write
 from edgekd.export.translations import translations_read_once
-from edgekd.measure.kernels import read_kernels
-from edgekd.measure.runners import OnnxRunner
+from edgekd.measure.estimate.kernels import read_kernels
 from edgekd.models.resnet import ResNet, resnet8
 from edgekd.quantize import calibrate, convert, eval_mode, prepare, sites, train_mode
+from edgekd.runtime.check import check, open_session
+from edgekd.runtime.runners import OnnxRunner
 from edgekd.target import Quantization
-from tests.quantize.schemes import INT8, JETSON, TENSORRT, UINT8
+from tests.builders.schemes import INT8, JETSON, TENSORRT, UINT8
 
 PREPROCESS = Preprocess((0.5, 0.4, 0.3), (0.5, 0.6, 0.7))
 

@@ -17,9 +17,9 @@ from typing import Any
 import numpy
 import onnxruntime
 
-from edgekd.bundle import RUNNER
-from edgekd.export.bundle_files import run as run_module
-from edgekd.measure import device_runner as runner
+from edgekd.scripts import RUNNER
+from edgekd.scripts import device_runner as runner
+from edgekd.scripts import run as run_module
 
 assert numpy and onnxruntime  # read once here and not after every fork
 CHANGES = {"os.rename", "os.remove", "os.symlink", "os.mkdir", "os.rmdir", "os.link", "os.truncate"}

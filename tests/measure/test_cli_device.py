@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from edgekd.bundle import add_to_report, read_manifest, sha256
-from edgekd.report.model import Check, Report
-from tests.conftest import hear_interrupts
-from tests.export.test_bundle import report, write
-from tests.measure.conftest import Board
-from tests.typed import typed
+from edgekd.bundle.read import add_to_report, read_manifest, sha256
+from edgekd.figures.figures import Check, Report
+from tests.builders.boards import Board
+from tests.builders.bundles import report, write
+from tests.builders.places import hear_interrupts
+from tests.builders.typed import typed
 
 SHORT = ("--block-s", "0.02")
 

@@ -9,12 +9,12 @@ import onnx
 import pytest
 
 import edgekd
-from edgekd.export.golden import Golden
+from edgekd.bundle.golden import Golden
 from edgekd.measure.compare import compare_on
 from edgekd.recipe import load_recipe
-from tests.export.test_bundle import write
-from tests.measure.test_numerics import FakeFaultyDevice, here
-from tests.test_cli import RECIPE
+from tests.builders.bundles import write
+from tests.builders.devices import FakeFaultyDevice, here
+from tests.builders.recipes import RECIPE
 
 
 @pytest.mark.usefixtures("short_measurements")

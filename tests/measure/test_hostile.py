@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from edgekd.current import current_report
+from edgekd.cache.fingerprint import current_report
 from edgekd.errors import BundleError, DeviceError
-from edgekd.measure import device_runner as runner
+from edgekd.figures.figures import DeviceState, Energy
 from edgekd.measure.answer import Answer, Facts, understand
 from edgekd.measure.binary import _last_json
 from edgekd.measure.devices.local import Local
@@ -21,7 +21,7 @@ from edgekd.measure.devices.process import Result, run_process
 from edgekd.measure.devices.ssh import Ssh
 from edgekd.measure.on_device import Options, figures_of, measure_on, ship_to, trial_of, verify_on
 from edgekd.measure.remote import ask, parcel_of, probe, sent
-from edgekd.report.model import DeviceState, Energy
+from edgekd.scripts import device_runner as runner
 
 
 class FakeDevice(Local):
@@ -70,7 +70,7 @@ def test_a_missing_file_that_was_never_offered_is_not_sent(tmp_path: Path) -> No
 
 
 def bundle_in(tmp_path: Path) -> Path:
-    from tests.export.test_bundle import write
+    from tests.builders.bundles import write
 
     (tmp_path / "made").mkdir()
     return write(tmp_path / "made")
@@ -177,7 +177,7 @@ def test_a_place_that_cannot_be_written_down_is_refused(tmp_path: Path, to: str)
 
 def test_a_version_that_cannot_be_proved_where_it_stands_gives_way_to_the_one_before(tmp_path: Path) -> None:
     """A run.py that ends out of memory the second time it is loaded: in the draft it is fine, at the place it is not."""
-    from tests.export.test_bundle import write
+    from tests.builders.bundles import write
 
     device, to = Local("here", str(tmp_path / "store")), tmp_path / "place"
     first = ship_to(device, bundle_in(tmp_path), str(to))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.export.test_bundle import write
+from tests.builders.bundles import write
 
 KILL_POINTS = Path(__file__).with_name("kill_points.py")
 

@@ -13,6 +13,7 @@ from edgekd.errors import DeviceError
 from edgekd.measure.at_work import Workplace
 from edgekd.measure.devices.local import Local
 from edgekd.measure.numerics import Difference, compare, tap
+from tests.builders.devices import FakeFaultyDevice, here
 
 CHAIN = """
 <ir_version: 9, opset_import: ["" : 18]>
@@ -26,27 +27,6 @@ net (float[N, 4] x) => (float[N, 4] logits) <float s = {0.1}, uint8 z = {128}>
   logits = DequantizeLinear (aq, s, z) }
 """
 INPUTS = np.linspace(-1, 1, 24, dtype=np.float32).reshape(6, 4)
-
-
-def here(folder: Path) -> Local:
-    folder.mkdir(exist_ok=True)
-    return Local("here", str(folder))
-
-
-class FakeFaultyDevice(Local):
-    """This machine, which multiplies by 3.5 where the graph says 3."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__("here", str(folder))
-
-    def put(self, files: Mapping[str, Path]) -> None:
-        super().put(files)
-        for path in files:
-            if path.endswith(".onnx"):
-                model = onnx.load(path)
-                three = next(tensor for tensor in model.graph.initializer if tensor.name == "three")
-                three.CopyFrom(onnx.numpy_helper.from_array(np.float32(3.5), "three"))
-                onnx.save(model, path)
 
 
 def stored(folder: Path, text: str) -> Path:

@@ -11,18 +11,18 @@ import onnx
 import pytest
 
 from edgekd.api import build
-from edgekd.choose import Contender, choose
+from edgekd.bundle.golden import Golden
+from edgekd.check.choose import Contender, choose
+from edgekd.check.evaluate import as_measured, with_earlier_devices
 from edgekd.errors import DeviceError
-from edgekd.evaluate import as_measured, with_earlier_devices
-from edgekd.export.golden import Golden
+from edgekd.figures.figures import Accuracy, DeviceState, OnDevice, Report
 from edgekd.measure.on_candidates import check_device, measure_candidates
 from edgekd.measure.on_device import Options
 from edgekd.measure.protocol import Series
 from edgekd.measure.side_by_side import measure_all
 from edgekd.recipe import Budget, Recipe
-from edgekd.report.model import Accuracy, DeviceState, OnDevice, Report
 from edgekd.target import load_target
-from tests.export.test_bundle import UINT8
+from tests.builders.bundles import UINT8
 
 HERE, ELSEWHERE = ("x86-cpu", "raspberry-pi-5") if os.uname().machine == "x86_64" else ("raspberry-pi-5", "x86-cpu")
 ACCURACY = Accuracy(top1=90.0, low=89.0, high=91.0, n=1000, split="test", runtime="r")

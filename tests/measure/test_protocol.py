@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edgekd.figures.figures import Latency
 from edgekd.measure.protocol import Series, bootstrap_interval, faster, interleave, measure
-from edgekd.report.model import Latency
 
 
 class FakeClock:

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgekd.cache.stage import Cache
 from edgekd.data import decode
 from edgekd.errors import BundleError
 from edgekd.measure.samples import recipe_of
 from edgekd.measure.samples import samples_for_accuracy as samples_of
 from edgekd.recipe import load_recipe
-from edgekd.stage import Cache
-from tests.data.test_store import parquet, png
-from tests.test_cli import DIGITS, RECIPE
+from tests.builders.pictures import parquet, png
+from tests.builders.recipes import DIGITS, RECIPE
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from edgekd.errors import DeviceError
+from edgekd.figures.figures import Report
 from edgekd.measure.devices import Device
 from edgekd.measure.devices.named import open_device
 from edgekd.measure.devices.process import Result
@@ -25,9 +26,8 @@ from edgekd.measure.devices.ssh import Ssh
 from edgekd.measure.on_device import Options, measure_on, roll_back, ship_to, trial_of, verify_on
 from edgekd.measure.remote import ask, parcel_of, probe, sent
 from edgekd.measure.side_by_side import measure_all
-from edgekd.report.model import Report
-from tests.export.test_bundle import write
-from tests.measure.conftest import Board, name_device, need_sshd, start_sshd, stop
+from tests.builders.boards import Board, name_device, need_sshd, start_sshd, stop
+from tests.builders.bundles import write
 
 SHORT = Options(warmup_s=0.02, block_s=0.02, min_n=30)
 
@@ -240,8 +240,8 @@ def test_a_repeated_measurement_copies_nothing(board: Board, bundle: Path, tmp_p
 
 
 def test_figures_reach_the_report_and_the_manifest_and_the_bundle_stays_whole(board: Board, bundle: Path) -> None:
-    from edgekd.bundle import read_manifest
-    from edgekd.export.bundle import verify_bundle
+    from edgekd.bundle.read import read_manifest
+    from edgekd.bundle.write import verify_bundle
 
     measure_all(bundle, ["board"], SHORT)
     again, report = measure_all(bundle, ["board"], SHORT)
@@ -368,8 +368,8 @@ def test_an_engine_that_is_being_built_ends_with_the_connection_and_with_the_run
 def test_a_calibration_that_is_cut_ends_on_the_device_and_leaves_nothing(
     board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgekd.measure import calibrate as module
-    from edgekd.measure.calibration_nets import write_networks
+    from edgekd.measure.estimate import calibrate as module
+    from edgekd.measure.estimate.nets import write_networks
 
     monkeypatch.setattr(module, "BLOCK_MS", 60_000.0)
     (held_out,) = write_networks(tmp_path, 1, "fp32")
@@ -516,7 +516,7 @@ def test_a_model_that_computes_something_else_there_is_not_switched_to(
     """A device that computes otherwise is stood for by stored outputs that are wrong; the host's own check is left out."""
     import numpy as np
 
-    from edgekd.bundle import sha256
+    from edgekd.bundle.read import sha256
 
     to = tmp_path / "place"
     ship_to(device, bundle, str(to))

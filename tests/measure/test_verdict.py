@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from edgekd.figures.figures import DeviceState
 from edgekd.measure.protocol import Series
 from edgekd.measure.verdict import refusals
-from edgekd.report.model import DeviceState
 
 STEADY = Series.of([1.0] * 20, [1.0] * 20, [1.0] * 20)
 MODES = {"15W": 0, "MAXN_SUPER": 2}

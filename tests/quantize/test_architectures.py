@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from edgekd.export.check import check, open_session
 from edgekd.export.lint import lint
 from edgekd.export.to_half import to_fp16
 from edgekd.export.to_onnx import to_onnx
 from edgekd.quantize import calibrate, convert, prepare, sites
+from edgekd.runtime.check import check, open_session
 from edgekd.target import Quantization, load_target
-from tests.quantize.schemes import JETSON, TENSORRT, UINT8
-from tests.quantize.test_quantize import MobileBlock, seeded
+from tests.builders.networks import MobileBlock, seeded
+from tests.builders.schemes import JETSON, TENSORRT, UINT8
 
 # timm's name -> arguments; few blocks where the architecture repeats one
 ARCHITECTURES: dict[str, dict[str, object]] = {
@@ -139,7 +139,7 @@ def assert_ships(
 
 def difference(path: Path, converted: GraphModule, x: Tensor) -> float:
     """Root mean square between the file in onnxruntime and the torch graph."""
-    check(path, converted, [x], min_agreement=0)
+    check(path, converted, [x], min_agreement=0, class_axis=1)
     (got,) = open_session(path).run(None, {"input": x.numpy()})
     with torch.no_grad():
         return float((torch.from_numpy(got) - converted(x)).square().mean().sqrt())
@@ -173,7 +173,7 @@ def test_a_small_network_is_written_for_tensorrt_8(model: type[nn.Module], tmp_p
     converted = quantized(seeded(model()), TENSORRT, x)
     to_onnx(converted, tmp_path / "model.onnx", x[:2], opset=17)
     assert sites(tmp_path / "model.onnx") == sites(converted)
-    check(tmp_path / "model.onnx", converted, [x], min_agreement=1.0)
+    check(tmp_path / "model.onnx", converted, [x], min_agreement=1.0, class_axis=1)
 
 
 @pytest.mark.slow

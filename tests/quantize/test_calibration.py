@@ -15,7 +15,8 @@ from edgekd.quantize.ptq import TIE_BREAK, set_ranges
 from edgekd.quantize.ranges import LEVELS, RANGES, entropy, grid, minmax, moving_average, mse, percentile
 from edgekd.quantize.statistics import BINS, Statistics, load_statistics, observe, quantizers_by_tensor, save_statistics
 from edgekd.target import Quantization
-from tests.quantize.test_quantize import ONNXRUNTIME, QUANTIZE, TENSORRT, Block, images, seeded
+from tests.builders.networks import QUANTIZE, Block, images, seeded
+from tests.builders.schemes import ONNXRUNTIME, TENSORRT
 
 
 def statistics(*batches: Tensor) -> Statistics:

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from edgekd.errors import QuantizationError
-from edgekd.export.check import open_session
 from edgekd.export.to_onnx import to_onnx
 from edgekd.quantize import calibrate, convert, prepare, sites
 from edgekd.quantize.capture import capture
@@ -22,8 +21,9 @@ from edgekd.quantize.qat import activation_quantizers, train_mode
 from edgekd.quantize.same import check_same, is_masked
 from edgekd.quantize.scheme import WHY_FLOAT
 from edgekd.quantize.sensitivity import float_operators
+from edgekd.runtime.check import open_session
 from edgekd.target import Quantization
-from tests.quantize.schemes import INT8, QNN, TENSORRT, UINT8
+from tests.builders.schemes import INT8, QNN, TENSORRT, UINT8
 
 BOUND = 0.03  # relative root mean square, module against int8; wrong graphs were 25 % to 120 % off
 

@@ -17,7 +17,8 @@ from edgekd.quantize.layers import Layer, give_biases, layers_of
 from edgekd.quantize.qat import in_float
 from edgekd.quantize.refine import refine
 from edgekd.target import Quantization
-from tests.quantize.test_quantize import ONNXRUNTIME, TENSORRT, seeded
+from tests.builders.networks import seeded
+from tests.builders.schemes import ONNXRUNTIME, TENSORRT
 
 
 class Chain(nn.Module):

@@ -11,20 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from edgekd.cache.stage import SCRATCH, Cache
 from edgekd.data import decode, open_samples
 from edgekd.data.batches import to_tensor
 from edgekd.distill.train import Lesson, Modes, train
 from edgekd.export import to_onnx
 from edgekd.export.lint import lint
-from edgekd.measure.runners import OnnxRunner
 from edgekd.quantize import calibrate, convert, prepare
 from edgekd.quantize.qat import activation_quantizers, eval_mode, train_mode, weight_quantizers
-from edgekd.quantize.student import modes_of
 from edgekd.recipe import Distill, Optimizer, load_recipe
-from edgekd.stage import SCRATCH, Cache
+from edgekd.runtime.runners import OnnxRunner
+from edgekd.steps.quantize import modes_of
 from edgekd.target import load_target
-from tests.quantize.test_quantize import ONNXRUNTIME
-from tests.test_cli import RECIPE
+from tests.builders.recipes import RECIPE
+from tests.builders.schemes import ONNXRUNTIME
 
 EPOCHS = 3
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgekd.report.model import Accuracy, Candidate, Check, Latency, Report
+from edgekd.figures.figures import Accuracy, Candidate, Check, Latency, Report
 
 NASTY = "<script>alert(1)</script>"
 MACHINE = "Example CPU @ 2.50GHz, 2 cores, x86_64 avx2 avx512_vnni, Linux 6.1"

@@ -8,8 +8,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from edgekd.report.html import Axis, class_rows, duration, linear_ticks, log_ticks, render, scatter
-from edgekd.report.model import Check, Estimate, LayerSensitivity, QuantizationStep, Report
+from edgekd.figures.figures import Check, Estimate, LayerSensitivity, QuantizationStep, Report
+from edgekd.report.axes import Axis, linear_ticks, log_ticks
+from edgekd.report.html import class_rows, duration, render, scatter
 
 NASTY = "<script>alert(1)</script>"
 

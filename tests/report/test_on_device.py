@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from edgekd.figures.devices import deciding, decisive, with_device
+from edgekd.figures.figures import Accuracy, DeviceState, Latency, OnDevice, Origin, Report, Window
 from edgekd.measure.protocol import Series
-from edgekd.report.model import Accuracy, DeviceState, Latency, OnDevice, Origin, Report, Window
-from edgekd.report.on_device import deciding, decisive, further, with_device
+from edgekd.report.on_device import further
 
 ACCURACY = Accuracy(top1=90.0, low=89.0, high=91.0, n=200, split="test", runtime="r", origin="device")
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import onnx
 import pytest
 
-from edgekd.measure.estimate import estimate as estimate_of
-from edgekd.report.html import Axis, render
-from edgekd.report.model import Estimate, KernelTime, Report
+from edgekd.figures.figures import Estimate, KernelTime, Report
+from edgekd.measure.estimate.estimate import estimate as estimate_of
+from edgekd.report.axes import Axis
+from edgekd.report.html import render
 from edgekd.report.roofline import in_words, left_out_of_plot, roofline, svg, time_by_kind
 from edgekd.report.terminal import by_estimate
 from edgekd.target import list_targets

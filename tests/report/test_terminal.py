@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from edgekd.report.model import Check, QuantizationStep, Report
-from edgekd.report.terminal import milliseconds, render
+from edgekd.figures.figures import Check, QuantizationStep, Report
+from edgekd.figures.words import milliseconds
+from edgekd.report.terminal import render
 
 
 def printed(given: Report, bundle: Path | None = None) -> str:

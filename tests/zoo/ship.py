@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from edgekd.export.check import open_session
 from edgekd.export.lint import lint
 from edgekd.export.to_half import to_fp16
 from edgekd.export.to_onnx import to_onnx
@@ -22,6 +21,7 @@ from edgekd.quantize.operators import WITH_WEIGHTS
 from edgekd.quantize.qat import quantizer_of
 from edgekd.quantize.same import distance
 from edgekd.quantize.sensitivity import FloatOperator, float_operators
+from edgekd.runtime.check import open_session
 from edgekd.target import Target, list_targets
 from tests.zoo.student import SIZE
 

@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, l1_loss, log_softmax
 from torch.utils.hooks import RemovableHandle
 
-from edgekd.accelerator import device_of
-from edgekd.contents import write_atomically
+from edgekd.base.console import progress, say
+from edgekd.base.contents import write_atomically
 from edgekd.distill.checkpoint import Checkpoint
 from edgekd.distill.data_free.bn_statistics import BatchNormStatistics
 from edgekd.distill.data_free.generator import Generator
 from edgekd.distill.methods import kd
 from edgekd.errors import ModelError, nearest
 from edgekd.models import ExportedModel, OnnxModel, number_of_classes
-from edgekd.say import progress, say
+from edgekd.models.accelerator import device_of
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]

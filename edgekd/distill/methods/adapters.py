@@ -8,10 +8,10 @@ from typing import ParamSpec
 
 from torch import Tensor, nn
 
-from edgekd.accelerator import autocast
 from edgekd.distill.methods.precision import full
 from edgekd.distill.methods.sizes import embedding
 from edgekd.errors import ModelError
+from edgekd.models.accelerator import autocast
 
 P = ParamSpec("P")
 HEAD_TOLERANCE = (

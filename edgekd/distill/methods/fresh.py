@@ -7,7 +7,7 @@ from copy import deepcopy
 import torch
 from torch import nn
 
-from edgekd.accelerator import device_of
+from edgekd.models.accelerator import device_of
 
 APART = 1_000_003  # a student built with torch.manual_seed(seed) would be the same network otherwise
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from edgekd.accelerator import autocast
 from edgekd.distill.methods.precision import full, taught
 from edgekd.distill.methods.sizes import embedding
+from edgekd.models.accelerator import autocast
 
 
 def embeddings(f_s: Sequence[Tensor], f_t: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax, softmax
 
-from edgekd.accelerator import autocast
 from edgekd.distill.methods.options import Temperature
 from edgekd.distill.methods.precision import full, taught
 from edgekd.distill.methods.standardize import standardized
+from edgekd.models.accelerator import autocast
 
 Temperatures = Annotated[tuple[Temperature, ...], Field(min_length=1)]
 

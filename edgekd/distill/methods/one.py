@@ -10,13 +10,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from edgekd.distill.cut import after
 from edgekd.distill.methods.fresh import drawn, fresh
 from edgekd.distill.methods.kd import kd
 from edgekd.distill.methods.options import Temperature
 from edgekd.distill.methods.precision import full
 from edgekd.distill.methods.sizes import embedding
 from edgekd.errors import RecipeError
+from edgekd.models.cut import after
 
 
 class ONE(nn.Module):

@@ -10,10 +10,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, mse_loss
 
-from edgekd.distill.cut import before
 from edgekd.distill.methods.adapters import head_of, in_full_precision, the_pair
 from edgekd.distill.methods.sizes import pairs_of_one_size
 from edgekd.errors import ModelError
+from edgekd.models.cut import before
 
 Factor = Annotated[int, Field(ge=1)]
 
@@ -93,7 +93,7 @@ def reused(student: nn.Module, path: str, method: SimKD) -> SimStudent:
     """What SimKD deploys: `student` up to the layer at `path`, whose feature `method` was prepared and trained on.
 
     Its modules are the student's and the method's own, no copies. Raises ModelError where torch.fx cannot cut the
-    student at `path` (see `edgekd.distill.cut`), and where the method has not seen the teacher yet.
+    student at `path` (see `edgekd.models.cut`), and where the method has not seen the teacher yet.
     """
     if method.head is None:
         raise ModelError("simkd answers through the teacher's head: call method.prepare(f_s, f_t, teacher) first")

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from edgekd.figures.figures import Origin
 from edgekd.measure.devices.adb import Adb
 from edgekd.measure.devices.emulated import Emulated
 from edgekd.measure.devices.local import Local
 from edgekd.measure.devices.process import Result, Told
 from edgekd.measure.devices.ssh import Ssh
-from edgekd.report.model import Origin
 
 __all__ = ["KINDS", "Device", "Result", "Told"]
 

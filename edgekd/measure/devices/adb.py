@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgekd.errors import DeviceError
+from edgekd.figures.figures import Origin
 from edgekd.measure.devices.process import Result, Told, run_process
-from edgekd.report.model import Origin
 
 COPY_TIMEOUT_S = 1800
 CODE = "edgekd-exit-code:"

@@ -19,13 +19,13 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from edgekd.base.console import say
+from edgekd.base.places import expanded, user_folder
+from edgekd.base.strays import IN_USE
+from edgekd.cache.stage import STAMP, default_cache
 from edgekd.errors import DeviceError, nearest
+from edgekd.figures.figures import Origin
 from edgekd.measure.devices.process import Result, Told, copy_here, run_process
-from edgekd.places import expanded, user_folder
-from edgekd.report.model import Origin
-from edgekd.say import say
-from edgekd.stage import STAMP, default_cache
-from edgekd.strays import IN_USE
 
 # The CPU's part number in /proc/cpuinfo, which onnxruntime reads beside the features (Arm's technical reference manuals,
 # MIDR_EL1; `max` is qemu's own).

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from edgekd.base.places import expanded
+from edgekd.figures.figures import Origin
 from edgekd.measure.devices.process import Result, Told, copy_here, run_process
-from edgekd.places import expanded
-from edgekd.report.model import Origin
 
 
 class Local:

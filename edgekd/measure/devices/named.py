@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgekd.contents import write_atomically
+from edgekd.base.contents import write_atomically
+from edgekd.base.places import user_folder
+from edgekd.base.toml_file import parse_toml
 from edgekd.errors import DeviceError, RecipeError, nearest
 from edgekd.measure.devices import KINDS, Device
-from edgekd.places import user_folder
-from edgekd.toml_file import parse_toml
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 FOLDER = ".cache/edgekd-device"

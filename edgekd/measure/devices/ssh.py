@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgekd.errors import DeviceError
+from edgekd.figures.figures import Origin
 from edgekd.measure.devices.process import Result, TimedOut, Told, last_line, run_process
-from edgekd.report.model import Origin
 
 CONNECT_TIMEOUT_S = 10
 COPY_TIMEOUT_S = 1800

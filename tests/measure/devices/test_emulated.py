@@ -21,11 +21,11 @@ from edgekd.measure.devices.named import open_device
 from edgekd.measure.numerics import compare, outputs_on
 from edgekd.measure.on_device import Options, measure_on, ship_to, trial_of, verify_on
 from edgekd.measure.remote import probe
-from edgekd.measure.runners import OnnxRunner
 from edgekd.models.resnet import resnet8
 from edgekd.quantize import calibrate, convert, prepare
+from edgekd.runtime.runners import OnnxRunner
 from edgekd.target import load_target
-from tests.measure.conftest import Board, name_device
+from tests.builders.boards import Board, name_device
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Base: errors in words, the console, processes, files and names; nothing of distillation."""

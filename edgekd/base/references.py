@@ -1,0 +1,110 @@
+"""`python:` references: a function of a module or of a file, loaded by name, once a build.
+
+A build runs one version of the user's code, whatever is edited meanwhile: `loaded` tells which. `forget_changed` begins the
+next build of the same process: what was edited since is loaded again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import marshal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edgekd.base.contents import hash_file
+from edgekd.base.user_code import code_of
+from edgekd.errors import ModelError, nearest
+
+Hashes = dict[str, str]  # of the files of the user's code, by the module's name
+_LOADED: dict[str, tuple[Any, Hashes]] = {}  # by the name in the reference: the module, and what its files held
+
+
+def load_function(reference: str) -> Callable[..., Any]:
+    """The function of `python:package.module:function` or `python:path/to/file.py:function`.
+
+    Raises ModelError where the form is wrong, the module does not import, or it
+    has no such function (with the nearest names).
+    """
+    module_name, _, function_name = reference.removeprefix("python:").rpartition(":")
+    if not module_name or not function_name:
+        raise ModelError(f"'{reference}': give python:module:function or python:path/to/file.py:function")
+    try:
+        module = _load(reference, module_name)
+    except ImportError as error:
+        raise ModelError(
+            f"'{reference}': cannot import {module_name} ({error}); is it installed, or on PYTHONPATH?"
+        ) from error
+    except ModelError:
+        raise
+    except (Exception, SystemExit) as error:  # the module's own code may raise anything, or end the program
+        raise ModelError(
+            f"'{reference}': {module_name} fails when imported: {type(error).__name__}: {error}"
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        possible = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        raise ModelError(
+            f"'{reference}': {module_name} has no function {function_name}{nearest(function_name, possible)}"
+        )
+    return function  # type: ignore[no-any-return]
+
+
+def hashes_of(reference: str) -> Hashes:
+    """What the files of a reference's code hold now, by the module's name."""
+    return {name: hash_file(file) for name, file in sorted(code_of(reference).modules.items()) if file.is_file()}
+
+
+def loaded(reference: str) -> Hashes | None:
+    """What they held when the function was loaded; None where it was not."""
+    known = _LOADED.get(reference.removeprefix("python:").rpartition(":")[0])
+    return None if known is None else known[1]
+
+
+def forget_changed() -> None:
+    """Load again what was edited since it was loaded; called where a build begins."""
+    for name, (_, then) in list(_LOADED.items()):
+        if hashes_of(f"python:{name}:") != then:
+            del _LOADED[name]
+            for module in then:
+                sys.modules.pop(module, None)
+            importlib.invalidate_caches()
+
+
+def _load(reference: str, name: str) -> Any:
+    """The module, loaded once: later edits are those of another build."""
+    if name not in _LOADED:
+        before = hashes_of(reference)
+        _remove_stale_bytecode(reference)
+        module = _load_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
+        if hashes_of(reference) != before:
+            raise ModelError(f"'{reference}': its code changed while it was loaded; build again")
+        _LOADED[name] = module, before
+    return _LOADED[name][0]
+
+
+def _remove_stale_bytecode(reference: str) -> None:
+    """Python takes bytecode for current by the source's size and the second of its time alone: it is compared."""
+    for file in code_of(reference).modules.values():
+        if file.suffix != ".py":
+            continue
+        bytecode = Path(importlib.util.cache_from_source(str(file)))
+        with contextlib.suppress(OSError, SyntaxError, ValueError, EOFError, TypeError):
+            if marshal.loads(bytecode.read_bytes()[16:]) != compile(
+                file.read_bytes(), str(file), "exec", dont_inherit=True
+            ):
+                bytecode.unlink()
+
+
+def _load_file(path: Path) -> Any:
+    if not path.is_file():
+        raise ImportError(f"no such file: {path}")
+    spec = importlib.util.spec_from_file_location(f"edgekd_user_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"not a Python file: {path}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,3 @@
+"""The version of this edgekd, which a bundle's fingerprint holds."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,1 @@
+"""Bundle: the folder that ships, written, read and verified."""

@@ -1,0 +1,310 @@
+"""A bundle as data: its manifest, its files' hashes, its report. What writes one is edgekd.bundle.write.
+
+Nothing here imports torch or a runtime, so that commands which only read or ship a bundle start at once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from edgekd.base.json_text import parse_json
+from edgekd.base.names import visible
+from edgekd.errors import BundleError, NotToShipError
+from edgekd.figures.figures import NOT_TO_SHIP, Accuracy, Latency, OnDevice, Report
+from edgekd.report import html
+from edgekd.scripts.device_runner import LARGEST, manifest_problem
+
+Row = tuple[str, bool, str]
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+README = "README.txt"
+SHIPPED = "model.onnx"
+GOLDEN = "golden.npz"
+# made on the device by build_engine.py and Python, so no part of what was shipped
+MADE_THERE = frozenset({"model.plan", "timing.cache", "reference_input.bin", "reference_output.bin", "figures.json"})
+BYTECODE = "__pycache__"  # left by Python where somebody imported a script: nothing here reads it, verify refuses it
+LARGEST_TEXT = 1 << 26  # bytes of a manifest or a report
+DRAFT, OLD = ".draft-", ".old"
+LONGEST_NAME = 255  # bytes; no file system takes more
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    if path.is_symlink() or not path.is_file():
+        raise BundleError(f"{folder} is no bundle: it has no file {MANIFEST}")
+    try:
+        manifest = parse_json(read_text(path))
+    except ValueError as error:
+        raise BundleError(f"{path} cannot be read as a manifest: {error!r:.200}") from error
+    if problem := manifest_problem(manifest):
+        raise BundleError(f"{path} cannot be read as a manifest: {problem}")
+    listed = manifest["files"]
+    required = {SHIPPED, "labels.txt", GOLDEN, "run.py"} - set(listed)
+    if required:
+        raise BundleError(f"{path} does not list {sorted(required)}, which every bundle has")
+    for name in listed:
+        unnamed = PurePosixPath(name).name != name or "\\" in name or not name or not name.isprintable()
+        if unnamed or len(name.encode()) > LONGEST_NAME:
+            raise BundleError(f"{path} lists {name!r}, which leaves the bundle; it was not written by edgekd")
+    return dict(manifest)
+
+
+def read_text(path: Path) -> str:
+    """Raises BundleError for what is no plain file, or larger than a text of edgekd's can be."""
+    if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST_TEXT:
+        raise BundleError(f"{path} is no plain file of at most {LARGEST_TEXT >> 20} MB; edgekd wrote none such")
+    return path.read_text(encoding="utf-8")
+
+
+def refuse_links(folder: Path) -> None:
+    """Links, pipes and devices are not read, whatever their names; Raises BundleError."""
+    links = sorted(path.name for path in folder.iterdir() if path.is_symlink())
+    if links:
+        raise BundleError(f"{folder} has links: {', '.join(links)}; a bundle holds plain files only")
+    others = sorted(path.name for path in folder.iterdir() if not path.is_file() and path.name != BYTECODE)
+    if others:
+        raise BundleError(f"{folder} has what is no file: {', '.join(others)!r}; a bundle holds plain files only")
+
+
+def unlisted(folder: Path, listed: Mapping[str, str]) -> list[str]:
+    """Files that the manifest does not list and that are not made on a device."""
+    return sorted(path.name for path in folder.iterdir() if path.name not in {*listed, *MADE_THERE, MANIFEST})
+
+
+def check_file(folder: Path, name: str, expected: str) -> Row:
+    path = folder / name
+    if path.is_symlink() or not path.is_file():
+        return name, False, "missing"
+    if path.stat().st_size > LARGEST:
+        return name, False, "is larger than 4 GB"
+    return (name, True, "unchanged") if sha256(path) == expected else (name, False, "changed")
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def add_to_report(folder: Path, change: Callable[[Report, Mapping[str, Any]], Report]) -> Report:
+    """Change a bundle's report: the files and the manifest that speak of it change with it, in one step.
+
+    `change` is given the report and the manifest. Two that do so at once wait for each other. Raises BundleError for a
+    bundle that was changed by something else.
+    """
+    folder = folder.resolve()
+    with draft_of(folder) as draft:
+        manifest = read_manifest(folder)
+        refuse_links(folder)
+        wrong = [name for name, expected in manifest["files"].items() if not check_file(folder, name, expected)[1]]
+        if wrong:
+            raise BundleError(f"{folder} is not as it was written: {', '.join(wrong)} changed; build it again")
+        report = change(read_report(folder), manifest)
+        shutil.copytree(folder, draft, dirs_exist_ok=True, ignore=shutil.ignore_patterns(BYTECODE))
+        write_report(draft, report)
+        readme = draft / README
+        if README in manifest["files"]:
+            readme.write_text(with_verdict(readme.read_text(encoding="utf-8"), report), encoding="utf-8")
+        listed = {name: sha256(draft / name) for name in sorted(manifest["files"])}
+        write_json(draft / MANIFEST, {**manifest, "figures": figures(report), "files": listed})
+        put_in_place(draft, folder)
+    return report
+
+
+def read_report(folder: Path) -> Report:
+    """Raises BundleError where there is none, or one that another edgekd wrote."""
+    file = folder / "report.json"
+    try:
+        if not os.path.lexists(file):
+            raise BundleError(f"{folder} holds no report.json; give a bundle's folder, as build/<recipe>/<target>")
+        return Report.model_validate_json(json.dumps(_shown(parse_json(read_text(file)))))
+    except ValueError as error:
+        raise BundleError(f"{file} is no report of this edgekd; build again ({str(error).splitlines()[0]})") from error
+
+
+@contextmanager
+def draft_of(folder: Path) -> Iterator[Path]:
+    """An empty folder beside a bundle's, gone afterwards; others that ask for one at the same place wait."""
+    with _alone(folder.parent):
+        _remove_drafts(folder)
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}{DRAFT}", dir=folder.parent))
+        try:
+            draft.chmod(0o755)
+            yield draft
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise BundleError(
+                f"no space left on the disk of {folder.parent}, where the bundle is written; free some, or give another place (for a "
+                "build with --output); what is finished is kept, and it goes on from there"
+            ) from error
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def remove_drafts(folder: Path) -> None:
+    """What killed builds left beside a bundle's folder; one that is being written is waited for."""
+    if folder.parent.is_dir():
+        with _alone(folder.parent):
+            _remove_drafts(folder)
+
+
+def _remove_drafts(folder: Path) -> None:
+    for draft in folder.parent.iterdir():
+        if not draft.name.startswith(f".{folder.name}{DRAFT}"):
+            continue
+        if draft.name.endswith(OLD) and not folder.exists():  # killed between two renames: it is the bundle
+            draft.rename(folder)
+        else:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _shown(value: Any) -> Any:
+    """The same document with texts that a terminal shows as they are: a report may come from anywhere."""
+    if isinstance(value, dict):
+        return {visible(key): _shown(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_shown(item) for item in value]
+    return visible(value) if isinstance(value, str) else value
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Others that ask for the same folder wait; nothing is left behind in it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def write_report(draft: Path, report: Report) -> None:
+    (draft / "report.json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (draft / "report.html").write_text(html.render(report), encoding="utf-8")
+
+
+def with_verdict(readme: str, report: Report) -> str:
+    """The text of README.txt with the headline above it where the bundle is not to ship, and without it where it is."""
+    text = readme.partition("\n\n")[2] if readme.startswith(NOT_TO_SHIP) else readme
+    if report.ok:
+        return text
+    missed = [check for check in report.checks if check.verdict == "missed"]
+    lines = [f"{NOT_TO_SHIP}. `edgekd ship` refuses this bundle. What it misses:"]
+    lines += [f"  {check.name}: {check.found}{f', limit {check.limit}' if check.limit else ''}" for check in missed]
+    # An empty line ends the verdict: nothing that is said in it may hold one.
+    return "\n".join(" ".join(line.splitlines()) for line in lines) + "\n\n" + text
+
+
+def refuse_not_to_ship(folder: Path) -> None:
+    """Raise NotToShipError for a bundle whose report has a missed check."""
+    report = read_report(folder)
+    if not report.ok:
+        raise NotToShipError(
+            f"{folder}: {report.headline}; `edgekd report {folder}` tells more, --anyway ships it all the same"
+        )
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    try:
+        text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise BundleError(f"{path.name} cannot be written as JSON: {error}") from error
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def put_in_place(draft: Path, folder: Path) -> None:
+    """Swap the draft with the bundle that stands there; afterwards `draft` is the old one, to be removed."""
+    for path in draft.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    if not folder.exists():
+        draft.rename(folder)
+    elif not exchange(draft, folder):
+        # no such call on this system: for an instant there is no bundle, but never half of one
+        old = draft.with_name(draft.name + OLD)
+        folder.rename(old)
+        draft.rename(folder)
+        shutil.rmtree(old)
+
+
+def exchange(a: Path, b: Path) -> bool:
+    """Swap two folders in one step (Linux, renameat2); False where the system cannot."""
+    if not sys.platform.startswith("linux"):
+        return False
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    if renameat2 is None:
+        return False
+    at_cwd, rename_exchange = -100, 2
+    return bool(renameat2(at_cwd, os.fsencode(a), at_cwd, os.fsencode(b), rename_exchange) == 0)
+
+
+def figures(report: Report) -> list[dict[str, Any]]:
+    """Every figure of the report with where it comes from; what was not measured is listed as such."""
+    rows = []
+    if report.teacher is not None:
+        rows += accuracy_figures("teacher", report.teacher) + latency_figures("teacher", report.teacher_latency)
+    for candidate in report.candidates:
+        rows += accuracy_figures(candidate.name, candidate.accuracy)
+        rows += latency_figures(candidate.name, candidate.latency)
+        rows.append({"model": candidate.name, "figure": "size_mb", "value": candidate.size_mb, "origin": "host"})
+        memory = candidate.peak_memory_mb
+        origin = "not measured" if memory is None else "host"
+        rows.append({"model": candidate.name, "figure": "peak_memory_mb", "value": memory, "origin": origin})
+        if (found := candidate.estimate) is not None:
+            about = {"interval": [found.low_ms, found.high_ms], "basis": found.basis, "leaves_out": found.leaves_out}
+            rows.append(
+                {"model": candidate.name, "figure": "estimate_ms", "value": None, "origin": "estimate", **about}
+            )
+    for device in report.devices:
+        rows += device_figures(report.chosen.name, device)
+    return rows
+
+
+def device_figures(model: str, device: OnDevice) -> list[dict[str, Any]]:
+    """What a device said of the model that ships, each with the device's name, power mode and clocks."""
+    conditions = {"device": device.device, "power_mode": device.power_mode, "clocks_mhz": device.before.clocks_mhz}
+    rows = [*(accuracy_figures(model, device.accuracy) if device.accuracy else ())]
+    for latency in device.latencies:
+        rows += [{**row, "transfers": latency.transfers} for row in latency_figures(model, latency)]
+    # what the samples agree on is no figure where clocks, power mode or throttling moved
+    rows = [{**row, "stable": not device.unstable} if "stable" in row else row for row in rows]
+    single = {"load_ms": device.load_ms, "first_ms": device.first_ms, "peak_memory_mb": device.peak_memory_mb}
+    rows += [
+        {"model": model, "figure": name, "value": value, "origin": device.origin}
+        for name, value in single.items()
+        if value is not None
+    ]
+    return [{**row, **conditions} for row in rows]
+
+
+def accuracy_figures(model: str, accuracy: Accuracy) -> list[dict[str, Any]]:
+    conditions = {"n": accuracy.n, "split": accuracy.split, "runtime": accuracy.runtime, "origin": accuracy.origin}
+    interval = [accuracy.low, accuracy.high]
+    return [{"model": model, "figure": "top1_percent", "value": accuracy.top1, "interval": interval, **conditions}]
+
+
+def latency_figures(model: str, latency: Latency | None) -> list[dict[str, Any]]:
+    if latency is None:
+        return [{"model": model, "figure": "p50_ms", "value": None, "origin": "not measured"}]
+    conditions = latency.model_dump(
+        mode="json", include={"n", "stable", "batch_size", "threads", "machine", "runtime", "origin"}
+    )
+    figure = {"figure": "p50_ms", "value": latency.p50_ms, "interval": [latency.low_ms, latency.high_ms]}
+    rows = [{"model": model, **figure, **conditions}]
+    rows.append({"model": model, "figure": "p90_ms", "value": latency.p90_ms, **conditions})
+    if latency.p99_ms is not None:
+        rows.append({"model": model, "figure": "p99_ms", "value": latency.p99_ms, **conditions})
+    return rows

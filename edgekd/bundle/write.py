@@ -1,0 +1,270 @@
+"""write_bundle, verify_bundle: the folder that goes to the device, and the proof that it arrived unchanged."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import onnx
+
+from edgekd.bundle.golden import FIRST, Golden
+from edgekd.bundle.read import (
+    FORMAT,
+    GOLDEN,
+    MANIFEST,
+    README,
+    SHIPPED,
+    Row,
+    check_file,
+    draft_of,
+    figures,
+    put_in_place,
+    read_manifest,
+    refuse_links,
+    sha256,
+    unlisted,
+    with_verdict,
+    write_json,
+    write_report,
+)  # fmt: skip
+from edgekd.errors import BundleError
+from edgekd.export.to_onnx import write
+from edgekd.figures.figures import Report
+from edgekd.runtime.runners import OnnxRunner
+from edgekd.scripts import RUNNER, SCRIPTS
+from edgekd.scripts.build_engine import Options, majors, trtexec_line
+from edgekd.target import Target
+
+OWNED = frozenset(
+    {
+        "format",
+        "files",
+        "figures",
+        "target",
+        "runtime",
+        "precision",
+        "input",
+        "golden",
+        "versions",
+        "lineage",
+        "trtexec",
+    }
+)
+
+
+def write_bundle(
+    folder: Path,
+    *,
+    report: Report,
+    models: Mapping[str, Path],
+    labels: Sequence[str],
+    golden: Golden,
+    manifest: Mapping[str, Any],
+    target: Target,
+) -> None:
+    """Write a complete bundle to `folder`, replacing the bundle that stood there in one step.
+
+    models     file name in the bundle -> ONNX file; `model.onnx` is the one that ships
+    labels     class names in the order of the model's outputs
+    golden     inputs, what onnxruntime gave for them, and how far another machine may be from it
+    manifest   what else belongs in manifest.json: `recipe`; `output`, "logits" (taken where absent) or
+               "probabilities"; for a graph that does not normalise, `preprocess` with `mean` and `std` per channel
+
+    The same arguments give the same bytes. Raises BundleError for what cannot be a bundle, and for a `folder` that
+    holds something else than one.
+    """
+    check_replaceable(folder)
+    graph_input = check_content(models, labels, golden, manifest)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with draft_of(folder) as draft:
+        write_files(draft, report, models, labels, golden)
+        _, reproduced, detail = check_outputs(draft, golden)
+        if not reproduced:
+            raise BundleError(f"{models[SHIPPED]} does not give the golden outputs: {detail}")
+        extra: dict[str, Any] = {}
+        if target.runtime.name == "tensorrt":
+            shutil.copyfile(SCRIPTS / "build_engine.py", draft / "build_engine.py")
+            extra["trtexec"] = trtexec_lines(graph_input, report.chosen.name)
+        (draft / README).write_text(
+            with_verdict(readme(report, target, extra.get("trtexec", {})), report), encoding="utf-8"
+        )
+        content = {
+            **{"output": "logits", **manifest},
+            **extra,
+            "format": FORMAT,
+            "target": target.model_dump(mode="json", exclude_none=True),
+            "runtime": target.runtime.name,
+            "precision": report.chosen.name,
+            "input": graph_input,
+            "golden": golden.about,
+            "versions": dict(report.versions),
+            "lineage": [{"name": stage.get("name"), "key": stage.get("key")} for stage in report.stages],
+            "figures": figures(report),
+            "files": {path.name: sha256(path) for path in sorted(draft.iterdir())},
+        }
+        write_json(draft / MANIFEST, content)
+        put_in_place(draft, folder)
+
+
+def check_replaceable(folder: Path) -> None:
+    """A wrong `--output` must not cost the user a folder of other files."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise BundleError(f"{folder} exists and is no folder; give another place for the bundle")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+        raise BundleError(f"{folder} holds files but no {MANIFEST}, so no bundle; give another place or empty it")
+
+
+def check_content(
+    models: Mapping[str, Path], labels: Sequence[str], golden: Golden, manifest: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Refuse what run.py could not use; returns the description of the graph's input."""
+    if SHIPPED not in models:
+        raise BundleError(f"no {SHIPPED} among the models {sorted(models)}; it is the file that ships")
+    for name in models:
+        if PurePosixPath(name).name != name or not name.endswith(".onnx"):
+            raise BundleError(f"model name {name!r}; a plain file name that ends in .onnx is needed")
+    broken = [label for label in labels if "\n" in label or "\r" in label]
+    if broken:
+        raise BundleError(f"labels with a line break cannot stand in labels.txt: {broken}")
+    classes = golden.outputs[FIRST].shape
+    if len(labels) != classes[-1]:
+        raise BundleError(f"{len(labels)} labels for outputs of shape {classes}; one a class is needed")
+    if OWNED & set(manifest):
+        raise BundleError(f"the manifest's keys {sorted(OWNED & set(manifest))} are filled in here; leave them out")
+    if manifest.get("output", "logits") not in ("logits", "probabilities"):
+        raise BundleError(f"output is {manifest['output']!r}; possible: logits, probabilities")
+    graph_input = describe_input(models[SHIPPED])
+    if (
+        graph_input["layout"]
+        and graph_input["dtype"] != "uint8"
+        and not {"mean", "std"} <= set(manifest.get("preprocess", {}))
+    ):
+        raise BundleError(
+            f"the graph takes {graph_input['dtype']} images and does not normalise them; give the manifest "
+            "`preprocess` with `mean` and `std`, or export with preprocessing"
+        )
+    return graph_input
+
+
+def describe_input(model: Path) -> dict[str, Any]:
+    """Name, dtype, shape (a free dimension is its name or null) and layout: NHWC, NCHW, or "" for no image."""
+    graph = onnx.load(str(model), load_external_data=False).graph
+    stored = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in stored]
+    if len(inputs) != 1:
+        raise BundleError(
+            f"{model} has inputs {[value.name for value in inputs]}; a bundle holds models with exactly one"
+        )
+    tensor = inputs[0].type.tensor_type
+    dtype = str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
+    shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim]
+    return {"name": inputs[0].name, "dtype": dtype, "shape": shape, "layout": layout(dtype, shape)}
+
+
+def layout(dtype: str, shape: Sequence[object]) -> str:
+    if len(shape) != 4:
+        return ""
+    return "NHWC" if dtype == "uint8" and shape[3] in (1, 3) else "NCHW" if shape[1] in (1, 3) else ""
+
+
+def write_files(
+    draft: Path,
+    report: Report,
+    models: Mapping[str, Path],
+    labels: Sequence[str],
+    golden: Golden,
+) -> None:
+    for name, path in models.items():
+        if path.with_name(
+            f"{path.name}.data"
+        ).exists():  # the model names that file: it cannot just be called otherwise
+            write(onnx.load(path), draft / name)
+        else:
+            shutil.copyfile(path, draft / name)
+    (draft / "labels.txt").write_bytes("".join(label + "\n" for label in labels).encode())
+    golden.write(draft / GOLDEN)
+    write_report(draft, report)
+    shutil.copyfile(SCRIPTS / "run.py", draft / "run.py")
+    shutil.copyfile(RUNNER, draft / RUNNER.name)
+
+
+def trtexec_lines(graph_input: Mapping[str, Any], precision: str) -> dict[str, str]:
+    """TensorRT release -> the command that builds and times the same engine with NVIDIA's own tool, batch 1.
+
+    Empty for a graph that leaves more than its batch free: only its user knows the sizes.
+    """
+    shape = [size if isinstance(size, int) else -1 for size in graph_input["shape"]]
+    if any(size < 0 for size in shape[1:]):
+        return {}
+    options = Options(precision=precision)
+    lines = {major: trtexec_line(major, {graph_input["name"]: shape}, options, {}) for major in majors(precision)}
+    return {str(major): line for major, line in lines.items()}
+
+
+def readme(report: Report, target: Target, trtexec: Mapping[str, str]) -> str:
+    """What the folder is and the commands that it is used with."""
+    chosen = report.chosen
+    speed = "not measured"
+    if chosen.latency is not None:
+        speed = f"{chosen.latency.p50_ms:.3g} ms median ({chosen.latency.origin}: {chosen.latency.machine})"
+        if chosen.latency.origin != "device":
+            speed = f"not measured on the device; {speed}"
+    # onnxruntime's processor kernels know no bf16
+    run = "python3 run.py --engine model.plan" if chosen.name == "bf16" else "python3 run.py"
+    flags = "--bf16" if chosen.name == "bf16" else "the flags of release 8"
+    lines = [
+        f"{report.recipe} for {target.title}",
+        "",
+        f"model.onnx: {chosen.name}, {chosen.size_mb:.2f} MB",
+        f"top-1:      {chosen.accuracy.top1:.2f} % ({chosen.accuracy.origin}, {chosen.accuracy.runtime})",
+        f"latency:    {speed}",
+        "",
+        f"{run} cat.png      the likeliest classes",
+        f"{run} --verify     are all files unchanged, and does this machine compute the same?",
+        f"{run} --bench      how fast is this machine?",
+        "python3 device_runner.py    the same as `edgekd measure` does it, with its conditions: writes figures.json",
+        "report.html                 all figures, and where each comes from",
+    ]
+    if trtexec:
+        lines += [
+            "",
+            "TensorRT: an engine runs only where it was built, so build it on the device.",
+            "python3 build_engine.py                      model.onnx -> model.plan",
+            "python3 run.py --engine model.plan --verify",
+            "",
+            "The same with NVIDIA's tool, by TensorRT release:",
+            *(f"{release}: {line}" for release, line in trtexec.items()),
+            f"Before 10.12, where strong typing refuses the graph, give {flags}, not --stronglyTyped;",
+            "build_engine.py does so by itself and then checks every layer's type, which trtexec does not.",
+            "python3 build_engine.py --trtexec prints them for other batches, and for release 11 with a comparison of the",
+            "outputs; earlier ones compare none: run.py --engine model.plan --verify does.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def verify_bundle(folder: Path) -> list[Row]:
+    """(what, ok, detail) of every file and of the stored outputs, which are computed again in onnxruntime.
+
+    A missing, changed or unlisted file is a row that is not ok, and no model is run then. Raises BundleError for what
+    is no bundle at all: no manifest, a link, a path that leaves the folder.
+    """
+    manifest = read_manifest(folder)
+    listed: dict[str, str] = manifest["files"]
+    refuse_links(folder)
+    rows = [check_file(folder, name, expected) for name, expected in sorted(listed.items())]
+    rows += [(name, False, "not listed in the manifest") for name in unlisted(folder, listed)]
+    if not all(ok for _, ok, _ in rows):
+        return [*rows, ("stored outputs", False, "not run: the files differ from the manifest")]
+    return [*rows, check_outputs(folder, Golden.read(folder, manifest))]
+
+
+def check_outputs(folder: Path, golden: Golden) -> Row:
+    """The shipped model on the stored inputs, one at a time: a graph may be fixed to batch 1."""
+    runner = OnnxRunner(folder / SHIPPED)
+    runs = [runner.run_all(golden.inputs[i : i + 1]) for i in range(len(golden.inputs))]
+    found = {name: np.concatenate([run[at] for run in runs]) for at, name in enumerate([FIRST, *runner.outputs[1:]])}
+    ok, detail = golden.compare(found)
+    return "stored outputs", ok, f"{detail} over {len(golden.inputs)} inputs in {runner.name}"

@@ -1,0 +1,1 @@
+"""Cache: stages stored under a hash of all that made them."""

@@ -1,0 +1,430 @@
+"""Stages and their cache: a stage's output is stored under a hash of everything that made it.
+
+    run = Cache(folder)
+    samples = run(decode, recipe.data)                 # an Artifact: made now, or found
+    cached  = run(record, samples, teacher, ...)       # its key holds the key of `samples`
+
+A stage is a plain function `f(*inputs, out)`: it reads its inputs and writes files into the folder `out`. Its inputs are
+artifacts (their keys enter the key), sections of the recipe (with the content of the files that these name) and plain
+values. Of the user's code every file that it imports enters the key (edgekd.base.user_code), with the versions of the libraries.
+Stages are versioned by `@stage(version, libraries)`: a change of the version, or of a library that shapes the output, makes
+it anew. One build speaks of one version of a file: what it hashed first (edgekd.base.contents). A file that changed before or
+while a stage read it is refused, and the stage is not stored.
+
+The folder `out` is a draft. Its stamp, written last, makes it complete; one rename puts it in place. A build that was
+killed finds its own draft again: a complete one is taken as it is, and in an incomplete one a stage that leaves checkpoints
+in `out / SCRATCH` goes on where it was.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, Field
+
+from edgekd.base import processes
+from edgekd.base.console import say
+from edgekd.base.contents import Asked, Contents, Hash, hash_file, write_atomically
+from edgekd.base.places import user_folder
+from edgekd.base.references import Hashes, forget_changed, hashes_of, loaded
+from edgekd.base.strays import IN_USE, remove, remove_strays
+from edgekd.base.user_code import UserCode, code_of, version_of
+from edgekd.errors import CacheError, EdgekdError
+from edgekd.recipe import file_of
+
+STAMP = "artifact.json"
+SCRATCH = "scratch"
+LARGEST_STAMP = 10**7  # bytes; a stage writes some ten files
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A stored output: `folder / "file"` is what the stage wrote there."""
+
+    name: str
+    key: str
+    folder: Path
+    seconds: float
+    reused: bool
+    make: Callable[[], Artifact] = field(repr=False, compare=False)
+
+    def __truediv__(self, file: str) -> Path:
+        return self.folder / file
+
+    def lineage(self) -> dict[str, Any]:
+        return {"name": self.name, "key": self.key, "seconds": round(self.seconds, 2), "reused": self.reused}
+
+
+def stage(
+    number: int = 1, libraries: Iterable[str] = (), *, together: bool = False, sharded: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Marks a function as a stage: its version, the packages whose versions shape its output, and whether all processes
+    of `accelerate launch` run it (else the first alone, while the others wait). Where they only share out the work
+    (`sharded`), their number shapes nothing."""
+
+    def mark(function: Callable[..., None]) -> Callable[..., None]:
+        function.stage_version = number  # type: ignore[attr-defined]
+        function.stage_libraries = tuple(libraries)  # type: ignore[attr-defined]
+        function.stage_together = together  # type: ignore[attr-defined]
+        function.stage_sharded = sharded  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def default_cache() -> Path:
+    """`$EDGEKD_CACHE`, or `edgekd` in the user's cache folder."""
+    given = os.environ.get("EDGEKD_CACHE")
+    return Path(given) if given else user_folder("XDG_CACHE_HOME", ".cache") / "edgekd"
+
+
+class Stored(BaseModel):
+    """A file of an artifact: its content, and the state that it was in when that was read."""
+
+    model_config = ConfigDict(strict=True)
+
+    size: Annotated[int, Field(ge=0)]
+    mtime_ns: int
+    ctime_ns: int
+    sha256: Hash
+
+
+class Stamp(BaseModel):
+    """What `artifact.json` says of an artifact: a file of another form is damaged."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    name: str
+    key: Hash
+    made_for: str
+    seconds: Annotated[float, Field(ge=0)]
+    files: dict[str, Stored]
+
+
+def read_stamp(folder: Path) -> Stamp | None:
+    """None where there is none, or a damaged one."""
+    file = folder / STAMP
+    try:
+        if not stat.S_ISREG(file.stat().st_mode) or file.stat().st_size > LARGEST_STAMP:
+            return None
+        return Stamp.model_validate_json(file.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+class Cache:
+    """Runs stages; see the module. `recheck`: every byte of every file and artifact is read again."""
+
+    def __init__(self, folder: Path, purpose: str = "", *, recheck: bool = False) -> None:
+        self.folder = folder
+        self.purpose = purpose  # what the build is for, for `edgekd cache`; enters no key
+        self.recheck = recheck
+        self.artifacts: list[Artifact] = []
+        with _explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / ".locks").mkdir(exist_ok=True)
+            remove_strays(folder)
+            self._in_use = FileLock(folder / ".locks" / f"{IN_USE}{os.getpid()}-{id(self)}.lock", thread_local=False)
+            self._in_use.acquire(timeout=0)
+        forget_changed()
+        self._contents = Contents(folder / "hashes.json", afresh=recheck)
+        self._code: dict[str, tuple[UserCode, Hashes]] = {}
+
+    def __call__(self, function: Callable[..., None], *inputs: Any) -> Artifact:
+        """The artifact of `function(*inputs, out=folder)`, made now or found.
+
+        Raises CacheError where the folder is full or cannot be written, or another build is making the same artifact.
+        """
+        if processes.RANK > 0:
+            for _ in processes.invitations():
+                function(*inputs, out=self._draft(self._folder(function, inputs)))
+        artifact = self._get(function, inputs)
+        if processes.RANK == 0 and processes.SIZE > 1:
+            processes.dismiss()
+        self.artifacts.append(artifact)
+        say(f"  {artifact.name:<16} {'from the cache' if artifact.reused else f'{artifact.seconds:.1f} s'}")
+        return artifact
+
+    def _folder(self, function: Callable[..., None], inputs: tuple[Any, ...]) -> Path:
+        return self.folder / f"{function.__name__}-{self.key(function, *inputs)[:20]}"
+
+    def _draft(self, folder: Path) -> Path:
+        return self.folder / f".draft-{folder.name}"
+
+    def key(self, function: Callable[..., None], *inputs: Any) -> str:
+        """The hash of all that shapes the artifact."""
+        libraries = {name: version_of(name) for name in function.stage_libraries}  # type: ignore[attr-defined]
+        depends = function.stage_together and not function.stage_sharded  # type: ignore[attr-defined]
+        number = processes.SIZE if depends else 1
+        about = [function.__name__, function.stage_version, libraries, number]  # type: ignore[attr-defined]
+        made_of = [about, [self.describe(value) for value in inputs]]
+        return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+
+    def describe(self, value: Any) -> Any:
+        """What of an input enters the key."""
+        if isinstance(value, Artifact):
+            return value.key
+        if is_dataclass(value) and not isinstance(value, type):
+            return {about.name: self.describe(getattr(value, about.name)) for about in fields(value)}
+        if isinstance(value, BaseModel):
+            ignored: frozenset[str] = getattr(value, "shapes_nothing", frozenset())
+            references: frozenset[str] = getattr(value, "references", frozenset())
+            decoded: frozenset[str] = getattr(value, "decoded", frozenset())
+            names = [
+                name for name, about in type(value).model_fields.items() if not about.exclude and name not in ignored
+            ]
+            described = {
+                name: _method(getattr(value, name)) if name in decoded
+                else self._reference(getattr(value, name)) if name in references
+                else self.describe(getattr(value, name))
+                for name in names
+            }  # fmt: skip
+            return described | {name: self.describe(item) for name, item in (value.model_extra or {}).items()}
+        if isinstance(value, dict):  # the order counts: layers stand from shallow to deep
+            return [[str(key), self.describe(item)] for key, item in value.items()]
+        if isinstance(value, Path):
+            return self._contents.of(value)
+        if isinstance(value, tuple | list):
+            return [self.describe(item) for item in value]
+        return value
+
+    def _reference(self, value: str | None) -> Any:
+        if value is None:
+            return None
+        kind = value.partition(":")[0]
+        if kind == "python":
+            return self._user_code(value)
+        if kind == "timm":
+            return [value, version_of("timm")]
+        file = file_of(value)
+        if file is None:
+            return value
+        return [value.replace(str(file), file.name), self._contents.of(file, is_onnx=kind == "onnx")]
+
+    def _user_code(self, reference: str) -> Any:
+        """The function's name and all that edgekd.base.user_code counts; code as it was when this build first asked."""
+        if reference not in self._code:
+            self._code[reference] = code_of(reference), hashes_of(reference)
+        file, (code, hashes) = file_of(reference), self._code[reference]
+        named = {text: self._contents.of(path) for text, path in sorted(code.named.items())}
+        libraries = {name: version_of(name) for name in sorted(code.libraries)}
+        return [reference if file is None else reference.replace(str(file), file.name), hashes, named, libraries]
+
+    def user_code(self) -> list[str]:
+        """What of the user's code counts in this build: modules, and files that their texts name."""
+        counted = [(*code.modules, *code.named) for code, _ in self._code.values()]
+        return sorted({name for names in counted for name in names if name.partition(".")[0] != "edgekd"})
+
+    def changed(self) -> list[str]:
+        """The files that hold something else now than when this build first read them."""
+        changed = self._contents.changed()
+        for code, hashes in self._code.values():
+            changed += [file for name, file in code.modules.items() if not _holds(file, hashes.get(name))]
+        return sorted(set(map(str, changed)))
+
+    def close(self) -> None:
+        """The cache is no longer in use: it may be pruned."""
+        self._in_use.release()
+
+    def __enter__(self) -> Cache:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _get(self, function: Callable[..., None], inputs: tuple[Any, ...], thorough: bool = False) -> Artifact:
+        name, key = function.__name__, self.key(function, *inputs)
+        folder = self._folder(function, inputs)
+        thorough |= self.recheck
+
+        def found(reused: bool) -> Artifact:
+            stamp = read_stamp(folder)
+            if stamp is None:
+                raise CacheError(f"{folder} was removed or changed while this build used it; build again")
+            os.utime(folder / STAMP)  # when it was last used, for `edgekd cache`
+            return Artifact(
+                name, key, folder, stamp.seconds, reused, lambda: self._get(function, inputs, thorough=True)
+            )
+
+        with _explained(self.folder):
+            if damage(folder, thorough=thorough, key=key) is None:
+                return found(reused=True)
+            # What the stage is about to read is checked byte by byte first.
+            inputs = tuple(self._intact_inside(value) for value in inputs)
+            with self._lock(name, key):
+                self._discard_damaged(folder, key)
+                if folder.exists():
+                    return found(reused=True)
+                if is_complete := damage(self._draft(folder), thorough=True, key=key) is None:
+                    _put_in_place(self._draft(folder), folder)  # of a build that was killed before it could
+                else:
+                    self._make(function, inputs, folder, key)
+                return found(reused=is_complete)
+
+    def has(self, function: Callable[..., None], *inputs: Any) -> bool:
+        """Whether the artifact lies here, so that asking for it runs nothing."""
+        return damage(self._folder(function, inputs), thorough=False, key=self.key(function, *inputs)) is None
+
+    def intact(self, artifact: Artifact) -> Artifact:
+        """The artifact with every stored byte checked; a damaged one is said and made again."""
+        return artifact if damage(artifact.folder, thorough=True) is None else artifact.make()
+
+    def _intact_inside(self, value: Any) -> Any:
+        """The same input with every artifact in it checked."""
+        if isinstance(value, Artifact):
+            return self.intact(value)
+        if isinstance(value, tuple):
+            return tuple(self._intact_inside(item) for item in value)
+        if is_dataclass(value) and not isinstance(value, type):
+            return replace(
+                value, **{about.name: self._intact_inside(getattr(value, about.name)) for about in fields(value)}
+            )
+        return value
+
+    def _discard_damaged(self, folder: Path, key: str) -> None:
+        if os.path.lexists(folder) and (what := damage(folder, thorough=True, key=key)) is not None:
+            say(f"cache: {folder.name} is damaged ({what}): made again")
+            remove(folder)
+
+    def _make(self, function: Callable[..., None], inputs: tuple[Any, ...], folder: Path, key: str) -> None:
+        draft = self._draft(folder)
+        if os.path.lexists(draft) and (draft.is_symlink() or not draft.is_dir()):
+            remove(draft)
+        (draft / SCRATCH).mkdir(parents=True, exist_ok=True)
+        for stray in (draft / STAMP, *list(draft.rglob(".*.draft*"))):  # of files and folders that were half written
+            remove(stray)
+        self._contents.asked.clear()
+        self.describe(list(inputs))
+        read = list(self._contents.asked)
+        self._refuse_changed(read, function.__name__)
+        started = time.time()
+        if processes.SIZE > 1 and function.stage_together:  # type: ignore[attr-defined]
+            processes.invite()
+        try:
+            function(*inputs, out=draft)
+        except EdgekdError:
+            raise
+        except Exception as error:
+            # Libraries tell of a full disk in exceptions of their own.
+            if os.strerror(errno.ENOSPC) in str(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(draft)) from error
+            raise
+        try:
+            self._refuse_changed(read, function.__name__)
+        except CacheError:
+            remove(draft)
+            raise
+        made = [file for file in sorted(draft.rglob("*")) if file.is_file() and draft / SCRATCH not in file.parents]
+        files = {file.relative_to(draft).as_posix(): _stored(file) for file in made}
+        stamp = Stamp(
+            name=function.__name__, key=key, made_for=self.purpose, seconds=max(0.0, time.time() - started), files=files
+        )
+        write_atomically(draft / STAMP, stamp.model_dump_json(indent=1).encode())
+        _put_in_place(draft, folder)
+
+    def _refuse_changed(self, read: list[Asked], name: str) -> None:
+        """What a stage reads must be what its key says. Code is loaded once a build: it is compared with what was loaded."""
+        changed = [str(path) for path in self._contents.changed(read)]
+        changed += [
+            reference
+            for reference, (_, then) in self._code.items()
+            if (ran := loaded(reference)) is not None and ran != then
+        ]
+        if changed:
+            raise CacheError(
+                f"{', '.join(changed)} changed while this build ran, before or while '{name}' read it; build again "
+                "(what was finished before is kept)"
+            )
+
+    @contextmanager
+    def _lock(self, name: str, key: str) -> Iterator[None]:
+        path = self.folder / ".locks" / f"{name}-{key[:20]}"
+        owner = path.with_suffix(".owner")
+        try:
+            with FileLock(f"{path}.lock", timeout=0):
+                owner.write_text(str(os.getpid()))
+                yield
+        except Timeout as error:
+            pid = owner.read_text(errors="replace")[:20] if owner.is_file() else "unknown"
+            raise CacheError(
+                f"another build (process {pid}) is making '{name}' in the cache {self.folder}; wait until it has ended and "
+                "build again (what it makes is used), or give this build a cache of its own with --cache"
+            ) from error
+
+
+def damage(folder: Path, *, thorough: bool, key: str | None = None) -> str | None:
+    """What is wrong with a stored artifact, or None; with `key`, also where it is that of another.
+
+    Every file's size and times are compared, and its hash where these differ or `thorough` is asked for.
+    """
+    stamp = read_stamp(folder)
+    if stamp is None:
+        return f"{STAMP} cannot be read"
+    if key is not None and stamp.key != key:
+        return f"{STAMP} is that of another key"
+    for name, stored in stamp.files.items():
+        try:
+            state = (folder / name).stat()
+            if not stat.S_ISREG(state.st_mode):
+                return f"{name} is no file"
+            if state.st_size != stored.size:
+                return f"{name} has another size"
+            is_same = (state.st_mtime_ns, state.st_ctime_ns) == (stored.mtime_ns, stored.ctime_ns)
+            if (thorough or not is_same) and hash_file(folder / name) != stored.sha256:
+                return f"{name} has another content"
+        except (OSError, ValueError):
+            return f"{name} is missing"
+    return None
+
+
+def _method(samples: str) -> str | None:
+    """How samples are made, where they are not decoded from a file or a function."""
+    return samples if samples.startswith("synthetic:") else None
+
+
+def _holds(file: Path, digest: str | None) -> bool:
+    try:
+        return hash_file(file) == digest
+    except OSError:
+        return False
+
+
+def _stored(file: Path) -> Stored:
+    state = file.stat()
+    return Stored(size=state.st_size, mtime_ns=state.st_mtime_ns, ctime_ns=state.st_ctime_ns, sha256=hash_file(file))
+
+
+def _put_in_place(draft: Path, folder: Path) -> None:
+    """A complete draft needs its checkpoints no longer; the rename is what makes it an artifact."""
+    remove(draft / SCRATCH)
+    os.replace(draft, folder)
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Turns the operating system's refusals into one line that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise CacheError(
+                f"no space left on the disk of the cache {folder}; free some (`edgekd cache --prune`), or give another with "
+                "--cache; what is finished is kept, and the build goes on from there"
+            ) from error
+        inside = Path(error.filename).is_relative_to(folder) if isinstance(error.filename, str) else True
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR) and inside:
+            raise CacheError(
+                f"cannot write {error.filename or folder}: {error.strerror}; give another folder with --cache"
+            ) from error
+        raise

@@ -1,0 +1,1 @@
+"""Check: what is refused before training, and what decides at the end."""

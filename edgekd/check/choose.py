@@ -1,0 +1,262 @@
+"""The choice: of the candidates that keep the budget the fastest, where that is known, else by what is; why each other lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekd.check.limits import Limit, limit_checks, limits
+from edgekd.figures.accuracy import Right, paired_interval
+from edgekd.figures.figures import Accuracy, Candidate, Check, Estimate, Latency, Origin
+from edgekd.measure.protocol import faster
+from edgekd.recipe import Budget
+
+SIZE_MARGIN = 0.02  # as a share: a smaller difference in size decides only where nothing else does
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A candidate with everything that was found out about it.
+
+    order_ms: the median on the device or on the host, or the low end of the estimate where the target's runtime does not run
+    here (`order_origin` says which). p90_ms: on the device, if steady. right: which of its answers on the test split are right.
+    same_runtime: `latency` was taken on this machine in the target's runtime, though the machine is of another kind.
+    in_float: the float student's accuracy; none: that of the contender fp32.
+    floors: what it must keep beside the budgets. fault: why it must not ship whatever the budget allows; empty: nothing.
+    """
+
+    name: str
+    path: Path
+    size_mb: float
+    accuracy: Accuracy
+    latency: Latency | None
+    peak_memory_mb: float | None
+    order_ms: float | None
+    order_origin: Origin
+    fault: str = ""
+    estimate: Estimate | None = None
+    p90_ms: float | None = None
+    in_float: Accuracy | None = None
+    right: Right | None = None
+    same_runtime: bool = False
+    floors: tuple[Limit, ...] = ()
+
+
+Worse = Callable[[Contender, Contender], str]  # the reason why the first loses to the second; empty: it does not
+
+
+def choose(contenders: Sequence[Contender], budget: Budget, teacher: Accuracy | None) -> tuple[Candidate, ...]:
+    """The candidates with their verdicts, exactly one of which is taken.
+
+    Those that miss the fewest budgets, and of them the least, compete; one with a fault only where every one has a fault. Among
+    them the fastest is taken where the order in time is known; else accuracy decides, then size, then what this machine
+    measured in the target's runtime. None is taken that another is better than in everything.
+    """
+    missed = misses(contenders, budget, teacher)
+    sound = [contender for contender in contenders if not contender.fault] or list(contenders)
+    fewest = min(_weight(missed[contender.name]) for contender in sound)
+    equals = [contender for contender in sound if _weight(missed[contender.name]) == fewest]
+    best, by, lost = _taken(equals)
+
+    unknown = order_unknown(contenders)
+
+    def unordered(contender: Contender) -> bool:
+        return bool(unknown) and contender.order_origin == "estimate"
+
+    def reason(contender: Contender) -> str:
+        if contender is best:
+            return _why(best, by, equals, missed[best.name], len(contenders))
+        if contender.fault and contender not in equals:
+            return contender.fault
+        return lost.get(contender.name) or _misses_more(missed[contender.name], missed[best.name], best.name)
+
+    return tuple(
+        Candidate(
+            name=c.name, file=_file_of(c, best), size_mb=c.size_mb, accuracy=c.accuracy, latency=c.latency,
+            peak_memory_mb=c.peak_memory_mb, estimate=c.estimate, shipped=c is best, reason=reason(c),
+            order_ms=None if unordered(c) else c.order_ms, order_origin="not measured" if unordered(c) else c.order_origin,
+        )
+        for c in contenders
+    )  # fmt: skip
+
+
+def misses(contenders: Sequence[Contender], budget: Budget, teacher: Accuracy | None) -> dict[str, list[Limit]]:
+    """Candidate -> the budgets and floors that it misses."""
+    fp32 = next((contender.accuracy for contender in contenders if contender.name == "fp32"), None)
+    return {c.name: [limit for limit in _limits(c, budget, teacher, fp32) if not limit.keeps] for c in contenders}
+
+
+def budget_checks(
+    contenders: Sequence[Contender], shipped: str, budget: Budget, teacher: Accuracy | None
+) -> list[Check]:
+    """One line a budget that the recipe sets, one a floor, and one that says whether the order in time is known."""
+    fp32 = next((contender.accuracy for contender in contenders if contender.name == "fp32"), None)
+    taken = next(contender for contender in contenders if contender.name == shipped)
+    checks = list(limit_checks(_limits(taken, budget, teacher, fp32), budget))
+    if taken.fault:
+        checks.append(Check(name=f"{shipped} can be used", verdict="missed", found=taken.fault))
+    if unknown := order_unknown(contenders):
+        found = f"unknown: {unknown}; edgekd build --device NAME measures it"
+        checks.append(
+            Check(name="order of the candidates in time", verdict="not measured", found=found, origin="not measured")
+        )
+    return checks
+
+
+def order_unknown(contenders: Sequence[Contender]) -> str:
+    """Why no order in time is known for the device; empty where it was measured there, or the estimates tell it."""
+    timed = [contender for contender in contenders if contender.order_origin == "estimate"]
+    pairs = [(a, b) for i, a in enumerate(timed) for b in timed[i + 1 :]]
+    whys = [why for a, b in pairs if (why := _estimates_tell_nothing(a, b))]
+    return whys[0] if whys else ""
+
+
+def _limits(contender: Contender, budget: Budget, teacher: Accuracy | None, fp32: Accuracy | None) -> tuple[Limit, ...]:
+    c = contender
+    return (*limits(c.accuracy, c.size_mb, budget, teacher, c.in_float or fp32, c.p90_ms), *c.floors)
+
+
+def _weight(missed: Sequence[Limit]) -> tuple[int, float]:
+    """How many are missed, then how far in all."""
+    return len(missed), round(sum(limit.miss for limit in missed), 6)
+
+
+def _taken(equals: Sequence[Contender]) -> tuple[Contender, str, dict[str, str]]:
+    """Who is left, what decided last, and why each other fell out."""
+    lost: dict[str, str] = {}
+    rest, by = list(equals), "nothing"
+    for name, worse in (("dominated", _dominated), ("time", _slower), ("accuracy", _less_accurate), ("size", _larger),
+                        ("host", _slower_here)):  # fmt: skip
+        out = {loser.name: why for loser in rest for other in rest if (why := worse(loser, other))}
+        if out and name != "dominated":
+            by = name
+        lost.update(out)
+        rest = [contender for contender in rest if contender.name not in out]
+    best = min(rest, key=lambda c: (-c.accuracy.top1, c.size_mb, c.order_ms or 0.0))
+    lost.update({c.name: f"nothing that is known tells it from {best.name}" for c in rest if c is not best})
+    return best, by if len(equals) > 1 else "alone", lost
+
+
+def _dominated(loser: Contender, other: Contender) -> str:
+    """In everything that is known the other is as good, and better in something. Nothing is known of a time of one alone."""
+    times = [(loser.order_ms, other.order_ms), (_here(loser), _here(other))]
+    if any((one is None) != (two is None) for one, two in times):
+        return ""
+    pairs = [(-loser.accuracy.top1, -other.accuracy.top1), (loser.size_mb, other.size_mb)]
+    pairs += [(one, two) for one, two in times if one is not None and two is not None]
+    if any(one < two for one, two in pairs) or all(one == two for one, two in pairs):
+        return ""
+    if slower := _slower(loser, other):
+        return slower
+    figures = [f"{c.accuracy.top1:.2f} % and {c.size_mb:.3f} MB" for c in (loser, other)]
+    return f"{other.name} is as good or better in every known figure: {figures[0]} against {figures[1]}"
+
+
+def _slower(loser: Contender, other: Contender) -> str:
+    """Clearly, on the device or by estimates that tell it."""
+    if loser.order_ms is None or other.order_ms is None or loser.order_origin != other.order_origin:
+        return ""
+    if loser.order_origin == "estimate":
+        one, two = loser.estimate, other.estimate
+        if one is None or two is None or two.high_ms is None or _estimates_tell_nothing(loser, other):
+            return ""
+        if two.high_ms >= one.low_ms:
+            return ""
+    elif loser.latency is None or other.latency is None or faster(other.latency, loser.latency) != "a":
+        return ""
+    return f"slower than {other.name}: {loser.order_ms:.3g} ms against {other.order_ms:.3g} ms ({loser.order_origin})"
+
+
+def _less_accurate(loser: Contender, other: Contender) -> str:
+    """Beyond what the test split leaves open: on the same samples where they are known, else by intervals that do not overlap."""
+    if loser.right is not None and other.right is not None:
+        clear = paired_interval(other.right, loser.right)[0] > 0
+    else:
+        clear = other.accuracy.low > loser.accuracy.high
+    return f"less accurate than {other.name}: {_percent(loser)} against {_percent(other)}" if clear else ""
+
+
+def _larger(loser: Contender, other: Contender) -> str:
+    if loser.size_mb <= other.size_mb * (1 + SIZE_MARGIN):
+        return ""
+    return f"larger than {other.name}, {loser.size_mb:.3f} MB against {other.size_mb:.3f} MB; no clear difference in time and accuracy"
+
+
+def _slower_here(loser: Contender, other: Contender) -> str:
+    one, two = _here(loser), _here(other)
+    if one is None or two is None or loser.latency is None or other.latency is None:
+        return ""
+    if faster(other.latency, loser.latency) != "a":
+        return ""
+    return f"slower than {other.name} on this machine in the same runtime: {one:.3g} ms against {two:.3g} ms (host)"
+
+
+def _here(contender: Contender) -> float | None:
+    """Milliseconds on this machine, where they say something of the device."""
+    return contender.latency.p50_ms if contender.latency is not None and contender.same_runtime else None
+
+
+def _estimates_tell_nothing(a: Contender, b: Contender) -> str:
+    """Why two estimates give no order; empty where they do."""
+    one, two = a.estimate, b.estimate
+    if one is None or two is None:
+        return "the profile states no memory bandwidth, so nothing is estimated"
+    if without := sorted({*one.without_peak, *two.without_peak}):
+        return f"the profile states no peak for {', '.join(without)}"
+    if one.starts_left_out or two.starts_left_out:
+        return "the profile states no launch time of a kernel, which dominates in a small network"
+    if one.high_ms is None or two.high_ms is None:
+        return "an estimate has no upper end"
+    if one.low_ms <= two.high_ms and two.low_ms <= one.high_ms:
+        return f"the estimates of {a.name} and {b.name} overlap"
+    quick, slow = (a, b) if one.low_ms < two.low_ms else (b, a)
+    return (
+        f"the estimate says {quick.name}, this machine in the same runtime {slow.name}"
+        if _slower_here(quick, slow)
+        else ""
+    )
+
+
+def _why(best: Contender, by: str, equals: Sequence[Contender], missed: Sequence[Limit], among: int) -> str:
+    """Why it was taken, and what of the budget it misses."""
+    unknown = order_unknown(equals)
+    order = f"the order in time is unknown ({unknown})" if unknown else "no difference in time is clear"
+    reasons = {
+        "alone": "the only one that keeps the budget" if not missed else "",
+        "time": f"the fastest (by {best.order_origin})",
+        "accuracy": f"the most accurate; {order}",
+        "size": f"the smallest, {best.size_mb:.3f} MB; {order}, and none is clearly more accurate",
+        "host": f"the fastest on this machine in the same runtime (host); {order}, accuracy and size part none",
+        "nothing": f"{order}, and no other is better in anything",
+    }
+    reason = reasons[by]
+    if not missed and not best.fault:
+        if by == "time":
+            return f"the fastest that keeps the budget (by {best.order_origin})"
+        return reason if by == "alone" else f"keeps the budget; {reason}"
+    if best.fault:
+        return "; ".join(filter(None, [f"NOT TO SHIP: every candidate has a fault, this one: {best.fault}", reason]))
+    told = "; ".join(f"{limit.found}, {limit.key} is {limit.limit}" for limit in missed)
+    fewest = "misses the fewest budgets, and the least" if among > 1 else "misses budgets"
+    shared = f"; {reason} of {len(equals)} that miss as much" if reason else ""
+    return f"NOT TO SHIP: {fewest}: {told}{shared}"
+
+
+def _misses_more(missed: Sequence[Limit], of_best: Sequence[Limit], best: str) -> str:
+    """Why it does not compete; where the best misses budgets too, how much less."""
+    first = f"{missed[0].found}; {missed[0].key} is {missed[0].limit}"
+    if not of_best:
+        return first
+    if len(missed) > len(of_best):
+        return f"misses {len(missed)} budgets, {best} {len(of_best)}: {'; '.join(f'{m.found}, {m.key} is {m.limit}' for m in missed)}"
+    return f"misses by more than {best}: {first}"
+
+
+def _percent(contender: Contender) -> str:
+    return f"{contender.accuracy.top1:.2f} %"
+
+
+def _file_of(contender: Contender, best: Contender) -> str:
+    """File name in the bundle, or empty."""
+    return "model.onnx" if contender is best else "model.fp32.onnx" if contender.name == "fp32" else ""

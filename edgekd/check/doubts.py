@@ -1,0 +1,32 @@
+"""doubts: what makes the test split's figures say less than they seem to: pictures that were trained on, classes that it lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekd.data import Samples
+from edgekd.data.sources import listed
+from edgekd.figures.accuracy import top1
+
+
+def doubts(samples: Samples, name: str = "", logits: npt.NDArray[np.float32] | None = None) -> Iterator[str]:
+    """A sentence for each; with the model's `name` and its `logits` on the test split also what it scores without them."""
+    labels, repeated = samples.test.labels, samples.repeated
+    n = int(repeated.sum())
+    if n and n == len(labels):
+        yield f"all {n} test pictures are in train too (the same pixels): the accuracies say nothing about new ones"
+    elif n:
+        told = f"{n} of {len(labels)} test pictures are in train too (the same pixels)"
+        if logits is not None:
+            new = ~repeated
+            told += (
+                f": {name} is right on {top1(logits, labels):.2f} % of all, and on {top1(logits[new], labels[new]):.2f} % of the "
+                f"{len(labels) - n} others"
+            )
+        yield told
+    counts = np.bincount(labels, minlength=len(samples.classes))
+    if lacking := [samples.classes[i] for i in np.flatnonzero(counts == 0)]:
+        yield f"no test sample of class {listed(lacking)}: no accuracy speaks of {'it' if len(lacking) == 1 else 'them'}"

@@ -1,0 +1,124 @@
+"""limits, floors: each budget and each default floor, whether a candidate keeps it, and by how much it is missed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekd.figures.accuracy import Right, paired_interval
+from edgekd.figures.figures import Accuracy, Check
+from edgekd.figures.words import beside
+from edgekd.recipe import Budget
+
+CHANCE = 0.05  # that a floor is missed by chance alone, over all classes and all models that it is compared with
+REFERENCES = 2  # the teacher and fp32: a candidate that is compared with one alone keeps the same floor
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One budget or floor and whether a candidate keeps it.
+
+    miss: how far it is missed, 0 where it is kept: points of accuracy as a share of 100, a size or a time as a share of its limit.
+    """
+
+    key: str
+    keeps: bool
+    found: str
+    limit: str
+    miss: float = 0.0
+
+
+def limits(
+    accuracy: Accuracy,
+    size_mb: float,
+    budget: Budget,
+    teacher: Accuracy | None,
+    fp32: Accuracy | None,
+    p90_ms: float | None = None,
+) -> list[Limit]:
+    """The budgets that the recipe sets, with what was found, for all that can be found here."""
+    # Rounded to the hundredth that is shown, so that 0.3 points of 10,000 samples are not 0.30000000000001.
+    top1 = round(accuracy.top1, 2)
+    found = []
+    if (least := budget.min_accuracy) is not None:
+        found.append(_limit("min_accuracy", f"{top1:.2f} %", f"at least {least:g}", (least - top1) / 100))
+    for key, name, other in (
+        ("max_drop_from_teacher", "the teacher", teacher),
+        ("max_drop_from_fp32", "fp32", fp32),
+    ):
+        most = getattr(budget, key)
+        if most is not None and other is not None:
+            drop = round(other.top1 - accuracy.top1, 2)
+            found.append(_limit(key, f"{beside(drop)} {name}", f"at most {most:g}", (drop - most) / 100))
+    if (most := budget.size_mb) is not None:
+        found.append(_limit("size_mb", f"{size_mb:.3f} MB", f"at most {most:g}", size_mb / most - 1))
+    if (most := budget.p90_latency_ms) is not None and p90_ms is not None:
+        found.append(_limit("p90_latency_ms", f"p90 {p90_ms:.3g} ms", f"at most {most:g}", p90_ms / most - 1))
+    return found
+
+
+def floors(
+    answers: npt.NDArray[np.integer],
+    labels: npt.NDArray[np.integer],
+    classes: Sequence[str],
+    budget: Budget,
+    references: Mapping[str, Right],
+) -> Iterator[Limit]:
+    """What a model must keep though no budget asks for it: better than one class for all, and no class that is lost.
+
+    answers, labels: class numbers of the test split, `[samples]`; references: whose classes may not fall, by name, as which of
+    their answers are right. Intervals decide, so that a class of few samples is not missed by chance.
+    """
+    right, counts = answers == labels, np.bincount(labels)
+    if budget.above_majority and (counts > 0).sum() > 1:
+        commonest = int(counts.argmax())
+        low, _ = paired_interval(right, labels == commonest)
+        found = f"{100 * right.mean():.2f} %; naming {classes[commonest]} always gives {100 * counts.max() / len(labels):.2f} %"
+        # Above, or on the line: the interval must lie above 0.
+        yield Limit("above_majority", low > 0, found, "more, by its 95 % interval", max(-low / 100, 0.0))
+    if budget.max_class_drop is not None and references:
+        yield _class_drop(right, labels, classes, budget.max_class_drop, references)
+
+
+def _class_drop(
+    right: Right, labels: npt.NDArray[np.integer], classes: Sequence[str], most: float, references: Mapping[str, Right]
+) -> Limit:
+    """The class that surely fell the furthest under one of the references."""
+    rows = [(i, labels == i) for i in np.unique(labels)]
+    z = NormalDist().inv_cdf(1 - CHANCE / 2 / (len(rows) * REFERENCES))
+    sure = {
+        (name, i): paired_interval(reference[row], right[row], z)[0]
+        for name, reference in references.items()
+        for i, row in rows
+    }
+    name, i = max(sure, key=lambda at: sure[at])
+    row = labels == i
+    of, under = 100 * right[row].mean(), 100 * references[name][row].mean()
+    found = (
+        f"{classes[i]}: {of:.1f} % of {int(row.sum())} samples, {name} {under:.1f} %; "
+        f"at least {max(sure[name, i], 0.0):.1f} points lost, by the interval"
+    )
+    return _limit("max_class_drop", found, f"at most {most:g}", (sure[name, i] - most) / 100)
+
+
+def limit_checks(found: Sequence[Limit], budget: Budget) -> Iterator[Check]:
+    """One line a budget or floor."""
+    for limit in found:
+        if limit.key != "p90_latency_ms":  # decided by the device's own line
+            verdict = "pass" if limit.keeps else "missed"
+            yield Check(name=limit.key, verdict=verdict, found=limit.found, limit=limit.limit)  # type: ignore[arg-type]
+    if (most := budget.p90_latency_ms) is not None:
+        yield Check(
+            name="p90_latency_ms", verdict="not measured", found="needs the device", limit=f"at most {most:g}",
+            origin="not measured",
+        )  # fmt: skip
+
+
+def _limit(key: str, found: str, limit: str, miss: float) -> Limit:
+    # What is kept exactly must not be missed by a rounding error of the subtraction.
+    kept = miss <= 1e-12
+    return Limit(key, kept, found, limit, 0.0 if kept else miss)

@@ -1,0 +1,199 @@
+"""What the report's checks and warnings say beside the budgets: that int8 computes what was trained, lint, what was added."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from edgekd.cache.stage import Artifact
+from edgekd.check.choose import Contender
+from edgekd.check.limits import floors
+from edgekd.data import Samples
+from edgekd.export.lint import Finding, counted, grouped, listed, runtime_title
+from edgekd.figures.accuracy import top1
+from edgekd.figures.figures import Accuracy, Candidate, Check
+from edgekd.recipe import Budget, Recipe
+from edgekd.steps.export import FROM_MODULE, SAME, TRAINED, kept_fp32
+from edgekd.steps.ladder import Quantized
+from edgekd.steps.trained import REUSED
+from edgekd.target import Target
+
+AGREEMENT = 99.5  # percent of the test split on which the fake-quantized model and onnxruntime name the same class
+
+
+def same_as_trained(int8: Artifact, scores: Artifact) -> float:
+    """Percent of the test split that the fake-quantized model and the exported one in onnxruntime put in one class.
+
+    Where the rest is fp16 the graph is compared before that: a processor rounds each value between two layers to half
+    precision, an engine of TensorRT computes the layer and the rounding to int8 in one.
+    """
+    deployed = int8 / SAME if (int8 / SAME).exists() else scores / "test.npy"
+    return _same(int8 / TRAINED, deployed)
+
+
+def _same(one: Path, other: Path) -> float:
+    """Percent of the samples that two files of logits put in the same class."""
+    return 100 * float((np.load(one).argmax(1) == np.load(other).argmax(1)).mean())
+
+
+def with_floors(
+    contenders: Sequence[Contender],
+    budget: Budget,
+    samples: Samples,
+    scores: Mapping[str, Artifact],
+    teacher_scores: Artifact | None,
+) -> list[Contender]:
+    """The contenders with their right answers on the test split, and what they must keep though no budget asks for it.
+
+    No class may be lost against the float student, nor against a teacher that knows the same classes.
+    """
+    labels = samples.test.labels
+    answers = {name: np.load(score / "test.npy").argmax(1) for name, score in scores.items()}
+    of_teacher, of_fp32 = {}, {}
+    if teacher_scores is not None and (logits := np.load(teacher_scores / "test.npy")).shape[1] == len(samples.classes):
+        of_teacher = {"the teacher": logits.argmax(1) == labels}
+    if "fp32" in answers:
+        of_fp32 = {"fp32": answers["fp32"] == labels}
+    found = []
+    for contender in contenders:
+        own = answers[contender.name]
+        references = {**of_teacher, **(of_fp32 if contender.name != "fp32" else {})}
+        kept = tuple(floors(own, labels, samples.classes, budget, references))
+        found.append(replace(contender, right=own == labels, floors=kept))
+    return found
+
+
+def kept_in_fp32(candidates: Mapping[str, Artifact]) -> Iterator[Check]:
+    """What stays fp32 in half-precision exports, and why."""
+    for name, artifact in candidates.items():
+        kept = kept_fp32(artifact)
+        if kept:
+            named = "; ".join(f"{found.node}: {found.why}" for found in kept[:3]) + ("; ..." if len(kept) > 3 else "")
+            yield Check(name=f"{name} keeps operators in fp32", verdict="note", found=f"{len(kept)}: {named}")
+
+
+def agreement(same: float, int8: Artifact, scores: Artifact, shipped: str) -> Iterator[Check]:
+    """Whether int8 computes what was trained; where fp16 stands between its layers, also what that changes on a processor."""
+    n = len(np.load(int8 / TRAINED, mmap_mode="r"))
+    graph = json.loads((int8 / FROM_MODULE).read_text())
+    yield Check(
+        name="int8 computes what was trained",
+        verdict="pass" if same >= AGREEMENT else "missed" if shipped == "int8" else "note",
+        found=f"same top-1 as the fake-quantized model on {same:.2f} % of {n} test samples; unquantized, that "
+        f"equals the student within {graph['rms']:.1e} (rms) on {graph['samples']} hold-out samples",
+        limit=f"at least {AGREEMENT} %",
+    )
+    if (int8 / SAME).exists():
+        found = (
+            f"same top-1 as the fake-quantized model on {_same(int8 / TRAINED, scores / 'test.npy'):.2f} %: a processor rounds to half "
+            "precision between two layers; an engine fuses them"
+        )
+        yield Check(name="int8 with fp16 between its layers", verdict="note", found=found)
+
+
+def under_teacher(recipe: Recipe, shipped: Candidate, teacher: Accuracy | None) -> Iterator[Check]:
+    """How far below its teacher the student is, where no budget limits that."""
+    if teacher is not None and recipe.budget.max_drop_from_teacher is None:
+        above = round(shipped.accuracy.top1 - teacher.top1, 2)
+        points = f"{abs(above):.2f} points {'higher' if above > 0 else 'lower'}" if above else "no difference"
+        found = f"{shipped.accuracy.top1:.2f} % against {teacher.top1:.2f} %, {points}"
+        yield Check(name="beside the teacher", verdict="note", found=f"{found}; no limit is set")
+
+
+def refusal(findings: Sequence[Finding]) -> str:
+    """Why the target's runtime refuses a candidate; empty where it does not."""
+    refused = [finding for finding in findings if finding.severity == "error"]
+    return f"{refused[0].node}: {refused[0].why}" if refused else ""
+
+
+def linted(findings: Sequence[Finding], target: Target) -> Check:
+    refused = any(finding.severity == "error" for finding in findings)
+    unlisted = any(finding.rule == "unlisted_operators" for finding in findings)
+    return Check(
+        name=f"lint for {runtime_title(target)}", verdict="missed" if refused else "not measured" if unlisted else "pass",
+        found=counted(findings), limit="no errors",
+    )  # fmt: skip
+
+
+def slow(findings: Sequence[Finding]) -> Iterator[str]:
+    """What lint warns of in the model that ships."""
+    for finding, nodes in grouped([finding for finding in findings if finding.severity != "note"]):
+        yield f"lint, {listed(nodes)}: {finding.why}; {finding.remedy}"
+
+
+def chain_found(recipe: Recipe, chain: Sequence[Artifact]) -> Iterator[Check]:
+    """How good those between the teacher and the student became."""
+    assistants = [f"assistant {model.model}" for model in recipe.student.assistants]
+    names = [*assistants, *(f"generation {n + 1}" for n in range(recipe.distill.generations))]
+    for name, trained in zip(names, chain, strict=True):
+        found = f"{curves(trained)[-1]['holdout_top1']:.2f} % on the hold-out split"
+        yield Check(name=name, verdict="note", found=found)
+
+
+def reused(distilled: Artifact) -> Iterator[Check]:
+    """What simkd adds to the student that ships."""
+    if (distilled / REUSED).exists():
+        added = json.loads((distilled / REUSED).read_text())["added_parameters"]
+        found = f"projector and the teacher's classifier: {added:,} parameters that the student alone would not have"
+        yield Check(name="simkd adds to what ships", verdict="note", found=found)
+
+
+def old_and_new(teacher_scores: Artifact | None, scores: Artifact, samples: Samples) -> Iterator[Check]:
+    """Where the teacher knows the first classes only: how much of them the student kept, and how well it learnt the others."""
+    if teacher_scores is None:
+        return
+    teacher, student = np.load(teacher_scores / "test.npy"), np.load(scores / "test.npy")
+    known = teacher.shape[1]
+    if known == student.shape[1]:
+        return
+    labels = samples.test.labels
+    old, new = labels < known, labels >= known
+    among_old, by_teacher = top1(student[old][:, :known], labels[old]), top1(teacher[old], labels[old])
+    among_new = top1(student[new][:, known:], labels[new] - known)
+    for name, rows, among in (
+        ("old", old, f"{among_old:.2f} % (the teacher {by_teacher:.2f} %)"),
+        ("new", new, f"{among_new:.2f} %"),
+    ):
+        found = f"{top1(student[rows], labels[rows]):.2f} % of {int(rows.sum())} test samples among all classes, among the {name} "
+        yield Check(name=f"{name} classes", verdict="note", found=f"{found}ones alone {among}")
+
+
+def curves(trained: Artifact | None) -> tuple[dict[str, float], ...]:
+    """What the training loop logged, a dict an epoch; empty where nothing was trained."""
+    if trained is None or not (trained / "metrics.jsonl").exists():
+        return ()
+    return tuple(json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines())
+
+
+def warnings(
+    recipe: Recipe, samples: Samples, teacher: Accuracy | None, shipped: Candidate, quantized: Quantized | None
+) -> Iterator[str]:
+    """What no budget forbids and a careful reader would want to know."""
+    if quantized is not None:
+        yield from map(str, quantized.float_operators)
+        if quantized.taken.holds is False:
+            yield (
+                f"no way to quantize keeps budget.max_drop_from_fp32 on the hold-out split; int8 is {quantized.taken.name}, the "
+                f"most accurate of {len(quantized.tried)}"
+            )
+    if samples.skipped:
+        yield f"{len(samples.skipped)} images do not decode and were left out, the first: {samples.skipped[0]}"
+    for given in recipe.teachers:
+        if given.model.startswith(("onnx:", "exported:")) and (given.weights or given.args):
+            yield f"teacher.weights and args were not read: {given.model.partition(':')[0]}: holds the whole model"
+    if recipe.data.is_synthetic:
+        yield f"the training images are synthetic ({recipe.data.train}): made from the teacher, none is real"
+    if recipe.teachers and not any(loss.weight for loss in recipe.distill.losses):
+        yield "no loss reads the teacher (distill.losses): the student learned from labels alone"
+    counts = np.bincount(samples.test.labels)
+    share = 100 * float(counts.max()) / len(samples.test)
+    for name, found in (("the teacher", teacher), (shipped.name, shipped.accuracy)):
+        if found is not None and found.low <= share:
+            yield (
+                f"{name} is right on {found.top1:.2f} %, no better than always naming the most frequent class "
+                f"({samples.classes[int(counts.argmax())]}, {share:.2f} %)"
+            )

@@ -1,0 +1,241 @@
+"""Checks before anything is trained: do the models fit the data, and does the teacher know anything?"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgekd.base.console import say
+from edgekd.bundle.write import check_replaceable
+from edgekd.cache.stage import Artifact
+from edgekd.check.doubts import doubts
+from edgekd.check.students import check_memory, check_no_softmax, check_trains
+from edgekd.check.tasks import check_tasks, open_task
+from edgekd.check.teachers import SHOWN, check_knowledge, checked_teacher
+from edgekd.data import Samples, open_samples
+from edgekd.data.batches import to_tensor
+from edgekd.data.sources import check_classes
+from edgekd.distill.features import Taps
+from edgekd.distill.layers import pair_layers
+from edgekd.distill.methods import METHODS
+from edgekd.distill.objective import Labels, Objective, Seen
+from edgekd.errors import BundleError, EdgekdError, ModelError, RecipeError
+from edgekd.models import ExportedModel, OnnxModel, number_of_classes
+from edgekd.models.memory_format import arranged
+from edgekd.recipe import Recipe, Student, TeacherModel
+from edgekd.recipe.losses import Loss, needs_of, reads_teacher
+from edgekd.steps.distill import as_teacher, beginning
+from edgekd.steps.temperature import with_temperature
+from edgekd.steps.trained import initialise, new_model, number_of_outputs
+from edgekd.target import Target
+
+
+def check_output(folder: Path) -> None:
+    """Raise BundleError where the bundle could not be written at the end."""
+    check_replaceable(folder)
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise BundleError(
+            f"cannot write the bundle to {folder}: {there} is not a folder that may be written; give another with --output"
+        )
+
+
+def check_models(
+    recipe: Recipe,
+    target: Target,
+    to_train: Student,
+    samples: Artifact,
+    seen: Artifact,
+    tasks: Mapping[str, Artifact],
+) -> tuple[Loss, ...]:
+    """Raise ModelError or RecipeError where teachers, students, data and losses do not fit each other.
+
+    Returns the losses with `layers = "auto"` paired.
+    """
+    opened = open_samples(samples.folder, recipe.data)
+    opened_by_teacher = open_samples(seen.folder, recipe.teacher_data)
+    for table, data, images in (("data", recipe.data, opened), ("teacher", recipe.teacher_data, opened_by_teacher)):
+        if len(data.mean) not in (1, number := images.image_shape[2]):
+            have = f"{number} channel{'s' * (number > 1)}"
+            raise RecipeError(
+                f"{table}.mean and {table}.std have {len(data.mean)} values, the images {have}; give 1"
+                f"{f' or {number}' * (number > 1)}"
+            )
+    side, padding = min(opened.image_shape[:2]), recipe.data.augment.crop_padding
+    if padding > side:
+        raise RecipeError(
+            f"data.augment.crop_padding is {padding}, the images are {side} pixels wide or high; give less"
+        )
+    ours, theirs = opened, opened_by_teacher
+    if not all(np.array_equal(a.labels, b.labels) for a, b in ((ours.train, theirs.train), (ours.test, theirs.test))):
+        raise RecipeError(f"teacher.column = '{recipe.teacher_data.column}' holds other rows than the student's images")
+    number = recipe.data.synthetic.samples if recipe.data.is_synthetic else len(opened.train_ids)
+    for doubt in doubts(opened):  # the report says it too, at the end
+        say(f"  {doubt}")
+    if recipe.distill.batch_size > number:
+        raise RecipeError(
+            f"distill.batch_size is {recipe.distill.batch_size}, but there are {number} training samples; lower it"
+        )
+    student = new_model(to_train, opened, recipe.distill.seed)
+    check_memory(student, target)
+    places = ("teacher", *(f"teacher.also.{n}" for n in range(len(recipe.teachers) - 1)))[: len(recipe.teachers)]
+    checked = [
+        checked_teacher(teacher, place, opened_by_teacher, recipe.teacher_data)
+        for place, teacher in zip(places, recipe.teachers, strict=True)
+    ]
+    teachers, sizes = [teacher for teacher, _ in checked], [classes for _, classes in checked]
+    if recipe.student.init is not None and (first := beginning(recipe.student, recipe.teacher, None)) is not None:
+        initialise(copy.deepcopy(student), recipe.student.init, first.source, None, opened)
+        if isinstance(first.source, TeacherModel) and (first.source.classes or opened.classes) != opened.classes:
+            raise RecipeError(
+                "student.init takes the teacher's head too, whose classes stand in the order of teacher.classes; leave "
+                "student.init out, or give a source of the data's order"
+            )
+    assistants = [new_model(assistant, opened, 0) for assistant in recipe.student.assistants]
+    named = [("student", student), *(("assistant", assistant) for assistant in assistants)]
+    found = [(role, number_of_classes(model, opened.image_shape, f"the {role}")) for role, model in named]
+    for role, classes in (*found, *(("teacher", classes) for classes in sizes)):
+        knows_fewer = role == "teacher" and classes < len(opened.classes) and _reads_old_classes_only(recipe)
+        expected = number_of_outputs(to_train, opened) if role == "student" else len(opened.classes)
+        if classes != expected and not knows_fewer:
+            if to_train.heads and role == "student":
+                raise ModelError(f"the student gives {classes} logits, the classes of all tasks are {expected}")
+            raise ModelError(
+                f"the {role} gives {classes} classes, the data has {len(opened.classes)} ({', '.join(opened.classes[:10])})"
+            )
+    if len(set(sizes)) > 1:
+        raise ModelError(f"the teachers give {', '.join(map(str, sizes))} classes; several teachers know the same ones")
+    if not recipe.data.is_synthetic:
+        known = sizes[0] if sizes and sizes[0] < len(opened.classes) else 0  # of old classes there may be no samples
+        check_classes(opened.train.labels, opened.classes, f"data.train = '{recipe.data.train}'", known=known)
+    for (role, model), reference in zip(named, (recipe.student, *recipe.student.assistants), strict=True):
+        if isinstance(model, OnnxModel | ExportedModel):
+            raise ModelError(
+                f"{role} '{reference.model}' cannot be trained; give edgekd:NAME, python:module:function or timm:NAME"
+            )
+        check_trains(model, role, opened)
+        if not (role == "student" and to_train.heads):  # whose rows are of several tasks
+            shown = to_tensor(opened.train.get(opened.train_ids[:SHOWN]), recipe.data, torch.device("cpu"))
+            check_no_softmax(model, role, arranged(shown, torch.contiguous_format))
+    check_tasks(recipe, opened, tasks)
+    losses = _check_losses(recipe, student, next(iter(teachers), None), opened, opened_by_teacher)
+    return losses
+
+
+def _reads_old_classes_only(recipe: Recipe) -> bool:
+    """Every loss that reads a teacher is content with one that knows the first classes only."""
+    readers = [loss.method for loss in recipe.distill.losses if reads_teacher(METHODS[loss.method])]
+    return all(getattr(METHODS[method], "old_classes", False) for method in readers)
+
+
+def _check_losses(
+    recipe: Recipe, student: nn.Module, teacher: nn.Module | None, opened: Samples, seen: Samples
+) -> tuple[Loss, ...]:
+    losses = recipe.distill.losses
+    reads_features = [loss.method for loss in losses if loss.weight and "f_t" in needs_of(METHODS[loss.method])]
+    if reads_features and isinstance(teacher, OnnxModel | ExportedModel):
+        possible = [name for name, method in METHODS.items() if "f_t" not in needs_of(method)]
+        raise RecipeError(
+            f"teacher '{recipe.teachers[0].model}' has no modules that {', '.join(reads_features)} could read; use a method "
+            f"without its features ({', '.join(possible)}), or give the teacher as python:module:function"
+        )
+    if reads_features and (recipe.student.assistants or recipe.distill.generations):
+        raise RecipeError(
+            f"{', '.join(reads_features)} pair the layers of one teacher and one student; with assistants or generations every "
+            "link has others: use methods that read logits"
+        )
+    if recipe.distill.ema and (more := [name for name in reads_features if hasattr(METHODS[name], "deployed")]):
+        raise RecipeError(f"distill.ema averages the student alone, and {more[0]} ships more beside it; set ema = 0")
+    links = (
+        "student.assistants"
+        if recipe.student.assistants
+        else "distill.generations"
+        if recipe.distill.generations
+        else ""
+    )
+    if links and not any(loss.weight and {"z_t", "z_ts"} & set(needs_of(METHODS[loss.method])) for loss in losses):
+        raise RecipeError(f"{links} given, but no loss reads a teacher; add one, as distill.losses=[{{method='kd'}}]")
+    if reads_features and recipe.teacher is not None and recipe.teacher.column:
+        raise RecipeError(
+            f"{', '.join(reads_features)} read the teacher's features while the student trains, and this teacher sees another "
+            f"column ('{recipe.teacher.column}'); use methods that read its logits"
+        )
+    images = torch.zeros(2, opened.image_shape[2], *opened.image_shape[:2])
+    losses = pair_layers(losses, student, teacher, images)
+    for loss, given in zip(losses, recipe.distill.losses, strict=True):
+        if given.layers == "auto":
+            shown = loss.layers.items() if isinstance(loss.layers, dict) else [(path, "") for path in loss.layers]
+            say(
+                f"  {loss.method} reads "
+                + ", ".join(f"{ours} = {theirs}" if theirs else ours for ours, theirs in shown)
+            )
+    objective = Objective(with_temperature(losses, 4.0), recipe.distill.label_weight)
+    try_losses(objective, student, teacher, opened, seen)
+    return losses
+
+
+def try_losses(
+    objective: Objective, student: nn.Module, teacher: nn.Module | None, samples: Samples, by_teacher: Samples
+) -> None:
+    """Compute the losses once on four blank images: layers that do not exist or do not fit are told before training."""
+    height, width, channels = samples.image_shape
+    images, labels = torch.zeros(4, channels, height, width), torch.tensor([0, 1, 0, 1])
+    with (
+        torch.no_grad(),
+        Taps(student, objective.layers_of("student"), "student") as ours,
+        Taps(teacher or nn.Identity(), objective.layers_of("teacher"), "teacher") as theirs,
+    ):
+        height, width, channels = by_teacher.image_shape
+        z_s = student.eval()(images)[:, : len(samples.classes)]
+        # The first generation of a student that teaches itself comes later.
+        z_t = z_s if teacher is None else teacher.cpu()(torch.zeros(4, channels, height, width))
+        seen = Seen(
+            images,
+            torch.arange(4),
+            Labels(labels, labels, torch.ones(4)),
+            z_s,
+            z_t[None],
+            ours.features,
+            theirs.features,
+        )
+        tried = copy.deepcopy(objective)
+        for term in tried.terms:
+            try:
+                tried.prepare_one(term, seen, student, teacher, len(samples.classes), len(samples.train_ids))
+                term(seen, 0.0)
+            except EdgekdError:
+                raise
+            except Exception as error:  # whatever a method makes of features that it was not made for
+                f_s = [f"{path} {_shape(ours.features.get(path))}" for path in term.student_layers]
+                f_t = [_shape(theirs.features.get(path)) for path in term.teacher_layers]
+                f_t = [f"{path} {shape}" for path, shape in zip(term.teacher_layers, f_t, strict=True)]
+                shapes = ", ".join(" = ".join(pair) for pair in zip(f_s, f_t or f_s, strict=True))
+                raise RecipeError(f"loss '{term.name}' cannot compare {shapes or 'these logits'}: {error}") from error
+        tried.deployed(student)
+
+
+def _shape(feature: object) -> str:
+    return str(list(feature.shape)) if isinstance(feature, torch.Tensor) else f"({type(feature).__name__})"
+
+
+def check_teachers(
+    recipe: Recipe,
+    samples: Artifact,
+    trained: Artifact | None,
+    tasks: Mapping[str, Artifact],
+    ask: Callable[[str], bool],
+) -> None:
+    """Refuse a teacher that numbers the classes otherwise than the data, and ask whether to go on with one that is no better
+    than chance; `trained` is the first one's weights."""
+    opened = open_samples(samples.folder, recipe.teacher_data)
+    for number, teacher in enumerate(recipe.teachers):
+        check_knowledge(teacher, None if number else trained, opened, recipe.teacher_data, ask)
+    for task in recipe.tasks:
+        own = open_task(recipe, task, tasks)
+        check_knowledge(as_teacher(task.teacher), None, own, recipe.task_data(task), ask)

@@ -1,0 +1,89 @@
+"""check_inputs: what is refused before anything runs, files that are not there and settings that the device cannot run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from edgekd.base.toml_file import Mistake, refuse
+from edgekd.recipe import Recipe
+from edgekd.recipe.losses import reads_teacher
+from edgekd.recipe.refusals import missing_files
+from edgekd.recipe.schemes import TEACHERLESS
+from edgekd.target import Target
+
+
+def check_inputs(recipe: Recipe, target: Target) -> None:
+    """Raise RecipeError with every file that a located recipe names in vain, and every setting that `target` cannot run."""
+    refuse(
+        f"recipe {recipe.name} for target {target.name}", [*missing_files(recipe), *impossible_settings(recipe, target)]
+    )
+
+
+def impossible_settings(recipe: Recipe, target: Target) -> Iterator[Mistake]:
+    """What the recipe asks of the device and the device has not, and what contradicts itself."""
+    if recipe.teacher is None:
+        yield from _wants_a_teacher(recipe)
+    elif recipe.data.is_synthetic and (recipe.teacher.train_epochs or recipe.teacher.column):
+        why = "images are made from a trained teacher: give its weights, no train_epochs or column"
+        yield Mistake("data.train", f'"{recipe.data.train}" given; {why}')
+    if recipe.teacher is not None and recipe.teacher.train_epochs and recipe.teacher.classes:
+        yield Mistake(
+            "teacher.classes",
+            "given beside train_epochs; a teacher that is trained here has the data's order: leave it out",
+        )
+    if recipe.student.init is not None and recipe.student.weights is not None:
+        yield Mistake("student.init", "given beside student.weights; a student begins with one of them")
+    if recipe.tasks or recipe.student.heads:
+        from edgekd.check.tasks import mistakes_in_tasks  # imports torch, which a build that is current does without
+
+        yield from (Mistake(place, what) for place, what in mistakes_in_tasks(recipe))
+    runtime = target.runtime
+    if recipe.quantize.mode != "none" and (target.quantization is None or "int8" not in runtime.precisions):
+        why = "has no int8 scheme" if target.quantization is None else f"runs {', '.join(runtime.precisions)}, not int8"
+        yield Mistake("quantize.mode", f'"{recipe.quantize.mode}" given; {target.name} {why}. Write mode = "none"')
+    if recipe.export.opset is not None and recipe.export.opset > runtime.max_opset:
+        version = f"{runtime.name} {runtime.version}" if runtime.version else runtime.name
+        yield Mistake(
+            "export.opset",
+            f"{recipe.export.opset} given; {version} on {target.name} takes up to {runtime.max_opset}."
+            f" Leave opset out for the target's own, {runtime.default_opset}",
+        )
+    opset, scheme = recipe.export.opset, target.quantization
+    if (
+        recipe.quantize.mode != "none"
+        and scheme is not None
+        and scheme.rest == "fp16"
+        and opset is not None
+        and opset < 19
+    ):
+        yield Mistake(
+            "export.opset",
+            f"{opset} given; int8 with fp16 between, which {target.name} is made for, takes opset 19 or later. "
+            f"Leave opset out for the target's own, {runtime.default_opset}",
+        )
+
+
+def _wants_a_teacher(recipe: Recipe) -> Iterator[Mistake]:
+    """What a recipe without [teacher] cannot ask for."""
+    losses, readers = [loss for loss in recipe.distill.losses if loss.weight], []
+    if losses:
+        from edgekd.distill.methods import METHODS  # imports torch
+
+        readers = [loss.method for loss in losses if reads_teacher(METHODS[loss.method])]
+    if readers and not recipe.distill.generations:
+        yield Mistake(
+            "teacher",
+            f"missing, and {', '.join(readers)} {'read' if len(readers) > 1 else 'reads'} one: write [teacher] with a model, or learn "
+            f'without one: distill.scheme = "{TEACHERLESS[0]}" (or {", ".join(TEACHERLESS[1:])}), or from labels alone: '
+            "distill.losses = [], label_weight = 1",
+        )
+    init = recipe.student.init
+    for place, given, why in (
+        ("data.train", recipe.data.is_synthetic, "images are made from a teacher"),
+        ("student.assistants", bool(recipe.student.assistants), "the first of them learns from a teacher"),
+        ("student.init", init is not None and init.source is None, "it begins with a teacher's weights, or those of its source"),
+        ("distill.losses", any(loss.options.get("temperature") == "auto" for loss in losses), 'temperature = "auto" is tried on a teacher\'s logits'),
+        ("budget.max_drop_from_teacher", recipe.budget.max_drop_from_teacher is not None, "it is about a teacher"),
+    ):  # fmt: skip
+        if given:
+            yield Mistake(place, f"given, but the recipe has no [teacher]; {why}")

@@ -1,0 +1,70 @@
+"""Checks of the networks that are trained: before an hour is spent, can they learn what is asked, and run where they go?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from edgekd.check.teachers import TOLD
+from edgekd.data import Samples
+from edgekd.errors import ModelError
+from edgekd.models.adapt import kind_of
+from edgekd.models.copies import copy_of
+from edgekd.target import Target
+
+SIZES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}  # bytes of a weight
+
+
+def check_memory(student: nn.Module, target: Target) -> None:
+    """Raise ModelError where the student's weights, in the smallest type that the target runs, are beyond its memory."""
+    size, name = min((SIZES[precision], precision) for precision in target.runtime.precisions)
+    parameters = sum(parameter.numel() for parameter in student.parameters())
+    most = max(target.hardware.ram_gb, default=float("inf"))
+    if parameters * size / 1e9 > most:
+        raise ModelError(
+            f"the student's {parameters:,} weights take {parameters * size / 1e9:.3g} GB in {name}, {target.title} has {most:g} GB "
+            "of memory; take a smaller student, or another target"
+        )
+
+
+def check_trains(model: nn.Module, role: str, samples: Samples) -> None:
+    """Raise ModelError if no weight is trainable, or if the output in training has another form than in evaluation."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ModelError(
+            f"no weight of the {role} learns: of all its parameters requires_grad is False; give it weights to train"
+        )
+    height, width, channels = samples.image_shape
+    images = torch.zeros(2, channels, height, width)
+    copied = copy_of(model)  # a pass in training moves statistics
+    with torch.no_grad():
+        expected = copied.eval()(images)
+        try:
+            found = copied.train()(images)
+        except Exception as error:  # a user's forward may raise anything
+            reason = next(iter(str(error).strip().splitlines()), "")
+            raise ModelError(f"the {role} fails in training: {type(error).__name__}: {reason}") from error
+    if not isinstance(found, torch.Tensor) or found.shape != expected.shape:
+        what = list(found.shape) if isinstance(found, torch.Tensor) else _told(found)
+        raise ModelError(
+            f"the {role} returns {what} in training, and logits {list(expected.shape)} in evaluation; let it return logits alone "
+            "(as an auxiliary head switched off does)"
+        )
+
+
+def _told(answer: object) -> str:
+    return (
+        f"a {type(answer).__name__} of {len(answer)}"
+        if isinstance(answer, tuple | list | dict)
+        else type(answer).__name__
+    )
+
+
+def check_no_softmax(model: nn.Module, role: str, images: Tensor) -> None:
+    """Raise ModelError for a network that ends in a softmax, for its losses read logits; `images` float `[n, C, H, W]`."""
+    with torch.inference_mode():
+        found = kind_of(model.eval()(images))
+    if found != "logits":
+        raise ModelError(
+            f"the {role} gives {found.replace('_', '-')} ({TOLD[found]}), and losses read logits: take the softmax out of it; "
+            'export.output = "probabilities" puts one into the graph that ships'
+        )

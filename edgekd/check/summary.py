@@ -1,0 +1,87 @@
+"""summary: what a recipe came to, in rows for the report: models, data, losses with the options and layers that they had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from edgekd.base.toml_file import shown
+from edgekd.distill.methods import METHODS
+from edgekd.recipe import Distill, Model, Recipe, TeacherModel, split_reference
+from edgekd.recipe.losses import Loss, options_of
+
+
+def summary(recipe: Recipe, settings: Distill) -> Iterator[tuple[str, str]]:
+    """(what, how) in the order of the flow; `settings` are those that the student was trained by, their layers paired."""
+    data, train = recipe.data, settings.optimizer
+    augmented = data.augment.model_dump(exclude_defaults=True)
+    yield "data", f"train {_file(data.train)}, test {_file(data.test)}; {_words(augmented) or 'no augmentation'}"
+    for teacher in recipe.teachers:
+        yield "teacher", _model(teacher)
+    if not recipe.teachers:
+        yield "teacher", "none"
+    for assistant in recipe.student.assistants:
+        yield "assistant", _model(assistant)
+    begun = f"; begun by {recipe.student.init.how}" if recipe.student.init else ""
+    yield "student", _model(recipe.student) + begun
+    for task in recipe.tasks:
+        yield f"task {task.name}", f"column {task.label}, weight {task.weight:g}, taught by {_model(task.teacher)}"
+    if recipe.distill.scheme != "offline":
+        yield "scheme", recipe.distill.scheme
+    if settings.label_weight:
+        yield "labels", f"cross-entropy, weight {settings.label_weight:g}"
+    for loss in settings.losses:
+        yield f"loss {loss.method}", _loss(loss)
+    yield (
+        "training",
+        f"{settings.epochs} epochs, batch {settings.batch_size}, {settings.views} views, {train.name} at {train.lr:g}, weight decay "
+        f"{train.weight_decay:g}, warm-up of {settings.warmup_epochs:g} epochs, {settings.precision}, seed {settings.seed}"
+        + (f", averaged by {settings.ema:g}" if settings.ema else "")
+        + (f", {recipe.distill.generations} generations" if recipe.distill.generations else ""),
+    )
+    yield "quantization", _words({"mode": recipe.quantize.mode, **recipe.quantize.model_dump(exclude_defaults=True)})
+
+
+def _loss(loss: Loss) -> str:
+    options = {key: loss.options.get(key, option.default) for key, option in options_of(METHODS[loss.method]).items()}
+    about = {"weight": loss.weight, **options}
+    about |= {key: value for key in ("warmup_epochs", "until_epoch") if (value := getattr(loss, key))}
+    if isinstance(loss.layers, Mapping):
+        about |= (
+            {"layers": ", ".join(f"{ours} = {theirs}" for ours, theirs in loss.layers.items())} if loss.layers else {}
+        )
+    else:
+        about["layers"] = ", ".join(loss.layers)
+    return _words(about)
+
+
+def _model(model: Model) -> str:
+    weights = f", weights {_file(model.weights)}" if model.weights else ""
+    own = f", {_own(model)}" if isinstance(model, TeacherModel) and _own(model) else ""
+    return f"{_file(model.model)}{weights}" + (f" ({_words(model.args)})" if model.args else "") + own
+
+
+def _own(teacher: TeacherModel) -> str:
+    """What of a teacher is otherwise than the data."""
+    told = {
+        "gives": teacher.outputs and teacher.outputs.replace("_", "-"),
+        "takes": teacher.size and f"{teacher.size[0]} x {teacher.size[1]}",
+        "classes by": "name" if teacher.classes else None,
+    }
+    return _words(told)
+
+
+def _file(reference: str) -> str:
+    """The reference with the file's name alone: whose folder it was is nobody's business."""
+    before, file, after = split_reference(reference)
+    return reference if file is None else f"{before}{Path(file).name}{after}"
+
+
+def _words(values: Mapping[str, Any]) -> str:
+    told = (
+        f"{key} {value if isinstance(value, str) else shown(value)}"
+        for key, value in values.items()
+        if value is not None
+    )
+    return ", ".join(told)

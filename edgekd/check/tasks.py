@@ -1,0 +1,94 @@
+"""Several tasks: one student with a head for each, one teacher a head (system-level distillation).
+
+A task's samples are the images of [data] with another column of labels. The student's last layer gives the classes of all
+tasks side by side; in the exported graph each task is an output of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from edgekd.cache.stage import Artifact, Cache
+from edgekd.check.teachers import checked_teacher
+from edgekd.data import Samples, decode, open_samples
+from edgekd.data.sources import check_classes
+from edgekd.distill.methods import METHODS
+from edgekd.errors import ModelError, RecipeError
+from edgekd.figures.accuracy import top1
+from edgekd.figures.figures import Check
+from edgekd.recipe import Recipe, Student, Task
+from edgekd.recipe.losses import needs_of
+
+PER_HEAD = {"z_s", "z_t", "z_ts", "labels", "epoch"}  # what a loss may read where a student has several heads
+
+
+def decode_tasks(recipe: Recipe, run: Cache) -> dict[str, Artifact]:
+    """The samples of each task by its name."""
+    return {task.name: run(decode, recipe.task_data(task).source) for task in recipe.tasks}
+
+
+def open_task(recipe: Recipe, task: Task, samples: Mapping[str, Artifact]) -> Samples:
+    """The images with this task's labels."""
+    return open_samples(samples[task.name].folder, recipe.task_data(task))
+
+
+def with_heads(recipe: Recipe, samples: Mapping[str, Artifact]) -> Student:
+    """The student with a head for each task."""
+    heads = {task.name: len(open_task(recipe, task, samples).classes) for task in recipe.tasks}
+    return recipe.student.alone.model_copy(update={"heads": heads})
+
+
+def check_tasks(recipe: Recipe, first: Samples, samples: Mapping[str, Artifact]) -> None:
+    """Raise RecipeError or ModelError where tasks, losses, labels and teachers do not fit each other."""
+    for n, task in enumerate(recipe.tasks):
+        opened = open_task(recipe, task, samples)
+        if len(opened.train) != len(first.train) or len(opened.test) != len(first.test):
+            raise RecipeError(f"task {task.name}: column '{task.label}' labels other rows than the first task's")
+        check_classes(opened.train.labels, opened.classes, f"task {task.name}: column '{task.label}' of data.train")
+        _, classes = checked_teacher(task.teacher, f"tasks.{n}.teacher", opened, recipe.task_data(task))
+        if classes != len(opened.classes):
+            raise ModelError(
+                f"task {task.name}: its teacher gives {classes} classes, column '{task.label}' has {len(opened.classes)} "
+                f"({', '.join(opened.classes[:10])})"
+            )
+
+
+def mistakes_in_tasks(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """What cannot be combined with [[tasks]]: the place in the recipe and why."""
+    if recipe.student.heads:
+        yield "student.heads", "follows from [[tasks]]; leave it out"
+    if not recipe.tasks:
+        return
+    names = [task.name for task in recipe.tasks]
+    if len({*names, recipe.export.output, "input"}) < len(names) + 2:
+        yield (
+            "tasks",
+            f"names {', '.join(names)}; each names an output, so they differ from each other, '{recipe.export.output}' and 'input'",
+        )
+    for n, loss in enumerate(recipe.distill.losses):
+        method = METHODS[loss.method]
+        if not set(needs_of(method)) <= PER_HEAD or getattr(method, "pairs", False):
+            possible = [name for name, of in METHODS.items() if set(needs_of(of)) <= PER_HEAD]
+            why = f"{loss.method} reads more than the logits of one head; with tasks take {', '.join(possible)}"
+            yield f"distill.losses.{n}.method", why
+    for name, given in (
+        ("student.assistants", recipe.student.assistants),
+        ("distill.generations", recipe.distill.generations),
+        ("data.train", recipe.data.is_synthetic),
+    ):
+        if given:
+            yield name, "not together with [[tasks]]: what stands between the teachers and the student has one head"
+
+
+def task_notes(
+    recipe: Recipe, samples: Mapping[str, Artifact], teachers: Mapping[str, Artifact], scores: Path
+) -> Iterator[Check]:
+    """How good the model that ships is at each further task, beside that task's teacher."""
+    for task in recipe.tasks:
+        labels = open_task(recipe, task, samples).test.labels
+        ours, theirs = np.load(scores / f"test.{task.name}.npy"), np.load(teachers[task.name] / "test.npy")
+        found = f"{top1(ours, labels):.2f} % of {len(labels)} test samples (its teacher {top1(theirs, labels):.2f} %)"
+        yield Check(name=f"task {task.name}", verdict="note", found=found)

@@ -1,0 +1,1 @@
+"""Figures: a report's data, their words and their statistics."""

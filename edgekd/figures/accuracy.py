@@ -1,0 +1,76 @@
+"""top1_of: the share of right answers with its interval; paired_interval: how much more often one model is right than another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekd.figures.figures import Accuracy, Origin
+
+Z95 = 1.959964
+Right = npt.NDArray[np.bool_]
+
+
+def top1_of(
+    found: npt.NDArray[Any], labels: npt.NDArray[Any], classes: Sequence[str], runtime: str, origin: Origin = "host"
+) -> Accuracy:
+    """Top-1 on the test split; the classes that were found and the right ones, `[samples]`."""
+    right = found == labels
+    low, high = wilson_interval(int(right.sum()), len(right))
+    per_class = {
+        name: round(float(100 * right[labels == i].mean()), 2) for i, name in enumerate(classes) if (labels == i).any()
+    }
+    return Accuracy(
+        top1=round(100 * float(right.mean()), 3),
+        low=low,
+        high=high,
+        n=len(right),
+        split="test",
+        runtime=runtime,
+        origin=origin,
+        per_class=per_class,
+    )
+
+
+def wilson_interval(right: int, n: int) -> tuple[float, float]:
+    """95 % score interval of a share, in percent (Wilson 1927)."""
+    low, high = _wilson(right / n, n, Z95)
+    return round(100 * low, 3), round(100 * high, 3)
+
+
+def paired_interval(a: Right, b: Right, z: float = Z95) -> tuple[float, float]:
+    """By how many points `a` is right more often than `b` on the same samples, as an interval.
+
+    a, b: which answers are right, `[samples]`; z: quantile of the normal distribution, 1.96 for 95 %. Method 10 of Newcombe
+    (1998, Statistics in Medicine 17:2635): the samples on which both agree say nothing, which two intervals side by side miss.
+    """
+    n, share_a, share_b = len(a), float(a.mean()), float(b.mean())
+    both, neither = int((a & b).sum()), int((~a & ~b).sum())
+    only_a, only_b = int((a & ~b).sum()), int((~a & b).sum())
+    margins = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
+    agreement = both * neither - only_a * only_b
+    corrected = max(agreement - n / 2, 0.0) if agreement > 0 else float(agreement)
+    phi = corrected / math.sqrt(margins) if margins else 0.0
+    (low_a, high_a), (low_b, high_b) = _wilson(share_a, n, z), _wilson(share_b, n, z)
+
+    def span(one: float, other: float) -> float:
+        return math.sqrt(max(one**2 - 2 * phi * one * other + other**2, 0.0))
+
+    difference = share_a - share_b
+    low = difference - span(share_a - low_a, high_b - share_b)
+    high = difference + span(high_a - share_a, share_b - low_b)
+    return 100 * low, 100 * high
+
+
+def _wilson(p: float, n: int, z: float) -> tuple[float, float]:
+    centre, half = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    return (centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n)
+
+
+def top1(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
+    """Share of rows whose largest logit is the label's, in percent."""
+    return float(100 * (logits.argmax(1) == labels).mean())

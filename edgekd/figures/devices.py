@@ -1,0 +1,132 @@
+"""with_device: a report that has a device's figures and the checks that follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from edgekd.figures.figures import Check, Latency, OnDevice, Report
+from edgekd.figures.words import milliseconds
+
+LATENCY = "latency on "  # the check of a device's latency is called so, and the budget's line `p90_latency_ms`
+
+
+GOLDEN = "stored outputs on "
+
+
+LASTING = ("accuracy", "energy", "sustained")  # what stays of an earlier measurement of the same model
+
+
+P90 = "p90_latency_ms"
+
+
+def with_device(report: Report, found: OnDevice, p90_budget_ms: float | None) -> Report:
+    """The report with a device's figures, in place of those that it gave before in the same power mode.
+
+    Accuracy, energy and a sustained run of the same model there stay, where they were not measured anew.
+    """
+    before = next((d for d in report.devices if (d.device, d.power_mode) == (found.device, found.power_mode)), None)
+    if (
+        before is not None
+        and found.golden_ok
+        and (before.model_sha256, before.runtime) == (found.model_sha256, found.runtime)
+    ):
+        kept = {name: getattr(before, name) for name in LASTING if getattr(before, name) and not getattr(found, name)}
+        dates = {name: before.measured_earlier.get(name, before.created) for name in kept}
+        found = found.model_copy(update={**kept, "measured_earlier": dates})
+    return _with_devices(report, (*(d for d in report.devices if d is not before), found), p90_budget_ms)
+
+
+def without_device(report: Report, name: str, p90_budget_ms: float | None) -> Report:
+    """The report without what a device said, in whatever power mode."""
+    return _with_devices(report, tuple(device for device in report.devices if device.device != name), p90_budget_ms)
+
+
+def _with_devices(report: Report, devices: tuple[OnDevice, ...], p90_budget_ms: float | None) -> Report:
+    """Replaces the devices' checks. Without any device the latency check reads `not measured`."""
+    kept = [check for check in report.checks if check.name != P90 and not check.name.startswith((LATENCY, GOLDEN))]
+    if not any(device.origin == "device" for device, _ in deciding(devices)):
+        kept.append(not_yet(report.target_title))
+    return report.model_copy(
+        update={"devices": devices, "checks": (*kept, *device_checks(devices, p90_budget_ms))}, deep=False
+    )
+
+
+def not_yet(target_title: str) -> Check:
+    """The line of a latency that no device has measured."""
+    return Check(
+        name=LATENCY + "the device",
+        verdict="not measured",
+        found=f"needs the device ({target_title}): edgekd measure BUNDLE --device NAME",
+        origin="not measured",
+    )
+
+
+def device_checks(devices: Sequence[OnDevice], p90_budget_ms: float | None) -> Iterator[Check]:
+    """What the devices say; the latency budget is decided where the device is of the target's kind, and steady."""
+    if p90_budget_ms is not None:
+        yield _budget(devices, p90_budget_ms)
+    for device in devices:
+        name = _called(device)
+        yield Check(
+            name=GOLDEN + name,
+            verdict="not measured" if device.golden_ok is None else "pass" if device.golden_ok else "missed",
+            found=device.golden,
+            origin=device.origin,
+        )
+        latency = decisive(device)
+        if latency is not None:
+            yield Check(
+                name=LATENCY + name,
+                verdict="unstable" if device.against(latency) else "note",
+                found=f"{milliseconds(latency.p50_ms)} ms median, p90 {milliseconds(latency.p90_ms)} ms, {_taken(latency)}, {device.runtime}"
+                + "".join(f"; {reason}" for reason in device.against(latency)),
+                origin=device.origin,
+            )
+
+
+def decisive(device: OnDevice) -> Latency | None:
+    """A device's first figure: copies included, the smallest batch and of it the fewest threads that were measured."""
+    candidates = [latency for latency in device.latencies if latency.transfers != "excluded"]
+    return min(candidates, key=lambda latency: (latency.batch_size, latency.threads), default=None)
+
+
+def deciding(devices: Sequence[OnDevice]) -> list[tuple[OnDevice, Latency]]:
+    """The devices that can decide a budget, by batch 1: of the target's kind; this machine only where there is no other."""
+    figures = [(device, decisive(device)) for device in devices if device.is_target]
+    fit = [(device, latency) for device, latency in figures if latency is not None and latency.batch_size == 1]
+    if any(device.is_target and device.origin == "device" for device in devices):
+        return [(device, latency) for device, latency in fit if device.origin == "device"]
+    return fit
+
+
+def _budget(devices: Sequence[OnDevice], most_ms: float) -> Check:
+    """The worst verdict of the devices that can decide; `not measured` where none can."""
+    limit = f"at most {most_ms:g}"
+    fit = deciding(devices)
+    if not fit:
+        found = "needs the device"
+        if devices:
+            found += ": " + "; ".join(f"{_called(device)} {_undecided(device)}" for device in devices)
+        return Check(name=P90, verdict="not measured", found=found, limit=limit, origin="not measured")
+    device, latency = max(fit, key=lambda pair: pair[1].p90_ms)
+    found = f"{milliseconds(latency.p90_ms)} ms on {_called(device)}, {_taken(latency)}"
+    shaky = next((device for device, latency in fit if device.against(latency)), None)
+    if shaky is not None:
+        found += f"; no verdict: {_called(shaky)} was not steady"
+        return Check(name=P90, verdict="unstable", found=found, limit=limit, origin=shaky.origin)
+    kept = latency.p90_ms <= most_ms
+    return Check(name=P90, verdict="pass" if kept else "missed", found=found, limit=limit, origin=device.origin)
+
+
+def _undecided(device: OnDevice) -> str:
+    if not device.is_target:
+        return "is of another kind than the target"
+    return "was measured with other batches than 1" if device.latencies else "does not give the stored outputs"
+
+
+def _taken(latency: Latency) -> str:
+    return f"batch {latency.batch_size}, {latency.threads} thread{'s' if latency.threads > 1 else ''}"
+
+
+def _called(device: OnDevice) -> str:
+    return f"{device.device} ({device.power_mode})" if device.power_mode else device.device

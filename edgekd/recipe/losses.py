@@ -1,0 +1,159 @@
+"""Loss: one term of a recipe, and the check of its options. A method's signature is the schema of its options."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
+
+from edgekd.base.texts import Text
+from edgekd.base.toml_file import Loc, as_json, dotted, shown, wording
+from edgekd.errors import nearest
+
+Layout = Literal["tokens", "channels_first"]
+"""Of a feature with three axes: `[batch, positions, channels]` or `[batch, channels, positions]`."""
+NonNegative = Annotated[float, Field(ge=0)]
+Methods = Mapping[str, Callable[..., Any]]  # edgekd.distill.methods.METHODS, whose import costs importing torch
+
+TEACHERS = frozenset({"z_t", "z_ts", "f_t"})
+"""Arguments of a method that a teacher gives: its logits, those of several, its features."""
+
+
+def _layers(given: Any) -> Any:
+    if given == "auto":
+        return given
+    if isinstance(given, dict) and all(isinstance(path, str) for path in given.values()):
+        return given
+    if isinstance(given, list | tuple) and all(isinstance(path, str) for path in given):
+        return tuple(given)
+    raise ValueError(f'{shown(given)} given; write {{ student path = teacher path }}, a list of paths, or "auto"')
+
+
+class Loss(BaseModel):
+    """One term: `method`, `weight`, and the method's own keyword arguments, which its signature checks.
+
+    `layers`, for a method that compares features, maps the student's module paths to the teacher's, or is "auto"
+    (edgekd.distill.layers); for one that reads the student's alone it lists these.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    method: Text = Field(description="one of those below")
+    weight: NonNegative = Field(default=1.0, description="of the term")
+    warmup_epochs: NonNegative = Field(default=0.0, description="the weight rises linearly from 0 over these epochs")
+
+    until_epoch: NonNegative | None = Field(default=None, description="the term ends there; none: never")
+    layers: Annotated[dict[str, str] | tuple[str, ...] | Literal["auto"], PlainValidator(_layers)] = Field(
+        default_factory=dict, description="student module path -> teacher module path"
+    )
+    layout: Layout | None = Field(
+        default=None,
+        description="of features with three axes: 'tokens' [batch, positions, channels], 'channels_first' [batch, channels, positions]",
+    )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The method's own hyper-parameters."""
+        return dict(self.model_extra or {})
+
+
+def check_losses(losses: Sequence[Loss], methods: Methods) -> list[str]:
+    """The mistakes in the losses' methods and options, each as `distill.losses.0.temperature: what is wrong`."""
+    placed: Iterator[tuple[Loc, Mapping[str, Any]]] = (
+        (
+            ("distill", "losses", n),
+            {"method": loss.method, "layers": loss.layers, "layout": loss.layout, **loss.options},
+        )
+        for n, loss in enumerate(losses)
+    )
+    return [f"{dotted(loc)}: {text}" for loc, text in mistakes_in_losses(placed, methods)]
+
+
+def losses_in(document: Mapping[str, Any]) -> Iterator[tuple[Loc, Mapping[str, Any]]]:
+    """The losses of a document whose other parts may be wrong."""
+    distill = document.get("distill")
+    losses = distill.get("losses") if isinstance(distill, dict) else None
+    for n, loss in enumerate(losses if isinstance(losses, list) else ()):
+        if isinstance(loss, dict) and isinstance(loss.get("method"), str):
+            yield ("distill", "losses", n), loss
+
+
+def mistakes_in_losses(losses: Iterator[tuple[Loc, Mapping[str, Any]]], methods: Methods) -> Iterator[tuple[Loc, str]]:
+    for loc, loss in losses:
+        name = loss["method"]
+        if name not in methods:
+            yield (*loc, "method"), f"method {name!r} not found{nearest(name, methods)}"
+            continue
+        options = {key: value for key, value in loss.items() if key not in Loss.model_fields}
+        for inner, text in (
+            *_layer_mistakes(name, methods[name], loss.get("layers"), loss.get("layout")),
+            *_option_mistakes(name, methods[name], options),
+        ):
+            yield loc + inner, text
+
+
+def needs_of(method: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of a method's positional arguments; a method with weights takes them in `forward`."""
+    call: Callable[..., Any] = getattr(method, "forward", method)
+    positional = (p for p in inspect.signature(call).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD)
+    return tuple(p.name for p in positional if p.name != "self")
+
+
+def reads_teacher(method: Callable[..., Any]) -> bool:
+    """Whether a method reads a teacher, its logits or its features."""
+    return not TEACHERS.isdisjoint(needs_of(method))
+
+
+def options_of(method: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """A method's hyper-parameters, its keyword-only arguments; of one with weights those of its constructor."""
+    called: Callable[..., Any] = getattr(method, "__init__") if inspect.isclass(method) else method  # noqa: B009
+    return {p.name: p for p in inspect.signature(called).parameters.values() if p.kind is p.KEYWORD_ONLY}
+
+
+def _layer_mistakes(name: str, method: Callable[..., Any], layers: object, layout: object) -> Iterator[tuple[Loc, str]]:
+    """A method that reads features needs layers; another has no use for them."""
+    needs = needs_of(method)
+    if layout is not None and "f_s" not in needs:
+        yield ("layout",), f"{shown(layout)} given; method {name} reads logits only, so no feature has a layout"
+    if "f_t" in needs:
+        example = 'layers = { "layer3" = "layer3" } (student module path = teacher module path), or layers = "auto"'
+        if not layers:
+            yield ("layers",), f"missing; method {name} compares features: say which, for example {example}"
+        elif layers != "auto" and not isinstance(layers, dict):
+            yield ("layers",), f"{shown(layers)} given; method {name} compares features: write {example}"
+    elif "f_s" in needs:
+        if layers != "auto" and (not layers or not isinstance(layers, list | tuple)):
+            example = 'layers = ["layer1", "layer2"] (module paths, shallow to deep), or layers = "auto"'
+            yield ("layers",), f"{shown(layers)} given; method {name} reads the student's own features: write {example}"
+    elif layers:
+        yield ("layers",), f"{shown(layers)} given; method {name} reads logits only, so it takes no layers"
+
+
+def _option_mistakes(name: str, method: Callable[..., Any], options: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    called: Callable[..., Any] = getattr(method, "__init__") if inspect.isclass(method) else method  # noqa: B009
+    hints = get_type_hints(called, include_extras=True)
+    parameters = options_of(method)
+    common = [key for key in Loss.model_fields if key not in ("layers", "layout") or "f_s" in needs_of(method)]
+    for key, value in options.items():
+        if key == "temperature" and key in parameters and value == "auto":
+            if not {"z_t", "z_ts"} & set(needs_of(method)):
+                yield (key,), f"'auto' softens a teacher's logits, which method {name} does not read; give a number"
+            continue  # chosen by edgekd.steps.temperature
+        if key in parameters:
+            yield from (((key, *inner), text) for inner, text in _value_mistakes(value, hints.get(key, Any)))
+        else:
+            yield (key,), f"unknown key {key!r} of method {name}{nearest(key, [*parameters, *common])}"
+    for key, parameter in parameters.items():
+        if parameter.default is inspect.Parameter.empty and key not in options:
+            yield (key,), f"missing; method {name} requires it"
+
+
+def _value_mistakes(value: object, annotation: Any) -> Iterator[tuple[Loc, str]]:
+    adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False))
+    try:
+        adapter.validate_json(as_json(value), strict=True)
+    except ValidationError as error:
+        for item in error.errors(include_url=False):
+            yield item["loc"], wording(item, Loss)

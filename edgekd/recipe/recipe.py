@@ -1,0 +1,550 @@
+"""Recipe: what to build. Reads edgekd.toml and reports every mistake at once, each with its place in the file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from edgekd.base.names import class_problem
+from edgekd.base.places import expanded
+from edgekd.base.texts import FolderName, Text
+from edgekd.base.toml_file import (
+    Mistake,
+    Places,
+    as_json,
+    beyond,
+    date_mistakes,
+    parse_toml,
+    read_text,
+    refuse,
+    validation_mistakes,
+)
+from edgekd.errors import RecipeError, nearest
+from edgekd.recipe import overrides as command_line
+from edgekd.recipe.losses import Loss, Methods, losses_in, mistakes_in_losses
+from edgekd.recipe.schemes import ELSEWHERE, SCHEMES, with_scheme
+
+FILE = "edgekd.toml"
+LOCATED = ("data", "teacher", "student", "tasks")  # the tables that name files
+SYNTHESES = ("deep_inversion", "dafl", "dfq")
+MOST = 10**9  # of anything that is counted
+MOST_PIXELS = 1 << 15  # of a side
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+class Section(BaseModel):
+    """A table of the recipe: immutable, and a key that it does not know is an error.
+
+    What of it enters the key of a stage (edgekd.cache.stage): of `references` the file's content instead of its path, of
+    `shapes_nothing` nothing, of `decoded` nothing either: the key of the samples that were decoded stands for it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    references: ClassVar[frozenset[str]] = frozenset()
+    shapes_nothing: ClassVar[frozenset[str]] = frozenset()
+    decoded: ClassVar[frozenset[str]] = frozenset()
+
+
+class Augmentation(Section):
+    """How a training view differs from the stored image; a view replays exactly (see edgekd.data.views)."""
+
+    crop_padding: int = Field(
+        default=0, ge=0, le=MOST_PIXELS, description="pixels of zero padding before a random crop back to the size"
+    )
+    flip: bool = Field(default=False, description="mirrors half of the images")
+    cutout: int = Field(
+        default=0, ge=0, le=MOST_PIXELS, description="side in pixels of a square that is painted in one colour"
+    )
+    fill: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(
+        default=None, description="cut-out's colour per channel, in 0..1; none: data.mean"
+    )
+    mixup: NonNegative = Field(default=0.0, le=1000, description="alpha of Beta(alpha, alpha); 0 is off")
+
+
+class Source(Section):
+    """Where samples come from: an image folder, parquet (a file, or a pattern with `*`) or `python:module:function`."""
+
+    references = frozenset({"train", "test"})
+    shapes_nothing = frozenset({"store_gb"})
+
+    train: Text = Field(description="the teacher and the student see these")
+    test: Text = Field(description="read by the final check only")
+    column: Text | None = Field(default=None, description="of the images in parquet; none: image or img")
+    label: Text | None = Field(default=None, description="column of the labels in parquet; none: label or labels")
+    size: tuple[Annotated[int, Field(ge=1, le=MOST_PIXELS)], Annotated[int, Field(ge=1, le=MOST_PIXELS)]] | None = (
+        Field(default=None, description="height, width that images are resized to; none: as they are")
+    )
+    channels: Literal[1, 3] | None = Field(
+        default=None, description="1 keeps one, the luma; none: 3 of pictures, of arrays those that they have"
+    )
+    on_error: Literal["stop", "skip"] = Field(default="stop", description="where an image does not decode")
+    store_gb: Positive | None = Field(default=None, description="largest decoded store; none: half of the free disk")
+
+
+class Synthetic(Section):
+    """How many images a data-free build makes, and how long it works on them; unset: the method's own."""
+
+    samples: int = Field(default=10_000, ge=1, le=MOST, description="images")
+    steps: int | None = Field(default=None, ge=1, le=MOST, description="of the optimizer; none: the method's own")
+    batch: int | None = Field(default=None, ge=1, le=MOST, description="images at a time; none: the method's own")
+
+
+class Data(Source):
+    """Samples, the hold-out split, normalisation and augmentation. `train = "synthetic:deep_inversion"` (or dafl, dfq) makes
+    the training images from the teacher alone (edgekd.distill.data_free)."""
+
+    decoded = frozenset({"train", "test"})
+
+    holdout: float = Field(default=0.05, gt=0, lt=0.5, description="share of train kept for every choice")
+    mean: tuple[float, ...] = Field(default=(0.5, 0.5, 0.5), description="per channel, of values in 0..1")
+    std: tuple[Positive, ...] = Field(default=(0.5, 0.5, 0.5), description="the same")
+    augment: Augmentation = Field(default=Augmentation(), description="of the training images")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="of the hold-out split and of the views")
+    synthetic: Synthetic = Field(default=Synthetic(), description="where train is synthetic")
+
+    @property
+    def source(self) -> Source:
+        """What decides about the decoded store, and nothing else; a data-free build reads test alone."""
+        source = Source.model_construct(**{name: getattr(self, name) for name in Source.model_fields})
+        return source.model_copy(update={"train": self.test}) if self.is_synthetic else source
+
+    @property
+    def of_test(self) -> Self:
+        """What decides about the test split alone, which is neither split nor augmented."""
+        fixed = {name: Data.model_fields[name].default for name in ("holdout", "augment", "seed", "synthetic")}
+        return self.model_copy(update={**fixed, "train": self.test})
+
+    @property
+    def is_synthetic(self) -> bool:
+        """There are no training samples: they are made from the teacher."""
+        return self.train.startswith("synthetic:")
+
+    @model_validator(mode="after")
+    def _synthesis_is_known(self) -> Self:
+        method = self.train.partition(":")[2]
+        if self.is_synthetic and method not in SYNTHESES:
+            raise ValueError(f"train = {self.train!r} is no way to make images{nearest(method, SYNTHESES)}")
+        return self
+
+    @model_validator(mode="after")
+    def _mean_and_std_are_of_the_same_channels(self) -> Self:
+        if max(self.mean, default=0) > 1:
+            raise ValueError(
+                f"mean = {max(self.mean):g} given; it is of values in 0..1: divide a mean of 0..255 by 255, and std too"
+            )
+        if len(self.mean) != len(self.std):
+            raise ValueError(
+                f"mean has {len(self.mean)} channels, std has {len(self.std)}; give one figure a channel each"
+            )
+        return self
+
+
+class Model(Section):
+    """A model reference, its weights and keyword arguments."""
+
+    references = frozenset({"model", "weights"})
+
+    model: Text = Field(
+        description="edgekd:NAME, timm:NAME, python:FILE.py:FUNCTION, exported:FILE.pt2, onnx:FILE (teachers)"
+    )
+    weights: Text | None = Field(default=None, description="safetensors, for edgekd:, timm: and python:")
+    args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the model's function")
+
+
+class TeacherModel(Model):
+    """A model that teaches, and what it is: edgekd.models.adapt makes its input and its outputs those that the data asks for."""
+
+    outputs: Literal["logits", "probabilities", "log_probabilities"] | None = Field(
+        default=None, description="what it gives; none: logits, and what are none is refused"
+    )
+    classes: tuple[Text, ...] | Text | None = Field(
+        default=None,
+        description="the names of its outputs in their order, or a text file with one a line; none: as the data numbers them",
+    )
+    size: tuple[Annotated[int, Field(ge=1, le=MOST)], Annotated[int, Field(ge=1, le=MOST)]] | None = Field(
+        default=None,
+        description="height, width of what it takes, to which pictures are resized (bilinear); none: the data's",
+    )
+
+
+class Teacher(TeacherModel):
+    """The trained model to learn from. `train_epochs` trains it on labels first where it has no weights.
+
+    `also` are further teachers: methods that read one are averaged over all, others weigh them (`eb_kd`, `ca_mkd`). With
+    `column` the teachers see another column of the same rows (cross-modal distillation).
+    """
+
+    train_epochs: int = Field(
+        default=0, ge=0, le=MOST, description="epochs to train the teacher on labels first; 0: it is already trained"
+    )
+    also: tuple[TeacherModel, ...] = Field(default=(), description="further teachers, each as this table")
+    column: Text | None = Field(default=None, description="of the images that the teachers see; none: the student's")
+    mean: tuple[Annotated[float, Field(le=1)], ...] | None = Field(
+        default=None, description="of what the teachers see, of values in 0..1; none: the data's"
+    )
+    std: tuple[Positive, ...] | None = Field(default=None, description="the same")
+
+    @property
+    def alone(self) -> Self:
+        """The teacher's network alone, without data settings: what enters a stage's key."""
+        return self.model_copy(update={"also": (), "column": None, "mean": None, "std": None})
+
+
+class Init(Section):
+    """The student's first weights, from the teacher's (or from those of the model `source`).
+
+    copy: layers by path, or every n-th of the repeated ones; slice: the strongest channels; wider, deeper: Net2Net, which
+    keeps the function, wider up to its `noise`; extend: everything that fits, the head's first classes (for `lwf`).
+    """
+
+    how: Literal["copy", "slice", "wider", "deeper", "extend"] = Field(description="see docs/distillation.md")
+    layers: dict[str, str] | Literal["every_nth"] = Field(
+        default="every_nth", description="how = copy: student module path -> teacher module path"
+    )
+    noise: NonNegative = Field(
+        default=1e-5,
+        description="how = wider: on copied channels, relative to their weights, since equal ones learn alike (Net2Net, 2.3); more "
+        "parts them sooner, and changes the function more",
+    )
+    source: Model | None = Field(default=None, description="whose weights; none: the teacher's")
+
+
+class Student(Model):
+    """The model that ships. `assistants` (Mirzadeh et al. 2020) are trained on the way to it: each learns from the one
+    before, the first from the teacher. `init` is what it begins with, where it has no weights (edgekd.models.init)."""
+
+    assistants: tuple[Model, ...] = Field(default=(), description="between teacher and student, the teacher's first")
+    init: Init | None = Field(default=None, description="first weights; none: random")
+    heads: dict[str, int] = Field(default_factory=dict, description="outputs after the classes; [[tasks]] sets them")
+
+    @property
+    def alone(self) -> Self:
+        """What decides about the network itself."""
+        return self.model_copy(update={"assistants": ()})
+
+    @property
+    def untrained(self) -> Self:
+        """What decides about its layers, whatever weights they begin with."""
+        return self.alone.model_copy(update={"init": None, "weights": None})
+
+
+class Task(Section):
+    """A further task of the same student: a head of its own, taught by a teacher of its own (system-level distillation).
+
+    `name` is the output's in the exported graph; `label` is the column of parquet that holds its classes.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="of its output")]
+    label: Text = Field(description="column of its labels")
+    teacher: TeacherModel = Field(description="of its classes, as [teacher]")
+    weight: Positive = Field(default=1.0, description="of the task's losses, where the first task's is 1")
+
+
+class Optimizer(Section):
+    name: Literal["sgd", "adamw"] = Field(default="sgd", description="sgd is with Nesterov momentum")
+    lr: Positive = Field(default=0.1, description="after the warm-up; then half a cosine to 0")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
+    weight_decay: NonNegative = Field(default=5e-4, description="of all parameters")
+
+
+class Recording(Section):
+    """How the teacher's outputs are recorded: `views` augmentations of each sample, in a format of edgekd.distill.cache."""
+
+    views: int
+    format: Literal["float16", "int8", "topk"]
+    top_k: int
+    bf16: bool
+
+
+class Distill(Section):
+    """How the student is trained. Without `losses`: `kd` at T 4, weight 0.9, and labels at 0.1 (Hinton 2015)."""
+
+    shapes_nothing = frozenset({"tensorboard"})
+
+    epochs: int = Field(default=30, ge=1, le=MOST, description="the last one ships")
+    batch_size: int = Field(default=128, ge=2, le=MOST, description="over all processes")
+    views: int = Field(
+        default=4, ge=1, le=MOST, description="different augmentations of each sample that the teacher is asked for"
+    )
+    cache: Literal["float16", "int8", "topk"] = Field(
+        default="float16", description="how the teacher's logits are stored (edgekd.distill.cache)"
+    )
+    top_k: int = Field(default=32, ge=1, le=MOST, description='logits of each sample that cache = "topk" keeps')
+    label_weight: NonNegative = Field(default=0.1, description="of the cross-entropy with the labels")
+    losses: tuple[Loss, ...] = Field(
+        default=(Loss(method="kd", weight=0.9),), description="added up; see [[distill.losses]]"
+    )
+    optimizer: Optimizer = Field(default=Optimizer(), description="see below")
+    warmup_epochs: NonNegative = Field(default=1.0, le=MOST, description="the learning rate rises linearly from 0")
+    ema: float = Field(
+        default=0.0, ge=0, lt=1, description="decay a step of the averaged weights that are shipped; 0 is off"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="auto: bf16 where the machine computes in it"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**63, description="of weights and order")
+    tensorboard: bool = Field(default=False, description="writes the curves for it too")
+    scheme: Literal["offline", "born_again", "dml", "one", "byot", "tf_kd", "cs_kd", "adversarial", "lifelong"] = Field(
+        default="offline", description="defaults of this table by name (edgekd.recipe.schemes)"
+    )
+    generations: int = Field(
+        default=0, ge=0, le=1000, description="times that the trained student teaches itself anew (born-again networks)"
+    )
+
+    @field_validator("scheme", mode="before")
+    @classmethod
+    def _other_words_say_what_to_write(cls, scheme: Any) -> Any:
+        if isinstance(scheme, str) and scheme in ELSEWHERE:
+            raise ValueError(f"scheme {scheme!r} is not set here; write {ELSEWHERE[scheme]}")
+        return scheme
+
+    @model_validator(mode="after")
+    def _something_is_learnt(self) -> Self:
+        lasting = [loss for loss in self.losses if loss.until_epoch is None or loss.until_epoch >= self.epochs]
+        if self.label_weight == 0 and not any(loss.weight for loss in lasting):
+            raise ValueError(
+                "label_weight is 0 and no loss has a weight to the end: there is nothing to learn from; give one a weight"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _every_warmup_ends(self) -> Self:
+        for loss in self.losses:
+            end = self.epochs if loss.until_epoch is None else min(self.epochs, loss.until_epoch)
+            if loss.warmup_epochs > end:
+                raise ValueError(
+                    f"the warm-up of {loss.method} takes {loss.warmup_epochs:g} epochs, and the term ends after {end:g}: it would "
+                    "never have its weight; lower warmup_epochs"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _the_scheme_is_applied(self) -> Self:
+        if missing := SCHEMES[self.scheme].keys() - self.model_fields_set:
+            raise ValueError(
+                f"scheme = '{self.scheme}' gives defaults to a recipe's file; in Python state {', '.join(sorted(missing))}, as "
+                f"Distill(scheme='{self.scheme}', **edgekd.recipe.schemes.SCHEMES['{self.scheme}'])"
+            )
+        trains_by = {loss["method"] for loss in SCHEMES[self.scheme].get("losses", ())} - {"kd"}
+        if lost := trains_by - {loss.method for loss in self.losses}:
+            raise ValueError(
+                f"scheme = '{self.scheme}' trains by {', '.join(sorted(lost))}, which the recipe's own losses replace; add "
+                f'{{ method = "{min(lost)}", ... }} to them, or leave losses or scheme out'
+            )
+        return self
+
+
+class Training(Section):
+    """Of quantization-aware distillation (mode = qat, or auto where it comes to that)."""
+
+    epochs: int = Field(default=3, ge=1, le=MOST, description="of quantization-aware training")
+    lr: Positive = Field(
+        default=0.001,
+        description="of it: a hundredth of what the student began with (as in the guide of pytorch-quantization)",
+    )
+
+
+Refinement = Literal["cle", "adaround", "bias_correction"]
+REFINEMENTS: tuple[Refinement, ...] = get_args(Refinement)
+
+
+class Quantize(Training):
+    """How the student becomes int8 where the target has it. Calibration decides ranges by the methods of
+    edgekd.quantize.ranges, from one pass over `calibration_samples` training images.
+
+    auto: ptq, then refined, then with the most sensitive layers in float, then qat, until `budget.max_drop_from_fp32` holds
+    on the hold-out split.
+    """
+
+    mode: Literal["ptq", "qat", "auto", "none"] = Field(default="ptq", description="see docs/quantization.md")
+    calibration: Literal["minmax", "moving_average", "percentile", "entropy", "mse"] = Field(
+        default="mse", description="what decides the ranges of activations"
+    )
+    calibration_samples: int = Field(default=512, ge=1, le=MOST, description="training images, not augmented")
+    refine: tuple[Refinement, ...] = Field(default=(), description="of ptq; auto takes all where none is given")
+    keep_float: tuple[Text, ...] = Field(
+        default=(), description='operators that stay float: "first", "last", or a module by its path'
+    )
+
+    @model_validator(mode="after")
+    def _refinements_fit(self) -> Self:
+        in_order = tuple(step for step in REFINEMENTS if step in self.refine)
+        if self.refine != in_order:
+            wanted = ", ".join(f'"{step}"' for step in in_order)
+            raise ValueError(f"refine runs each step once, in this order: write refine = [{wanted}]")
+        if self.refine and self.mode in ("qat", "none"):
+            raise ValueError(
+                f'refine is given, but mode = "{self.mode}" has no use for it: it improves what calibration alone made; '
+                'write mode = "ptq" or "auto", or leave refine out'
+            )
+        return self
+
+    @property
+    def training(self) -> Training:
+        """What decides about the quantization-aware training alone."""
+        return Training(epochs=self.epochs, lr=self.lr)
+
+
+class Export(Section):
+    opset: int | None = Field(default=None, ge=13, le=100, description="none: the target's")
+    batch: Literal["dynamic", 1] = Field(default="dynamic", description="1: static shapes, as a DLA needs them")
+    preprocess: bool = Field(default=True, description="input uint8 NHWC, normalised inside the graph")
+    output: Literal["logits", "probabilities"] = Field(default="logits", description="of the graph")
+
+
+class Budget(Section):
+    """What the shipped model must hold; points are percentage points of top-1 accuracy on the test split."""
+
+    min_accuracy: Percent | None = Field(default=None, description="top-1 in percent")
+    max_drop_from_teacher: Percent | None = Field(default=None, description="in points")
+    max_drop_from_fp32: Percent | None = Field(default=1.0, description="in points, of what is quantized")
+    p90_latency_ms: Positive | None = Field(default=None, description="on the device")
+    size_mb: Positive | None = Field(default=None, description="of the file that ships")
+    above_majority: bool = Field(
+        default=True, description="more often right than naming the most frequent class always, by a 95 % interval"
+    )
+    max_class_drop: Percent | None = Field(
+        default=30.0,
+        description="points that a class may surely fall under fp32, and under a teacher of the same classes; surely: by an "
+        "interval that is 95 % over all classes, so a class of few samples is not missed by chance; 100 allows any",
+    )
+
+
+class Recipe(Section):
+    """All of edgekd.toml. `folder` is where it was read from; relative paths in it start there."""
+
+    name: FolderName = Field(description="names the bundle's folder")
+    data: Data
+    teacher: Teacher | None = Field(default=None, description="none: the student learns from labels, or from itself")
+    student: Student
+    distill: Distill = Distill()
+    quantize: Quantize = Quantize()
+    export: Export = Export()
+    budget: Budget = Budget()
+    tasks: tuple[Task, ...] = ()
+    folder: Path = Field(default=Path("."), exclude=True)
+
+    @property
+    def teacher_data(self) -> Data:
+        """The data as the teachers see it."""
+        if self.teacher is None:
+            return self.data
+        seen = {key: getattr(self.teacher, key) for key in ("column", "mean", "std") if getattr(self.teacher, key)}
+        if "mean" in seen and self.data.augment.cutout and self.data.augment.fill is None:  # one picture for both
+            seen["augment"] = self.data.augment.model_copy(update={"fill": self.data.mean})
+        return self.data.model_copy(update=seen)
+
+    @property
+    def teachers(self) -> tuple[Teacher, ...]:
+        """All of them, the first first; a recipe may have none."""
+        if self.teacher is None:
+            return ()
+        return self.teacher.alone, *(Teacher(**dict(model)) for model in self.teacher.also)
+
+    def task_data(self, task: Task) -> Data:
+        """The same images with a task's labels."""
+        return self.data.model_copy(update={"label": task.label})
+
+    def settled(self) -> Self:
+        """Without what has no say in this recipe: a change of it makes no stage anew."""
+        data, distill = self.data, self.distill
+        if not data.is_synthetic:
+            data = data.model_copy(update={"synthetic": Synthetic()})
+        if distill.cache != "topk":
+            distill = distill.model_copy(update={"top_k": Distill.model_fields["top_k"].default})
+        return self.model_copy(update={"data": data, "distill": distill})
+
+    def located(self) -> Self:
+        """The same recipe with absolute paths: `~` is the home, a relative one starts at the recipe's folder."""
+
+        def at(reference: str) -> str:
+            before, file, after = split_reference(reference)
+            return reference if file is None else f"{before}{self.folder / expanded(file)}{after}"
+
+        def inside(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(map(inside, value))
+            if not isinstance(value, Section):
+                return value
+            located = {key: at(item) if key in value.references and item else inside(item) for key, item in value}
+            if isinstance(located.get("classes"), str):  # a file, whose content is the setting
+                located["classes"] = read_classes(self.folder / expanded(located["classes"]))
+            return value.model_copy(update=located)
+
+        return self.model_copy(update={name: inside(getattr(self, name)) for name in LOCATED})
+
+
+def file_of(reference: str) -> Path | None:
+    """The file or folder that a reference speaks of, if any: a path, `onnx:FILE`, `exported:FILE`, `python:FILE.py:function`."""
+    return split_reference(reference)[1]
+
+
+def split_reference(reference: str) -> tuple[str, Path | None, str]:
+    """What stands before the file of a reference, the file, and what stands behind it."""
+    kind, colon, name = reference.partition(":")
+    if kind in ("onnx", "exported"):
+        return f"{kind}:", Path(name), ""
+    if kind == "python" and colon:
+        module, second, function = name.rpartition(":")
+        return ("python:", Path(module), f"{second}{function}") if module.endswith(".py") else (reference, None, "")
+    if kind in ("edgekd", "timm", "synthetic") and colon:
+        return reference, None, ""
+    return "", Path(reference), ""
+
+
+def read_classes(file: Path) -> tuple[str, ...]:
+    """The class names of a text file, one a line. Raises RecipeError where it is none."""
+    names = tuple(read_text(file).removeprefix("\ufeff").splitlines())
+    if problem := class_problem(names):
+        raise RecipeError(f"{file}: {problem}; write one name a line, and nothing else")
+    return names
+
+
+def load_recipe(path: Path | None = None, overrides: Sequence[str] = (), methods: Methods | None = None) -> Recipe:
+    """The recipe in a folder (its edgekd.toml; none: this folder) or in a .toml file, changed by `key=value` overrides.
+
+    With `methods` (edgekd.distill.methods.METHODS, which imports torch) the options of the losses are checked too.
+    Raises RecipeError with every mistake and its place.
+    """
+    file = _recipe_file(path)
+    text = read_text(file)
+    document = parse_toml(text, file.name)
+    overridden, mistakes = command_line.apply(overrides, document)
+    places = Places(file.name, text, overridden)
+    refuse(str(file), beyond(document, places))  # what an override wrote
+    mistakes += date_mistakes(document, places)
+    if methods is not None:
+        mistakes += [
+            Mistake(places(loc), what) for loc, what in mistakes_in_losses(losses_in(with_scheme(document)), methods)
+        ]
+    if "folder" in document:  # a field of Recipe that is no key of the file
+        mistakes.append(Mistake(places(("folder",)), "unknown key 'folder'; it is where the file lies"))
+    folder = file.absolute().parent
+    default_name = (folder.name or "recipe") if file.name == FILE else file.stem
+    try:
+        recipe = Recipe.model_validate_json(
+            as_json({"name": default_name, **with_scheme(document), "folder": str(folder)}), strict=True
+        )
+    except ValidationError as error:
+        mistakes += validation_mistakes(error, Recipe, places)
+    refuse(str(file), mistakes)
+    return recipe
+
+
+def _recipe_file(path: Path | None) -> Path:
+    path = Path(os.path.abspath(expanded(path or ".")))
+    file = path / FILE if path.is_dir() else path
+    if not file.is_file():
+        others = [other.name for other in sorted(file.parent.glob("*.toml"))]
+        what = f"{file} does not exist{nearest(file.name, others)}"
+        end = "" if what.endswith((".", "?")) else "."
+        raise RecipeError(f"{what}{end} Write a first recipe with `edgekd init`, or give the folder of one")
+    if file.suffix != ".toml":
+        raise RecipeError(f"{file} is no recipe: give a folder with {FILE}, or a .toml file")
+    return file

@@ -1,0 +1,33 @@
+"""What is refused before anything runs: files that are not there, settings that the device cannot run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from edgekd.base.toml_file import Mistake
+from edgekd.recipe import Recipe, Section, file_of
+
+MODEL_FORMS = ("edgekd", "python", "timm", "onnx", "exported")
+
+
+def missing_files(recipe: Recipe) -> Iterator[Mistake]:
+    """The files and folders that a located recipe names and that are not there."""
+    for name, section in (("data", recipe.data), ("teacher", recipe.teacher), ("student", recipe.student)):
+        if section is not None:
+            yield from _missing_in(name, section)
+    for n, task in enumerate(recipe.tasks):
+        yield from _missing_in(f"tasks.{n}", task)
+
+
+def _missing_in(place: str, section: Section) -> Iterator[Mistake]:
+    for key in sorted(section.references):
+        reference: str | None = getattr(section, key)
+        # A word that is no path is explained where models are loaded, which knows their names.
+        is_file = reference is not None and (key != "model" or reference.partition(":")[0] in MODEL_FORMS)
+        file = file_of(reference) if reference is not None and is_file else None
+        if file is not None and not (file.exists() or ("*" in file.name and any(file.parent.glob(file.name)))):
+            yield Mistake(f"{place}.{key}", f"{file} does not exist; give another path, or --set {place}.{key}=PATH")
+    for key, value in section:
+        for n, item in enumerate(value if isinstance(value, tuple) else (value,)):
+            if isinstance(item, Section):
+                yield from _missing_in(f"{place}.{key}{f'.{n}' if isinstance(value, tuple) else ''}", item)

@@ -1,0 +1,1 @@
+"""Runtime: models run as they ship, each in a process of its own."""

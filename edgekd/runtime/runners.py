@@ -1,0 +1,329 @@
+"""Runner: one way to run a model, a short class a runtime; machine, versions: what a figure was taken on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from edgekd.base.external_data import check_external_data
+from edgekd.errors import ModelError
+from edgekd.runtime.bf16 import FOLDER, ROUNDED, as_on_a_gpu
+from edgekd.runtime.sessions import Ended, Refused, Session, ending
+from edgekd.scripts import SCRIPTS
+
+Batch = NDArray[Any]
+QDQ_APART = "Q and DQ apart"
+NCHWC = "NchwcTransformer"
+"""onnxruntime's pass that blocks channels on x86. On some fp16 graphs it ends the process (seen with 1.23 to 1.31)."""
+
+NOTABLE_FEATURES = (
+    ("avx2", "avx2"),
+    ("avx512f", "avx512f"),
+    ("avx512_vnni", "avx512_vnni"),
+    ("avx_vnni", "avx_vnni"),
+    ("amx_int8", "amx_int8"),
+    ("asimddp", "dotprod"),
+    ("asimdhp", "fp16"),
+    ("i8mm", "i8mm"),
+    ("sve", "sve"),
+)
+
+
+class Runner(Protocol):
+    """A model in a runtime. `name` is the runtime with its version and what was set otherwise than usual."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def threads(self) -> int: ...
+
+    def run(self, batch: Batch) -> Batch:
+        """[batch, ...] as the model takes it -> [batch, classes]."""
+        ...
+
+
+class TorchRunner:
+    """A module in eager PyTorch on the CPU. Setting the threads is global to the process: `run` sets them."""
+
+    def __init__(self, module: torch.nn.Module, *, threads: int = 1) -> None:
+        self._module = module.eval()
+        self.threads = threads
+        self.name = f"torch {torch.__version__} CPU"
+
+    def run(self, batch: Batch) -> Batch:
+        if torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
+        with torch.inference_mode():
+            output: torch.Tensor = self._module(torch.from_numpy(np.ascontiguousarray(batch)))
+        return output.numpy()
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A session, and what was set otherwise than usual, in words."""
+
+    session: Session
+    set_otherwise: tuple[str, ...]
+
+
+def open_session(path: Path | str, *, threads: int = 1, optimise: bool = True) -> Opened:
+    """An ONNX file in onnxruntime on the CPU, so that it computes what the file says.
+
+    On x86 without VNNI int8 products saturate in 16 bit and accuracy would be another than the device's:
+    `session.x64quantprecision` is set there. A bf16 graph is computed in fp32 and rounded after every operator. Where the
+    processor has fp16, onnxruntime's integer operators refuse the fp16 scales of a TensorRT graph: Q and DQ then stay apart.
+    The pass `NCHWC` is left out for the fp16 graphs that it may end the process on.
+    With `optimise` off every tensor has the value that the file says. The model runs in a process of its own (see
+    edgekd.runtime.sessions). Raises ModelError where the file cannot be loaded, or ends that process.
+    """
+    check_external_data(path)
+    entries = {FOLDER: os.path.dirname(os.path.abspath(path))}
+    # WeightBiasQuantization would round float biases to integers, which a TensorRT engine does not.
+    disabled = ["WeightBiasQuantization"]
+    set_otherwise = []
+    if int8_saturates(platform.machine(), cpu_features()):
+        entries["session.x64quantprecision"] = "1"
+        set_otherwise.append("x64quantprecision")
+
+    def start(source: bytes | str) -> Session:
+        return Session(
+            source, threads=threads, optimise=optimise, entries=entries, disabled=disabled, title=os.fspath(path)
+        )
+
+    try:
+        if nchwc_may_end_it(path):
+            disabled.append(NCHWC)
+            set_otherwise.append(f"without {NCHWC}")
+        rounded = as_on_a_gpu(path)
+        if rounded:
+            set_otherwise.append(ROUNDED)
+        try:
+            session = start(rounded or str(path))
+        except Refused as error:
+            if not refuses_fp16_scales(error):
+                raise
+            entries["session.disable_quant_qdq"] = "1"
+            set_otherwise.append(QDQ_APART)
+            session = start(rounded or str(path))
+    except ModelError:
+        raise
+    except Exception as error:  # protobuf's and onnx's share no base class
+        raise ModelError(f"onnxruntime {ort.__version__} cannot load {path}: {' '.join(str(error).split())}") from error
+    return Opened(session, tuple(set_otherwise))
+
+
+class OnnxRunner:
+    """An ONNX file with one input in onnxruntime on the CPU (see open_session); `run` gives the first of `outputs`.
+
+    `name` tells what was set otherwise than usual; of a graph that is `rounds_to_bf16` a latency says nothing. Raises
+    ModelError where the file cannot be loaded.
+    """
+
+    def __init__(self, path: Path, *, threads: int = 1) -> None:
+        opened = open_session(path, threads=threads)
+        self._session, self.threads = opened.session, threads
+        self.name = f"onnxruntime {ort.__version__} CPU"
+        if opened.set_otherwise:
+            self.name += f" ({', '.join(opened.set_otherwise)})"
+        self.rounds_to_bf16 = ROUNDED in opened.set_otherwise
+        inputs = self._session.get_inputs()
+        self._batch = fixed_batch(self._session)
+        if len(inputs) != 1:
+            raise ModelError(f"{path} has inputs {[i.name for i in inputs]}; edgekd runs models with exactly one")
+        self._input = inputs[0].name
+        self.outputs = [output.name for output in self._session.get_outputs()]
+
+    def run(self, batch: Batch) -> Batch:
+        return in_batches(lambda part: self._run(self.outputs[:1], part), batch, self._batch)[0]
+
+    def run_all(self, batch: Batch) -> list[Batch]:
+        """Every output, in the order of `outputs`."""
+        return in_batches(lambda part: self._run(None, part), batch, self._batch)
+
+    def timed(self, one: Batch) -> TimedThere:
+        """What `protocol.interleave` times, `run` on one batch, by the clock of the process that it runs in."""
+        size = self._batch or len(one)
+        part = np.concatenate([one, np.repeat(one[-1:], -len(one) % size, axis=0)])
+        if len(part) > size:
+            raise ModelError(f"{self._session.path} is written for a batch of {size}; {len(one)} were to be timed")
+        return TimedThere(self._session, self.outputs[:1], {self._input: part})
+
+    def _run(self, outputs: list[str] | None, part: Batch) -> list[Batch]:
+        try:
+            return self._session.run(outputs, {self._input: part})
+        except Refused as error:
+            raise ModelError(f"onnxruntime {ort.__version__} does not run {self._session.path}: {error}") from error
+
+    def close(self) -> None:
+        """Let its process be used for the next model; else that happens with the last reference."""
+        self._session.close()
+
+
+@dataclass(frozen=True)
+class TimedThere:
+    """A call that is timed in the process that it is made in."""
+
+    session: Session
+    outputs: list[str]
+    feeds: dict[str, Batch]
+
+    def __call__(self) -> list[Batch]:
+        return self.session.run(self.outputs, self.feeds)
+
+    def block(self, min_s: float, min_n: int) -> NDArray[np.float64]:
+        """Milliseconds of each call."""
+        return self.session.time(self.outputs, self.feeds, min_s, min_n)
+
+
+def nchwc_may_end_it(path: Path | str) -> bool:
+    """Attention behind a convolution in fp16: nothing narrower tells the graphs that `NCHWC` ends the process on."""
+    graph = onnx.load(path, load_external_data=False).graph
+    computes_fp16 = any(tensor.data_type == TensorProto.FLOAT16 for tensor in graph.initializer)
+    return computes_fp16 and {"Conv", "MatMul"} <= {node.op_type for node in graph.node}
+
+
+def refuses_fp16_scales(error: Exception) -> bool:
+    """Where the processor has fp16 arithmetic, onnxruntime fuses Q and DQ with fp16 scales, which are meant for TensorRT, into
+    operators that take none (seen with 1.31 on Cortex-A76)."""
+    return "QLinear" in str(error) and "float16" in str(error)
+
+
+def fixed_batch(session: Session) -> int | None:
+    """The batch that a graph is written for; None: any."""
+    size = (session.get_inputs()[0].shape or [None])[0]
+    return size if isinstance(size, int) else None
+
+
+def in_batches(run: Callable[[Batch], list[Batch]], batch: Batch, size: int | None) -> list[Batch]:
+    """Each output of `run` on `size` samples at a time, as a graph with a fixed batch takes them; the last part is filled up
+    and cut."""
+    if size is None:
+        return run(batch)
+    filled = np.concatenate([batch, np.repeat(batch[-1:], -len(batch) % size, axis=0)])
+    parts = [run(filled[i : i + size]) for i in range(0, len(filled), size)]
+    return [np.concatenate(output)[: len(batch)] for output in zip(*parts, strict=True)]
+
+
+def int8_saturates(architecture: str, features: frozenset[str]) -> bool:
+    """x86 that has none of the VNNI instructions, or does not say so."""
+    return architecture.lower() in {"x86_64", "amd64", "i386", "i686"} and not features & {
+        "avx512_vnni",
+        "avx_vnni",
+        "amx_int8",
+    }
+
+
+def cpu_features() -> frozenset[str]:
+    """The CPU's flags as Linux names them; empty elsewhere."""
+    text = _read(Path("/proc/cpuinfo"))
+    return frozenset(
+        flag for line in text.splitlines() if line.startswith(("flags", "Features")) for flag in _value(line).split()
+    )
+
+
+def machine() -> str:
+    """CPU model, cores that this process may use, features that decide about int8 and fp16, and the system."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    features = cpu_features()
+    notable = [title for flag, title in NOTABLE_FEATURES if flag in features]
+    parts = [cpu_model(), f"{cores} core{'s' if cores > 1 else ''}", " ".join([platform.machine(), *notable])]
+    return ", ".join([*parts, f"{platform.system()} {platform.release()}"])
+
+
+def cpu_model() -> str:
+    """The CPU's name as the system gives it; on arm64 Linux it is the board's, where the CPU itself has none."""
+    for line in _read(Path("/proc/cpuinfo")).splitlines():
+        if line.lower().startswith(("model name", "hardware")) and _value(line):
+            return _value(line)
+    board = _read(Path("/proc/device-tree/model")).strip("\0\n ")
+    return board or platform.processor() or "unknown CPU"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of edgekd and of the libraries that shape its output, those that are installed."""
+    found = {"python": platform.python_version()}
+    for package in ("edgekd", "numpy", "torch", "torchao", "onnx", "onnxruntime"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _value(line: str) -> str:
+    return line.partition(":")[2].strip()
+
+
+PEAK_MEMORY_SCRIPT = """
+import sys
+import numpy as np
+
+def status_kb(key):
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith(key + ":"))
+
+path, dtype, shape, threads, half = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5] == "True"
+sys.path.insert(0, sys.argv[6])
+from run import OnnxModel
+import onnxruntime
+batch = np.zeros([int(d) for d in shape.split("x")], dtype)
+with open("/proc/self/clear_refs", "w") as peak:
+    peak.write("5")
+before = status_kb("VmRSS")
+model = OnnxModel(path, threads, half)
+for _ in range(3):
+    model(batch)
+print(status_kb("VmHWM") - before)
+"""
+
+
+def peak_memory_mb(path: Path, batch: Batch, *, threads: int = 1) -> float | None:
+    """Resident memory in MB (2^20) that loading an ONNX file and running it on a batch like `batch` adds at its peak.
+
+    Measured in a fresh process: the high-water mark (VmHWM) after loading and three runs, less what Python, numpy and
+    onnxruntime held before (VmRSS, the mark reset there). None where the kernel does not tell, so outside of Linux.
+    Raises ModelError where the model cannot be run.
+    """
+    if not os.access("/proc/self/clear_refs", os.W_OK):
+        return None
+    shape = "x".join(str(d) for d in batch.shape)
+    command = [
+        sys.executable,
+        "-B",
+        "-c",
+        PEAK_MEMORY_SCRIPT,
+        str(path),
+        str(batch.dtype),
+        shape,
+        str(threads),
+        str(nchwc_may_end_it(path)),
+        str(SCRIPTS),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode < 0:
+        raise Ended(f"the runtime {ending(done.returncode)} where run.py opened and ran the model")
+    if done.returncode != 0:
+        raise ModelError(f"the memory of {path} could not be measured: {done.stderr.strip().splitlines()[-1:]}")
+    return int(done.stdout) / 1024

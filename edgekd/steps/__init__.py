@@ -1,0 +1,1 @@
+"""Steps: the stages of a build, one file each."""

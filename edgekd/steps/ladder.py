@@ -1,0 +1,150 @@
+"""quantize_student: what `quantize.mode` asks for. With "auto" a ladder: up to the first rung that holds the budget.
+
+Each rung is a stage, scored on the hold-out split; which one is enough is decided here, so that another budget trains
+nothing again and a build that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from edgekd.base.console import say
+from edgekd.cache.stage import Artifact, Cache
+from edgekd.figures.words import beside
+from edgekd.quantize.sensitivity import FloatOperator, Sensitivity
+from edgekd.recipe import REFINEMENTS, Distill, Quantize
+from edgekd.steps.distill import Lessons
+from edgekd.steps.quantize import (
+    HOLDOUT,
+    IN_FLOAT,
+    SENSITIVITY,
+    Plan,
+    Subject,
+    measure_sensitivity,
+    quantize,
+    record_activations,
+    score_holdout,
+    train_quantized,
+)
+
+FLOAT_SHARE = 0.25  # of all multiplications: with more of them in float there is little left to gain from int8
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One way to quantize the student and what it gave: top-1 on the hold-out split in percent, and the points lost."""
+
+    name: str
+    plan: Plan
+    quantized: Artifact
+    top1: float | None = None
+    drop: float | None = None
+    holds: bool | None = None  # none: not looked at
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """The rungs that were tried, in order, and the one that was taken."""
+
+    taken: Rung
+    tried: tuple[Rung, ...]
+    sensitivities: tuple[Sensitivity, ...]
+    float_operators: tuple[FloatOperator, ...]
+
+
+def quantize_student(
+    run: Cache,
+    subject: Subject,
+    recipe: Quantize,
+    max_drop: float | None,
+    taught_by: Lessons,
+    settings: Distill,
+) -> Quantized:
+    """The quantized student. `max_drop` are the points of top-1 that "auto" may lose on the hold-out split; none: any."""
+
+    @cache
+    def recorded(equalized: bool, in_float: tuple[str, ...]) -> Artifact:
+        return run(record_activations, subject, equalized, in_float)
+
+    def statistics(plan: Plan) -> Artifact:
+        # A layer in float parts what was fused with it: other tensors are quantized then.
+        return recorded(plan.equalized, plan.in_float)
+
+    def make(name: str, plan: Plan) -> Rung:
+        if plan.trained:
+            made = run(train_quantized, subject, statistics(plan), plan, taught_by, settings, recipe.training)
+        else:
+            made = run(quantize, subject, statistics(plan), plan)
+        return Rung(name, plan, made)
+
+    def try_out(name: str, plan: Plan) -> Rung:
+        rung = make(name, plan)
+        top1 = _top1(run(score_holdout, subject, plan, rung.quantized))
+        drop = round(fp32 - top1, 3)
+        holds = max_drop is None or drop <= max_drop
+        say(f"  {name}: {top1:.2f} % on the hold-out split, {beside(drop)} fp32{', enough' if holds else ''}")
+        return Rung(name, plan, rung.quantized, top1, drop, holds)
+
+    asked = Plan(recipe.calibration, recipe.refine, trained=recipe.mode == "qat")
+    first = statistics(asked if recipe.mode != "auto" else Plan(recipe.calibration))
+    left = tuple(FloatOperator(**operator) for operator in json.loads((first / IN_FLOAT).read_text()))
+    for operator in left:
+        say(f"  {operator}")
+    if recipe.mode != "auto":
+        rung = make(recipe.mode, asked)
+        return Quantized(rung, (rung,), (), left)
+
+    fp32 = _top1(run(score_holdout, subject, None, None))
+    table: list[Sensitivity] = []
+    tried: list[Rung] = []
+    for name, plan in _plans(run, subject, recipe, statistics, table):
+        tried.append(try_out(name, plan))
+        if tried[-1].holds:
+            break
+    else:
+        say("  no way to quantize holds the budget on the hold-out split: the most accurate is taken")
+    taken = tried[-1] if tried[-1].holds else max(tried, key=lambda rung: rung.top1 or 0.0)
+    return Quantized(taken, tuple(tried), tuple(table), left)
+
+
+def _plans(
+    run: Cache,
+    subject: Subject,
+    recipe: Quantize,
+    statistics: Callable[[Plan], Artifact],
+    table: list[Sensitivity],
+) -> Iterator[tuple[str, Plan]]:
+    """The rungs from the cheapest to the dearest; `table` is filled where it comes to mixed precision."""
+    calibrated = Plan(recipe.calibration)
+    refined = Plan(recipe.calibration, recipe.refine or REFINEMENTS)
+    yield "ptq", calibrated
+    yield "ptq, refined", refined
+    measured = run(measure_sensitivity, subject, statistics(refined), refined)
+    table += [Sensitivity(**layer) for layer in json.loads((measured / SENSITIVITY).read_text())]
+    for layers in worst(table):
+        kept = f"{len(layers)} layer{'s' if len(layers) > 1 else ''}"
+        yield f"ptq, refined, {kept} in float", Plan(recipe.calibration, refined.refine, layers)
+    yield "qat", Plan(recipe.calibration, trained=True)
+
+
+def worst(table: Sequence[Sensitivity]) -> Iterator[tuple[str, ...]]:
+    """The 1, 2, 4, ... most sensitive layers that together have no more than their share of the multiplications."""
+    allowed = FLOAT_SHARE * sum(layer.multiplications for layer in table)
+    chosen: list[str] = []
+    for layer in sorted(table, key=lambda layer: -layer.divergence):
+        if layer.multiplications <= allowed:
+            allowed -= layer.multiplications
+            chosen.append(layer.layer)
+    count = 1
+    while count < len(chosen):
+        yield tuple(chosen[:count])
+        count *= 2
+    if chosen:
+        yield tuple(chosen)
+
+
+def _top1(scored: Artifact) -> float:
+    return float(json.loads((scored / HOLDOUT).read_text())["top1"])

@@ -1,0 +1,238 @@
+"""The stages that quantize the student: by calibration and refinements, or by quantization-aware distillation."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from edgekd.base.console import say
+from edgekd.cache.stage import Artifact, stage
+from edgekd.data import Samples, open_samples
+from edgekd.data.batches import to_tensor
+from edgekd.data.views import permutation
+from edgekd.distill.methods import METHODS
+from edgekd.distill.train import Modes, save_weights, train
+from edgekd.figures.accuracy import top1
+from edgekd.models.forward import predict
+from edgekd.models.memory_format import arranged
+from edgekd.quantize import qat
+from edgekd.quantize.cle import equalize
+from edgekd.quantize.layers import give_biases
+from edgekd.quantize.ptq import prepare, set_ranges
+from edgekd.quantize.refine import refine
+from edgekd.quantize.same import ROWS, distance
+from edgekd.quantize.sensitivity import float_operators, sensitivities
+from edgekd.quantize.statistics import load_statistics, observe, save_statistics
+from edgekd.recipe import Data, Distill, Student, Training
+from edgekd.recipe.losses import Loss, needs_of
+from edgekd.steps.distill import Lessons, lesson_of
+from edgekd.steps.trained import load_student
+from edgekd.target import Quantization
+
+CALIBRATION = 0xCA11  # a coordinate of its own, so that the choice shares no random number with any view
+BATCH = 32
+PREPARED = "prepared.safetensors"
+STATISTICS = "statistics.safetensors"
+IN_FLOAT, SENSITIVITY, HOLDOUT = "in_float.json", "sensitivity.json", "holdout.json"
+SENSITIVITY_BATCHES = 8  # one pass over them for each layer
+LIBRARIES = ("torch", "torchao", "numpy")
+LOGITS_ONLY = {"z_s", "z_t", "z_ts", "labels", "epoch"}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is quantized, for which scheme, on how many of the training images it is calibrated, and what stays float."""
+
+    samples: Artifact
+    student: Student
+    distilled: Artifact
+    data: Data
+    scheme: Quantization
+    calibration_samples: int
+    keep_float: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How: the method that decides ranges, what follows it, the layers that stay float, or whether weights are trained."""
+
+    calibration: str
+    refine: tuple[str, ...] = ()
+    in_float: tuple[str, ...] = ()
+    trained: bool = False
+
+    @property
+    def equalized(self) -> bool:
+        """The weights are other ones from the start: calibration sees other activations."""
+        return "cle" in self.refine
+
+
+@stage(5, LIBRARIES)
+def record_activations(subject: Subject, equalized: bool, in_float: tuple[str, ...], *, out: Path) -> None:
+    """Stage: the one pass over the calibration samples, `statistics.safetensors`; every method decides from it.
+
+    Also `in_float.json`: the operators that the scheme has no rule for.
+    """
+    opened = open_samples(subject.samples.folder, subject.data)
+    prepared = _prepared(subject, opened, Plan("", refine=("cle",) if equalized else (), in_float=in_float))
+    save_statistics(observe(prepared, calibration_batches(subject, opened)), out / STATISTICS)
+    (out / IN_FLOAT).write_text(json.dumps([asdict(operator) for operator in float_operators(prepared)]))
+
+
+@stage(5, LIBRARIES)
+def quantize(subject: Subject, statistics: Artifact, plan: Plan, *, out: Path) -> None:
+    """Stage: post-training quantization, `prepared.safetensors`: the prepared graph's weights and ranges."""
+    opened = open_samples(subject.samples.folder, subject.data)
+    prepared = _prepared(subject, opened, plan)
+    set_ranges(prepared, load_statistics(statistics / STATISTICS), plan.calibration)
+    if {"adaround", "bias_correction"} & set(plan.refine):
+        refine(prepared, list(calibration_batches(subject, opened)), plan.refine)
+    save_weights(prepared, out / PREPARED)
+
+
+@stage(2, LIBRARIES)
+def measure_sensitivity(subject: Subject, statistics: Artifact, plan: Plan, *, out: Path) -> None:
+    """Stage: what each layer's quantization costs alone, on some of the calibration samples, `sensitivity.json`."""
+    opened = open_samples(subject.samples.folder, subject.data)
+    prepared = _prepared(subject, opened, plan)
+    set_ranges(prepared, load_statistics(statistics / STATISTICS), plan.calibration)
+    batches = list(islice(calibration_batches(subject, opened), SENSITIVITY_BATCHES))
+    (out / SENSITIVITY).write_text(
+        json.dumps([asdict(layer) for layer in sensitivities(prepared, batches, len(opened.classes))])
+    )
+
+
+@stage(1, LIBRARIES)
+def score_holdout(subject: Subject, plan: Plan | None, quantized: Artifact | None, *, out: Path) -> None:
+    """Stage: top-1 on the hold-out split of what was quantized, or of the float student, `holdout.json`."""
+    opened = open_samples(subject.samples.folder, subject.data)
+    if plan is None or quantized is None:
+        model: nn.Module = load_student(subject.student, opened, subject.distilled)
+    else:
+        model = load_quantized(subject, plan, quantized)
+    ids = opened.holdout_ids
+    logits = predict(model, opened.train, ids, subject.data)[:, : len(opened.classes)]  # of the first task
+    found = top1(logits, opened.train.labels[ids])
+    (out / HOLDOUT).write_text(json.dumps({"top1": found, "n": len(ids)}))
+
+
+@stage(3, (*LIBRARIES, "accelerate"), together=True)
+def train_quantized(
+    subject: Subject, statistics: Artifact, plan: Plan, taught_by: Lessons, settings: Distill, training: Training, *, out: Path
+) -> None:  # fmt: skip
+    """Stage: quantization-aware distillation, `prepared.safetensors` and `metrics.jsonl`.
+
+    It starts from the distilled student and its calibrated ranges, and learns from the same cache by the same losses
+    (those that read logits; by `kd` where there is none) at a low learning rate. BatchNorm is folded as in the exported
+    graph from the start; the ranges, and the statistics of BatchNorms that nothing absorbed, are frozen for the last third
+    of the epochs.
+    """
+    opened = open_samples(subject.samples.folder, subject.data)
+    torch.manual_seed(settings.seed)
+    prepared = _prepared(subject, opened, plan)
+    set_ranges(prepared, load_statistics(statistics / STATISTICS), plan.calibration)
+    losses = last_losses(settings, has_teacher=bool(taught_by.teachers))
+    if dropped := [loss.method for loss in settings.losses if loss.weight and not _reads_logits_alone(loss)]:
+        going = ", ".join(loss.method for loss in losses) or "the labels"
+        say(f"  {', '.join(dropped)} cannot go on in the quantized graph, which has no modules: it learns by {going}")
+    schedule = settings.model_copy(
+        update={
+            "epochs": training.epochs,
+            "optimizer": settings.optimizer.model_copy(update={"lr": training.lr}),
+            "warmup_epochs": 0.0,
+            "ema": 0.0,
+            "precision": "fp32",
+            "losses": losses,
+            "label_weight": settings.label_weight if losses else 1.0,
+        }
+    )
+    lesson = lesson_of(opened, subject.data, taught_by, schedule)
+    # In place: there is no averaging.
+    train(prepared, lesson, schedule, out, modes_of(training.epochs), title="quantized student")
+    save_weights(prepared, out / PREPARED)
+
+
+def modes_of(epochs: int) -> Modes:
+    """How a prepared graph is trained: with ranges and statistics that no longer move in the last third of the epochs."""
+    frozen_from = epochs - math.ceil(epochs / 3)
+
+    def at_epoch(model: GraphModule, epoch: int) -> None:
+        if epoch >= frozen_from:
+            qat.freeze_observers(model)
+            qat.freeze_bn(model)
+
+    return Modes(qat.train_mode, qat.eval_mode, at_epoch)
+
+
+def last_losses(settings: Distill, *, has_teacher: bool) -> tuple[Loss, ...]:
+    """The losses that the quantized student goes on with: those that read logits, at the weights that they ended with.
+
+    The graph has operators, no modules: what reads features or trains a copy of the student stays behind. Where nothing
+    is left of the recipe's losses, `kd` takes their place.
+    """
+    going = [
+        loss.model_copy(update={"warmup_epochs": 0.0})
+        for loss in settings.losses
+        if loss.weight and loss.until_epoch is None and _reads_logits_alone(loss)
+    ]
+    return (Loss(method="kd", weight=1.0),) if settings.losses and not going and has_teacher else tuple(going)
+
+
+def _reads_logits_alone(loss: Loss) -> bool:
+    return set(needs_of(METHODS[loss.method])) <= LOGITS_ONLY
+
+
+def load_quantized(subject: Subject, plan: Plan, quantized: Artifact) -> GraphModule:
+    """What was quantized by `plan`, in eval mode: the graph with its fake-quantizers and their ranges."""
+    prepared, _ = load_compared(subject, plan, quantized, None)
+    return prepared
+
+
+def load_compared(
+    subject: Subject, plan: Plan, quantized: Artifact, batch: Tensor | None
+) -> tuple[GraphModule, float | None]:
+    """What `load_quantized` gives, and how far its graph is from the student's own module on `batch`.
+
+    That is the relative root mean square with all quantizers off and the weights that the student was distilled to: those
+    that came after (AdaRound, training) belong to the graph alone.
+    """
+    samples = open_samples(subject.samples.folder, subject.data)
+    prepared, apart = _prepared(subject, samples, plan), None
+    if batch is not None:
+        model = load_student(subject.student, samples, subject.distilled).eval()
+        with torch.no_grad(), qat.in_float(prepared):
+            apart = distance([prepared(batch)], [model(batch)])
+    prepared.load_state_dict(safetensors.torch.load_file(quantized / PREPARED))
+    return qat.eval_mode(prepared), apart
+
+
+def calibration_batches(subject: Subject, samples: Samples) -> Iterator[Tensor]:
+    """Training images, never augmented, float `[batch, C, H, W]`: the same for the same seed of the data."""
+    order = permutation(len(samples.train_ids), subject.data.seed, CALIBRATION)
+    chosen = np.sort(samples.train_ids[order[: subject.calibration_samples]])
+    for ids in np.array_split(chosen, -(-len(chosen) // BATCH)):
+        yield to_tensor(samples.train.get(ids), subject.data, torch.device("cpu"))
+
+
+def _prepared(subject: Subject, samples: Samples, plan: Plan) -> GraphModule:
+    model = load_student(subject.student, samples, subject.distilled)
+    # Real samples, on which the captured graph is compared with the student.
+    images = to_tensor(samples.train.get(samples.train_ids[:ROWS]), subject.data, torch.device("cpu"))
+    example = arranged(images, torch.contiguous_format)
+    in_float = (*subject.keep_float, *plan.in_float)
+    prepared = prepare(model, subject.scheme, (example,), qat=plan.trained, keep_float=in_float)
+    if "bias_correction" in plan.refine:
+        give_biases(prepared)
+    if plan.equalized:
+        equalize(prepared)
+    return prepared

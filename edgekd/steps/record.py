@@ -1,0 +1,212 @@
+"""The teacher's outputs for every training sample in every view, recorded once; and the live teacher.
+
+They belong to one teacher, one augmentation and one data set: all three are in the key of the stage that records them,
+and a few samples are compared with the live teacher before each training.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, TypeAdapter
+from torch import nn
+
+from edgekd.base import processes
+from edgekd.base.console import progress, say
+from edgekd.base.contents import write_atomically
+from edgekd.cache.stage import SCRATCH, Artifact, stage
+from edgekd.data import Samples, open_samples
+from edgekd.data.batches import views_of
+from edgekd.distill.cache import FORMAT, CachedLogits, bytes_of, format_of, half
+from edgekd.distill.features import Taps, as_tokens
+from edgekd.distill.methods.sizes import embedding
+from edgekd.errors import CacheError
+from edgekd.models import OnnxModel, accelerator
+from edgekd.models.accelerator import device_of
+from edgekd.models.adapt import adapt
+from edgekd.models.forward import BATCH, Images, _forward, in_halves, logits_of, predict
+from edgekd.recipe import Data, Recording, Teacher
+from edgekd.recipe.losses import Layout
+from edgekd.steps.trained import load_student, new_model
+
+SAVE_EVERY = 40  # batches between two notes of how far the recording has come
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+def load_teacher(teacher: Teacher, trained: Artifact | None, samples: Samples) -> nn.Module:
+    """The frozen teacher, which gives logits in the data's order of classes (edgekd.models.adapt).
+
+    `trained` is the artifact that holds its weights where edgekd trained it itself.
+    """
+    model = new_model(teacher, samples, 0).eval() if trained is None else load_student(teacher, samples, trained)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return adapt(model, teacher, samples.classes).to(accelerator.device())
+
+
+@stage(3, ("torch", "onnxruntime", "numpy"), together=True, sharded=True)
+def record_teacher(
+    samples: Artifact, teacher: Teacher, trained: Artifact | None, data: Data, recording: Recording, *, out: Path
+) -> None:
+    """Stage: the teacher's logits for the training ids, as edgekd.distill.cache stores them; a killed recording goes on."""
+    opened = open_samples(samples.folder, data)
+    model = load_teacher(teacher, trained, opened)
+    bf16 = recording.bf16 and not isinstance(model, OnnxModel)
+    classes = logits_of(model, opened.train.get(opened.train_ids[:1]), data).shape[1]
+    stored = format_of(recording.format, classes, recording.top_k)
+
+    def values_of(images: Images) -> Arrays:
+        return stored.encode(logits_of(model, images, data, bf16=bf16).numpy())
+
+    about = {"format": recording.format, "top_k": recording.top_k, "classes": classes, "bf16": bf16}
+    _record(out, opened, data, recording.views, stored.arrays, values_of, f"{classes} logits in {recording.format}")
+    if processes.RANK == 0:
+        (out / FORMAT).write_text(json.dumps(about))
+
+
+@stage(2, ("torch", "numpy"), together=True, sharded=True)
+def record_features(
+    samples: Artifact, teacher: Teacher, trained: Artifact | None, data: Data, recording: Recording, layers: Mapping[str, Layout | None],
+    *, out: Path,
+) -> None:  # fmt: skip
+    """Stage: pooled features of the teacher's `layers` for the training ids, `N.npy` `[views, samples, channels]` each."""
+    opened = open_samples(samples.folder, data)
+    model = load_teacher(teacher, trained, opened)
+    with Taps(model, layers, "teacher") as taps:
+
+        def values_of(images: Images) -> Arrays:
+            return in_halves(pooled, images, joined)
+
+        def pooled(images: Images) -> Arrays:
+            _forward(model, images, data, recording.bf16)
+            return {str(i): vector(path, layout) for i, (path, layout) in enumerate(layers.items())}
+
+        def vector(path: str, layout: Layout | None) -> npt.NDArray[np.float16]:
+            tokens = as_tokens(taps.features[path], layout, path, "of pooled features")
+            return half(embedding(tokens).float().cpu().numpy())
+
+        def joined(parts: list[Arrays]) -> Arrays:
+            return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+        first = values_of(opened.train.get(opened.train_ids[:1]))
+        arrays = {name: (np.float16, values.shape[1:]) for name, values in first.items()}
+        _record(out, opened, data, recording.views, arrays, values_of, f"pooled features of {', '.join(layers)}")
+
+
+def cached_features(recorded: Artifact, layers: Iterable[str]) -> dict[str, npt.NDArray[np.float16]]:
+    """What `record_features` stored, by layer."""
+    return {path: np.load(recorded / f"{i}.npy", mmap_mode="r") for i, path in enumerate(layers)}
+
+
+def _record(
+    out: Path,
+    samples: Samples,
+    data: Data,
+    views: int,
+    arrays: Mapping[str, tuple[Any, tuple[int, ...]]],
+    values_of: Callable[[Images], Arrays],
+    what: str,
+) -> None:
+    """Write `values_of` every view of every training sample to `out`; each process of a team takes its share.
+
+    Raises CacheError where the disk lacks the room.
+    """
+    ids = samples.train_ids
+    drafts = {name: out / f"{name}.npy" for name in arrays}
+    position = out / SCRATCH / f"position-{processes.RANK}-of-{processes.SIZE}.json"
+    done = _batches_done(position)
+    if processes.RANK == 0 and not all(draft.exists() for draft in drafts.values()):
+        _claim(drafts, arrays, (views, len(ids)), what)
+    processes.wait()
+    opened = {name: np.lib.format.open_memmap(draft, "r+") for name, draft in drafts.items()}
+    view_of = views_of(samples, data)
+    starts = [(view, start) for view in range(views) for start in range(0, len(ids), BATCH)][
+        processes.RANK :: processes.SIZE
+    ]
+    with progress("teacher", sum(min(BATCH, len(ids) - start) for _, start in starts)) as advance:
+        advance(sum(min(BATCH, len(ids) - start) for _, start in starts[:done]))
+        for number, (view, start) in enumerate(starts[done:], start=done + 1):
+            values = values_of(view_of(ids[start : start + BATCH], view).images)
+            for name, array in opened.items():
+                array[view, start : start + BATCH] = values[name]
+            advance(min(BATCH, len(ids) - start))
+            if number % SAVE_EVERY == 0:
+                _flush(opened)
+                write_atomically(position, json.dumps(number).encode())
+    _flush(opened)
+    processes.wait()
+
+
+def _batches_done(position: Path) -> int:
+    """As noted; 0 where there is no note, or a damaged one."""
+    try:
+        return TypeAdapter(Annotated[int, Field(ge=0, lt=2**62, strict=True)]).validate_json(position.read_bytes())
+    except (OSError, ValueError):
+        return 0
+
+
+def _claim(
+    drafts: Mapping[str, Path],
+    arrays: Mapping[str, tuple[Any, tuple[int, ...]]],
+    outer: tuple[int, int],
+    what: str,
+) -> None:
+    """Make the files and claim the disk's space now: a map that cannot grow would end in a bus error."""
+    needed = bytes_of(arrays, math.prod(outer))
+    folder = next(iter(drafts.values())).parent
+    free = shutil.disk_usage(folder).free
+    say(f"  recording {outer[0]} views of {outer[1]} samples, {what}: {needed / 1e6:.1f} MB")
+    if needed > free:
+        raise CacheError(
+            f"the teacher's cache would take {needed / 1e9:.2f} GB, the disk of {folder.parent} has {free / 1e9:.2f}; take fewer "
+            'distill.views, distill.cache = "int8" or "topk", or another folder with --cache'
+        )
+    for name, (kind, shape) in arrays.items():
+        np.lib.format.open_memmap(drafts[name], "w+", kind, (*outer, *shape)).flush()
+        with open(drafts[name], "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, drafts[name].stat().st_size)
+
+
+def _flush(arrays: Mapping[str, Any]) -> None:
+    for array in arrays.values():
+        array.flush()
+
+
+def check_cache(model: nn.Module, cached: CachedLogits, samples: Samples, data: Data, n: int = 16) -> None:
+    """Compare `n` samples of the last view with the live teacher; CacheError where they differ."""
+    view = len(cached) - 1
+    if cached.shape[1] != len(samples.train_ids):
+        raise CacheError(
+            f"the teacher's cache holds {cached.shape[1]} samples, the training split {len(samples.train_ids)}; "
+            "delete it with `edgekd cache --prune` and build again"
+        )
+    rows = np.linspace(0, len(samples.train_ids) - 1, n).astype(np.int64)
+    images = views_of(samples, data)(samples.train_ids[rows], view).images
+    live = logits_of(model, images, data, bf16=cached.bf16).numpy()
+    difference = cached.difference((view, rows), live)
+    # float16 keeps 11 bits; another processor's order of sums costs a few more.
+    if difference > 0.02 * max(1.0, float(np.abs(live).max())):
+        raise CacheError(
+            f"the teacher's cache does not match the teacher: logits differ by {difference:.3g} on {n} samples "
+            "(another teacher, augmentation, normalisation or data?); delete it with `edgekd cache --prune` and build again"
+        )
+
+
+@stage(2, ("torch", "onnxruntime", "numpy"))
+def score_teacher(samples: Artifact, teacher: Teacher, trained: Artifact | None, data: Data, *, out: Path) -> None:
+    """Stage: the teacher's logits on the test split, `test.npy` float32 `[samples, classes]`."""
+    opened = open_samples(samples.folder, data)
+    model = load_teacher(teacher, trained, opened)
+    runtime = "onnxruntime" if isinstance(model, OnnxModel) else "torch"
+    where = "CPU" if runtime == "onnxruntime" else str(device_of(model)).upper()
+    (out / "runtime.json").write_text(json.dumps(f"{runtime} {version(runtime)} {where}"))
+    np.save(out / "test.npy", predict(model, opened.test, np.arange(len(opened.test)), data))

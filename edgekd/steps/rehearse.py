@@ -1,0 +1,72 @@
+"""rehearse: what a student cannot become is told before it is trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from edgekd.cache.stage import Artifact, stage
+from edgekd.data import open_samples
+from edgekd.data.batches import to_tensor
+from edgekd.errors import QuantizationError, UnknownLayerError
+from edgekd.export.lint import lint
+from edgekd.models.memory_format import arranged
+from edgekd.quantize.ptq import calibrate, convert, prepare
+from edgekd.quantize.same import ROWS, as_it_was, check_answers
+from edgekd.recipe import Data, Export, Student
+from edgekd.steps.export import LIBRARIES, MODEL, write_onnx
+from edgekd.steps.trained import new_model
+from edgekd.target import Quantization, Target
+
+REFUSED = "refused.json"
+
+
+@stage(2, (*LIBRARIES, "torchao"))
+def rehearse(
+    samples: Artifact,
+    student: Student,
+    data: Data,
+    export: Export,
+    opset: int,
+    scheme: Quantization | None,
+    keep_float: tuple[str, ...],
+    trained: bool,
+    target: Target,
+    *,
+    out: Path,
+) -> None:
+    """Stage: the student, untrained, is captured, quantized (for training too, where `trained`) and written.
+
+    What the target's runtime would refuse of it is kept, `REFUSED`: a list of lines.
+
+    Without a `scheme` it is written in float.
+
+    Raises ExportError or QuantizationError, before hours of training, for what a student of this code could not become.
+    """
+    opened = open_samples(samples.folder, data)
+    # Real samples: a network may take what they hold alone.
+    images = arranged(
+        to_tensor(opened.train.get(opened.train_ids[:ROWS]), data, torch.device("cpu")), torch.contiguous_format
+    )
+    model = new_model(student, opened, 0).eval()
+    with as_it_was(model), torch.no_grad():
+        check_answers(model.eval(), (images,))  # in float too
+    if scheme is not None:
+        try:
+            if trained:
+                prepare(model, scheme, (images,), qat=True, keep_float=keep_float)
+            prepared = prepare(model, scheme, (images,), keep_float=keep_float)
+            calibrate(prepared, [images])
+            model = convert(prepared)
+        except UnknownLayerError:  # of keep_float
+            raise
+        except QuantizationError as error:
+            raise QuantizationError(
+                f"this student cannot be int8: {error} Mend it, or build it in float: --set quantize.mode=none"
+            ) from error
+    write_onnx(model, student, opened, data, export, opset, images[:2], out / MODEL)
+    refused = [f"{found.node}: {found.why}" for found in lint(out / MODEL, target) if found.severity == "error"]
+    (out / REFUSED).write_text(json.dumps(refused))
+    (out / MODEL).unlink()

@@ -1,0 +1,1 @@
+"""What tests of several rooms build: recipes, bundles, networks, boards. No test module imports another."""

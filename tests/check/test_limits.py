@@ -1,0 +1,107 @@
+"""Budgets and default floors: what a student must keep though nobody asked, by intervals and with signs that read right."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgekd.check.limits import Limit, floors, limits
+from edgekd.figures.accuracy import paired_interval
+from edgekd.figures.figures import Accuracy
+from edgekd.figures.words import beside
+from edgekd.recipe import Budget
+
+CLASSES = ("cat", "dog")
+
+
+def accuracy(top1: float) -> Accuracy:
+    return Accuracy(top1=top1, low=top1 - 1, high=top1 + 1, n=1000, split="test", runtime="r")
+
+
+def right(*runs: tuple[int, int]) -> np.ndarray:
+    """(how many, are they right) one after another."""
+    return np.concatenate([np.full(number, bool(yes)) for number, yes in runs])
+
+
+def test_the_paired_interval_is_newcombes() -> None:
+    """Both right 1, only the first 1, only the second 7, none 12: -0.507 to -0.026 (Fagerland et al. 2014, method of Newcombe)."""
+    a, b = right((1, 1), (1, 1), (7, 0), (12, 0)), right((1, 1), (1, 0), (7, 1), (12, 0))
+    assert paired_interval(a, b) == pytest.approx((-50.7, -2.6), abs=0.06)
+    a, b = right((36, 1), (12, 1), (2, 0)), right((36, 1), (12, 0), (2, 1))
+    assert paired_interval(a, b) == pytest.approx((5.69, 34.04), abs=0.01)  # Newcombe 1998, table II
+    low, high = paired_interval(b, a)
+    assert (-high, -low) == pytest.approx(paired_interval(a, b))
+
+
+def test_models_that_agree_on_nearly_all_samples_are_told_apart_where_their_intervals_overlap() -> None:
+    a, b = right((1710, 1), (290, 0)), right((1700, 1), (300, 0))
+    assert paired_interval(a, b)[0] > 0
+    assert paired_interval(a, a)[0] <= 0 <= paired_interval(a, a)[1]
+
+
+@pytest.mark.parametrize(
+    ("drop", "words"), [(1.5, "1.50 points under"), (-2.67, "2.67 points above"), (0.0, "0.00 points under")]
+)
+def test_a_drop_below_zero_is_a_gain_in_words(drop: float, words: str) -> None:
+    assert beside(drop) == words
+
+
+def test_a_student_above_its_teacher_is_said_to_be_above() -> None:
+    found = limits(accuracy(92.67), 1.0, Budget(max_drop_from_teacher=1), accuracy(90.0), accuracy(92.67))
+    assert found[0].found == "2.67 points above the teacher" and found[0].keeps
+
+
+def floor(
+    answers: np.ndarray, labels: np.ndarray, key: str, budget: Budget | None = None, **references: np.ndarray
+) -> Limit:
+    found = floors(answers, labels, CLASSES, budget or Budget(), references)
+    (limit,) = [limit for limit in found if limit.key == key]
+    return limit
+
+
+def test_a_student_that_names_one_class_for_all_is_missed() -> None:
+    labels = np.repeat([0, 1], [60, 40])
+    limit = floor(np.zeros(100, int), labels, "above_majority")
+    assert not limit.keeps and limit.found == "60.00 %; naming cat always gives 60.00 %"
+    chance = floor(np.tile([0, 1], 50), labels, "above_majority")
+    assert not chance.keeps and chance.miss > limit.miss
+
+
+def test_a_student_that_is_surely_better_than_one_class_for_all_is_kept() -> None:
+    labels = np.repeat([0, 1], [95, 5])
+    assert floor(labels, labels, "above_majority").keeps  # 100 % for 95 %
+    assert not floor(np.r_[labels[:-1], 0][: len(labels)] * 0, labels, "above_majority").keeps
+
+
+def test_a_test_split_of_one_class_tells_nothing_of_it() -> None:
+    assert [limit.key for limit in floors(np.zeros(9, int), np.zeros(9, int), CLASSES, Budget(), {})] == []
+
+
+def test_a_class_that_is_lost_is_missed_whatever_the_whole_says() -> None:
+    """cat from 88 to 12 %, dog from 50 to 100 %: in all there is little between them."""
+    labels = np.repeat([0, 1], [100, 100])
+    fp32 = right((88, 1), (12, 0), (50, 1), (50, 0))
+    answers = np.r_[np.zeros(12, int), np.ones(88, int), np.ones(100, int)]
+    limit = floor(answers, labels, "max_class_drop", fp32=fp32)
+    assert not limit.keeps and limit.found.startswith("cat: 12.0 % of 100 samples, fp32 88.0 %; at least 6")
+    assert floor(answers, labels, "max_class_drop", Budget(max_class_drop=100.0), fp32=fp32).keeps
+    assert "max_class_drop" not in {
+        f.key for f in floors(answers, labels, CLASSES, Budget(max_class_drop=None), {"fp32": fp32})
+    }
+
+
+def test_a_class_of_few_samples_is_not_missed_by_chance() -> None:
+    """Three of five for five of five is a fall of 40 points that five samples do not prove."""
+    labels = np.repeat([0, 1], [5, 100])
+    answers = np.r_[[0, 0, 0, 1, 1], np.ones(100, int)]
+    assert floor(answers, labels, "max_class_drop", fp32=np.ones(105, bool)).keeps
+
+
+def test_of_many_equal_classes_none_is_missed_by_chance() -> None:
+    """200 classes of 20 samples, two models that are each right on 70 % of every class, at random: no class truly falls."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(200), 20)
+    reference = rng.random(len(labels)) < 0.7
+    answers = np.where(rng.random(len(labels)) < 0.7, labels, (labels + 1) % 200)
+    found = list(floors(answers, labels, [str(i) for i in range(200)], Budget(max_class_drop=5.0), {"fp32": reference}))
+    assert found[-1].key == "max_class_drop" and found[-1].keeps
