@@ -227,7 +227,7 @@ def _read_parquet(path: Path, image: str, label: str) -> _Shard:
         held = kind.field(kind.get_field_index("bytes")).type if _has_bytes(kind) else None
         if held is None or not (pa.types.is_binary(held) or pa.types.is_large_binary(held) or held == pa.binary_view()):
             raise DataError(
-                f"{path}: column {image} is {kind}; it must be a struct with the field bytes, of binary, that holds encoded images"
+                f"{path}: column {image} is {_shown(kind)}; it must be a struct with the field bytes, of binary, that holds encoded images"
             )
         images = pc.struct_field(table[image], kind.get_field_index("bytes")).cast(pa.large_binary())
         labels = _labels(path, label, table[label])
@@ -242,7 +242,7 @@ def _has_bytes(kind: pa.DataType) -> bool:
 
 def _labels(path: Path, label: str, column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
     if not pa.types.is_integer(column.type):
-        raise DataError(f"{path}: column {label} is {column.type}; it must hold whole numbers")
+        raise DataError(f"{path}: column {label} is {_shown(column.type)}; it must hold whole numbers")
     if column.null_count:
         row = int(np.argmax(column.is_null().to_numpy()))
         raise DataError(f"{path} row {row} has no label (null in column {label}); give it one, or take the row out")
@@ -281,6 +281,11 @@ def _renumbered(shard: _Shard, classes: tuple[str, ...]) -> npt.NDArray[np.int64
     return np.where(known, order[np.where(known, shard.labels, 0)], shard.labels)
 
 
+def _shown(kind: Any) -> str:
+    """A column's type in one line: the names of a struct's fields may hold anything."""
+    return in_a_line(str(kind)[:300])
+
+
 def _columns(path: Path, schema: pa.Schema, column: str | None, label: str | None) -> tuple[str, str]:
     """The names of the image and the label column."""
     names, shown = schema.names, [in_a_line(name) for name in schema.names]
@@ -296,7 +301,7 @@ def _columns(path: Path, schema: pa.Schema, column: str | None, label: str | Non
         raise DataError(f"{path}: its columns are {', '.join(shown)[:500]}; one of images and one of labels are needed")
     kind = schema.field(image).type
     if not _has_bytes(kind):
-        raise DataError(f"{path}: column {image} is {str(kind)[:300]}; it must be a struct with the field bytes")
+        raise DataError(f"{path}: column {image} is {_shown(kind)}; it must be a struct with the field bytes")
     return image, label
 
 
