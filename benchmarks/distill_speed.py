@@ -28,18 +28,18 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from edgekd.cache.stage import Artifact, Cache, default_cache
-from edgekd.data import Samples, decode, open_samples
+from edgekd.data import Samples, decode
 from edgekd.data.batches import views_of
 from edgekd.data.sources import open_source
 from edgekd.distill.train import Lesson, train
 from edgekd.models import ExportedModel, OnnxModel
 from edgekd.models.accelerator import uses_bf16
-from edgekd.pipeline import record
-from edgekd.recipe import Distill, Recipe, load_recipe
+from edgekd.recipe import Distill, Network, Recipe, load_recipe
 from edgekd.runtime.runners import machine, versions
 from edgekd.steps.distill import lesson_of
-from edgekd.steps.record import load_teacher
-from edgekd.steps.trained import new_model
+from edgekd.steps.problem import TrainingSet
+from edgekd.steps.teach import record
+from edgekd.steps.trained import Trained, new_model
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "cifar10"
 
@@ -55,14 +55,15 @@ def main(
     recipe = load_recipe(EXAMPLE, [*set_, f"distill.batch_size={batch}"]).located()
     bf16 = uses_bf16(recipe.distill.precision)
     run = Cache(default_cache())
-    decoded = run(decode, recipe.data.source)
-    whole = open_samples(decoded.folder, recipe.data)
+    on = TrainingSet(run(decode, recipe.data.source("train")), recipe.data)
+    whole = on.open()
     settings = recipe.distill.model_copy(
         update={"epochs": 1, "precision": "bf16" if bf16 else "fp32", "warmup_epochs": 0.0}
     )
-    taught_by = record(run, decoded, recipe.teachers, None, recipe.data, settings)
-    outputs = taught_by.teachers[0].outputs
-    lesson = lesson_of(whole, recipe.data, taught_by, settings)
+    teachers = tuple(map(Trained, recipe.teachers))
+    teaching = record(run, teachers, on, settings)
+    outputs = teaching.teachers[0].outputs
+    lesson = lesson_of(whole, recipe.data, teaching)
     short = replace(
         lesson, samples=replace(whole, train_ids=whole.train_ids[:samples], holdout_ids=whole.holdout_ids[:10])
     )
@@ -73,7 +74,7 @@ def main(
         "labels only": lambda: edgekd_epoch(recipe, Lesson(short.samples, recipe.data, None, None), labels),
         "bare loop": lambda: bare_epoch(recipe, short.samples, settings, bf16),
     }
-    teacher = load_teacher(recipe.teacher, None, whole)
+    teacher = teachers[0].load_teacher(whole)
     if isinstance(teacher, OnnxModel | ExportedModel):
         print("torchdistill is left out: it needs a teacher that is a module (teacher.model=python:FILE.py:FUNCTION)")
     else:
@@ -116,13 +117,13 @@ def table(warm: float, outputs: Artifact, settings: Distill, n: int, found: dict
 def edgekd_epoch(recipe: Recipe, lesson: Lesson, settings: Distill) -> float:
     """Samples per second of one epoch, as the loop itself logs it."""
     with tempfile.TemporaryDirectory() as folder:
-        train(new_model(recipe.student, lesson.samples, 0), lesson, settings, Path(folder))
+        train(new_model(Network.of(recipe.student), lesson.samples, 0), lesson, settings, Path(folder))
         return float(json.loads((Path(folder) / "metrics.jsonl").read_text())["samples_per_s"])
 
 
 def bare_epoch(recipe: Recipe, samples: Samples, settings: Distill, bf16: bool) -> float:
     """Samples per second of the bare loop."""
-    model = new_model(recipe.student, samples, 0).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    model = new_model(Network.of(recipe.student), samples, 0).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     given = settings.optimizer
     optimizer = torch.optim.SGD(
         model.parameters(), given.lr, given.momentum, nesterov=True, weight_decay=given.weight_decay
@@ -190,7 +191,7 @@ class TorchDistill:
             },
         }
         dataset = Jpegs(recipe.data.train, transforms.Compose(steps))
-        student = new_model(recipe.student, samples, 0)
+        student = new_model(Network.of(recipe.student), samples, 0)
         self.box: Any = get_distillation_box(
             teacher, student, {"train": dataset}, config, torch.device("cpu"), None, False, 1
         )

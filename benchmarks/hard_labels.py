@@ -15,15 +15,16 @@ import numpy as np
 import typer
 
 from edgekd.cache.stage import Artifact, Cache, default_cache
-from edgekd.data import decode, open_samples
 from edgekd.figures.accuracy import top1, wilson_interval
 from edgekd.models.accelerator import uses_bf16
 from edgekd.models.forward import predict
-from edgekd.pipeline import record
-from edgekd.recipe import Distill, load_recipe
+from edgekd.recipe import Distill, Network, load_recipe
 from edgekd.runtime.runners import machine, versions
-from edgekd.steps.distill import Lessons, distill
-from edgekd.steps.trained import load_student
+from edgekd.steps.distill import distill
+from edgekd.steps.problem import decoded
+from edgekd.steps.teach import record
+from edgekd.steps.teaching import Teaching
+from edgekd.steps.trained import Trained
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "cifar10"
 
@@ -36,11 +37,11 @@ def main(
     """Train what the cache does not hold and print both accuracies."""
     recipe = load_recipe(EXAMPLE, set_).located()
     run = Cache(default_cache())
-    data, student = recipe.data, recipe.student.alone
+    data, student = recipe.data, Network.of(recipe.student)
     precision: Literal["bf16", "fp32"] = "bf16" if uses_bf16(recipe.distill.precision) else "fp32"
     settings = recipe.distill.model_copy(update={"precision": precision})
-    samples = run(decode, data.source)
-    opened = open_samples(samples.folder, data)
+    problem = decoded(run, data)
+    on, unseen = problem.training, problem.open_test()
 
     def on_labels(weight_decay: float, epochs: int) -> Artifact:
         optimizer = settings.optimizer.model_copy(update={"weight_decay": weight_decay})
@@ -54,17 +55,17 @@ def main(
                 "optimizer": optimizer,
             }
         )
-        return run(distill, samples, Lessons(()), student, None, data, labels)
+        return run(distill, on, Teaching(labels), student, None)
 
     def holdout(trained: Artifact) -> float:
         return float(json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])["holdout_top1"])
 
     def test(trained: Artifact) -> float:
-        model = load_student(student, opened, trained)
-        return top1(predict(model, opened.test, np.arange(len(opened.test)), data), opened.test.labels)
+        model = Trained(student, trained).load(unseen)
+        return top1(predict(model, unseen, np.arange(len(unseen)), data), unseen.labels)
 
     print(
-        f"{machine()}; torch {versions()['torch']}; {settings.epochs} epochs, seed {settings.seed}, n {len(opened.test)} test images"
+        f"{machine()}; torch {versions()['torch']}; {settings.epochs} epochs, seed {settings.seed}, n {len(unseen)} test images"
     )
     chosen = decay[0]
     if len(decay) > 1:
@@ -73,10 +74,10 @@ def main(
             print(f"labels alone, weight decay {value:g}, {short_epochs} epochs: {found:.2f} % on the hold-out split")
         chosen = max(tried, key=lambda value: tried[value])
     labels = test(on_labels(chosen, settings.epochs))
-    taught_by = record(run, samples, recipe.teachers, None, data, settings)
-    distilled = test(run(distill, samples, taught_by, student, None, data, settings))
+    teaching = record(run, tuple(map(Trained, recipe.teachers)), on, settings)
+    distilled = test(run(distill, on, teaching, student, None))
     for name, found in ((f"labels alone (weight decay {chosen:g})", labels), ("distilled", distilled)):
-        low, high = wilson_interval(round(found * len(opened.test) / 100), len(opened.test))
+        low, high = wilson_interval(round(found * len(unseen) / 100), len(unseen))
         print(f"{name:36} {found:6.2f} %  (95 % interval {low:.2f} to {high:.2f})")
     print(f"{'the teacher adds':36} {distilled - labels:6.2f} points")
 

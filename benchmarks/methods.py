@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,20 +17,20 @@ import numpy as np
 import torch
 import typer
 
-from edgekd.cache.stage import Artifact, Cache, default_cache
-from edgekd.data import Samples, decode, open_samples
+from edgekd.cache.stage import Cache, default_cache
+from edgekd.data import Samples
 from edgekd.distill.layers import pair_layers
 from edgekd.figures.accuracy import top1
 from edgekd.models import ExportedModel, OnnxModel
 from edgekd.models.accelerator import uses_bf16
 from edgekd.models.forward import predict
-from edgekd.pipeline import record
-from edgekd.recipe import Distill, Recipe, Student, load_recipe
+from edgekd.recipe import Distill, Network, Recipe, load_recipe
 from edgekd.recipe.schemes import SCHEMES
 from edgekd.runtime.runners import machine, versions
-from edgekd.steps.distill import as_teacher, distill
-from edgekd.steps.record import load_teacher
-from edgekd.steps.trained import load_student, new_model
+from edgekd.steps.distill import distill
+from edgekd.steps.problem import Problem, decoded
+from edgekd.steps.teach import record
+from edgekd.steps.trained import Trained, new_model
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "cifar10"
 KD = {"method": "kd", "weight": 0.9}
@@ -66,25 +67,25 @@ def main(
     """Train what the cache does not hold and print a table for each student, best first."""
     recipe = load_recipe(EXAMPLE, [*set_, f"distill.epochs={epochs}"]).located()
     run = Cache(default_cache())
-    decoded = run(decode, recipe.data.source)
-    samples = open_samples(decoded.folder, recipe.data)
-    teacher = load_teacher(recipe.teacher, None, samples)
-    by_teacher = top1(predict(teacher, samples.test, np.arange(len(samples.test)), recipe.data), samples.test.labels)
+    problem = decoded(run, recipe.data)
+    test = problem.open_test()
+    teacher = Trained(recipe.teachers[0]).load_teacher(test)
+    by_teacher = top1(predict(teacher, test, np.arange(len(test)), recipe.data), test.labels)
     chosen = methods.split(",") if methods else list(METHODS)
     for name in students.split(","):
-        student = Student(model=name)
+        student = Network(model=name)
         rows = {}
         for method in chosen:
             if isinstance(teacher, OnnxModel | ExportedModel) and "auto" in str(METHODS[method]):
                 print(f"{method}: left out, the teacher has no layers")
                 continue
             started = time.time()
-            found = [trained(run, recipe, decoded, samples, student, METHODS[method], seed) for seed in range(seeds)]
+            found = [trained(run, recipe, problem, student, METHODS[method], seed) for seed in range(seeds)]
             rows[method] = found, time.time() - started
         about = (
             f"{machine()}; torch {versions()['torch']}; {epochs} epochs, {recipe.distill.views} views, {seeds} seeds"
         )
-        print(f"\n{name} from a teacher of {by_teacher:.2f} %, {len(samples.test)} test images, last epoch; {about}\n")
+        print(f"\n{name} from a teacher of {by_teacher:.2f} %, {len(test)} test images, last epoch; {about}\n")
         print("| method | top-1, % | sd | minutes (0: from the cache) |\n|---|---|---|---|")
         for method, (found, seconds) in sorted(rows.items(), key=lambda row: -statistics.mean(row[1][0])):
             sd = f"{statistics.stdev(found):.2f}" if len(found) > 1 else "-"
@@ -94,9 +95,8 @@ def main(
 def trained(
     run: Cache,
     recipe: Recipe,
-    decoded: Artifact,
-    samples: Samples,
-    student: Student,
+    problem: Problem,
+    student: Network,
     method: Mapping[str, Any],
     seed: int,
 ) -> float:
@@ -114,20 +114,19 @@ def trained(
     if not given["losses"] and given["label_weight"] == 1.0:
         given["views"] = epochs  # labels need no teacher: a new view in every epoch, which can only help them
     settings = Distill.model_validate(given)
+    on, samples = problem.training, problem.open()
     losses = pair_layers(
-        settings.losses, new_model(student, samples, 0), new_model(recipe.teacher, samples, 0), images(samples)
+        settings.losses, new_model(student, samples, 0), new_model(recipe.teachers[0], samples, 0), images(samples)
     )
     generations = settings.generations
     settings = settings.model_copy(update={"losses": losses, "generations": 0})
-    taught_by = record(run, decoded, recipe.teachers, None, recipe.data, settings)
-    made = run(distill, decoded, taught_by, student, None, recipe.data, settings)
+    made = run(distill, on, record(run, tuple(map(Trained, recipe.teachers)), on, settings), student, None)
     for _ in range(generations):
-        taught_by = record(run, decoded, (as_teacher(student),), made, recipe.data, settings)
+        recorded = record(run, (Trained(student, made),), on, settings)
         settings = settings.model_copy(update={"seed": settings.seed + 1000})  # none of another run's
-        made = run(distill, decoded, taught_by, student, None, recipe.data, settings)
-    model = load_student(student, samples, made)
-    found = predict(model, samples.test, np.arange(len(samples.test)), recipe.data)
-    return top1(found, samples.test.labels)
+        made = run(distill, on, replace(recorded, settings=settings), student, None)
+    test = problem.open_test()
+    return top1(predict(Trained(student, made).load(test), test, np.arange(len(test)), recipe.data), test.labels)
 
 
 def images(samples: Samples) -> torch.Tensor:

@@ -25,23 +25,24 @@ import torch
 import typer
 
 from edgekd.cache.stage import Cache, default_cache
-from edgekd.data import Samples, decode, open_samples
+from edgekd.data import Unseen
 from edgekd.export import to_onnx
 from edgekd.figures.accuracy import top1
 from edgekd.measure.protocol import interleave
 from edgekd.models.accelerator import uses_bf16
-from edgekd.pipeline import record
 from edgekd.quantize import calibrate, convert, prepare
 from edgekd.quantize.cle import equalize
 from edgekd.quantize.layers import give_biases
 from edgekd.quantize.refine import refine
-from edgekd.recipe import REFINEMENTS, Quantize, Recipe, Student, load_recipe
+from edgekd.recipe import REFINEMENTS, Network, Quantize, Recipe, load_recipe
 from edgekd.runtime.runners import OnnxRunner, machine, versions
 from edgekd.steps.distill import distill
-from edgekd.steps.export import export_fp32, export_int8
+from edgekd.steps.export import Form, export_fp32, export_int8
 from edgekd.steps.ladder import quantize_student
+from edgekd.steps.problem import decoded
 from edgekd.steps.quantize import Subject, calibration_batches
-from edgekd.steps.trained import load_student
+from edgekd.steps.teach import record
+from edgekd.steps.trained import Trained
 from edgekd.target import load_target
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "cifar10"
@@ -77,32 +78,31 @@ def main(
 def one_model(recipe: Recipe, name: str, target: str, folder: Path, tools: Path, without: Sequence[str]) -> None:
     """Train, quantize by everything, compare."""
     run, device = Cache(default_cache()), load_target(target)
-    decoded, data, student = run(decode, recipe.data.source), recipe.data, Student(model=name)
+    problem, data, network = decoded(run, recipe.data), recipe.data, Network(model=name)
+    on, form = problem.training, Form(recipe.export, device.runtime.default_opset)
     precision = "bf16" if uses_bf16(recipe.distill.precision) else "fp32"
     settings = recipe.distill.model_copy(update={"precision": precision})
-    taught_by = record(run, decoded, recipe.teachers, None, data, settings)
-    distilled = run(distill, decoded, taught_by, student, None, data, settings)
-    fp32 = run(export_fp32, decoded, student, distilled, data, recipe.export, device.runtime.default_opset)
-    samples = open_samples(decoded.folder, data)
-    subject = Subject(decoded, student, distilled, data, device.int8, recipe.quantize.calibration_samples)
+    teaching = record(run, tuple(map(Trained, recipe.teachers)), on, settings)
+    student = Trained(network, run(distill, on, teaching, network, None))
+    fp32 = run(export_fp32, student, on, form)
+    samples = on.open()
+    subject = Subject(student, on, device.int8, recipe.quantize.calibration_samples)
     batches = list(calibration_batches(subject, samples))
     np.save(folder / "samples.npy", torch.cat(batches).numpy())
 
     files: dict[str, tuple[Path, float | None]] = {"fp32": (fp32 / "model.onnx", None)}
-    model = load_student(student, samples, distilled)
+    model = student.load(samples)
     for label, steps in (("edgekd ptq", ()), ("edgekd ptq, refined", REFINEMENTS)):
         out = folder / f"{label}.onnx"
         files[label] = out, ours(model, subject, batches, steps, device.runtime.default_opset, out)
-    trained = quantize_student(run, subject, Quantize(mode="qat", epochs=2), None, taught_by, settings)
-    int8 = run(
-        export_int8, subject, trained.taken.plan, trained.taken.quantized, recipe.export, device.runtime.default_opset
-    )
+    trained = quantize_student(run, subject, Quantize(mode="qat", epochs=2), None, teaching)
+    int8 = run(export_int8, subject, trained.taken.plan, trained.taken.quantized, form)
     files["edgekd qat"] = int8 / "model.onnx", trained.taken.quantized.seconds
     for tool in PACKAGES:
         if tool not in without:
             label, seconds = peer(tool, tools, fp32 / "model.onnx", folder)
             files[label] = folder / f"{tool}.onnx", seconds
-    compare(name, files, samples, data)
+    compare(name, files, problem.open_test(), data)
 
 
 def ours(
@@ -152,15 +152,15 @@ def environment(tool: str, tools: Path) -> Path:
     return python
 
 
-def compare(name: str, files: dict[str, tuple[Path, float | None]], samples: Samples, data: Any) -> None:
+def compare(name: str, files: dict[str, tuple[Path, float | None]], test: Unseen, data: Any) -> None:
     """Accuracy of each file, then all of them timed in turns."""
-    images = batched(samples, data)
+    images = batched(test, data)
     runners = {label: OnnxRunner(path) for label, (path, _) in files.items()}
     logits = {label: np.concatenate([runner.run(batch) for batch in images()]) for label, runner in runners.items()}
     one = next(iter(images()))[:1]
     series = interleave({label: runner.timed(one) for label, runner in runners.items()})
     fp32, exact = series["fp32"].p50_ms, logits["fp32"]
-    print(f"\n{name}, {len(samples.test)} test images\n")
+    print(f"\n{name}, {len(test)} test images\n")
     print(
         "| | seconds | top-1, % | classes as fp32, % | error of logits, % | p50, ms | of fp32's | blocks within 5 % | kB |"
     )
@@ -173,18 +173,18 @@ def compare(name: str, files: dict[str, tuple[Path, float | None]], samples: Sam
         error = 100 * np.sqrt(np.square(logits[label] - exact).mean()) / exact.std()
         ratio, size = timed.p50_ms / fp32, path.stat().st_size / 1e3
         print(
-            f"| {label} | {took} | {top1(logits[label], samples.test.labels):.2f} | {same:.2f} | {error:.2f} "
+            f"| {label} | {took} | {top1(logits[label], test.labels):.2f} | {same:.2f} | {error:.2f} "
             f"| {timed.p50_ms:.3f} | {ratio:.2f} | {stable} | {size:.0f} |"
         )
 
 
-def batched(samples: Samples, data: Any) -> Callable[[], Any]:
+def batched(test: Unseen, data: Any) -> Callable[[], Any]:
     """The test split as the graph takes it, in batches."""
     from edgekd.data.batches import to_tensor
 
-    ids = np.arange(len(samples.test))
+    ids = np.arange(len(test))
     return lambda: (
-        to_tensor(samples.test.get(part), data, torch.device("cpu")).contiguous().numpy()
+        to_tensor(test.get(part), data, torch.device("cpu")).contiguous().numpy()
         for part in np.array_split(ids, max(1, len(ids) // 250))
     )
 

@@ -26,7 +26,8 @@ def fingerprint(recipe: Recipe, target: Target, cache: Cache) -> str:
 
     A build asks twice, before its stages and after: `cache` answers with what it read first.
     """
-    samples = [recipe.data.source, *(recipe.task_data(task).source for task in recipe.tasks)]
+    seen = (recipe.data, *(recipe.task_data(task) for task in recipe.tasks))
+    samples = [(data.source("train"), data.source("test")) for data in seen]
     made_of = [
         VERSION,
         _code(),

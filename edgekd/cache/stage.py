@@ -130,6 +130,7 @@ class Cache:
         self.folder = folder
         self.purpose = purpose  # what the build is for, for `edgekd cache`; enters no key
         self.recheck = recheck
+        self.started = time.time()
         self.artifacts: list[Artifact] = []
         with _explained(folder):
             folder.mkdir(parents=True, exist_ok=True)

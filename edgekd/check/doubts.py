@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from edgekd.data import Samples
+from edgekd.data import Unseen
 from edgekd.data.sources import listed
 from edgekd.figures.accuracy import top1
 
 
-def doubts(samples: Samples, name: str = "", logits: npt.NDArray[np.float32] | None = None) -> Iterator[str]:
+def doubts(test: Unseen, name: str = "", logits: npt.NDArray[np.float32] | None = None) -> Iterator[str]:
     """A sentence for each; with the model's `name` and its `logits` on the test split also what it scores without them."""
-    labels, repeated = samples.test.labels, samples.repeated
+    labels, repeated = test.labels, test.repeated
     n = int(repeated.sum())
     if n and n == len(labels):
         yield f"all {n} test pictures are in train too (the same pixels): the accuracies say nothing about new ones"
@@ -27,6 +27,6 @@ def doubts(samples: Samples, name: str = "", logits: npt.NDArray[np.float32] | N
                 f"{len(labels) - n} others"
             )
         yield told
-    counts = np.bincount(labels, minlength=len(samples.classes))
-    if lacking := [samples.classes[i] for i in np.flatnonzero(counts == 0)]:
+    counts = np.bincount(labels, minlength=len(test.classes))
+    if lacking := [test.classes[i] for i in np.flatnonzero(counts == 0)]:
         yield f"no test sample of class {listed(lacking)}: no accuracy speaks of {'it' if len(lacking) == 1 else 'them'}"

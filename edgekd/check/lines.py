@@ -12,7 +12,7 @@ import numpy as np
 from edgekd.cache.stage import Artifact
 from edgekd.check.choose import Contender
 from edgekd.check.limits import floors
-from edgekd.data import Samples
+from edgekd.data import Unseen
 from edgekd.export.lint import Finding, counted, grouped, listed, runtime_title
 from edgekd.figures.accuracy import top1
 from edgekd.figures.figures import Accuracy, Candidate, Check
@@ -25,14 +25,14 @@ from edgekd.target import Target
 AGREEMENT = 99.5  # percent of the test split on which the fake-quantized model and onnxruntime name the same class
 
 
-def same_as_trained(int8: Artifact, scores: Artifact) -> float:
+def same_as_trained(as_trained: Artifact, scores: Artifact) -> float:
     """Percent of the test split that the fake-quantized model and the exported one in onnxruntime put in one class.
 
     Where the rest is fp16 the graph is compared before that: a processor rounds each value between two layers to half
     precision, an engine of TensorRT computes the layer and the rounding to int8 in one.
     """
-    deployed = int8 / SAME if (int8 / SAME).exists() else scores / "test.npy"
-    return _same(int8 / TRAINED, deployed)
+    deployed = as_trained / SAME if (as_trained / SAME).exists() else scores / "test.npy"
+    return _same(as_trained / TRAINED, deployed)
 
 
 def _same(one: Path, other: Path) -> float:
@@ -43,7 +43,7 @@ def _same(one: Path, other: Path) -> float:
 def with_floors(
     contenders: Sequence[Contender],
     budget: Budget,
-    samples: Samples,
+    test: Unseen,
     scores: Mapping[str, Artifact],
     teacher_scores: Artifact | None,
 ) -> list[Contender]:
@@ -51,10 +51,10 @@ def with_floors(
 
     No class may be lost against the float student, nor against a teacher that knows the same classes.
     """
-    labels = samples.test.labels
+    labels = test.labels
     answers = {name: np.load(score / "test.npy").argmax(1) for name, score in scores.items()}
     of_teacher, of_fp32 = {}, {}
-    if teacher_scores is not None and (logits := np.load(teacher_scores / "test.npy")).shape[1] == len(samples.classes):
+    if teacher_scores is not None and (logits := np.load(teacher_scores / "test.npy")).shape[1] == len(test.classes):
         of_teacher = {"the teacher": logits.argmax(1) == labels}
     if "fp32" in answers:
         of_fp32 = {"fp32": answers["fp32"] == labels}
@@ -62,7 +62,7 @@ def with_floors(
     for contender in contenders:
         own = answers[contender.name]
         references = {**of_teacher, **(of_fp32 if contender.name != "fp32" else {})}
-        kept = tuple(floors(own, labels, samples.classes, budget, references))
+        kept = tuple(floors(own, labels, test.classes, budget, references))
         found.append(replace(contender, right=own == labels, floors=kept))
     return found
 
@@ -76,9 +76,9 @@ def kept_in_fp32(candidates: Mapping[str, Artifact]) -> Iterator[Check]:
             yield Check(name=f"{name} keeps operators in fp32", verdict="note", found=f"{len(kept)}: {named}")
 
 
-def agreement(same: float, int8: Artifact, scores: Artifact, shipped: str) -> Iterator[Check]:
+def agreement(same: float, int8: Artifact, as_trained: Artifact, scores: Artifact, shipped: str) -> Iterator[Check]:
     """Whether int8 computes what was trained; where fp16 stands between its layers, also what that changes on a processor."""
-    n = len(np.load(int8 / TRAINED, mmap_mode="r"))
+    n = len(np.load(as_trained / TRAINED, mmap_mode="r"))
     graph = json.loads((int8 / FROM_MODULE).read_text())
     yield Check(
         name="int8 computes what was trained",
@@ -87,9 +87,9 @@ def agreement(same: float, int8: Artifact, scores: Artifact, shipped: str) -> It
         f"equals the student within {graph['rms']:.1e} (rms) on {graph['samples']} hold-out samples",
         limit=f"at least {AGREEMENT} %",
     )
-    if (int8 / SAME).exists():
+    if (as_trained / SAME).exists():
         found = (
-            f"same top-1 as the fake-quantized model on {_same(int8 / TRAINED, scores / 'test.npy'):.2f} %: a processor rounds to half "
+            f"same top-1 as the fake-quantized model on {_same(as_trained / TRAINED, scores / 'test.npy'):.2f} %: a processor rounds to half "
             "precision between two layers; an engine fuses them"
         )
         yield Check(name="int8 with fp16 between its layers", verdict="note", found=found)
@@ -142,7 +142,7 @@ def reused(distilled: Artifact) -> Iterator[Check]:
         yield Check(name="simkd adds to what ships", verdict="note", found=found)
 
 
-def old_and_new(teacher_scores: Artifact | None, scores: Artifact, samples: Samples) -> Iterator[Check]:
+def old_and_new(teacher_scores: Artifact | None, scores: Artifact, test: Unseen) -> Iterator[Check]:
     """Where the teacher knows the first classes only: how much of them the student kept, and how well it learnt the others."""
     if teacher_scores is None:
         return
@@ -150,7 +150,7 @@ def old_and_new(teacher_scores: Artifact | None, scores: Artifact, samples: Samp
     known = teacher.shape[1]
     if known == student.shape[1]:
         return
-    labels = samples.test.labels
+    labels = test.labels
     old, new = labels < known, labels >= known
     among_old, by_teacher = top1(student[old][:, :known], labels[old]), top1(teacher[old], labels[old])
     among_new = top1(student[new][:, known:], labels[new] - known)
@@ -170,7 +170,12 @@ def curves(trained: Artifact | None) -> tuple[dict[str, float], ...]:
 
 
 def warnings(
-    recipe: Recipe, samples: Samples, teacher: Accuracy | None, shipped: Candidate, quantized: Quantized | None
+    recipe: Recipe,
+    test: Unseen,
+    skipped: Sequence[str],
+    teacher: Accuracy | None,
+    shipped: Candidate,
+    quantized: Quantized | None,
 ) -> Iterator[str]:
     """What no budget forbids and a careful reader would want to know."""
     if quantized is not None:
@@ -180,8 +185,8 @@ def warnings(
                 f"no way to quantize keeps budget.max_drop_from_fp32 on the hold-out split; int8 is {quantized.taken.name}, the "
                 f"most accurate of {len(quantized.tried)}"
             )
-    if samples.skipped:
-        yield f"{len(samples.skipped)} images do not decode and were left out, the first: {samples.skipped[0]}"
+    if skipped:
+        yield f"{len(skipped)} images do not decode and were left out, the first: {skipped[0]}"
     for given in recipe.teachers:
         if given.model.startswith(("onnx:", "exported:")) and (given.weights or given.args):
             yield f"teacher.weights and args were not read: {given.model.partition(':')[0]}: holds the whole model"
@@ -189,11 +194,11 @@ def warnings(
         yield f"the training images are synthetic ({recipe.data.train}): made from the teacher, none is real"
     if recipe.teachers and not any(loss.weight for loss in recipe.distill.losses):
         yield "no loss reads the teacher (distill.losses): the student learned from labels alone"
-    counts = np.bincount(samples.test.labels)
-    share = 100 * float(counts.max()) / len(samples.test)
+    counts = np.bincount(test.labels)
+    share = 100 * float(counts.max()) / len(test)
     for name, found in (("the teacher", teacher), (shipped.name, shipped.accuracy)):
         if found is not None and found.low <= share:
             yield (
                 f"{name} is right on {found.top1:.2f} %, no better than always naming the most frequent class "
-                f"({samples.classes[int(counts.argmax())]}, {share:.2f} %)"
+                f"({test.classes[int(counts.argmax())]}, {share:.2f} %)"
             )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +15,12 @@ from torch import nn
 
 from edgekd.base.console import say
 from edgekd.bundle.write import check_replaceable
-from edgekd.cache.stage import Artifact
+from edgekd.cache.stage import Cache
 from edgekd.check.doubts import doubts
 from edgekd.check.students import check_memory, check_no_softmax, check_trains
-from edgekd.check.tasks import check_tasks, open_task
+from edgekd.check.tasks import check_tasks, with_heads
 from edgekd.check.teachers import SHOWN, check_knowledge, checked_teacher
-from edgekd.data import Samples, open_samples
+from edgekd.data import Samples
 from edgekd.data.batches import to_tensor
 from edgekd.data.sources import check_classes
 from edgekd.distill.features import Taps
@@ -27,13 +29,51 @@ from edgekd.distill.methods import METHODS
 from edgekd.distill.objective import Labels, Objective, Seen
 from edgekd.errors import BundleError, EdgekdError, ModelError, RecipeError
 from edgekd.models import ExportedModel, OnnxModel, number_of_classes
+from edgekd.models.accelerator import uses_bf16
 from edgekd.models.memory_format import arranged
-from edgekd.recipe import Recipe, Student, TeacherModel
-from edgekd.recipe.losses import Loss, needs_of, reads_teacher
-from edgekd.steps.distill import as_teacher, beginning
-from edgekd.steps.temperature import with_temperature
-from edgekd.steps.trained import initialise, new_model, number_of_outputs
+from edgekd.recipe import Data, Distill, Network, Recipe
+from edgekd.recipe.losses import Loss, needs_of, reads_teacher, with_temperature
+from edgekd.steps.export import Form
+from edgekd.steps.problem import Problems, TrainingSet
+from edgekd.steps.rehearse import REFUSED, rehearse
+from edgekd.steps.teach import first_weights
+from edgekd.steps.trained import Trained, initialise, new_model, number_of_outputs
 from edgekd.target import Target
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What the recipe's open questions came to: the network with its heads, the losses with their layers, the opset."""
+
+    student: Network
+    learning: Distill
+    form: Form
+
+
+def preflight(run: Cache, recipe: Recipe, target: Target, problems: Problems) -> Settled:
+    """Refuse what cannot work, and settle what the recipe leaves open.
+
+    Raises ModelError, RecipeError, ExportError or QuantizationError, before anything is trained.
+    """
+    student = with_heads(recipe, problems)
+    losses = check_models(recipe, target, student, problems)
+    form = Form(recipe.export, recipe.export.opset or target.runtime.default_opset)
+    _rehearse(run, recipe, target, student, problems, form)
+    # Which of the two "auto" is on this machine shapes the weights, so it is part of their key.
+    precision = "bf16" if uses_bf16(recipe.distill.precision) else "fp32"
+    # What only decides how often the stages run is no part of theirs.
+    settled = {"precision": precision, "losses": losses, "generations": 0, "scheme": "offline"}
+    return Settled(student, recipe.distill.model_copy(update=settled), form)
+
+
+def _rehearse(run: Cache, recipe: Recipe, target: Target, student: Network, problems: Problems, form: Form) -> None:
+    """The student's graph is written once, whatever weights it will have; what the runtime would refuse of it is told."""
+    scheme = target.int8 if recipe.quantize.mode != "none" else None
+    on = TrainingSet(problems.student.train, recipe.data.of_test)
+    untrained, trains_on = student.model_copy(update={"weights": None}), recipe.quantize.mode in ("qat", "auto")
+    rehearsed = run(rehearse, untrained, on, form, scheme, recipe.quantize.keep_float, trains_on, target)
+    for line in json.loads((rehearsed / REFUSED).read_text()):
+        say(f"  {target.title} would refuse this student as it is now: {line}")
 
 
 def check_output(folder: Path) -> None:
@@ -46,86 +86,102 @@ def check_output(folder: Path) -> None:
         )
 
 
-def check_models(
-    recipe: Recipe,
-    target: Target,
-    to_train: Student,
-    samples: Artifact,
-    seen: Artifact,
-    tasks: Mapping[str, Artifact],
-) -> tuple[Loss, ...]:
+def check_models(recipe: Recipe, target: Target, network: Network, problems: Problems) -> tuple[Loss, ...]:
     """Raise ModelError or RecipeError where teachers, students, data and losses do not fit each other.
 
     Returns the losses with `layers = "auto"` paired.
     """
-    opened = open_samples(samples.folder, recipe.data)
-    opened_by_teacher = open_samples(seen.folder, recipe.teacher_data)
-    for table, data, images in (("data", recipe.data, opened), ("teacher", recipe.teacher_data, opened_by_teacher)):
-        if len(data.mean) not in (1, number := images.image_shape[2]):
-            have = f"{number} channel{'s' * (number > 1)}"
-            raise RecipeError(
-                f"{table}.mean and {table}.std have {len(data.mean)} values, the images {have}; give 1"
-                f"{f' or {number}' * (number > 1)}"
-            )
-    side, padding = min(opened.image_shape[:2]), recipe.data.augment.crop_padding
-    if padding > side:
-        raise RecipeError(
-            f"data.augment.crop_padding is {padding}, the images are {side} pixels wide or high; give less"
-        )
-    ours, theirs = opened, opened_by_teacher
-    if not all(np.array_equal(a.labels, b.labels) for a, b in ((ours.train, theirs.train), (ours.test, theirs.test))):
-        raise RecipeError(f"teacher.column = '{recipe.teacher_data.column}' holds other rows than the student's images")
-    number = recipe.data.synthetic.samples if recipe.data.is_synthetic else len(opened.train_ids)
-    for doubt in doubts(opened):  # the report says it too, at the end
-        say(f"  {doubt}")
-    if recipe.distill.batch_size > number:
-        raise RecipeError(
-            f"distill.batch_size is {recipe.distill.batch_size}, but there are {number} training samples; lower it"
-        )
-    student = new_model(to_train, opened, recipe.distill.seed)
+    samples, by_teacher = problems.student.open(), problems.teacher.open()
+    _check_data(recipe, problems, samples, by_teacher)
+    student = new_model(network, samples, recipe.distill.seed)
     check_memory(student, target)
     places = ("teacher", *(f"teacher.also.{n}" for n in range(len(recipe.teachers) - 1)))[: len(recipe.teachers)]
     checked = [
-        checked_teacher(teacher, place, opened_by_teacher, recipe.teacher_data)
+        checked_teacher(teacher, place, by_teacher, recipe.teacher_data)
         for place, teacher in zip(places, recipe.teachers, strict=True)
     ]
     teachers, sizes = [teacher for teacher, _ in checked], [classes for _, classes in checked]
-    if recipe.student.init is not None and (first := beginning(recipe.student, recipe.teacher, None)) is not None:
-        initialise(copy.deepcopy(student), recipe.student.init, first.source, None, opened)
-        if isinstance(first.source, TeacherModel) and (first.source.classes or opened.classes) != opened.classes:
-            raise RecipeError(
-                "student.init takes the teacher's head too, whose classes stand in the order of teacher.classes; leave "
-                "student.init out, or give a source of the data's order"
-            )
-    assistants = [new_model(assistant, opened, 0) for assistant in recipe.student.assistants]
+    _check_first_weights(recipe, student, samples)
+    assistants = [new_model(Network.of(assistant), samples, 0) for assistant in recipe.student.assistants]
     named = [("student", student), *(("assistant", assistant) for assistant in assistants)]
-    found = [(role, number_of_classes(model, opened.image_shape, f"the {role}")) for role, model in named]
-    for role, classes in (*found, *(("teacher", classes) for classes in sizes)):
-        knows_fewer = role == "teacher" and classes < len(opened.classes) and _reads_old_classes_only(recipe)
-        expected = number_of_outputs(to_train, opened) if role == "student" else len(opened.classes)
-        if classes != expected and not knows_fewer:
-            if to_train.heads and role == "student":
-                raise ModelError(f"the student gives {classes} logits, the classes of all tasks are {expected}")
-            raise ModelError(
-                f"the {role} gives {classes} classes, the data has {len(opened.classes)} ({', '.join(opened.classes[:10])})"
-            )
-    if len(set(sizes)) > 1:
-        raise ModelError(f"the teachers give {', '.join(map(str, sizes))} classes; several teachers know the same ones")
-    if not recipe.data.is_synthetic:
-        known = sizes[0] if sizes and sizes[0] < len(opened.classes) else 0  # of old classes there may be no samples
-        check_classes(opened.train.labels, opened.classes, f"data.train = '{recipe.data.train}'", known=known)
+    _check_classes(recipe, network, named, sizes, samples)
     for (role, model), reference in zip(named, (recipe.student, *recipe.student.assistants), strict=True):
         if isinstance(model, OnnxModel | ExportedModel):
             raise ModelError(
                 f"{role} '{reference.model}' cannot be trained; give edgekd:NAME, python:module:function or timm:NAME"
             )
-        check_trains(model, role, opened)
-        if not (role == "student" and to_train.heads):  # whose rows are of several tasks
-            shown = to_tensor(opened.train.get(opened.train_ids[:SHOWN]), recipe.data, torch.device("cpu"))
+        check_trains(model, role, samples)
+        if not (role == "student" and network.heads):  # whose rows are of several tasks
+            shown = to_tensor(samples.train.get(samples.train_ids[:SHOWN]), recipe.data, torch.device("cpu"))
             check_no_softmax(model, role, arranged(shown, torch.contiguous_format))
-    check_tasks(recipe, opened, tasks)
-    losses = _check_losses(recipe, student, next(iter(teachers), None), opened, opened_by_teacher)
-    return losses
+    check_tasks(recipe, problems)
+    return _check_losses(recipe, student, next(iter(teachers), None), samples, by_teacher)
+
+
+def _check_data(recipe: Recipe, problems: Problems, samples: Samples, by_teacher: Samples) -> None:
+    """Raise RecipeError for settings that do not fit the images, and say what makes the figures doubtful."""
+    for table, data, images in (("data", recipe.data, samples), ("teacher", recipe.teacher_data, by_teacher)):
+        _check_channels(table, data, images)
+    side, padding = min(samples.image_shape[:2]), recipe.data.augment.crop_padding
+    if padding > side:
+        raise RecipeError(
+            f"data.augment.crop_padding is {padding}, the images are {side} pixels wide or high; give less"
+        )
+    unseen, unseen_by_teacher = problems.student.open_test(), problems.teacher.open_test()
+    same = np.array_equal(samples.train.labels, by_teacher.train.labels)
+    if not same or not np.array_equal(unseen.labels, unseen_by_teacher.labels):
+        raise RecipeError(f"teacher.column = '{recipe.teacher_data.column}' holds other rows than the student's images")
+    if not recipe.data.is_synthetic:  # whose images are not there yet
+        for doubt in doubts(unseen):  # the report says it too, at the end
+            say(f"  {doubt}")
+    number = recipe.data.synthetic.samples if recipe.data.is_synthetic else len(samples.train_ids)
+    if recipe.distill.batch_size > number:
+        raise RecipeError(
+            f"distill.batch_size is {recipe.distill.batch_size}, but there are {number} training samples; lower it"
+        )
+
+
+def _check_channels(table: str, data: Data, samples: Samples) -> None:
+    if len(data.mean) not in (1, number := samples.image_shape[2]):
+        have = f"{number} channel{'s' * (number > 1)}"
+        raise RecipeError(
+            f"{table}.mean and {table}.std have {len(data.mean)} values, the images {have}; give 1"
+            f"{f' or {number}' * (number > 1)}"
+        )
+
+
+def _check_first_weights(recipe: Recipe, student: nn.Module, samples: Samples) -> None:
+    """Raise ModelError or RecipeError where `student.init` cannot give the student its first weights."""
+    begins_with = first_weights(recipe, tuple(map(Trained, recipe.teachers)))
+    if begins_with is None:
+        return
+    initialise(copy.deepcopy(student), begins_with, samples)
+    if (begins_with.source.network.classes or samples.classes) != samples.classes:
+        raise RecipeError(
+            "student.init takes the teacher's head too, whose classes stand in the order of teacher.classes; leave "
+            "student.init out, or give a source of the data's order"
+        )
+
+
+def _check_classes(
+    recipe: Recipe, network: Network, students: list[tuple[str, nn.Module]], sizes: list[int], samples: Samples
+) -> None:
+    """Raise ModelError where a network gives other classes than the data has; `sizes`: those that the teachers give."""
+    found = [(role, number_of_classes(model, samples.image_shape, f"the {role}")) for role, model in students]
+    for role, classes in (*found, *(("teacher", classes) for classes in sizes)):
+        knows_fewer = role == "teacher" and classes < len(samples.classes) and _reads_old_classes_only(recipe)
+        expected = number_of_outputs(network, samples) if role == "student" else len(samples.classes)
+        if classes != expected and not knows_fewer:
+            if network.heads and role == "student":
+                raise ModelError(f"the student gives {classes} logits, the classes of all tasks are {expected}")
+            raise ModelError(
+                f"the {role} gives {classes} classes, the data has {len(samples.classes)} ({', '.join(samples.classes[:10])})"
+            )
+    if len(set(sizes)) > 1:
+        raise ModelError(f"the teachers give {', '.join(map(str, sizes))} classes; several teachers know the same ones")
+    if not recipe.data.is_synthetic:
+        known = sizes[0] if sizes and sizes[0] < len(samples.classes) else 0  # of old classes there may be no samples
+        check_classes(samples.train.labels, samples.classes, f"data.train = '{recipe.data.train}'", known=known)
 
 
 def _reads_old_classes_only(recipe: Recipe) -> bool:
@@ -225,17 +281,15 @@ def _shape(feature: object) -> str:
 
 
 def check_teachers(
-    recipe: Recipe,
-    samples: Artifact,
-    trained: Artifact | None,
-    tasks: Mapping[str, Artifact],
-    ask: Callable[[str], bool],
+    recipe: Recipe, problems: Problems, teachers: tuple[Trained, ...], confirm: Callable[[str], bool]
 ) -> None:
     """Refuse a teacher that numbers the classes otherwise than the data, and ask whether to go on with one that is no better
-    than chance; `trained` is the first one's weights."""
-    opened = open_samples(samples.folder, recipe.teacher_data)
-    for number, teacher in enumerate(recipe.teachers):
-        check_knowledge(teacher, None if number else trained, opened, recipe.teacher_data, ask)
+    than chance."""
+    if recipe.data.is_synthetic:  # what it made itself cannot tell
+        return
+    seen = problems.teacher
+    for teacher in teachers:
+        check_knowledge(teacher, seen.open(), seen.data, confirm)
     for task in recipe.tasks:
-        own = open_task(recipe, task, tasks)
-        check_knowledge(as_teacher(task.teacher), None, own, recipe.task_data(task), ask)
+        own = problems.tasks[task.name]
+        check_knowledge(Trained(Network.of(task.teacher)), own.open(), own.data, confirm)

@@ -33,7 +33,7 @@ def impossible_settings(recipe: Recipe, target: Target) -> Iterator[Mistake]:
         )
     if recipe.student.init is not None and recipe.student.weights is not None:
         yield Mistake("student.init", "given beside student.weights; a student begins with one of them")
-    if recipe.tasks or recipe.student.heads:
+    if recipe.tasks:
         from edgekd.check.tasks import mistakes_in_tasks  # imports torch, which a build that is current does without
 
         yield from (Mistake(place, what) for place, what in mistakes_in_tasks(recipe))

@@ -7,48 +7,38 @@ tasks side by side; in the exported graph each task is an output of its own.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
 
-from edgekd.cache.stage import Artifact, Cache
+from edgekd.cache.stage import Artifact
 from edgekd.check.teachers import checked_teacher
-from edgekd.data import Samples, decode, open_samples
 from edgekd.data.sources import check_classes
 from edgekd.distill.methods import METHODS
 from edgekd.errors import ModelError, RecipeError
 from edgekd.figures.accuracy import top1
 from edgekd.figures.figures import Check
-from edgekd.recipe import Recipe, Student, Task
+from edgekd.recipe import Network, Recipe
 from edgekd.recipe.losses import needs_of
+from edgekd.steps.problem import Problem, Problems
 
 PER_HEAD = {"z_s", "z_t", "z_ts", "labels", "epoch"}  # what a loss may read where a student has several heads
 
 
-def decode_tasks(recipe: Recipe, run: Cache) -> dict[str, Artifact]:
-    """The samples of each task by its name."""
-    return {task.name: run(decode, recipe.task_data(task).source) for task in recipe.tasks}
+def with_heads(recipe: Recipe, problems: Problems) -> Network:
+    """The student's network with a head for each task."""
+    return Network.of(recipe.student, {name: len(task.open().classes) for name, task in problems.tasks.items()})
 
 
-def open_task(recipe: Recipe, task: Task, samples: Mapping[str, Artifact]) -> Samples:
-    """The images with this task's labels."""
-    return open_samples(samples[task.name].folder, recipe.task_data(task))
-
-
-def with_heads(recipe: Recipe, samples: Mapping[str, Artifact]) -> Student:
-    """The student with a head for each task."""
-    heads = {task.name: len(open_task(recipe, task, samples).classes) for task in recipe.tasks}
-    return recipe.student.alone.model_copy(update={"heads": heads})
-
-
-def check_tasks(recipe: Recipe, first: Samples, samples: Mapping[str, Artifact]) -> None:
+def check_tasks(recipe: Recipe, problems: Problems) -> None:
     """Raise RecipeError or ModelError where tasks, losses, labels and teachers do not fit each other."""
+    first, tested = problems.student.open(), problems.student.open_test()
     for n, task in enumerate(recipe.tasks):
-        opened = open_task(recipe, task, samples)
-        if len(opened.train) != len(first.train) or len(opened.test) != len(first.test):
+        problem = problems.tasks[task.name]
+        opened = problem.open()
+        if len(opened.train) != len(first.train) or len(problem.open_test()) != len(tested):
             raise RecipeError(f"task {task.name}: column '{task.label}' labels other rows than the first task's")
         check_classes(opened.train.labels, opened.classes, f"task {task.name}: column '{task.label}' of data.train")
-        _, classes = checked_teacher(task.teacher, f"tasks.{n}.teacher", opened, recipe.task_data(task))
+        _, classes = checked_teacher(Network.of(task.teacher), f"tasks.{n}.teacher", opened, problem.data)
         if classes != len(opened.classes):
             raise ModelError(
                 f"task {task.name}: its teacher gives {classes} classes, column '{task.label}' has {len(opened.classes)} "
@@ -58,8 +48,6 @@ def check_tasks(recipe: Recipe, first: Samples, samples: Mapping[str, Artifact])
 
 def mistakes_in_tasks(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """What cannot be combined with [[tasks]]: the place in the recipe and why."""
-    if recipe.student.heads:
-        yield "student.heads", "follows from [[tasks]]; leave it out"
     if not recipe.tasks:
         return
     names = [task.name for task in recipe.tasks]
@@ -83,12 +71,10 @@ def mistakes_in_tasks(recipe: Recipe) -> Iterator[tuple[str, str]]:
             yield name, "not together with [[tasks]]: what stands between the teachers and the student has one head"
 
 
-def task_notes(
-    recipe: Recipe, samples: Mapping[str, Artifact], teachers: Mapping[str, Artifact], scores: Path
-) -> Iterator[Check]:
+def task_notes(problems: Mapping[str, Problem], teachers: Mapping[str, Artifact], scores: Artifact) -> Iterator[Check]:
     """How good the model that ships is at each further task, beside that task's teacher."""
-    for task in recipe.tasks:
-        labels = open_task(recipe, task, samples).test.labels
-        ours, theirs = np.load(scores / f"test.{task.name}.npy"), np.load(teachers[task.name] / "test.npy")
+    for name, problem in problems.items():
+        labels = problem.open_test().labels
+        ours, theirs = np.load(scores / f"test.{name}.npy"), np.load(teachers[name] / "test.npy")
         found = f"{top1(ours, labels):.2f} % of {len(labels)} test samples (its teacher {top1(theirs, labels):.2f} %)"
-        yield Check(name=f"task {task.name}", verdict="note", found=found)
+        yield Check(name=f"task {name}", verdict="note", found=found)

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from edgekd.base.console import say
-from edgekd.cache.stage import Artifact
 from edgekd.check.class_order import mistaken_order
 from edgekd.data import Samples
 from edgekd.data.draw import stratified
@@ -19,9 +18,8 @@ from edgekd.figures.accuracy import wilson_interval
 from edgekd.models import ExportedModel, OnnxModel, number_of_classes
 from edgekd.models.adapt import adapt_input, adapt_output, kind_of
 from edgekd.models.forward import logits_of, predict
-from edgekd.recipe import Data, Teacher, TeacherModel
-from edgekd.steps.record import load_teacher
-from edgekd.steps.trained import new_model
+from edgekd.recipe import Data, Network
+from edgekd.steps.trained import Trained, new_model
 
 PROBED = 500  # samples that a teacher is tried on, or
 OF_A_CLASS = 10  # so many of each class, where that is more
@@ -33,7 +31,7 @@ TOLD = {
 }
 
 
-def checked_teacher(teacher: TeacherModel, place: str, samples: Samples, data: Data) -> tuple[nn.Module, int]:
+def checked_teacher(teacher: Network, place: str, samples: Samples, data: Data) -> tuple[nn.Module, int]:
     """The teacher as all its readers see it (edgekd.models.adapt), and the number of classes that it knows.
 
     place: its table in the recipe, for what is told; data: as it sees it. Raises ModelError where it takes other images, or
@@ -58,7 +56,7 @@ def _called(place: str) -> str:
     return "the teacher" if place == "teacher" else f"the teacher {place}"
 
 
-def _check_input(model: nn.Module, teacher: TeacherModel, place: str, image_shape: tuple[int, int, int]) -> None:
+def _check_input(model: nn.Module, teacher: Network, place: str, image_shape: tuple[int, int, int]) -> None:
     """Where a file says what it takes, that is held against the pictures."""
     if not isinstance(model, OnnxModel | ExportedModel):
         return
@@ -83,7 +81,7 @@ def _check_input(model: nn.Module, teacher: TeacherModel, place: str, image_shap
         )
 
 
-def _check_outputs(model: nn.Module, teacher: TeacherModel, place: str, samples: Samples, data: Data) -> None:
+def _check_outputs(model: nn.Module, teacher: Network, place: str, samples: Samples, data: Data) -> None:
     """Raise ModelError for outputs of another kind than the recipe says, and for NaN."""
     if data.is_synthetic:  # there is no training picture yet
         images = np.random.default_rng(0).integers(0, 256, (SHOWN, *samples.image_shape), dtype=np.uint8)
@@ -114,25 +112,23 @@ def _check_outputs(model: nn.Module, teacher: TeacherModel, place: str, samples:
         )
 
 
-def check_knowledge(
-    teacher: Teacher, trained: Artifact | None, samples: Samples, data: Data, ask: Callable[[str], bool]
-) -> None:
+def check_knowledge(teacher: Trained, samples: Samples, data: Data, ask: Callable[[str], bool]) -> None:
     """Raise ModelError for a teacher that numbers the classes otherwise; ask about one that is no better than chance.
 
     It is tried on the hold-out split, and on training samples where that is too small to tell.
     """
-    model = load_teacher(teacher, trained, samples)
+    network = teacher.network
     ids = probed(samples, data.seed)
-    logits = predict(model, samples.train, ids, data)
+    logits = predict(teacher.load_teacher(samples), samples.train, ids, data)
     known = samples.train.labels[ids] < logits.shape[1]  # it may know the first classes only
     labels, predicted = samples.train.labels[ids][known], logits[known].argmax(1)
     if len(labels) == 0:  # no sample of the classes that it knows: nothing can be told
         return
-    _check_order(teacher, samples, predicted, labels, logits.shape[1], ask)
+    _check_order(network, samples, predicted, labels, logits.shape[1], ask)
     right, n = int((predicted == labels).sum()), len(labels)
     low, high = wilson_interval(right, n)
     chance = 100 * float(np.bincount(labels).max()) / n  # of always naming the most frequent class
-    found = f"the teacher '{teacher.model}' gets {100 * right / n:.1f} % of {n} samples right (95 %: {low:.1f} to {high:.1f})"
+    found = f"the teacher '{network.model}' gets {100 * right / n:.1f} % of {n} samples right (95 %: {low:.1f} to {high:.1f})"
     if low > chance:
         return
     if high >= chance + A_TENTH * (100 - chance):
@@ -156,7 +152,7 @@ def probed(samples: Samples, seed: int) -> npt.NDArray[np.int64]:
 
 
 def _check_order(
-    teacher: Teacher,
+    teacher: Network,
     samples: Samples,
     predicted: npt.NDArray[np.int64],
     labels: npt.NDArray[np.int64],

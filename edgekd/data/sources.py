@@ -72,18 +72,18 @@ def open_source(reference: str, split: str, column: str | None = None, label: st
     return source
 
 
-def with_classes_of(train: Source, test: Source) -> Source:
+def with_classes_of(classes: tuple[str, ...], test: Source) -> Source:
     """The test split with its labels numbered as train's classes are, by name; it may lack some of them.
 
     Raises DataError where it has others, or where two have one name.
     """
-    if test.classes == train.classes:
+    if test.classes == classes:
         return test
-    ours, theirs = Counter(train.classes), Counter(test.classes)
+    ours, theirs = Counter(classes), Counter(test.classes)
     unknown = [name for name in theirs if name not in ours]
     if unknown:
         lacking = [name for name in ours if name not in theirs]
-        told = f"; of train's {len(train.classes)} it lacks {listed(lacking)}" if lacking else ""
+        told = f"; of train's {len(classes)} it lacks {listed(lacking)}" if lacking else ""
         raise DataError(
             f"data.test has {'a class' if len(unknown) == 1 else 'classes'} that data.train has not: {listed(unknown)}{told}; "
             "give both the same names"
@@ -93,9 +93,9 @@ def with_classes_of(train: Source, test: Source) -> Source:
             raise DataError(
                 f"data.{split} has several classes that are called {listed(twice)}; give each a name of its own"
             )
-    number = {name: i for i, name in enumerate(train.classes)}
+    number = {name: i for i, name in enumerate(classes)}
     labels = np.array([number[name] for name in test.classes], np.int64)[test.labels]
-    return replace(test, labels=labels, classes=train.classes)
+    return replace(test, labels=labels, classes=classes)
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:

@@ -13,13 +13,14 @@ import numpy as np
 from edgekd.base.toml_file import refuse
 from edgekd.bundle.read import read_manifest
 from edgekd.cache.stage import Cache, default_cache
-from edgekd.data import decode, open_samples
+from edgekd.data import decode, decode_test
 from edgekd.data.draw import stratified
 from edgekd.errors import BundleError
 from edgekd.measure.on_device import SAMPLES, Samples
 from edgekd.recipe import Recipe
 from edgekd.recipe.refusals import missing_files
 from edgekd.steps.export import as_input
+from edgekd.steps.problem import decoded
 
 OWN = re.compile(r"python:edgekd\.[\w.]+:\w+$")  # functions that came with edgekd
 
@@ -27,8 +28,17 @@ OWN = re.compile(r"python:edgekd\.[\w.]+:\w+$")  # functions that came with edge
 def recipe_of(bundle: Path) -> Recipe:
     """Raises BundleError where the manifest tells no recipe."""
     try:
-        return Recipe.model_validate(read_manifest(bundle)["recipe"], strict=False).located()
-    except (KeyError, ValueError, RuntimeError, OverflowError) as error:  # a home that nobody has, a number beyond all
+        stored = read_manifest(bundle)["recipe"]
+        student = {key: value for key, value in stored["student"].items() if key != "heads"}  # of bundles before 0.2
+        return Recipe.model_validate({**stored, "student": student}, strict=False).located()
+    except (
+        KeyError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        RuntimeError,
+        OverflowError,
+    ) as error:  # a home that nobody has, a number beyond all
         reason = " ".join(str(error).split())[:300]
         raise BundleError(f"{bundle} does not tell the recipe that it was built from: {reason}") from error
 
@@ -38,11 +48,17 @@ def _refuse_code(bundle: Path, recipe: Recipe, run: Cache) -> None:
     foreign = [
         name for name in (recipe.data.train, recipe.data.test) if name.startswith("python:") and not OWN.match(name)
     ]
-    if foreign and not run.has(decode, recipe.data.source):
+    if foreign and not _are_kept(recipe, run):
         raise BundleError(
             f"the samples of {bundle} are made by {foreign[0]!a}, and a function that a bundle names is not run; build its recipe here "
             "(edgekd build), which keeps the samples in the cache"
         )
+
+
+def _are_kept(recipe: Recipe, run: Cache) -> bool:
+    """Whether the cache holds both splits, so that opening them runs no function."""
+    source, tested = recipe.data.source("train"), recipe.data.source("test")
+    return run.has(decode, source) and run.has(decode_test, tested, run(decode, source))
 
 
 @contextmanager
@@ -56,10 +72,10 @@ def samples_for_accuracy(bundle: Path, most: int | None = None) -> Iterator[Samp
     refuse(f"recipe {recipe.name} of {bundle}", [m for m in missing_files(recipe) if m.place.startswith("data.")])
     with Cache(default_cache(), f"accuracy of {bundle}") as run, TemporaryDirectory(prefix="edgekd-") as folder:
         _refuse_code(bundle, recipe, run)
-        opened = open_samples(run(decode, recipe.data.source).folder, recipe.data)
-        labels = opened.test.labels
+        test = decoded(run, recipe.data).open_test()
+        labels = test.labels
         ids = stratified(labels, len(labels) if most is None else most, recipe.data.seed)
-        images = as_input(opened.test.get(ids), recipe.data, recipe.export)
+        images = as_input(test.get(ids), recipe.data, recipe.export)
         file = Path(folder) / SAMPLES
         np.save(file, np.ascontiguousarray(images))
-        yield Samples(file, labels[ids], opened.classes)
+        yield Samples(file, labels[ids], test.classes)

@@ -157,3 +157,15 @@ def _value_mistakes(value: object, annotation: Any) -> Iterator[tuple[Loc, str]]
     except ValidationError as error:
         for item in error.errors(include_url=False):
             yield item["loc"], wording(item, Loss)
+
+
+def is_auto(losses: Sequence[Loss]) -> bool:
+    """Some loss leaves its temperature to the hold-out split."""
+    return any(loss.options.get("temperature") == "auto" for loss in losses)
+
+
+def with_temperature(losses: Sequence[Loss], temperature: float) -> tuple[Loss, ...]:
+    """The losses, each "auto" replaced."""
+    return tuple(
+        Loss(**{**loss.model_dump(), "temperature": temperature}) if is_auto([loss]) else loss for loss in losses
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
@@ -67,14 +67,18 @@ class Augmentation(Section):
     mixup: NonNegative = Field(default=0.0, le=1000, description="alpha of Beta(alpha, alpha); 0 is off")
 
 
-class Source(Section):
-    """Where samples come from: an image folder, parquet (a file, or a pattern with `*`) or `python:module:function`."""
-
-    references = frozenset({"train", "test"})
-    shapes_nothing = frozenset({"store_gb"})
+class Splits(Section):
+    """The two splits: an image folder, parquet (a file, or a pattern with `*`) or `python:module:function` each."""
 
     train: Text = Field(description="the teacher and the student see these")
     test: Text = Field(description="read by the final check only")
+
+
+class Reading(Section):
+    """How the samples of a split are read."""
+
+    shapes_nothing = frozenset({"store_gb"})
+
     column: Text | None = Field(default=None, description="of the images in parquet; none: image or img")
     label: Text | None = Field(default=None, description="column of the labels in parquet; none: label or labels")
     size: tuple[Annotated[int, Field(ge=1, le=MOST_PIXELS)], Annotated[int, Field(ge=1, le=MOST_PIXELS)]] | None = (
@@ -87,6 +91,14 @@ class Source(Section):
     store_gb: Positive | None = Field(default=None, description="largest decoded store; none: half of the free disk")
 
 
+class Source(Reading):
+    """One split and how it is read: all that decides about its decoded store."""
+
+    references = frozenset({"files"})
+
+    files: Text
+
+
 class Synthetic(Section):
     """How many images a data-free build makes, and how long it works on them; unset: the method's own."""
 
@@ -95,10 +107,11 @@ class Synthetic(Section):
     batch: int | None = Field(default=None, ge=1, le=MOST, description="images at a time; none: the method's own")
 
 
-class Data(Source):
+class Data(Reading, Splits):
     """Samples, the hold-out split, normalisation and augmentation. `train = "synthetic:deep_inversion"` (or dafl, dfq) makes
     the training images from the teacher alone (edgekd.distill.data_free)."""
 
+    references = frozenset({"train", "test"})
     decoded = frozenset({"train", "test"})
 
     holdout: float = Field(default=0.05, gt=0, lt=0.5, description="share of train kept for every choice")
@@ -108,11 +121,10 @@ class Data(Source):
     seed: int = Field(default=0, ge=0, lt=2**63, description="of the hold-out split and of the views")
     synthetic: Synthetic = Field(default=Synthetic(), description="where train is synthetic")
 
-    @property
-    def source(self) -> Source:
-        """What decides about the decoded store, and nothing else; a data-free build reads test alone."""
-        source = Source.model_construct(**{name: getattr(self, name) for name in Source.model_fields})
-        return source.model_copy(update={"train": self.test}) if self.is_synthetic else source
+    def source(self, split: Literal["train", "test"]) -> Source:
+        """What decides about the decoded store of a split, and nothing else; a data-free build has the test split alone."""
+        files = self.test if split == "test" or self.is_synthetic else self.train
+        return Source.model_construct(files=files, **{name: getattr(self, name) for name in Reading.model_fields})
 
     @property
     def of_test(self) -> Self:
@@ -173,6 +185,19 @@ class TeacherModel(Model):
     )
 
 
+class Network(TeacherModel):
+    """A network as stages are given it; `heads` are the outputs of its further tasks, which stand behind the classes."""
+
+    heads: dict[str, int] = Field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: Model, heads: Mapping[str, int] | None = None) -> Self:
+        """The network of a table, without what the table says beside it."""
+        return cls(
+            **{name: value for name, value in model if name in TeacherModel.model_fields}, heads=dict(heads or {})
+        )
+
+
 class Teacher(TeacherModel):
     """The trained model to learn from. `train_epochs` trains it on labels first where it has no weights.
 
@@ -189,11 +214,6 @@ class Teacher(TeacherModel):
         default=None, description="of what the teachers see, of values in 0..1; none: the data's"
     )
     std: tuple[Positive, ...] | None = Field(default=None, description="the same")
-
-    @property
-    def alone(self) -> Self:
-        """The teacher's network alone, without data settings: what enters a stage's key."""
-        return self.model_copy(update={"also": (), "column": None, "mean": None, "std": None})
 
 
 class Init(Section):
@@ -221,17 +241,6 @@ class Student(Model):
 
     assistants: tuple[Model, ...] = Field(default=(), description="between teacher and student, the teacher's first")
     init: Init | None = Field(default=None, description="first weights; none: random")
-    heads: dict[str, int] = Field(default_factory=dict, description="outputs after the classes; [[tasks]] sets them")
-
-    @property
-    def alone(self) -> Self:
-        """What decides about the network itself."""
-        return self.model_copy(update={"assistants": ()})
-
-    @property
-    def untrained(self) -> Self:
-        """What decides about its layers, whatever weights they begin with."""
-        return self.alone.model_copy(update={"init": None, "weights": None})
 
 
 class Task(Section):
@@ -441,11 +450,9 @@ class Recipe(Section):
         return self.data.model_copy(update=seen)
 
     @property
-    def teachers(self) -> tuple[Teacher, ...]:
+    def teachers(self) -> tuple[Network, ...]:
         """All of them, the first first; a recipe may have none."""
-        if self.teacher is None:
-            return ()
-        return self.teacher.alone, *(Teacher(**dict(model)) for model in self.teacher.also)
+        return () if self.teacher is None else tuple(map(Network.of, (self.teacher, *self.teacher.also)))
 
     def task_data(self, task: Task) -> Data:
         """The same images with a task's labels."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgekd.cache.stage import Artifact, stage
-from edgekd.data import Samples, open_samples
+from edgekd.data import Samples, Unseen, open_test
 from edgekd.data.batches import to_tensor
 from edgekd.data.draw import stratified
 from edgekd.errors import QuantizationError
@@ -22,13 +22,14 @@ from edgekd.export.to_onnx import Preprocess, to_onnx
 from edgekd.models.memory_format import arranged
 from edgekd.quantize.ptq import convert
 from edgekd.quantize.same import TOLERANCE
-from edgekd.recipe import Data, Export, Student
+from edgekd.recipe import Data, Export, Network
 from edgekd.runtime.check import check
 from edgekd.runtime.runners import OnnxRunner
-from edgekd.steps.quantize import Plan, Subject, load_compared
-from edgekd.steps.trained import load_student
+from edgekd.steps.problem import TrainingSet
+from edgekd.steps.quantize import Plan, Subject, load_compared, load_quantized
+from edgekd.steps.trained import Trained
 
-MODEL = "model.onnx"
+MODEL, BETWEEN = "model.onnx", "between.onnx"
 KEPT = "kept_fp32.json"
 TRAINED, SAME = "fake_quantized.npy", "fp32_between.npy"
 FROM_MODULE = "from_module.json"
@@ -37,56 +38,51 @@ BATCH = 250
 LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "ml_dtypes")
 
 
-@stage(1, LIBRARIES)
-def export_fp32(
-    samples: Artifact, student: Student, distilled: Artifact, data: Data, export: Export, opset: int, *, out: Path
-) -> None:
+@dataclass(frozen=True)
+class Form:
+    """How graphs are written: what the recipe asks for, and the opset that the target takes."""
+
+    export: Export
+    opset: int
+
+
+@stage(2, LIBRARIES)
+def export_fp32(student: Trained, on: TrainingSet, form: Form, *, out: Path) -> None:
     """Stage: the float student."""
-    opened = open_samples(samples.folder, data)
-    _export(load_student(student, opened, distilled), student, opened, data, export, opset, out)
+    _export(student.load(on.open()), student, on, form, out / MODEL)
 
 
-@stage(4, LIBRARIES)
-def export_fp16(
-    samples: Artifact, student: Student, distilled: Artifact, fp32: Artifact, data: Data, export: Export, *, out: Path
-) -> None:
+@stage(5, LIBRARIES)
+def export_fp16(student: Trained, on: TrainingSet, fp32: Artifact, export: Export, *, out: Path) -> None:
     """Stage: the float student with half-precision weights and arithmetic, between the input's and the output's own types.
 
     Also `kept_fp32.json`: the operators that stay float32, because a hold-out sample takes them out of the safe range.
     """
-    opened = open_samples(samples.folder, data)
-    _halve(fp32 / MODEL, opened, data, export, out)
-    model = load_student(student, opened, distilled)
-    _check(out / MODEL, model, student, opened, data, export)
+    _halve(fp32 / MODEL, on, export, out)
+    _check(out / MODEL, student.load(on.open()), student, on, export)
 
 
-@stage(2, LIBRARIES)
-def export_bf16(
-    samples: Artifact, student: Student, distilled: Artifact, data: Data, export: Export, opset: int, *, out: Path
-) -> None:
-    """Stage: the float student in bfloat16, between the input's and the output's own types; `opset` is 22 or later.
+@stage(3, LIBRARIES)
+def export_bf16(student: Trained, on: TrainingSet, form: Form, *, out: Path) -> None:
+    """Stage: the float student in bfloat16, between the input's and the output's own types; the opset is 22 or later.
 
     Also `kept_fp32.json`: the operators that stay float32, because ONNX has none of them in bfloat16.
     """
-    opened = open_samples(samples.folder, data)
-    model = load_student(student, opened, distilled)
-    _export(model, student, opened, data, export, opset, out)
+    model = student.load(on.open())
+    _export(model, student, on, form, out / MODEL)
     kept = to_bf16(out / MODEL, out / MODEL)
     (out / KEPT).write_text(json.dumps([asdict(found) for found in kept], indent=1))
-    _check(out / MODEL, model, student, opened, data, export)
+    _check(out / MODEL, model, student, on, form.export)
 
 
-@stage(6, (*LIBRARIES, "torchao"))
-def export_int8(subject: Subject, plan: Plan, quantized: Artifact, export: Export, opset: int, *, out: Path) -> None:
-    """Stage: the quantized student; also `fake_quantized.npy`, what the torch model computes on the test split, and
-    `from_module.json`, how far its graph without quantizers is from the student itself.
+@stage(7, (*LIBRARIES, "torchao"))
+def export_int8(subject: Subject, plan: Plan, quantized: Artifact, form: Form, *, out: Path) -> None:
+    """Stage: the quantized student, and `from_module.json`, how far its graph without quantizers is from the student itself.
 
-    That is the very model that was calibrated or trained, before its conversion. Where the target computes the rest in
-    fp16, `fp32_between.npy` is what the graph gives before its rest is made fp16.
+    Where the target computes the rest in fp16, `between.onnx` is the graph before its rest is made fp16.
     """
-    data, student = subject.data, subject.student
-    opened = open_samples(subject.samples.folder, data)
-    batch = _input(opened.train.get(opened.holdout_ids[:CHECKED]), data, preprocess=False)
+    on, student, opened = subject.on, subject.student, subject.on.open()
+    batch = _input(opened.train.get(opened.holdout_ids[:CHECKED]), on.data, preprocess=False)
     model, apart = load_compared(subject, plan, quantized, batch)
     assert apart is not None
     if apart > TOLERANCE:
@@ -94,32 +90,47 @@ def export_int8(subject: Subject, plan: Plan, quantized: Artifact, export: Expor
             f"the graph of int8 computes something else than the student on {len(batch)} hold-out samples, by {apart:.1%} (rms)"
         )
     (out / FROM_MODULE).write_text(json.dumps({"rms": apart, "samples": len(batch)}))
-    np.save(out / TRAINED, _logits(model, opened, data))
     model = convert(model)
-    _export(model, student, opened, data, export, opset, out)
     if subject.scheme.rest == "fp16":
-        between, *_ = _run(OnnxRunner(out / MODEL, threads=torch.get_num_threads()), opened, data, export)
+        _export(model, student, on, form, out / BETWEEN)
+        _halve(out / BETWEEN, on, form.export, out)
+        _check(out / MODEL, model, student, on, form.export)
+    else:
+        _export(model, student, on, form, out / MODEL)
+
+
+@stage(1, (*LIBRARIES, "torchao"))
+def score_quantized(
+    subject: Subject, plan: Plan, quantized: Artifact, int8: Artifact, test: Artifact, export: Export, *, out: Path
+) -> None:
+    """Stage: what the torch model that became int8 computes on the test split, `fake_quantized.npy` `[samples, classes]`.
+
+    That is the very model that was calibrated or trained, before its conversion. Where the target computes the rest in
+    fp16, `fp32_between.npy` is what the graph gives before its rest is made fp16.
+    """
+    unseen = open_test(test.folder)
+    np.save(out / TRAINED, _logits(load_quantized(subject, plan, quantized), unseen, subject.on.data))
+    if (int8 / BETWEEN).exists():
+        runner = OnnxRunner(int8 / BETWEEN, threads=torch.get_num_threads())
+        between, *_ = _run(runner, unseen, subject.on.data, export)
         np.save(out / SAME, between)
-        _halve(out / MODEL, opened, data, export, out)
-        _check(out / MODEL, model, student, opened, data, export)
 
 
-@stage(1, ("onnxruntime", "numpy"))
-def score(samples: Artifact, model: Artifact, data: Data, export: Export, *, out: Path) -> None:
+@stage(2, ("onnxruntime", "numpy"))
+def score(model: Artifact, test: Artifact, data: Data, export: Export, *, out: Path) -> None:
     """Stage: what an exported model computes in onnxruntime on the whole test split, `test.npy` float32 `[samples, classes]`, and
     `test.TASK.npy` for each further output."""
-    opened = open_samples(samples.folder, data)
     runner = OnnxRunner(model / MODEL, threads=torch.get_num_threads())
-    for number, logits in enumerate(_run(runner, opened, data, export)):
+    for number, logits in enumerate(_run(runner, open_test(test.folder), data, export)):
         np.save(out / (f"test.{runner.outputs[number]}.npy" if number else "test.npy"), logits)
     (out / "runtime.json").write_text(json.dumps(runner.name))
 
 
-@stage(1, ("torch", "numpy"))
-def score_student(samples: Artifact, student: Student, distilled: Artifact, data: Data, *, out: Path) -> None:
+@stage(2, ("torch", "numpy"))
+def score_student(student: Trained, test: Artifact, data: Data, *, out: Path) -> None:
     """Stage: what the float student computes in torch on the whole test split, as `score`; for where its export failed."""
-    opened = open_samples(samples.folder, data)
-    np.save(out / "test.npy", _logits(load_student(student, opened, distilled), opened, data))
+    unseen = open_test(test.folder)
+    np.save(out / "test.npy", _logits(student.load(unseen), unseen, data))
     (out / "runtime.json").write_text(json.dumps(f"torch {torch.__version__} CPU"))
 
 
@@ -135,24 +146,25 @@ def checked_on(samples: Samples) -> np.ndarray:
     return held[stratified(samples.train.labels[held], CHECKED, seed=0)]
 
 
-def _halve(source: Path, samples: Samples, data: Data, export: Export, out: Path) -> None:
+def _halve(source: Path, on: TrainingSet, export: Export, out: Path) -> None:
+    samples = on.open()
     images = samples.train.get(checked_on(samples))
-    kept = to_fp16(source, out / MODEL, np.ascontiguousarray(as_input(images, data, export)))
+    kept = to_fp16(source, out / MODEL, np.ascontiguousarray(as_input(images, on.data, export)))
     (out / KEPT).write_text(json.dumps([asdict(found) for found in kept], indent=1))
 
 
-def _run(runner: OnnxRunner, samples: Samples, data: Data, export: Export) -> list[np.ndarray]:
+def _run(runner: OnnxRunner, unseen: Unseen, data: Data, export: Export) -> list[np.ndarray]:
     """What a file computes on the whole test split, float32 `[samples, classes]` of each output."""
-    batches = (as_input(samples.test.get(ids), data, export) for ids in _batches(len(samples.test)))
+    batches = (as_input(unseen.get(ids), data, export) for ids in _batches(len(unseen)))
     found = [runner.run_all(batch) for batch in batches]
     return [np.concatenate(output).astype(np.float32) for output in zip(*found, strict=True)]
 
 
-def _logits(model: nn.Module, samples: Samples, data: Data) -> np.ndarray:
+def _logits(model: nn.Module, unseen: Unseen, data: Data) -> np.ndarray:
     """On the whole test split, float32 `[samples, classes]`, of the first task."""
-    batches = (_input(samples.test.get(ids), data, preprocess=False) for ids in _batches(len(samples.test)))
+    batches = (_input(unseen.get(ids), data, preprocess=False) for ids in _batches(len(unseen)))
     with torch.inference_mode():
-        return np.concatenate([model(batch).numpy() for batch in batches])[:, : len(samples.classes)]
+        return np.concatenate([model(batch).numpy() for batch in batches])[:, : len(unseen.classes)]
 
 
 def as_input(images: np.ndarray, data: Data, export: Export) -> np.ndarray:
@@ -160,38 +172,38 @@ def as_input(images: np.ndarray, data: Data, export: Export) -> np.ndarray:
     return images if export.preprocess else _input(images, data, preprocess=False).numpy()
 
 
-def _export(
-    model: nn.Module, student: Student, samples: Samples, data: Data, export: Export, opset: int, out: Path
-) -> None:
-    example = _input(samples.train.get(samples.holdout_ids[:2]), data, preprocess=False)
-    write_onnx(model, student, samples, data, export, opset, example, out / MODEL)
-    _check(out / MODEL, model, student, samples, data, export)
+def _export(model: nn.Module, student: Trained, on: TrainingSet, form: Form, path: Path) -> None:
+    samples = on.open()
+    example = _input(samples.train.get(samples.holdout_ids[:2]), on.data, preprocess=False)
+    write_onnx(model, student.network, on, form, example, path)
+    _check(path, model, student, on, form.export)
 
 
-def write_onnx(
-    model: nn.Module,
-    student: Student,
-    samples: Samples,
-    data: Data,
-    export: Export,
-    opset: int,
-    example: Tensor,
-    path: Path,
-) -> None:
-    """Writes what was made of a student as the recipe asks; `example` is float `[2, C, H, W]`, as the student takes it."""
-    channels = samples.image_shape[2]
+def write_onnx(model: nn.Module, network: Network, on: TrainingSet, form: Form, example: Tensor, path: Path) -> None:
+    """Writes what was made of a network as the recipe asks; `example` is float `[2, C, H, W]`, as the network takes it."""
+    export, channels = form.export, example.shape[1]
     normalise = (
-        Preprocess(_per_channel(data.mean, channels), _per_channel(data.std, channels)) if export.preprocess else None
+        Preprocess(_per_channel(on.data.mean, channels), _per_channel(on.data.std, channels))
+        if export.preprocess
+        else None
     )
     batch = None if export.batch == "dynamic" else export.batch
     to_onnx(
-        model, path, example, opset=opset, preprocess=normalise, output=export.output, heads=student.heads, batch=batch
+        model,
+        path,
+        example,
+        opset=form.opset,
+        preprocess=normalise,
+        output=export.output,
+        heads=network.heads,
+        batch=batch,
     )
 
 
-def _check(path: Path, model: nn.Module, student: Student, samples: Samples, data: Data, export: Export) -> None:
+def _check(path: Path, model: nn.Module, student: Trained, on: TrainingSet, export: Export) -> None:
+    samples, data = on.open(), on.data
     images = samples.train.get(checked_on(samples))
-    classes = [len(samples.classes), *student.heads.values()]
+    classes = [len(samples.classes), *student.network.heads.values()]
 
     def run(batch: Tensor) -> list[Tensor]:
         logits: Tensor = model(_input(batch.numpy(), data, preprocess=False) if export.preprocess else batch)

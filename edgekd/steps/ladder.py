@@ -15,8 +15,7 @@ from edgekd.base.console import say
 from edgekd.cache.stage import Artifact, Cache
 from edgekd.figures.words import beside
 from edgekd.quantize.sensitivity import FloatOperator, Sensitivity
-from edgekd.recipe import REFINEMENTS, Distill, Quantize
-from edgekd.steps.distill import Lessons
+from edgekd.recipe import REFINEMENTS, Quantize
 from edgekd.steps.quantize import (
     HOLDOUT,
     IN_FLOAT,
@@ -29,6 +28,7 @@ from edgekd.steps.quantize import (
     score_holdout,
     train_quantized,
 )
+from edgekd.steps.teaching import Teaching
 
 FLOAT_SHARE = 0.25  # of all multiplications: with more of them in float there is little left to gain from int8
 
@@ -60,8 +60,7 @@ def quantize_student(
     subject: Subject,
     recipe: Quantize,
     max_drop: float | None,
-    taught_by: Lessons,
-    settings: Distill,
+    teaching: Teaching,
 ) -> Quantized:
     """The quantized student. `max_drop` are the points of top-1 that "auto" may lose on the hold-out split; none: any."""
 
@@ -75,7 +74,7 @@ def quantize_student(
 
     def make(name: str, plan: Plan) -> Rung:
         if plan.trained:
-            made = run(train_quantized, subject, statistics(plan), plan, taught_by, settings, recipe.training)
+            made = run(train_quantized, subject, statistics(plan), plan, teaching, recipe.training)
         else:
             made = run(quantize, subject, statistics(plan), plan)
         return Rung(name, plan, made)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from torch.fx import GraphModule
 
 from edgekd.base.console import say
 from edgekd.cache.stage import Artifact, stage
-from edgekd.data import Samples, open_samples
+from edgekd.data import Samples
 from edgekd.data.batches import to_tensor
 from edgekd.data.views import permutation
 from edgekd.distill.methods import METHODS
@@ -33,10 +33,12 @@ from edgekd.quantize.refine import refine
 from edgekd.quantize.same import ROWS, distance
 from edgekd.quantize.sensitivity import float_operators, sensitivities
 from edgekd.quantize.statistics import load_statistics, observe, save_statistics
-from edgekd.recipe import Data, Distill, Student, Training
+from edgekd.recipe import Distill, Training
 from edgekd.recipe.losses import Loss, needs_of
-from edgekd.steps.distill import Lessons, lesson_of
-from edgekd.steps.trained import load_student
+from edgekd.steps.distill import lesson_of
+from edgekd.steps.problem import TrainingSet
+from edgekd.steps.teaching import Teaching
+from edgekd.steps.trained import Trained
 from edgekd.target import Quantization
 
 CALIBRATION = 0xCA11  # a coordinate of its own, so that the choice shares no random number with any view
@@ -51,12 +53,10 @@ LOGITS_ONLY = {"z_s", "z_t", "z_ts", "labels", "epoch"}
 
 @dataclass(frozen=True)
 class Subject:
-    """What is quantized, for which scheme, on how many of the training images it is calibrated, and what stays float."""
+    """The student that is quantized, for which scheme, on how many training images it is calibrated, and what stays float."""
 
-    samples: Artifact
-    student: Student
-    distilled: Artifact
-    data: Data
+    student: Trained
+    on: TrainingSet
     scheme: Quantization
     calibration_samples: int
     keep_float: tuple[str, ...] = ()
@@ -77,22 +77,22 @@ class Plan:
         return "cle" in self.refine
 
 
-@stage(5, LIBRARIES)
+@stage(6, LIBRARIES)
 def record_activations(subject: Subject, equalized: bool, in_float: tuple[str, ...], *, out: Path) -> None:
     """Stage: the one pass over the calibration samples, `statistics.safetensors`; every method decides from it.
 
     Also `in_float.json`: the operators that the scheme has no rule for.
     """
-    opened = open_samples(subject.samples.folder, subject.data)
+    opened = subject.on.open()
     prepared = _prepared(subject, opened, Plan("", refine=("cle",) if equalized else (), in_float=in_float))
     save_statistics(observe(prepared, calibration_batches(subject, opened)), out / STATISTICS)
     (out / IN_FLOAT).write_text(json.dumps([asdict(operator) for operator in float_operators(prepared)]))
 
 
-@stage(5, LIBRARIES)
+@stage(6, LIBRARIES)
 def quantize(subject: Subject, statistics: Artifact, plan: Plan, *, out: Path) -> None:
     """Stage: post-training quantization, `prepared.safetensors`: the prepared graph's weights and ranges."""
-    opened = open_samples(subject.samples.folder, subject.data)
+    opened = subject.on.open()
     prepared = _prepared(subject, opened, plan)
     set_ranges(prepared, load_statistics(statistics / STATISTICS), plan.calibration)
     if {"adaround", "bias_correction"} & set(plan.refine):
@@ -100,10 +100,10 @@ def quantize(subject: Subject, statistics: Artifact, plan: Plan, *, out: Path) -
     save_weights(prepared, out / PREPARED)
 
 
-@stage(2, LIBRARIES)
+@stage(3, LIBRARIES)
 def measure_sensitivity(subject: Subject, statistics: Artifact, plan: Plan, *, out: Path) -> None:
     """Stage: what each layer's quantization costs alone, on some of the calibration samples, `sensitivity.json`."""
-    opened = open_samples(subject.samples.folder, subject.data)
+    opened = subject.on.open()
     prepared = _prepared(subject, opened, plan)
     set_ranges(prepared, load_statistics(statistics / STATISTICS), plan.calibration)
     batches = list(islice(calibration_batches(subject, opened), SENSITIVITY_BATCHES))
@@ -112,24 +112,24 @@ def measure_sensitivity(subject: Subject, statistics: Artifact, plan: Plan, *, o
     )
 
 
-@stage(1, LIBRARIES)
+@stage(2, LIBRARIES)
 def score_holdout(subject: Subject, plan: Plan | None, quantized: Artifact | None, *, out: Path) -> None:
     """Stage: top-1 on the hold-out split of what was quantized, or of the float student, `holdout.json`."""
-    opened = open_samples(subject.samples.folder, subject.data)
+    opened = subject.on.open()
     if plan is None or quantized is None:
-        model: nn.Module = load_student(subject.student, opened, subject.distilled)
+        model: nn.Module = subject.student.load(opened)
     else:
         model = load_quantized(subject, plan, quantized)
     ids = opened.holdout_ids
-    logits = predict(model, opened.train, ids, subject.data)[:, : len(opened.classes)]  # of the first task
+    logits = predict(model, opened.train, ids, subject.on.data)[:, : len(opened.classes)]  # of the first task
     found = top1(logits, opened.train.labels[ids])
     (out / HOLDOUT).write_text(json.dumps({"top1": found, "n": len(ids)}))
 
 
-@stage(3, (*LIBRARIES, "accelerate"), together=True)
+@stage(4, (*LIBRARIES, "accelerate"), together=True)
 def train_quantized(
-    subject: Subject, statistics: Artifact, plan: Plan, taught_by: Lessons, settings: Distill, training: Training, *, out: Path
-) -> None:  # fmt: skip
+    subject: Subject, statistics: Artifact, plan: Plan, teaching: Teaching, training: Training, *, out: Path
+) -> None:
     """Stage: quantization-aware distillation, `prepared.safetensors` and `metrics.jsonl`.
 
     It starts from the distilled student and its calibrated ranges, and learns from the same cache by the same losses
@@ -137,11 +137,11 @@ def train_quantized(
     graph from the start; the ranges, and the statistics of BatchNorms that nothing absorbed, are frozen for the last third
     of the epochs.
     """
-    opened = open_samples(subject.samples.folder, subject.data)
+    opened, settings = subject.on.open(), teaching.settings
     torch.manual_seed(settings.seed)
     prepared = _prepared(subject, opened, plan)
     set_ranges(prepared, load_statistics(statistics / STATISTICS), plan.calibration)
-    losses = last_losses(settings, has_teacher=bool(taught_by.teachers))
+    losses = last_losses(settings, has_teacher=bool(teaching.teachers))
     if dropped := [loss.method for loss in settings.losses if loss.weight and not _reads_logits_alone(loss)]:
         going = ", ".join(loss.method for loss in losses) or "the labels"
         say(f"  {', '.join(dropped)} cannot go on in the quantized graph, which has no modules: it learns by {going}")
@@ -156,7 +156,7 @@ def train_quantized(
             "label_weight": settings.label_weight if losses else 1.0,
         }
     )
-    lesson = lesson_of(opened, subject.data, taught_by, schedule)
+    lesson = lesson_of(opened, subject.on.data, replace(teaching, settings=schedule))
     # In place: there is no averaging.
     train(prepared, lesson, schedule, out, modes_of(training.epochs), title="quantized student")
     save_weights(prepared, out / PREPARED)
@@ -206,10 +206,10 @@ def load_compared(
     That is the relative root mean square with all quantizers off and the weights that the student was distilled to: those
     that came after (AdaRound, training) belong to the graph alone.
     """
-    samples = open_samples(subject.samples.folder, subject.data)
+    samples = subject.on.open()
     prepared, apart = _prepared(subject, samples, plan), None
     if batch is not None:
-        model = load_student(subject.student, samples, subject.distilled).eval()
+        model = subject.student.load(samples).eval()
         with torch.no_grad(), qat.in_float(prepared):
             apart = distance([prepared(batch)], [model(batch)])
     prepared.load_state_dict(safetensors.torch.load_file(quantized / PREPARED))
@@ -218,16 +218,16 @@ def load_compared(
 
 def calibration_batches(subject: Subject, samples: Samples) -> Iterator[Tensor]:
     """Training images, never augmented, float `[batch, C, H, W]`: the same for the same seed of the data."""
-    order = permutation(len(samples.train_ids), subject.data.seed, CALIBRATION)
+    order = permutation(len(samples.train_ids), subject.on.data.seed, CALIBRATION)
     chosen = np.sort(samples.train_ids[order[: subject.calibration_samples]])
     for ids in np.array_split(chosen, -(-len(chosen) // BATCH)):
-        yield to_tensor(samples.train.get(ids), subject.data, torch.device("cpu"))
+        yield to_tensor(samples.train.get(ids), subject.on.data, torch.device("cpu"))
 
 
 def _prepared(subject: Subject, samples: Samples, plan: Plan) -> GraphModule:
-    model = load_student(subject.student, samples, subject.distilled)
+    model = subject.student.load(samples)
     # Real samples, on which the captured graph is compared with the student.
-    images = to_tensor(samples.train.get(samples.train_ids[:ROWS]), subject.data, torch.device("cpu"))
+    images = to_tensor(samples.train.get(samples.train_ids[:ROWS]), subject.on.data, torch.device("cpu"))
     example = arranged(images, torch.contiguous_format)
     in_float = (*subject.keep_float, *plan.in_float)
     prepared = prepare(model, subject.scheme, (example,), qat=plan.trained, keep_float=in_float)

@@ -24,42 +24,29 @@ from edgekd.base import processes
 from edgekd.base.console import progress, say
 from edgekd.base.contents import write_atomically
 from edgekd.cache.stage import SCRATCH, Artifact, stage
-from edgekd.data import Samples, open_samples
+from edgekd.data import Samples, open_test
 from edgekd.data.batches import views_of
 from edgekd.distill.cache import FORMAT, CachedLogits, bytes_of, format_of, half
 from edgekd.distill.features import Taps, as_tokens
 from edgekd.distill.methods.sizes import embedding
 from edgekd.errors import CacheError
-from edgekd.models import OnnxModel, accelerator
+from edgekd.models import OnnxModel
 from edgekd.models.accelerator import device_of
-from edgekd.models.adapt import adapt
 from edgekd.models.forward import BATCH, Images, _forward, in_halves, logits_of, predict
-from edgekd.recipe import Data, Recording, Teacher
+from edgekd.recipe import Data, Recording
 from edgekd.recipe.losses import Layout
-from edgekd.steps.trained import load_student, new_model
+from edgekd.steps.problem import TrainingSet
+from edgekd.steps.trained import Trained
 
 SAVE_EVERY = 40  # batches between two notes of how far the recording has come
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
-def load_teacher(teacher: Teacher, trained: Artifact | None, samples: Samples) -> nn.Module:
-    """The frozen teacher, which gives logits in the data's order of classes (edgekd.models.adapt).
-
-    `trained` is the artifact that holds its weights where edgekd trained it itself.
-    """
-    model = new_model(teacher, samples, 0).eval() if trained is None else load_student(teacher, samples, trained)
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    return adapt(model, teacher, samples.classes).to(accelerator.device())
-
-
-@stage(3, ("torch", "onnxruntime", "numpy"), together=True, sharded=True)
-def record_teacher(
-    samples: Artifact, teacher: Teacher, trained: Artifact | None, data: Data, recording: Recording, *, out: Path
-) -> None:
+@stage(4, ("torch", "onnxruntime", "numpy"), together=True, sharded=True)
+def record_teacher(teacher: Trained, on: TrainingSet, recording: Recording, *, out: Path) -> None:
     """Stage: the teacher's logits for the training ids, as edgekd.distill.cache stores them; a killed recording goes on."""
-    opened = open_samples(samples.folder, data)
-    model = load_teacher(teacher, trained, opened)
+    opened, data = on.open(), on.data
+    model = teacher.load_teacher(opened)
     bf16 = recording.bf16 and not isinstance(model, OnnxModel)
     classes = logits_of(model, opened.train.get(opened.train_ids[:1]), data).shape[1]
     stored = format_of(recording.format, classes, recording.top_k)
@@ -73,14 +60,13 @@ def record_teacher(
         (out / FORMAT).write_text(json.dumps(about))
 
 
-@stage(2, ("torch", "numpy"), together=True, sharded=True)
+@stage(3, ("torch", "numpy"), together=True, sharded=True)
 def record_features(
-    samples: Artifact, teacher: Teacher, trained: Artifact | None, data: Data, recording: Recording, layers: Mapping[str, Layout | None],
-    *, out: Path,
-) -> None:  # fmt: skip
+    teacher: Trained, on: TrainingSet, recording: Recording, layers: Mapping[str, Layout | None], *, out: Path
+) -> None:
     """Stage: pooled features of the teacher's `layers` for the training ids, `N.npy` `[views, samples, channels]` each."""
-    opened = open_samples(samples.folder, data)
-    model = load_teacher(teacher, trained, opened)
+    opened, data = on.open(), on.data
+    model = teacher.load_teacher(opened)
     with Taps(model, layers, "teacher") as taps:
 
         def values_of(images: Images) -> Arrays:
@@ -201,12 +187,12 @@ def check_cache(model: nn.Module, cached: CachedLogits, samples: Samples, data: 
         )
 
 
-@stage(2, ("torch", "onnxruntime", "numpy"))
-def score_teacher(samples: Artifact, teacher: Teacher, trained: Artifact | None, data: Data, *, out: Path) -> None:
+@stage(3, ("torch", "onnxruntime", "numpy"))
+def score_teacher(teacher: Trained, test: Artifact, data: Data, *, out: Path) -> None:
     """Stage: the teacher's logits on the test split, `test.npy` float32 `[samples, classes]`."""
-    opened = open_samples(samples.folder, data)
-    model = load_teacher(teacher, trained, opened)
+    unseen = open_test(test.folder)
+    model = teacher.load_teacher(unseen)
     runtime = "onnxruntime" if isinstance(model, OnnxModel) else "torch"
     where = "CPU" if runtime == "onnxruntime" else str(device_of(model)).upper()
     (out / "runtime.json").write_text(json.dumps(f"{runtime} {version(runtime)} {where}"))
-    np.save(out / "test.npy", predict(model, opened.test, np.arange(len(opened.test)), data))
+    np.save(out / "test.npy", predict(model, unseen, np.arange(len(unseen)), data))

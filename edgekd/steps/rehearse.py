@@ -7,29 +7,27 @@ from pathlib import Path
 
 import torch
 
-from edgekd.cache.stage import Artifact, stage
-from edgekd.data import open_samples
+from edgekd.cache.stage import stage
 from edgekd.data.batches import to_tensor
 from edgekd.errors import QuantizationError, UnknownLayerError
 from edgekd.export.lint import lint
 from edgekd.models.memory_format import arranged
 from edgekd.quantize.ptq import calibrate, convert, prepare
 from edgekd.quantize.same import ROWS, as_it_was, check_answers
-from edgekd.recipe import Data, Export, Student
-from edgekd.steps.export import LIBRARIES, MODEL, write_onnx
+from edgekd.recipe import Network
+from edgekd.steps.export import LIBRARIES, MODEL, Form, write_onnx
+from edgekd.steps.problem import TrainingSet
 from edgekd.steps.trained import new_model
 from edgekd.target import Quantization, Target
 
 REFUSED = "refused.json"
 
 
-@stage(2, (*LIBRARIES, "torchao"))
+@stage(3, (*LIBRARIES, "torchao"))
 def rehearse(
-    samples: Artifact,
-    student: Student,
-    data: Data,
-    export: Export,
-    opset: int,
+    student: Network,
+    on: TrainingSet,
+    form: Form,
     scheme: Quantization | None,
     keep_float: tuple[str, ...],
     trained: bool,
@@ -45,10 +43,10 @@ def rehearse(
 
     Raises ExportError or QuantizationError, before hours of training, for what a student of this code could not become.
     """
-    opened = open_samples(samples.folder, data)
+    opened = on.open()
     # Real samples: a network may take what they hold alone.
     images = arranged(
-        to_tensor(opened.train.get(opened.train_ids[:ROWS]), data, torch.device("cpu")), torch.contiguous_format
+        to_tensor(opened.train.get(opened.train_ids[:ROWS]), on.data, torch.device("cpu")), torch.contiguous_format
     )
     model = new_model(student, opened, 0).eval()
     with as_it_was(model), torch.no_grad():
@@ -66,7 +64,7 @@ def rehearse(
             raise QuantizationError(
                 f"this student cannot be int8: {error} Mend it, or build it in float: --set quantize.mode=none"
             ) from error
-    write_onnx(model, student, opened, data, export, opset, images[:2], out / MODEL)
+    write_onnx(model, student, on, form, images[:2], out / MODEL)
     refused = [f"{found.node}: {found.why}" for found in lint(out / MODEL, target) if found.severity == "error"]
     (out / REFUSED).write_text(json.dumps(refused))
     (out / MODEL).unlink()

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import json
-import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from edgekd.cache.stage import SCRATCH, Artifact, stage
-from edgekd.data import open_samples
+from edgekd.cache.stage import SCRATCH, Cache, stage
+from edgekd.data.store import META, write_about
 from edgekd.distill.data_free.synthesize import deep_inversion, generate
-from edgekd.recipe import Data, Student, Teacher
-from edgekd.steps.record import load_teacher
-from edgekd.steps.trained import new_model
+from edgekd.recipe import Network, Recipe
+from edgekd.steps.problem import Problems, TrainingSet, with_training_split
+from edgekd.steps.trained import Trained, new_model
 
 
-@stage(3, ("torch", "numpy"))
-def synthesize(tested: Artifact, teacher: Teacher, rival: Student | None, data: Data, *, out: Path) -> None:
-    """Stage: a store as `decode` writes it, its train split synthetic, its test split that of `tested`.
+@stage(4, ("torch", "numpy"))
+def synthesize(tested: TrainingSet, teacher: Network, rival: Network | None, *, out: Path) -> None:
+    """Stage: a synthetic training split, stored as `decode` stores one, of the shape and the classes of `tested`.
 
     The labels are the classes that the images were made for, or that the teacher sees in them. A student learns from
-    the teacher's logits: `label_weight = 0` suits it. `rival`: the student that "dfq" plays against; `data`: as the teacher
-    sees it. A build that was killed goes on. Raises ModelError for a teacher without gradients.
+    the teacher's logits: `label_weight = 0` suits it. `rival`: the student that "dfq" plays against; `tested`: as the
+    teacher sees it. A build that was killed goes on. Raises ModelError for a teacher without gradients.
     """
-    opened = open_samples(tested.folder, data)
-    model = load_teacher(teacher, None, opened)
+    opened, data = tested.open(), tested.data
+    model = Trained(teacher).load_teacher(opened)
     asked = data.synthetic
     common = {
         "n": asked.samples,
@@ -42,15 +42,16 @@ def synthesize(tested: Artifact, teacher: Teacher, rival: Student | None, data: 
         case method:
             against = new_model(rival, opened, data.seed) if rival is not None else None
             images, labels = generate(model, method=method, student=against, **common, **given)  # type: ignore[arg-type]
-    (out / "train.decoded").write_bytes(np.ascontiguousarray(images).tobytes())
-    np.save(out / "train.labels.npy", labels)
-    meta = json.loads((tested / "meta.json").read_text())
-    for file in tested.folder.glob("test.*"):
-        shutil.copy(file, out / file.name)
-    if meta["kind"] == "encoded":  # the pixels of test, so that both splits are of one kind
-        rows = range(0, len(opened.test), 256)
-        with open(out / "test.decoded", "wb") as decoded:
-            for start in rows:
-                decoded.write(opened.test.get(np.arange(start, min(start + 256, len(opened.test)))).tobytes())
-    np.save(out / "test.repeated.npy", np.zeros(len(opened.test), np.bool_))  # `tested` had test alone, as both splits
-    (out / "meta.json").write_text(json.dumps({**meta, "kind": "decoded"}))
+    (out / "samples.decoded").write_bytes(np.ascontiguousarray(images).tobytes())
+    about = {**json.loads((tested.samples / META).read_text()), "kind": "decoded", "skipped": []}
+    write_about(out, labels, np.zeros(0, np.uint64), about)
+
+
+def synthesized(run: Cache, recipe: Recipe, problems: Problems, student: Network) -> Problems:
+    """The same problems with a training split that was made from the teacher, where the recipe has none of its own."""
+    if not recipe.data.is_synthetic:
+        return problems
+    (teacher,), rival = recipe.teachers[:1], student if recipe.data.train == "synthetic:dfq" else None
+    train = run(synthesize, problems.teacher.training, teacher, rival)
+    own = with_training_split(run, train, problems.student.data)
+    return Problems(own, replace(own, data=problems.teacher.data), problems.tasks)

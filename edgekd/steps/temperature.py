@@ -3,48 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from edgekd.base import processes
 from edgekd.base.console import say
-from edgekd.cache.stage import SCRATCH, Artifact, stage
-from edgekd.data import open_samples
+from edgekd.cache.stage import SCRATCH, stage
 from edgekd.distill.train import train
-from edgekd.recipe import Data, Distill, Student
-from edgekd.recipe.losses import Loss
-from edgekd.steps.distill import Beginning, Lessons, lesson_of, new_student
+from edgekd.recipe import Network
+from edgekd.recipe.losses import with_temperature
+from edgekd.steps.distill import lesson_of
+from edgekd.steps.problem import TrainingSet
+from edgekd.steps.teaching import Teaching
+from edgekd.steps.trained import FirstWeights, new_student
 
 TEMPERATURES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 SHARE = 0.1  # of the recipe's epochs, for each temperature
 FILE = "temperature.json"
 
 
-def is_auto(losses: Sequence[Loss]) -> bool:
-    """Some loss leaves its temperature to the hold-out split."""
-    return any(loss.options.get("temperature") == "auto" for loss in losses)
-
-
-def with_temperature(losses: Sequence[Loss], temperature: float) -> tuple[Loss, ...]:
-    """The losses, each "auto" replaced."""
-    return tuple(
-        Loss(**{**loss.model_dump(), "temperature": temperature}) if is_auto([loss]) else loss for loss in losses
-    )
-
-
-@stage(4, ("torch", "accelerate", "numpy"), together=True)
+@stage(5, ("torch", "accelerate", "numpy"), together=True)
 def choose_temperature(
-    samples: Artifact,
-    taught_by: Lessons,
-    student: Student,
-    first: Beginning | None,
-    data: Data,
-    settings: Distill,
-    *,
-    out: Path,
+    on: TrainingSet, teaching: Teaching, student: Network, begins_with: FirstWeights | None, *, out: Path
 ) -> None:
     """Stage: the hold-out accuracy of a tenth of the training at each temperature, `temperature.json`; the best is chosen."""
-    opened = open_samples(samples.folder, data)
+    opened, settings = on.open(), teaching.settings
     epochs = max(1, round(SHARE * settings.epochs))
     curve = {}
     for temperature in TEMPERATURES:
@@ -53,8 +36,10 @@ def choose_temperature(
         )
         folder = out / SCRATCH / f"{temperature:g}"
         folder.mkdir(exist_ok=True, parents=True)
-        lesson = lesson_of(opened, data, taught_by, short)
-        train(new_student(student, first, opened, settings.seed), lesson, short, folder, title=f"T {temperature:g}")
+        lesson = lesson_of(opened, on.data, replace(teaching, settings=short))
+        train(
+            new_student(student, begins_with, opened, settings.seed), lesson, short, folder, title=f"T {temperature:g}"
+        )
         if processes.RANK == 0:  # which alone writes what was measured
             last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
             curve[temperature] = float(last["holdout_top1"])

@@ -26,7 +26,7 @@ IDS = np.arange(96)
 
 def samples() -> Samples:
     split = Split(lambda ids: PIXELS[ids], LABELS)
-    return Samples(split, split, IDS[:80], IDS[80:], ("left", "middle", "right"), (6, 6, 1), ())
+    return Samples(split, IDS[:80], IDS[80:], ("left", "middle", "right"), (6, 6, 1), ())
 
 
 def network(seed: int = 0) -> nn.Sequential:

@@ -93,7 +93,7 @@ def test_the_content_of_a_module_that_is_named_enters_the_key(tmp_path: Path, mo
 def test_a_folder_is_described_by_its_files(tmp_path: Path) -> None:
     (tmp_path / "train" / "cat").mkdir(parents=True)
     (tmp_path / "train" / "cat" / "1.png").write_text("x")
-    data = Source(train=str(tmp_path / "train"), test=str(tmp_path / "train"))
+    data = Source(files=str(tmp_path / "train"))
     before = Cache(tmp_path / "cache").describe(data)
     (tmp_path / "train" / "cat" / "2.png").write_text("y")
     assert Cache(tmp_path / "cache").describe(data) != before
@@ -287,7 +287,7 @@ def test_the_code_that_counts_is_listed(tmp_path: Path) -> None:
     (tmp_path / "widths.json").write_text("[]")
     run = Cache(tmp_path / "cache")
     run.describe(Model(model=f"python:{tmp_path}/net.py:make"))
-    run.describe(Source(train="python:edgekd.data.digits:load", test="python:edgekd.data.digits:load"))
+    run.describe(Source(files="python:edgekd.data.digits:load"))
     assert run.user_code() == ["net.py", "shapes_of_mine", "widths.json"]
 
 

@@ -109,7 +109,7 @@ def test_each_task_is_learnt_and_is_an_output_of_what_ships(tmp_path: Path, weig
         ('distill.losses=[{method="rkd", layers="auto"}]', "reads more than the logits of one head"),
         ('distill.scheme="dml"', "dml reads more than the logits of one head"),
         ("distill.generations=1", "not together with"),
-        ("student.heads={parity=2}", "follows from"),
+        ("student.heads={parity=2}", "unknown key 'heads'"),
         ('tasks.0.name="logits"', "each names an output"),
     ],
 )

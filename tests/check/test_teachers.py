@@ -30,9 +30,10 @@ from edgekd.figures.accuracy import top1
 from edgekd.models import load_model
 from edgekd.models.adapt import adapt, order_of, resized
 from edgekd.models.forward import predict
-from edgekd.recipe import Data, Recording, Teacher, TeacherModel, load_recipe
-from edgekd.steps.distill import as_teacher
-from edgekd.steps.record import load_teacher, record_teacher, score_teacher
+from edgekd.recipe import Data, Network, Recording, TeacherModel, load_recipe
+from edgekd.steps.problem import TrainingSet, decoded
+from edgekd.steps.record import record_teacher, score_teacher
+from edgekd.steps.trained import Trained
 from tests.builders.recipes import DIGITS, RECIPE
 
 DATA = Data(train=DIGITS, test=DIGITS, mean=(0.5,), std=(0.5,))
@@ -43,7 +44,7 @@ TURNED = (3, 1, 4, 0, 5, 9, 2, 6, 8, 7)  # output i stands for class TURNED[i]
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> Samples:
     out = tmp_path_factory.mktemp("digits")
-    decode(DATA.source, out=out)
+    decode(DATA.source("train"), out=out)
     return open_samples(out, DATA)
 
 
@@ -89,7 +90,7 @@ def onnx_file(tmp_path: Path, weights: tuple[np.ndarray[Any, Any], np.ndarray[An
 
 
 def checked(samples: Samples, model: str, **settings: Any) -> nn.Module:
-    return checked_teacher(TeacherModel(model=model, **settings), "teacher", samples, DATA)[0]
+    return checked_teacher(Network(model=model, **settings), "teacher", samples, DATA)[0]
 
 
 def refused(samples: Samples, model: str, **settings: Any) -> str:
@@ -101,7 +102,7 @@ def refused(samples: Samples, model: str, **settings: Any) -> str:
 
 def outputs(samples: Samples, model: str, **settings: Any) -> np.ndarray[Any, Any]:
     """Of the first 40 training pictures, as every reader of the teacher gets them."""
-    return predict(load_teacher(Teacher(model=model, **settings), None, samples), samples.train, np.arange(40), DATA)
+    return predict(Trained(Network(model=model, **settings)).load_teacher(samples), samples.train, np.arange(40), DATA)
 
 
 # -------------------------------------------------------------------------------------------------------------- outputs
@@ -142,12 +143,12 @@ def test_probabilities_and_their_logarithms_teach_what_the_logits_do(
         (out / "scratch").mkdir(parents=True)
         recording = Recording(views=1, format="float16", top_k=0, bf16=False)
         with Cache(tmp_path / "cache") as run:
-            stored = run(decode, DATA.source)
-        record_teacher(stored, Teacher(model=onnx_file(end), outputs=kind), None, DATA, recording, out=out)
+            on = TrainingSet(run(decode, DATA.source("train")), DATA)
+        record_teacher(Trained(Network(model=onnx_file(end), outputs=kind)), on, recording, out=out)
         rows = np.arange(40)
         cached = CachedLogits(out)[0, rows].astype(np.float32)
         whole = predict(
-            load_teacher(Teacher(model=onnx_file()), None, samples), samples.train, samples.train_ids[rows], DATA
+            Trained(Network(model=onnx_file())).load_teacher(samples), samples.train, samples.train_ids[rows], DATA
         )
         np.testing.assert_allclose(softmax(cached, 1), softmax(whole, 1), atol=1e-2)
 
@@ -161,12 +162,12 @@ def test_as_if_they_were_logits_probabilities_teach_little() -> None:
 
 
 def test_a_probability_of_zero_has_a_finite_logarithm() -> None:
-    model = adapt(nn.Identity(), TeacherModel(model="edgekd:resnet8", outputs="probabilities"), NAMES)
+    model = adapt(nn.Identity(), Network(model="edgekd:resnet8", outputs="probabilities"), NAMES)
     found = model(torch.tensor([[1.0, 0.0]]))
     torch.testing.assert_close(found, torch.tensor([[0.0, -87.3365]]))
     half = model(torch.tensor([[1.0, 0.0]], dtype=torch.float16))
     torch.testing.assert_close(half, torch.tensor([[0.0, -16.6355]]), atol=1e-3, rtol=0.0)
-    logs = adapt(nn.Identity(), TeacherModel(model="edgekd:resnet8", outputs="log_probabilities"), NAMES)
+    logs = adapt(nn.Identity(), Network(model="edgekd:resnet8", outputs="log_probabilities"), NAMES)
     torch.testing.assert_close(logs(torch.tensor([[0.0, -torch.inf]])), torch.tensor([[0.0, -87.3365]]))
 
 
@@ -195,9 +196,7 @@ def test_a_live_teacher_keeps_its_modules_paths_and_its_features(samples: Sample
     plain = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 10), nn.Softmax(1)).eval()
     x = torch.randn(5, 1, 8, 8)
     expected, feature = plain(x), plain[0](x)
-    live = adapt(
-        plain, TeacherModel(model="a", outputs="probabilities", classes=tuple(NAMES[i] for i in TURNED)), NAMES
-    )
+    live = adapt(plain, Network(model="a", outputs="probabilities", classes=tuple(NAMES[i] for i in TURNED)), NAMES)
     with Taps(live, ["0"], "teacher") as taps:
         z = live(x)
         torch.testing.assert_close(taps.features["0"], feature)
@@ -214,12 +213,12 @@ def names_of(order: tuple[int, ...]) -> tuple[str, ...]:
 def test_a_permuted_teacher_is_refused_with_its_order_which_mends_it(samples: Samples, onnx_file: Write) -> None:
     model = onnx_file(order=TURNED)
     with pytest.raises(ModelError) as caught:
-        check_knowledge(Teacher(model=model), None, samples, DATA, lambda question: True)
+        check_knowledge(Trained(Network(model=model)), samples, DATA, lambda question: True)
     written = ", ".join(f'"{name}"' for name in names_of(TURNED))
     told = str(caught.value)
     assert f"teacher.classes = [{written}]. Write that into the recipe" in told and "\n" not in told
-    mended = Teacher(model=model, classes=names_of(TURNED))
-    check_knowledge(mended, None, samples, DATA, refuse_to_answer)
+    mended = Network(model=model, classes=names_of(TURNED))
+    check_knowledge(Trained(mended), samples, DATA, refuse_to_answer)
     np.testing.assert_allclose(
         outputs(samples, model, classes=names_of(TURNED)), outputs(samples, onnx_file()), atol=1e-4
     )
@@ -231,21 +230,21 @@ def refuse_to_answer(question: str) -> bool:
 
 def test_an_order_that_the_recipe_states_wrongly_is_asked_about(samples: Samples, onnx_file: Write) -> None:
     asked: list[str] = []
-    stated = Teacher(model=onnx_file(order=TURNED), classes=NAMES)
-    check_knowledge(stated, None, samples, DATA, lambda question: not asked.append(question))
+    stated = Network(model=onnx_file(order=TURNED), classes=NAMES)
+    check_knowledge(Trained(stated), samples, DATA, lambda question: not asked.append(question))
     assert len(asked) == 1 and "teacher.classes says otherwise" in asked[0]
     with pytest.raises(ModelError, match="says otherwise; to build by it"):
-        check_knowledge(stated, None, samples, DATA, lambda question: False)
+        check_knowledge(Trained(stated), samples, DATA, lambda question: False)
 
 
 def test_the_order_is_by_name_and_may_leave_out_classes_that_the_data_has_not() -> None:
     def order(*own: str, classes: tuple[str, ...] = ("ant", "bee", "cat")) -> list[int] | None:
-        return order_of(TeacherModel(model="a", classes=own), classes)
+        return order_of(Network(model="a", classes=own), classes)
 
     assert order("cat", "ant", "bee") == [1, 2, 0]
     assert order("cat", "dog", "ant", "elk", "bee") == [2, 4, 0]
     assert order("bee", "ant") == [1, 0]  # it knows the first classes only
-    assert order_of(TeacherModel(model="a"), ("ant", "bee")) is None
+    assert order_of(Network(model="a"), ("ant", "bee")) is None
     with pytest.raises(ModelError, match=r"lacks bee of the data's 3 classes, and has dog, which the data has not"):
         order("ant", "cat", "dog")
     with pytest.raises(ModelError, match=r"teacher\.classes has ant more than once"):
@@ -293,7 +292,9 @@ def test_a_teacher_of_another_size_is_refused_with_its_size_and_sees_resized_pic
     checked(samples, model, size=(16, 16))
     _, labels, _ = load("train")
     by_small, by_large = (
-        predict(load_teacher(Teacher(model=model, **size), None, samples), samples.train, np.arange(len(labels)), DATA)
+        predict(
+            Trained(Network(model=model, **size)).load_teacher(samples), samples.train, np.arange(len(labels)), DATA
+        )
         for model, size in ((onnx_file(), {}), (model, {"size": (16, 16)}))
     )
     assert abs(top1(by_small, labels) - top1(by_large, labels)) < 3 and (by_small != by_large).any()
@@ -332,7 +333,7 @@ def test_an_exported_teacher_of_a_fixed_batch_gives_what_its_module_does(
     torch.export.save(torch.export.export(module, (torch.zeros(batch, 1, 8, 8),)), tmp_path / "t.pt2")
     model = f"exported:{tmp_path}/t.pt2"
     checked(samples, model)
-    exported = load_model(TeacherModel(model=model), num_classes=10, in_channels=1)
+    exported = load_model(Network(model=model), num_classes=10, in_channels=1)
     x = torch.randn(10, 1, 8, 8)
     torch.testing.assert_close(exported(x), module(x))
     torch.export.save(torch.export.export(module, (torch.zeros(2, 1, 8, 8),)), tmp_path / "t.pt2")
@@ -361,20 +362,20 @@ def few(samples: Samples, n: int) -> Samples:
     ids = np.linspace(0, len(samples.train) - 1, n).astype(np.int64)
     held = ids[:: n // max(1, n // 20)]
     return Samples(
-        samples.train, samples.test, np.setdiff1d(ids, held), held, samples.classes, samples.image_shape, (), samples.repeated
+        samples.train, np.setdiff1d(ids, held), held, samples.classes, samples.image_shape, ()
     )  # fmt: skip
 
 
 def test_a_sound_teacher_of_180_pictures_passes_without_a_question(samples: Samples, onnx_file: Write) -> None:
     small = few(samples, 180)
     assert len(small.holdout_ids) == 9 and len(probed(small, 0)) == 180
-    check_knowledge(Teacher(model=onnx_file()), None, small, DATA, refuse_to_answer)
+    check_knowledge(Trained(Network(model=onnx_file())), small, DATA, refuse_to_answer)
 
 
 def test_a_teacher_that_knows_nothing_is_asked_about_with_the_interval(samples: Samples) -> None:
     asked: list[str] = []
     check_knowledge(
-        Teacher(model="edgekd:resnet8", args={"width": 4}), None, samples, DATA, lambda q: not asked.append(q)
+        Trained(Network(model="edgekd:resnet8", args={"width": 4})), samples, DATA, lambda q: not asked.append(q)
     )
     assert (
         len(asked) == 1
@@ -396,13 +397,13 @@ def test_too_few_samples_to_tell_are_told_and_refuse_nothing(
         "def build():\n"
         "    return One()\n"
     )
-    check_knowledge(Teacher(model=f"python:{tmp_path}/mine.py:build"), None, few(samples, 8), DATA, refuse_to_answer)
+    check_knowledge(Trained(Network(model=f"python:{tmp_path}/mine.py:build")), few(samples, 8), DATA, refuse_to_answer)
     assert "too few to tell whether it knows anything" in " ".join(capsys.readouterr().err.split())
 
 
 def test_what_a_task_s_teacher_is_reaches_every_reader() -> None:
     given = TeacherModel(model="onnx:a.onnx", outputs="probabilities", classes=("a", "b"), size=(4, 5))
-    assert as_teacher(given).model_dump(exclude_defaults=True) == given.model_dump(exclude_defaults=True)
+    assert Network.of(given).model_dump(exclude_defaults=True) == given.model_dump(exclude_defaults=True)
 
 
 def test_a_build_with_a_teacher_that_is_other_in_everything(
@@ -436,7 +437,9 @@ def test_the_score_of_a_teacher_is_of_its_logits_in_the_data_s_order(
     samples: Samples, onnx_file: Write, tmp_path: Path
 ) -> None:
     with Cache(tmp_path / "cache") as run:
-        stored = run(decode, DATA.source)
-        odd = run(score_teacher, stored, Teacher(model=onnx_file(order=TURNED), classes=names_of(TURNED)), None, DATA)
-        plain = run(score_teacher, stored, Teacher(model=onnx_file()), None, DATA)
+        test = decoded(run, DATA).test
+        turned = Trained(Network(model=onnx_file(order=TURNED), classes=names_of(TURNED)))
+        odd, plain = (
+            run(score_teacher, teacher, test, DATA) for teacher in (turned, Trained(Network(model=onnx_file())))
+        )
     np.testing.assert_allclose(np.load(odd / "test.npy"), np.load(plain / "test.npy"), atol=1e-4)

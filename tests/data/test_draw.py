@@ -45,8 +45,6 @@ def test_an_export_is_compared_on_hold_out_samples_of_every_class() -> None:
     """Of a training split that is sorted by class; the first 64 of the hold-out split were all of the first class."""
     labels = np.repeat(np.arange(10), 500)
     split, held = Split(lambda ids: np.zeros((len(ids), 2, 2, 1), np.uint8), labels), np.arange(0, 5000, 5)
-    ids = checked_on(
-        Samples(split, split, np.setdiff1d(np.arange(5000), held), held, tuple("0123456789"), (2, 2, 1), ())
-    )
+    ids = checked_on(Samples(split, np.setdiff1d(np.arange(5000), held), held, tuple("0123456789"), (2, 2, 1), ()))
     assert len(ids) == CHECKED and set(ids) <= set(held)
     assert np.bincount(labels[ids]).min() >= 6

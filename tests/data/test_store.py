@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from edgekd.cache.stage import Cache
 from edgekd.check.doubts import doubts
-from edgekd.data import decode, open_samples
 from edgekd.data.batches import epoch_of, to_tensor
 from edgekd.data.views import Views
 from edgekd.errors import DataError, ModelError
 from edgekd.recipe import Augmentation, Data
+from edgekd.steps.problem import decoded
 from tests.builders.pictures import LABELS, parquet, png
 
 RNG = np.random.default_rng(1)
@@ -28,11 +30,10 @@ def file(tmp_path: Path) -> str:
 
 
 def opened(folder: Path, **settings: Any) -> Any:
-    data = Data(**settings)
-    out = folder / f"store{len(list(folder.iterdir()))}"
-    out.mkdir()
-    decode(data, out=out)
-    return open_samples(out, data)
+    """The training split, `test` beside it."""
+    with Cache(folder / "cache") as run:
+        problem = decoded(run, Data(**settings))
+    return SimpleNamespace(**vars(problem.open()), test=problem.open_test())
 
 
 def test_a_parquet_file_gives_its_pixels_labels_and_class_names(tmp_path: Path, file: str) -> None:
@@ -164,10 +165,10 @@ def test_a_class_without_test_samples_is_allowed_and_its_labels_keep_their_numbe
     test = folder(tmp_path / "test", {"a": [PIXELS[3]], "c": [PIXELS[4], PIXELS[5]]})
     samples = opened(tmp_path, train=train, test=test)
     assert samples.classes == ("a", "b", "c") and samples.test.labels.tolist() == [0, 2, 2]
-    assert list(doubts(samples)) == ["no test sample of class b: no accuracy speaks of it"]
+    assert list(doubts(samples.test)) == ["no test sample of class b: no accuracy speaks of it"]
     without_owls = parquet(tmp_path / "a.parquet", [png(image) for image in PIXELS], [0, 1] * 6)
     samples = opened(tmp_path, train=file, test=without_owls)
-    assert any("no test sample of class owl" in doubt for doubt in doubts(samples))
+    assert any("no test sample of class owl" in doubt for doubt in doubts(samples.test))
 
 
 def test_test_classes_in_another_order_are_numbered_by_name(tmp_path: Path, file: str) -> None:
@@ -199,12 +200,12 @@ def test_test_pictures_that_are_in_train_too_are_found_by_their_pixels(tmp_path:
     for settings in ({}, {"store_gb": 1e-9}):
         test = parquet(tmp_path / f"b{len(settings)}.parquet", images, [0, 1, 2, 0])
         samples = opened(tmp_path, train=file, test=test, **settings)
-        assert samples.repeated.tolist() == [False, True, False, True]
-    assert list(doubts(samples)) == ["2 of 4 test pictures are in train too (the same pixels)"]
+        assert samples.test.repeated.tolist() == [False, True, False, True]
+    assert list(doubts(samples.test)) == ["2 of 4 test pictures are in train too (the same pixels)"]
     logits = np.eye(3, dtype=np.float32)[[0, 1, 0, 0]]
     told = "int8 is right on 75.00 % of all, and on 50.00 % of the 2 others"
-    assert next(doubts(samples, "int8", logits)).endswith(told)
-    assert "all 12 test pictures are in train too" in next(doubts(opened(tmp_path, train=file, test=file)))
+    assert next(doubts(samples.test, "int8", logits)).endswith(told)
+    assert "all 12 test pictures are in train too" in next(doubts(opened(tmp_path, train=file, test=file).test))
 
 
 def test_one_channel_is_kept_where_the_recipe_says_so(tmp_path: Path, file: str) -> None:

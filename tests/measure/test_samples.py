@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from edgekd.cache.stage import Cache
-from edgekd.data import decode
 from edgekd.errors import BundleError
 from edgekd.measure.samples import recipe_of
 from edgekd.measure.samples import samples_for_accuracy as samples_of
 from edgekd.recipe import load_recipe
+from edgekd.steps.problem import decoded
 from tests.builders.pictures import parquet, png
 from tests.builders.recipes import DIGITS, RECIPE
 
@@ -65,7 +65,7 @@ def test_a_function_that_a_bundle_names_is_not_run(bundle: Path, tmp_path: Path)
     assert not ran.exists()
 
     with Cache(tmp_path / "cache") as build:
-        build(decode, recipe_of(bundle).data.source)
+        decoded(build, recipe_of(bundle).data)
     ran.unlink()
     with samples_of(bundle) as found:
         assert np.bincount(found.labels).tolist() == [4, 4, 4]

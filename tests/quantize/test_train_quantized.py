@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgekd.cache.stage import SCRATCH, Cache
-from edgekd.data import decode, open_samples
 from edgekd.data.batches import to_tensor
 from edgekd.distill.train import Lesson, Modes, train
 from edgekd.export import to_onnx
@@ -21,6 +20,7 @@ from edgekd.quantize import calibrate, convert, prepare
 from edgekd.quantize.qat import activation_quantizers, eval_mode, train_mode, weight_quantizers
 from edgekd.recipe import Distill, Optimizer, load_recipe
 from edgekd.runtime.runners import OnnxRunner
+from edgekd.steps.problem import decoded
 from edgekd.steps.quantize import modes_of
 from edgekd.target import load_target
 from tests.builders.recipes import RECIPE
@@ -51,7 +51,7 @@ def lesson(tmp_path_factory: pytest.TempPathFactory) -> Lesson:
     (folder / "edgekd.toml").write_text(RECIPE)
     data = load_recipe(folder).located().data
     with Cache(folder / "cache") as run:
-        return Lesson(open_samples(run(decode, data.source).folder, data), data, None, None)
+        return Lesson(decoded(run, data).open(), data, None, None)
 
 
 def prepared(lesson: Lesson) -> GraphModule:

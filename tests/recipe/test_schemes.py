@@ -28,6 +28,8 @@ from edgekd.recipe.schemes import SCHEMES
 from edgekd.report import html
 from edgekd.steps import distill as student_module
 from edgekd.steps.quantize import last_losses
+from edgekd.steps.teach import without_teacher
+from edgekd.steps.teaching import Teaching
 from edgekd.steps.trained import REUSED
 from tests.builders.recipes import RECIPE
 
@@ -417,5 +419,5 @@ def test_what_wants_a_teacher_is_refused_where_there_is_none(build_alone: Build,
 
 def test_a_first_generation_goes_on_by_the_losses_that_read_no_teacher() -> None:
     losses = (Loss(method="kd", weight=2.0), Loss(method="cs_kd", weight=1.0), Loss(method="tf_kd", weight=0.0))
-    alone = student_module.without_teacher(Distill(losses=losses, label_weight=0.5))
+    alone = without_teacher(Teaching(Distill(losses=losses, label_weight=0.5))).settings
     assert ([loss.method for loss in alone.losses], alone.label_weight) == (["cs_kd"], 1.0)

@@ -11,15 +11,17 @@ from torch import Tensor, nn
 
 import edgekd
 from edgekd.cache.stage import Cache
-from edgekd.data import decode
 from edgekd.errors import QuantizationError, RecipeError
 from edgekd.export.to_onnx import to_onnx
 from edgekd.quantize import calibrate, convert, prepare, sites
 from edgekd.quantize.sensitivity import Sensitivity, float_operators, sensitivities
-from edgekd.recipe import Quantize, Recipe, load_recipe
-from edgekd.steps.distill import Lessons, distill
+from edgekd.recipe import Network, Quantize, Recipe, load_recipe
+from edgekd.steps.distill import distill
 from edgekd.steps.ladder import FLOAT_SHARE, Quantized, quantize_student, worst
+from edgekd.steps.problem import decoded
 from edgekd.steps.quantize import Subject
+from edgekd.steps.teaching import Teaching
+from edgekd.steps.trained import Trained
 from edgekd.target import Quantization, load_target
 from tests.builders.networks import Block, images, seeded
 from tests.builders.recipes import RECIPE
@@ -37,17 +39,16 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cache, R
          "quantize.mode=auto", "quantize.epochs=1", "quantize.calibration_samples=128"],
     ).located()  # fmt: skip
     with Cache(folder / "cache") as run:
-        samples = run(decode, recipe.data.source)
-        distilled = run(distill, samples, Lessons(()), recipe.student.alone, None, recipe.data, recipe.distill)
-        scheme = load_target("x86-cpu").int8
-        yield run, recipe, Subject(samples, recipe.student.alone, distilled, recipe.data, scheme, 128)
+        on, network = decoded(run, recipe.data).training, Network.of(recipe.student)
+        distilled = run(distill, on, Teaching(recipe.distill), network, None)
+        yield run, recipe, Subject(Trained(network, distilled), on, load_target("x86-cpu").int8, 128)
 
 
 def climb(student: tuple[Cache, Recipe, Subject], max_drop: float) -> tuple[Quantized, set[str]]:
     """What was made, and the names of the stages that ran for it."""
     run, recipe, subject = student
     before = len(run.artifacts)
-    made = quantize_student(run, subject, recipe.quantize, max_drop, Lessons(()), recipe.distill)
+    made = quantize_student(run, subject, recipe.quantize, max_drop, Teaching(recipe.distill))
     return made, {artifact.name for artifact in run.artifacts[before:] if not artifact.reused}
 
 

@@ -1,0 +1,150 @@
+"""contenders: the candidates as they are compared, measured here in turns, or on the device that decides."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from edgekd.base.console import say
+from edgekd.cache.stage import Artifact
+from edgekd.check.choose import Contender
+from edgekd.check.golden import golden_of
+from edgekd.data import Unseen
+from edgekd.data.batches import to_tensor
+from edgekd.errors import DeviceError, ModelError
+from edgekd.figures.devices import decisive
+from edgekd.figures.figures import Accuracy, Estimate, Latency, OnDevice
+from edgekd.measure.estimate.estimate import estimate
+from edgekd.measure.fitness import is_architecture
+from edgekd.measure.on_candidates import measure_candidates
+from edgekd.measure.protocol import Call
+from edgekd.measure.timings import Timings, time_models
+from edgekd.models.adapt import resized
+from edgekd.recipe import Recipe
+from edgekd.runtime.runners import OnnxRunner, Runner, TorchRunner, machine
+from edgekd.steps.export import MODEL, as_input
+from edgekd.steps.problem import Problem, Problems
+from edgekd.steps.trained import Trained
+from edgekd.target import Target
+
+
+@dataclass(frozen=True)
+class TimedHere:
+    """The candidates, and the teacher's latency, in turns on this machine; `failed`: name -> why one could not be timed."""
+
+    contenders: list[Contender]
+    teacher: Latency | None
+    failed: Mapping[str, str]
+
+
+def timed_here(
+    recipe: Recipe,
+    target: Target,
+    problems: Problems,
+    candidates: Mapping[str, Artifact],
+    accuracies: Mapping[str, Accuracy],
+    teacher: Trained | None,
+) -> TimedHere:
+    """The candidates and the teacher, timed here in turns at batch 1 on one thread.
+
+    Where the target's runtime or architecture is another than this host's, the order comes from the device's profile.
+    """
+    say("  measuring latency on this machine")
+    test, others, runner = problems.student.open_test(), {}, None
+    one = np.ascontiguousarray(as_input(test.get(np.zeros(1, np.int64)), recipe.data, recipe.export))
+    if teacher is not None:
+        runner = _teacher_runner(teacher, problems.teacher)
+        others["teacher"] = _teacher_call(runner, teacher, problems.teacher)
+    threads = torch.get_num_threads()
+    timings = time_models({name: artifact / MODEL for name, artifact in candidates.items()}, one, others)
+    torch.set_num_threads(threads)  # a torch teacher was timed on one
+    found = [
+        _contender(name, artifact / MODEL, accuracies[name], timings, target)
+        for name, artifact in candidates.items()
+        if name not in timings.failed
+    ]
+    own = timings.series.get("teacher")
+    latency = (
+        own.latency(threads=runner.threads, machine=machine(), runtime=runner.name)
+        if own is not None and runner is not None
+        else None
+    )
+    return TimedHere(found, latency, timings.failed)
+
+
+def _contender(name: str, file: Path, accuracy: Accuracy, timings: Timings, target: Target) -> Contender:
+    # What is fast on this processor says little about one of another architecture: x86, say, computes fp16 in fp32.
+    runs_here = target.runtime.name == "onnxruntime" and is_architecture(platform.machine(), target)
+    timed, by_profile = timings.series.get(name), estimate(file, target)
+    latency = timed.latency(threads=1, machine=machine(), runtime=timings.runtimes[name]) if timed else None
+    size = sum(part.stat().st_size for part in file.parent.glob(f"{MODEL}*"))  # with its .data
+    return Contender(
+        name=name,
+        path=file,
+        size_mb=round(size / 1e6, 4),
+        accuracy=accuracy,
+        latency=latency,
+        peak_memory_mb=timings.memory_mb.get(name),
+        order_ms=latency.p50_ms if runs_here and latency else _low_ms(by_profile, runs_here),
+        order_origin="host" if runs_here else "estimate",
+        estimate=by_profile,
+        same_runtime=target.runtime.name == "onnxruntime" and not runs_here,
+    )
+
+
+def _low_ms(by_profile: Estimate | None, runs_here: bool) -> float | None:
+    """The estimate's low end, which orders nothing beside what was measured."""
+    return None if runs_here or by_profile is None else by_profile.low_ms
+
+
+def _teacher_runner(teacher: Trained, problem: Problem) -> Runner:
+    """The teacher on the processor, in the runtime that it was given for."""
+    if teacher.network.model.startswith("onnx:"):
+        return OnnxRunner(Path(teacher.network.model.removeprefix("onnx:")))
+    return TorchRunner(teacher.load_teacher(problem.open()).cpu())
+
+
+def _teacher_call(runner: Runner, teacher: Trained, problem: Problem) -> Call:
+    """One pass of the teacher on a picture as it takes it."""
+    test: Unseen = problem.open_test()
+    image = to_tensor(test.get(np.zeros(1, np.int64)), problem.data, torch.device("cpu"))
+    given = resized(image, teacher.network.size or test.image_shape[:2]).contiguous().numpy()
+    return runner.timed(given) if isinstance(runner, OnnxRunner) else partial(runner.run, given)
+
+
+def measured_on(
+    device: str, recipe: Recipe, target: Target, test: Unseen, candidates: Mapping[str, Artifact]
+) -> dict[str, OnDevice | DeviceError]:
+    """Every candidate on the device, in turns."""
+    say(f"  measuring {', '.join(candidates)} on {device}")
+    trials, failed = {}, {}
+    for name, artifact in candidates.items():
+        try:
+            trials[name] = artifact / MODEL, golden_of(artifact / MODEL, name, recipe, test)
+        except ModelError as error:
+            failed[name] = DeviceError(f"not measured there: {error}")
+    return {**measure_candidates(device, target, trials), **failed}
+
+
+def as_measured(contender: Contender, found: OnDevice | DeviceError) -> Contender:
+    """A contender ordered by what the device says of it; one that fails there cannot ship."""
+    if isinstance(found, DeviceError):
+        return replace(contender, latency=None, order_ms=None, order_origin="device", fault=str(found).splitlines()[0])
+    fault = contender.fault or (
+        "" if found.golden_ok is not False else f"on {found.device} it computes something else: {found.golden}"
+    )
+    latency = decisive(found)
+    if latency is None:
+        return replace(contender, latency=None, order_ms=None, order_origin=found.origin, fault=fault)
+    against = found.against(latency)
+    p90_ms = None if against else latency.p90_ms
+    latency = latency.model_copy(update={"stable": not against})
+    return replace(
+        contender, latency=latency, order_ms=latency.p50_ms, order_origin=found.origin, fault=fault, p90_ms=p90_ms
+    )

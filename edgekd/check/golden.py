@@ -1,0 +1,21 @@
+"""golden_of: real inputs of the test split with what the model computes from them, for a bundle or a device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from edgekd.bundle.golden import Golden
+from edgekd.data import Unseen
+from edgekd.recipe import Recipe
+from edgekd.steps.export import as_input
+
+SAMPLES = 16
+
+
+def golden_of(model: Path, precision: str, recipe: Recipe, test: Unseen) -> Golden:
+    """A few samples, evenly over the split. Another machine sums in another order, which the tolerance allows."""
+    ids = np.linspace(0, len(test) - 1, min(SAMPLES, len(test))).astype(np.int64)
+    inputs = np.ascontiguousarray(as_input(test.get(ids), recipe.data, recipe.export))
+    return Golden.of(model, inputs, share=0.05 if precision != "fp32" else 1e-3)

@@ -1,0 +1,83 @@
+"""package: what ships, written as a bundle: the model and its fp32 twin, labels, golden outputs, scripts and the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from edgekd.base.console import say
+from edgekd.base.contents import hash_file
+from edgekd.bundle.read import SHIPPED, read_manifest
+from edgekd.bundle.write import write_bundle
+from edgekd.cache.fingerprint import fingerprint
+from edgekd.cache.stage import Cache
+from edgekd.check.golden import golden_of
+from edgekd.errors import EdgekdError
+from edgekd.figures.devices import with_device
+from edgekd.figures.figures import Report
+from edgekd.recipe import Recipe
+from edgekd.steps.candidates import Exported
+from edgekd.steps.export import MODEL
+from edgekd.steps.problem import Problems
+from edgekd.target import Target
+
+
+def package(
+    folder: Path, recipe: Recipe, target: Target, run: Cache, problems: Problems, exported: Exported, report: Report
+) -> Report:
+    """Write the bundle; gives the report with what devices said before of this very model."""
+    shipped = exported.candidates[report.chosen.name] / MODEL
+    report = with_earlier_devices(report, folder, shipped, recipe.budget.p90_latency_ms)
+    report = told_of_files(report, run.user_code(), run.changed())
+    test = problems.student.open_test()
+    among = {candidate.name for candidate in report.candidates}
+    twin = {"model.fp32.onnx": exported.candidates["fp32"] / MODEL} if "fp32" in among else {}
+    per_channel = test.image_shape[2]
+    write_bundle(
+        folder,
+        report=report,
+        models={"model.onnx": shipped, **twin},
+        labels=test.classes,
+        golden=golden_of(shipped, report.chosen.name, recipe, test),
+        manifest={
+            "fingerprint": fingerprint(recipe, target, run),
+            "recipe": recipe.model_dump(mode="json"),
+            "output": recipe.export.output,
+            "tasks": {name: task.open().classes for name, task in problems.tasks.items()},
+            "preprocess": {
+                key: [float(v) for v in np.broadcast_to(values, per_channel)]
+                for key, values in (("mean", recipe.data.mean), ("std", recipe.data.std))
+            },
+        },
+        target=target,
+    )
+    return report
+
+
+def with_earlier_devices(report: Report, folder: Path, model: Path, p90_budget_ms: float | None) -> Report:
+    """The report with what devices said of this very model in the bundle that `folder` holds."""
+    try:
+        earlier = Report.model_validate_json((folder / "report.json").read_bytes())
+        same = read_manifest(folder)["files"][SHIPPED] == hash_file(model)
+    except (OSError, ValueError, KeyError, EdgekdError):  # none, or not of this edgekd
+        return report
+    measured = {(device.device, device.power_mode) for device in report.devices}
+    for device in earlier.devices if same else ():
+        if (device.device, device.power_mode) not in measured:
+            report = with_device(report, device, p90_budget_ms)
+    return report
+
+
+def told_of_files(report: Report, code: list[str], changed: list[str]) -> Report:
+    """The report, which lists the user's code that counted, and warns of files that were edited while the build ran.
+
+    The bundle is of what these held before.
+    """
+    if code:
+        report = report.model_copy(update={"summary": (*report.summary, ("your code", ", ".join(code)))})
+    if not changed:
+        return report
+    warning = f"{', '.join(changed)} changed while this was built; the bundle is of what was there before: build again for the new"
+    say(f"  {warning}")
+    return report.model_copy(update={"warnings": (*report.warnings, warning)})

@@ -1,0 +1,132 @@
+"""teach: the teachers recorded, the temperature chosen, and all that is trained between the teachers and the student."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from edgekd.base.console import say
+from edgekd.cache.stage import Artifact, Cache
+from edgekd.distill.methods import METHODS
+from edgekd.distill.objective import Objective
+from edgekd.recipe import Distill, Network, Recipe, Recording
+from edgekd.recipe.losses import is_auto, reads_teacher, with_temperature
+from edgekd.steps.distill import distill, train_teacher
+from edgekd.steps.problem import Problem, Problems, TrainingSet
+from edgekd.steps.record import record_features, record_teacher, score_teacher
+from edgekd.steps.teaching import RecordedTeacher, TaskTeaching, Teaching
+from edgekd.steps.temperature import FILE, choose_temperature
+from edgekd.steps.trained import FirstWeights, Trained
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What the student learns from, and what of its making the report tells.
+
+    temperature: the temperatures that were tried; chain: what was trained between the teachers and the student; scores,
+    task_scores: logits on the test split of the first teacher and of each further task's.
+    """
+
+    teachers: tuple[Trained, ...]
+    teaching: Teaching
+    begins_with: FirstWeights | None
+    temperature: Artifact | None
+    chain: tuple[Artifact, ...]
+    scores: Artifact | None
+    task_scores: Mapping[str, Artifact]
+
+
+def teachers_of(run: Cache, recipe: Recipe, problem: Problem) -> tuple[Trained, ...]:
+    """The recipe's teachers; the first is trained on labels first where the recipe says so."""
+    if recipe.teacher is None or not recipe.teacher.train_epochs:
+        return tuple(map(Trained, recipe.teachers))
+    first, *others = recipe.teachers
+    weights = run(train_teacher, problem.training, first, recipe.teacher.train_epochs)
+    return Trained(first, weights), *map(Trained, others)
+
+
+def teach(
+    run: Cache, recipe: Recipe, problems: Problems, teachers: tuple[Trained, ...], student: Network, settings: Distill
+) -> Taught:
+    """Record the teachers, choose what "auto" leaves open, and train the assistants and generations before the student."""
+    on = problems.student.training
+    # The weights that the student begins with are part of its key only where it does.
+    begins_with = first_weights(recipe, teachers)
+    teaching = record(run, teachers, problems.teacher.training, settings)
+    teaching = replace(teaching, tasks=tuple(record_tasks(run, recipe, problems.tasks, settings)))
+    scores, task_scores = score_teachers(run, recipe, problems, teachers)
+    temperature = None
+    if is_auto(settings.losses):
+        temperature = run(choose_temperature, on, teaching, student, begins_with)
+        best = json.loads((temperature / FILE).read_text())["best"]
+        teaching = _with(teaching, losses=with_temperature(settings.losses, best))
+    chain = []  # teacher (or labels alone) -> assistants -> student -> the student again
+    learns = teaching if teachers or not recipe.distill.generations else without_teacher(teaching)
+    for network in (*map(Network.of, recipe.student.assistants), *[student] * recipe.distill.generations):
+        chain.append(run(distill, on, learns, network, begins_with))
+        # Each link is drawn anew (born-again networks, Furlanello et al. 2018).
+        anew = _with(teaching, seed=teaching.settings.seed + 1).settings
+        recorded = record(run, (Trained(network, chain[-1]),), on, teaching.settings)
+        learns = teaching = replace(recorded, settings=anew, tasks=teaching.tasks)
+    return Taught(teachers, teaching, begins_with, temperature, tuple(chain), scores, task_scores)
+
+
+def score_teachers(
+    run: Cache, recipe: Recipe, problems: Problems, teachers: tuple[Trained, ...]
+) -> tuple[Artifact | None, dict[str, Artifact]]:
+    """Logits on the test split, of the first teacher and of each further task's."""
+    problem = problems.teacher
+    first = run(score_teacher, teachers[0], problem.test, problem.data.of_test) if teachers else None
+    further = {}
+    for task in recipe.tasks:
+        own = problems.tasks[task.name]
+        further[task.name] = run(score_teacher, Trained(Network.of(task.teacher)), own.test, own.data.of_test)
+    return first, further
+
+
+def first_weights(recipe: Recipe, teachers: tuple[Trained, ...]) -> FirstWeights | None:
+    """What the student begins with, where the recipe has `student.init`: the teacher's weights, or those of its source."""
+    init = recipe.student.init
+    if init is None:
+        return None
+    return FirstWeights(init, teachers[0] if init.source is None else Trained(Network.of(init.source)))
+
+
+def record(run: Cache, teachers: tuple[Trained, ...], on: TrainingSet, settings: Distill) -> Teaching:
+    """What the losses read of these teachers, recorded."""
+    objective = Objective(with_temperature(settings.losses, 1.0), settings.label_weight)
+    if not objective.needs_teacher or not teachers:
+        return Teaching(settings)
+    bf16 = settings.precision == "bf16"
+    recording = Recording(
+        views=settings.views, format=settings.cache, top_k=settings.top_k if settings.cache == "topk" else 0, bf16=bf16
+    )
+    recorded = tuple(RecordedTeacher(teacher, on, run(record_teacher, teacher, on, recording)) for teacher in teachers)
+    layers = objective.pooled_features
+    plainly = recording.model_copy(update={"format": "float16", "top_k": 0})  # logits alone have formats
+    features = run(record_features, teachers[0], on, plainly, layers) if layers else None
+    return Teaching(settings, recorded, features)
+
+
+def record_tasks(run: Cache, recipe: Recipe, problems: Mapping[str, Problem], settings: Distill) -> list[TaskTeaching]:
+    """The same for the student's further heads, each with a teacher of its own."""
+    found = []
+    for task in recipe.tasks:
+        on = problems[task.name].training
+        own = record(run, (Trained(Network.of(task.teacher)),), on, settings).teachers
+        found.append(TaskTeaching(task.name, task.weight, on, own[0] if own else None))
+    return found
+
+
+def without_teacher(teaching: Teaching) -> Teaching:
+    """How the first generation of a student that teaches itself learns: from labels, and by what reads no teacher."""
+    losses = [loss for loss in teaching.settings.losses if loss.weight]
+    going = tuple(loss for loss in losses if not reads_teacher(METHODS[loss.method]))
+    if len(going) < len(losses):
+        say(f"  there is no teacher yet: it learns from {', '.join(['labels', *(loss.method for loss in going)])}")
+    return _with(teaching, losses=going, label_weight=1.0)
+
+
+def _with(teaching: Teaching, **changes: object) -> Teaching:
+    return replace(teaching, settings=teaching.settings.model_copy(update=changes))
