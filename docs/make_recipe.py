@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from edgekd.base.toml_file import shown
 from edgekd.data import picture
-from edgekd.distill.methods import METHODS
+from edgekd.distill.methods import METHODS, Method
 from edgekd.recipe import (
     Augmentation,
     Budget,
@@ -25,7 +25,7 @@ from edgekd.recipe import (
     Task,
     Teacher,
 )
-from edgekd.recipe.losses import Loss, needs_of, options_of
+from edgekd.recipe.losses import Loss
 
 TABLES: dict[str, type[BaseModel]] = {
     "[data]": Data, "[data.augment]": Augmentation, "[data.synthetic]": Synthetic, "[teacher]": Teacher,
@@ -84,9 +84,9 @@ def written(value: Any) -> str:
     return shown(value)
 
 
-def options(method: Callable[..., Any]) -> str:
-    layers = ["`layers`"] if "f_s" in needs_of(method) else []
-    told = (f"`{p.name}`" + ("" if p.default is None else f" {shown(p.default)}") for p in options_of(method).values())
+def options(method: Method) -> str:
+    layers = ["`layers`"] if "f_s" in method.needs else []
+    told = (f"`{p.name}`" + ("" if p.default is None else f" {shown(p.default)}") for p in method.options.values())
     return ", ".join([*layers, *told]) or "none"
 
 

@@ -32,7 +32,7 @@ from edgekd.models import ExportedModel, OnnxModel, number_of_classes
 from edgekd.models.accelerator import uses_bf16
 from edgekd.models.memory_format import arranged
 from edgekd.recipe import Data, Distill, Network, Recipe
-from edgekd.recipe.losses import Loss, needs_of, reads_teacher, with_temperature
+from edgekd.recipe.losses import Loss, reads_teacher, with_temperature
 from edgekd.steps.export import Form
 from edgekd.steps.problem import Problems, TrainingSet
 from edgekd.steps.rehearse import REFUSED, rehearse
@@ -187,16 +187,16 @@ def _check_classes(
 def _reads_old_classes_only(recipe: Recipe) -> bool:
     """Every loss that reads a teacher is content with one that knows the first classes only."""
     readers = [loss.method for loss in recipe.distill.losses if reads_teacher(METHODS[loss.method])]
-    return all(getattr(METHODS[method], "old_classes", False) for method in readers)
+    return all(METHODS[method].old_classes for method in readers)
 
 
 def _check_losses(
     recipe: Recipe, student: nn.Module, teacher: nn.Module | None, opened: Samples, seen: Samples
 ) -> tuple[Loss, ...]:
     losses = recipe.distill.losses
-    reads_features = [loss.method for loss in losses if loss.weight and "f_t" in needs_of(METHODS[loss.method])]
+    reads_features = [loss.method for loss in losses if loss.weight and "f_t" in METHODS[loss.method].needs]
     if reads_features and isinstance(teacher, OnnxModel | ExportedModel):
-        possible = [name for name, method in METHODS.items() if "f_t" not in needs_of(method)]
+        possible = [name for name, method in METHODS.items() if "f_t" not in method.needs]
         raise RecipeError(
             f"teacher '{recipe.teachers[0].model}' has no modules that {', '.join(reads_features)} could read; use a method "
             f"without its features ({', '.join(possible)}), or give the teacher as python:module:function"
@@ -206,7 +206,7 @@ def _check_losses(
             f"{', '.join(reads_features)} pair the layers of one teacher and one student; with assistants or generations every "
             "link has others: use methods that read logits"
         )
-    if recipe.distill.ema and (more := [name for name in reads_features if hasattr(METHODS[name], "deployed")]):
+    if recipe.distill.ema and (more := [name for name in reads_features if METHODS[name].deployed is not None]):
         raise RecipeError(f"distill.ema averages the student alone, and {more[0]} ships more beside it; set ema = 0")
     links = (
         "student.assistants"
@@ -215,7 +215,7 @@ def _check_losses(
         if recipe.distill.generations
         else ""
     )
-    if links and not any(loss.weight and {"z_t", "z_ts"} & set(needs_of(METHODS[loss.method])) for loss in losses):
+    if links and not any(loss.weight and {"z_t", "z_ts"} & set(METHODS[loss.method].needs) for loss in losses):
         raise RecipeError(f"{links} given, but no loss reads a teacher; add one, as distill.losses=[{{method='kd'}}]")
     if reads_features and recipe.teacher is not None and recipe.teacher.column:
         raise RecipeError(

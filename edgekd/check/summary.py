@@ -9,7 +9,7 @@ from typing import Any
 from edgekd.base.toml_file import shown
 from edgekd.distill.methods import METHODS
 from edgekd.recipe import Distill, Model, Recipe, TeacherModel, split_reference
-from edgekd.recipe.losses import Loss, options_of
+from edgekd.recipe.losses import Loss
 
 
 def summary(recipe: Recipe, settings: Distill) -> Iterator[tuple[str, str]]:
@@ -44,7 +44,7 @@ def summary(recipe: Recipe, settings: Distill) -> Iterator[tuple[str, str]]:
 
 
 def _loss(loss: Loss) -> str:
-    options = {key: loss.options.get(key, option.default) for key, option in options_of(METHODS[loss.method]).items()}
+    options = {key: loss.options.get(key, option.default) for key, option in METHODS[loss.method].options.items()}
     about = {"weight": loss.weight, **options}
     about |= {key: value for key in ("warmup_epochs", "until_epoch") if (value := getattr(loss, key))}
     if isinstance(loss.layers, Mapping):

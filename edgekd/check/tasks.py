@@ -18,7 +18,6 @@ from edgekd.errors import ModelError, RecipeError
 from edgekd.figures.accuracy import top1
 from edgekd.figures.figures import Check
 from edgekd.recipe import Network, Recipe
-from edgekd.recipe.losses import needs_of
 from edgekd.steps.problem import Problem, Problems
 
 PER_HEAD = {"z_s", "z_t", "z_ts", "labels", "epoch"}  # what a loss may read where a student has several heads
@@ -58,8 +57,8 @@ def mistakes_in_tasks(recipe: Recipe) -> Iterator[tuple[str, str]]:
         )
     for n, loss in enumerate(recipe.distill.losses):
         method = METHODS[loss.method]
-        if not set(needs_of(method)) <= PER_HEAD or getattr(method, "pairs", False):
-            possible = [name for name, of in METHODS.items() if set(needs_of(of)) <= PER_HEAD]
+        if not set(method.needs) <= PER_HEAD or method.pairs:
+            possible = [name for name, of in METHODS.items() if set(of.needs) <= PER_HEAD]
             why = f"{loss.method} reads more than the logits of one head; with tasks take {', '.join(possible)}"
             yield f"distill.losses.{n}.method", why
     for name, given in (

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edgekd.distill.methods import METHODS
 from edgekd.errors import ModelError
-from edgekd.recipe.losses import Loss, needs_of
+from edgekd.recipe.losses import Loss
 
 WHICH = {"all": slice(None), "before_last": slice(-2, -1)}
 BEFORE_RELU = (
@@ -27,33 +27,33 @@ def pair_layers(
 
     Layers that put out maps of one height and width are a stage, and its last one stands for it. A stage of the student
     goes with the teacher's of the same resolution, or, where there is none, with the one at the same relative depth.
-    A method that compares embeddings takes the deepest stage of both, as one does whose attribute `auto` is "last"; with
+    A method that declares `auto` as "last" takes the deepest stage of both, as one does that compares embeddings; with
     "before_last" it takes the one before. One that reads the student alone takes the student's side.
     Raises ModelError where a network has no layer that puts out a map, and for a method whose `auto` is "refused".
     """
     if not any(loss.layers == "auto" for loss in losses):
         return tuple(losses)
     for loss in losses:
-        if loss.layers == "auto" and getattr(METHODS[loss.method], "auto", "") == "refused":
+        if loss.layers == "auto" and METHODS[loss.method].auto == "refused":
             raise ModelError(
                 f"{loss.method} compares {BEFORE_RELU}; name them: layers = {{ student path = teacher path }}"
             )
     ours = stages(student, images, "student")
-    compared = any(loss.layers == "auto" and "f_t" in needs_of(METHODS[loss.method]) for loss in losses)
+    compared = any(loss.layers == "auto" and "f_t" in METHODS[loss.method].needs for loss in losses)
     theirs = stages(teacher, images, "teacher") if compared and teacher is not None else ours
     pairs = paired(ours, theirs)
 
     def resolved(loss: Loss) -> Loss:
         if loss.layers != "auto":
             return loss
-        method: Any = METHODS[loss.method]
-        which = getattr(method, "auto", "last" if getattr(method, "pooled", False) else "all")
+        method = METHODS[loss.method]
+        which = method.auto
         chosen = [(ours[-1][0], theirs[-1][0])] if which == "last" else list(pairs.items())[WHICH[which]]
         if not chosen:
             raise ModelError(
                 f'{loss.method} with layers = "auto" reads the stage before the last, and the student has {len(pairs)}; name a layer'
             )
-        layers = dict(chosen) if "f_t" in needs_of(method) else tuple(path for path, _ in chosen)
+        layers = dict(chosen) if "f_t" in method.needs else tuple(path for path, _ in chosen)
         return loss.model_copy(update={"layers": layers})
 
     return tuple(resolved(loss) for loss in losses)

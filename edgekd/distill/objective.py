@@ -14,9 +14,9 @@ from torch.nn.functional import cross_entropy
 
 from edgekd.base import processes
 from edgekd.distill.features import as_tokens
-from edgekd.distill.methods import METHODS
+from edgekd.distill.methods import METHODS, Method
 from edgekd.errors import ModelError, RecipeError
-from edgekd.recipe.losses import TEACHERS, Layout, Loss, check_losses, needs_of
+from edgekd.recipe.losses import Layout, Loss, check_losses, reads_teacher
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class Seen:
 
 @dataclass(frozen=True)
 class Term:
-    """One loss of the recipe, ready to be called; `needs` are the names of its positional arguments."""
+    """A term is one loss of the recipe, ready to be called: `method` holds its options, `declared` is its record."""
 
     name: str
     method: Callable[..., Any]
-    needs: tuple[str, ...]
+    declared: Method
     weight: float
     warmup_epochs: float
     until_epoch: float | None
@@ -75,16 +75,15 @@ class Term:
 
     def __call__(self, seen: Seen, epoch: float) -> Tensor:
         """The loss, unweighted. With several teachers a method that reads one is averaged over them."""
+        needs = self.declared.needs
         # Features are the first teacher's, and so must be the logits beside them.
-        one_of_several = "z_t" in self.needs and "f_t" not in self.needs
+        one_of_several = "z_t" in needs and "f_t" not in needs
         several = one_of_several and seen.z_ts is not None and len(seen.z_ts) > 1
         if several:
             assert seen.z_ts is not None
-            values = [
-                self.method(*(self.given(name, seen, epoch, k) for name in self.needs)) for k in range(len(seen.z_ts))
-            ]
+            values = [self.method(*(self.given(name, seen, epoch, k) for name in needs)) for k in range(len(seen.z_ts))]
             return torch.stack(values).mean()
-        value: Tensor = self.method(*(self.given(name, seen, epoch) for name in self.needs))
+        value: Tensor = self.method(*(self.given(name, seen, epoch) for name in needs))
         return value
 
     def given(self, name: str, seen: Seen, epoch: float, teacher: int = 0) -> Any:
@@ -128,12 +127,12 @@ class Objective(nn.Module):
     @property
     def needs_teacher(self) -> bool:
         """Some loss reads a teacher, its logits or its features."""
-        return any(not TEACHERS.isdisjoint(term.needs) for term in self.terms)
+        return any(reads_teacher(term.declared) for term in self.terms)
 
     @property
     def needs_features(self) -> bool:
         """Some loss reads the teacher's features."""
-        return any("f_t" in term.needs for term in self.terms)
+        return any("f_t" in term.declared.needs for term in self.terms)
 
     @property
     def pooled_features(self) -> dict[str, Layout | None]:
@@ -141,7 +140,7 @@ class Objective(nn.Module):
 
         These can be cached. Raises RecipeError where two losses give one layer two layouts.
         """
-        readers = [term for term in self.terms if "f_t" in term.needs]
+        readers = [term for term in self.terms if "f_t" in term.declared.needs]
         layouts: dict[str, Layout | None] = {}
         for term in readers:
             for path in term.teacher_layers:
@@ -152,18 +151,18 @@ class Objective(nn.Module):
                         "give both one layout"
                     )
                 layouts[path] = known or term.layout
-        all_pooled = all(getattr(_function(term.method), "pooled", False) for term in readers)
+        all_pooled = all(term.declared.pooled for term in readers)
         return layouts if all_pooled else {}
 
     @property
     def needs_pairs(self) -> bool:
         """Some loss wants a sample of the same class for each of half of the batch."""
-        return any(getattr(_function(term.method), "pairs", False) for term in self.terms)
+        return any(term.declared.pairs for term in self.terms)
 
     @property
     def in_one_process(self) -> list[str]:
         """The methods that several processes cannot share."""
-        return [term.name for term in self.terms if getattr(_function(term.method), "in_one_process", False)]
+        return [term.name for term in self.terms if term.declared.in_one_process]
 
     def layers_of(self, role: str) -> list[str]:
         """The module paths whose outputs the methods read; `role` is "student" or "teacher"."""
@@ -180,20 +179,20 @@ class Objective(nn.Module):
         term: Term, seen: Seen, student: nn.Module, teacher: nn.Module | None, classes: int, samples: int
     ) -> None:
         """`prepare` for one term; nothing for a method that has none."""
-        if not hasattr(term.method, "prepare"):
+        prepare, names = term.declared.prepare, term.declared.prepare_needs
+        if prepare is None:
             return
         about: dict[str, Any] = {
             "student": student, "teacher": teacher, "classes": classes, "samples": samples, "paths": list(term.student_layers),
         }  # fmt: skip
-        names = inspect.signature(term.method.prepare).parameters
-        term.method.prepare(**{name: about[name] if name in about else term.given(name, seen, 0.0) for name in names})
+        given = {name: about[name] if name in about else term.given(name, seen, 0.0) for name in names}
+        prepare(term.method, **given)
 
     def deployed(self, student: nn.Module) -> nn.Module:
         """What ships: the student, or what a method makes of it (`simkd`)."""
         for term in self.terms:
-            if hasattr(term.method, "deployed"):
-                deployed: nn.Module = term.method.deployed(student, term.student_layers[0])
-                return deployed
+            if term.declared.deployed is not None:
+                return term.declared.deployed(term.method, student, term.student_layers[0])
         return student
 
     def forward(self, epoch: float, seen: Seen) -> tuple[Tensor, dict[str, Tensor]]:
@@ -227,16 +226,17 @@ def label_loss(z_s: Tensor, labels: Labels) -> Tensor:
 
 
 def _term(loss: Loss, index: int, losses: Sequence[Loss]) -> Term:
-    method = METHODS[loss.method]
+    declared = METHODS[loss.method]
     if loss.layers == "auto":
         raise RecipeError(f"distill.losses.{index}: pair the layers first (edgekd.distill.layers)")
     same = [other.method for other in losses].count(loss.method) > 1
-    bound: Any = method(**loss.options) if inspect.isclass(method) else partial(method, **loss.options)
+    call = declared.call
+    bound: Any = call(**loss.options) if inspect.isclass(call) else partial(call, **loss.options)
     pairs = loss.layers
     return Term(
         f"{loss.method}_{index}" if same else loss.method,
         bound,
-        needs_of(method),
+        declared,
         loss.weight,
         loss.warmup_epochs,
         loss.until_epoch,
@@ -248,8 +248,3 @@ def _term(loss: Loss, index: int, losses: Sequence[Loss]) -> Term:
 
 def _parameters(method: Callable[..., Any]) -> list[Tensor]:
     return list(method.parameters()) if isinstance(method, nn.Module) else []
-
-
-def _function(method: Callable[..., Any]) -> Any:
-    """The method under its options."""
-    return method.func if isinstance(method, partial) else method

@@ -243,7 +243,7 @@ def _prepare(
         Taps(student, objective.layers_of("student"), "student") as ours,
         _taps_of_teacher(lesson, objective) as theirs,
     ):
-        if not any(hasattr(term.method, "prepare") for term in objective.terms):
+        if not any(term.declared.prepare is not None for term in objective.terms):
             return
         device = next(student.parameters()).device
         number = len(lesson.samples.train_ids)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, get_type_hints
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 
@@ -15,10 +15,22 @@ from edgekd.errors import nearest
 Layout = Literal["tokens", "channels_first"]
 """Of a feature with three axes: `[batch, positions, channels]` or `[batch, channels, positions]`."""
 NonNegative = Annotated[float, Field(ge=0)]
-Methods = Mapping[str, Callable[..., Any]]  # edgekd.distill.methods.METHODS, whose import costs importing torch
 
 TEACHERS = frozenset({"z_t", "z_ts", "f_t"})
 """Arguments of a method that a teacher gives: its logits, those of several, its features."""
+
+
+class Signature(Protocol):
+    """The check reads this of a method: the names of its positional arguments, and its hyper-parameters by name."""
+
+    @property
+    def needs(self) -> tuple[str, ...]: ...
+
+    @property
+    def options(self) -> Mapping[str, inspect.Parameter]: ...
+
+
+Methods = Mapping[str, Signature]  # edgekd.distill.methods.METHODS, whose import costs importing torch
 
 
 def _layers(given: Any) -> Any:
@@ -94,27 +106,14 @@ def mistakes_in_losses(losses: Iterator[tuple[Loc, Mapping[str, Any]]], methods:
             yield loc + inner, text
 
 
-def needs_of(method: Callable[..., Any]) -> tuple[str, ...]:
-    """The names of a method's positional arguments; a method with weights takes them in `forward`."""
-    call: Callable[..., Any] = getattr(method, "forward", method)
-    positional = (p for p in inspect.signature(call).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD)
-    return tuple(p.name for p in positional if p.name != "self")
-
-
-def reads_teacher(method: Callable[..., Any]) -> bool:
+def reads_teacher(method: Signature) -> bool:
     """Whether a method reads a teacher, its logits or its features."""
-    return not TEACHERS.isdisjoint(needs_of(method))
+    return not TEACHERS.isdisjoint(method.needs)
 
 
-def options_of(method: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """A method's hyper-parameters, its keyword-only arguments; of one with weights those of its constructor."""
-    called: Callable[..., Any] = getattr(method, "__init__") if inspect.isclass(method) else method  # noqa: B009
-    return {p.name: p for p in inspect.signature(called).parameters.values() if p.kind is p.KEYWORD_ONLY}
-
-
-def _layer_mistakes(name: str, method: Callable[..., Any], layers: object, layout: object) -> Iterator[tuple[Loc, str]]:
+def _layer_mistakes(name: str, method: Signature, layers: object, layout: object) -> Iterator[tuple[Loc, str]]:
     """A method that reads features needs layers; another has no use for them."""
-    needs = needs_of(method)
+    needs = method.needs
     if layout is not None and "f_s" not in needs:
         yield ("layout",), f"{shown(layout)} given; method {name} reads logits only, so no feature has a layout"
     if "f_t" in needs:
@@ -131,18 +130,16 @@ def _layer_mistakes(name: str, method: Callable[..., Any], layers: object, layou
         yield ("layers",), f"{shown(layers)} given; method {name} reads logits only, so it takes no layers"
 
 
-def _option_mistakes(name: str, method: Callable[..., Any], options: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
-    called: Callable[..., Any] = getattr(method, "__init__") if inspect.isclass(method) else method  # noqa: B009
-    hints = get_type_hints(called, include_extras=True)
-    parameters = options_of(method)
-    common = [key for key in Loss.model_fields if key not in ("layers", "layout") or "f_s" in needs_of(method)]
+def _option_mistakes(name: str, method: Signature, options: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    parameters = method.options
+    common = [key for key in Loss.model_fields if key not in ("layers", "layout") or "f_s" in method.needs]
     for key, value in options.items():
         if key == "temperature" and key in parameters and value == "auto":
-            if not {"z_t", "z_ts"} & set(needs_of(method)):
+            if not {"z_t", "z_ts"} & set(method.needs):
                 yield (key,), f"'auto' softens a teacher's logits, which method {name} does not read; give a number"
             continue  # chosen by edgekd.steps.temperature
         if key in parameters:
-            yield from (((key, *inner), text) for inner, text in _value_mistakes(value, hints.get(key, Any)))
+            yield from (((key, *inner), text) for inner, text in _value_mistakes(value, parameters[key].annotation))
         else:
             yield (key,), f"unknown key {key!r} of method {name}{nearest(key, [*parameters, *common])}"
     for key, parameter in parameters.items():

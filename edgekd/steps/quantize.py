@@ -34,7 +34,7 @@ from edgekd.quantize.same import ROWS, distance
 from edgekd.quantize.sensitivity import float_operators, sensitivities
 from edgekd.quantize.statistics import load_statistics, observe, save_statistics
 from edgekd.recipe import Distill, Training
-from edgekd.recipe.losses import Loss, needs_of
+from edgekd.recipe.losses import Loss
 from edgekd.steps.distill import lesson_of
 from edgekd.steps.problem import TrainingSet
 from edgekd.steps.teaching import Teaching
@@ -189,7 +189,7 @@ def last_losses(settings: Distill, *, has_teacher: bool) -> tuple[Loss, ...]:
 
 
 def _reads_logits_alone(loss: Loss) -> bool:
-    return set(needs_of(METHODS[loss.method])) <= LOGITS_ONLY
+    return set(METHODS[loss.method].needs) <= LOGITS_ONLY
 
 
 def load_quantized(subject: Subject, plan: Plan, quantized: Artifact) -> GraphModule:

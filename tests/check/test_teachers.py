@@ -24,7 +24,7 @@ from edgekd.data import Samples, decode, open_samples
 from edgekd.data.digits import load
 from edgekd.distill.cache import CachedLogits
 from edgekd.distill.features import Taps
-from edgekd.distill.methods import METHODS
+from edgekd.distill.methods import kd
 from edgekd.errors import ModelError, RecipeError
 from edgekd.figures.accuracy import top1
 from edgekd.models import load_model
@@ -131,7 +131,7 @@ def test_probabilities_and_their_logarithms_teach_what_the_logits_do(
     given = {
         "Softmax": "probabilities", "LogSoftmax": "log_probabilities",
     }  # fmt: skip
-    z_s, kd = torch.randn(40, 10, generator=torch.Generator().manual_seed(0)), METHODS["kd"]
+    z_s = torch.randn(40, 10, generator=torch.Generator().manual_seed(0))
     expected = float(kd(z_s, torch.from_numpy(z), temperature=4.0))
     for end, kind in given.items():
         found = outputs(samples, onnx_file(end), outputs=kind)
@@ -156,7 +156,6 @@ def test_probabilities_and_their_logarithms_teach_what_the_logits_do(
 def test_as_if_they_were_logits_probabilities_teach_little() -> None:
     """Why it matters: the loss of a sharp teacher at T = 4."""
     z_t = torch.tensor([[20.0, 0.0, 0.0, 0.0]])
-    kd = METHODS["kd"]
     taken_as_logits = float(kd(torch.zeros(1, 4), z_t.softmax(1), temperature=4.0))
     assert float(kd(torch.zeros(1, 4), z_t, temperature=4.0)) > 20 * taken_as_logits
 

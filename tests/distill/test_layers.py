@@ -17,7 +17,7 @@ from edgekd.distill.train import Lesson, train
 from edgekd.errors import ModelError
 from edgekd.models.resnet import resnet8, resnet20
 from edgekd.models.wrn import wrn_16_2
-from edgekd.recipe.losses import Loss, needs_of
+from edgekd.recipe.losses import Loss
 from tests.builders.training import DATA, samples, settings
 
 IMAGES = torch.zeros(2, 3, 32, 32)
@@ -80,7 +80,7 @@ def test_a_student_of_one_stage_has_none_before_the_last() -> None:
         pair_layers([Loss(method="one", layers="auto")], one_stage, resnet8(), IMAGES)
 
 
-@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if "f_s" in needs_of(method)])
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if "f_s" in method.needs])
 def test_every_method_that_reads_features_trains(method: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     student, teacher = resnet8(3, 1, width=4), resnet8(3, 1, width=8).eval().requires_grad_(False)

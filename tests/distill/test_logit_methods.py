@@ -17,6 +17,7 @@ from edgekd.distill.methods.bce import bce
 from edgekd.distill.methods.ca_mkd import ca_mkd
 from edgekd.distill.methods.cs_kd import cs_kd
 from edgekd.distill.methods.ctkd import CTKD
+from edgekd.distill.methods.declare import about
 from edgekd.distill.methods.eb_kd import eb_kd
 from edgekd.distill.methods.kd import kd
 from edgekd.distill.methods.lwf import lwf
@@ -25,7 +26,6 @@ from edgekd.distill.methods.nkd import nkd
 from edgekd.distill.methods.standardize import standardized
 from edgekd.distill.methods.tf_kd import tf_kd
 from edgekd.distill.methods.wsld import wsld
-from edgekd.recipe.losses import needs_of
 
 Array = NDArray[np.float64]
 Method = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -376,20 +376,20 @@ def test_autocast_does_not_lower_the_precision_of_any_method_of_logits() -> None
     shown = {"z_s": z_s, "z_t": z_t, "z_ts": torch.stack([z_t, z_t.flip(0)]), "labels": labels, "epoch": 3.0}
     tried = 0
     for method in methods.METHODS.values():
-        if not (needs := needs_of(method)) or not set(needs) <= shown.keys():
+        if not set(method.needs) <= shown.keys():
             continue
-        called: Any = method() if isinstance(method, type) else method
-        if hasattr(called, "prepare"):
-            called.prepare(z_s)
-        plain = called(*(shown[name] for name in needs))
+        called: Any = method.call() if isinstance(method.call, type) else method.call
+        if method.prepare is not None:
+            method.prepare(called, z_s)
+        plain = called(*(shown[name] for name in method.needs))
         with torch.autocast("cpu", torch.bfloat16):
-            torch.testing.assert_close(called(*(shown[name] for name in needs)), plain, rtol=0, atol=0)
+            torch.testing.assert_close(called(*(shown[name] for name in method.needs)), plain, rtol=0, atol=0)
         tried += 1
     assert tried >= 14
 
 
 def test_cs_kd_asks_the_trainer_for_pairs() -> None:
-    assert getattr(cs_kd, "pairs", False) is True
+    assert about(cs_kd).pairs
 
 
 @pytest.mark.parametrize(

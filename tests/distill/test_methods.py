@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from math import log
 
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from edgekd.distill.methods import METHODS, FitNet, at, dist, dkd, kd, mse, standardized
 from edgekd.distill.objective import Labels, label_loss
-from edgekd.recipe.losses import needs_of
 
 Z_S = np.array([[1.0, 2.0, -1.0, 0.5], [0.0, 0.0, 3.0, 1.0], [2.0, -2.0, 0.3, 0.1]])
 Z_T = np.array([[3.0, 1.0, 0.0, -1.0], [0.2, -0.5, 4.0, 0.0], [1.0, 0.0, 0.5, 2.0]])
@@ -188,7 +186,6 @@ def test_every_method_says_what_it_needs_in_the_words_of_the_trainer() -> None:
     words = {"z_s", "z_t", "z_ts", "labels", "f_s", "f_t", "images", "rows", "epoch"}
     about = {"student", "teacher", "classes", "samples", "paths"}
     for name, method in METHODS.items():
-        assert "z_s" in needs_of(method) or "f_s" in needs_of(method), name
-        assert set(needs_of(method)) <= words, name
-        prepare = getattr(method, "prepare", None)
-        assert prepare is None or set(inspect.signature(prepare).parameters) <= words | about | {"self"}, name
+        assert "z_s" in method.needs or "f_s" in method.needs, name
+        assert set(method.needs) <= words, name
+        assert set(method.prepare_needs) <= words | about, name

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +14,7 @@ from pydantic import Field
 import edgekd.recipe
 from edgekd.base.toml_file import refuse
 from edgekd.check.settings import check_inputs, impossible_settings
+from edgekd.distill.methods.declare import Method, about, method
 from edgekd.errors import RecipeError
 from edgekd.recipe import Recipe, load_recipe
 from edgekd.recipe.losses import check_losses
@@ -45,19 +45,22 @@ layers = { "layer3" = "layer3" }
 """
 
 
+@method()
 def kd(z_s: Any, z_t: Any, *, temperature: Annotated[float, Field(gt=0)] = 4.0, standardize: bool = False) -> None: ...
 
 
+@method()
 class Fitnet:
     def __init__(self, *, steps: int = 1, norm: str = "l2", widths: dict[str, int] | None = None) -> None: ...
 
     def forward(self, f_s: Any, f_t: Any) -> None: ...
 
 
+@method()
 def rkd(z_s: Any, z_t: Any, *, distance: float, angle: float = 2.0) -> None: ...
 
 
-METHODS: dict[str, Callable[..., Any]] = {"kd": kd, "fitnet": Fitnet, "rkd": rkd}
+METHODS: dict[str, Method] = {"kd": about(kd), "fitnet": about(Fitnet), "rkd": about(rkd)}
 
 
 @pytest.fixture

@@ -3,7 +3,9 @@
 A method is a function, or an `nn.Module` called the same way where it has weights of its own. Its hyper-parameters are
 keyword-only: the signature is the configuration's schema. All compute in float32 also under autocast (precision.py; whole
 networks that a method trains beside the student, peers, branches and fusions, run as the student does), and none lets a gradient
-reach the teacher. Its positional arguments say what it needs, and the trainer passes these:
+reach the teacher. `METHODS` maps names to records (declare.py); a record's `call` is the function or class itself.
+
+A method's positional arguments say what it needs, and the trainer passes these:
 
     z_s, z_t    logits `[batch, classes]` of student and teacher
     z_ts        logits of all teachers, `[teachers, batch, classes]`
@@ -13,18 +15,21 @@ reach the teacher. Its positional arguments say what it needs, and the trainer p
     rows        int64 `[batch]`, each sample's number among the training samples, 0 to samples - 1
     epoch       float, counting steps as fractions
 
+`@method(...)` stands above every method, and its keywords say what else the method has or must be given:
+
+    pooled=True             features of `[batch, channels]` serve it too, so that they are read from the cache
+    auto="last"             `layers = "auto"` gives it the deepest pair ("before_last": the one before; "refused": it must
+                            be told; else all)
+    pairs=True              the second half of a batch holds a sample of the same class for each of the first
+    old_classes=True        a teacher that knows the first classes only is welcome
+    in_one_process=True     it keeps what it has seen, which several processes do not share
+    prepares=True           it has `prepare(...)`
+    deploys=True            it has `deployed(student, path)`, which gives what ships in place of the student
+
 A module that makes its weights to measure has `prepare(...)`, which the trainer calls once before it makes the optimizer, in
 eval mode, without gradients, on one batch; in a loop of your own do the same, or its weights are not among those that you
 train. It may ask for the arguments above by name, and for `student`, `teacher` (the live modules), `paths` (the student's, of
-`layers`), `classes` and `samples` (numbers). Attributes say what else a method must be given:
-
-    pooled = True           features of `[batch, channels]` serve it too, so that they are read from the cache
-    auto = "last"           `layers = "auto"` gives it the deepest pair ("before_last": the one before; "refused": it must
-                            be told; else all)
-    pairs = True            the second half of a batch holds a sample of the same class for each of the first
-    old_classes = True      a teacher that knows the first classes only is welcome
-    in_one_process = True   it keeps what it has seen, which several processes do not share
-and `deployed(student, path)`, where there is one, gives what ships in place of the student.
+`layers`), `classes` and `samples` (numbers).
 """
 
 from collections.abc import Callable
@@ -41,6 +46,7 @@ from edgekd.distill.methods.cc import cc
 from edgekd.distill.methods.crd import CRD
 from edgekd.distill.methods.cs_kd import cs_kd
 from edgekd.distill.methods.ctkd import CTKD
+from edgekd.distill.methods.declare import Method, about
 from edgekd.distill.methods.dist import dist
 from edgekd.distill.methods.dkd import dkd
 from edgekd.distill.methods.dml import DML
@@ -69,7 +75,7 @@ from edgekd.distill.methods.tf_kd import tf_kd
 from edgekd.distill.methods.vid import VID
 from edgekd.distill.methods.wsld import wsld
 
-METHODS: dict[str, Callable[..., Any]] = {
+_CALLS: dict[str, Callable[..., Any]] = {
     # logits
     "kd": kd, "mse": mse, "bce": bce, "dkd": dkd, "dist": dist, "nkd": nkd, "wsld": wsld,
     "ctkd": CTKD, "mlkd": mlkd, "eb_kd": eb_kd, "ca_mkd": ca_mkd, "lwf": lwf, "adversarial": Adversarial,
@@ -82,6 +88,8 @@ METHODS: dict[str, Callable[..., Any]] = {
     # no teacher: peers, branches, the network itself
     "dml": DML, "one": ONE, "byot": BYOT, "tf_kd": tf_kd, "cs_kd": cs_kd,
 }  # fmt: skip
+
+METHODS: dict[str, Method] = {name: about(call) for name, call in _CALLS.items()}
 
 __all__ = [
     "AB",
@@ -101,6 +109,7 @@ __all__ = [
     "Adversarial",
     "AdversarialFeatures",
     "FitNet",
+    "Method",
     "ReviewKD",
     "SimKD",
     "at",

@@ -5,9 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softmax
 
+from edgekd.distill.methods.declare import method
 from edgekd.distill.methods.precision import full, taught
 
 
+@method()
 def bce(z_s: Tensor, z_t: Tensor, labels: Tensor | None = None) -> Tensor:
     """`BCE(σ(z_s), softmax(z_t))`, summed over classes, averaged over the batch; z_s, z_t: `[batch, classes]`.
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from edgekd.distill.methods.adapters import in_full_precision
+from edgekd.distill.methods.declare import method
 from edgekd.distill.methods.kd import kd
 from edgekd.distill.methods.options import Temperature, Weight
 from edgekd.distill.methods.precision import full, taught
@@ -16,6 +17,7 @@ from edgekd.distill.methods.sizes import embedding
 from edgekd.errors import RecipeError
 
 
+@method(prepares=True)
 class BYOT(nn.Module):
     """Sum over the inner layers of `labels · CE + logits · T² KL(p ‖ p_head) + features · ‖adapted - deepest‖²`.
 

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
+from edgekd.distill.methods.declare import method
 from edgekd.distill.methods.options import Temperature
 from edgekd.distill.methods.precision import full, taught
 
 
+@method()
 def ca_mkd(z_s: Tensor, z_ts: Tensor, labels: Tensor, *, temperature: Temperature = 4.0) -> Tensor:
     """`Σ_k w_k T² KL(p_k^T ‖ p_s^T)`, averaged over the batch, with `w_k = (1 − softmax_k(CE_k)) / (K − 1)`.
 

@@ -10,9 +10,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from edgekd.distill.methods.declare import method
 from edgekd.distill.methods.geometry import embeddings, gram, unit
 
 
+@method(pooled=True)
 def cc(
     f_s: Sequence[Tensor],
     f_t: Sequence[Tensor],
@@ -36,6 +38,3 @@ def correlation(e: Tensor, gamma: float, order: int) -> Tensor:
     cosine = gram(unit(e))
     terms = [(2 * gamma) ** p / factorial(p) * cosine**p for p in range(order + 1)]
     return exp(-2 * gamma) * torch.stack(terms).sum(0)
-
-
-cc.pooled = True  # type: ignore[attr-defined]

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from edgekd.distill.methods.adapters import in_full_precision
+from edgekd.distill.methods.declare import method
 from edgekd.distill.methods.geometry import unit
 from edgekd.distill.methods.options import Temperature
 from edgekd.distill.methods.precision import full, taught
@@ -22,6 +23,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
+@method(pooled=True, in_one_process=True, prepares=True)  # its memory banks are one process's own
 class CRD(nn.Module):
     """Noise-contrastive estimation: a sample's student embedding is told from other samples' teacher embeddings by its
     own, and the other way round.
@@ -41,8 +43,6 @@ class CRD(nn.Module):
     mode banks, labels and Z stay as they are. The banks are part of the state: 2 · N · dim numbers.
     """
 
-    pooled = True
-    in_one_process = True  # its memory banks
     bank_s: Tensor
     bank_t: Tensor
     constant_s: Tensor

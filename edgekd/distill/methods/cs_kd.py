@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from edgekd.distill.methods.declare import method
 from edgekd.distill.methods.kd import kd
 from edgekd.distill.methods.options import Temperature
 
 
+@method(pairs=True)
 def cs_kd(z_s: Tensor, labels: Tensor, *, temperature: Temperature = 4.0) -> Tensor:
     """`T² KL(p(x')^T ‖ p(x)^T)`, summed over classes, averaged over the pairs; no gradient reaches p(x').
 
@@ -27,6 +29,3 @@ def cs_kd(z_s: Tensor, labels: Tensor, *, temperature: Temperature = 4.0) -> Ten
         )
     z, z_partner = z_s.chunk(2)
     return kd(z, z_partner, temperature=temperature)
-
-
-cs_kd.pairs = True  # type: ignore[attr-defined]

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
 
+from edgekd.distill.methods.declare import method
 from edgekd.distill.methods.options import Temperature, Weight
 from edgekd.distill.methods.precision import full, taught
 from edgekd.distill.methods.reversal import reversed_gradient
 from edgekd.distill.methods.standardize import standardized
 
 
+@method()
 class CTKD(nn.Module):
     """`T² KL(p_t^T ‖ p_s^T)`, averaged over the batch, with a learnt `T = start + span σ(θ)`.
 

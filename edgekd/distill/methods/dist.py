@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, softmax
 
+from edgekd.distill.methods.declare import method
 from edgekd.distill.methods.options import Temperature, Weight
 from edgekd.distill.methods.precision import full, taught
 from edgekd.distill.methods.standardize import standardized
@@ -25,6 +26,7 @@ def intra_class_relation(p_s: Tensor, p_t: Tensor) -> Tensor:
     return inter_class_relation(p_s.T, p_t.T)
 
 
+@method()
 def dist(
     z_s: Tensor,
     z_t: Tensor,

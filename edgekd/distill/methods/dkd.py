@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax, one_hot
 
+from edgekd.distill.methods.declare import method
 from edgekd.distill.methods.options import Temperature, Weight
 from edgekd.distill.methods.precision import full, taught
 from edgekd.distill.methods.standardize import standardized
 
 
+@method()
 def dkd(
     z_s: Tensor,
     z_t: Tensor,

@@ -9,12 +9,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from edgekd.distill.methods.declare import method
 from edgekd.distill.methods.fresh import drawn, fresh
 from edgekd.distill.methods.kd import kd
 from edgekd.distill.methods.options import Temperature
 from edgekd.distill.methods.precision import full
 
 
+@method(prepares=True)
 class DML(nn.Module):
     """`students` networks learn together and from each other; no teacher. The student is one, the others are weights of
     the method: networks like it with weights drawn anew, trained by the same optimizer and no part of the student.

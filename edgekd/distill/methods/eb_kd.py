@@ -6,10 +6,12 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from edgekd.distill.methods.ca_mkd import aversion, weighted_kd
+from edgekd.distill.methods.declare import method
 from edgekd.distill.methods.options import Temperature
 from edgekd.distill.methods.precision import full, taught
 
 
+@method()
 def eb_kd(z_s: Tensor, z_ts: Tensor, labels: Tensor | None = None, *, temperature: Temperature = 4.0) -> Tensor:
     """`Σ_k w_k T² KL(p_k^T ‖ p_s^T)`, averaged over the batch, with `w_k = (1 − H_k / Σ_j H_j) / (K − 1)`.
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss, normalize
 
 from edgekd.distill.methods.adapters import in_full_precision
+from edgekd.distill.methods.declare import method
 from edgekd.distill.methods.options import Weight
 from edgekd.distill.methods.sizes import pairs_of_one_size
 
@@ -19,6 +20,7 @@ Rate = Annotated[float, Field(gt=0)]
 SLOPE = 0.1
 
 
+@method(prepares=True)
 class FT(nn.Module):
     """Sum over layers of `mean |F_t/‖F_t‖ − F_s/‖F_s‖|^p2`, the norm being p1's, plus the paraphraser's reconstruction.
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from edgekd.distill.methods.declare import method
 from edgekd.distill.methods.kd import kd
 from edgekd.distill.methods.options import Temperature
 
 
+@method(old_classes=True)
 def lwf(z_s: Tensor, z_t: Tensor, labels: Tensor | None = None, *, temperature: Temperature = 2.0) -> Tensor:
     """`T² KL(p_t^T ‖ p_s^T)` over the old classes alone, summed over them, averaged over the batch.
 
@@ -21,6 +23,3 @@ def lwf(z_s: Tensor, z_t: Tensor, labels: Tensor | None = None, *, temperature: 
             "the teacher's, so it needs at least as many"
         )
     return kd(z_s[:, :old], z_t, temperature=temperature)
-
-
-lwf.old_classes = True  # type: ignore[attr-defined]

@@ -10,11 +10,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from edgekd.distill.methods.adapters import in_full_precision
+from edgekd.distill.methods.declare import method
 from edgekd.distill.methods.sizes import pairs_of_one_size
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
+@method(auto="last", prepares=True)
 class MGD(nn.Module):
     """Sum over layers of `‖G(align(f_s)·M) − f_t‖²`: the teacher's feature, generated from a masked student's.
 
@@ -25,8 +27,6 @@ class MGD(nn.Module):
 
     M is the paper's, over positions; the authors' code for classification drops whole channels.
     """
-
-    auto = "last"
 
     def __init__(self, *, mask: Share = 0.15) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax, softmax
 
+from edgekd.distill.methods.declare import method
 from edgekd.distill.methods.options import Temperature
 from edgekd.distill.methods.precision import full, taught
 from edgekd.distill.methods.standardize import standardized
@@ -17,6 +18,7 @@ from edgekd.models.accelerator import autocast
 Temperatures = Annotated[tuple[Temperature, ...], Field(min_length=1)]
 
 
+@method()
 def mlkd(
     z_s: Tensor,
     z_t: Tensor,

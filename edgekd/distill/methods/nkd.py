@@ -5,11 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import log_softmax, one_hot, softmax
 
+from edgekd.distill.methods.declare import method
 from edgekd.distill.methods.options import Temperature, Weight
 from edgekd.distill.methods.precision import full, taught
 from edgekd.distill.methods.standardize import standardized
 
 
+@method()
 def nkd(
     z_s: Tensor,
     z_t: Tensor,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.distill.methods.adapters import connector, doubled, in_full_precision
+from edgekd.distill.methods.declare import method
 from edgekd.distill.methods.sizes import pairs_of_one_size
 
 
@@ -23,6 +24,7 @@ def partial_l2(s: Tensor, t: Tensor) -> Tensor:
     return (t - s).square().masked_fill(indifferent, 0).sum() / len(s)
 
 
+@method(auto="refused", prepares=True)  # the last layer of a stage stands behind its ReLU
 class OFD(nn.Module):
     """Sum over layers of the partial L2 distance of `r(f_s)` to `max(f_t, m)`, r a 1x1 convolution and BatchNorm.
 
@@ -33,8 +35,6 @@ class OFD(nn.Module):
     The margin m is a channel's mean negative response on the first batch (`prepare`); the paper also computes it from
     the parameters of the BatchNorm before the ReLU.
     """
-
-    auto = "refused"  # the last layer of a stage stands behind its ReLU
 
     def __init__(self) -> None:
         super().__init__()

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from edgekd.distill.methods.declare import method
 from edgekd.distill.methods.fresh import drawn, fresh
 from edgekd.distill.methods.kd import kd
 from edgekd.distill.methods.options import Temperature
@@ -19,6 +20,7 @@ from edgekd.errors import RecipeError
 from edgekd.models.cut import after
 
 
+@method(auto="before_last", prepares=True)
 class ONE(nn.Module):
     """`Σ CE(extra branches) + CE(ensemble) + Σ T² KL(p_ensemble ‖ p_branch)`, the last over all branches.
 
@@ -30,8 +32,6 @@ class ONE(nn.Module):
     z_s: `[batch, classes]`, f_s: the one layer's output. The student's own CE is the trainer's label term. The authors
     let the divergence alone rise over 80 epochs; a recipe's `warmup_epochs` lets the branches' CE rise too.
     """
-
-    auto = "before_last"
 
     def __init__(
         self, *, branches: Annotated[int, Field(ge=2)] = 3, temperature: Temperature = 3.0, seed: int | None = None

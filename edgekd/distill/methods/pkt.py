@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from edgekd.distill.methods.declare import method
 from edgekd.distill.methods.geometry import embeddings, gram, unit
 
 EPSILON = 1e-7  # of the authors' code
 
 
+@method(pooled=True)
 def pkt(f_s: Sequence[Tensor], f_t: Sequence[Tensor]) -> Tensor:
     """Sum over layers of the mean over elements of `p_t log(p_t / p_s)`, p[i, j] the probability of j as i's neighbour.
 
@@ -30,6 +32,3 @@ def neighbours(e: Tensor) -> Tensor:
 
 def _one(p_s: Tensor, p_t: Tensor) -> Tensor:
     return (p_t * ((p_t + EPSILON) / (p_s + EPSILON)).log()).mean()
-
-
-pkt.pooled = True  # type: ignore[attr-defined]

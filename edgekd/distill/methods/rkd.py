@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
+from edgekd.distill.methods.declare import method
 from edgekd.distill.methods.geometry import differences, embeddings, gram, ratio, unit
 from edgekd.distill.methods.options import Weight
 
 
+@method(pooled=True)
 def rkd(f_s: Sequence[Tensor], f_t: Sequence[Tensor], *, distance: Weight = 25.0, angle: Weight = 50.0) -> Tensor:
     """Sum over layers of `distance · SmoothL1(distances) + angle · SmoothL1(angles)`.
 
@@ -36,6 +38,3 @@ def distances(e: Tensor) -> Tensor:
 def angles(e: Tensor) -> Tensor:
     """Entry `[i, j, k]` is the cosine of the angle at i between j and k; 0 where one of them coincides with i."""
     return gram(unit(differences(e)))
-
-
-rkd.pooled = True  # type: ignore[attr-defined]

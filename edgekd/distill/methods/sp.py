@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from edgekd.distill.methods.declare import method
 from edgekd.distill.methods.geometry import gram, unit
 from edgekd.distill.methods.precision import full, taught
 from edgekd.distill.methods.sizes import embedding
 
 
+@method(pooled=True)
 def sp(f_s: Sequence[Tensor], f_t: Sequence[Tensor]) -> Tensor:
     """Sum over layers of `‖G_s - G_t‖²_F / batch²`, G the row-normalised similarity matrix of the batch.
 
@@ -30,6 +32,3 @@ def _one(s: Tensor, t: Tensor) -> Tensor:
     if s.ndim != t.ndim:
         s, t = embedding(s), embedding(t)
     return (similarity(s) - similarity(t)).square().mean()
-
-
-sp.pooled = True  # type: ignore[attr-defined]

@@ -8,12 +8,14 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from edgekd.distill.methods.adapters import connector, head_of, in_full_precision, the_pair
+from edgekd.distill.methods.declare import method
 from edgekd.distill.methods.options import Weight
 from edgekd.distill.methods.precision import full, taught
 from edgekd.distill.methods.sizes import embedding
 from edgekd.errors import ModelError
 
 
+@method(auto="last", prepares=True)
 class SRRL(nn.Module):
     """`α · MSE(h_s, h_t) + β · MSE(head_t(h_s), z_t)`: the student's feature, read by the teacher's own head.
 
@@ -24,8 +26,6 @@ class SRRL(nn.Module):
 
     The head is a frozen copy of the teacher's last `nn.Linear`, which `prepare` needs the teacher for.
     """
-
-    auto = "last"
 
     def __init__(self, *, alpha: Weight = 1.0, beta: Weight = 1.0) -> None:
         super().__init__()

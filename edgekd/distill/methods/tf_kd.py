@@ -9,12 +9,14 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
+from edgekd.distill.methods.declare import method
 from edgekd.distill.methods.options import Temperature
 from edgekd.distill.methods.precision import full
 
 Probability = Annotated[float, Field(gt=0, lt=1)]
 
 
+@method()
 def tf_kd(z_s: Tensor, labels: Tensor, *, correct: Probability = 0.99, temperature: Temperature = 20.0) -> Tensor:
     """`KL(softmax(p_d / T) ‖ softmax(z_s))`, summed over classes, averaged over the batch.
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
+from edgekd.distill.methods.declare import method
 from edgekd.distill.methods.options import Temperature
 from edgekd.distill.methods.precision import full, taught
 from edgekd.distill.methods.standardize import standardized
 
 
+@method()
 def wsld(
     z_s: Tensor, z_t: Tensor, labels: Tensor, *, temperature: Temperature = 2.0, standardize: bool = False
 ) -> Tensor:

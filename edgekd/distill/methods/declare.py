@@ -1,0 +1,110 @@
+"""Every method declares here what the trainer must know of it.
+
+`@method(...)` stands above its function or class, and `about` gives the record. Python refuses a misspelt keyword at import,
+and mypy finds it before. (An attribute set on the function would, misspelt, silently be the default.)
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from torch import nn
+
+Auto = Literal["all", "last", "before_last", "refused"]
+Call = TypeVar("Call", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Method:
+    """A record holds a method and what the trainer knows of it; edgekd.distill.methods says what the flags mean.
+
+    call: the function or class, as anybody imports it; needs: the names of its positional arguments, which a class takes in
+    `forward`; options: its keyword-only arguments with evaluated annotations, of a class those of its constructor.
+    prepare, deployed: the class's functions of these names, which take the object first; prepare_needs: the names of what
+    `prepare` takes besides.
+    """
+
+    call: Callable[..., Any]
+    needs: tuple[str, ...]
+    options: dict[str, inspect.Parameter]
+    pooled: bool
+    auto: Auto
+    pairs: bool
+    old_classes: bool
+    in_one_process: bool
+    prepare: Callable[..., None] | None
+    prepare_needs: tuple[str, ...]
+    deployed: Callable[..., nn.Module] | None
+
+
+_RECORDS: dict[Callable[..., Any], Method] = {}
+
+
+def method(
+    *,
+    pooled: bool = False,
+    auto: Auto | None = None,
+    pairs: bool = False,
+    old_classes: bool = False,
+    in_one_process: bool = False,
+    prepares: bool = False,
+    deploys: bool = False,
+) -> Callable[[Call], Call]:
+    """The decorator records what a method declares, and leaves the method as it is.
+
+    It stands above other decorators, which make a new function that would have no record.
+    `auto` is "last" for a method that is content with pooled features, else "all". Raises TypeError for a class that has
+    `prepare` or `deployed` and does not declare it, or declares it and has none.
+    """
+
+    def record(call: Call) -> Call:
+        prepare = _own(call, "prepare", prepares, "prepares")
+        _RECORDS[call] = Method(
+            call=call,
+            needs=_positional(call),
+            options=_options(call),
+            pooled=pooled,
+            auto=auto or ("last" if pooled else "all"),
+            pairs=pairs,
+            old_classes=old_classes,
+            in_one_process=in_one_process,
+            prepare=prepare,
+            prepare_needs=_positional(prepare) if prepare is not None else (),
+            deployed=_own(call, "deployed", deploys, "deploys"),
+        )
+        return call
+
+    return record
+
+
+def about(call: Callable[..., Any]) -> Method:
+    """This gives the record of a method. Raises TypeError for a function or class without `@method(...)`."""
+    if call not in _RECORDS:
+        raise TypeError(f"{call.__qualname__} declares nothing: write @method() above it")
+    return _RECORDS[call]
+
+
+def _positional(call: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of the positional arguments; a class takes them in a `forward` of its own."""
+    taker: Callable[..., Any] = vars(call)["forward"] if inspect.isclass(call) else call
+    positional = (p for p in inspect.signature(taker).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD)
+    return tuple(p.name for p in positional if p.name != "self")
+
+
+def _options(call: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The keyword-only arguments; of a class those of its constructor."""
+    parameters = inspect.signature(call, eval_str=True).parameters
+    return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
+def _own(call: Callable[..., Any], name: str, declared: bool, keyword: str) -> Callable[..., Any] | None:
+    """The function of this name in a class's body. Raises TypeError where it is declared and absent, or the other way round."""
+    found: Callable[..., Any] | None = vars(call).get(name)
+    if found is None and declared:
+        raise TypeError(f"{call.__qualname__} declares {keyword}=True and has no {name}() of its own")
+    if found is not None and not declared:
+        raise TypeError(f"{call.__qualname__} has {name}(): declare it, @method({keyword}=True)")
+    return found
