@@ -12,7 +12,9 @@ from edgekd.base.names import text_problem, visible
 from edgekd.errors import DeviceError
 
 if TYPE_CHECKING:
+    from edgekd.figures.figures import OnDevice, Report
     from edgekd.measure.answer import Facts
+    from edgekd.measure.on_device import Options
 
 MISSED = 3
 
@@ -182,16 +184,7 @@ def measure(
 
     Exit code 3: wrong outputs there, or a missed budget.
     """
-    from contextlib import nullcontext
-
-    from rich.console import Console
-
-    from edgekd.bundle.read import read_report
-    from edgekd.figures.devices import P90
-    from edgekd.measure.devices import named
-    from edgekd.measure.on_device import Options, figures_of, trial_of
-    from edgekd.measure.side_by_side import measure_all, record
-    from edgekd.report.on_device import table
+    from edgekd.measure.on_device import Options
 
     inside = bundle.resolve() in (Path.cwd(), *Path.cwd().parents)
     options = Options(
@@ -200,28 +193,57 @@ def measure(
         engine_options=tuple(engine_option or ()),
     )  # fmt: skip
     if figures is not None:
-        if len(devices) != 1:
-            raise DeviceError(
-                "--figures are those of one device; give --device once, with the name that they shall have"
-            )
-        if problem := text_problem(devices[0], 100):
-            raise DeviceError(f"--device {devices[0][:60]!a}: {problem}")
-        known = named.list_devices()
-        kept_as = named.make(devices[0], known[devices[0]]).origin if devices[0] in known else "device"
-        read_report(bundle)
-        found = [figures_of(figures, trial_of(bundle), devices[0], "host" if devices[0] == "local" else kept_as)]
-        report = record(bundle, found)
+        found, report = _brought_in(bundle, devices, figures)
     else:
-        with _samples(bundle, accuracy) if accuracy else nullcontext() as samples:
-            found, report = measure_all(bundle, devices, options, samples, runner)
+        found, report = _measured(bundle, devices, options, accuracy, runner)
+    _told(found, report, inside)
+    wrong = any(device.golden_ok is False for device in found) or len(found) < len(set(devices))
+    raise typer.Exit(MISSED if wrong or not report.ok else 0)
+
+
+def _measured(
+    bundle: Path, devices: list[str], options: Options, accuracy: str | None, runner: str
+) -> tuple[list[OnDevice], Report]:
+    """What the devices found, and the report with it."""
+    from contextlib import nullcontext
+
+    from edgekd.measure.side_by_side import measure_all
+
+    with _samples(bundle, accuracy) if accuracy else nullcontext() as samples:
+        return measure_all(bundle, devices, options, samples, runner)
+
+
+def _brought_in(bundle: Path, devices: list[str], figures: Path) -> tuple[list[OnDevice], Report]:
+    """What device_runner.py wrote on a device that is not reached from here."""
+    from edgekd.bundle.read import read_report
+    from edgekd.measure.devices import named
+    from edgekd.measure.on_device import figures_of, trial_of
+    from edgekd.measure.side_by_side import record
+
+    if len(devices) != 1:
+        raise DeviceError("--figures are those of one device; give --device once, with the name that they shall have")
+    if problem := text_problem(devices[0], 100):
+        raise DeviceError(f"--device {devices[0][:60]!a}: {problem}")
+    known = named.list_devices()
+    kept_as = named.make(devices[0], known[devices[0]]).origin if devices[0] in known else "device"
+    read_report(bundle)
+    found = [figures_of(figures, trial_of(bundle), devices[0], "host" if devices[0] == "local" else kept_as)]
+    return found, record(bundle, found)
+
+
+def _told(found: list[OnDevice], report: Report, inside: bool) -> None:
+    """The figures as a table, and what the report says of them."""
+    from rich.console import Console
+
+    from edgekd.figures.devices import P90
+    from edgekd.report.on_device import table
+
     Console(highlight=False).print(table(found))
     if inside:
         typer.echo("this folder was replaced as a whole: `cd .` brings the shell to the new one")
-    wrong = any(device.golden_ok is False for device in found) or len(found) < len(set(devices))
     for check in report.checks:
         if check.verdict == "missed" or check.name == P90:
             typer.echo(f"{check.verdict}: {check.name}: {check.found}{f', limit {check.limit}' if check.limit else ''}")
-    raise typer.Exit(MISSED if wrong or not report.ok else 0)
 
 
 def ship(

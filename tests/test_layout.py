@@ -30,6 +30,7 @@ FLOORS = (
 )
 """Bottom to top: a room imports from its own floor's rooms below, never from one above."""
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+LONGEST = 60  # lines of a function
 SIDE_BY_SIDE = {("cli", "cli_device")}  # one command in two files
 
 
@@ -113,3 +114,21 @@ def test_no_test_imports_another() -> None:
         if isinstance(node, ast.ImportFrom) and ".test_" in (node.module or "")
     ]
     assert not found
+
+
+def test_a_function_fits_a_screen() -> None:
+    """The command line's `measure` counts without its options, which stand in its signature."""
+    long = []
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
+                begins = node.body[0].lineno if file.stem.startswith("cli") else node.lineno
+                if node.end_lineno - begins >= LONGEST:
+                    long.append(f"{file.relative_to(PACKAGE)}: {node.name}")
+    assert not long
+
+
+def test_the_flow_fits_a_screen() -> None:
+    tree = ast.parse((PACKAGE / "pipeline.py").read_text())
+    (build,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "build")
+    assert sum(isinstance(node, ast.stmt) for node in ast.walk(build)) - 1 <= 25

@@ -39,6 +39,7 @@ from edgekd.models.memory_format import arranged, forward, training_format
 from edgekd.recipe import Data, Distill, Optimizer
 
 CHECKPOINT = f"{SCRATCH}/checkpoint.pt"
+NOTED = 10  # steps between two notes of the progress bar
 LINES = 20  # that a training prints where there is no bar, at most
 PREPARED = 0x93E9  # a coordinate of its own, so that the choice shares no random number with any view
 PREPARED_ON = 64  # samples that methods with weights of their own see before the training
@@ -117,94 +118,146 @@ def train(
     of the last epoch ships; the hold-out accuracy is logged, nothing is chosen by it. Writes `metrics.jsonl`: a line an
     epoch. Runs alone or on every process of `accelerate launch`; `batch_size` is over all of them.
     """
-    modes = modes or Modes()
-    where = accelerator.device()
-    # accelerate fixes one precision for the whole process; a build trains in several.
-    accelerate = Accelerator(mixed_precision="no", cpu=where.type == "cpu", device_placement=False)
-    bf16 = uses_bf16(settings.precision)
-    student = student.to(where)
-    layout = training_format(student, _two_images(lesson, where), modes.train)
-    student = student.to(memory_format=layout)  # type: ignore[call-overload]
-    if lesson.live is not None:
-        lesson.live.to(where)
-    objective = Objective(settings.losses, settings.label_weight, lesson.weights).to(where)
-    _prepare(objective, student, lesson, settings, modes, layout)
-    if accelerate.num_processes > 1 and (alone := objective.in_one_process):
-        raise ModelError(f"{', '.join(alone)} keeps what one process has seen; train in one, or take another method")
-    detach_computed(student)
-    averaged = (
-        AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)  # type: ignore[no-untyped-call]
-        if settings.ema
-        else None
-    )
-    optimizer = _optimizer(settings.optimizer, [*student.parameters(), *objective.parameters()])
-    model, optimizer = accelerate.prepare(student, optimizer)
-    # Methods with weights are trained by all processes alike too.
-    loss_of = accelerate.prepare(objective) if any(True for _ in objective.parameters()) else objective
-    parts = {"student": student, "objective": objective, "optimizer": optimizer}
-    checkpoint = Checkpoint(out / CHECKPOINT, parts if averaged is None else {**parts, "averaged": averaged})
+    training = Training(student, lesson, settings, modes or Modes())
+    checkpoint = Checkpoint(out / CHECKPOINT, training.parts)
     metrics: list[dict[str, float]] = checkpoint.load().get("metrics", [])
     if metrics:
         say(f"  going on after epoch {len(metrics)}")
-    log = _tensorboard(out) if settings.tensorboard and accelerate.is_main_process else None
-
-    steps = len(lesson.samples.train_ids) // settings.batch_size
-    seen = steps * settings.batch_size
-    with ExitStack() as stack:
-        student_taps = stack.enter_context(Taps(student, objective.layers_of("student"), "student"))
-        teacher_taps = stack.enter_context(_taps_of_teacher(lesson, objective))
-        advance = stack.enter_context(progress(title, settings.epochs * seen))
-        advance(len(metrics) * seen)
+    log = _tensorboard(out) if settings.tensorboard and training.is_first else None
+    with training.taps, progress(title, settings.epochs * training.samples) as advance:
+        advance(len(metrics) * training.samples)
         for epoch in range(len(metrics), settings.epochs):
-            torch.manual_seed(_seed_of(settings.seed, epoch))  # dropout and the like, the same after a restart
-            modes.train(student)
-            objective.train()  # what ships may hold a part of it, and was evaluated
-            modes.at_epoch(student, epoch)
-            sums: dict[str, torch.Tensor] = {}
-            started = time.perf_counter()
-            for i, step in enumerate(_epoch(lesson, epoch, settings, accelerate, objective.needs_pairs)):
-                now = epoch + i / steps
-                for group in optimizer.param_groups:
-                    group["lr"] = settings.optimizer.lr * schedule(now, settings.warmup_epochs, settings.epochs)
-                images = arranged(to_tensor(step.batch.images, lesson.data, where), layout)
-                with autocast(where, bf16):
-                    z_ts, f_t = _teachers(lesson, step, images, teacher_taps)
-                    z_s = model(images)
-                    total, terms = loss_of(now, _seen(lesson, step, images, z_s, z_ts, student_taps.features, f_t))
-                optimizer.zero_grad()
-                accelerate.backward(total)
-                optimizer.step()
-                if averaged is not None:
-                    averaged.update_parameters(student)
-                for name, value in {"loss": total, **{f"loss/{name}": value for name, value in terms.items()}}.items():
-                    sums[name] = sums.get(name, 0.0) + value.detach()
-                if i % 10 == 9:
-                    advance(
-                        10 * settings.batch_size,
-                        _note(epoch, terms, i + 1, settings.batch_size, time.perf_counter() - started),
-                    )
-            speed = seen / (time.perf_counter() - started)
-            metrics.append(
-                {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"], "samples_per_s": round(speed, 1)}
-            )
-            metrics[-1] |= {name: float(f"{float(value) / steps:.6g}") for name, value in sums.items()}
-            modes.evaluate(student)
-            shipped = objective.deployed(averaged.module if averaged is not None else student)
-            metrics[-1] |= _holdout(shipped, lesson, modes)
-            _check_finite(metrics[-1])
-            if not shows_bars() and (settings.epochs - epoch - 1) % math.ceil(settings.epochs / LINES) == 0:
-                told = metrics[-1]
-                say(
-                    f"  {title}: epoch {epoch + 1} of {settings.epochs}, loss {told['loss']:.4g}, hold-out {told['holdout_top1']:.2f} %"
-                )
-            if accelerate.is_main_process:
+            training.begin(epoch)
+            for i, step in enumerate(training.steps_of(epoch), start=1):
+                training.step(step, epoch + (i - 1) / training.steps)
+                if i % NOTED == 0:
+                    advance(NOTED * settings.batch_size, training.note(epoch, i))
+            metrics.append(training.end(epoch))
+            _tell(title, metrics[-1], settings)
+            if training.is_first:
                 checkpoint.save(metrics=metrics)
                 _log(log, metrics[-1])
-            advance(seen - steps // 10 * 10 * settings.batch_size)
-            accelerate.wait_for_everyone()
-    if accelerate.is_main_process:
+            advance(training.steps % NOTED * settings.batch_size)
+            training.wait()
+    if training.is_first:
         (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
-    return objective.deployed(averaged.module if averaged is not None else student)
+    return training.shipped()
+
+
+class Training:
+    """All that changes while a student is trained; `steps` and `samples` are those of an epoch."""
+
+    def __init__(self, student: nn.Module, lesson: Lesson, settings: Distill, modes: Modes) -> None:
+        self.lesson, self.settings, self.modes = lesson, settings, modes
+        self.where, self.bf16 = accelerator.device(), uses_bf16(settings.precision)
+        # accelerate fixes one precision for the whole process; a build trains in several.
+        self.accelerate = Accelerator(mixed_precision="no", cpu=self.where.type == "cpu", device_placement=False)
+        student = student.to(self.where)
+        self.layout = training_format(student, _two_images(lesson, self.where), modes.train)
+        self.student: nn.Module = student.to(memory_format=self.layout)  # type: ignore[call-overload]
+        if lesson.live is not None:
+            lesson.live.to(self.where)
+        self.objective = Objective(settings.losses, settings.label_weight, lesson.weights).to(self.where)
+        _prepare(self.objective, self.student, lesson, settings, modes, self.layout)
+        if self.accelerate.num_processes > 1 and (alone := self.objective.in_one_process):
+            raise ModelError(
+                f"{', '.join(alone)} keeps what one process has seen; train in one, or take another method"
+            )
+        detach_computed(self.student)
+        self.averaged = _averaged(self.student, settings.ema) if settings.ema else None
+        optimizer = _optimizer(settings.optimizer, [*self.student.parameters(), *self.objective.parameters()])
+        self.model, self.optimizer = self.accelerate.prepare(self.student, optimizer)
+        # Methods with weights are trained by all processes alike too.
+        learns = any(True for _ in self.objective.parameters())
+        self.loss_of = self.accelerate.prepare(self.objective) if learns else self.objective
+        self.steps = len(lesson.samples.train_ids) // settings.batch_size
+        self.samples = self.steps * settings.batch_size
+        self.taps = ExitStack()
+        self.f_s = self.taps.enter_context(Taps(self.student, self.objective.layers_of("student"), "student")).features
+        self.taps_of_teacher = self.taps.enter_context(_taps_of_teacher(lesson, self.objective))
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        parts = {"student": self.student, "objective": self.objective, "optimizer": self.optimizer}
+        return parts if self.averaged is None else {**parts, "averaged": self.averaged}
+
+    @property
+    def is_first(self) -> bool:
+        """Of the processes that train together, this one writes."""
+        return bool(self.accelerate.is_main_process)
+
+    def wait(self) -> None:
+        """Barrier of the processes that train together."""
+        self.accelerate.wait_for_everyone()
+
+    def begin(self, epoch: int) -> None:
+        """The modes of training, and the random numbers of an epoch: the same after a restart."""
+        torch.manual_seed(_seed_of(self.settings.seed, epoch))  # of dropout and the like
+        self.modes.train(self.student)
+        self.objective.train()  # what ships may hold a part of it, and was evaluated
+        self.modes.at_epoch(self.student, epoch)
+        self.sums: dict[str, torch.Tensor] = {}
+        self.terms: Mapping[str, torch.Tensor] = {}
+        self.started = time.perf_counter()
+
+    def steps_of(self, epoch: int) -> Iterator[Step]:
+        """The batches of an epoch, this process's share of each."""
+        accelerate, settings = self.accelerate, self.settings
+        return epoch_of(
+            self.lesson.views, epoch, batch_size=settings.batch_size, number_of_views=settings.views, seed=settings.seed,
+            rank=accelerate.process_index, world=accelerate.num_processes, in_pairs=self.objective.needs_pairs,
+        )  # fmt: skip
+
+    def step(self, step: Step, now: float) -> None:
+        """One step of the optimizer; `now` counts epochs, steps as fractions."""
+        lesson, settings = self.lesson, self.settings
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.optimizer.lr * schedule(now, settings.warmup_epochs, settings.epochs)
+        images = arranged(to_tensor(step.batch.images, lesson.data, self.where), self.layout)
+        with autocast(self.where, self.bf16):
+            z_ts, f_t = _teachers(lesson, step, images, self.taps_of_teacher)
+            z_s = self.model(images)
+            total, self.terms = self.loss_of(now, _seen(lesson, step, images, z_s, z_ts, self.f_s, f_t))
+        self.optimizer.zero_grad()
+        self.accelerate.backward(total)
+        self.optimizer.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.student)
+        for name, value in {"loss": total, **{f"loss/{name}": value for name, value in self.terms.items()}}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach()
+
+    def note(self, epoch: int, steps: int) -> str:
+        """The last step's terms and the speed, for the progress bar."""
+        shown = " ".join(f"{name} {value.item():.3f}" for name, value in self.terms.items())
+        speed = steps * self.settings.batch_size / (time.perf_counter() - self.started)
+        return f"epoch {epoch + 1}  {shown}  {speed:.0f}/s"
+
+    def end(self, epoch: int) -> dict[str, float]:
+        """The epoch's figures: the speed, the mean of each term, the hold-out accuracy. Raises ModelError for a loss of NaN."""
+        speed = self.samples / (time.perf_counter() - self.started)
+        metrics = {"epoch": epoch + 1, "lr": self.optimizer.param_groups[0]["lr"], "samples_per_s": round(speed, 1)}
+        metrics |= {name: float(f"{float(value) / self.steps:.6g}") for name, value in self.sums.items()}
+        self.modes.evaluate(self.student)
+        metrics |= _holdout(self.shipped(), self.lesson, self.modes)
+        _check_finite(metrics)
+        return metrics
+
+    def shipped(self) -> nn.Module:
+        """The student, its averaged weights, or what a method makes of it."""
+        return self.objective.deployed(self.averaged.module if self.averaged is not None else self.student)
+
+
+def _averaged(student: nn.Module, decay: float) -> AveragedModel:
+    return AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
+
+
+def _tell(title: str, metrics: Mapping[str, float], settings: Distill) -> None:
+    """A line an epoch where there is no bar, some of them where there are many epochs."""
+    epoch = int(metrics["epoch"])
+    if not shows_bars() and (settings.epochs - epoch) % math.ceil(settings.epochs / LINES) == 0:
+        found = f"loss {metrics['loss']:.4g}, hold-out {metrics['holdout_top1']:.2f} %"
+        say(f"  {title}: epoch {epoch} of {settings.epochs}, {found}")
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -279,13 +332,6 @@ def _optimizer(settings: Optimizer, parameters: list[nn.Parameter]) -> torch.opt
     )
 
 
-def _epoch(lesson: Lesson, epoch: int, settings: Distill, accelerate: Accelerator, needs_pairs: bool) -> Iterator[Step]:
-    return epoch_of(
-        lesson.views, epoch, batch_size=settings.batch_size, number_of_views=settings.views,
-        seed=settings.seed, rank=accelerate.process_index, world=accelerate.num_processes, in_pairs=needs_pairs,
-    )  # fmt: skip
-
-
 def _teachers(
     lesson: Lesson, step: Step, images: torch.Tensor, taps: Taps
 ) -> tuple[torch.Tensor | None, Mapping[str, torch.Tensor]]:
@@ -348,11 +394,6 @@ def _holdout(model: nn.Module, lesson: Lesson, modes: Modes) -> dict[str, float]
 
 def _seed_of(seed: int, epoch: int) -> int:
     return (seed * 1_000_003 + epoch) & 0x7FFF_FFFF
-
-
-def _note(epoch: int, terms: dict[str, torch.Tensor], steps: int, batch_size: int, seconds: float) -> str:
-    shown = " ".join(f"{name} {value.item():.3f}" for name, value in terms.items())
-    return f"epoch {epoch + 1}  {shown}  {steps * batch_size / seconds:.0f}/s"
 
 
 def _check_finite(metrics: dict[str, float]) -> None:

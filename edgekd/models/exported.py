@@ -23,6 +23,7 @@ import torch
 from torch import nn
 from torch._export.serde import schema, serialize
 
+from edgekd.base.names import in_a_line
 from edgekd.errors import ModelError
 
 OTHERWISE = (
@@ -78,7 +79,7 @@ def load_exported(path: Path, given: str) -> nn.Module:
             program = _program(_Records(archive))
         return program.module()
     except _Refused as error:
-        raise ModelError(f"'{given}': {error}; {OTHERWISE}") from error
+        raise ModelError(f"'{given}': {in_a_line(str(error))}; {OTHERWISE}") from error
     except Exception as error:  # on a damaged file torch's deserialiser raises whatever it stumbles over
         reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:300]}"
         raise ModelError(

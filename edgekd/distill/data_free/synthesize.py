@@ -152,49 +152,68 @@ def generate(
     space = _PixelSpace(teacher, image_shape, mean, std)
     with _seeded(seed), _frozen(teacher):
         generator = Generator(z, image_shape).to(space.device)
-        optimizer = torch.optim.Adam(generator.parameters(), lr, betas=(0.5, 0.999))
         rival = student.to(space.device).train() if student is not None and weights.adv else None
-        lessons = torch.optim.Adam(rival.parameters(), student_lr) if rival is not None else None
+        game = _Game(teacher, space, generator, rival, weights, adversary, temperature, batch, z, lr, student_lr)
+        game.play(steps, scratch, f"generator {method}")
+        _check_finite(next(generator.parameters()), "lr")
+        return _balanced(generator.eval(), teacher, space, n, classes, z, batch)
 
-        parts = {"generator": generator, "optimizer": optimizer}
-        if rival is not None and lessons is not None:
-            parts |= {"rival": rival, "lessons": lessons}
-        checkpoint = Checkpoint(scratch / "generator.pt", parts) if scratch is not None else None
+
+class _Game:
+    """The generator's training, and beside it that of the student which it plays against, where there is one."""
+
+    def __init__(
+        self, teacher: nn.Module, space: _PixelSpace, generator: Generator, rival: nn.Module | None, weights: Weights,
+        adversary: Literal["kl", "l1"], temperature: float, batch: int, z: int, lr: float, student_lr: float,
+    ) -> None:  # fmt: skip
+        self.teacher, self.space, self.generator, self.rival, self.weights = teacher, space, generator, rival, weights
+        self.adversary, self.temperature, self.batch, self.z = adversary, temperature, batch, z
+        self.optimizer = torch.optim.Adam(generator.parameters(), lr, betas=(0.5, 0.999))
+        self.parts: dict[str, Any] = {"generator": generator, "optimizer": self.optimizer}
+        if rival is not None:
+            self.lessons = torch.optim.Adam(rival.parameters(), student_lr)
+            self.parts |= {"rival": rival, "lessons": self.lessons}
+
+    def play(self, steps: int, scratch: Path | None, title: str) -> None:
+        """All steps, with checkpoints in `scratch`, from which a call that was killed goes on."""
+        checkpoint = Checkpoint(scratch / "generator.pt", self.parts) if scratch is not None else None
         saved = checkpoint.load() if checkpoint is not None else {}
         if saved:
             torch.set_rng_state(saved["random"])
             say(f"  going on after step {saved['step']}")
-
-        def draw() -> Tensor:
-            return space.normalised(generator(torch.randn(batch, z).to(space.device)))
-
         with (
-            BatchNormStatistics(teacher) as statistics,
-            _Penultimate(teacher, weights.act) as penultimate,
-            progress(f"generator {method}", steps) as advance,
+            BatchNormStatistics(self.teacher) as statistics,
+            _Penultimate(self.teacher, self.weights.act) as penultimate,
+            progress(title, steps) as advance,
         ):
             advance(saved.get("step", 0))
             for step in range(saved.get("step", 0), steps):
-                images = draw()
-                logits = teacher(images)
-                loss = weights.oh * cross_entropy(logits, logits.argmax(1)) + weights.bal * negative_entropy(logits)
-                if weights.act:
-                    loss = loss - weights.act * penultimate.feature.abs().mean()
-                if weights.bn:
-                    loss = loss + weights.bn * statistics.distance()
-                if rival is not None:
-                    loss = loss - weights.adv * disagreement(rival(images), logits, adversary)
-                _step(optimizer, loss)
-                if rival is not None and lessons is not None:
-                    with torch.no_grad():
-                        images = draw()
-                        logits = teacher(images)
-                    _step(lessons, kd(rival(images), logits, temperature=temperature))
+                self.step(statistics, penultimate)
                 advance(1)
                 if checkpoint is not None and step % SAVE_EVERY == SAVE_EVERY - 1:
                     checkpoint.save(step=step + 1, random=torch.get_rng_state())
-        _check_finite(next(generator.parameters()), "lr")
-        return _balanced(generator.eval(), teacher, space, n, classes, z, batch)
+
+    def step(self, statistics: BatchNormStatistics, penultimate: _Penultimate) -> None:
+        """One of the generator, then one of the student on other images."""
+        weights, images = self.weights, self.draw()
+        logits = self.teacher(images)
+        loss = weights.oh * cross_entropy(logits, logits.argmax(1)) + weights.bal * negative_entropy(logits)
+        if weights.act:
+            loss = loss - weights.act * penultimate.feature.abs().mean()
+        if weights.bn:
+            loss = loss + weights.bn * statistics.distance()
+        if self.rival is not None:
+            loss = loss - weights.adv * disagreement(self.rival(images), logits, self.adversary)
+        _step(self.optimizer, loss)
+        if self.rival is not None:
+            with torch.no_grad():
+                images = self.draw()
+                logits = self.teacher(images)
+            _step(self.lessons, kd(self.rival(images), logits, temperature=self.temperature))
+
+    def draw(self) -> Tensor:
+        """A batch of images, as the teacher reads them."""
+        return self.space.normalised(self.generator(torch.randn(self.batch, self.z).to(self.space.device)))
 
 
 def negative_entropy(logits: Tensor) -> Tensor:

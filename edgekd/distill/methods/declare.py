@@ -39,6 +39,10 @@ class Method:
     prepare_needs: tuple[str, ...]
     deployed: Callable[..., nn.Module] | None
 
+    def __call__(self, *given: Any, **options: Any) -> Any:
+        """A record is called as its method is."""
+        return self.call(*given, **options)
+
 
 _RECORDS: dict[Callable[..., Any], Method] = {}
 
