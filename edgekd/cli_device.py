@@ -292,7 +292,7 @@ def verify_there(bundle: Path, device: str, runtime: str, samples: int = 0) -> N
     from edgekd.measure.devices.named import open_device
     from edgekd.measure.on_device import verify_on
 
-    listed = read_manifest(bundle)["files"]
+    listed = read_manifest(bundle).files
     rows = [check_file(bundle, *entry) for entry in sorted(listed.items())]
     rows += [(name, False, "not listed in the manifest") for name in unlisted(bundle, listed)]
     for what, ok, detail in rows:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekd.bundle.manifest import Manifest, StoredOutputs
 from edgekd.errors import BundleError
 from edgekd.runtime.runners import OnnxRunner
 from edgekd.scripts.run import Failure, golden
@@ -46,15 +47,16 @@ class Golden:
         return cls(inputs, outputs, {name: share * float(np.abs(output).max()) for name, output in outputs.items()})
 
     @classmethod
-    def read(cls, folder: Path, manifest: Mapping[str, Any]) -> Golden:
+    def read(cls, folder: Path, manifest: Manifest) -> Golden:
         """A bundle's, by run.py's rules. Raises BundleError for what is no numbers, of another shape, or proves nothing."""
         try:
-            inputs, outputs = golden(folder, manifest)
+            about, graph = manifest.golden, manifest.input
+            told = {"input": {**graph.written(), "shape": [*graph.shape]}, "golden": about.written()}  # as in JSON
+            inputs, outputs = golden(folder, told)
         except Failure as error:
             raise BundleError(f"{folder}: {error}") from error
-        about = manifest["golden"]
-        further = {name: float(most) for name, most in about.get("further", {}).items()}
-        return cls(inputs, outputs, {FIRST: float(about["tolerance"]), **further})
+        further = {name: float(most) for name, most in about.further.items()}
+        return cls(inputs, outputs, {FIRST: float(about.tolerance), **further})
 
     def write(self, path: Path) -> None:
         """As run.py reads it: `inputs`, `outputs` and, of further outputs, `outputs.NAME`."""
@@ -63,10 +65,13 @@ class Golden:
         np.savez(path, **arrays)
 
     @property
-    def about(self) -> dict[str, Any]:
-        """The manifest's `golden`."""
+    def about(self) -> StoredOutputs:
+        """This is the manifest's `golden`; `further` stands there only where there are further outputs."""
+        n, tolerance = len(self.inputs), self.tolerances[FIRST]
         further = {name: most for name, most in self.tolerances.items() if name != FIRST}
-        return {"n": len(self.inputs), "tolerance": self.tolerances[FIRST], **({"further": further} if further else {})}
+        if not further:
+            return StoredOutputs(n=n, tolerance=tolerance)
+        return StoredOutputs(n=n, tolerance=tolerance, further=further)
 
     def compare(self, found: Mapping[str, Array]) -> tuple[bool, str]:
         """Whether every output is within its tolerance, and how near each came."""

@@ -21,14 +21,14 @@ from typing import Any
 
 from edgekd.base.json_text import parse_json
 from edgekd.base.names import visible
+from edgekd.bundle.manifest import Manifest, figures
 from edgekd.errors import BundleError, NotToShipError
-from edgekd.figures.figures import NOT_TO_SHIP, Accuracy, Latency, OnDevice, Report
+from edgekd.figures.figures import NOT_TO_SHIP, Report
 from edgekd.report import html
-from edgekd.scripts.device_runner import LARGEST, manifest_problem
+from edgekd.scripts.device_runner import LARGEST
 
 Row = tuple[str, bool, str]
 
-FORMAT = 1
 MANIFEST = "manifest.json"
 README = "README.txt"
 SHIPPED = "model.onnx"
@@ -41,25 +41,27 @@ DRAFT, OLD = ".draft-", ".old"
 LONGEST_NAME = 255  # bytes; no file system takes more
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> Manifest:
+    """Raises BundleError, in one line, for what is no manifest of this edgekd's format."""
     path = folder / MANIFEST
     if path.is_symlink() or not path.is_file():
         raise BundleError(f"{folder} is no bundle: it has no file {MANIFEST}")
     try:
-        manifest = parse_json(read_text(path))
+        content = parse_json(read_text(path))
     except ValueError as error:
         raise BundleError(f"{path} cannot be read as a manifest: {error!r:.200}") from error
-    if problem := manifest_problem(manifest):
-        raise BundleError(f"{path} cannot be read as a manifest: {problem}")
-    listed = manifest["files"]
-    required = {SHIPPED, "labels.txt", GOLDEN, "run.py"} - set(listed)
+    try:
+        manifest = Manifest.of(content)
+    except ValueError as error:
+        raise BundleError(f"{path} cannot be read as a manifest: {error}") from error
+    required = {SHIPPED, "labels.txt", GOLDEN, "run.py"} - set(manifest.files)
     if required:
         raise BundleError(f"{path} does not list {sorted(required)}, which every bundle has")
-    for name in listed:
+    for name in manifest.files:
         unnamed = PurePosixPath(name).name != name or "\\" in name or not name or not name.isprintable()
         if unnamed or len(name.encode()) > LONGEST_NAME:
             raise BundleError(f"{path} lists {name!r}, which leaves the bundle; it was not written by edgekd")
-    return dict(manifest)
+    return manifest
 
 
 def read_text(path: Path) -> str:
@@ -98,7 +100,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def add_to_report(folder: Path, change: Callable[[Report, Mapping[str, Any]], Report]) -> Report:
+def add_to_report(folder: Path, change: Callable[[Report, Manifest], Report]) -> Report:
     """Change a bundle's report: the files and the manifest that speak of it change with it, in one step.
 
     `change` is given the report and the manifest. Two that do so at once wait for each other. Raises BundleError for a
@@ -108,17 +110,17 @@ def add_to_report(folder: Path, change: Callable[[Report, Mapping[str, Any]], Re
     with draft_of(folder) as draft:
         manifest = read_manifest(folder)
         refuse_links(folder)
-        wrong = [name for name, expected in manifest["files"].items() if not check_file(folder, name, expected)[1]]
+        wrong = [name for name, expected in manifest.files.items() if not check_file(folder, name, expected)[1]]
         if wrong:
             raise BundleError(f"{folder} is not as it was written: {', '.join(wrong)} changed; build it again")
         report = change(read_report(folder), manifest)
         shutil.copytree(folder, draft, dirs_exist_ok=True, ignore=shutil.ignore_patterns(BYTECODE))
         write_report(draft, report)
         readme = draft / README
-        if README in manifest["files"]:
+        if README in manifest.files:
             readme.write_text(with_verdict(readme.read_text(encoding="utf-8"), report), encoding="utf-8")
-        listed = {name: sha256(draft / name) for name in sorted(manifest["files"])}
-        write_json(draft / MANIFEST, {**manifest, "figures": figures(report), "files": listed})
+        listed = {name: sha256(draft / name) for name in sorted(manifest.files)}
+        write_manifest(draft / MANIFEST, manifest.model_copy(update={"figures": figures(report), "files": listed}))
         put_in_place(draft, folder)
     return report
 
@@ -217,12 +219,12 @@ def refuse_not_to_ship(folder: Path) -> None:
         )
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_manifest(path: Path, manifest: Manifest) -> None:
     try:
-        text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
+        text = manifest.text()
+    except ValueError as error:
         raise BundleError(f"{path.name} cannot be written as JSON: {error}") from error
-    path.write_text(text + "\n", encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
 
 
 def put_in_place(draft: Path, folder: Path) -> None:
@@ -249,62 +251,3 @@ def exchange(a: Path, b: Path) -> bool:
         return False
     at_cwd, rename_exchange = -100, 2
     return bool(renameat2(at_cwd, os.fsencode(a), at_cwd, os.fsencode(b), rename_exchange) == 0)
-
-
-def figures(report: Report) -> list[dict[str, Any]]:
-    """Every figure of the report with where it comes from; what was not measured is listed as such."""
-    rows = []
-    if report.teacher is not None:
-        rows += accuracy_figures("teacher", report.teacher) + latency_figures("teacher", report.teacher_latency)
-    for candidate in report.candidates:
-        rows += accuracy_figures(candidate.name, candidate.accuracy)
-        rows += latency_figures(candidate.name, candidate.latency)
-        rows.append({"model": candidate.name, "figure": "size_mb", "value": candidate.size_mb, "origin": "host"})
-        memory = candidate.peak_memory_mb
-        origin = "not measured" if memory is None else "host"
-        rows.append({"model": candidate.name, "figure": "peak_memory_mb", "value": memory, "origin": origin})
-        if (found := candidate.estimate) is not None:
-            about = {"interval": [found.low_ms, found.high_ms], "basis": found.basis, "leaves_out": found.leaves_out}
-            rows.append(
-                {"model": candidate.name, "figure": "estimate_ms", "value": None, "origin": "estimate", **about}
-            )
-    for device in report.devices:
-        rows += device_figures(report.chosen.name, device)
-    return rows
-
-
-def device_figures(model: str, device: OnDevice) -> list[dict[str, Any]]:
-    """What a device said of the model that ships, each with the device's name, power mode and clocks."""
-    conditions = {"device": device.device, "power_mode": device.power_mode, "clocks_mhz": device.before.clocks_mhz}
-    rows = [*(accuracy_figures(model, device.accuracy) if device.accuracy else ())]
-    for latency in device.latencies:
-        rows += [{**row, "transfers": latency.transfers} for row in latency_figures(model, latency)]
-    # what the samples agree on is no figure where clocks, power mode or throttling moved
-    rows = [{**row, "stable": not device.unstable} if "stable" in row else row for row in rows]
-    single = {"load_ms": device.load_ms, "first_ms": device.first_ms, "peak_memory_mb": device.peak_memory_mb}
-    rows += [
-        {"model": model, "figure": name, "value": value, "origin": device.origin}
-        for name, value in single.items()
-        if value is not None
-    ]
-    return [{**row, **conditions} for row in rows]
-
-
-def accuracy_figures(model: str, accuracy: Accuracy) -> list[dict[str, Any]]:
-    conditions = {"n": accuracy.n, "split": accuracy.split, "runtime": accuracy.runtime, "origin": accuracy.origin}
-    interval = [accuracy.low, accuracy.high]
-    return [{"model": model, "figure": "top1_percent", "value": accuracy.top1, "interval": interval, **conditions}]
-
-
-def latency_figures(model: str, latency: Latency | None) -> list[dict[str, Any]]:
-    if latency is None:
-        return [{"model": model, "figure": "p50_ms", "value": None, "origin": "not measured"}]
-    conditions = latency.model_dump(
-        mode="json", include={"n", "stable", "batch_size", "threads", "machine", "runtime", "origin"}
-    )
-    figure = {"figure": "p50_ms", "value": latency.p50_ms, "interval": [latency.low_ms, latency.high_ms]}
-    rows = [{"model": model, **figure, **conditions}]
-    rows.append({"model": model, "figure": "p90_ms", "value": latency.p90_ms, **conditions})
-    if latency.p99_ms is not None:
-        rows.append({"model": model, "figure": "p99_ms", "value": latency.p99_ms, **conditions})
-    return rows

@@ -5,14 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import onnx
 
 from edgekd.bundle.golden import FIRST, Golden
+from edgekd.bundle.manifest import FORMAT, GraphInput, Manifest, Preprocess, Stage, StoredRecipe, figures
 from edgekd.bundle.read import (
-    FORMAT,
     GOLDEN,
     MANIFEST,
     README,
@@ -20,92 +20,84 @@ from edgekd.bundle.read import (
     Row,
     check_file,
     draft_of,
-    figures,
     put_in_place,
     read_manifest,
     refuse_links,
     sha256,
     unlisted,
     with_verdict,
-    write_json,
+    write_manifest,
     write_report,
 )  # fmt: skip
 from edgekd.errors import BundleError
 from edgekd.export.to_onnx import write
 from edgekd.figures.figures import Report
+from edgekd.recipe import Recipe
 from edgekd.runtime.runners import OnnxRunner
 from edgekd.scripts import RUNNER, SCRIPTS
 from edgekd.scripts.build_engine import Options, majors, trtexec_line
 from edgekd.target import Target
-
-OWNED = frozenset(
-    {
-        "format",
-        "files",
-        "figures",
-        "target",
-        "runtime",
-        "precision",
-        "input",
-        "golden",
-        "versions",
-        "lineage",
-        "trtexec",
-    }
-)
 
 
 def write_bundle(
     folder: Path,
     *,
     report: Report,
+    recipe: Recipe,
+    target: Target,
+    fingerprint: str,
     models: Mapping[str, Path],
     labels: Sequence[str],
+    tasks: Mapping[str, Sequence[str]],
     golden: Golden,
-    manifest: Mapping[str, Any],
-    target: Target,
+    channels: int,
 ) -> None:
     """Write a complete bundle to `folder`, replacing the bundle that stood there in one step.
 
-    models     file name in the bundle -> ONNX file; `model.onnx` is the one that ships
-    labels     class names in the order of the model's outputs
-    golden     inputs, what onnxruntime gave for them, and how far another machine may be from it
-    manifest   what else belongs in manifest.json: `recipe`; `output`, "logits" (taken where absent) or
-               "probabilities"; for a graph that does not normalise, `preprocess` with `mean` and `std` per channel
+    recipe       what the bundle was built by; it also says what the outputs are, and the mean and std of the images
+    fingerprint  the hash of all that the bundle is made of
+    models       file name in the bundle -> ONNX file; `model.onnx` is the one that ships
+    labels       class names in the order of the model's outputs
+    tasks        further output -> its class names
+    golden       inputs, what onnxruntime gave for them, and how far another machine may be from it
+    channels     of the images; the recipe's mean and std may be one number for all of them
 
     The same arguments give the same bytes. Raises BundleError for what cannot be a bundle, and for a `folder` that
     holds something else than one.
     """
     check_replaceable(folder)
-    graph_input = check_content(models, labels, golden, manifest)
+    graph_input = check_content(models, labels, golden)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with draft_of(folder) as draft:
         write_files(draft, report, models, labels, golden)
         _, reproduced, detail = check_outputs(draft, golden)
         if not reproduced:
             raise BundleError(f"{models[SHIPPED]} does not give the golden outputs: {detail}")
-        extra: dict[str, Any] = {}
+        trtexec = None
         if target.runtime.name == "tensorrt":
             shutil.copyfile(SCRIPTS / "build_engine.py", draft / "build_engine.py")
-            extra["trtexec"] = trtexec_lines(graph_input, report.chosen.name)
-        (draft / README).write_text(
-            with_verdict(readme(report, target, extra.get("trtexec", {})), report), encoding="utf-8"
+            trtexec = trtexec_lines(graph_input, report.chosen.name)
+        (draft / README).write_text(with_verdict(readme(report, target, trtexec or {}), report), encoding="utf-8")
+        manifest = Manifest(
+            format=FORMAT,
+            files={path.name: sha256(path) for path in sorted(draft.iterdir())},
+            golden=golden.about,
+            input=graph_input,
+            runtime=target.runtime.name,
+            precision=report.chosen.name,
+            output=recipe.export.output,
+            preprocess=preprocess_of(recipe, channels),
+            tasks={name: tuple(classes) for name, classes in tasks.items()},
+            recipe=StoredRecipe.model_validate(recipe.model_dump(mode="json")),
+            target=target.model_dump(mode="json", exclude_none=True),
+            fingerprint=fingerprint,
+            versions=dict(report.versions),
+            lineage=tuple(Stage(name=stage.get("name"), key=stage.get("key")) for stage in report.stages),
+            figures=figures(report),
         )
-        content = {
-            **{"output": "logits", **manifest},
-            **extra,
-            "format": FORMAT,
-            "target": target.model_dump(mode="json", exclude_none=True),
-            "runtime": target.runtime.name,
-            "precision": report.chosen.name,
-            "input": graph_input,
-            "golden": golden.about,
-            "versions": dict(report.versions),
-            "lineage": [{"name": stage.get("name"), "key": stage.get("key")} for stage in report.stages],
-            "figures": figures(report),
-            "files": {path.name: sha256(path) for path in sorted(draft.iterdir())},
-        }
-        write_json(draft / MANIFEST, content)
+        if trtexec is not None:  # other runtimes have no such key
+            manifest = manifest.model_copy(update={"trtexec": trtexec})
+        write_manifest(draft / MANIFEST, manifest)
         put_in_place(draft, folder)
 
 
@@ -117,9 +109,7 @@ def check_replaceable(folder: Path) -> None:
         raise BundleError(f"{folder} holds files but no {MANIFEST}, so no bundle; give another place or empty it")
 
 
-def check_content(
-    models: Mapping[str, Path], labels: Sequence[str], golden: Golden, manifest: Mapping[str, Any]
-) -> dict[str, Any]:
+def check_content(models: Mapping[str, Path], labels: Sequence[str], golden: Golden) -> GraphInput:
     """Refuse what run.py could not use; returns the description of the graph's input."""
     if SHIPPED not in models:
         raise BundleError(f"no {SHIPPED} among the models {sorted(models)}; it is the file that ships")
@@ -132,24 +122,16 @@ def check_content(
     classes = golden.outputs[FIRST].shape
     if len(labels) != classes[-1]:
         raise BundleError(f"{len(labels)} labels for outputs of shape {classes}; one a class is needed")
-    if OWNED & set(manifest):
-        raise BundleError(f"the manifest's keys {sorted(OWNED & set(manifest))} are filled in here; leave them out")
-    if manifest.get("output", "logits") not in ("logits", "probabilities"):
-        raise BundleError(f"output is {manifest['output']!r}; possible: logits, probabilities")
-    graph_input = describe_input(models[SHIPPED])
-    if (
-        graph_input["layout"]
-        and graph_input["dtype"] != "uint8"
-        and not {"mean", "std"} <= set(manifest.get("preprocess", {}))
-    ):
-        raise BundleError(
-            f"the graph takes {graph_input['dtype']} images and does not normalise them; give the manifest "
-            "`preprocess` with `mean` and `std`, or export with preprocessing"
-        )
-    return graph_input
+    return describe_input(models[SHIPPED])
 
 
-def describe_input(model: Path) -> dict[str, Any]:
+def preprocess_of(recipe: Recipe, channels: int) -> Preprocess:
+    """The recipe's mean and std stand once for each channel, because run.py takes them so."""
+    mean, std = (np.broadcast_to(np.asarray(values), channels) for values in (recipe.data.mean, recipe.data.std))
+    return Preprocess(mean=tuple(map(float, mean)), std=tuple(map(float, std)))
+
+
+def describe_input(model: Path) -> GraphInput:
     """Name, dtype, shape (a free dimension is its name or null) and layout: NHWC, NCHW, or "" for no image."""
     graph = onnx.load(str(model), load_external_data=False).graph
     stored = {tensor.name for tensor in graph.initializer}
@@ -160,11 +142,11 @@ def describe_input(model: Path) -> dict[str, Any]:
         )
     tensor = inputs[0].type.tensor_type
     dtype = str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
-    shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim]
-    return {"name": inputs[0].name, "dtype": dtype, "shape": shape, "layout": layout(dtype, shape)}
+    shape = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim)
+    return GraphInput(name=inputs[0].name, dtype=dtype, shape=shape, layout=layout(dtype, shape))
 
 
-def layout(dtype: str, shape: Sequence[object]) -> str:
+def layout(dtype: str, shape: Sequence[object]) -> Literal["NHWC", "NCHW", ""]:
     if len(shape) != 4:
         return ""
     return "NHWC" if dtype == "uint8" and shape[3] in (1, 3) else "NCHW" if shape[1] in (1, 3) else ""
@@ -191,16 +173,16 @@ def write_files(
     shutil.copyfile(RUNNER, draft / RUNNER.name)
 
 
-def trtexec_lines(graph_input: Mapping[str, Any], precision: str) -> dict[str, str]:
+def trtexec_lines(graph_input: GraphInput, precision: str) -> dict[str, str]:
     """TensorRT release -> the command that builds and times the same engine with NVIDIA's own tool, batch 1.
 
     Empty for a graph that leaves more than its batch free: only its user knows the sizes.
     """
-    shape = [size if isinstance(size, int) else -1 for size in graph_input["shape"]]
+    shape = [size if isinstance(size, int) else -1 for size in graph_input.shape]
     if any(size < 0 for size in shape[1:]):
         return {}
     options = Options(precision=precision)
-    lines = {major: trtexec_line(major, {graph_input["name"]: shape}, options, {}) for major in majors(precision)}
+    lines = {major: trtexec_line(major, {graph_input.name: shape}, options, {}) for major in majors(precision)}
     return {str(major): line for major, line in lines.items()}
 
 
@@ -252,7 +234,7 @@ def verify_bundle(folder: Path) -> list[Row]:
     is no bundle at all: no manifest, a link, a path that leaves the folder.
     """
     manifest = read_manifest(folder)
-    listed: dict[str, str] = manifest["files"]
+    listed = manifest.files
     refuse_links(folder)
     rows = [check_file(folder, name, expected) for name, expected in sorted(listed.items())]
     rows += [(name, False, "not listed in the manifest") for name in unlisted(folder, listed)]

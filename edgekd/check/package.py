@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from edgekd.base.console import say
 from edgekd.base.contents import hash_file
 from edgekd.bundle.read import SHIPPED, read_manifest
@@ -33,24 +31,17 @@ def package(
     test = problems.student.open_test()
     among = {candidate.name for candidate in report.candidates}
     twin = {"model.fp32.onnx": exported.candidates["fp32"] / MODEL} if "fp32" in among else {}
-    per_channel = test.image_shape[2]
     write_bundle(
         folder,
         report=report,
+        recipe=recipe,
+        target=target,
+        fingerprint=fingerprint(recipe, target, run),
         models={"model.onnx": shipped, **twin},
         labels=test.classes,
+        tasks={name: task.open().classes for name, task in problems.tasks.items()},
         golden=golden_of(shipped, report.chosen.name, recipe, test),
-        manifest={
-            "fingerprint": fingerprint(recipe, target, run),
-            "recipe": recipe.model_dump(mode="json"),
-            "output": recipe.export.output,
-            "tasks": {name: task.open().classes for name, task in problems.tasks.items()},
-            "preprocess": {
-                key: [float(v) for v in np.broadcast_to(values, per_channel)]
-                for key, values in (("mean", recipe.data.mean), ("std", recipe.data.std))
-            },
-        },
-        target=target,
+        channels=test.image_shape[2],
     )
     return report
 
@@ -59,7 +50,7 @@ def with_earlier_devices(report: Report, folder: Path, model: Path, p90_budget_m
     """The report with what devices said of this very model in the bundle that `folder` holds."""
     try:
         earlier = Report.model_validate_json((folder / "report.json").read_bytes())
-        same = read_manifest(folder)["files"][SHIPPED] == hash_file(model)
+        same = read_manifest(folder).files[SHIPPED] == hash_file(model)
     except (OSError, ValueError, KeyError, EdgekdError):  # none, or not of this edgekd
         return report
     measured = {(device.device, device.power_mode) for device in report.devices}

@@ -7,7 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from edgekd.bundle.golden import Golden
-from edgekd.bundle.read import FORMAT, GOLDEN
+from edgekd.bundle.manifest import FORMAT, Manifest
+from edgekd.bundle.read import GOLDEN
 from edgekd.bundle.write import describe_input
 from edgekd.errors import DeviceError
 from edgekd.figures.figures import OnDevice
@@ -44,13 +45,10 @@ def measure_candidates(
         for precision, (model, golden) in candidates.items():
             file = Path(folder) / f"{precision}.{GOLDEN}"
             golden.write(file)
-            manifest = {
-                "format": FORMAT,
-                "runtime": target.runtime.name,
-                "precision": precision,
-                "input": describe_input(model),
-                "golden": golden.about,
-            }
+            manifest = Manifest(
+                format=FORMAT, runtime=target.runtime.name, precision=precision, input=describe_input(model),
+                golden=golden.about, files={},
+            )  # fmt: skip
             trials[precision] = Trial(model, file, target, manifest)
         found = measure_in_turns(device, trials, Options())
     failures = [failure for failure in found.values() if isinstance(failure, DeviceError)]

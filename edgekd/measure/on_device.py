@@ -14,7 +14,8 @@ import numpy as np
 
 from edgekd.base.console import say
 from edgekd.base.json_text import parse_json
-from edgekd.bundle.read import GOLDEN, MANIFEST, SHIPPED, read_manifest, refuse_not_to_ship, sha256, write_json
+from edgekd.bundle.manifest import Manifest
+from edgekd.bundle.read import GOLDEN, MANIFEST, SHIPPED, read_manifest, refuse_not_to_ship, sha256, write_manifest
 from edgekd.errors import BundleError, DeviceError
 from edgekd.figures.accuracy import top1_of
 from edgekd.figures.figures import Accuracy, Latency, OnDevice, Origin
@@ -96,7 +97,7 @@ class Trial:
     model: Path
     golden: Path
     target: Target
-    manifest: Mapping[str, Any]  # format, runtime, precision, input, golden
+    manifest: Manifest  # its format, runtime, precision, input and golden go there
 
 
 def trial_of(bundle: Path) -> Trial:
@@ -162,10 +163,14 @@ def _parcel(trials: Mapping[str, Trial], folder: Path) -> Parcel:
         if weights.is_file():  # beside a model above 2 GB
             parcel.add(label, weights.name, weights)
         parcel.add(label, GOLDEN, trial.golden)
-        kept = {key: trial.manifest[key] for key in ("format", "runtime", "precision", "input", "golden")}
-        manifest = folder / f"{label}.{MANIFEST}"
-        write_json(manifest, {**kept, "files": dict(parcel.bundles[label])})
-        parcel.add(label, MANIFEST, manifest)
+        told = trial.manifest
+        manifest = Manifest(
+            format=told.format, runtime=told.runtime, precision=told.precision, input=told.input, golden=told.golden,
+            files=dict(parcel.bundles[label]),
+        )  # fmt: skip
+        file = folder / f"{label}.{MANIFEST}"
+        write_manifest(file, manifest)
+        parcel.add(label, MANIFEST, file)
     return parcel
 
 
@@ -306,12 +311,12 @@ def _fit(device: Device, parcel: Parcel, target: Target, runtime: str, **wanted:
 
 def target_of(bundle: Path) -> Target:
     """The target that a bundle was built for."""
-    manifest: Mapping[str, Any] = read_manifest(bundle)
+    manifest = read_manifest(bundle)
     try:
         # the scheme of quantization has shaped the graph; about the device it says nothing
-        told = {key: value for key, value in manifest["target"].items() if key != "quantization"}
+        told = {key: value for key, value in manifest.target.items() if key != "quantization"}
         return Target.model_validate_json(json.dumps(told))
-    except (ValueError, KeyError, AttributeError) as error:
+    except ValueError as error:
         reason = " ".join(str(error).split())[:300]
         raise BundleError(f"{bundle / MANIFEST} does not tell the target; build it again ({reason})") from error
 

@@ -62,7 +62,7 @@ def parcel_of(bundle: Path) -> Parcel:
 
     Raises BundleError where a file is missing or changed, is a link, or leaves the folder.
     """
-    listed: dict[str, str] = read_manifest(bundle)["files"]
+    listed = read_manifest(bundle).files
     refuse_links(bundle)
     wrong = [
         f"{name} {detail}" for name, ok, detail in (check_file(bundle, *item) for item in listed.items()) if not ok
@@ -72,7 +72,7 @@ def parcel_of(bundle: Path) -> Parcel:
         raise BundleError(f"{bundle} is not as it was written: {'; '.join(wrong)}. Build it again")
     parcel = tools_alone()
     manifest = sha256(bundle / MANIFEST)
-    parcel.bundles[ALONE] = listed | {MANIFEST: manifest}
+    parcel.bundles[ALONE] = {**listed, MANIFEST: manifest}
     parcel.paths.update({key: bundle / name for name, key in listed.items()} | {manifest: bundle / MANIFEST})
     return parcel
 

@@ -28,17 +28,13 @@ OWN = re.compile(r"python:edgekd\.[\w.]+:\w+$")  # functions that came with edge
 def recipe_of(bundle: Path) -> Recipe:
     """Raises BundleError where the manifest tells no recipe."""
     try:
-        stored = read_manifest(bundle)["recipe"]
-        student = {key: value for key, value in stored["student"].items() if key != "heads"}  # of bundles before 0.2
-        return Recipe.model_validate({**stored, "student": student}, strict=False).located()
-    except (
-        KeyError,
-        TypeError,
-        AttributeError,
-        ValueError,
-        RuntimeError,
-        OverflowError,
-    ) as error:  # a home that nobody has, a number beyond all
+        stored = read_manifest(bundle).recipe.written()
+        if isinstance(student := stored.get("student"), dict):
+            stored["student"] = {
+                key: value for key, value in student.items() if key != "heads"
+            }  # an older edgekd's key
+        return Recipe.model_validate(stored, strict=False).located()
+    except (KeyError, ValueError, RuntimeError, OverflowError) as error:  # a home that nobody has, a number beyond all
         reason = " ".join(str(error).split())[:300]
         raise BundleError(f"{bundle} does not tell the recipe that it was built from: {reason}") from error
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from edgekd.base.console import say
+from edgekd.bundle.manifest import Manifest
 from edgekd.bundle.read import add_to_report, read_report
 from edgekd.errors import DeviceError, EdgekdError, nearest
 from edgekd.figures.devices import with_device, without_device
@@ -57,9 +57,9 @@ def measure_all(
 def record(bundle: Path, found: Sequence[OnDevice]) -> Report:
     """Bring the figures into the bundle's report."""
 
-    def change(report: Report, manifest: Mapping[str, Any]) -> Report:
+    def change(report: Report, manifest: Manifest) -> Report:
         for device in found:
-            report = with_device(report, device, _budget(manifest))
+            report = with_device(report, device, manifest.recipe.budget.p90_latency_ms)
         return report
 
     return add_to_report(bundle, change)
@@ -70,9 +70,6 @@ def forget_device(bundle: Path, name: str) -> Report:
     known = [device.device for device in read_report(bundle).devices]
     if name not in known:
         raise DeviceError(f"the report of {bundle} has no figures of {name!r}{nearest(name, known)}")
-    return add_to_report(bundle, lambda report, manifest: without_device(report, name, _budget(manifest)))
-
-
-def _budget(manifest: Mapping[str, Any]) -> float | None:
-    most: float | None = manifest.get("recipe", {}).get("budget", {}).get("p90_latency_ms")
-    return most
+    return add_to_report(
+        bundle, lambda report, manifest: without_device(report, name, manifest.recipe.budget.p90_latency_ms)
+    )

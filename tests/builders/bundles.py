@@ -12,6 +12,7 @@ import onnx
 from edgekd.bundle.golden import Golden
 from edgekd.bundle.write import verify_bundle, write_bundle
 from edgekd.figures.figures import Accuracy, Candidate, Latency, Report
+from edgekd.recipe import Recipe
 from edgekd.target import Hardware, Runtime, Target
 
 LABELS = ("red", "green", "blue")
@@ -74,6 +75,13 @@ def report() -> Report:
     )
 
 
+def recipe(**sections: Any) -> Recipe:
+    """A small recipe; other sections come as they stand in a file."""
+    digits = "python:edgekd.data.digits:load"
+    small = {"name": "tiny", "data": {"train": digits, "test": digits}, "student": {"model": "edgekd:resnet8"}}
+    return Recipe.model_validate({**small, **sections})
+
+
 def target(runtime: str = "onnxruntime") -> Target:
     return Target(
         name="box",
@@ -98,11 +106,14 @@ def write(folder: Path, text: str = UINT8, **changes: Any) -> Path:
         outputs = inputs.mean((2, 3))
     arguments: dict[str, Any] = {
         "report": report(),
+        "recipe": recipe(),
+        "target": target(),
+        "fingerprint": "77e0",
         "models": {"model.onnx": model, "model.fp32.onnx": model},
         "labels": LABELS,
+        "tasks": {},
         "golden": Golden(inputs, {"": outputs}, {"": 1e-5}),
-        "manifest": {"recipe": {"name": "tiny"}, "preprocess": {"mean": [0.5] * 3, "std": [0.5] * 3}},
-        "target": target(),
+        "channels": 3,
     }
     write_bundle(folder / "bundle", **{**arguments, **changes})
     return folder / "bundle"

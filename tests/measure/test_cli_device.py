@@ -15,7 +15,7 @@ import pytest
 from edgekd.bundle.read import add_to_report, read_manifest, sha256
 from edgekd.figures.figures import Check, Report
 from tests.builders.boards import Board
-from tests.builders.bundles import report, write
+from tests.builders.bundles import recipe, report, write
 from tests.builders.places import hear_interrupts
 from tests.builders.typed import typed
 
@@ -314,8 +314,8 @@ def test_the_latency_budget_is_decided_on_a_device_of_the_target_s_kind(tmp_path
     for target, budget, verdict in ((machine, 1e9, "pass"), (machine, 1e-9, "missed"), (other, 1e9, "not measured")):
         folder = tmp_path / f"{target}-{budget}"
         folder.mkdir()
-        recipe = {"name": "tiny", "budget": {"p90_latency_ms": budget}}
-        made = write(folder, target=load_target(target), manifest={"recipe": recipe}, report=report())
+        wanted = recipe(budget={"p90_latency_ms": budget})
+        made = write(folder, target=load_target(target), recipe=wanted, report=report())
         ended, text = run("measure", str(made), "-d", "local", "--block-s", "0.3")
         stored = Report.model_validate_json((made / "report.json").read_bytes())
         (check,) = [check for check in stored.checks if check.name == "p90_latency_ms"]
@@ -323,7 +323,7 @@ def test_the_latency_budget_is_decided_on_a_device_of_the_target_s_kind(tmp_path
         # Beside other programs this machine need not be steady, and then it decides nothing.
         assert check.verdict == (verdict if steady or verdict == "not measured" else "unstable"), text
         assert ended == (3 if check.verdict == "missed" else 0), text
-        assert read_manifest(made)["figures"]
+        assert read_manifest(made).figures
 
 
 def test_help_of_the_device_commands_imports_nothing_heavy() -> None:

@@ -248,10 +248,9 @@ def test_figures_reach_the_report_and_the_manifest_and_the_bundle_stays_whole(bo
 
     assert Report.model_validate_json((bundle / "report.json").read_bytes()) == report
     assert report.devices == tuple(again)  # the newer figures stand in place of the older
-    rows = [row for row in read_manifest(bundle)["figures"] if row["origin"] == "device"]
-    assert {row["figure"] for row in rows} >= {"p50_ms", "p90_ms", "load_ms"} and {row["device"] for row in rows} == {
-        "board"
-    }
+    rows = [row for row in read_manifest(bundle).figures if row.origin == "device"]
+    assert {row.figure for row in rows} >= {"p50_ms", "p90_ms", "load_ms"}
+    assert {row.device for row in rows} == {"board"}
     assert "board" in (bundle / "report.html").read_text()
     assert all(ok for _, ok, _ in verify_bundle(bundle))
 

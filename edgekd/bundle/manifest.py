@@ -1,0 +1,213 @@
+"""Manifest is what manifest.json says of a bundle. This module reads it, writes it, and lists the figures of a report.
+
+A key that a newer edgekd added is kept as it is. A key that an older edgekd did not write stays absent.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator
+
+from edgekd.base.names import in_a_line
+from edgekd.figures.figures import Accuracy, Latency, OnDevice, Origin, Report
+from edgekd.scripts.device_runner import manifest_problem
+
+FORMAT: Final = 1
+LONGEST_KEY = 80
+
+
+def _as_written(value: Any, check: Callable[[Any], float]) -> float:
+    """A whole number stays an int, because 1 and 1.0 are different bytes in a file."""
+    checked = check(value)
+    return value if type(value) is int else checked
+
+
+Number = Annotated[float, WrapValidator(_as_written)]
+Finite = Annotated[float, Field(allow_inf_nan=False), WrapValidator(_as_written)]
+
+
+class Part(BaseModel):
+    """A table of the manifest: nobody changes it, and a text is never taken for a number."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    def written(self) -> dict[str, Any]:
+        """This gives the keys that were read or given, and no others."""
+        return self.model_dump(exclude_unset=True)
+
+
+class GraphInput(Part):
+    """The graph takes this one input."""
+
+    name: str
+    dtype: str = Field(description="numpy's name of it")
+    shape: tuple[int | str | None, ...] = Field(description="a free size is its name, or null")
+    layout: Literal["NHWC", "NCHW", ""] = Field(description="empty: the input is no image")
+
+
+class StoredOutputs(Part):
+    """golden.npz holds `n` inputs; an output may differ from the stored one by its tolerance."""
+
+    n: int = 0
+    tolerance: Number = Field(description="of the first output")
+    further: Mapping[str, Number] = Field(default={}, description="output -> tolerance, where there are several")
+
+
+class Preprocess(Part):
+    """A channel's values are (x / 255 - mean) / std, where the graph does not compute that itself."""
+
+    mean: tuple[Finite, ...]
+    std: tuple[Finite, ...]
+
+
+class Stage(Part):
+    """A stage of the build is known by its name and its key in the cache."""
+
+    name: str | None = None
+    key: str | None = None
+
+
+class StoredBudget(Part):
+    """This is what devices are judged by after the build."""
+
+    p90_latency_ms: Finite | None = None
+
+
+class StoredRecipe(Part):
+    """The recipe is kept as it was written; edgekd.measure.samples makes a Recipe of it.
+
+    Another edgekd may know other keys. Its bundles are verified and shipped all the same.
+    """
+
+    budget: StoredBudget = StoredBudget()
+
+
+class Figure(Part):
+    """A figure has an origin; one that was not measured has no value and says so."""
+
+    model: str
+    figure: str
+    value: Number | None
+    origin: Origin
+    interval: tuple[Number | None, Number | None] | None = None
+    n: int | None = None
+    split: str | None = None
+    runtime: str | None = None
+    machine: str | None = None
+    batch_size: int | None = None
+    threads: int | None = None
+    stable: bool | None = None
+    transfers: str | None = None
+    basis: str | None = Field(default=None, description="what an estimate was made from")
+    leaves_out: tuple[str, ...] = ()
+    device: str | None = None
+    power_mode: str | None = None
+    clocks_mhz: Mapping[str, Number] = {}
+
+
+class Manifest(Part):
+    """Everything that manifest.json says."""
+
+    format: Literal[1]
+    files: Mapping[str, str] = Field(description="name -> SHA-256, of every other file")
+    golden: StoredOutputs
+    input: GraphInput
+    runtime: str = ""
+    precision: str = ""
+    output: Literal["logits", "probabilities"] = "logits"
+    preprocess: Preprocess | None = None
+    tasks: Mapping[str, tuple[str, ...]] = Field(default={}, description="further output -> its classes")
+    recipe: StoredRecipe = StoredRecipe()
+    target: Mapping[str, Any] = Field(default={}, description="as it was written: another edgekd knows other keys")
+    fingerprint: str = Field(default="", description="the hash of all that the bundle was made of")
+    versions: Mapping[str, str] = {}
+    lineage: tuple[Stage, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    trtexec: Mapping[str, str] = Field(default={}, description="TensorRT release -> NVIDIA's command for the engine")
+
+    @classmethod
+    def of(cls, content: Any) -> Manifest:
+        """The content is the JSON's. Raises ValueError with a line that names the key that is wrong."""
+        if problem := manifest_problem(content):
+            raise ValueError(problem)
+        try:
+            # As JSON once more: there a list may stand for a tuple, although every other kind is strict.
+            return cls.model_validate_json(json.dumps(content))
+        except ValidationError as error:
+            raise ValueError(_told(error)) from None
+        except RecursionError:
+            raise ValueError("nested too deep") from None
+
+    def text(self) -> str:
+        """The same content gives the same bytes. Raises ValueError for NaN and infinities, which JSON does not have."""
+        return json.dumps(self.written(), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _told(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    key = in_a_line(".".join(str(step) for step in first["loc"]))
+    problem = in_a_line(first["msg"].replace("Input should", "it should"))
+    return f"`{key[:LONGEST_KEY]}`: {problem}" if key else problem
+
+
+def figures(report: Report) -> tuple[Figure, ...]:
+    """Every figure of the report says where it comes from; what was not measured is listed as such."""
+    rows: list[Figure] = []
+    if report.teacher is not None:
+        rows += [_accuracy("teacher", report.teacher), *_latency("teacher", report.teacher_latency)]
+    for candidate in report.candidates:
+        rows += [_accuracy(candidate.name, candidate.accuracy), *_latency(candidate.name, candidate.latency)]
+        rows.append(Figure(model=candidate.name, figure="size_mb", value=candidate.size_mb, origin="host"))
+        memory = candidate.peak_memory_mb
+        origin: Origin = "not measured" if memory is None else "host"
+        rows.append(Figure(model=candidate.name, figure="peak_memory_mb", value=memory, origin=origin))
+        if (found := candidate.estimate) is not None:
+            rows.append(
+                Figure(
+                    model=candidate.name, figure="estimate_ms", value=None, origin="estimate",
+                    interval=(found.low_ms, found.high_ms), basis=found.basis, leaves_out=found.leaves_out,
+                )
+            )  # fmt: skip
+    for device in report.devices:
+        rows += _on_device(report.chosen.name, device)
+    return tuple(rows)
+
+
+def _on_device(model: str, device: OnDevice) -> list[Figure]:
+    """The device said this of the model that ships; its name, power mode and clocks stand beside each figure."""
+    rows = [_accuracy(model, device.accuracy)] if device.accuracy else []
+    for latency in device.latencies:
+        rows += [row.model_copy(update={"transfers": latency.transfers}) for row in _latency(model, latency)]
+    # what the samples agree on is no figure where clocks, power mode or throttling moved
+    rows = [row if row.stable is None else row.model_copy(update={"stable": not device.unstable}) for row in rows]
+    single = {"load_ms": device.load_ms, "first_ms": device.first_ms, "peak_memory_mb": device.peak_memory_mb}
+    rows += [
+        Figure(model=model, figure=name, value=value, origin=device.origin)
+        for name, value in single.items()
+        if value is not None
+    ]
+    conditions = {"device": device.device, "power_mode": device.power_mode, "clocks_mhz": device.before.clocks_mhz}
+    return [row.model_copy(update=conditions) for row in rows]
+
+
+def _accuracy(model: str, found: Accuracy) -> Figure:
+    return Figure(
+        model=model, figure="top1_percent", value=found.top1, interval=(found.low, found.high),
+        n=found.n, split=found.split, runtime=found.runtime, origin=found.origin,
+    )  # fmt: skip
+
+
+def _latency(model: str, found: Latency | None) -> Sequence[Figure]:
+    if found is None:
+        return [Figure(model=model, figure="p50_ms", value=None, origin="not measured")]
+    p90 = Figure(
+        model=model, figure="p90_ms", value=found.p90_ms, n=found.n, stable=found.stable, batch_size=found.batch_size,
+        threads=found.threads, machine=found.machine, runtime=found.runtime, origin=found.origin,
+    )  # fmt: skip
+    interval = found.low_ms, found.high_ms
+    p50 = p90.model_copy(update={"figure": "p50_ms", "value": found.p50_ms, "interval": interval})
+    p99 = p90.model_copy(update={"figure": "p99_ms", "value": found.p99_ms})
+    return [p50, p90] if found.p99_ms is None else [p50, p90, p99]
