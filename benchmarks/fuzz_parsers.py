@@ -29,8 +29,9 @@ from PIL import Image
 
 from benchmarks.fuzz_mutations import as_json, as_toml, mutated, mutated_bytes, values
 from edgekd.api import DEMO
+from edgekd.base.contents import hash_file
 from edgekd.bundle.golden import Golden
-from edgekd.bundle.read import read_manifest, read_report, sha256
+from edgekd.bundle.read import read_manifest, read_report
 from edgekd.bundle.write import verify_bundle
 from edgekd.data.sources import decode_image, open_source
 from edgekd.distill.methods import METHODS
@@ -135,7 +136,7 @@ def bundle() -> Path:
     made = write(folder)
     shutil.copyfile(build_engine.__file__, made / "build_engine.py")
     content = json.loads((made / "manifest.json").read_text())
-    content["files"]["build_engine.py"] = sha256(made / "build_engine.py")
+    content["files"]["build_engine.py"] = hash_file(made / "build_engine.py")
     content["recipe"] = json.loads(load_recipe(DEMO).model_dump_json())
     (made / "manifest.json").write_text(json.dumps(content))
     return made
@@ -196,7 +197,7 @@ def golden(rng: random.Random, folder: Path) -> None:
         content = buffer.getvalue()
     (made / "golden.npz").write_bytes(mutated_bytes(rng, content) if rng.random() < 0.7 else content)
     document = json.loads((made / "manifest.json").read_text())
-    document["files"]["golden.npz"] = sha256(made / "golden.npz")
+    document["files"]["golden.npz"] = hash_file(made / "golden.npz")
     if rng.random() < 0.3:
         document["golden"] = mutated(rng, document["golden"])
     (made / "manifest.json").write_text(json.dumps(document))
@@ -237,7 +238,7 @@ def answers() -> tuple[dict[str, Any], dict[str, Any]]:
     folder = str(bundle())
     with contextlib.redirect_stderr(io.StringIO()):
         (found,) = device_runner.measure_bundles({"": folder}, folder, folder, options).values()
-    found["model_sha256"] = sha256(bundle() / "model.onnx")
+    found["model_sha256"] = hash_file(bundle() / "model.onnx")
     return device_runner.find_facts("/"), json.loads(json.dumps(found))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from edgekd.base.contents import hash_file
 from edgekd.base.json_text import parse_json
 from edgekd.base.names import visible
 from edgekd.bundle.manifest import Manifest, figures
@@ -92,12 +92,7 @@ def check_file(folder: Path, name: str, expected: str) -> Row:
         return name, False, "missing"
     if path.stat().st_size > LARGEST:
         return name, False, "is larger than 4 GB"
-    return (name, True, "unchanged") if sha256(path) == expected else (name, False, "changed")
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return (name, True, "unchanged") if hash_file(path) == expected else (name, False, "changed")
 
 
 def add_to_report(folder: Path, change: Callable[[Report, Manifest], Report]) -> Report:
@@ -119,7 +114,7 @@ def add_to_report(folder: Path, change: Callable[[Report, Manifest], Report]) ->
         readme = draft / README
         if README in manifest.files:
             readme.write_text(with_verdict(readme.read_text(encoding="utf-8"), report), encoding="utf-8")
-        listed = {name: sha256(draft / name) for name in sorted(manifest.files)}
+        listed = {name: hash_file(draft / name) for name in sorted(manifest.files)}
         write_manifest(draft / MANIFEST, manifest.model_copy(update={"figures": figures(report), "files": listed}))
         put_in_place(draft, folder)
     return report

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import onnx
 
+from edgekd.base.contents import hash_file
 from edgekd.bundle.golden import FIRST, Golden
 from edgekd.bundle.manifest import FORMAT, GraphInput, Manifest, Preprocess, Stage, StoredRecipe, figures
 from edgekd.bundle.read import (
@@ -23,7 +24,6 @@ from edgekd.bundle.read import (
     put_in_place,
     read_manifest,
     refuse_links,
-    sha256,
     unlisted,
     with_verdict,
     write_manifest,
@@ -80,7 +80,7 @@ def write_bundle(
         (draft / README).write_text(with_verdict(readme(report, target, trtexec or {}), report), encoding="utf-8")
         manifest = Manifest(
             format=FORMAT,
-            files={path.name: sha256(path) for path in sorted(draft.iterdir())},
+            files={path.name: hash_file(path) for path in sorted(draft.iterdir())},
             golden=golden.about,
             input=graph_input,
             runtime=target.runtime.name,

@@ -15,8 +15,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from edgekd.base.contents import hash_file
 from edgekd.base.json_text import parse_json
-from edgekd.bundle.read import SHIPPED, sha256
+from edgekd.bundle.read import SHIPPED
 from edgekd.errors import DeviceError
 from edgekd.figures.figures import OnDevice, Said
 from edgekd.measure.answer import Block, Data, Facts, understand
@@ -137,7 +138,7 @@ def _figures(printed: Printed, device: Device, trial: Trial, before: Facts, afte
         architecture=before.machine,
         system="no Python",
         runtime=printed.runtime,
-        model_sha256=sha256(trial.model),
+        model_sha256=hash_file(trial.model),
         is_target=False,  # which runtime that was, only its own words tell
         golden_ok=None,
         golden="not computed: the program only times",

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from edgekd.base.console import say
+from edgekd.base.contents import hash_file
 from edgekd.base.json_text import parse_json
 from edgekd.bundle.manifest import Manifest
-from edgekd.bundle.read import GOLDEN, MANIFEST, SHIPPED, read_manifest, refuse_not_to_ship, sha256, write_manifest
+from edgekd.bundle.read import GOLDEN, MANIFEST, SHIPPED, read_manifest, refuse_not_to_ship, write_manifest
 from edgekd.errors import BundleError, DeviceError
 from edgekd.figures.accuracy import top1_of
 from edgekd.figures.figures import Accuracy, Latency, OnDevice, Origin
@@ -180,7 +181,7 @@ def figures_of(file: Path, trial: Trial, device: str, origin: Origin = "device")
         answer = understand(Answer, parse_json(file.read_text(encoding="utf-8")), str(file))
     except (OSError, ValueError) as error:
         raise DeviceError(f"{file} holds no figures: {error}") from error
-    if answer.model_sha256 != sha256(trial.model):
+    if answer.model_sha256 != hash_file(trial.model):
         raise DeviceError(f"{file} was measured on another model than {trial.model}; measure this one")
     runtime = "tensorrt" if answer.runtime.startswith("TensorRT") else "onnxruntime"
     return judged(answer, device, origin, trial, runtime)
@@ -203,7 +204,7 @@ def judged(
         architecture=facts.machine,
         system=facts.software,
         runtime=answer.runtime,
-        model_sha256=sha256(trial.model),
+        model_sha256=hash_file(trial.model),
         is_target=is_target(facts, trial.target, runtime),
         golden_ok=answer.golden.ok,
         golden=answer.golden.detail,

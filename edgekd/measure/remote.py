@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgekd.base.contents import hash_file
 from edgekd.base.json_text import parse_json
-from edgekd.bundle.read import BYTECODE, MANIFEST, check_file, read_manifest, refuse_links, sha256, unlisted
+from edgekd.bundle.read import BYTECODE, MANIFEST, check_file, read_manifest, refuse_links, unlisted
 from edgekd.errors import BundleError, DeviceError, DiffersError
 from edgekd.measure.answer import Facts, understand
 from edgekd.measure.devices import Device, Told
@@ -40,13 +41,13 @@ class Parcel:
 
     def add(self, label: str, name: str, path: Path) -> None:
         """A file of a bundle."""
-        key = sha256(path)
+        key = hash_file(path)
         self.bundles.setdefault(label, {})[name] = key
         self.paths[key] = path
 
     def add_tool(self, name: str, path: Path) -> None:
         """A file that lies beside the bundle there, as no part of it."""
-        self.tools[name] = sha256(path)
+        self.tools[name] = hash_file(path)
         self.paths[self.tools[name]] = path
 
     @property
@@ -71,7 +72,7 @@ def parcel_of(bundle: Path) -> Parcel:
     if wrong:
         raise BundleError(f"{bundle} is not as it was written: {'; '.join(wrong)}. Build it again")
     parcel = tools_alone()
-    manifest = sha256(bundle / MANIFEST)
+    manifest = hash_file(bundle / MANIFEST)
     parcel.bundles[ALONE] = {**listed, MANIFEST: manifest}
     parcel.paths.update({key: bundle / name for name, key in listed.items()} | {manifest: bundle / MANIFEST})
     return parcel

@@ -14,9 +14,10 @@ import numpy as np
 import onnx
 import pytest
 
+from edgekd.base.contents import hash_file
 from edgekd.bundle.golden import Golden
 from edgekd.bundle.manifest import GraphInput, figures
-from edgekd.bundle.read import add_to_report, refuse_not_to_ship, sha256
+from edgekd.bundle.read import add_to_report, refuse_not_to_ship
 from edgekd.bundle.write import describe_input, readme, trtexec_lines, verify_bundle
 from edgekd.errors import BundleError, DeviceError, NotToShipError
 from edgekd.figures.figures import Check
@@ -181,7 +182,7 @@ def two_heads(folder: Path, *, off: float = 0.0) -> Path:
     bright[-1, 1] += off
     np.savez(bundle / "golden.npz", **{"inputs": images, "outputs": logits, "outputs.bright": bright})
     manifest = listed(bundle)
-    manifest["files"]["golden.npz"] = sha256(bundle / "golden.npz")
+    manifest["files"]["golden.npz"] = hash_file(bundle / "golden.npz")
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     return bundle
 

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekd.bundle.read import BYTECODE, add_to_report, sha256
+from edgekd.base.contents import hash_file
+from edgekd.bundle.read import BYTECODE, add_to_report
 from edgekd.bundle.write import verify_bundle
 from edgekd.errors import BundleError
 from edgekd.measure.devices.local import Local
@@ -58,7 +59,7 @@ def change(bundle: Path, **keys: Any) -> None:
 def store(bundle: Path, content: bytes) -> None:
     """Another golden.npz, as the manifest lists it."""
     (bundle / "golden.npz").write_bytes(content)
-    change(bundle, files={**listed(bundle)["files"], "golden.npz": sha256(bundle / "golden.npz")})
+    change(bundle, files={**listed(bundle)["files"], "golden.npz": hash_file(bundle / "golden.npz")})
 
 
 def bytecode(bundle: Path) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekd.bundle.read import add_to_report, read_manifest, sha256
+from edgekd.base.contents import hash_file
+from edgekd.bundle.read import add_to_report, read_manifest
 from edgekd.figures.figures import Check, Report
 from tests.builders.boards import Board
 from tests.builders.bundles import recipe, report, write
@@ -102,7 +103,7 @@ def change_there(place: Path, name: str, text: str) -> None:
     """As somebody on the device would who knows of the manifest."""
     (place / name).write_text(text)
     manifest = json.loads((place / "manifest.json").read_text())
-    manifest["files"][name] = sha256(place / name)
+    manifest["files"][name] = hash_file(place / name)
     (place / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -185,7 +186,7 @@ def test_what_is_wrong_with_a_bundle_is_told_before_it_is_measured(bundle: Path)
     changed = {**json.loads((bundle / "report.json").read_text()), "of_another_edgekd": 1}
     (bundle / "report.json").write_text(json.dumps(changed))
     manifest = json.loads((bundle / "manifest.json").read_text())
-    manifest["files"]["report.json"] = sha256(bundle / "report.json")
+    manifest["files"]["report.json"] = hash_file(bundle / "report.json")
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     said = edgekd("measure", str(bundle), "-d", "local", code=2)
     assert "is no report of this edgekd; build again" in said and "timing" not in said

@@ -13,7 +13,8 @@ import pytest
 from edgekd.api import build
 from edgekd.bundle.golden import Golden
 from edgekd.check.choose import Contender, choose
-from edgekd.check.evaluate import as_measured, with_earlier_devices
+from edgekd.check.contenders import as_measured
+from edgekd.check.package import with_earlier_devices
 from edgekd.errors import DeviceError
 from edgekd.figures.figures import Accuracy, DeviceState, OnDevice, Report
 from edgekd.measure.on_candidates import check_device, measure_candidates

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from edgekd.base.contents import hash_file
 from edgekd.errors import DeviceError
 from edgekd.figures.figures import Report
 from edgekd.measure.devices import Device
@@ -515,8 +516,6 @@ def test_a_model_that_computes_something_else_there_is_not_switched_to(
     """A device that computes otherwise is stood for by stored outputs that are wrong; the host's own check is left out."""
     import numpy as np
 
-    from edgekd.bundle.read import sha256
-
     to = tmp_path / "place"
     ship_to(device, bundle, str(to))
     other = write(tmp_path, labels=("r", "g", "b"))
@@ -524,7 +523,7 @@ def test_a_model_that_computes_something_else_there_is_not_switched_to(
         inputs, outputs = stored["inputs"], stored["outputs"]
     np.savez(other / "golden.npz", inputs=inputs, outputs=outputs + 1)
     manifest = json.loads((other / "manifest.json").read_text())
-    manifest["files"]["golden.npz"] = sha256(other / "golden.npz")
+    manifest["files"]["golden.npz"] = hash_file(other / "golden.npz")
     (other / "manifest.json").write_text(json.dumps(manifest))
 
     with pytest.raises(DeviceError, match="stored outputs are not what this device computes"):
