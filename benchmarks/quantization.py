@@ -153,7 +153,7 @@ def environment(tool: str, tools: Path) -> Path:
 
 
 def compare(name: str, files: dict[str, tuple[Path, float | None]], test: Unseen, data: Any) -> None:
-    """Accuracy of each file, then all of them timed in turns."""
+    """Score of each file, then all of them timed in turns."""
     images = batched(test, data)
     runners = {label: OnnxRunner(path) for label, (path, _) in files.items()}
     logits = {label: np.concatenate([runner.run(batch) for batch in images()]) for label, runner in runners.items()}

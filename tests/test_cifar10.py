@@ -41,7 +41,7 @@ def test_a_slice_of_cifar10_becomes_a_bundle(shared: Path, tmp_path: Path, form:
     report = edgekd.build(EXAMPLE, "jetson", overrides=overrides, output=tmp_path / "build", cache=tmp_path / "cache")
     assert report.ok and report.classes[:2] == ("airplane", "automobile")
     # 90.29 % on all 10,000 images; 500 of them lie within 3.5 points of that.
-    assert report.teacher.top1 == pytest.approx(90.29, abs=3.5)
+    assert report.teacher.value == pytest.approx(90.29, abs=3.5)
     assert report.curves[1]["loss/kd"] < report.curves[0]["loss/kd"]
     assert {candidate.name for candidate in report.candidates} == {"fp32", "fp16", "int8"}
     agreement = next(check for check in report.checks if check.name == "int8 computes what was trained")

@@ -71,7 +71,7 @@ def test_bf16_is_a_candidate_where_the_target_has_it_and_is_not_timed_here(tmp_p
     found = {candidate.name: candidate for candidate in report.candidates}
     assert list(found) == ["fp32", "fp16", "bf16"]
     assert found["bf16"].latency is None and found["bf16"].peak_memory_mb is None and found["fp16"].latency is not None
-    assert found["bf16"].accuracy.runtime.endswith("bf16 by rounding fp32)")
+    assert found["bf16"].score.runtime.endswith("bf16 by rounding fp32)")
     assert found["bf16"].estimate.low_ms == found["fp16"].estimate.low_ms < found["fp32"].estimate.low_ms
 
 

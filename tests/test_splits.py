@@ -69,13 +69,13 @@ def test_a_corrected_test_label_is_scored_anew_and_trains_nothing(folder: Path) 
     parquet(folder / "test.parquet", [png(PIXELS[i]) for i in range(36, 48)], [2, *labels[1:]])
     report = build(folder)
     assert made(report) == JUDGES
-    assert report.chosen.accuracy.n == before.chosen.accuracy.n == 12
-    assert report.chosen.accuracy.per_class != before.chosen.accuracy.per_class
+    assert report.chosen.score.n == before.chosen.score.n == 12
+    assert report.chosen.score.parts != before.chosen.score.parts
 
 
 def test_another_test_file_trains_nothing(folder: Path) -> None:
     report = build(folder, f"data.test={folder}/other.parquet")
-    assert made(report) == JUDGES and report.chosen.accuracy.n == 18
+    assert made(report) == JUDGES and report.chosen.score.n == 18
 
 
 def test_another_budget_makes_nothing_anew(folder: Path) -> None:

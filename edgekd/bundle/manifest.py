@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator
 
 from edgekd.base.names import in_a_line
-from edgekd.figures.figures import Accuracy, Latency, OnDevice, Origin, Report
+from edgekd.figures.figures import Latency, OnDevice, Origin, Report, Score
 from edgekd.scripts.device_runner import manifest_problem
 
 FORMAT: Final = 1
@@ -157,9 +157,9 @@ def figures(report: Report) -> tuple[Figure, ...]:
     """Every figure of the report says where it comes from; what was not measured is listed as such."""
     rows: list[Figure] = []
     if report.teacher is not None:
-        rows += [_accuracy("teacher", report.teacher), *_latency("teacher", report.teacher_latency)]
+        rows += [_score("teacher", report.teacher), *_latency("teacher", report.teacher_latency)]
     for candidate in report.candidates:
-        rows += [_accuracy(candidate.name, candidate.accuracy), *_latency(candidate.name, candidate.latency)]
+        rows += [_score(candidate.name, candidate.score), *_latency(candidate.name, candidate.latency)]
         rows.append(Figure(model=candidate.name, figure="size_mb", value=candidate.size_mb, origin="host"))
         memory = candidate.peak_memory_mb
         origin: Origin = "not measured" if memory is None else "host"
@@ -178,7 +178,7 @@ def figures(report: Report) -> tuple[Figure, ...]:
 
 def _on_device(model: str, device: OnDevice) -> list[Figure]:
     """The device said this of the model that ships; its name, power mode and clocks stand beside each figure."""
-    rows = [_accuracy(model, device.accuracy)] if device.accuracy else []
+    rows = [_score(model, device.score)] if device.score else []
     for latency in device.latencies:
         rows += [row.model_copy(update={"transfers": latency.transfers}) for row in _latency(model, latency)]
     # what the samples agree on is no figure where clocks, power mode or throttling moved
@@ -193,9 +193,15 @@ def _on_device(model: str, device: OnDevice) -> list[Figure]:
     return [row.model_copy(update=conditions) for row in rows]
 
 
-def _accuracy(model: str, found: Accuracy) -> Figure:
+def _figure(found: Score) -> str:
+    """The metric's name with its unit: 'top1_percent'."""
+    name = found.metric.lower().replace("-", "").replace(" ", "_")
+    return f"{name}_percent" if found.unit == "%" else name
+
+
+def _score(model: str, found: Score) -> Figure:
     return Figure(
-        model=model, figure="top1_percent", value=found.top1, interval=(found.low, found.high),
+        model=model, figure=_figure(found), value=found.value, interval=(found.low, found.high),
         n=found.n, split=found.split, runtime=found.runtime, origin=found.origin,
     )  # fmt: skip
 

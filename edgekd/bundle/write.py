@@ -32,6 +32,7 @@ from edgekd.bundle.read import (
 from edgekd.errors import BundleError
 from edgekd.export.to_onnx import write
 from edgekd.figures.figures import Report
+from edgekd.figures.words import valued
 from edgekd.recipe import Recipe
 from edgekd.runtime.runners import OnnxRunner
 from edgekd.scripts import RUNNER, SCRIPTS
@@ -201,7 +202,7 @@ def readme(report: Report, target: Target, trtexec: Mapping[str, str]) -> str:
         f"{report.recipe} for {target.title}",
         "",
         f"model.onnx: {chosen.name}, {chosen.size_mb:.2f} MB",
-        f"top-1:      {chosen.accuracy.top1:.2f} % ({chosen.accuracy.origin}, {chosen.accuracy.runtime})",
+        f"{f'{chosen.score.metric}:':<12}{valued(chosen.score.value, chosen.score.unit)} ({chosen.score.origin}, {chosen.score.runtime})",
         f"latency:    {speed}",
         "",
         f"{run} cat.png      the likeliest classes",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgekd.check.limits import Limit, limit_checks, limits
-from edgekd.figures.accuracy import Right, paired_interval
-from edgekd.figures.figures import Accuracy, Candidate, Check, Estimate, Latency, Origin
+from edgekd.figures.accuracy import TOP1
+from edgekd.figures.figures import Candidate, Check, Estimate, Latency, Origin, Score
+from edgekd.figures.metric import Drop, Judged, Metric, drop_of
+from edgekd.figures.words import valued
 from edgekd.measure.protocol import faster
 from edgekd.recipe import Budget
 
@@ -20,16 +22,17 @@ class Contender:
     """A candidate with everything that was found out about it.
 
     order_ms: the median on the device or on the host, or the low end of the estimate where the target's runtime does not run
-    here (`order_origin` says which). p90_ms: on the device, if steady. right: which of its answers on the test split are right.
+    here (`order_origin` says which). p90_ms: on the device, if steady. judged: each test sample's part of the metric; drops: how
+    much worse it is than the teacher and than fp32 on the same samples.
     same_runtime: `latency` was taken on this machine in the target's runtime, though the machine is of another kind.
-    in_float: the float student's accuracy; none: that of the contender fp32.
+    in_float: the float student's score; none: that of the contender fp32.
     floors: what it must keep beside the budgets. fault: why it must not ship whatever the budget allows; empty: nothing.
     """
 
     name: str
     path: Path
     size_mb: float
-    accuracy: Accuracy
+    score: Score
     latency: Latency | None
     peak_memory_mb: float | None
     order_ms: float | None
@@ -37,8 +40,10 @@ class Contender:
     fault: str = ""
     estimate: Estimate | None = None
     p90_ms: float | None = None
-    in_float: Accuracy | None = None
-    right: Right | None = None
+    in_float: Score | None = None
+    judged: Judged | None = None
+    metric: Metric = TOP1
+    drops: Mapping[str, Drop] = field(default_factory=dict)
     same_runtime: bool = False
     floors: tuple[Limit, ...] = ()
 
@@ -46,7 +51,7 @@ class Contender:
 Worse = Callable[[Contender, Contender], str]  # the reason why the first loses to the second; empty: it does not
 
 
-def choose(contenders: Sequence[Contender], budget: Budget, teacher: Accuracy | None) -> tuple[Candidate, ...]:
+def choose(contenders: Sequence[Contender], budget: Budget, teacher: Score | None) -> tuple[Candidate, ...]:
     """The candidates with their verdicts, exactly one of which is taken.
 
     Those that miss the fewest budgets, and of them the least, compete; one with a fault only where every one has a fault. Among
@@ -73,7 +78,7 @@ def choose(contenders: Sequence[Contender], budget: Budget, teacher: Accuracy | 
 
     return tuple(
         Candidate(
-            name=c.name, file=_file_of(c, best), size_mb=c.size_mb, accuracy=c.accuracy, latency=c.latency,
+            name=c.name, file=_file_of(c, best), size_mb=c.size_mb, score=c.score, latency=c.latency,
             peak_memory_mb=c.peak_memory_mb, estimate=c.estimate, shipped=c is best, reason=reason(c),
             order_ms=None if unordered(c) else c.order_ms, order_origin="not measured" if unordered(c) else c.order_origin,
         )
@@ -81,17 +86,15 @@ def choose(contenders: Sequence[Contender], budget: Budget, teacher: Accuracy | 
     )  # fmt: skip
 
 
-def misses(contenders: Sequence[Contender], budget: Budget, teacher: Accuracy | None) -> dict[str, list[Limit]]:
+def misses(contenders: Sequence[Contender], budget: Budget, teacher: Score | None) -> dict[str, list[Limit]]:
     """Candidate -> the budgets and floors that it misses."""
-    fp32 = next((contender.accuracy for contender in contenders if contender.name == "fp32"), None)
+    fp32 = next((contender.score for contender in contenders if contender.name == "fp32"), None)
     return {c.name: [limit for limit in _limits(c, budget, teacher, fp32) if not limit.keeps] for c in contenders}
 
 
-def budget_checks(
-    contenders: Sequence[Contender], shipped: str, budget: Budget, teacher: Accuracy | None
-) -> list[Check]:
+def budget_checks(contenders: Sequence[Contender], shipped: str, budget: Budget, teacher: Score | None) -> list[Check]:
     """One line a budget that the recipe sets, one a floor, and one that says whether the order in time is known."""
-    fp32 = next((contender.accuracy for contender in contenders if contender.name == "fp32"), None)
+    fp32 = next((contender.score for contender in contenders if contender.name == "fp32"), None)
     taken = next(contender for contender in contenders if contender.name == shipped)
     checks = list(limit_checks(_limits(taken, budget, teacher, fp32), budget))
     if taken.fault:
@@ -112,9 +115,9 @@ def order_unknown(contenders: Sequence[Contender]) -> str:
     return whys[0] if whys else ""
 
 
-def _limits(contender: Contender, budget: Budget, teacher: Accuracy | None, fp32: Accuracy | None) -> tuple[Limit, ...]:
+def _limits(contender: Contender, budget: Budget, teacher: Score | None, fp32: Score | None) -> tuple[Limit, ...]:
     c = contender
-    return (*limits(c.accuracy, c.size_mb, budget, teacher, c.in_float or fp32, c.p90_ms), *c.floors)
+    return (*limits(c.score, c.size_mb, budget, teacher, c.in_float or fp32, c.p90_ms, c.drops), *c.floors)
 
 
 def _weight(missed: Sequence[Limit]) -> tuple[int, float]:
@@ -133,7 +136,7 @@ def _taken(equals: Sequence[Contender]) -> tuple[Contender, str, dict[str, str]]
             by = name
         lost.update(out)
         rest = [contender for contender in rest if contender.name not in out]
-    best = min(rest, key=lambda c: (-c.accuracy.top1, c.size_mb, c.order_ms or 0.0))
+    best = min(rest, key=lambda c: (-c.score.sign * c.score.value, c.size_mb, c.order_ms or 0.0))
     lost.update({c.name: f"nothing that is known tells it from {best.name}" for c in rest if c is not best})
     return best, by if len(equals) > 1 else "alone", lost
 
@@ -143,13 +146,16 @@ def _dominated(loser: Contender, other: Contender) -> str:
     times = [(loser.order_ms, other.order_ms), (_here(loser), _here(other))]
     if any((one is None) != (two is None) for one, two in times):
         return ""
-    pairs = [(-loser.accuracy.top1, -other.accuracy.top1), (loser.size_mb, other.size_mb)]
+    pairs = [
+        (-loser.score.sign * loser.score.value, -other.score.sign * other.score.value),
+        (loser.size_mb, other.size_mb),
+    ]
     pairs += [(one, two) for one, two in times if one is not None and two is not None]
     if any(one < two for one, two in pairs) or all(one == two for one, two in pairs):
         return ""
     if slower := _slower(loser, other):
         return slower
-    figures = [f"{c.accuracy.top1:.2f} % and {c.size_mb:.3f} MB" for c in (loser, other)]
+    figures = [f"{_valued(c)} and {c.size_mb:.3f} MB" for c in (loser, other)]
     return f"{other.name} is as good or better in every known figure: {figures[0]} against {figures[1]}"
 
 
@@ -170,11 +176,13 @@ def _slower(loser: Contender, other: Contender) -> str:
 
 def _less_accurate(loser: Contender, other: Contender) -> str:
     """Beyond what the test split leaves open: on the same samples where they are known, else by intervals that do not overlap."""
-    if loser.right is not None and other.right is not None:
-        clear = paired_interval(other.right, loser.right)[0] > 0
+    if loser.judged is not None and other.judged is not None:
+        clear = drop_of(loser.metric, other.judged, loser.judged).low > 0
+    elif loser.score.better == "higher":
+        clear = other.score.low > loser.score.high
     else:
-        clear = other.accuracy.low > loser.accuracy.high
-    return f"less accurate than {other.name}: {_percent(loser)} against {_percent(other)}" if clear else ""
+        clear = other.score.high < loser.score.low
+    return f"less accurate than {other.name}: {_valued(loser)} against {_valued(other)}" if clear else ""
 
 
 def _larger(loser: Contender, other: Contender) -> str:
@@ -253,8 +261,8 @@ def _misses_more(missed: Sequence[Limit], of_best: Sequence[Limit], best: str) -
     return f"misses by more than {best}: {first}"
 
 
-def _percent(contender: Contender) -> str:
-    return f"{contender.accuracy.top1:.2f} %"
+def _valued(contender: Contender) -> str:
+    return valued(contender.score.value, contender.score.unit)
 
 
 def _file_of(contender: Contender, best: Contender) -> str:

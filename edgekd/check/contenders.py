@@ -19,7 +19,7 @@ from edgekd.data import Unseen
 from edgekd.data.batches import to_tensor
 from edgekd.errors import DeviceError, ModelError
 from edgekd.figures.devices import decisive
-from edgekd.figures.figures import Accuracy, Estimate, Latency, OnDevice
+from edgekd.figures.figures import Estimate, Latency, OnDevice, Score
 from edgekd.measure.estimate.estimate import estimate
 from edgekd.measure.fitness import is_architecture
 from edgekd.measure.on_candidates import measure_candidates
@@ -48,7 +48,7 @@ def timed_here(
     target: Target,
     problems: Problems,
     candidates: Mapping[str, Artifact],
-    accuracies: Mapping[str, Accuracy],
+    scores: Mapping[str, Score],
     teacher: Trained | None,
 ) -> TimedHere:
     """The candidates and the teacher, timed here in turns at batch 1 on one thread.
@@ -65,7 +65,7 @@ def timed_here(
     timings = time_models({name: artifact / MODEL for name, artifact in candidates.items()}, one, others)
     torch.set_num_threads(threads)  # a torch teacher was timed on one
     found = [
-        _contender(name, artifact / MODEL, accuracies[name], timings, target)
+        _contender(name, artifact / MODEL, scores[name], timings, target)
         for name, artifact in candidates.items()
         if name not in timings.failed
     ]
@@ -78,7 +78,7 @@ def timed_here(
     return TimedHere(found, latency, timings.failed)
 
 
-def _contender(name: str, file: Path, accuracy: Accuracy, timings: Timings, target: Target) -> Contender:
+def _contender(name: str, file: Path, score: Score, timings: Timings, target: Target) -> Contender:
     # What is fast on this processor says little about one of another architecture: x86, say, computes fp16 in fp32.
     runs_here = target.runtime.name == "onnxruntime" and is_architecture(platform.machine(), target)
     timed, by_profile = timings.series.get(name), estimate(file, target)
@@ -88,7 +88,7 @@ def _contender(name: str, file: Path, accuracy: Accuracy, timings: Timings, targ
         name=name,
         path=file,
         size_mb=round(size / 1e6, 4),
-        accuracy=accuracy,
+        score=score,
         latency=latency,
         peak_memory_mb=timings.memory_mb.get(name),
         order_ms=latency.p50_ms if runs_here and latency else _low_ms(by_profile, runs_here),

@@ -22,9 +22,10 @@ from edgekd.check.tasks import task_notes
 from edgekd.data import Unseen
 from edgekd.errors import DeviceError, ExportError
 from edgekd.export.lint import Finding, lint
-from edgekd.figures.accuracy import top1_of
+from edgekd.figures.accuracy import TOP1, judged, top1_of
 from edgekd.figures.devices import not_yet, with_device
-from edgekd.figures.figures import Accuracy, Candidate, Check, Dropped, Latency, OnDevice, Report
+from edgekd.figures.figures import Candidate, Check, Dropped, Latency, OnDevice, Report, Score
+from edgekd.figures.metric import Drop, Judged, drop_of
 from edgekd.recipe import Recipe
 from edgekd.runtime.runners import machine, versions
 from edgekd.steps.attempts import none_left
@@ -42,14 +43,14 @@ Scores = npt.NDArray[np.float32]
 class Compared:
     """The candidates side by side: timed, linted, held against the model that was trained and against the default floors.
 
-    student: the float student's accuracy; same: percent of the answers that int8 shares with what was trained; found: what
+    student: the float student's score; same: percent of the answers that int8 shares with what was trained; found: what
     the device said of each, where one was asked; failed: name -> why it could not be timed.
     """
 
     contenders: Sequence[Contender]
-    teacher: Accuracy | None
+    teacher: Score | None
     teacher_latency: Latency | None
-    student: Accuracy
+    student: Score
     same: float | None
     findings: Mapping[str, list[Finding]]
     found: Mapping[str, OnDevice | DeviceError]
@@ -106,10 +107,10 @@ def compare(
     test, candidates, scores = problems.student.open_test(), dict(exported.candidates), exported.scores
     for artifact in (*candidates.values(), *scores.values()):
         run.intact(artifact)
-    accuracies = {name: accuracy(score, test) for name, score in scores.items()}
-    student = accuracies.get("fp32") or _in_torch(exported, test)
-    teacher = accuracy(taught.scores, test) if taught.scores is not None else None
-    timed = timed_here(recipe, target, problems, candidates, accuracies, next(iter(taught.teachers), None))
+    own = {name: scored(score, test) for name, score in scores.items()}
+    student = scored(in_float(exported), test)
+    teacher = scored(taught.scores, test) if taught.scores is not None else None
+    timed = timed_here(recipe, target, problems, candidates, own, next(iter(taught.teachers), None))
     for name, reason in timed.failed.items():
         say(f"  {name} was dropped: {reason}")
         candidates.pop(name, None)
@@ -124,7 +125,17 @@ def compare(
             faults["int8"] = (
                 f"only {same:.2f} % of its answers are those of the model that was trained; at least {lines.AGREEMENT} % are asked"
             )
-    contenders = [replace(found, in_float=student, fault=faults[found.name]) for found in timed.contenders]
+    references = {"fp32": judged_of(in_float(exported), test)}
+    if taught.scores is not None:
+        references["the teacher"] = judged_of(taught.scores, test)
+    answers = {name: judged_of(score, test) for name, score in scores.items()}
+    contenders = [
+        replace(
+            found, in_float=student, fault=faults[found.name], judged=answers[found.name],
+            drops=drops_of(answers[found.name], references),
+        )
+        for found in timed.contenders
+    ]  # fmt: skip
     found = measured_on(device, recipe, target, test, candidates) if device else {}
     contenders = [as_measured(contender, found[contender.name]) if found else contender for contender in contenders]
     contenders = lines.with_floors(contenders, recipe.budget, test, scores, taught.scores)
@@ -162,15 +173,26 @@ def checks(
     ]
 
 
-def accuracy(scores: Artifact, test: Unseen) -> Accuracy:
+def scored(scores: Artifact, test: Unseen) -> Score:
     """Top-1 on the test split with its interval, of a stage's logits `[samples, classes]`."""
     logits: Scores = np.load(scores / "test.npy")
     runtime = str(json.loads((scores / "runtime.json").read_text()))
     return top1_of(logits.argmax(1), test.labels, test.classes, runtime)
 
 
-def _in_torch(exported: Exported, test: Unseen) -> Accuracy:
-    """The float student's, where its export was dropped."""
-    if exported.in_torch is None:
+def in_float(exported: Exported) -> Artifact:
+    """The float student's answers: its export's, or the module's where that was dropped."""
+    found = exported.scores.get("fp32") or exported.in_torch
+    if found is None:
         raise ExportError(none_left(dict(exported.dropped)))
-    return accuracy(exported.in_torch, test)
+    return found
+
+
+def judged_of(scores: Artifact, test: Unseen) -> Judged:
+    """Each test sample's part of the metric, of a stage's logits."""
+    return judged(np.load(scores / "test.npy").argmax(1) == test.labels)
+
+
+def drops_of(own: Judged, references: Mapping[str, Judged]) -> dict[str, Drop]:
+    """How much worse these answers are than those of each reference, on the same samples."""
+    return {name: drop_of(TOP1, reference, own) for name, reference in references.items()}

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekd.figures.accuracy import Right, paired_interval
-from edgekd.figures.figures import Accuracy, Check
-from edgekd.figures.words import beside
+from edgekd.figures.figures import Check, Score
+from edgekd.figures.metric import Drop
+from edgekd.figures.words import beside, valued
 from edgekd.recipe import Budget
 
 CHANCE = 0.05  # that a floor is missed by chance alone, over all classes and all models that it is compared with
@@ -33,32 +34,47 @@ class Limit:
 
 
 def limits(
-    accuracy: Accuracy,
+    score: Score,
     size_mb: float,
     budget: Budget,
-    teacher: Accuracy | None,
-    fp32: Accuracy | None,
+    teacher: Score | None,
+    fp32: Score | None,
     p90_ms: float | None = None,
+    drops: Mapping[str, Drop] | None = None,
 ) -> list[Limit]:
-    """The budgets that the recipe sets, with what was found, for all that can be found here."""
+    """The budgets that the recipe sets, with what was found, for all that can be found here.
+
+    drops: how much worse the candidate is than "the teacher" and than "fp32" on the same samples, where these are known.
+    """
     # Rounded to the hundredth that is shown, so that 0.3 points of 10,000 samples are not 0.30000000000001.
-    top1 = round(accuracy.top1, 2)
+    value = round(score.value, 2)
     found = []
-    if (least := budget.min_accuracy) is not None:
-        found.append(_limit("min_accuracy", f"{top1:.2f} %", f"at least {least:g}", (least - top1) / 100))
+    if (bound := budget.min_accuracy) is not None:
+        limit = f"at {'least' if score.sign > 0 else 'most'} {bound:g}"
+        found.append(_limit("min_accuracy", valued(value, score.unit), limit, score.sign * (bound - value) / 100))
     for key, name, other in (
         ("max_drop_from_teacher", "the teacher", teacher),
         ("max_drop_from_fp32", "fp32", fp32),
     ):
         most = getattr(budget, key)
         if most is not None and other is not None:
-            drop = round(other.top1 - accuracy.top1, 2)
-            found.append(_limit(key, f"{beside(drop)} {name}", f"at most {most:g}", (drop - most) / 100))
+            drop = round(score.sign * (other.value - score.value), 2)
+            told = f"{beside(drop, score.unit, score.better)} {name}{_noise((drops or {}).get(name), most, score.n)}"
+            found.append(_limit(key, told, f"at most {most:g}", (drop - most) / 100))
     if (most := budget.size_mb) is not None:
         found.append(_limit("size_mb", f"{size_mb:.3f} MB", f"at most {most:g}", size_mb / most - 1))
     if (most := budget.p90_latency_ms) is not None and p90_ms is not None:
         found.append(_limit("p90_latency_ms", f"p90 {p90_ms:.3g} ms", f"at most {most:g}", p90_ms / most - 1))
     return found
+
+
+def _noise(drop: Drop | None, most: float, n: int) -> str:
+    """The paired interval of a drop, and whether the limit lies in it."""
+    if drop is None:
+        return ""
+    inside = drop.low <= most <= drop.high
+    interval = f" (95 %: {drop.low:.2f} to {drop.high:.2f} worse)"
+    return f"{interval}; the limit lies within: {n} samples cannot tell" if inside else interval
 
 
 def floors(

@@ -15,7 +15,8 @@ from edgekd.check.limits import floors
 from edgekd.data import Unseen
 from edgekd.export.lint import Finding, counted, grouped, listed, runtime_title
 from edgekd.figures.accuracy import top1
-from edgekd.figures.figures import Accuracy, Candidate, Check
+from edgekd.figures.figures import Candidate, Check, Score
+from edgekd.figures.words import valued
 from edgekd.recipe import Budget, Recipe
 from edgekd.steps.export import FROM_MODULE, SAME, TRAINED, kept_fp32
 from edgekd.steps.ladder import Quantized
@@ -47,7 +48,7 @@ def with_floors(
     scores: Mapping[str, Artifact],
     teacher_scores: Artifact | None,
 ) -> list[Contender]:
-    """The contenders with their right answers on the test split, and what they must keep though no budget asks for it.
+    """The contenders with what they must keep though no budget asks for it.
 
     No class may be lost against the float student, nor against a teacher that knows the same classes.
     """
@@ -63,7 +64,7 @@ def with_floors(
         own = answers[contender.name]
         references = {**of_teacher, **(of_fp32 if contender.name != "fp32" else {})}
         kept = tuple(floors(own, labels, test.classes, budget, references))
-        found.append(replace(contender, right=own == labels, floors=kept))
+        found.append(replace(contender, floors=kept))
     return found
 
 
@@ -95,12 +96,14 @@ def agreement(same: float, int8: Artifact, as_trained: Artifact, scores: Artifac
         yield Check(name="int8 with fp16 between its layers", verdict="note", found=found)
 
 
-def under_teacher(recipe: Recipe, shipped: Candidate, teacher: Accuracy | None) -> Iterator[Check]:
+def under_teacher(recipe: Recipe, shipped: Candidate, teacher: Score | None) -> Iterator[Check]:
     """How far below its teacher the student is, where no budget limits that."""
     if teacher is not None and recipe.budget.max_drop_from_teacher is None:
-        above = round(shipped.accuracy.top1 - teacher.top1, 2)
+        above = round(shipped.score.value - teacher.value, 2)
         points = f"{abs(above):.2f} points {'higher' if above > 0 else 'lower'}" if above else "no difference"
-        found = f"{shipped.accuracy.top1:.2f} % against {teacher.top1:.2f} %, {points}"
+        found = (
+            f"{valued(shipped.score.value, shipped.score.unit)} against {valued(teacher.value, teacher.unit)}, {points}"
+        )
         yield Check(name="beside the teacher", verdict="note", found=f"{found}; no limit is set")
 
 
@@ -173,7 +176,7 @@ def warnings(
     recipe: Recipe,
     test: Unseen,
     skipped: Sequence[str],
-    teacher: Accuracy | None,
+    teacher: Score | None,
     shipped: Candidate,
     quantized: Quantized | None,
 ) -> Iterator[str]:
@@ -196,9 +199,9 @@ def warnings(
         yield "no loss reads the teacher (distill.losses): the student learned from labels alone"
     counts = np.bincount(test.labels)
     share = 100 * float(counts.max()) / len(test)
-    for name, found in (("the teacher", teacher), (shipped.name, shipped.accuracy)):
+    for name, found in (("the teacher", teacher), (shipped.name, shipped.score)):
         if found is not None and found.low <= share:
             yield (
-                f"{name} is right on {found.top1:.2f} %, no better than always naming the most frequent class "
+                f"{name} is right on {found.value:.2f} %, no better than always naming the most frequent class "
                 f"({test.classes[int(counts.argmax())]}, {share:.2f} %)"
             )

@@ -42,11 +42,11 @@ def path(quantized: Quantized | None) -> tuple[QuantizationStep, ...]:
         return ()
     return tuple(
         QuantizationStep(
-            name=rung.name, in_float=rung.plan.in_float, holdout_top1=rung.top1, drop=rung.drop, holds=bool(rung.holds),
+            name=rung.name, in_float=rung.plan.in_float, holdout=rung.value, drop=rung.drop, holds=bool(rung.holds),
             taken=rung is quantized.taken, seconds=round(rung.quantized.seconds, 1),
         )
         for rung in quantized.tried
-        if rung.top1 is not None and rung.drop is not None
+        if rung.value is not None and rung.drop is not None
     )  # fmt: skip
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgekd.figures.figures import Accuracy, Origin
+from edgekd.figures.figures import Origin, Score
+from edgekd.figures.metric import Judged, Metric, score_of
 
 Z95 = 1.959964
 Right = npt.NDArray[np.bool_]
@@ -17,23 +18,18 @@ Right = npt.NDArray[np.bool_]
 
 def top1_of(
     found: npt.NDArray[Any], labels: npt.NDArray[Any], classes: Sequence[str], runtime: str, origin: Origin = "host"
-) -> Accuracy:
+) -> Score:
     """Top-1 on the test split; the classes that were found and the right ones, `[samples]`."""
     right = found == labels
-    low, high = wilson_interval(int(right.sum()), len(right))
-    per_class = {
+    parts = {
         name: round(float(100 * right[labels == i].mean()), 2) for i, name in enumerate(classes) if (labels == i).any()
     }
-    return Accuracy(
-        top1=round(100 * float(right.mean()), 3),
-        low=low,
-        high=high,
-        n=len(right),
-        split="test",
-        runtime=runtime,
-        origin=origin,
-        per_class=per_class,
-    )
+    return score_of(TOP1, judged(right), runtime=runtime, origin=origin, parts=parts)
+
+
+def judged(right: Right) -> Judged:
+    """Each answer's part of top-1: 1 where it is right, `[samples, 1]`."""
+    return np.asarray(right, np.float64)[:, None]
 
 
 def wilson_interval(right: int, n: int) -> tuple[float, float]:
@@ -74,3 +70,16 @@ def _wilson(p: float, n: int, z: float) -> tuple[float, float]:
 def top1(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
     """Share of rows whose largest logit is the label's, in percent."""
     return float(100 * (logits.argmax(1) == labels).mean())
+
+
+def _right(judged: Judged) -> Right:
+    right: Right = judged[:, 0] > 0
+    return right
+
+
+TOP1 = Metric(
+    "top-1", "%", "higher",
+    value=lambda judged: 100 * float(judged[:, 0].mean()),
+    interval=lambda judged: wilson_interval(int(judged[:, 0].sum()), len(judged)),
+    paired=lambda reference, judged: paired_interval(_right(reference), _right(judged)),
+)  # fmt: skip

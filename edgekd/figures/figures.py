@@ -14,17 +14,25 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Accuracy(Section):
-    """Top-1 in percent with its 95 % Wilson interval, over `n` samples of a split."""
+class Score(Section):
+    """How good a model is by a metric, with its 95 % interval, over `n` samples of a split."""
 
-    top1: float
+    metric: str = "top-1"
+    unit: str = Field(default="%", description="of the value; a difference of percents is in points")
+    better: Literal["higher", "lower"] = "higher"
+    value: float
     low: float
     high: float
     n: int
     split: Literal["test", "holdout"]
     runtime: str = Field(description="what computed it, with version: 'onnxruntime 1.31.1 CPU'")
     origin: Origin = "host"
-    per_class: dict[str, float] = Field(default_factory=dict, description="class name -> top-1 in percent")
+    parts: dict[str, float] = Field(default_factory=dict, description="figures of parts of the samples: of each class")
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better, else -1."""
+        return 1 if self.better == "higher" else -1
 
 
 class Latency(Section):
@@ -86,7 +94,7 @@ class Candidate(Section):
     name: str = Field(description="fp32, fp16, bf16, int8")
     file: str = Field(description="its name in the bundle; empty: not part of it")
     size_mb: float
-    accuracy: Accuracy
+    score: Score
     latency: Latency | None = Field(default=None, description="none: not measured")
     peak_memory_mb: float | None = None
     estimate: Estimate | None = Field(default=None, description="on the target; none: its profile states no bandwidth")
@@ -189,7 +197,7 @@ class OnDevice(Section):
     unstable: tuple[str, ...] = Field(
         default=(), description="why no verdict is built on the latencies, and what to do"
     )
-    accuracy: Accuracy | None = None
+    score: Score | None = None
     energy: Energy | None = Field(default=None, description="none: no sensor can be read")
     load_ms: float | None = None
     first_ms: float | None = None
@@ -202,7 +210,7 @@ class OnDevice(Section):
     other_load_cores: float | None = Field(default=None, description="cores that other programs kept busy meanwhile")
     measured_earlier: dict[str, str] = Field(
         default_factory=dict,
-        description="figure (accuracy, energy, sustained) -> when, where it is of an earlier measurement",
+        description="figure (score, energy, sustained) -> when, where it is of an earlier measurement",
     )
 
     def against(self, latency: Latency) -> list[str]:
@@ -216,11 +224,11 @@ class OnDevice(Section):
 
 
 class QuantizationStep(Section):
-    """A way to quantize that mode = "auto" tried, from the cheapest on; `drop` in points of hold-out top-1 under fp32."""
+    """A way to quantize that mode = "auto" tried, from the cheapest on; `drop`: by how much it is worse than fp32 there."""
 
     name: str
     in_float: tuple[str, ...] = Field(default=(), description="layers that it leaves in float")
-    holdout_top1: float
+    holdout: float = Field(description="its score on the hold-out split")
     drop: float
     holds: bool = Field(description="the drop is within budget.max_drop_from_fp32")
     taken: bool
@@ -236,9 +244,26 @@ class LayerSensitivity(Section):
     in_float: bool
 
 
+RENAMED = {"accuracy": "score", "holdout_top1": "holdout", "top1": "value", "per_class": "parts"}
+AS_THEY_ARE = ("curves", "quantization_curves", "per_class", "versions")  # whose keys are names of other things
+
+
+def _of_format_1(value: Any) -> Any:
+    """A report that edgekd 0.1 wrote, by the names of today; what was made in Python has these already."""
+    if isinstance(value, list | tuple):
+        return [_of_format_1(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        RENAMED.get(key, key): item if key in AS_THEY_ARE or isinstance(item, BaseModel) else _of_format_1(item)
+        for key, item in value.items()
+    }
+
+
 class Report(Section):
     """Everything that `edgekd build` found; `report.json` is this, and report.html is made from it."""
 
+    format: Literal[2] = Field(default=2, description="1 had `accuracy` and `top1` where this has `score` and `value`")
     recipe: str
     target: str
     target_title: str
@@ -247,10 +272,10 @@ class Report(Section):
     machine: str
     versions: dict[str, str]
     classes: tuple[str, ...]
-    teacher: Accuracy | None = Field(default=None, description="none: the student learned without one")
+    teacher: Score | None = Field(default=None, description="none: the student learned without one")
     teacher_size_mb: float | None = None
     teacher_latency: Latency | None = Field(default=None, description="none: not measured")
-    student: Accuracy = Field(description="the float student: the fp32 candidate, or the module where that was dropped")
+    student: Score = Field(description="the float student: the fp32 candidate, or the module where that was dropped")
     student_parameters: int
     candidates: tuple[Candidate, ...]
     dropped: tuple[Dropped, ...] = Field(
@@ -282,7 +307,10 @@ class Report(Section):
     @model_validator(mode="before")
     @classmethod
     def _headline_follows_from_the_checks(cls, data: Any) -> Any:
-        return {key: value for key, value in data.items() if key != "headline"} if isinstance(data, dict) else data
+        if not isinstance(data, dict):
+            return data
+        known = {key: value for key, value in data.items() if key != "headline"}
+        return known if "format" in known else _of_format_1(known)
 
     @computed_field(description="whether to ship it, and what speaks against that")  # type: ignore[prop-decorator]
     @property

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import math
 
-from edgekd.figures.figures import Accuracy, Latency
+from edgekd.figures.figures import Latency, Score
 
 NOT_MEASURED = "not measured"
 
 
-def top1(accuracy: Accuracy) -> str:
-    return f"{accuracy.top1:.2f} ±{(accuracy.high - accuracy.low) / 2:.2f}"
+def with_interval(score: Score) -> str:
+    return f"{score.value:.2f} ±{(score.high - score.low) / 2:.2f}"
+
+
+def metric_in(score: Score) -> str:
+    """The metric with its unit, as a column is headed: 'top-1 %'."""
+    return f"{score.metric} {score.unit}".strip()
+
+
+def valued(value: float, unit: str) -> str:
+    """A value with its unit: '84.20 %', '3.10'."""
+    return f"{value:.2f} {unit}".strip()
 
 
 def latency_cells(latency: Latency | None) -> tuple[str, str]:
@@ -30,11 +40,11 @@ def megabytes(size_mb: float | None) -> str:
     return "-" if size_mb is None else f"{size_mb:.2f}"
 
 
-def origins(accuracy: Accuracy, latency: Latency | None) -> str:
+def origins(score: Score, latency: Latency | None) -> str:
     """One word where both figures come from the same place, else both."""
-    if latency is None or latency.origin == accuracy.origin:
-        return accuracy.origin
-    return f"{accuracy.origin}, ms: {latency.origin}"
+    if latency is None or latency.origin == score.origin:
+        return score.origin
+    return f"{score.origin}, ms: {latency.origin}"
 
 
 def signed(points: float) -> str:
@@ -42,6 +52,8 @@ def signed(points: float) -> str:
     return f"{points:+.2f}" if round(points, 2) else "0.00"
 
 
-def beside(drop: float) -> str:
-    """Points that one accuracy lies under another, in words whose sign is right: '1.50 points under', '2.67 points above'."""
-    return f"{abs(drop):.2f} points {'above' if drop < 0 else 'under'}"
+def beside(drop: float, unit: str = "%", better: str = "higher") -> str:
+    """How far a score lies from another, in words whose sign is right: '1.50 points under', '2.67 points above'."""
+    worse, improved = ("under", "above") if better == "higher" else ("above", "under")
+    amount = f"{abs(drop):.2f} {'points' if unit == '%' else unit}".strip()
+    return f"{amount} {improved if drop < 0 else worse}"

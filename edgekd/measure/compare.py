@@ -10,7 +10,7 @@ from edgekd.bundle.golden import FIRST, Golden
 from edgekd.bundle.read import SHIPPED, Row, read_manifest
 from edgekd.bundle.write import verify_bundle
 from edgekd.figures.accuracy import top1_of
-from edgekd.figures.figures import Accuracy
+from edgekd.figures.figures import Score
 from edgekd.measure.devices import Device
 from edgekd.measure.numerics import Numerics, compare
 from edgekd.measure.samples import samples_for_accuracy
@@ -37,7 +37,7 @@ def compare_on(device: Device, folder: Path, *, samples: int = 0) -> list[Row]:
     return rows
 
 
-def accuracy_on(device: Device, folder: Path, samples: int) -> tuple[Accuracy, Accuracy, float]:
+def accuracy_on(device: Device, folder: Path, samples: int) -> tuple[Score, Score, float]:
     """Top-1 of the shipped model there and here on `samples` of the test split, and the share of samples on which both
     name the same class."""
     with samples_for_accuracy(folder, samples) as given:
@@ -82,7 +82,7 @@ def _nodes(found: Numerics) -> list[Row]:
 def _accuracy(device: Device, folder: Path, samples: int) -> Row:
     there, here, same = accuracy_on(device, folder, samples)
     detail = (
-        f"{there.top1:.2f} % (95 % {there.low:.2f} to {there.high:.2f}) of {there.n} test samples, {there.origin}; here "
-        f"{here.top1:.2f} %; the same class on {same:.2%}"
+        f"{there.value:.2f} % (95 % {there.low:.2f} to {there.high:.2f}) of {there.n} test samples, {there.origin}; here "
+        f"{here.value:.2f} %; the same class on {same:.2%}"
     )
-    return f"top-1 on {device.name}", there.high >= here.top1, detail
+    return f"top-1 on {device.name}", there.high >= here.value, detail

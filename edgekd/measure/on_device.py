@@ -19,7 +19,7 @@ from edgekd.bundle.manifest import Manifest
 from edgekd.bundle.read import GOLDEN, MANIFEST, SHIPPED, read_manifest, refuse_not_to_ship, write_manifest
 from edgekd.errors import BundleError, DeviceError
 from edgekd.figures.accuracy import top1_of
-from edgekd.figures.figures import Accuracy, Latency, OnDevice, Origin
+from edgekd.figures.figures import Latency, OnDevice, Origin, Score
 from edgekd.measure.answer import Answer, Facts, Loading, Proof, Shipped, Timed, understand
 from edgekd.measure.devices import Device, Told
 from edgekd.measure.devices.process import clean
@@ -213,7 +213,7 @@ def judged(
             for one, (_, taken) in zip(answer.series, series, strict=True)
         ),
         unstable=refusals(series, states, answer.clocks_used, facts.power_modes) if series else (),
-        accuracy=_accuracy(answer, samples, origin, device) if samples and answer.golden.ok else None,
+        score=_score(answer, samples, origin, device) if samples and answer.golden.ok else None,
         energy=answer.energy,
         load_ms=cost.load_ms,
         first_ms=cost.first_ms,
@@ -239,7 +239,7 @@ def _latency(one: Timed, series: Series, facts: Facts, runtime: str, origin: Ori
     return figure.model_copy(update={"transfers": one.transfers, "unsteady": tuple(unsteady(title(one), series))})
 
 
-def _accuracy(answer: Answer, samples: Samples, origin: Origin, device: str) -> Accuracy:
+def _score(answer: Answer, samples: Samples, origin: Origin, device: str) -> Score:
     found = np.asarray(answer.predictions or ())
     if found.shape != samples.labels.shape:
         raise DeviceError(f"{device}: {len(found)} predictions came back for {len(samples.labels)} samples")

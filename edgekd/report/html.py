@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from edgekd.figures.devices import deciding
-from edgekd.figures.figures import Accuracy, Candidate, Latency, Report
-from edgekd.figures.words import NOT_MEASURED, milliseconds, signed
+from edgekd.figures.figures import Candidate, Latency, Report, Score
+from edgekd.figures.words import NOT_MEASURED, milliseconds, signed, valued
 from edgekd.report.axes import Axis
 from edgekd.report.on_device import further
 from edgekd.report.roofline import in_words, left_out_of_plot, roofline, time_by_kind
@@ -69,7 +69,7 @@ def file_size(size_mb: float | None) -> Speed | None:
 
 @dataclass(frozen=True)
 class Scatter:
-    """Accuracy against latency, as measured or as estimated, by which decided; where no order in time is known, against size."""
+    """The score against latency, as measured or as estimated, by which decided; where no order in time is known, against size."""
 
     heading: str
     unknown: str
@@ -86,17 +86,17 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM, GUTTER = 920, 380, 56, 24, 24, 48, 170
 
 
 def scatter(report: Report) -> Scatter:
-    """Teacher and candidates; those whose latency is not known stand apart, at their accuracy alone."""
+    """Teacher and candidates; those whose latency is not known stand apart, at their score alone."""
     origin = report.chosen.order_origin
     by_estimate, by_size = origin == "estimate", origin == "not measured"
     teacher = file_size(report.teacher_size_mb) if by_size else None if by_estimate else speed(report.teacher_latency)
-    points: list[tuple[str, str, Accuracy, Speed | None]] = [
+    points: list[tuple[str, str, Score, Speed | None]] = [
         *([("teacher", "teacher", report.teacher, teacher)] if report.teacher is not None else []),
         *(
             (
                 c.name,
                 "shipped" if c.shipped else "candidate",
-                c.accuracy,
+                c.score,
                 file_size(c.size_mb) if by_size else estimated_speed(c) if by_estimate else speed(c.latency),
             )
             for c in report.candidates
@@ -106,17 +106,18 @@ def scatter(report: Report) -> Scatter:
     apart = len(timed) < len(points)
     plot_right = WIDTH - RIGHT - (GUTTER if apart and timed else 0)
     x = latency_axis(timed, plot_right) if timed else None
-    y = accuracy_axis([accuracy for _, _, accuracy, _ in points])
+    y = score_axis([score for _, _, score, _ in points])
     gutter_x = ((plot_right + WIDTH - RIGHT) / 2 if timed else WIDTH / 2) if apart else None
     marks: list[Mark] = []
-    for name, role, accuracy, latency in points:
+    for name, role, score, latency in points:
         centre = x(latency.ms) if x and latency else float(gutter_x or 0)
         spread = (x(latency.low_ms), x(latency.high_ms)) if x and latency else (centre, centre)
-        marks.append(mark(name, role, accuracy, latency, centre, spread, y, marks))
+        marks.append(mark(name, role, score, latency, centre, spread, y, marks))
     title = f"estimated latency on {report.target_title}, ms" if by_estimate else "median latency, ms"
-    heading, unknown = "Accuracy against latency", f"latency {NOT_MEASURED}"
+    metric = report.student.metric[:1].upper() + report.student.metric[1:]
+    heading, unknown = f"{metric} against latency", f"latency {NOT_MEASURED}"
     if by_size:
-        heading, unknown, title = "Accuracy against size", "size not known", "size of the file, MB"
+        heading, unknown, title = f"{metric} against size", "size not known", "size of the file, MB"
     return Scatter(heading, unknown, f"{title} (logarithmic)", WIDTH, HEIGHT, x, y, marks, gutter_x)
 
 
@@ -127,16 +128,19 @@ def latency_axis(timed: Sequence[Speed], right: float) -> Axis:
     return Axis(max(low / widen, 1e-6), max(high * widen, 1e-5), LEFT + 8, right, logarithmic=True)
 
 
-def accuracy_axis(accuracies: Sequence[Accuracy]) -> Axis:
-    low, high = min(a.low for a in accuracies), max(a.high for a in accuracies)
-    margin = max(0.12 * (high - low), 0.25)
-    return Axis(max(0.0, low - margin), min(100.0, high + margin), HEIGHT - BOTTOM, TOP)
+def score_axis(scores: Sequence[Score]) -> Axis:
+    """Wide enough for every interval; a share ends at 0 and 100 %."""
+    low, high = min(score.low for score in scores), max(score.high for score in scores)
+    share = scores[0].unit == "%"
+    margin = max(0.12 * (high - low), 0.25 if share else 0.01 * abs(high), 1e-6)
+    low, high = low - margin, high + margin
+    return Axis(max(0.0, low) if share else low, min(100.0, high) if share else high, HEIGHT - BOTTOM, TOP)
 
 
 def mark(
     name: str,
     role: str,
-    accuracy: Accuracy,
+    score: Score,
     latency: Speed | None,
     centre: float,
     spread: tuple[float, float],
@@ -144,7 +148,7 @@ def mark(
     others: Sequence[Mark],
 ) -> Mark:
     """A point with its label to the right, moved below where a label already stands."""
-    height = y(accuracy.top1)
+    height = y(score.value)
     label_y = height - 10
     near = [m.label_y for m in others if abs(m.x - centre) < 110]
     while any(abs(label_y - other) < 16 for other in near):
@@ -155,14 +159,14 @@ def mark(
         role=role,
         x=centre,
         y=height,
-        y_low=y(accuracy.low),
-        y_high=y(accuracy.high),
+        y_low=y(score.low),
+        y_high=y(score.high),
         x_low=spread[0],
         x_high=spread[1],
         label_x=centre - 10 if at_right else centre + 10,
         label_y=label_y,
         anchor="end" if at_right else "start",
-        title=f"{name}: top-1 {accuracy.top1:.2f} % ({accuracy.origin}), {latency.words if latency else f'p50 {NOT_MEASURED}'}",
+        title=f"{name}: {score.metric} {valued(score.value, score.unit)} ({score.origin}), {latency.words if latency else f'p50 {NOT_MEASURED}'}",
     )
 
 
@@ -288,21 +292,23 @@ class ClassRow:
 def class_rows(report: Report) -> tuple[list[ClassRow], float]:
     """Every class of the shipped model, the largest loss against the teacher first, without one the lowest, and where the bar
     begins."""
-    shipped, teacher = report.chosen.accuracy.per_class, report.teacher.per_class if report.teacher is not None else {}
+    shipped, teacher = report.chosen.score.parts, report.teacher.parts if report.teacher is not None else {}
+    sign = report.chosen.score.sign
     if not shipped:
         return [], 0.0
     lowest = min([*shipped.values(), *(v for name, v in teacher.items() if name in shipped)])
     start = max(0.0, math.floor((lowest - 2) / 10) * 10.0)
+    end = 100.0 if report.chosen.score.unit == "%" else max([*shipped.values(), *teacher.values(), start + 1e-6])
 
     def at(value: float) -> float:
-        return round((value - start) / (100 - start) * 100, 2)
+        return round((value - start) / (end - start) * 100, 2)
 
     rows = [
         ClassRow(name, teacher.get(name), value, at(teacher[name]) if name in teacher else None, at(value))
         for name, value in shipped.items()
     ]
     return sorted(
-        rows, key=lambda row: (row.change is None, row.shipped if row.change is None else row.change, row.name)
+        rows, key=lambda row: (row.change is None, sign * (row.shipped if row.change is None else row.change), row.name)
     ), start
 
 
@@ -336,12 +342,12 @@ def render(report: Report) -> str:
     """The report as one HTML page: offline, light or dark as the reader's system is, everything escaped."""
     environment = templates()
     environment.filters |= {"duration": duration, "milliseconds": milliseconds}
-
     environment.filters |= {"signed": signed, "further": further, "in_words": in_words, "time_by_kind": time_by_kind}
     rows, bar_start = class_rows(report)
     estimated = report.chosen.estimate
     return environment.get_template("report.html.j2").render(
         report=report,
+        metric=", ".join(filter(None, (report.student.metric, report.student.unit))),
         decided=max(deciding(report.devices), key=lambda pair: pair[1].p90_ms, default=None),
         plot=scatter(report),
         estimate=estimated,

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from edgekd.figures.devices import _called
 from edgekd.figures.figures import Latency, OnDevice
-from edgekd.figures.words import NOT_MEASURED, milliseconds, top1
+from edgekd.figures.words import NOT_MEASURED, milliseconds, with_interval
 
 BUSY = 0.1  # cores that other programs may keep busy without a word
 
@@ -36,8 +36,9 @@ def table(devices: Sequence[OnDevice]) -> RenderableType:
 
 def further(device: OnDevice) -> Iterator[str]:
     """What else was measured, a sentence each."""
-    if device.accuracy is not None:
-        yield f"top-1 {top1(device.accuracy)} % of {device.accuracy.n} {device.accuracy.split} samples{_earlier(device, 'accuracy')}"
+    if (score := device.score) is not None:
+        found = f"{score.metric} {with_interval(score)} {score.unit}".strip()
+        yield f"{found} of {score.n} {score.split} samples{_earlier(device, 'score')}"
     if device.energy is not None:
         rail, mj = max(device.energy.mj_per_inference.items(), key=lambda pair: pair[1])
         yield f"{mj:.3g} mJ an inference ({rail}){_earlier(device, 'energy')}"

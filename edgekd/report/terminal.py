@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgekd.figures.figures import Candidate, Check, QuantizationStep, Report
-from edgekd.figures.words import NOT_MEASURED, latency_cells, megabytes, origins, signed, top1
+from edgekd.figures.words import NOT_MEASURED, latency_cells, megabytes, metric_in, origins, signed, with_interval
 from edgekd.report.on_device import table
 from edgekd.report.roofline import in_words
 
@@ -41,7 +41,7 @@ def figures(report: Report) -> Table:
     """Teacher and candidates, a row each: top-1 with its interval, latency, size, and where each comes from."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("model", no_wrap=True)
-    table.add_column("top-1 %", justify="right")
+    table.add_column(metric_in(report.student), justify="right")
     table.add_column("p50 ms", justify="right")
     table.add_column("p90 ms", justify="right")
     table.add_column("MB", justify="right")
@@ -49,7 +49,7 @@ def figures(report: Report) -> Table:
     if report.teacher is not None:
         table.add_row(
             "teacher",
-            top1(report.teacher),
+            with_interval(report.teacher),
             *latency_cells(report.teacher_latency),
             megabytes(report.teacher_size_mb),
             origins(report.teacher, report.teacher_latency),
@@ -57,10 +57,10 @@ def figures(report: Report) -> Table:
     for candidate in report.candidates:
         table.add_row(
             Text(("▸ " if candidate.shipped else "  ") + candidate.name),
-            top1(candidate.accuracy),
+            with_interval(candidate.score),
             *latency_cells(candidate.latency),
             megabytes(candidate.size_mb),
-            origins(candidate.accuracy, candidate.latency),
+            origins(candidate.score, candidate.latency),
             style="bold" if candidate.shipped else "",
         )
     return table
@@ -109,7 +109,7 @@ def quantization(path: tuple[QuantizationStep, ...]) -> Table:
     table.add_column("max_drop_from_fp32")
     for step in path:
         table.add_row(
-            Text(("▸ " if step.taken else "  ") + step.name), f"{step.holdout_top1:.2f}", signed(-step.drop),
+            Text(("▸ " if step.taken else "  ") + step.name), f"{step.holdout:.2f}", signed(-step.drop),
             Text("holds", style="green") if step.holds else Text("missed", style="yellow"),
             style="bold" if step.taken else "",
         )  # fmt: skip
@@ -134,7 +134,9 @@ def where_measured(report: Report) -> Text:
     """The conditions, once for all rows: who computed accuracy, what latency was taken on, what an unusual mark is."""
     text = Text(style="dim")
     chosen = report.chosen
-    text.append(f"top-1: {chosen.accuracy.n} {chosen.accuracy.split} samples, 95 % interval, {chosen.accuracy.runtime}")
+    text.append(
+        f"{chosen.score.metric}: {chosen.score.n} {chosen.score.split} samples, 95 % interval, {chosen.score.runtime}"
+    )
     latency = chosen.latency
     if latency is None:
         text.append(f"\nlatency: {NOT_MEASURED}")

@@ -13,7 +13,9 @@ from functools import cache
 
 from edgekd.base.console import say
 from edgekd.cache.stage import Artifact, Cache
-from edgekd.figures.words import beside
+from edgekd.figures.accuracy import TOP1
+from edgekd.figures.metric import Metric
+from edgekd.figures.words import beside, valued
 from edgekd.quantize.sensitivity import FloatOperator, Sensitivity
 from edgekd.recipe import REFINEMENTS, Quantize
 from edgekd.steps.quantize import (
@@ -35,12 +37,12 @@ FLOAT_SHARE = 0.25  # of all multiplications: with more of them in float there i
 
 @dataclass(frozen=True)
 class Rung:
-    """One way to quantize the student and what it gave: top-1 on the hold-out split in percent, and the points lost."""
+    """One way to quantize the student and what it gave: its score on the hold-out split, and how much worse that is."""
 
     name: str
     plan: Plan
     quantized: Artifact
-    top1: float | None = None
+    value: float | None = None
     drop: float | None = None
     holds: bool | None = None  # none: not looked at
 
@@ -61,8 +63,9 @@ def quantize_student(
     recipe: Quantize,
     max_drop: float | None,
     teaching: Teaching,
+    metric: Metric = TOP1,
 ) -> Quantized:
-    """The quantized student. `max_drop` are the points of top-1 that "auto" may lose on the hold-out split; none: any."""
+    """The quantized student. `max_drop`: how much worse "auto" may be than fp32 on the hold-out split; none: any."""
 
     @cache
     def recorded(equalized: bool, in_float: tuple[str, ...]) -> Artifact:
@@ -81,11 +84,12 @@ def quantize_student(
 
     def try_out(name: str, plan: Plan) -> Rung:
         rung = make(name, plan)
-        top1 = _top1(run(score_holdout, subject, plan, rung.quantized))
-        drop = round(fp32 - top1, 3)
+        value = _value(run(score_holdout, subject, plan, rung.quantized))
+        drop = round(metric.sign * (fp32 - value), 3)
         holds = max_drop is None or drop <= max_drop
-        say(f"  {name}: {top1:.2f} % on the hold-out split, {beside(drop)} fp32{', enough' if holds else ''}")
-        return Rung(name, plan, rung.quantized, top1, drop, holds)
+        found, far = valued(value, metric.unit), beside(drop, metric.unit, metric.better)
+        say(f"  {name}: {found} on the hold-out split, {far} fp32{', enough' if holds else ''}")
+        return Rung(name, plan, rung.quantized, value, drop, holds)
 
     asked = Plan(recipe.calibration, recipe.refine, trained=recipe.mode == "qat")
     first = statistics(asked if recipe.mode != "auto" else Plan(recipe.calibration))
@@ -96,7 +100,7 @@ def quantize_student(
         rung = make(recipe.mode, asked)
         return Quantized(rung, (rung,), (), left)
 
-    fp32 = _top1(run(score_holdout, subject, None, None))
+    fp32 = _value(run(score_holdout, subject, None, None))
     table: list[Sensitivity] = []
     tried: list[Rung] = []
     for name, plan in _plans(run, subject, recipe, statistics, table):
@@ -105,7 +109,7 @@ def quantize_student(
             break
     else:
         say("  no way to quantize holds the budget on the hold-out split: the most accurate is taken")
-    taken = tried[-1] if tried[-1].holds else max(tried, key=lambda rung: rung.top1 or 0.0)
+    taken = tried[-1] if tried[-1].holds else max(tried, key=lambda rung: metric.sign * (rung.value or 0.0))
     return Quantized(taken, tuple(tried), tuple(table), left)
 
 
@@ -145,5 +149,5 @@ def worst(table: Sequence[Sensitivity]) -> Iterator[tuple[str, ...]]:
         yield tuple(chosen)
 
 
-def _top1(scored: Artifact) -> float:
-    return float(json.loads((scored / HOLDOUT).read_text())["top1"])
+def _value(scored: Artifact) -> float:
+    return float(json.loads((scored / HOLDOUT).read_text())["value"])

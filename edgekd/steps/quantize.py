@@ -123,7 +123,7 @@ def score_holdout(subject: Subject, plan: Plan | None, quantized: Artifact | Non
     ids = opened.holdout_ids
     logits = predict(model, opened.train, ids, subject.on.data)[:, : len(opened.classes)]  # of the first task
     found = top1(logits, opened.train.labels[ids])
-    (out / HOLDOUT).write_text(json.dumps({"top1": found, "n": len(ids)}))
+    (out / HOLDOUT).write_text(json.dumps({"value": found, "n": len(ids)}))
 
 
 @stage(4, (*LIBRARIES, "accelerate"), together=True)

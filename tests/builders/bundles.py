@@ -11,7 +11,7 @@ import onnx
 
 from edgekd.bundle.golden import Golden
 from edgekd.bundle.write import verify_bundle, write_bundle
-from edgekd.figures.figures import Accuracy, Candidate, Latency, Report
+from edgekd.figures.figures import Candidate, Latency, Report, Score
 from edgekd.recipe import Recipe
 from edgekd.target import Hardware, Runtime, Target
 
@@ -40,7 +40,7 @@ means (float[1, 3, 4, 4] image) => (float[1, 3] logits)
 
 
 def report() -> Report:
-    accuracy = Accuracy(top1=90.0, low=89.0, high=91.0, n=1000, split="test", runtime="onnxruntime 1.31.1 CPU")
+    accuracy = Score(value=90.0, low=89.0, high=91.0, n=1000, split="test", runtime="onnxruntime 1.31.1 CPU")
     latency = Latency(
         p50_ms=0.4,
         p90_ms=0.5,
@@ -54,9 +54,9 @@ def report() -> Report:
         runtime="onnxruntime 1.31.1 CPU",
     )
     shipped = Candidate(
-        name="int8", file="model.onnx", size_mb=0.1, accuracy=accuracy, latency=latency, shipped=True, reason="fastest"
+        name="int8", file="model.onnx", size_mb=0.1, score=accuracy, latency=latency, shipped=True, reason="fastest"
     )
-    lost = Candidate(name="fp16", file="model.fp16.onnx", size_mb=0.2, accuracy=accuracy, reason="not measured")
+    lost = Candidate(name="fp16", file="model.fp16.onnx", size_mb=0.2, score=accuracy, reason="not measured")
     return Report(
         recipe="tiny",
         target="box",

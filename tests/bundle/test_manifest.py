@@ -35,7 +35,7 @@ def measured() -> Report:
     there = OnDevice(
         device="far", origin="device", created="2026-11-21T00:00:00Z", machine="a board", architecture="aarch64",
         system="Python 3.10", runtime="TensorRT 10.3", model_sha256="0" * 64, is_target=True, golden_ok=True, golden="",
-        latencies=(latency.model_copy(update={"p99_ms": 0.6, "transfers": "included"}),), accuracy=plain.student,
+        latencies=(latency.model_copy(update={"p99_ms": 0.6, "transfers": "included"}),), score=plain.student,
         load_ms=3.0, before=state, after=state,
     )  # fmt: skip
     estimated = tuple(one.model_copy(update={"estimate": estimate}) for one in plain.candidates)

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from edgekd.check.choose import Contender, budget_checks, choose, misses
-from edgekd.figures.accuracy import wilson_interval
-from edgekd.figures.figures import Accuracy, Estimate, Latency
+from edgekd.figures.accuracy import judged, wilson_interval
+from edgekd.figures.figures import Estimate, Latency, Score
 from edgekd.recipe import Budget
 
-TEACHER = Accuracy(top1=90.0, low=89.0, high=91.0, n=1000, split="test", runtime="torch")
+TEACHER = Score(value=90.0, low=89.0, high=91.0, n=1000, split="test", runtime="torch")
 
 
 def contender(name: str, top1: float, medians: tuple[float, ...], size_mb: float = 1.0, **about: Any) -> Contender:
@@ -26,9 +26,9 @@ def contender(name: str, top1: float, medians: tuple[float, ...], size_mb: float
         p50_ms=middle, p90_ms=middle, low_ms=min(medians), high_ms=max(medians), n=300, block_medians_ms=medians,
         stable=True, threads=1, machine="m", runtime="r",
     )  # fmt: skip
-    accuracy = Accuracy(top1=top1, low=top1 - 1, high=top1 + 1, n=1000, split="test", runtime="r")
+    accuracy = Score(value=top1, low=top1 - 1, high=top1 + 1, n=1000, split="test", runtime="r")
     return Contender(
-        name=name, path=Path(f"{name}.onnx"), size_mb=size_mb, accuracy=accuracy, latency=latency, peak_memory_mb=None,
+        name=name, path=Path(f"{name}.onnx"), size_mb=size_mb, score=accuracy, latency=latency, peak_memory_mb=None,
         order_ms=found.low_ms if origin == "estimate" and found else middle, order_origin=origin, fault=about.get("fault", ""),
         estimate=found, same_runtime=about.get("same_runtime", False),
     )  # fmt: skip
@@ -119,7 +119,7 @@ def test_where_the_order_is_unknown_accuracy_goes_before_size_and_size_before_th
     name, reasons = shipped(accurate, small, quick, max_drop_from_fp32=10.0)
     assert name == "fp32" and reasons["int8"] == "less accurate than fp32: 86.00 % against 90.00 %"
 
-    as_accurate = replace(accurate, accuracy=small.accuracy)
+    as_accurate = replace(accurate, score=small.score)
     name, reasons = shipped(as_accurate, small, quick)
     assert name == "int8" and reasons["fp16"].startswith("larger than int8, 2.000 MB against 1.000 MB")
 
@@ -143,12 +143,12 @@ def test_an_estimate_that_this_machine_contradicts_in_the_same_runtime_orders_no
 def test_accuracies_are_compared_on_the_same_samples() -> None:
     """Ten samples more are right and none less of 2000: clear side by side, though the intervals overlap."""
     right = np.arange(2000) >= 300
-    fp32 = replace(contender("fp32", 85.0, (1.0,) * 3, 4.0), right=right)
-    better = replace(contender("fp16", 85.5, (1.0,) * 3, 4.1), right=np.arange(2000) >= 290)
-    assert better.accuracy.low < fp32.accuracy.high
+    fp32 = replace(contender("fp32", 85.0, (1.0,) * 3, 4.0), judged=judged(right))
+    better = replace(contender("fp16", 85.5, (1.0,) * 3, 4.1), judged=judged(np.arange(2000) >= 290))
+    assert better.score.low < fp32.score.high
     name, reasons = shipped(fp32, better)
     assert name == "fp16" and "less accurate than fp16" in reasons["fp32"]
-    as_good = replace(better, right=np.roll(right, 50))
+    as_good = replace(better, judged=judged(np.roll(right, 50)))
     assert shipped(fp32, as_good)[0] == "fp32"
 
 
@@ -206,7 +206,7 @@ def test_no_candidate_ships_that_another_dominates(seed: int) -> None:
     def figures(one: Contender) -> tuple[float, ...]:
         here = one.latency.p50_ms if one.same_runtime and one.latency else 0.0
         number, far = len(missed[one.name]), round(sum(limit.miss for limit in missed[one.name]), 6)
-        return number, far, -one.accuracy.top1, one.size_mb, one.order_ms or 0.0, here
+        return number, far, -one.score.value, one.size_mb, one.order_ms or 0.0, here
 
     of_chosen = next(figures(one) for one in contenders if one.name == chosen)
     for other in map(figures, contenders):
@@ -241,3 +241,39 @@ def test_int8_that_answers_differently_than_what_was_trained_never_ships() -> No
     name, reasons = shipped(FP32, broken)
     assert name == "fp32" and reasons["int8"] == "only 90.00 % of its answers"
     assert shipped(FP32, broken, min_accuracy=87.0)[0] == "fp32"  # nor where no other keeps the budget
+
+
+def error(contender: Contender, value: float) -> Contender:
+    """The same by a metric of which less is better."""
+    score = Score(
+        metric="error",
+        unit="",
+        better="lower",
+        value=value,
+        low=value - 0.1,
+        high=value + 0.1,
+        n=100,
+        split="test",
+        runtime="r",
+    )
+    return replace(contender, score=score)
+
+
+def test_where_less_is_better_the_smaller_value_is_taken_and_no_larger_one_dominates() -> None:
+    unknown = {"estimate": estimated(1.0, 9.0), "origin": "estimate"}
+    fp32 = error(contender("fp32", 0.0, (1.0,) * 3, 4.0, **unknown), 3.0)
+    fp16 = error(contender("fp16", 0.0, (1.0,) * 3, 4.0, **unknown), 3.9)
+    found = choose([fp32, fp16], Budget(max_drop_from_fp32=None), None)
+    assert [c.name for c in found if c.shipped] == ["fp32"]
+    worse = next(c.reason for c in found if c.name == "fp16")
+    assert "3.90" in worse and "3.00" in worse
+
+
+def test_where_less_is_better_a_larger_value_misses_the_limit_of_the_drop() -> None:
+    fp32 = error(contender("fp32", 0.0, (1.0,) * 3, 4.0), 3.0)
+    int8 = error(contender("int8", 0.0, (0.5,) * 3, 1.0), 3.6)
+    missed = misses([fp32, int8], Budget(max_drop_from_fp32=0.5), None)
+    assert not missed["fp32"] and missed["int8"][0].found.startswith("0.60 above fp32")
+    assert not misses([fp32, error(int8, 2.0)], Budget(max_drop_from_fp32=0.5), None)["int8"]
+    at_most = misses([fp32, int8], Budget(min_accuracy=3.2, max_drop_from_fp32=None), None)
+    assert not at_most["fp32"] and at_most["int8"][0].limit == "at most 3.2"

@@ -7,15 +7,16 @@ import pytest
 
 from edgekd.check.limits import Limit, floors, limits
 from edgekd.figures.accuracy import paired_interval
-from edgekd.figures.figures import Accuracy
+from edgekd.figures.figures import Score
+from edgekd.figures.metric import Drop
 from edgekd.figures.words import beside
 from edgekd.recipe import Budget
 
 CLASSES = ("cat", "dog")
 
 
-def accuracy(top1: float) -> Accuracy:
-    return Accuracy(top1=top1, low=top1 - 1, high=top1 + 1, n=1000, split="test", runtime="r")
+def accuracy(top1: float) -> Score:
+    return Score(value=top1, low=top1 - 1, high=top1 + 1, n=1000, split="test", runtime="r")
 
 
 def right(*runs: tuple[int, int]) -> np.ndarray:
@@ -105,3 +106,13 @@ def test_of_many_equal_classes_none_is_missed_by_chance() -> None:
     answers = np.where(rng.random(len(labels)) < 0.7, labels, (labels + 1) % 200)
     found = list(floors(answers, labels, [str(i) for i in range(200)], Budget(max_class_drop=5.0), {"fp32": reference}))
     assert found[-1].key == "max_class_drop" and found[-1].keeps
+
+
+@pytest.mark.parametrize(("most", "told"), [(1.0, "1000 samples cannot tell"), (3.0, "")])
+def test_a_drop_has_its_interval_and_a_limit_within_it_is_told(most: float, told: str) -> None:
+    """990 and 975 right of 1000: 1.5 points, surely between 0.7 and 2.5."""
+    drops = {"fp32": Drop(1.5, 0.7, 2.5)}
+    (found,) = limits(accuracy(97.5), 1.0, Budget(max_drop_from_fp32=most), None, accuracy(99.0), drops=drops)
+    assert found.found.startswith("1.50 points under fp32 (95 %: 0.70 to 2.50 worse)")
+    assert told in found.found and ("cannot tell" in found.found) == bool(told)
+    assert found.keeps == (most > 1.5)

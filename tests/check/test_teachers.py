@@ -418,7 +418,7 @@ def test_a_build_with_a_teacher_that_is_other_in_everything(
         "quantize.mode=none",
     ]  # fmt: skip
     report = edgekd.build(tmp_path, "x86-cpu", overrides=overrides, output=tmp_path / "b", cache=tmp_path / "cache")
-    assert report.teacher is not None and report.teacher.top1 > 85 and report.teacher_latency is not None
+    assert report.teacher is not None and report.teacher.value > 85 and report.teacher_latency is not None
     assert any("gives probabilities, takes 16 x 16, classes by name" in how for _, how in report.summary)
     shutil.rmtree(tmp_path / "b")
     wrong = [text for text in overrides if "outputs" not in text]

@@ -29,7 +29,7 @@ def test_the_accuracy_there_is_that_of_the_same_samples_here(tmp_path: Path, mon
 
     assert all(ok for _, ok, _ in rows)
     found = {what: detail for what, _, detail in rows}
-    assert f"{report.chosen.accuracy.top1:.2f} %" in found["top-1 on here"] and "100.00%" in found["top-1 on here"]
+    assert f"{report.chosen.score.value:.2f} %" in found["top-1 on here"] and "100.00%" in found["top-1 on here"]
     assert "bit-equal" in found["stored outputs on here"]
 
 

@@ -16,7 +16,7 @@ from edgekd.check.choose import Contender, choose
 from edgekd.check.contenders import as_measured
 from edgekd.check.package import with_earlier_devices
 from edgekd.errors import DeviceError
-from edgekd.figures.figures import Accuracy, DeviceState, OnDevice, Report
+from edgekd.figures.figures import DeviceState, OnDevice, Report, Score
 from edgekd.measure.on_candidates import check_device, measure_candidates
 from edgekd.measure.on_device import Options
 from edgekd.measure.protocol import Series
@@ -26,7 +26,7 @@ from edgekd.target import load_target
 from tests.builders.bundles import UINT8
 
 HERE, ELSEWHERE = ("x86-cpu", "raspberry-pi-5") if os.uname().machine == "x86_64" else ("raspberry-pi-5", "x86-cpu")
-ACCURACY = Accuracy(top1=90.0, low=89.0, high=91.0, n=1000, split="test", runtime="r")
+ACCURACY = Score(value=90.0, low=89.0, high=91.0, n=1000, split="test", runtime="r")
 
 
 @pytest.fixture(autouse=True)

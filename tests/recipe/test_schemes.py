@@ -162,7 +162,7 @@ def test_simkd_ships_the_teachers_classifier_and_says_what_that_adds(build: Buil
     added = int(re.sub(r"\D", "", note(report, "simkd adds to what ships").split("parameters")[0]))
     head_of_the_student = 4 * 4 * 10 + 10
     assert report.student_parameters == alone - head_of_the_student + added
-    assert report.chosen.accuracy.top1 > 15  # its own head, which nothing trains, is at 10
+    assert report.chosen.score.value > 15  # its own head, which nothing trains, is at 10
     assert any((folder / REUSED).exists() for folder in cache.glob("distill-*"))
 
 
@@ -188,7 +188,7 @@ def test_a_student_begins_with_its_teachers_weights(build: Build, teacher: str, 
     begun, random = build(f"student.init={given}", *slow), build(*slow)
     assert begun.curves[0]["loss/kd"] < random.curves[0]["loss/kd"]
     if how != "slice":  # the same function as the teacher's
-        assert abs(begun.student.top1 - begun.teacher.top1) < 8
+        assert abs(begun.student.value - begun.teacher.value) < 8
 
 
 def digits_with(tmp_path: Path, classes: int, train_from: int = 0) -> str:
@@ -213,7 +213,7 @@ def test_a_teacher_that_sees_another_column_teaches_by_its_logits(build: Build, 
     data = (digits_with(tmp_path, 10), f"data.test={tmp_path / 'test.parquet'}")
     sees = ("teacher.column=negative", "teacher.mean=[0.69]", "teacher.std=[0.38]")
     report = build(*data, *sees, "distill.epochs=3", "distill.label_weight=0")
-    assert report.teacher.top1 > 50 and report.student.top1 > 20  # no label was seen: what it knows, the teacher said
+    assert report.teacher.value > 50 and report.student.value > 20  # no label was seen: what it knows, the teacher said
     assert not any("train and test" in warning for warning in report.warnings)
     with pytest.raises(RecipeError, match="sees another column"):
         build(*data, *sees, 'distill.losses=[{method="at", layers="auto"}]')
@@ -295,7 +295,7 @@ def test_a_teacher_alone_is_enough(build: Build, cache: Path) -> None:
     learns = ("distill.label_weight=0", "distill.epochs=10", "distill.batch_size=32", "distill.losses=[{method='kd'}]")
     report = build(*teacher, *made, *learns)
     assert "synthesize" in stage_names(report) and any("synthetic" in warning for warning in report.warnings)
-    assert report.student.top1 > 25  # of real scans, of which it has seen none
+    assert report.student.value > 25  # of real scans, of which it has seen none
     with pytest.raises(RecipeError, match="give its weights"):
         build(*made)
     with pytest.raises(RecipeError, match="Did you mean deep_inversion"):

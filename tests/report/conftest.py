@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from edgekd.figures.figures import Accuracy, Candidate, Check, Latency, Report
+from edgekd.figures.figures import Candidate, Check, Latency, Report, Score
 
 NASTY = "<script>alert(1)</script>"
 MACHINE = "Example CPU @ 2.50GHz, 2 cores, x86_64 avx2 avx512_vnni, Linux 6.1"
 
 
-def accuracy(top1: float, shift: float = 0.0) -> Accuracy:
-    per_class = {"cat": 80.0 + shift, "dog": 85.0, NASTY: 97.0 + shift}
-    return Accuracy(
-        top1=top1, low=top1 - 0.5, high=top1 + 0.5, n=10000, split="test", runtime="rt 1.0", per_class=per_class
-    )
+def accuracy(top1: float, shift: float = 0.0) -> Score:
+    parts = {"cat": 80.0 + shift, "dog": 85.0, NASTY: 97.0 + shift}
+    return Score(value=top1, low=top1 - 0.5, high=top1 + 0.5, n=10000, split="test", runtime="rt 1.0", parts=parts)
 
 
 def latency(p50_ms: float, *, stable: bool = True) -> Latency:
@@ -53,7 +51,7 @@ def report() -> Report:
                 name="fp32",
                 file="model.fp32.onnx",
                 size_mb=0.31,
-                accuracy=fp32,
+                score=fp32,
                 latency=latency(0.92),
                 reason="slower than int8",
             ),
@@ -61,7 +59,7 @@ def report() -> Report:
                 name="int8",
                 file="model.onnx",
                 size_mb=0.1,
-                accuracy=accuracy(90.41, -3.0),
+                score=accuracy(90.41, -3.0),
                 latency=latency(0.41, stable=False),
                 peak_memory_mb=4.1,
                 shipped=True,

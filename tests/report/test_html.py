@@ -110,11 +110,9 @@ def test_where_no_order_in_time_is_known_the_plot_shows_sizes_and_no_millisecond
     plot = scatter(unknown)
     marks = {mark.name: mark for mark in plot.marks}
 
-    assert (
-        plot.heading == "Accuracy against size" and plot.x is not None and plot.title.startswith("size of the file, MB")
-    )
+    assert plot.heading == "Top-1 against size" and plot.x is not None and plot.title.startswith("size of the file, MB")
     assert [marks[name].x for name in ("int8", "fp32", "teacher")] == [plot.x(0.1), plot.x(0.31), plot.x(14.9)]
-    assert "Accuracy against size" in render(unknown) and "Latency, host" not in render(unknown)
+    assert "Top-1 against size" in render(unknown) and "Latency, host" not in render(unknown)
 
 
 def test_a_missed_check_is_the_page_s_headline_and_nothing_says_that_it_ships(report: Report) -> None:
@@ -142,7 +140,7 @@ def test_every_drawing_is_well_formed(report: Report) -> None:
 
 
 def test_a_report_without_curves_classes_and_stages_is_rendered(report: Report) -> None:
-    accuracies = {"accuracy": report.teacher.model_copy(update={"per_class": {}})}
+    accuracies = {"score": report.teacher.model_copy(update={"parts": {}})}
     candidates = tuple(c.model_copy(update=accuracies) for c in report.candidates)
     empty = {"curves": (), "stages": (), "warnings": (), "checks": (), "candidates": candidates}
 
@@ -208,7 +206,7 @@ def test_epochs_are_whole_and_both_trainings_are_drawn(report: Report) -> None:
 def with_path(report: Report) -> Report:
     steps = [("ptq", (), 88.0, 2.0, False, False), ("ptq, refined, 1 layer in float", (NASTY,), 89.9, 0.1, True, True)]
     path = tuple(
-        QuantizationStep(name=n, in_float=f, holdout_top1=t, drop=d, holds=h, taken=k, seconds=3.0)
+        QuantizationStep(name=n, in_float=f, holdout=t, drop=d, holds=h, taken=k, seconds=3.0)
         for n, f, t, d, h, k in steps
     )
     table = tuple(

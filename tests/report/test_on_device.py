@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from edgekd.figures.devices import deciding, decisive, with_device
-from edgekd.figures.figures import Accuracy, DeviceState, Latency, OnDevice, Origin, Report, Window
+from edgekd.figures.figures import DeviceState, Latency, OnDevice, Origin, Report, Score, Window
 from edgekd.measure.protocol import Series
 from edgekd.report.on_device import further
 
-ACCURACY = Accuracy(top1=90.0, low=89.0, high=91.0, n=200, split="test", runtime="r", origin="device")
+ACCURACY = Score(value=90.0, low=89.0, high=91.0, n=200, split="test", runtime="r", origin="device")
 
 
 def latency(ms: float, *, batch: int = 1, threads: int = 1, transfers: Any = "none") -> Latency:
@@ -93,14 +93,14 @@ def test_the_slowest_of_several_devices_decides(report: Report) -> None:
 
 def test_accuracy_of_the_same_model_stays_and_says_that_it_is_older(report: Report) -> None:
     window = Window(at_s=20.0, n=9, p50_ms=1.0)
-    first = measured("pi", latency(1.0), accuracy=ACCURACY, sustained=(window,))
+    first = measured("pi", latency(1.0), score=ACCURACY, sustained=(window,))
     second = measured("pi", latency(1.1), created="2026-11-27T00:00:00+00:00")
     third = measured("pi", latency(1.2), created="2026-11-28T00:00:00+00:00")
     for device in (first, second, third):
         report = with_device(report, device, None)
 
     (found,) = report.devices
-    assert found.accuracy == ACCURACY and found.sustained == (window,) and found.created == third.created
+    assert found.score == ACCURACY and found.sustained == (window,) and found.created == third.created
     told = list(further(found))
     assert told[0] == "top-1 90.00 ±1.00 % of 200 test samples (measured earlier, 2026-11-26T00:00:00+00:00)"
 
@@ -109,7 +109,7 @@ def test_accuracy_of_the_same_model_stays_and_says_that_it_is_older(report: Repo
     "change", [{"model_sha256": "2"}, {"runtime": "another"}, {"golden_ok": False, "latencies": ()}]
 )
 def test_accuracy_of_another_model_or_of_wrong_outputs_does_not_stay(report: Report, change: dict[str, Any]) -> None:
-    report = with_device(report, measured("pi", latency(1.0), accuracy=ACCURACY), None)
+    report = with_device(report, measured("pi", latency(1.0), score=ACCURACY), None)
 
     (found,) = with_device(report, measured("pi", latency(1.0), **change), None).devices
-    assert found.accuracy is None and not found.measured_earlier
+    assert found.score is None and not found.measured_earlier

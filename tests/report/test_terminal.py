@@ -27,7 +27,7 @@ def test_no_line_is_wider_than_eighty_columns(report: Report) -> None:
 def test_the_way_to_int8_is_told_in_eighty_columns(report: Report) -> None:
     steps = [("ptq", 88.0, 2.0, False), ("ptq, refined, 16 layers in float", 89.9, 0.1, True)]
     path = tuple(
-        QuantizationStep(name=name, holdout_top1=top1, drop=drop, holds=holds, taken=holds, seconds=3.0)
+        QuantizationStep(name=name, holdout=top1, drop=drop, holds=holds, taken=holds, seconds=3.0)
         for name, top1, drop, holds in steps
     )
     text = printed(report.model_copy(update={"quantization_path": path}))
@@ -51,7 +51,7 @@ def test_the_shipped_row_is_marked_and_explained(report: Report) -> None:
 
 
 def test_a_way_to_quantize_that_gains_is_above_fp32(report: Report) -> None:
-    step = QuantizationStep(name="ptq", holdout_top1=90.56, drop=-0.56, holds=True, taken=True, seconds=1.0)
+    step = QuantizationStep(name="ptq", holdout=90.56, drop=-0.56, holds=True, taken=True, seconds=1.0)
     line = next(
         line for line in printed(report.model_copy(update={"quantization_path": (step,)})).splitlines() if "ptq" in line
     )

@@ -145,7 +145,7 @@ def test_fp32_that_fails_is_dropped_and_the_float_student_counts_as_torch_comput
     report, bundle = built(folder, "quantize.mode=ptq", "budget.max_drop_from_fp32=5")
     assert report.chosen.name in ("fp16", "int8") and "fp32" not in {c.name for c in report.candidates}
     assert [(d.name, "SIGKILL" in d.reason) for d in report.dropped] == [("fp32", True)]
-    assert report.student.runtime.startswith("torch ") and abs(report.student.top1 - report.chosen.accuracy.top1) <= 5
+    assert report.student.runtime.startswith("torch ") and abs(report.student.value - report.chosen.score.value) <= 5
     assert any(check.name == "max_drop_from_fp32" and check.verdict == "pass" for check in report.checks)
     assert not (bundle / "model.fp32.onnx").exists() and all(ok for _, ok, _ in verify_bundle(bundle))
 

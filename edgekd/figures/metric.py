@@ -1,0 +1,100 @@
+"""Metric: how good answers are, from each sample's part of it; one bootstrap gives every metric its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekd.figures.figures import Origin, Score
+
+Judged = npt.NDArray[np.float64]  # [n, k]: each sample's part of the metric
+Interval = tuple[float, float]
+RESAMPLES = 2000
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric is the figure of any subset of judged samples; `better` says which way it improves.
+
+    interval, paired: closed forms of the 95 % intervals of a figure and of a difference (reference - other) on the same
+    samples, where the metric has them; without them the bootstrap gives both.
+    """
+
+    name: str
+    unit: str
+    better: Literal["higher", "lower"]
+    value: Callable[[Judged], float]
+    interval: Callable[[Judged], Interval] | None = None
+    paired: Callable[[Judged, Judged], Interval] | None = None
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better, else -1."""
+        return 1 if self.better == "higher" else -1
+
+
+@dataclass(frozen=True)
+class Drop:
+    """How much worse a model is than a reference on the same samples, in the metric's unit; below 0 it is better."""
+
+    value: float
+    low: float
+    high: float
+
+
+def score_of(
+    metric: Metric,
+    judged: Judged,
+    *,
+    runtime: str,
+    split: Literal["test", "holdout"] = "test",
+    origin: Origin = "host",
+    parts: Mapping[str, float] | None = None,
+) -> Score:
+    """The figure of these samples with its 95 % interval; `parts` are figures of parts of them, as of each class."""
+    low, high = metric.interval(judged) if metric.interval is not None else bootstrap(metric, judged)
+    return Score(
+        metric=metric.name,
+        unit=metric.unit,
+        better=metric.better,
+        value=round(metric.value(judged), 3),
+        low=low,
+        high=high,
+        n=len(judged),
+        split=split,
+        runtime=runtime,
+        origin=origin,
+        parts=dict(parts or {}),
+    )
+
+
+def drop_of(metric: Metric, reference: Judged, judged: Judged) -> Drop:
+    """How much worse these answers are than the reference's on the same samples, with its paired 95 % interval."""
+    value = metric.sign * (metric.value(reference) - metric.value(judged))
+    low, high = metric.paired(reference, judged) if metric.paired is not None else _paired(metric, reference, judged)
+    low, high = (low, high) if metric.sign > 0 else (-high, -low)
+    return Drop(round(value, 3), round(low, 3), round(high, 3))
+
+
+def bootstrap(metric: Metric, judged: Judged) -> Interval:
+    """95 % percentile interval over resampled samples (Efron 1979)."""
+    values = [metric.value(judged[rows]) for rows in _draws(len(judged))]
+    low, high = np.percentile(values, (2.5, 97.5))
+    return round(float(low), 3), round(float(high), 3)
+
+
+def _paired(metric: Metric, reference: Judged, judged: Judged) -> Interval:
+    """95 % percentile interval of reference - judged: each resample draws the same samples for both."""
+    values = [metric.value(reference[rows]) - metric.value(judged[rows]) for rows in _draws(len(judged))]
+    low, high = np.percentile(values, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def _draws(n: int) -> Iterator[npt.NDArray[np.int64]]:
+    draw = np.random.default_rng(SEED)
+    return (draw.integers(n, size=n) for _ in range(RESAMPLES))
