@@ -388,7 +388,7 @@ def test_a_student_that_needs_no_teacher_is_built_without_one(
     assert {key.removeprefix("loss/") for key in report.curves[0] if key.startswith("loss/")} == terms
     assert report.teacher is None and not any("teacher" in name for name in stage_names(report))
     assert "<td>teacher</td>" not in html.render(report) and "Top-1 by class" in html.render(report)
-    assert {row["model"] for row in figures(report)} == {candidate.name for candidate in report.candidates}
+    assert {row.model for row in figures(report)} == {candidate.name for candidate in report.candidates}
     assert len(list((tmp_path / "build").rglob("model.onnx"))) == 1
 
 
