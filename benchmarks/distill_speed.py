@@ -31,7 +31,8 @@ from edgekd.cache.stage import Artifact, Cache, default_cache
 from edgekd.data import Samples, decode
 from edgekd.data.batches import views_of
 from edgekd.data.sources import open_source
-from edgekd.distill.train import Lesson, train
+from edgekd.distill.lesson import Lesson, TaskLesson
+from edgekd.distill.train import train
 from edgekd.models import ExportedModel, OnnxModel
 from edgekd.models.accelerator import uses_bf16
 from edgekd.recipe import Distill, Network, Recipe, load_recipe
@@ -39,6 +40,7 @@ from edgekd.runtime.runners import machine, versions
 from edgekd.steps.distill import lesson_of
 from edgekd.steps.problem import TrainingSet
 from edgekd.steps.teach import record
+from edgekd.steps.teaching import TaskTeaching, Teaching
 from edgekd.steps.trained import Trained, new_model
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "cifar10"
@@ -61,18 +63,17 @@ def main(
         update={"epochs": 1, "precision": "bf16" if bf16 else "fp32", "warmup_epochs": 0.0}
     )
     teachers = tuple(map(Trained, recipe.teachers))
-    teaching = record(run, teachers, on, settings)
-    outputs = teaching.teachers[0].outputs
-    lesson = lesson_of(whole, recipe.data, teaching)
-    short = replace(
-        lesson, samples=replace(whole, train_ids=whole.train_ids[:samples], holdout_ids=whole.holdout_ids[:10])
-    )
+    task = record(run, teachers, on, settings, TaskTeaching(on))
+    outputs = task.teachers[0].outputs
+    (known,) = lesson_of(recipe.data, Teaching(settings, (task,))).tasks
+    part = replace(whole, train_ids=whole.train_ids[:samples], holdout_ids=whole.holdout_ids[:10])
+    short = Lesson(recipe.data, (replace(known, samples=part),))
     labels = settings.model_copy(update={"losses": (), "label_weight": 1.0})
 
     ways: dict[str, Callable[[], float]] = {
         "edgekd": lambda: edgekd_epoch(recipe, short, settings),
-        "labels only": lambda: edgekd_epoch(recipe, Lesson(short.samples, recipe.data, None, None), labels),
-        "bare loop": lambda: bare_epoch(recipe, short.samples, settings, bf16),
+        "labels only": lambda: edgekd_epoch(recipe, Lesson(recipe.data, (TaskLesson(part),)), labels),
+        "bare loop": lambda: bare_epoch(recipe, part, settings, bf16),
     }
     teacher = teachers[0].load_teacher(whole)
     if isinstance(teacher, OnnxModel | ExportedModel):

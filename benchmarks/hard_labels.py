@@ -23,7 +23,7 @@ from edgekd.runtime.runners import machine, versions
 from edgekd.steps.distill import distill
 from edgekd.steps.problem import decoded
 from edgekd.steps.teach import record
-from edgekd.steps.teaching import Teaching
+from edgekd.steps.teaching import TaskTeaching, Teaching
 from edgekd.steps.trained import Trained
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "cifar10"
@@ -55,7 +55,7 @@ def main(
                 "optimizer": optimizer,
             }
         )
-        return run(distill, on, Teaching(labels), student, None)
+        return run(distill, on, Teaching(labels, (TaskTeaching(on),)), student, None)
 
     def holdout(trained: Artifact) -> float:
         return float(json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])["holdout_top1"])
@@ -74,8 +74,8 @@ def main(
             print(f"labels alone, weight decay {value:g}, {short_epochs} epochs: {found:.2f} % on the hold-out split")
         chosen = max(tried, key=lambda value: tried[value])
     labels = test(on_labels(chosen, settings.epochs))
-    teaching = record(run, tuple(map(Trained, recipe.teachers)), on, settings)
-    distilled = test(run(distill, on, teaching, student, None))
+    task = record(run, tuple(map(Trained, recipe.teachers)), on, settings, TaskTeaching(on))
+    distilled = test(run(distill, on, Teaching(settings, (task,)), student, None))
     for name, found in ((f"labels alone (weight decay {chosen:g})", labels), ("distilled", distilled)):
         low, high = wilson_interval(round(found * len(unseen) / 100), len(unseen))
         print(f"{name:36} {found:6.2f} %  (95 % interval {low:.2f} to {high:.2f})")

@@ -28,8 +28,9 @@ from edgekd.recipe import Distill, Network, Recipe, load_recipe
 from edgekd.recipe.schemes import SCHEMES
 from edgekd.runtime.runners import machine, versions
 from edgekd.steps.distill import distill
-from edgekd.steps.problem import Problem, decoded
+from edgekd.steps.problem import Problem, TrainingSet, decoded
 from edgekd.steps.teach import record
+from edgekd.steps.teaching import TaskTeaching, Teaching
 from edgekd.steps.trained import Trained, new_model
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "cifar10"
@@ -120,13 +121,17 @@ def trained(
     )
     generations = settings.generations
     settings = settings.model_copy(update={"losses": losses, "generations": 0})
-    made = run(distill, on, record(run, tuple(map(Trained, recipe.teachers)), on, settings), student, None)
+    made = run(distill, on, _taught(run, tuple(map(Trained, recipe.teachers)), on, settings), student, None)
     for _ in range(generations):
-        recorded = record(run, (Trained(student, made),), on, settings)
+        recorded = _taught(run, (Trained(student, made),), on, settings)
         settings = settings.model_copy(update={"seed": settings.seed + 1000})  # none of another run's
         made = run(distill, on, replace(recorded, settings=settings), student, None)
     test = problem.open_test()
     return top1(predict(Trained(student, made).load(test), test, np.arange(len(test)), recipe.data), test.labels)
+
+
+def _taught(run: Cache, teachers: tuple[Trained, ...], on: TrainingSet, settings: Distill) -> Teaching:
+    return Teaching(settings, (record(run, teachers, on, settings, TaskTeaching(on)),))
 
 
 def images(samples: Samples) -> torch.Tensor:

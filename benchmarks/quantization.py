@@ -42,6 +42,7 @@ from edgekd.steps.ladder import quantize_student
 from edgekd.steps.problem import decoded
 from edgekd.steps.quantize import Subject, calibration_batches
 from edgekd.steps.teach import record
+from edgekd.steps.teaching import TaskTeaching, Teaching
 from edgekd.steps.trained import Trained
 from edgekd.target import load_target
 
@@ -82,7 +83,7 @@ def one_model(recipe: Recipe, name: str, target: str, folder: Path, tools: Path,
     on, form = problem.training, Form(recipe.export, device.runtime.default_opset)
     precision = "bf16" if uses_bf16(recipe.distill.precision) else "fp32"
     settings = recipe.distill.model_copy(update={"precision": precision})
-    teaching = record(run, tuple(map(Trained, recipe.teachers)), on, settings)
+    teaching = Teaching(settings, (record(run, tuple(map(Trained, recipe.teachers)), on, settings, TaskTeaching(on)),))
     student = Trained(network, run(distill, on, teaching, network, None))
     fp32 = run(export_fp32, student, on, form)
     samples = on.open()

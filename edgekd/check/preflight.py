@@ -26,7 +26,7 @@ from edgekd.data.sources import check_classes
 from edgekd.distill.features import Taps
 from edgekd.distill.layers import pair_layers
 from edgekd.distill.methods import METHODS
-from edgekd.distill.objective import Labels, Objective, Seen
+from edgekd.distill.objective import Labels, Seen, TaskObjective
 from edgekd.errors import BundleError, EdgekdError, ModelError, RecipeError
 from edgekd.models import ExportedModel, OnnxModel, number_of_classes
 from edgekd.models.accelerator import uses_bf16
@@ -231,13 +231,13 @@ def _check_losses(
                 f"  {loss.method} reads "
                 + ", ".join(f"{ours} = {theirs}" if theirs else ours for ours, theirs in shown)
             )
-    objective = Objective(with_temperature(losses, 4.0), recipe.distill.label_weight)
+    objective = TaskObjective(with_temperature(losses, 4.0), recipe.distill.label_weight)
     try_losses(objective, student, teacher, opened, seen)
     return losses
 
 
 def try_losses(
-    objective: Objective, student: nn.Module, teacher: nn.Module | None, samples: Samples, by_teacher: Samples
+    objective: TaskObjective, student: nn.Module, teacher: nn.Module | None, samples: Samples, by_teacher: Samples
 ) -> None:
     """Compute the losses once on four blank images: layers that do not exist or do not fit are told before training."""
     height, width, channels = samples.image_shape

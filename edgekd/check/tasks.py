@@ -20,8 +20,6 @@ from edgekd.figures.figures import Check
 from edgekd.recipe import Network, Recipe
 from edgekd.steps.problem import Problem, Problems
 
-PER_HEAD = {"z_s", "z_t", "z_ts", "labels", "epoch"}  # what a loss may read where a student has several heads
-
 
 def with_heads(recipe: Recipe, problems: Problems) -> Network:
     """The student's network with a head for each task."""
@@ -57,8 +55,8 @@ def mistakes_in_tasks(recipe: Recipe) -> Iterator[tuple[str, str]]:
         )
     for n, loss in enumerate(recipe.distill.losses):
         method = METHODS[loss.method]
-        if not set(method.needs) <= PER_HEAD or method.pairs:
-            possible = [name for name, of in METHODS.items() if set(of.needs) <= PER_HEAD]
+        if not method.reads_logits_alone or method.pairs:
+            possible = [name for name, of in METHODS.items() if of.reads_logits_alone]
             why = f"{loss.method} reads more than the logits of one head; with tasks take {', '.join(possible)}"
             yield f"distill.losses.{n}.method", why
     for name, given in (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -32,8 +32,7 @@ class Labels:
 class Seen:
     """What a step shows to the losses; the names are those of edgekd.distill.methods.
 
-    z_ts: `[teachers, batch, classes]`, None where no loss reads a teacher; f_s, f_t: features by module path; tasks: what
-    the losses of the student's further heads are shown, by the task's name.
+    z_ts: `[teachers, batch, classes]`, None where no loss reads a teacher; f_s, f_t: features by module path.
     """
 
     images: Tensor
@@ -43,7 +42,6 @@ class Seen:
     z_ts: Tensor | None
     f_s: Mapping[str, Tensor]
     f_t: Mapping[str, Tensor]
-    tasks: Mapping[str, Seen] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Methods soften over the last of two axes: of pixels or tokens as they are each would compute another number."""
@@ -103,18 +101,15 @@ class Term:
                 return getattr(seen, name)
 
 
-class Objective(nn.Module):
-    """`total = label_weight · CE + Σ weight · method(...)`, and each term by name; of further `tasks` (name: weight) each adds
-    its own such sum.
+class TaskObjective(nn.Module):
+    """`total = label_weight · CE + Σ weight · method(...)` of one task, and each term by name.
 
     Methods with weights are its children, so that its parameters are those the trainer optimises beside the student's.
     Raises RecipeError for losses that do not fit their methods.
     """
 
-    def __init__(self, losses: Sequence[Loss], label_weight: float, tasks: Mapping[str, float] | None = None) -> None:
+    def __init__(self, losses: Sequence[Loss], label_weight: float) -> None:
         super().__init__()
-        self.task_weights = dict(tasks or {})
-        self.tasks = nn.ModuleDict({name: Objective(losses, label_weight) for name in self.task_weights})
         self.label_weight = label_weight
         losses = [loss for loss in losses if loss.weight]
         if mistakes := check_losses(losses, METHODS):
@@ -206,15 +201,46 @@ class Objective(nn.Module):
             if term.until_epoch is None or epoch < term.until_epoch:
                 values[term.name] = term(seen, epoch)
                 total = total + term.weight_at(epoch) * values[term.name]
-        for task, weight in self.task_weights.items():
-            its_total, its_values = self.tasks[task](epoch, seen.tasks[task])
-            values |= {f"{task}/{name}": value for name, value in its_values.items()}
-            total = total + weight * its_total
         if (
             processes.SIZE > 1
         ):  # processes wait for the gradient of every parameter, also of those that nothing reads now
             idle = [p.sum() for term in self.terms if term.name not in values for p in _parameters(term.method)]
             total = total + 0.0 * sum(idle, seen.z_s.float().sum())
+        return total, values
+
+
+class Objective(nn.Module):
+    """`total = Σ weight · task's total` over the tasks of a student, each of which has the same losses on its own logits.
+
+    weights: by the task's name; the terms of a task that has a name begin with it, as `parity/kd`.
+    """
+
+    def __init__(self, losses: Sequence[Loss], label_weight: float, weights: Mapping[str, float] | None = None) -> None:
+        super().__init__()
+        self.weights = dict(weights or {"": 1.0})
+        self.tasks = nn.ModuleList(TaskObjective(losses, label_weight) for _ in self.weights)
+
+    @property
+    def members(self) -> dict[str, TaskObjective]:
+        """The objective of each task, by its name."""
+        return {
+            name: task for name, task in zip(self.weights, self.tasks, strict=True) if isinstance(task, TaskObjective)
+        }
+
+    @property
+    def any(self) -> TaskObjective:
+        """One of them, for what is the same in all: methods, what they need, the layers that they read."""
+        return next(iter(self.members.values()))
+
+    def forward(self, epoch: float, seen: Mapping[str, Seen]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total and the unweighted terms of all tasks; `seen`: what each is shown, by its name."""
+        values: dict[str, Tensor] = {}
+        total: Tensor | float = 0.0
+        for name, task in self.members.items():
+            its_total, its_values = task(epoch, seen[name])
+            values |= {f"{name}/{term}" if name else term: value for term, value in its_values.items()}
+            total = total + self.weights[name] * its_total
+        assert isinstance(total, Tensor)
         return total, values
 
 

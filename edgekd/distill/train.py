@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from edgekd.base import processes
 from edgekd.base.console import progress, say, shows_bars
 from edgekd.cache.stage import SCRATCH
-from edgekd.data import Samples
-from edgekd.data.batches import Step, epoch_of, to_tensor, views_of
-from edgekd.data.views import Views, permutation
-from edgekd.distill.cache import CachedLogits
+from edgekd.data.batches import Step, epoch_of, to_tensor
+from edgekd.data.views import permutation
 from edgekd.distill.checkpoint import Checkpoint
 from edgekd.distill.features import Taps
+from edgekd.distill.lesson import Lesson
 from edgekd.distill.objective import Labels, Objective, Seen
 from edgekd.errors import ModelError
 from edgekd.figures.accuracy import top1
@@ -35,64 +34,14 @@ from edgekd.models import accelerator
 from edgekd.models.accelerator import autocast, uses_bf16
 from edgekd.models.copies import detach_computed
 from edgekd.models.forward import predict
-from edgekd.models.memory_format import arranged, forward, training_format
-from edgekd.recipe import Data, Distill, Optimizer
+from edgekd.models.memory_format import arranged, training_format
+from edgekd.recipe import Distill, Optimizer
 
 CHECKPOINT = f"{SCRATCH}/checkpoint.pt"
 NOTED = 10  # steps between two notes of the progress bar
 LINES = 20  # that a training prints where there is no bar, at most
 PREPARED = 0x93E9  # a coordinate of its own, so that the choice shares no random number with any view
 PREPARED_ON = 64  # samples that methods with weights of their own see before the training
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """Training data, and what is known of the teachers.
-
-    cached: the teacher's logits `[view, sample, class]`, or None where no loss reads them or only the live teacher can
-    give them; live: the teacher itself, for losses that read its features; features: pooled ones by the teacher's module
-    path, `[view, sample, channels]`, where these are enough; more: the logits of further teachers; teacher_data: how the
-    live teacher's images are normalised, where otherwise than the student's; tasks: what the student's further heads learn.
-    """
-
-    samples: Samples
-    data: Data
-    cached: CachedLogits | npt.NDArray[np.float16] | None
-    live: nn.Module | None
-    features: Mapping[str, npt.NDArray[np.float16]] = field(default_factory=dict)
-    more: tuple[CachedLogits, ...] = ()
-    teacher_data: Data | None = None
-    tasks: tuple[TaskLesson, ...] = ()
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """Of the further tasks, by name."""
-        return {task.name: task.weight for task in self.tasks}
-
-    @property
-    def all_samples(self) -> list[Samples]:
-        """The same images with the labels of each task."""
-        return [self.samples, *(task.samples for task in self.tasks)]
-
-    @property
-    def views(self) -> Views:
-        """The training views, their labels `[samples, tasks]`."""
-        labels = np.stack([samples.train.labels for samples in self.all_samples], 1)
-        return replace(views_of(self.samples, self.data), labels=labels)
-
-
-@dataclass(frozen=True)
-class TaskLesson:
-    """A further task: its samples are the same images with other labels, `cached` are its teacher's logits."""
-
-    name: str
-    weight: float
-    samples: Samples
-    cached: CachedLogits | None
-
-    def logits(self, step: Step, device: torch.device) -> torch.Tensor | None:
-        """The teacher's, `[1, batch, classes]`."""
-        return None if self.cached is None else read(self.cached, step, device)[None]
 
 
 @dataclass(frozen=True)
@@ -155,11 +104,12 @@ class Training:
         student = student.to(self.where)
         self.layout = training_format(student, _two_images(lesson, self.where), modes.train)
         self.student: nn.Module = student.to(memory_format=self.layout)  # type: ignore[call-overload]
-        if lesson.live is not None:
-            lesson.live.to(self.where)
+        for task in lesson.tasks:
+            if task.live is not None:
+                task.live.to(self.where)
         self.objective = Objective(settings.losses, settings.label_weight, lesson.weights).to(self.where)
         _prepare(self.objective, self.student, lesson, settings, modes, self.layout)
-        if self.accelerate.num_processes > 1 and (alone := self.objective.in_one_process):
+        if self.accelerate.num_processes > 1 and (alone := self.objective.any.in_one_process):
             raise ModelError(
                 f"{', '.join(alone)} keeps what one process has seen; train in one, or take another method"
             )
@@ -173,8 +123,9 @@ class Training:
         self.steps = len(lesson.samples.train_ids) // settings.batch_size
         self.samples = self.steps * settings.batch_size
         self.taps = ExitStack()
-        self.f_s = self.taps.enter_context(Taps(self.student, self.objective.layers_of("student"), "student")).features
-        self.taps_of_teacher = self.taps.enter_context(_taps_of_teacher(lesson, self.objective))
+        read = self.objective.any
+        self.f_s = self.taps.enter_context(Taps(self.student, read.layers_of("student"), "student")).features
+        self.taps_of_teachers = {task.name: self.taps.enter_context(task.taps(read)) for task in lesson.tasks}
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -206,7 +157,7 @@ class Training:
         accelerate, settings = self.accelerate, self.settings
         return epoch_of(
             self.lesson.views, epoch, batch_size=settings.batch_size, number_of_views=settings.views, seed=settings.seed,
-            rank=accelerate.process_index, world=accelerate.num_processes, in_pairs=self.objective.needs_pairs,
+            rank=accelerate.process_index, world=accelerate.num_processes, in_pairs=self.objective.any.needs_pairs,
         )  # fmt: skip
 
     def step(self, step: Step, now: float) -> None:
@@ -216,9 +167,9 @@ class Training:
             group["lr"] = settings.optimizer.lr * schedule(now, settings.warmup_epochs, settings.epochs)
         images = arranged(to_tensor(step.batch.images, lesson.data, self.where), self.layout)
         with autocast(self.where, self.bf16):
-            z_ts, f_t = _teachers(lesson, step, images, self.taps_of_teacher)
             z_s = self.model(images)
-            total, self.terms = self.loss_of(now, _seen(lesson, step, images, z_s, z_ts, self.f_s, f_t))
+            seen = _seen(lesson, step, images, z_s, self.f_s, self.taps_of_teachers)
+            total, self.terms = self.loss_of(now, seen)
         self.optimizer.zero_grad()
         self.accelerate.backward(total)
         self.optimizer.step()
@@ -245,7 +196,7 @@ class Training:
 
     def shipped(self) -> nn.Module:
         """The student, its averaged weights, or what a method makes of it."""
-        return self.objective.deployed(self.averaged.module if self.averaged is not None else self.student)
+        return self.objective.any.deployed(self.averaged.module if self.averaged is not None else self.student)
 
 
 def _averaged(student: nn.Module, decay: float) -> AveragedModel:
@@ -292,11 +243,10 @@ def _prepare(
     layout: torch.memory_format,
 ) -> None:
     """Check layer paths, and let methods with weights see a first batch, before the optimizer is made."""
-    with (
-        Taps(student, objective.layers_of("student"), "student") as ours,
-        _taps_of_teacher(lesson, objective) as theirs,
-    ):
-        if not any(term.declared.prepare is not None for term in objective.terms):
+    with ExitStack() as stack:
+        ours = stack.enter_context(Taps(student, objective.any.layers_of("student"), "student"))
+        theirs = {task.name: stack.enter_context(task.taps(objective.any)) for task in lesson.tasks}
+        if not any(term.declared.prepare is not None for term in objective.any.terms):
             return
         device = next(student.parameters()).device
         number = len(lesson.samples.train_ids)
@@ -306,22 +256,11 @@ def _prepare(
         torch.manual_seed(_seed_of(settings.seed, -1))  # the methods' own weights, the same after a restart
         modes.evaluate(student)
         with torch.no_grad():
-            z_s = student(images)
-            z_ts, f_t = _teachers(lesson, step, images, theirs)
-            seen = _seen(lesson, step, images, z_s, z_ts, ours.features, f_t)
-            samples = len(lesson.samples.train_ids)
-            objective.prepare(seen, student, lesson.live, len(lesson.samples.classes), samples)
+            seen = _seen(lesson, step, images, student(images), ours.features, theirs)
             for task in lesson.tasks:
-                own, shown = objective.tasks[task.name], seen.tasks[task.name]
-                assert isinstance(own, Objective)
-                own.prepare(shown, student, None, len(task.samples.classes), samples)
+                own = objective.members[task.name]
+                own.prepare(seen[task.name], student, task.live, len(task.samples.classes), number)
         objective.to(device)
-
-
-def _taps_of_teacher(lesson: Lesson, objective: Objective) -> Taps:
-    """Taps of what the cache does not hold."""
-    paths = [path for path in objective.layers_of("teacher") if path not in lesson.features]
-    return Taps(lesson.live or nn.Identity(), paths, "teacher")
 
 
 def _optimizer(settings: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -332,64 +271,39 @@ def _optimizer(settings: Optimizer, parameters: list[nn.Parameter]) -> torch.opt
     )
 
 
-def _teachers(
-    lesson: Lesson, step: Step, images: torch.Tensor, taps: Taps
-) -> tuple[torch.Tensor | None, Mapping[str, torch.Tensor]]:
-    """What the teachers say of a step: logits `[teachers, batch, classes]` and features by path.
-
-    They come from the cache; where the live teacher runs anyway, the first's come from it.
-    """
-
-    device, logits = images.device, None
-    if lesson.live is not None:
-        if lesson.teacher_data is not None:
-            images = to_tensor(step.batch.images, lesson.teacher_data, images.device)
-        with torch.no_grad():
-            logits = forward(lesson.live, images).float()
-    elif lesson.cached is not None:
-        logits = read(lesson.cached, step, device)
-    z_ts = None if logits is None else torch.stack([logits, *(read(more, step, device) for more in lesson.more)])
-    return z_ts, {path: read(stored, step, device) for path, stored in lesson.features.items()} | taps.features
-
-
-def read(stored: CachedLogits | npt.NDArray[np.float16], step: Step, device: torch.device) -> torch.Tensor:
-    """What is stored of a step's samples, float32 `[batch, ...]`."""
-    return torch.from_numpy(stored[step.view, step.rows]).to(device).float()
-
-
 def _seen(
     lesson: Lesson,
     step: Step,
     images: torch.Tensor,
     z_s: torch.Tensor,
-    z_ts: torch.Tensor | None,
     f_s: Mapping[str, torch.Tensor],
-    f_t: Mapping[str, torch.Tensor],
-) -> Seen:
+    taps: Mapping[str, Taps],
+) -> dict[str, Seen]:
+    """What each task's losses are shown of a step: its own columns of the logits, its labels, its teachers' answers."""
+
     def here(values: npt.NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(images.device)
 
     batch, rows = step.batch, here(step.rows)
-    hard, partner = here(batch.labels), here(batch.partner_labels)
-    lam = here(batch.lam.astype(np.float32))
-    labels = [Labels(hard[:, k], partner[:, k], lam) for k in range(hard.shape[1])]
-    z_s, *further = torch.split(z_s, [len(samples.classes) for samples in lesson.all_samples], 1)
-    tasks = {
-        task.name: Seen(images, rows, own, z, task.logits(step, images.device), {}, {})
-        for task, own, z in zip(lesson.tasks, labels[1:], further, strict=True)
-    }
-    return Seen(images, rows, labels[0], z_s, z_ts, f_s, f_t, tasks)
+    hard, partner, lam = here(batch.labels), here(batch.partner_labels), here(batch.lam.astype(np.float32))
+    each = torch.split(z_s, [len(task.samples.classes) for task in lesson.tasks], 1)
+    found = {}
+    for k, (task, z) in enumerate(zip(lesson.tasks, each, strict=True)):
+        z_ts, f_t = task.teachers(step, images, taps[task.name])
+        found[task.name] = Seen(images, rows, Labels(hard[:, k], partner[:, k], lam), z, z_ts, f_s, f_t)
+    return found
 
 
 def _holdout(model: nn.Module, lesson: Lesson, modes: Modes) -> dict[str, float]:
-    """Top-1 of each task, the first task's first."""
+    """Top-1 of each task."""
     modes.evaluate(model)
-    ids, samples = lesson.samples.holdout_ids, lesson.all_samples
+    ids = lesson.samples.holdout_ids
     logits = predict(model, lesson.samples.train, ids, lesson.data)
-    parts = np.split(logits, np.cumsum([len(of.classes) for of in samples])[:-1], 1)
-    names = ["holdout_top1", *(f"holdout_top1/{task.name}" for task in lesson.tasks)]
-    found = (round(top1(part, of.train.labels[ids]), 3) for part, of in zip(parts, samples, strict=True))
-    return dict(zip(names, found, strict=True))
+    ends = np.cumsum([len(task.samples.classes) for task in lesson.tasks])[:-1]
+    return {
+        "/".join(filter(None, ("holdout_top1", task.name))): round(top1(part, task.samples.train.labels[ids]), 3)
+        for task, part in zip(lesson.tasks, np.split(logits, ends, 1), strict=True)
+    }
 
 
 def _seed_of(seed: int, epoch: int) -> int:

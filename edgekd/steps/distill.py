@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
 from edgekd.base import processes
 from edgekd.cache.stage import stage
-from edgekd.data import Samples
 from edgekd.distill.cache import CachedLogits
+from edgekd.distill.lesson import Lesson, TaskLesson
 from edgekd.distill.methods.simkd import SimStudent
-from edgekd.distill.objective import Objective
-from edgekd.distill.train import Lesson, TaskLesson, save_weights, train
+from edgekd.distill.objective import TaskObjective
+from edgekd.distill.train import save_weights, train
 from edgekd.models.adapt import adapt
 from edgekd.recipe import Data, Distill, Network, Optimizer
 from edgekd.steps.problem import TrainingSet
@@ -33,7 +34,7 @@ def train_teacher(on: TrainingSet, teacher: Network, epochs: int, *, out: Path) 
         optimizer=Optimizer(lr=0.05), precision="fp32",
     )  # fmt: skip
     model = adapt(new_model(teacher, opened, settings.seed), teacher, opened.classes)
-    trained = train(model, Lesson(opened, on.data, None, None), settings, out, title="teacher")
+    trained = train(model, Lesson(on.data, (TaskLesson(opened),)), settings, out, title="teacher")
     save_weights(trained, out / WEIGHTS)
 
 
@@ -44,7 +45,7 @@ def distill(
     """Stage: train the student; writes `student.safetensors` and `metrics.jsonl`."""
     opened, settings = on.open(), teaching.settings
     model = new_student(student, begins_with, opened, settings.seed)
-    trained = train(model, lesson_of(opened, on.data, teaching), settings, out)
+    trained = train(model, lesson_of(on.data, teaching), settings, out)
     if isinstance(trained, SimStudent) and processes.RANK == 0:
         path = next(iter(loss.layers for loss in settings.losses if loss.method == "simkd"))
         about = {"path": next(iter(path)), "size": trained.size, "added_parameters": trained.added_parameters}
@@ -52,27 +53,24 @@ def distill(
     save_weights(trained, out / WEIGHTS)
 
 
-def lesson_of(samples: Samples, data: Data, teaching: Teaching) -> Lesson:
-    """The caches, each checked against its live teacher on a few samples; the live teacher too where a loss needs it."""
-    objective = Objective(teaching.settings.losses, teaching.settings.label_weight)
-    tasks = tuple(map(_task_lesson, teaching.tasks))
-    if not objective.needs_teacher:
-        return Lesson(samples, data, None, None, tasks=tasks)
-    cached, live = [], None
-    for recorded in teaching.teachers:
-        logits, model = checked(recorded)
-        cached.append(logits)
-        live = live or model
-    features = cached_features(teaching.features, objective.pooled_features) if teaching.features is not None else {}
-    needs_live = objective.needs_features and not features
-    seen_as = teaching.teachers[0].on.data
+def lesson_of(data: Data, teaching: Teaching) -> Lesson:
+    """What the stages left, opened: the caches, each checked against its live teacher on a few samples."""
+    objective = TaskObjective(teaching.settings.losses, teaching.settings.label_weight)
+    return Lesson(data, tuple(_task_lesson(task, data, objective) for task in teaching.tasks))
+
+
+def _task_lesson(task: TaskTeaching, data: Data, objective: TaskObjective) -> TaskLesson:
+    """A task's labels and caches; the live teacher too where a loss needs it."""
+    lesson = TaskLesson(task.on.open(), task.name, task.weight)
+    if not objective.needs_teacher or not task.teachers:
+        return lesson
+    opened = [checked(recorded) for recorded in task.teachers]
+    features = cached_features(task.features, objective.pooled_features) if task.features is not None else {}
+    live = opened[0][1] if objective.needs_features and not features else None
+    seen_as = task.teachers[0].on.data
     otherwise = seen_as if (seen_as.mean, seen_as.std) != (data.mean, data.std) else None
-    return Lesson(samples, data, cached[0], live if needs_live else None, features, tuple(cached[1:]), otherwise, tasks)
-
-
-def _task_lesson(task: TaskTeaching) -> TaskLesson:
-    cached = checked(task.recorded)[0] if task.recorded is not None else None
-    return TaskLesson(task.name, task.weight, task.on.open(), cached)
+    cached = tuple(logits for logits, _ in opened)
+    return replace(lesson, cached=cached, live=live, features=features, teacher_data=otherwise)
 
 
 def checked(recorded: RecordedTeacher) -> tuple[CachedLogits, nn.Module]:

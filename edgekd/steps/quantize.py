@@ -48,7 +48,6 @@ STATISTICS = "statistics.safetensors"
 IN_FLOAT, SENSITIVITY, HOLDOUT = "in_float.json", "sensitivity.json", "holdout.json"
 SENSITIVITY_BATCHES = 8  # one pass over them for each layer
 LIBRARIES = ("torch", "torchao", "numpy")
-LOGITS_ONLY = {"z_s", "z_t", "z_ts", "labels", "epoch"}
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ def train_quantized(
     torch.manual_seed(settings.seed)
     prepared = _prepared(subject, opened, plan)
     set_ranges(prepared, load_statistics(statistics / STATISTICS), plan.calibration)
-    losses = last_losses(settings, has_teacher=bool(teaching.teachers))
+    losses = last_losses(settings, has_teacher=any(task.teachers for task in teaching.tasks))
     if dropped := [loss.method for loss in settings.losses if loss.weight and not _reads_logits_alone(loss)]:
         going = ", ".join(loss.method for loss in losses) or "the labels"
         say(f"  {', '.join(dropped)} cannot go on in the quantized graph, which has no modules: it learns by {going}")
@@ -156,7 +155,7 @@ def train_quantized(
             "label_weight": settings.label_weight if losses else 1.0,
         }
     )
-    lesson = lesson_of(opened, subject.on.data, replace(teaching, settings=schedule))
+    lesson = lesson_of(subject.on.data, replace(teaching, settings=schedule))
     # In place: there is no averaging.
     train(prepared, lesson, schedule, out, modes_of(training.epochs), title="quantized student")
     save_weights(prepared, out / PREPARED)
@@ -189,7 +188,7 @@ def last_losses(settings: Distill, *, has_teacher: bool) -> tuple[Loss, ...]:
 
 
 def _reads_logits_alone(loss: Loss) -> bool:
-    return set(METHODS[loss.method].needs) <= LOGITS_ONLY
+    return METHODS[loss.method].reads_logits_alone
 
 
 def load_quantized(subject: Subject, plan: Plan, quantized: Artifact) -> GraphModule:

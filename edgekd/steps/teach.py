@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from edgekd.base.console import say
 from edgekd.cache.stage import Artifact, Cache
 from edgekd.distill.methods import METHODS
-from edgekd.distill.objective import Objective
+from edgekd.distill.objective import TaskObjective
 from edgekd.recipe import Distill, Network, Recipe, Recording
 from edgekd.recipe.losses import is_auto, reads_teacher, with_temperature
 from edgekd.steps.distill import distill, train_teacher
@@ -53,8 +53,8 @@ def teach(
     on = problems.student.training
     # The weights that the student begins with are part of its key only where it does.
     begins_with = first_weights(recipe, teachers)
-    teaching = record(run, teachers, problems.teacher.training, settings)
-    teaching = replace(teaching, tasks=tuple(record_tasks(run, recipe, problems.tasks, settings)))
+    own = record(run, teachers, problems.teacher.training, settings, TaskTeaching(on))
+    teaching = Teaching(settings, (own, *record_tasks(run, recipe, problems.tasks, settings)))
     scores, task_scores = score_teachers(run, recipe, problems, teachers)
     temperature = None
     if is_auto(settings.losses):
@@ -66,9 +66,8 @@ def teach(
     for network in (*map(Network.of, recipe.student.assistants), *[student] * recipe.distill.generations):
         chain.append(run(distill, on, learns, network, begins_with))
         # Each link is drawn anew (born-again networks, Furlanello et al. 2018).
-        anew = _with(teaching, seed=teaching.settings.seed + 1).settings
-        recorded = record(run, (Trained(network, chain[-1]),), on, teaching.settings)
-        learns = teaching = replace(recorded, settings=anew, tasks=teaching.tasks)
+        recorded = record(run, (Trained(network, chain[-1]),), on, teaching.settings, TaskTeaching(on))
+        learns = teaching = _with(Teaching(teaching.settings, (recorded,)), seed=teaching.settings.seed + 1)
     return Taught(teachers, teaching, begins_with, temperature, tuple(chain), scores, task_scores)
 
 
@@ -93,11 +92,13 @@ def first_weights(recipe: Recipe, teachers: tuple[Trained, ...]) -> FirstWeights
     return FirstWeights(init, teachers[0] if init.source is None else Trained(Network.of(init.source)))
 
 
-def record(run: Cache, teachers: tuple[Trained, ...], on: TrainingSet, settings: Distill) -> Teaching:
-    """What the losses read of these teachers, recorded."""
-    objective = Objective(with_temperature(settings.losses, 1.0), settings.label_weight)
+def record(
+    run: Cache, teachers: tuple[Trained, ...], on: TrainingSet, settings: Distill, task: TaskTeaching
+) -> TaskTeaching:
+    """The task with what the losses read of these teachers, recorded; `on` is what the teachers see."""
+    objective = TaskObjective(with_temperature(settings.losses, 1.0), settings.label_weight)
     if not objective.needs_teacher or not teachers:
-        return Teaching(settings)
+        return task
     bf16 = settings.precision == "bf16"
     recording = Recording(
         views=settings.views, format=settings.cache, top_k=settings.top_k if settings.cache == "topk" else 0, bf16=bf16
@@ -106,17 +107,16 @@ def record(run: Cache, teachers: tuple[Trained, ...], on: TrainingSet, settings:
     layers = objective.pooled_features
     plainly = recording.model_copy(update={"format": "float16", "top_k": 0})  # logits alone have formats
     features = run(record_features, teachers[0], on, plainly, layers) if layers else None
-    return Teaching(settings, recorded, features)
+    return replace(task, teachers=recorded, features=features)
 
 
-def record_tasks(run: Cache, recipe: Recipe, problems: Mapping[str, Problem], settings: Distill) -> list[TaskTeaching]:
-    """The same for the student's further heads, each with a teacher of its own."""
-    found = []
+def record_tasks(
+    run: Cache, recipe: Recipe, problems: Mapping[str, Problem], settings: Distill
+) -> Iterator[TaskTeaching]:
+    """The tasks of [[tasks]], each with a teacher of its own."""
     for task in recipe.tasks:
         on = problems[task.name].training
-        own = record(run, (Trained(Network.of(task.teacher)),), on, settings).teachers
-        found.append(TaskTeaching(task.name, task.weight, on, own[0] if own else None))
-    return found
+        yield record(run, (Trained(Network.of(task.teacher)),), on, settings, TaskTeaching(on, task.name, task.weight))
 
 
 def without_teacher(teaching: Teaching) -> Teaching:

@@ -21,22 +21,21 @@ class RecordedTeacher:
 
 @dataclass(frozen=True)
 class TaskTeaching:
-    """A further task of the student: its labels, and its teacher where a loss reads one."""
+    """A task of the student: its labels, and its teachers where a loss reads them.
 
-    name: str
-    weight: float
+    The first teacher may be read for features: live, or pooled from `features`.
+    """
+
     on: TrainingSet
-    recorded: RecordedTeacher | None
+    name: str = ""
+    weight: float = 1.0
+    teachers: tuple[RecordedTeacher, ...] = ()
+    features: Artifact | None = None
 
 
 @dataclass(frozen=True)
 class Teaching:
-    """How a student is trained, and its teachers.
-
-    The first of them may be read for features: live, or pooled from `features`. `tasks` are the student's further tasks.
-    """
+    """How a student is trained, and the tasks that it learns."""
 
     settings: Distill
-    teachers: tuple[RecordedTeacher, ...] = ()
-    features: Artifact | None = None
-    tasks: tuple[TaskTeaching, ...] = ()
+    tasks: tuple[TaskTeaching, ...]

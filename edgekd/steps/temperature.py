@@ -36,7 +36,7 @@ def choose_temperature(
         )
         folder = out / SCRATCH / f"{temperature:g}"
         folder.mkdir(exist_ok=True, parents=True)
-        lesson = lesson_of(opened, on.data, replace(teaching, settings=short))
+        lesson = lesson_of(on.data, replace(teaching, settings=short))
         train(
             new_student(student, begins_with, opened, settings.seed), lesson, short, folder, title=f"T {temperature:g}"
         )

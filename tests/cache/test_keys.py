@@ -318,7 +318,7 @@ class Keys(Cache):
             )
         for file, content in {
             "temperature.json": {"best": 2.0}, "refused.json": [], "in_float.json": [], "sensitivity.json": [],
-            "holdout.json": {"top1": 50 if inputs[1] is None else 30},
+            "holdout.json": {"value": 50 if inputs[1] is None else 30},
         }.items():  # fmt: skip
             (place / file).write_text(json.dumps(content))
         return Artifact(name, key, place, 0.0, True, lambda: self(function, *inputs))

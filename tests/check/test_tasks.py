@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 import edgekd
 from edgekd.data.digits import load
-from edgekd.distill.objective import Labels, Objective, Seen
+from edgekd.distill.objective import Labels, Objective, Seen, TaskObjective
 from edgekd.errors import ModelError, RecipeError
 from edgekd.models.resnet import resnet8
 from edgekd.recipe import load_recipe
@@ -42,14 +42,14 @@ def test_a_task_adds_its_own_losses_by_its_weight() -> None:
     labels = [torch.tensor([0, 1, 2, 0, 1, 2]), torch.tensor([0, 1, 0, 1, 0, 1])]
     ones = torch.ones(6)
 
-    def seen(z: torch.Tensor, z_t: torch.Tensor, labels: torch.Tensor, tasks: dict[str, Seen]) -> Seen:
-        return Seen(torch.zeros(6), torch.arange(6), Labels(labels, labels, ones), z, z_t[None], {}, {}, tasks)
+    def seen(z: torch.Tensor, z_t: torch.Tensor, labels: torch.Tensor) -> Seen:
+        return Seen(torch.zeros(6), torch.arange(6), Labels(labels, labels, ones), z, z_t[None], {}, {})
 
-    second = seen(z[:, 3:], z_t2, labels[1], {})
+    shown = {"": seen(z[:, :3], z_t, labels[0]), "parity": seen(z[:, 3:], z_t2, labels[1])}
     losses = (Loss(method="mse", weight=0.5),)
-    total, terms = Objective(losses, 0.1, {"parity": 2.0})(0.0, seen(z[:, :3], z_t, labels[0], {"parity": second}))
+    total, terms = Objective(losses, 0.1, {"": 1.0, "parity": 2.0})(0.0, shown)
     by_hand = [
-        0.1 * cross_entropy(own, label) + 0.5 * Objective(losses, 0.0)(0.0, seen(own, theirs, label, {}))[1]["mse"]
+        0.1 * cross_entropy(own, label) + 0.5 * TaskObjective(losses, 0.0)(0.0, seen(own, theirs, label))[1]["mse"]
         for own, theirs, label in ((z[:, :3], z_t, labels[0]), (z[:, 3:], z_t2, labels[1]))
     ]
     torch.testing.assert_close(total, by_hand[0] + 2.0 * by_hand[1])

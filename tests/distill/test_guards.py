@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from edgekd.distill.features import as_tokens
 from edgekd.distill.methods import METHODS, rkd
-from edgekd.distill.objective import Labels, Objective, Seen
+from edgekd.distill.objective import Labels, Seen, TaskObjective
 from edgekd.errors import ModelError, RecipeError
 from edgekd.recipe.losses import Layout, Loss, mistakes_in_losses
 
@@ -36,12 +36,12 @@ def test_a_feature_with_three_axes_is_averaged_over_the_positions_that_its_layou
     torch.manual_seed(0)
     f_s, f_t = torch.randn(4, 5, 6), torch.randn(4, 5, 6)
     loss = Loss(method="rkd", layers={"conv": "conv"}, layout=layout)
-    (found,) = Objective((loss,), 0.0)(0.0, step(torch.zeros(4, 2), None, f_s, f_t))[1].values()
+    (found,) = TaskObjective((loss,), 0.0)(0.0, step(torch.zeros(4, 2), None, f_s, f_t))[1].values()
     torch.testing.assert_close(found, rkd([f_s.mean(axis)], [f_t.mean(axis)]))
 
 
 def test_a_feature_with_three_axes_and_no_layout_is_refused_by_layer_and_loss() -> None:
-    objective = Objective((Loss(method="rkd", layers={"conv": "conv"}),), 0.0)
+    objective = TaskObjective((Loss(method="rkd", layers={"conv": "conv"}),), 0.0)
     with pytest.raises(ModelError, match=r"'conv'.*'rkd'.*\[4, 5, 6\].*layout = 'tokens'.*'channels_first'"):
         objective(0.0, step(torch.zeros(4, 2), None, torch.randn(4, 5, 6), torch.randn(4, 5, 6)))
 
@@ -66,8 +66,8 @@ def test_one_layer_has_one_layout() -> None:
         for m, layout in (("sp", "tokens"), ("rkd", "channels_first"))
     ]
     with pytest.raises(RecipeError, match=r"'conv' is called tokens .* channels_first by rkd"):
-        _ = Objective(losses, 0.0).pooled_features
-    assert Objective(losses[:1], 0.0).pooled_features == {"conv": "tokens"}
+        _ = TaskObjective(losses, 0.0).pooled_features
+    assert TaskObjective(losses[:1], 0.0).pooled_features == {"conv": "tokens"}
 
 
 def test_a_loss_that_reads_no_features_has_no_layout() -> None:

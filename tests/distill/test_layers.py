@@ -13,12 +13,12 @@ from torch import nn
 
 from edgekd.distill.layers import pair_layers, paired, stages
 from edgekd.distill.methods import METHODS
-from edgekd.distill.train import Lesson, train
+from edgekd.distill.train import train
 from edgekd.errors import ModelError
 from edgekd.models.resnet import resnet8, resnet20
 from edgekd.models.wrn import wrn_16_2
 from edgekd.recipe.losses import Loss
-from tests.builders.training import DATA, samples, settings
+from tests.builders.training import DATA, lesson_on, samples, settings
 
 IMAGES = torch.zeros(2, 3, 32, 32)
 
@@ -87,7 +87,7 @@ def test_every_method_that_reads_features_trains(method: str, tmp_path: Path) ->
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     layers: Any = {"layer1.0.bn2": "layer1.0.bn2"} if method == "ofd" else "auto"
     losses = pair_layers([Loss(method=method, weight=1e-3, layers=layers)], student, teacher, torch.zeros(2, 1, 6, 6))
-    lesson = Lesson(samples(), DATA, None, teacher)
+    lesson = lesson_on(samples(), DATA, None, teacher)
     train(student, lesson, settings(epochs=2, losses=losses), tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert all(np.isfinite(line[f"loss/{method}"]) and line[f"loss/{method}"] != 0 for line in lines)

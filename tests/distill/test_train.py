@@ -13,9 +13,10 @@ from torch import nn
 
 from edgekd.data.batches import epoch_of, views_of
 from edgekd.distill.features import Taps
+from edgekd.distill.lesson import Lesson
 from edgekd.distill.methods.sizes import embedding
-from edgekd.distill.objective import Objective
-from edgekd.distill.train import CHECKPOINT, Lesson, Modes, schedule, train
+from edgekd.distill.objective import TaskObjective
+from edgekd.distill.train import CHECKPOINT, Modes, schedule, train
 from edgekd.errors import CacheError, ModelError, RecipeError
 from edgekd.models.accelerator import uses_bf16
 from edgekd.models.forward import logits_of
@@ -23,7 +24,7 @@ from edgekd.models.resnet import resnet8
 from edgekd.recipe import Optimizer
 from edgekd.recipe.losses import Loss
 from edgekd.steps.record import check_cache
-from tests.builders.training import DATA, IDS, LABELS, PIXELS, RNG, network, samples, settings, stored
+from tests.builders.training import DATA, IDS, LABELS, PIXELS, RNG, lesson_on, network, samples, settings, stored
 
 
 def weights(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -35,7 +36,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def hard_labels() -> Lesson:
-    return Lesson(samples(), DATA, None, None)
+    return lesson_on(samples(), DATA, None, None)
 
 
 def test_labels_alone_teach_the_classes(tmp_path: Path) -> None:
@@ -50,7 +51,7 @@ def test_the_cached_teacher_alone_teaches_what_it_says(tmp_path: Path) -> None:
     """A teacher that calls left right and right left: the student does the same."""
     wrong = np.array([2, 1, 0])[LABELS[:80]]
     cached = np.broadcast_to(np.eye(3, dtype=np.float16)[wrong] * 8, (2, 80, 3))
-    lesson = Lesson(samples(), DATA, cached, None)
+    lesson = lesson_on(samples(), DATA, cached, None)
     taught = train(network(), lesson, settings(epochs=8, label_weight=0.0, losses=(Loss(method="kd"),)), tmp_path)
     with torch.no_grad():
         named = logits_of(taught.eval(), PIXELS[80:], DATA).argmax(1).numpy()
@@ -96,7 +97,7 @@ def test_feature_losses_read_both_networks_and_leave_the_teacher_alone(tmp_path:
         Loss(method="kd", temperature=2.0),
     )
     cached = np.stack([logits_of(teacher, PIXELS[:80], DATA).numpy().astype(np.float16)] * 2)
-    train(student, Lesson(samples(), DATA, cached, teacher), settings(losses=losses), tmp_path)
+    train(student, lesson_on(samples(), DATA, cached, teacher), settings(losses=losses), tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert {"loss/labels", "loss/fitnet", "loss/at", "loss/kd"} <= set(lines[0])
     assert lines[-1]["loss/fitnet"] < lines[0]["loss/fitnet"]
@@ -108,7 +109,7 @@ def test_the_shipped_student_has_no_weights_of_the_losses(tmp_path: Path) -> Non
     names = set(student.state_dict())
     trained = train(
         student,
-        Lesson(samples(), DATA, None, teacher),
+        lesson_on(samples(), DATA, None, teacher),
         settings(epochs=1, losses=(Loss(method="fitnet", layers={"2": "2"}),)),
         tmp_path,
     )
@@ -126,14 +127,14 @@ def test_a_layer_that_does_not_exist_is_told_with_the_nearest(tmp_path: Path) ->
 
     losses = (Loss(method="at", layers={"layr1": "layer1"}),)
     with pytest.raises(ModelError, match=r"student has no layer 'layr1'.*Did you mean layer1"):
-        train(Net(), Lesson(samples(), DATA, None, Net()), settings(losses=losses), tmp_path)
+        train(Net(), lesson_on(samples(), DATA, None, Net()), settings(losses=losses), tmp_path)
 
 
 def test_a_feature_method_without_layers_and_a_logit_method_with_them_are_refused() -> None:
     with pytest.raises(RecipeError, match="say which"):
-        Objective([Loss(method="at")], 1.0)
+        TaskObjective([Loss(method="at")], 1.0)
     with pytest.raises(RecipeError, match="takes no layers"):
-        Objective([Loss(method="kd", layers={"a": "b"})], 1.0)
+        TaskObjective([Loss(method="kd", layers={"a": "b"})], 1.0)
 
 
 def test_a_loss_of_weight_zero_is_left_out(tmp_path: Path) -> None:
@@ -156,7 +157,7 @@ def test_a_loss_that_explodes_stops_with_what_to_lower(tmp_path: Path) -> None:
 
 
 def test_the_weight_of_a_loss_rises_over_its_warm_up() -> None:
-    (term,) = Objective([Loss(method="kd", weight=2.0, warmup_epochs=4)], 1.0).terms
+    (term,) = TaskObjective([Loss(method="kd", weight=2.0, warmup_epochs=4)], 1.0).terms
     assert [term.weight_at(epoch) for epoch in (0, 1, 4, 9)] == [0.0, 0.5, 2.0, 2.0]
 
 
@@ -194,9 +195,9 @@ def test_several_teachers_are_averaged_by_a_method_that_reads_one(tmp_path: Path
     found = []
     for i, lesson in enumerate(
         (
-            Lesson(samples(), DATA, first, None, more=(second,)),
-            Lesson(samples(), DATA, first, None),
-            Lesson(samples(), DATA, second, None),
+            lesson_on(samples(), DATA, first, None, more=(second,)),
+            lesson_on(samples(), DATA, first, None),
+            lesson_on(samples(), DATA, second, None),
         )
     ):
         (tmp_path / str(i)).mkdir()
@@ -214,8 +215,8 @@ def test_the_cache_gives_the_losses_of_the_live_teacher(tmp_path: Path) -> None:
     losses = tuple(Loss(method=name, weight=0.1) for name in ("kd", "dkd", "dist", "mse"))
     found = []
     for name, lesson in {
-        "live": Lesson(samples(), DATA, None, teacher),
-        "cached": Lesson(samples(), DATA, cached, None),
+        "live": lesson_on(samples(), DATA, None, teacher),
+        "cached": lesson_on(samples(), DATA, cached, None),
     }.items():
         (tmp_path / name).mkdir()
         # A low learning rate: where training is unstable, any difference grows.
@@ -236,8 +237,8 @@ def test_pooled_features_from_the_cache_give_the_losses_of_the_live_teacher(tmp_
             pooled.append(embedding(taps.features["2"]).numpy().astype(np.float16))
     losses = tuple(Loss(method=name, layers={"2": "2"}) for name in ("rkd", "pkt", "cc", "crd"))
     lessons = {
-        "live": Lesson(samples(), DATA, None, teacher),
-        "cached": Lesson(samples(), DATA, None, None, features={"2": np.stack(pooled)}),
+        "live": lesson_on(samples(), DATA, None, teacher),
+        "cached": lesson_on(samples(), DATA, None, None, features={"2": np.stack(pooled)}),
     }
     found = []
     for name, lesson in lessons.items():
@@ -257,7 +258,7 @@ def test_rows_of_other_samples_give_other_losses(tmp_path: Path) -> None:
     found = []
     for number, stored_features in enumerate((features, features[:, ::-1])):
         (tmp_path / str(number)).mkdir()
-        lesson = Lesson(samples(), DATA, None, None, features={"2": np.ascontiguousarray(stored_features)})
+        lesson = lesson_on(samples(), DATA, None, None, features={"2": np.ascontiguousarray(stored_features)})
         losses = tuple(Loss(method=name, layers={"2": "2"}) for name in ("rkd", "pkt", "cc"))
         train(network(2), lesson, settings(epochs=1, losses=losses), tmp_path / str(number))
         found.append(json.loads((tmp_path / str(number) / "metrics.jsonl").read_text()))
@@ -301,7 +302,7 @@ def test_a_run_that_was_stopped_ends_alike_with_methods_that_have_weights(method
         student = resnet8(3, 1, width=4)
         options = {"layers": {"layer3": "layer3"}} if method in ("simkd", "crd", "ofd") else {}
         given = (
-            Lesson(samples(), DATA, None, teacher),
+            lesson_on(samples(), DATA, None, teacher),
             settings(losses=(Loss(method=method, **options),)),
             tmp_path / name,
         )
@@ -322,9 +323,9 @@ def test_the_live_teacher_sees_its_own_normalisation(tmp_path: Path) -> None:
         np.float16
     )
     lessons = {
-        "live": Lesson(samples(), DATA, None, teacher, teacher_data=other),
-        "cached": Lesson(samples(), DATA, cached, None),
-        "wrong": Lesson(samples(), DATA, None, teacher),
+        "live": lesson_on(samples(), DATA, None, teacher, teacher_data=other),
+        "cached": lesson_on(samples(), DATA, cached, None),
+        "wrong": lesson_on(samples(), DATA, None, teacher),
     }
     found = {}
     for name, lesson in lessons.items():
@@ -344,6 +345,6 @@ def test_a_student_that_keeps_a_computed_weight_trains(ema: float, tmp_path: Pat
             torch.nn.utils.weight_norm(nn.Conv2d(1, 4, 3, padding=1)), nn.Flatten(), nn.Linear(144, 3)
         )
     student(torch.zeros(2, 1, 6, 6))
-    train(student, Lesson(samples(), DATA, None, None), settings(epochs=2, ema=ema), tmp_path)
+    train(student, lesson_on(samples(), DATA, None, None), settings(epochs=2, ema=ema), tmp_path)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert losses[1] < losses[0]

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from edgekd.distill.train import Lesson, train
+from edgekd.distill.train import train
 from edgekd.models import accelerator
 from edgekd.models.accelerator import autocast, device_of
 from edgekd.models.forward import logits_of
 from edgekd.recipe.losses import Loss
-from tests.builders.training import DATA, PIXELS, network, samples, settings
+from tests.builders.training import DATA, PIXELS, lesson_on, network, samples, settings
 
 
 def test_the_emulated_device_is_strict(emulated_accelerator: torch.device) -> None:
@@ -34,12 +34,12 @@ def test_a_student_trains_there_as_on_the_processor(emulated_accelerator: torch.
     """The same weights: the emulation computes with the processor's kernels."""
     for name in ("there", "here"):
         (tmp_path / name).mkdir()
-    trained = train(network(1), Lesson(samples(), DATA, None, None), settings(), tmp_path / "there")
+    trained = train(network(1), lesson_on(samples(), DATA, None, None), settings(), tmp_path / "there")
     assert device_of(trained) == emulated_accelerator
     there = [parameter.detach().cpu() for parameter in trained.parameters()]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(accelerator, "device", lambda: torch.device("cpu"))
-        here = train(network(1), Lesson(samples(), DATA, None, None), settings(), tmp_path / "here")
+        here = train(network(1), lesson_on(samples(), DATA, None, None), settings(), tmp_path / "here")
     for ours, theirs in zip(here.parameters(), there, strict=True):
         torch.testing.assert_close(ours.detach(), theirs, rtol=1e-4, atol=1e-5)
 
@@ -49,7 +49,7 @@ def test_a_teacher_of_the_processor_is_moved_to_where_the_student_trains(
 ) -> None:
     teacher = network(1).eval().requires_grad_(False)
     losses = (Loss(method="fitnet", weight=1.0, layers={"2": "2"}), Loss(method="kd", temperature=2.0))
-    train(network(2), Lesson(samples(), DATA, None, teacher), settings(losses=losses, epochs=1), tmp_path)
+    train(network(2), lesson_on(samples(), DATA, None, teacher), settings(losses=losses, epochs=1), tmp_path)
     assert device_of(teacher) == emulated_accelerator
 
 

@@ -13,7 +13,8 @@ from torch.fx import GraphModule
 
 from edgekd.cache.stage import SCRATCH, Cache
 from edgekd.data.batches import to_tensor
-from edgekd.distill.train import Lesson, Modes, train
+from edgekd.distill.lesson import Lesson
+from edgekd.distill.train import Modes, train
 from edgekd.export import to_onnx
 from edgekd.export.lint import lint
 from edgekd.quantize import calibrate, convert, prepare
@@ -25,6 +26,7 @@ from edgekd.steps.quantize import modes_of
 from edgekd.target import load_target
 from tests.builders.recipes import RECIPE
 from tests.builders.schemes import ONNXRUNTIME
+from tests.builders.training import lesson_on
 
 EPOCHS = 3
 
@@ -51,7 +53,7 @@ def lesson(tmp_path_factory: pytest.TempPathFactory) -> Lesson:
     (folder / "edgekd.toml").write_text(RECIPE)
     data = load_recipe(folder).located().data
     with Cache(folder / "cache") as run:
-        return Lesson(decoded(run, data).open(), data, None, None)
+        return lesson_on(decoded(run, data).open(), data, None, None)
 
 
 def prepared(lesson: Lesson) -> GraphModule:

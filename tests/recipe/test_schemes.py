@@ -419,5 +419,5 @@ def test_what_wants_a_teacher_is_refused_where_there_is_none(build_alone: Build,
 
 def test_a_first_generation_goes_on_by_the_losses_that_read_no_teacher() -> None:
     losses = (Loss(method="kd", weight=2.0), Loss(method="cs_kd", weight=1.0), Loss(method="tf_kd", weight=0.0))
-    alone = without_teacher(Teaching(Distill(losses=losses, label_weight=0.5))).settings
+    alone = without_teacher(Teaching(Distill(losses=losses, label_weight=0.5), ())).settings
     assert ([loss.method for loss in alone.losses], alone.label_weight) == (["cs_kd"], 1.0)

@@ -20,7 +20,7 @@ from edgekd.steps.distill import distill
 from edgekd.steps.ladder import FLOAT_SHARE, Quantized, quantize_student, worst
 from edgekd.steps.problem import decoded
 from edgekd.steps.quantize import Subject
-from edgekd.steps.teaching import Teaching
+from edgekd.steps.teaching import TaskTeaching, Teaching
 from edgekd.steps.trained import Trained
 from edgekd.target import Quantization, load_target
 from tests.builders.networks import Block, images, seeded
@@ -40,7 +40,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cache, R
     ).located()  # fmt: skip
     with Cache(folder / "cache") as run:
         on, network = decoded(run, recipe.data).training, Network.of(recipe.student)
-        distilled = run(distill, on, Teaching(recipe.distill), network, None)
+        distilled = run(distill, on, Teaching(recipe.distill, (TaskTeaching(on),)), network, None)
         yield run, recipe, Subject(Trained(network, distilled), on, load_target("x86-cpu").int8, 128)
 
 
@@ -48,7 +48,9 @@ def climb(student: tuple[Cache, Recipe, Subject], max_drop: float) -> tuple[Quan
     """What was made, and the names of the stages that ran for it."""
     run, recipe, subject = student
     before = len(run.artifacts)
-    made = quantize_student(run, subject, recipe.quantize, max_drop, Teaching(recipe.distill))
+    made = quantize_student(
+        run, subject, recipe.quantize, max_drop, Teaching(recipe.distill, (TaskTeaching(subject.on),))
+    )
     return made, {artifact.name for artifact in run.artifacts[before:] if not artifact.reused}
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 from torch import nn
 
 Auto = Literal["all", "last", "before_last", "refused"]
+LOGITS = frozenset({"z_s", "z_t", "z_ts", "labels", "epoch"})
 Call = TypeVar("Call", bound=Callable[..., Any])
 
 
@@ -38,6 +39,11 @@ class Method:
     prepare: Callable[..., None] | None
     prepare_needs: tuple[str, ...]
     deployed: Callable[..., nn.Module] | None
+
+    @property
+    def reads_logits_alone(self) -> bool:
+        """It needs no features, images or rows: a quantized graph and a head among several can give all that it reads."""
+        return set(self.needs) <= LOGITS
 
     def __call__(self, *given: Any, **options: Any) -> Any:
         """A record is called as its method is."""
