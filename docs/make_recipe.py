@@ -37,7 +37,7 @@ HEAD = """\
 
 Every key of edgekd.toml with its default. Any of them can be given on the command line: `--set distill.epochs=5`.
 `name = "..."`, at the top, sets the bundle's folder. Default: the recipe folder's name.
-`[teacher]` may be left out where no loss reads one (docs/distillation.md).
+`[teacher]` may be left out if no loss reads a teacher (docs/distillation.md).
 
 `data.train` and `data.test` name a folder of images (one folder a class), parquet, or a function: `python:module:function`, or
 `python:file.py:function` for a file beside the recipe. It is called with `"train"` or `"test"` and returns images (uint8, `[n, height, width,
@@ -57,8 +57,8 @@ def reference() -> str:
         f"## What a picture is\n\nIn training and in the run.py that ships (edgekd/data/picture.py):\n\n{rule}\n"
     )
     parts.append(
-        "## Options of the methods\n\nWritten beside `method` in `[[distill.losses]]`; what each means stands in the docstring "
-        "of its file in `edgekd/distill/methods`.\n\n| method | options and defaults |\n|---|---|\n"
+        "## Options of the methods\n\nWrite an option beside `method` in `[[distill.losses]]`. The docstring of the "
+        "method's file in `edgekd/distill/methods` explains it.\n\n| method | options and defaults |\n|---|---|\n"
         + "\n".join(f"| `{name}` | {options(method)} |" for name, method in METHODS.items())
         + "\n"
     )

@@ -52,17 +52,17 @@ class Loss(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
-    method: Text = Field(description="one of those below")
-    weight: NonNegative = Field(default=1.0, description="of the term")
-    warmup_epochs: NonNegative = Field(default=0.0, description="the weight rises linearly from 0 over these epochs")
+    method: Text = Field(description="name of a method, see the options of the methods")
+    weight: NonNegative = Field(default=1.0, description="weight of the term")
+    warmup_epochs: NonNegative = Field(default=0.0, description="epochs in which the weight rises linearly from 0")
 
-    until_epoch: NonNegative | None = Field(default=None, description="the term ends there; none: never")
+    until_epoch: NonNegative | None = Field(default=None, description="epoch at which the term ends; none: never")
     layers: Annotated[dict[str, str] | tuple[str, ...] | Literal["auto"], PlainValidator(_layers)] = Field(
         default_factory=dict, description="student module path -> teacher module path"
     )
     layout: Layout | None = Field(
         default=None,
-        description="of features with three axes: 'tokens' [batch, positions, channels], 'channels_first' [batch, channels, positions]",
+        description="axes of features with three axes: 'tokens' [batch, positions, channels], 'channels_first' [batch, channels, positions]",
     )
 
     @property

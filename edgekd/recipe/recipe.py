@@ -59,7 +59,7 @@ class Augmentation(Section):
     )
     flip: bool = Field(default=False, description="mirrors half of the images")
     cutout: int = Field(
-        default=0, ge=0, le=MOST_PIXELS, description="side in pixels of a square that is painted in one colour"
+        default=0, ge=0, le=MOST_PIXELS, description="side in pixels of a square that is filled with one colour"
     )
     fill: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(
         default=None, description="cut-out's colour per channel, in 0..1; none: data.mean"
@@ -70,8 +70,8 @@ class Augmentation(Section):
 class Splits(Section):
     """The two splits: an image folder, parquet (a file, or a pattern with `*`) or `python:module:function` each."""
 
-    train: Text = Field(description="the teacher and the student see these")
-    test: Text = Field(description="read by the final check only")
+    train: Text = Field(description="training samples, of teacher and student")
+    test: Text = Field(description="test samples, read by the final check only")
 
 
 class Reading(Section):
@@ -79,16 +79,20 @@ class Reading(Section):
 
     shapes_nothing = frozenset({"store_gb"})
 
-    column: Text | None = Field(default=None, description="of the images in parquet; none: image or img")
+    column: Text | None = Field(default=None, description="column of the images in parquet; none: image or img")
     label: Text | None = Field(default=None, description="column of the labels in parquet; none: label or labels")
     size: tuple[Annotated[int, Field(ge=1, le=MOST_PIXELS)], Annotated[int, Field(ge=1, le=MOST_PIXELS)]] | None = (
-        Field(default=None, description="height, width that images are resized to; none: as they are")
+        Field(default=None, description="height, width to which images are resized; none: their own size")
     )
     channels: Literal[1, 3] | None = Field(
-        default=None, description="1 keeps one, the luma; none: 3 of pictures, of arrays those that they have"
+        default=None, description="1: the luma alone; none: 3 for pictures, an array's own number"
     )
-    on_error: Literal["stop", "skip"] = Field(default="stop", description="where an image does not decode")
-    store_gb: Positive | None = Field(default=None, description="largest decoded store; none: half of the free disk")
+    on_error: Literal["stop", "skip"] = Field(
+        default="stop", description="if an image cannot be decoded: stop, or skip the image"
+    )
+    store_gb: Positive | None = Field(
+        default=None, description="largest size of the decoded images; none: half of the free disk"
+    )
 
 
 class Source(Reading):
@@ -102,9 +106,11 @@ class Source(Reading):
 class Synthetic(Section):
     """How many images a data-free build makes, and how long it works on them; unset: the method's own."""
 
-    samples: int = Field(default=10_000, ge=1, le=MOST, description="images")
-    steps: int | None = Field(default=None, ge=1, le=MOST, description="of the optimizer; none: the method's own")
-    batch: int | None = Field(default=None, ge=1, le=MOST, description="images at a time; none: the method's own")
+    samples: int = Field(default=10_000, ge=1, le=MOST, description="number of images")
+    steps: int | None = Field(default=None, ge=1, le=MOST, description="optimizer steps; none: the method's own number")
+    batch: int | None = Field(
+        default=None, ge=1, le=MOST, description="images per batch; none: the method's own number"
+    )
 
 
 class Data(Reading, Splits):
@@ -114,12 +120,14 @@ class Data(Reading, Splits):
     references = frozenset({"train", "test"})
     decoded = frozenset({"train", "test"})
 
-    holdout: float = Field(default=0.05, gt=0, lt=0.5, description="share of train kept for every choice")
-    mean: tuple[float, ...] = Field(default=(0.5, 0.5, 0.5), description="per channel, of values in 0..1")
-    std: tuple[Positive, ...] = Field(default=(0.5, 0.5, 0.5), description="the same")
-    augment: Augmentation = Field(default=Augmentation(), description="of the training images")
-    seed: int = Field(default=0, ge=0, lt=2**63, description="of the hold-out split and of the views")
-    synthetic: Synthetic = Field(default=Synthetic(), description="where train is synthetic")
+    holdout: float = Field(default=0.05, gt=0, lt=0.5, description="share of train that is held out to decide choices")
+    mean: tuple[float, ...] = Field(default=(0.5, 0.5, 0.5), description="mean per channel, of values in 0..1")
+    std: tuple[Positive, ...] = Field(
+        default=(0.5, 0.5, 0.5), description="standard deviation per channel, of the same values"
+    )
+    augment: Augmentation = Field(default=Augmentation(), description="augmentation of the training images")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="seed of the hold-out split and of the views")
+    synthetic: Synthetic = Field(default=Synthetic(), description="settings if train is synthetic")
 
     def source(self, split: Literal["train", "test"]) -> Source:
         """What decides about the decoded store of a split, and nothing else; a data-free build has the test split alone."""
@@ -173,15 +181,15 @@ class TeacherModel(Model):
     """A model that teaches, and what it is: edgekd.models.adapt makes its input and its outputs those that the data asks for."""
 
     outputs: Literal["logits", "probabilities", "log_probabilities"] | None = Field(
-        default=None, description="what it gives; none: logits, and what are none is refused"
+        default=None, description="what its outputs are; none: logits, and any other output is refused"
     )
     classes: tuple[Text, ...] | Text | None = Field(
         default=None,
-        description="the names of its outputs in their order, or a text file with one a line; none: as the data numbers them",
+        description="class names in the order of its outputs, or a text file with one name per line; none: the data's order",
     )
     size: tuple[Annotated[int, Field(ge=1, le=MOST)], Annotated[int, Field(ge=1, le=MOST)]] | None = Field(
         default=None,
-        description="height, width of what it takes, to which pictures are resized (bilinear); none: the data's",
+        description="height, width of its input; pictures are resized to it (bilinear); none: the data's",
     )
 
 
@@ -208,12 +216,14 @@ class Teacher(TeacherModel):
     train_epochs: int = Field(
         default=0, ge=0, le=MOST, description="epochs to train the teacher on labels first; 0: it is already trained"
     )
-    also: tuple[TeacherModel, ...] = Field(default=(), description="further teachers, each as this table")
-    column: Text | None = Field(default=None, description="of the images that the teachers see; none: the student's")
+    also: tuple[TeacherModel, ...] = Field(default=(), description="further teachers, each a table like this")
+    column: Text | None = Field(default=None, description="column of the teachers' images; none: the student's")
     mean: tuple[Annotated[float, Field(le=1)], ...] | None = Field(
-        default=None, description="of what the teachers see, of values in 0..1; none: the data's"
+        default=None, description="mean of the teachers' images, of values in 0..1; none: the data's"
     )
-    std: tuple[Positive, ...] | None = Field(default=None, description="the same")
+    std: tuple[Positive, ...] | None = Field(
+        default=None, description="standard deviation of the teachers' images; none: the data's"
+    )
 
 
 class Init(Section):
@@ -229,18 +239,20 @@ class Init(Section):
     )
     noise: NonNegative = Field(
         default=1e-5,
-        description="how = wider: on copied channels, relative to their weights, since equal ones learn alike (Net2Net, 2.3); more "
-        "parts them sooner, and changes the function more",
+        description="how = wider: noise on copied channels, relative to their weights, because equal channels learn alike (Net2Net, "
+        "2.3); more noise parts them sooner and changes the function more",
     )
-    source: Model | None = Field(default=None, description="whose weights; none: the teacher's")
+    source: Model | None = Field(default=None, description="model that gives the weights; none: the teacher")
 
 
 class Student(Model):
     """The model that ships. `assistants` (Mirzadeh et al. 2020) are trained on the way to it: each learns from the one
     before, the first from the teacher. `init` is what it begins with, where it has no weights (edgekd.models.init)."""
 
-    assistants: tuple[Model, ...] = Field(default=(), description="between teacher and student, the teacher's first")
-    init: Init | None = Field(default=None, description="first weights; none: random")
+    assistants: tuple[Model, ...] = Field(
+        default=(), description="models between teacher and student; the first learns from the teacher"
+    )
+    init: Init | None = Field(default=None, description="the student's first weights; none: random")
 
 
 class Task(Section):
@@ -249,17 +261,19 @@ class Task(Section):
     `name` is the output's in the exported graph; `label` is the column of parquet that holds its classes.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="of its output")]
-    label: Text = Field(description="column of its labels")
-    teacher: TeacherModel = Field(description="of its classes, as [teacher]")
-    weight: Positive = Field(default=1.0, description="of the task's losses, where the first task's is 1")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="name of the task's output")]
+    label: Text = Field(description="column of the task's labels")
+    teacher: TeacherModel = Field(description="teacher of the task's classes, a table like [teacher]")
+    weight: Positive = Field(default=1.0, description="weight of the task's losses; the first task has 1")
 
 
 class Optimizer(Section):
-    name: Literal["sgd", "adamw"] = Field(default="sgd", description="sgd is with Nesterov momentum")
-    lr: Positive = Field(default=0.1, description="after the warm-up; then half a cosine to 0")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
-    weight_decay: NonNegative = Field(default=5e-4, description="of all parameters")
+    name: Literal["sgd", "adamw"] = Field(default="sgd", description="sgd has Nesterov momentum")
+    lr: Positive = Field(
+        default=0.1, description="learning rate after the warm-up; then it falls to 0 in half a cosine"
+    )
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of sgd")
+    weight_decay: NonNegative = Field(default=5e-4, description="weight decay of all parameters")
 
 
 class Recording(Section):
@@ -276,34 +290,39 @@ class Distill(Section):
 
     shapes_nothing = frozenset({"tensorboard"})
 
-    epochs: int = Field(default=30, ge=1, le=MOST, description="the last one ships")
-    batch_size: int = Field(default=128, ge=2, le=MOST, description="over all processes")
+    epochs: int = Field(default=30, ge=1, le=MOST, description="epochs of training; the last epoch's weights ship")
+    batch_size: int = Field(default=128, ge=2, le=MOST, description="samples per step, over all processes")
     views: int = Field(
-        default=4, ge=1, le=MOST, description="different augmentations of each sample that the teacher is asked for"
+        default=4, ge=1, le=MOST, description="augmentations per sample for which the teacher's outputs are recorded"
     )
     cache: Literal["float16", "int8", "topk"] = Field(
         default="float16", description="how the teacher's logits are stored (edgekd.distill.cache)"
     )
     top_k: int = Field(default=32, ge=1, le=MOST, description='logits of each sample that cache = "topk" keeps')
-    label_weight: NonNegative = Field(default=0.1, description="of the cross-entropy with the labels")
+    label_weight: NonNegative = Field(default=0.1, description="weight of the cross-entropy with the labels")
     losses: tuple[Loss, ...] = Field(
-        default=(Loss(method="kd", weight=0.9),), description="added up; see [[distill.losses]]"
+        default=(Loss(method="kd", weight=0.9),), description="losses that are added up; see [[distill.losses]]"
     )
-    optimizer: Optimizer = Field(default=Optimizer(), description="see below")
-    warmup_epochs: NonNegative = Field(default=1.0, le=MOST, description="the learning rate rises linearly from 0")
+    optimizer: Optimizer = Field(default=Optimizer(), description="see [distill.optimizer]")
+    warmup_epochs: NonNegative = Field(
+        default=1.0, le=MOST, description="epochs in which the learning rate rises linearly from 0"
+    )
     ema: float = Field(
-        default=0.0, ge=0, lt=1, description="decay a step of the averaged weights that are shipped; 0 is off"
+        default=0.0, ge=0, lt=1, description="decay per step of the averaged weights, which ship; 0 is off"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        default="auto", description="auto: bf16 where the machine computes in it"
+        default="auto", description="auto: bf16 if the machine computes in bf16"
     )
-    seed: int = Field(default=0, ge=0, lt=2**63, description="of weights and order")
-    tensorboard: bool = Field(default=False, description="writes the curves for it too")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="seed of the first weights and of the order of samples")
+    tensorboard: bool = Field(default=False, description="also writes the curves for TensorBoard")
     scheme: Literal["offline", "born_again", "dml", "one", "byot", "tf_kd", "cs_kd", "adversarial", "lifelong"] = Field(
-        default="offline", description="defaults of this table by name (edgekd.recipe.schemes)"
+        default="offline", description="named defaults of this table (edgekd.recipe.schemes)"
     )
     generations: int = Field(
-        default=0, ge=0, le=1000, description="times that the trained student teaches itself anew (born-again networks)"
+        default=0,
+        ge=0,
+        le=1000,
+        description="times that the trained student teaches a new student of the same kind (born-again networks)",
     )
 
     @field_validator("scheme", mode="before")
@@ -352,10 +371,10 @@ class Distill(Section):
 class Training(Section):
     """Of quantization-aware distillation (mode = qat, or auto where it comes to that)."""
 
-    epochs: int = Field(default=3, ge=1, le=MOST, description="of quantization-aware training")
+    epochs: int = Field(default=3, ge=1, le=MOST, description="epochs of quantization-aware training")
     lr: Positive = Field(
         default=0.001,
-        description="of it: a hundredth of what the student began with (as in the guide of pytorch-quantization)",
+        description="learning rate of quantization-aware training: a hundredth of the student's (as in the guide of pytorch-quantization)",
     )
 
 
@@ -373,10 +392,10 @@ class Quantize(Training):
 
     mode: Literal["ptq", "qat", "auto", "none"] = Field(default="ptq", description="see docs/quantization.md")
     calibration: Literal["minmax", "moving_average", "percentile", "entropy", "mse"] = Field(
-        default="mse", description="what decides the ranges of activations"
+        default="mse", description="method that sets the ranges of activations"
     )
-    calibration_samples: int = Field(default=512, ge=1, le=MOST, description="training images, not augmented")
-    refine: tuple[Refinement, ...] = Field(default=(), description="of ptq; auto takes all where none is given")
+    calibration_samples: int = Field(default=512, ge=1, le=MOST, description="number of training images, not augmented")
+    refine: tuple[Refinement, ...] = Field(default=(), description="refinements of ptq; auto uses all if none is given")
     keep_float: tuple[Text, ...] = Field(
         default=(), description='operators that stay float: "first", "last", or a module by its path'
     )
@@ -401,27 +420,29 @@ class Quantize(Training):
 
 
 class Export(Section):
-    opset: int | None = Field(default=None, ge=13, le=100, description="none: the target's")
+    opset: int | None = Field(default=None, ge=13, le=100, description="ONNX opset; none: the target's")
     batch: Literal["dynamic", 1] = Field(default="dynamic", description="1: static shapes, as a DLA needs them")
     preprocess: bool = Field(default=True, description="input uint8 NHWC, normalised inside the graph")
-    output: Literal["logits", "probabilities"] = Field(default="logits", description="of the graph")
+    output: Literal["logits", "probabilities"] = Field(default="logits", description="output of the graph")
 
 
 class Budget(Section):
     """What the shipped model must hold; points are percentage points of top-1 accuracy on the test split."""
 
-    min_accuracy: Percent | None = Field(default=None, description="top-1 in percent")
-    max_drop_from_teacher: Percent | None = Field(default=None, description="in points")
-    max_drop_from_fp32: Percent | None = Field(default=1.0, description="in points, of what is quantized")
-    p90_latency_ms: Positive | None = Field(default=None, description="on the device")
-    size_mb: Positive | None = Field(default=None, description="of the file that ships")
+    min_accuracy: Percent | None = Field(default=None, description="lowest top-1, in percent")
+    max_drop_from_teacher: Percent | None = Field(default=None, description="largest drop under the teacher, in points")
+    max_drop_from_fp32: Percent | None = Field(
+        default=1.0, description="largest drop of a quantized model under fp32, in points"
+    )
+    p90_latency_ms: Positive | None = Field(default=None, description="largest p90 latency on the device, in ms")
+    size_mb: Positive | None = Field(default=None, description="largest size of the file that ships, in MB")
     above_majority: bool = Field(
-        default=True, description="more often right than naming the most frequent class always, by a 95 % interval"
+        default=True, description="more right answers than always naming the most frequent class, by a 95 % interval"
     )
     max_class_drop: Percent | None = Field(
         default=30.0,
-        description="points that a class may surely fall under fp32, and under a teacher of the same classes; surely: by an "
-        "interval that is 95 % over all classes, so a class of few samples is not missed by chance; 100 allows any",
+        description="largest certain drop of a class, in points, under fp32 and under a teacher of the same classes; certain: by an "
+        "interval that is 95 % over all classes, so a class of few samples is not missed by chance; 100 allows any drop",
     )
 
 
