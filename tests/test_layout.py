@@ -16,6 +16,7 @@ FLOORS = (
     ("recipe",),
     ("cache",),
     ("runtime",),
+    ("inputs",),
     ("data",),
     ("models",),
     ("distill", "quantize", "export"),

@@ -33,6 +33,7 @@ from edgekd.errors import BundleError
 from edgekd.export.to_onnx import write
 from edgekd.figures.figures import Report
 from edgekd.figures.words import valued
+from edgekd.inputs.image import per_channel
 from edgekd.recipe import Recipe
 from edgekd.runtime.runners import OnnxRunner
 from edgekd.scripts import RUNNER, SCRIPTS
@@ -128,8 +129,7 @@ def check_content(models: Mapping[str, Path], labels: Sequence[str], golden: Gol
 
 def preprocess_of(recipe: Recipe, channels: int) -> Preprocess:
     """The recipe's mean and std stand once for each channel, because run.py takes them so."""
-    mean, std = (np.broadcast_to(np.asarray(values), channels) for values in (recipe.data.mean, recipe.data.std))
-    return Preprocess(mean=tuple(map(float, mean)), std=tuple(map(float, std)))
+    return Preprocess(mean=per_channel(recipe.data.mean, channels), std=per_channel(recipe.data.std, channels))
 
 
 def describe_input(model: Path) -> GraphInput:

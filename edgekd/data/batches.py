@@ -12,6 +12,7 @@ import torch
 from edgekd.data import Samples
 from edgekd.data.sources import Pixels
 from edgekd.data.views import Batch, Ids, Views, permutation
+from edgekd.inputs.image import Normalise, per_channel
 from edgekd.recipe import Data
 
 PARTNERS = 0x9A12
@@ -79,18 +80,14 @@ def _partners(labels: Ids, seed: int, epoch: int) -> Ids:
 
 
 def to_tensor(images: Pixels, data: Data, device: torch.device) -> torch.Tensor:
-    """uint8 `[n, h, w, channels]` to normalised float32 `[n, channels, h, w]`.
+    """It gives what a network reads of images: uint8 `[n, h, w, channels]` to float32 `[n, channels, h, w]` on `device`.
 
-    The pixels' own order is kept, so the result is `channels_last`, which oneDNN's convolutions and GPUs prefer.
+    The result is `channels_last`.
     """
     channels = images.shape[3]
-    scale = [1 / (255 * std) for std in np.broadcast_to(data.std, channels)]
-    shift = [
-        -mean / std
-        for mean, std in zip(np.broadcast_to(data.mean, channels), np.broadcast_to(data.std, channels), strict=True)
-    ]
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device, non_blocking=True).float()
-    return torch.addcmul(pixels.new_tensor(shift), pixels, pixels.new_tensor(scale)).permute(0, 3, 1, 2)
+    normalise = Normalise(per_channel(data.mean, channels), per_channel(data.std, channels)).to(device)
+    pixels: torch.Tensor = normalise(torch.from_numpy(np.ascontiguousarray(images)).to(device, non_blocking=True))
+    return pixels
 
 
 def views_of(samples: Samples, data: Data) -> Views:

@@ -24,6 +24,7 @@ from edgekd.errors import ExportError
 from edgekd.export import passes
 from edgekd.export.opset import LOWEST, at_opset
 from edgekd.export.translations import translations_read_once
+from edgekd.inputs.image import Normalise
 from edgekd.models.plain import is_plain, plain_copy
 from edgekd.models.trace import quiet_torch, trace, user_line
 from edgekd.target import Quantization
@@ -50,7 +51,7 @@ HIGHEST_IR = 10
 
 @dataclass(frozen=True)
 class Preprocess:
-    """What turns a camera's bytes into the network's input: `(x / 255 - mean) / std`, per channel."""
+    """It asks for a graph that takes a camera's bytes and normalises them itself (edgekd.inputs.image)."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -64,24 +65,16 @@ class Deployed(nn.Module):
     model takes and gives stays as it is.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, model: nn.Module, preprocess: Preprocess | None, output: str, heads: Sequence[int] = ()) -> None:
         super().__init__()
         self.heads = list(heads)
         self.model = model
-        self.preprocess = preprocess
+        self.normalise = Normalise(preprocess.mean, preprocess.std) if preprocess is not None else None
         self.output = output
-        if preprocess is not None:
-            self.register_buffer("mean", torch.tensor(preprocess.mean, dtype=torch.float32).reshape(-1, 1, 1))
-            self.register_buffer("std", torch.tensor(preprocess.std, dtype=torch.float32).reshape(-1, 1, 1))
 
     def forward(self, x: Tensor, *others: Tensor) -> Any:
-        if self.preprocess is not None:
-            # Cast first: uint8 is an input's type in TensorRT, and no operator but Cast reads it.
-            x = (x.float().permute(0, 3, 1, 2) / 255 - self.mean) / self.std
-            x = x.clone(memory_format=torch.contiguous_format)  # the model's own code may call `view`
+        if self.normalise is not None:
+            x = self.normalise(x).clone(memory_format=torch.contiguous_format)  # the model's own code may call `view`
         y = self.model(x, *others)
         if not self.heads:
             return y.softmax(1) if self.output == "probabilities" else y

@@ -431,12 +431,12 @@ def image_size(graph: dict[str, Any]) -> tuple[Any, Any, Any]:
 
 
 def preprocess(image: np.ndarray[Any, Any], graph: dict[str, Any], manifest: dict[str, Any]) -> np.ndarray[Any, Any]:
-    """uint8 as it is, where the graph normalises; else (x / 255 - mean) / std per channel."""
+    """uint8 as it is, where the graph normalises; else (x / 255 - mean) / std per channel, to the bit as training did it."""
     batch = image[None]
     if graph["dtype"] != "uint8":
-        mean = np.asarray(manifest["preprocess"]["mean"], np.float32)
-        std = np.asarray(manifest["preprocess"]["std"], np.float32)
-        batch = ((batch.astype(np.float32) / 255 - mean) / std).astype(graph["dtype"])
+        mean, std = (np.asarray(manifest["preprocess"][name], np.float64) for name in ("mean", "std"))
+        scale, shift = (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+        batch = (batch.astype(np.float32) * scale + shift).astype(graph["dtype"])
     if graph["layout"] == "NCHW":
         batch = batch.transpose(0, 3, 1, 2)
     return np.ascontiguousarray(batch)

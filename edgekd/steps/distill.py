@@ -25,7 +25,7 @@ from edgekd.steps.trained import REUSED, WEIGHTS, FirstWeights, new_model, new_s
 BATCH = 64  # of a teacher that is trained on labels
 
 
-@stage(3, ("torch", "accelerate", "numpy"), together=True)
+@stage(4, ("torch", "accelerate", "numpy"), together=True)
 def train_teacher(on: TrainingSet, teacher: Network, epochs: int, *, out: Path) -> None:
     """Stage: train the recipe's teacher on labels for `epochs`."""
     opened = on.open()
@@ -38,7 +38,7 @@ def train_teacher(on: TrainingSet, teacher: Network, epochs: int, *, out: Path) 
     save_weights(trained, out / WEIGHTS)
 
 
-@stage(7, ("torch", "accelerate", "numpy"), together=True)
+@stage(8, ("torch", "accelerate", "numpy"), together=True)
 def distill(
     on: TrainingSet, teaching: Teaching, student: Network, begins_with: FirstWeights | None, *, out: Path
 ) -> None:

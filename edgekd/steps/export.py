@@ -19,6 +19,7 @@ from edgekd.data.draw import stratified
 from edgekd.errors import QuantizationError
 from edgekd.export.to_half import Kept, to_bf16, to_fp16
 from edgekd.export.to_onnx import Preprocess, to_onnx
+from edgekd.inputs.image import per_channel
 from edgekd.models.memory_format import arranged
 from edgekd.quantize.ptq import convert
 from edgekd.quantize.same import TOLERANCE
@@ -46,13 +47,13 @@ class Form:
     opset: int
 
 
-@stage(2, LIBRARIES)
+@stage(3, LIBRARIES)
 def export_fp32(student: Trained, on: TrainingSet, form: Form, *, out: Path) -> None:
     """Stage: the float student."""
     _export(student.load(on.open()), student, on, form, out / MODEL)
 
 
-@stage(5, LIBRARIES)
+@stage(6, LIBRARIES)
 def export_fp16(student: Trained, on: TrainingSet, fp32: Artifact, export: Export, *, out: Path) -> None:
     """Stage: the float student with half-precision weights and arithmetic, between the input's and the output's own types.
 
@@ -62,7 +63,7 @@ def export_fp16(student: Trained, on: TrainingSet, fp32: Artifact, export: Expor
     _check(out / MODEL, student.load(on.open()), student, on, export)
 
 
-@stage(3, LIBRARIES)
+@stage(4, LIBRARIES)
 def export_bf16(student: Trained, on: TrainingSet, form: Form, *, out: Path) -> None:
     """Stage: the float student in bfloat16, between the input's and the output's own types; the opset is 22 or later.
 
@@ -75,7 +76,7 @@ def export_bf16(student: Trained, on: TrainingSet, form: Form, *, out: Path) -> 
     _check(out / MODEL, model, student, on, form.export)
 
 
-@stage(7, (*LIBRARIES, "torchao"))
+@stage(8, (*LIBRARIES, "torchao"))
 def export_int8(subject: Subject, plan: Plan, quantized: Artifact, form: Form, *, out: Path) -> None:
     """Stage: the quantized student, and `from_module.json`, how far its graph without quantizers is from the student itself.
 
@@ -99,7 +100,7 @@ def export_int8(subject: Subject, plan: Plan, quantized: Artifact, form: Form, *
         _export(model, student, on, form, out / MODEL)
 
 
-@stage(1, (*LIBRARIES, "torchao"))
+@stage(2, (*LIBRARIES, "torchao"))
 def score_quantized(
     subject: Subject, plan: Plan, quantized: Artifact, int8: Artifact, test: Artifact, export: Export, *, out: Path
 ) -> None:
@@ -116,7 +117,7 @@ def score_quantized(
         np.save(out / SAME, between)
 
 
-@stage(2, ("onnxruntime", "numpy"))
+@stage(3, ("onnxruntime", "numpy"))
 def score(model: Artifact, test: Artifact, data: Data, export: Export, *, out: Path) -> None:
     """Stage: what an exported model computes in onnxruntime on the whole test split, `test.npy` float32 `[samples, classes]`, and
     `test.TASK.npy` for each further output."""
@@ -126,7 +127,7 @@ def score(model: Artifact, test: Artifact, data: Data, export: Export, *, out: P
     (out / "runtime.json").write_text(json.dumps(runner.name))
 
 
-@stage(2, ("torch", "numpy"))
+@stage(3, ("torch", "numpy"))
 def score_student(student: Trained, test: Artifact, data: Data, *, out: Path) -> None:
     """Stage: what the float student computes in torch on the whole test split, as `score`; for where its export failed."""
     unseen = open_test(test.folder)
@@ -183,7 +184,7 @@ def write_onnx(model: nn.Module, network: Network, on: TrainingSet, form: Form, 
     """Writes what was made of a network as the recipe asks; `example` is float `[2, C, H, W]`, as the network takes it."""
     export, channels = form.export, example.shape[1]
     normalise = (
-        Preprocess(_per_channel(on.data.mean, channels), _per_channel(on.data.std, channels))
+        Preprocess(per_channel(on.data.mean, channels), per_channel(on.data.std, channels))
         if export.preprocess
         else None
     )
@@ -225,7 +226,3 @@ def _input(images: np.ndarray, data: Data, *, preprocess: bool) -> Tensor:
 
 def _batches(n: int) -> Iterator[np.ndarray]:
     return (np.arange(start, min(start + BATCH, n)) for start in range(0, n, BATCH))
-
-
-def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    return tuple(float(value) for value in np.broadcast_to(values, channels))

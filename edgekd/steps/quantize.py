@@ -76,7 +76,7 @@ class Plan:
         return "cle" in self.refine
 
 
-@stage(6, LIBRARIES)
+@stage(7, LIBRARIES)
 def record_activations(subject: Subject, equalized: bool, in_float: tuple[str, ...], *, out: Path) -> None:
     """Stage: the one pass over the calibration samples, `statistics.safetensors`; every method decides from it.
 
@@ -88,7 +88,7 @@ def record_activations(subject: Subject, equalized: bool, in_float: tuple[str, .
     (out / IN_FLOAT).write_text(json.dumps([asdict(operator) for operator in float_operators(prepared)]))
 
 
-@stage(6, LIBRARIES)
+@stage(7, LIBRARIES)
 def quantize(subject: Subject, statistics: Artifact, plan: Plan, *, out: Path) -> None:
     """Stage: post-training quantization, `prepared.safetensors`: the prepared graph's weights and ranges."""
     opened = subject.on.open()
@@ -99,7 +99,7 @@ def quantize(subject: Subject, statistics: Artifact, plan: Plan, *, out: Path) -
     save_weights(prepared, out / PREPARED)
 
 
-@stage(3, LIBRARIES)
+@stage(4, LIBRARIES)
 def measure_sensitivity(subject: Subject, statistics: Artifact, plan: Plan, *, out: Path) -> None:
     """Stage: what each layer's quantization costs alone, on some of the calibration samples, `sensitivity.json`."""
     opened = subject.on.open()
@@ -111,7 +111,7 @@ def measure_sensitivity(subject: Subject, statistics: Artifact, plan: Plan, *, o
     )
 
 
-@stage(2, LIBRARIES)
+@stage(3, LIBRARIES)
 def score_holdout(subject: Subject, plan: Plan | None, quantized: Artifact | None, *, out: Path) -> None:
     """Stage: top-1 on the hold-out split of what was quantized, or of the float student, `holdout.json`."""
     opened = subject.on.open()
@@ -125,7 +125,7 @@ def score_holdout(subject: Subject, plan: Plan | None, quantized: Artifact | Non
     (out / HOLDOUT).write_text(json.dumps({"value": found, "n": len(ids)}))
 
 
-@stage(4, (*LIBRARIES, "accelerate"), together=True)
+@stage(5, (*LIBRARIES, "accelerate"), together=True)
 def train_quantized(
     subject: Subject, statistics: Artifact, plan: Plan, teaching: Teaching, training: Training, *, out: Path
 ) -> None:

@@ -42,7 +42,7 @@ SAVE_EVERY = 40  # batches between two notes of how far the recording has come
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
-@stage(4, ("torch", "onnxruntime", "numpy"), together=True, sharded=True)
+@stage(5, ("torch", "onnxruntime", "numpy"), together=True, sharded=True)
 def record_teacher(teacher: Trained, on: TrainingSet, recording: Recording, *, out: Path) -> None:
     """Stage: the teacher's logits for the training ids, as edgekd.distill.cache stores them; a killed recording goes on."""
     opened, data = on.open(), on.data
@@ -60,7 +60,7 @@ def record_teacher(teacher: Trained, on: TrainingSet, recording: Recording, *, o
         (out / FORMAT).write_text(json.dumps(about))
 
 
-@stage(3, ("torch", "numpy"), together=True, sharded=True)
+@stage(4, ("torch", "numpy"), together=True, sharded=True)
 def record_features(
     teacher: Trained, on: TrainingSet, recording: Recording, layers: Mapping[str, Layout | None], *, out: Path
 ) -> None:
@@ -187,7 +187,7 @@ def check_cache(model: nn.Module, cached: CachedLogits, samples: Samples, data: 
         )
 
 
-@stage(3, ("torch", "onnxruntime", "numpy"))
+@stage(4, ("torch", "onnxruntime", "numpy"))
 def score_teacher(teacher: Trained, test: Artifact, data: Data, *, out: Path) -> None:
     """Stage: the teacher's logits on the test split, `test.npy` float32 `[samples, classes]`."""
     unseen = open_test(test.folder)

@@ -16,7 +16,7 @@ from edgekd.steps.problem import Problems, TrainingSet, with_training_split
 from edgekd.steps.trained import Trained, new_model
 
 
-@stage(4, ("torch", "numpy"))
+@stage(5, ("torch", "numpy"))
 def synthesize(tested: TrainingSet, teacher: Network, rival: Network | None, *, out: Path) -> None:
     """Stage: a synthetic training split, stored as `decode` stores one, of the shape and the classes of `tested`.
 

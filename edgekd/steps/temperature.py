@@ -22,7 +22,7 @@ SHARE = 0.1  # of the recipe's epochs, for each temperature
 FILE = "temperature.json"
 
 
-@stage(5, ("torch", "accelerate", "numpy"), together=True)
+@stage(6, ("torch", "accelerate", "numpy"), together=True)
 def choose_temperature(
     on: TrainingSet, teaching: Teaching, student: Network, begins_with: FirstWeights | None, *, out: Path
 ) -> None:

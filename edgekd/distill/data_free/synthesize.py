@@ -25,6 +25,7 @@ from edgekd.distill.data_free.bn_statistics import BatchNormStatistics
 from edgekd.distill.data_free.generator import Generator
 from edgekd.distill.methods import kd
 from edgekd.errors import ModelError, nearest
+from edgekd.inputs.image import Normalise, per_channel
 from edgekd.models import ExportedModel, OnnxModel, number_of_classes
 from edgekd.models.accelerator import device_of
 
@@ -238,26 +239,27 @@ class _PixelSpace:
         height, width, channels = image_shape
         self.device = device_of(teacher)
         self.shape = (channels, height, width)
-        self.mean, self.std = (
-            torch.tensor(np.broadcast_to(figures, channels).copy(), dtype=torch.float32, device=self.device)[
-                :, None, None
-            ]
-            for figures in (mean, std)
-        )
+        self.normalise = Normalise(per_channel(mean, channels), per_channel(std, channels)).to(self.device)
+        ends = torch.tensor([0, 255], dtype=torch.uint8, device=self.device)
+        self.least, self.most = self.normalise(ends[:, None, None, None].expand(2, 1, 1, channels))
 
     def noise(self, n: int) -> Tensor:
         return torch.randn(n, *self.shape).to(self.device)
 
     def clip(self, x: Tensor) -> Tensor:
-        return x.clamp(self.normalised(torch.zeros_like(self.mean)), self.normalised(torch.ones_like(self.mean)))
+        return x.clamp(self.least, self.most)
 
     def normalised(self, pixels: Tensor) -> Tensor:
-        """What the teacher reads of pixels in 0..1."""
-        return (pixels - self.mean) / self.std
+        """It gives what the teacher reads of pixels in 0..1."""
+        return self.normalise.normalised(pixels * 255)
+
+    def read(self, images: Images) -> Tensor:
+        """It gives what the teacher reads of images of bytes."""
+        x: Tensor = self.normalise(torch.from_numpy(images).to(self.device))
+        return x
 
     def to_bytes(self, x: Tensor) -> Images:
-        pixels = ((x * self.std + self.mean) * 255).round().clamp(0, 255).byte()
-        return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        return self.normalise.to_bytes(x).cpu().numpy()
 
 
 class _Penultimate:
@@ -351,8 +353,7 @@ def _balanced(
     spare_labels: list[Labels] = []
     for _ in range(DRAWS * -(-n // batch)):
         drawn = space.to_bytes(space.normalised(generator(torch.randn(batch, z).to(space.device))))
-        seen = space.normalised(torch.from_numpy(drawn).to(space.device).permute(0, 3, 1, 2) / 255)
-        named = teacher(seen).argmax(1).cpu().numpy()
+        named = teacher(space.read(drawn)).argmax(1).cpu().numpy()
         kept = np.concatenate([np.flatnonzero(named == label)[: room[label]] for label in range(classes)])
         room -= np.bincount(named[kept], minlength=classes)
         images.append(drawn[kept])

@@ -1,0 +1,1 @@
+"""Inputs: what a network reads is computed here, for the training loop and for the exported graph alike."""
