@@ -547,7 +547,7 @@ def bundle_manifest() -> dict[str, Any]:
         if (
             not sizes
             or not graph["shape"]
-            or not all(isinstance(text, str) for text in texts)
+            or not all(isinstance(text, str) and text.isprintable() for text in texts)
             or type(tolerance) not in (int, float)
         ):
             raise ValueError("a key of it is of another kind")

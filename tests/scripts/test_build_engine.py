@@ -17,7 +17,7 @@ import pytest
 
 from edgekd.errors import ExportError
 from edgekd.export.to_tensorrt import to_tensorrt
-from edgekd.scripts import SCRIPTS
+from edgekd.scripts import SCRIPTS, build_engine
 from edgekd.scripts.build_engine import (
     Failure,
     Options,
@@ -341,3 +341,18 @@ def test_edgekd_s_own_builder_says_where_tensorrt_is_missing(tmp_path: Path) -> 
         pytest.skip("TensorRT is installed here")
     with pytest.raises(ExportError, match="tensorrt's Python package is not installed"):
         to_tensorrt(tmp_path / "model.onnx", tmp_path / "model.plan", precision="int8")
+
+
+@pytest.mark.parametrize("key", ["name", "output", "precision"])
+def test_a_manifest_whose_names_hold_control_characters_gives_no_command(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The names stand in a command that a user copies into a shell."""
+    manifest = {
+        "input": {"name": "image", "shape": [None, 4]}, "output": "logits", "precision": "fp32", "golden": {"tolerance": 0.1},
+    }  # fmt: skip
+    (manifest["input"] if key == "name" else manifest)[key] = "a\nb"  # type: ignore[index]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.setattr(build_engine, "HERE", str(tmp_path))
+    with pytest.raises(build_engine.Failure, match="a key of it is of another kind"):
+        build_engine.print_trtexec(build_engine.Options(model="m", output="p"))
