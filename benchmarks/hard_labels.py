@@ -15,7 +15,7 @@ import numpy as np
 import typer
 
 from edgekd.cache.stage import Artifact, Cache, default_cache
-from edgekd.figures.accuracy import top1, wilson_interval
+from edgekd.figures.intervals import wilson_interval
 from edgekd.models.accelerator import uses_bf16
 from edgekd.models.forward import predict
 from edgekd.recipe import Distill, Network, load_recipe
@@ -25,6 +25,7 @@ from edgekd.steps.problem import decoded
 from edgekd.steps.teach import record
 from edgekd.steps.teaching import TaskTeaching, Teaching
 from edgekd.steps.trained import Trained
+from edgekd.tasks.scores import valued
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "cifar10"
 
@@ -62,7 +63,7 @@ def main(
 
     def test(trained: Artifact) -> float:
         model = Trained(student, trained).load(unseen)
-        return top1(predict(model, unseen, np.arange(len(unseen)), data), unseen.labels)
+        return valued(unseen.task, predict(model, unseen, np.arange(len(unseen)), data), unseen.labels)
 
     print(
         f"{machine()}; torch {versions()['torch']}; {settings.epochs} epochs, seed {settings.seed}, n {len(unseen)} test images"

@@ -20,7 +20,6 @@ import typer
 from edgekd.cache.stage import Cache, default_cache
 from edgekd.data import Samples
 from edgekd.distill.layers import pair_layers
-from edgekd.figures.accuracy import top1
 from edgekd.models import ExportedModel, OnnxModel
 from edgekd.models.accelerator import uses_bf16
 from edgekd.models.forward import predict
@@ -32,6 +31,7 @@ from edgekd.steps.problem import Problem, TrainingSet, decoded
 from edgekd.steps.teach import record
 from edgekd.steps.teaching import TaskTeaching, Teaching
 from edgekd.steps.trained import Trained, new_model
+from edgekd.tasks.scores import valued
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "cifar10"
 KD = {"method": "kd", "weight": 0.9}
@@ -71,7 +71,7 @@ def main(
     problem = decoded(run, recipe.data)
     test = problem.open_test()
     teacher = Trained(recipe.teachers[0]).load_teacher(test)
-    by_teacher = top1(predict(teacher, test, np.arange(len(test)), recipe.data), test.labels)
+    by_teacher = valued(test.task, predict(teacher, test, np.arange(len(test)), recipe.data), test.labels)
     chosen = methods.split(",") if methods else list(METHODS)
     for name in students.split(","):
         student = Network(model=name)
@@ -127,7 +127,9 @@ def trained(
         settings = settings.model_copy(update={"seed": settings.seed + 1000})  # none of another run's
         made = run(distill, on, replace(recorded, settings=settings), student, None)
     test = problem.open_test()
-    return top1(predict(Trained(student, made).load(test), test, np.arange(len(test)), recipe.data), test.labels)
+    return valued(
+        test.task, predict(Trained(student, made).load(test), test, np.arange(len(test)), recipe.data), test.labels
+    )
 
 
 def _taught(run: Cache, teachers: tuple[Trained, ...], on: TrainingSet, settings: Distill) -> Teaching:

@@ -27,7 +27,6 @@ import typer
 from edgekd.cache.stage import Cache, default_cache
 from edgekd.data import Unseen
 from edgekd.export import to_onnx
-from edgekd.figures.accuracy import top1
 from edgekd.measure.protocol import interleave
 from edgekd.models.accelerator import uses_bf16
 from edgekd.quantize import calibrate, convert, prepare
@@ -45,6 +44,7 @@ from edgekd.steps.teach import record
 from edgekd.steps.teaching import TaskTeaching, Teaching
 from edgekd.steps.trained import Trained
 from edgekd.target import load_target
+from edgekd.tasks.scores import valued
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "cifar10"
 PEERS = Path(__file__).parent / "quantization_peers.py"
@@ -96,7 +96,7 @@ def one_model(recipe: Recipe, name: str, target: str, folder: Path, tools: Path,
     for label, steps in (("edgekd ptq", ()), ("edgekd ptq, refined", REFINEMENTS)):
         out = folder / f"{label}.onnx"
         files[label] = out, ours(model, subject, batches, steps, device.runtime.default_opset, out)
-    trained = quantize_student(run, subject, Quantize(mode="qat", epochs=2), None, teaching)
+    trained = quantize_student(run, subject, Quantize(mode="qat", epochs=2), None, teaching, samples.task.metric)
     int8 = run(export_int8, subject, trained.taken.plan, trained.taken.quantized, form)
     files["edgekd qat"] = int8 / "model.onnx", trained.taken.quantized.seconds
     for tool in PACKAGES:
@@ -174,7 +174,7 @@ def compare(name: str, files: dict[str, tuple[Path, float | None]], test: Unseen
         error = 100 * np.sqrt(np.square(logits[label] - exact).mean()) / exact.std()
         ratio, size = timed.p50_ms / fp32, path.stat().st_size / 1e3
         print(
-            f"| {label} | {took} | {top1(logits[label], test.labels):.2f} | {same:.2f} | {error:.2f} "
+            f"| {label} | {took} | {valued(test.task, logits[label], test.labels):.2f} | {same:.2f} | {error:.2f} "
             f"| {timed.p50_ms:.3f} | {ratio:.2f} | {stable} | {size:.0f} |"
         )
 

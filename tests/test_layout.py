@@ -16,7 +16,7 @@ FLOORS = (
     ("recipe",),
     ("cache",),
     ("runtime",),
-    ("inputs",),
+    ("inputs", "tasks"),
     ("data",),
     ("models",),
     ("distill", "quantize", "export"),

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgekd.check.limits import Limit, limit_checks, limits
-from edgekd.figures.accuracy import TOP1
 from edgekd.figures.figures import Candidate, Check, Estimate, Latency, Origin, Score
 from edgekd.figures.metric import Drop, Judged, Metric, drop_of
 from edgekd.figures.words import valued
 from edgekd.measure.protocol import faster
 from edgekd.recipe import Budget
+from edgekd.tasks.classify import TOP1
 
 SIZE_MARGIN = 0.02  # as a share: a smaller difference in size decides only where nothing else does
 

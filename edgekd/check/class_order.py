@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from edgekd.figures.accuracy import wilson_interval
+from edgekd.figures.intervals import wilson_interval
 
 Numbers = npt.NDArray[np.int64]
 STAY = 0.01  # of a class's samples: where nothing speaks for another order, a class keeps its number

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from edgekd.data import Unseen
 from edgekd.data.sources import listed
-from edgekd.figures.accuracy import top1
+from edgekd.tasks.scores import valued
 
 
 def doubts(test: Unseen, name: str = "", logits: npt.NDArray[np.float32] | None = None) -> Iterator[str]:
@@ -22,10 +22,8 @@ def doubts(test: Unseen, name: str = "", logits: npt.NDArray[np.float32] | None 
         told = f"{n} of {len(labels)} test pictures are in train too (the same pixels)"
         if logits is not None:
             new = ~repeated
-            told += (
-                f": {name} is right on {top1(logits, labels):.2f} % of all, and on {top1(logits[new], labels[new]):.2f} % of the "
-                f"{len(labels) - n} others"
-            )
+            among_all, among_new = (valued(test.task, logits[rows], labels[rows]) for rows in (slice(None), new))
+            told += f": {name} is right on {among_all:.2f} % of all, and on {among_new:.2f} % of the {len(labels) - n} others"
         yield told
     counts = np.bincount(labels, minlength=len(test.classes))
     if lacking := [test.classes[i] for i in np.flatnonzero(counts == 0)]:

@@ -22,10 +22,9 @@ from edgekd.check.tasks import task_notes
 from edgekd.data import Unseen
 from edgekd.errors import DeviceError, ExportError
 from edgekd.export.lint import Finding, lint
-from edgekd.figures.accuracy import TOP1, judged, top1_of
 from edgekd.figures.devices import not_yet, with_device
 from edgekd.figures.figures import Candidate, Check, Dropped, Latency, OnDevice, Report, Score
-from edgekd.figures.metric import Drop, Judged, drop_of
+from edgekd.figures.metric import Drop, Judged, Metric, drop_of
 from edgekd.recipe import Recipe
 from edgekd.runtime.runners import machine, versions
 from edgekd.steps.attempts import none_left
@@ -35,6 +34,7 @@ from edgekd.steps.problem import Problems
 from edgekd.steps.teach import Taught
 from edgekd.steps.trained import WEIGHTS
 from edgekd.target import Target
+from edgekd.tasks.scores import scored
 
 Scores = npt.NDArray[np.float32]
 
@@ -107,9 +107,9 @@ def compare(
     test, candidates, scores = problems.student.open_test(), dict(exported.candidates), exported.scores
     for artifact in (*candidates.values(), *scores.values()):
         run.intact(artifact)
-    own = {name: scored(score, test) for name, score in scores.items()}
-    student = scored(in_float(exported), test)
-    teacher = scored(taught.scores, test) if taught.scores is not None else None
+    own = {name: score_of(score, test) for name, score in scores.items()}
+    student = score_of(in_float(exported), test)
+    teacher = score_of(taught.scores, test) if taught.scores is not None else None
     timed = timed_here(recipe, target, problems, candidates, own, next(iter(taught.teachers), None))
     for name, reason in timed.failed.items():
         say(f"  {name} was dropped: {reason}")
@@ -132,7 +132,7 @@ def compare(
     contenders = [
         replace(
             found, in_float=student, fault=faults[found.name], judged=answers[found.name],
-            drops=drops_of(answers[found.name], references),
+            metric=test.task.metric, drops=drops_of(test.task.metric, answers[found.name], references),
         )
         for found in timed.contenders
     ]  # fmt: skip
@@ -173,11 +173,11 @@ def checks(
     ]
 
 
-def scored(scores: Artifact, test: Unseen) -> Score:
-    """Top-1 on the test split with its interval, of a stage's logits `[samples, classes]`."""
+def score_of(scores: Artifact, test: Unseen) -> Score:
+    """The score on the test split with its interval, of a stage's logits `[samples, classes]`."""
     logits: Scores = np.load(scores / "test.npy")
     runtime = str(json.loads((scores / "runtime.json").read_text()))
-    return top1_of(logits.argmax(1), test.labels, test.classes, runtime)
+    return scored(test.task, test.task.answer(logits), test.labels, runtime)
 
 
 def in_float(exported: Exported) -> Artifact:
@@ -190,9 +190,9 @@ def in_float(exported: Exported) -> Artifact:
 
 def judged_of(scores: Artifact, test: Unseen) -> Judged:
     """Each test sample's part of the metric, of a stage's logits."""
-    return judged(np.load(scores / "test.npy").argmax(1) == test.labels)
+    return test.task.judge(test.task.answer(np.load(scores / "test.npy")), test.labels)
 
 
-def drops_of(own: Judged, references: Mapping[str, Judged]) -> dict[str, Drop]:
+def drops_of(metric: Metric, own: Judged, references: Mapping[str, Judged]) -> dict[str, Drop]:
     """How much worse these answers are than those of each reference, on the same samples."""
-    return {name: drop_of(TOP1, reference, own) for name, reference in references.items()}
+    return {name: drop_of(metric, reference, own) for name, reference in references.items()}

@@ -9,8 +9,8 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-from edgekd.figures.accuracy import Right, paired_interval
 from edgekd.figures.figures import Check, Score
+from edgekd.figures.intervals import Right, paired_interval
 from edgekd.figures.metric import Drop
 from edgekd.figures.words import beside, valued
 from edgekd.recipe import Budget

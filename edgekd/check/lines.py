@@ -14,14 +14,15 @@ from edgekd.check.choose import Contender
 from edgekd.check.limits import floors
 from edgekd.data import Unseen
 from edgekd.export.lint import Finding, counted, grouped, listed, runtime_title
-from edgekd.figures.accuracy import top1
 from edgekd.figures.figures import Candidate, Check, Score
-from edgekd.figures.words import valued
+from edgekd.figures.words import valued as in_words
 from edgekd.recipe import Budget, Recipe
 from edgekd.steps.export import FROM_MODULE, SAME, TRAINED, kept_fp32
 from edgekd.steps.ladder import Quantized
 from edgekd.steps.trained import REUSED
 from edgekd.target import Target
+from edgekd.tasks.classify import Classify
+from edgekd.tasks.scores import valued
 
 AGREEMENT = 99.5  # percent of the test split on which the fake-quantized model and onnxruntime name the same class
 
@@ -38,7 +39,8 @@ def same_as_trained(as_trained: Artifact, scores: Artifact) -> float:
 
 def _same(one: Path, other: Path) -> float:
     """Percent of the samples that two files of logits put in the same class."""
-    return 100 * float((np.load(one).argmax(1) == np.load(other).argmax(1)).mean())
+    task = Classify(())
+    return 100 * float(task.same(task.answer(np.load(one)), task.answer(np.load(other))).mean())
 
 
 def with_floors(
@@ -101,9 +103,7 @@ def under_teacher(recipe: Recipe, shipped: Candidate, teacher: Score | None) -> 
     if teacher is not None and recipe.budget.max_drop_from_teacher is None:
         above = round(shipped.score.value - teacher.value, 2)
         points = f"{abs(above):.2f} points {'higher' if above > 0 else 'lower'}" if above else "no difference"
-        found = (
-            f"{valued(shipped.score.value, shipped.score.unit)} against {valued(teacher.value, teacher.unit)}, {points}"
-        )
+        found = f"{in_words(shipped.score.value, shipped.score.unit)} against {in_words(teacher.value, teacher.unit)}, {points}"
         yield Check(name="beside the teacher", verdict="note", found=f"{found}; no limit is set")
 
 
@@ -155,13 +155,14 @@ def old_and_new(teacher_scores: Artifact | None, scores: Artifact, test: Unseen)
         return
     labels = test.labels
     old, new = labels < known, labels >= known
-    among_old, by_teacher = top1(student[old][:, :known], labels[old]), top1(teacher[old], labels[old])
-    among_new = top1(student[new][:, known:], labels[new] - known)
+    task = test.task
+    among_old, by_teacher = valued(task, student[old][:, :known], labels[old]), valued(task, teacher[old], labels[old])
+    among_new = valued(task, student[new][:, known:], labels[new] - known)
     for name, rows, among in (
         ("old", old, f"{among_old:.2f} % (the teacher {by_teacher:.2f} %)"),
         ("new", new, f"{among_new:.2f} %"),
     ):
-        found = f"{top1(student[rows], labels[rows]):.2f} % of {int(rows.sum())} test samples among all classes, among the {name} "
+        found = f"{valued(task, student[rows], labels[rows]):.2f} % of {int(rows.sum())} test samples among all classes, among the {name} "
         yield Check(name=f"{name} classes", verdict="note", found=f"{found}ones alone {among}")
 
 

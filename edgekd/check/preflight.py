@@ -26,7 +26,7 @@ from edgekd.data.sources import check_classes
 from edgekd.distill.features import Taps
 from edgekd.distill.layers import pair_layers
 from edgekd.distill.methods import METHODS
-from edgekd.distill.objective import Labels, Seen, TaskObjective
+from edgekd.distill.objective import Seen, TaskObjective
 from edgekd.errors import BundleError, EdgekdError, ModelError, RecipeError
 from edgekd.models import ExportedModel, OnnxModel, number_of_classes
 from edgekd.models.accelerator import uses_bf16
@@ -39,6 +39,7 @@ from edgekd.steps.rehearse import REFUSED, rehearse
 from edgekd.steps.teach import first_weights
 from edgekd.steps.trained import Trained, initialise, new_model, number_of_outputs
 from edgekd.target import Target
+from edgekd.tasks.protocol import Labels
 
 
 @dataclass(frozen=True)

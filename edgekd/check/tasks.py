@@ -15,10 +15,10 @@ from edgekd.check.teachers import checked_teacher
 from edgekd.data.sources import check_classes
 from edgekd.distill.methods import METHODS
 from edgekd.errors import ModelError, RecipeError
-from edgekd.figures.accuracy import top1
 from edgekd.figures.figures import Check
 from edgekd.recipe import Network, Recipe
 from edgekd.steps.problem import Problem, Problems
+from edgekd.tasks.scores import valued
 
 
 def with_heads(recipe: Recipe, problems: Problems) -> Network:
@@ -71,7 +71,8 @@ def mistakes_in_tasks(recipe: Recipe) -> Iterator[tuple[str, str]]:
 def task_notes(problems: Mapping[str, Problem], teachers: Mapping[str, Artifact], scores: Artifact) -> Iterator[Check]:
     """How good the model that ships is at each further task, beside that task's teacher."""
     for name, problem in problems.items():
-        labels = problem.open_test().labels
+        test = problem.open_test()
+        task, labels = test.task, test.labels
         ours, theirs = np.load(scores / f"test.{name}.npy"), np.load(teachers[name] / "test.npy")
-        found = f"{top1(ours, labels):.2f} % of {len(labels)} test samples (its teacher {top1(theirs, labels):.2f} %)"
+        found = f"{valued(task, ours, labels):.2f} % of {len(labels)} test samples (its teacher {valued(task, theirs, labels):.2f} %)"
         yield Check(name=f"task {name}", verdict="note", found=found)

@@ -14,7 +14,7 @@ from edgekd.check.class_order import mistaken_order
 from edgekd.data import Samples
 from edgekd.data.draw import stratified
 from edgekd.errors import ModelError
-from edgekd.figures.accuracy import wilson_interval
+from edgekd.figures.intervals import wilson_interval
 from edgekd.models import ExportedModel, OnnxModel, number_of_classes
 from edgekd.models.adapt import adapt_input, adapt_output, kind_of
 from edgekd.models.forward import logits_of, predict

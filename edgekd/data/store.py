@@ -28,6 +28,8 @@ from edgekd.data.sources import Source, decode_image, open_source, with_classes_
 from edgekd.data.views import Ids, permutation
 from edgekd.errors import DataError
 from edgekd.recipe import Data
+from edgekd.tasks.classify import Classify
+from edgekd.tasks.protocol import Task
 
 T = TypeVar("T")
 WORKERS = min(32, os.cpu_count() or 1)
@@ -57,6 +59,11 @@ class Samples:
     image_shape: tuple[int, int, int]
     skipped: tuple[str, ...]
 
+    @property
+    def task(self) -> Task:
+        """What is asked of a network."""
+        return Classify(self.classes)
+
 
 @dataclass(frozen=True)
 class Unseen(Split):
@@ -69,6 +76,11 @@ class Unseen(Split):
     image_shape: tuple[int, int, int]
     skipped: tuple[str, ...]
     repeated: npt.NDArray[np.bool_]
+
+    @property
+    def task(self) -> Task:
+        """What is asked of a network."""
+        return Classify(self.classes)
 
 
 @stage(3, ("pillow", "pyarrow", "numpy"))

@@ -15,7 +15,7 @@ from edgekd.data.batches import Step, to_tensor, views_of
 from edgekd.data.views import Views
 from edgekd.distill.cache import CachedLogits
 from edgekd.distill.features import Taps
-from edgekd.distill.objective import TaskObjective
+from edgekd.distill.objective import LabelLoss, TaskObjective
 from edgekd.models.memory_format import forward
 from edgekd.recipe import Data
 
@@ -78,6 +78,11 @@ class Lesson:
     def weights(self) -> dict[str, float]:
         """Of the tasks, by name."""
         return {task.name: task.weight for task in self.tasks}
+
+    @property
+    def label_losses(self) -> dict[str, LabelLoss]:
+        """Of the tasks, by name."""
+        return {task.name: task.samples.task.label_loss for task in self.tasks}
 
     @property
     def views(self) -> Views:

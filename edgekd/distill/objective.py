@@ -10,22 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from edgekd.base import processes
 from edgekd.distill.features import as_tokens
 from edgekd.distill.methods import METHODS, Method
 from edgekd.errors import ModelError, RecipeError
 from edgekd.recipe.losses import Layout, Loss, check_losses, reads_teacher
+from edgekd.tasks.protocol import Labels
 
-
-@dataclass(frozen=True)
-class Labels:
-    """Labels of a batch, int64 `[batch]`; with mix-up a share `1 - lam` belongs to `partner`."""
-
-    hard: Tensor
-    partner: Tensor
-    lam: Tensor
+LabelLoss = Callable[[Tensor, Labels], Tensor]
 
 
 @dataclass(frozen=True)
@@ -102,15 +95,16 @@ class Term:
 
 
 class TaskObjective(nn.Module):
-    """`total = label_weight · CE + Σ weight · method(...)` of one task, and each term by name.
+    """`total = label_weight · label_loss + Σ weight · method(...)` of one task, and each term by name.
 
+    label_loss: the task's, of logits and labels; without one nothing is learnt from labels.
     Methods with weights are its children, so that its parameters are those the trainer optimises beside the student's.
     Raises RecipeError for losses that do not fit their methods.
     """
 
-    def __init__(self, losses: Sequence[Loss], label_weight: float) -> None:
+    def __init__(self, losses: Sequence[Loss], label_weight: float, label_loss: LabelLoss | None = None) -> None:
         super().__init__()
-        self.label_weight = label_weight
+        self.label_weight, self.label_loss = label_weight, label_loss
         losses = [loss for loss in losses if loss.weight]
         if mistakes := check_losses(losses, METHODS):
             raise RecipeError("; ".join(mistakes))
@@ -194,8 +188,8 @@ class TaskObjective(nn.Module):
         """The total and the unweighted terms. A term whose weight is 0 by now is not computed."""
         values: dict[str, Tensor] = {}
         total = torch.zeros((), device=seen.z_s.device)
-        if self.label_weight:
-            values["labels"] = label_loss(seen.z_s, seen.labels)
+        if self.label_weight and self.label_loss is not None:
+            values["labels"] = self.label_loss(seen.z_s, seen.labels)
             total = total + self.label_weight * values["labels"]
         for term in self.terms:
             if term.until_epoch is None or epoch < term.until_epoch:
@@ -212,13 +206,19 @@ class TaskObjective(nn.Module):
 class Objective(nn.Module):
     """`total = Σ weight · task's total` over the tasks of a student, each of which has the same losses on its own logits.
 
-    weights: by the task's name; the terms of a task that has a name begin with it, as `parity/kd`.
+    weights, label_losses: by the task's name; the terms of a task that has a name begin with it, as `parity/kd`.
     """
 
-    def __init__(self, losses: Sequence[Loss], label_weight: float, weights: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        losses: Sequence[Loss],
+        label_weight: float,
+        weights: Mapping[str, float],
+        label_losses: Mapping[str, LabelLoss],
+    ) -> None:
         super().__init__()
-        self.weights = dict(weights or {"": 1.0})
-        self.tasks = nn.ModuleList(TaskObjective(losses, label_weight) for _ in self.weights)
+        self.weights = dict(weights)
+        self.tasks = nn.ModuleList(TaskObjective(losses, label_weight, label_losses[name]) for name in self.weights)
 
     @property
     def members(self) -> dict[str, TaskObjective]:
@@ -242,13 +242,6 @@ class Objective(nn.Module):
             total = total + self.weights[name] * its_total
         assert isinstance(total, Tensor)
         return total, values
-
-
-def label_loss(z_s: Tensor, labels: Labels) -> Tensor:
-    """Cross-entropy with (mixed) labels, batch mean."""
-    own = cross_entropy(z_s.float(), labels.hard, reduction="none")
-    partner = cross_entropy(z_s.float(), labels.partner, reduction="none")
-    return (labels.lam * own + (1 - labels.lam) * partner).mean()
 
 
 def _term(loss: Loss, index: int, losses: Sequence[Loss]) -> Term:

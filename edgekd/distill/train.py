@@ -27,15 +27,16 @@ from edgekd.data.views import permutation
 from edgekd.distill.checkpoint import Checkpoint
 from edgekd.distill.features import Taps
 from edgekd.distill.lesson import Lesson
-from edgekd.distill.objective import Labels, Objective, Seen
+from edgekd.distill.objective import Objective, Seen
 from edgekd.errors import ModelError
-from edgekd.figures.accuracy import top1
 from edgekd.models import accelerator
 from edgekd.models.accelerator import autocast, uses_bf16
 from edgekd.models.copies import detach_computed
 from edgekd.models.forward import predict
 from edgekd.models.memory_format import arranged, training_format
 from edgekd.recipe import Distill, Optimizer
+from edgekd.tasks.protocol import Labels
+from edgekd.tasks.scores import valued
 
 CHECKPOINT = f"{SCRATCH}/checkpoint.pt"
 NOTED = 10  # steps between two notes of the progress bar
@@ -107,7 +108,9 @@ class Training:
         for task in lesson.tasks:
             if task.live is not None:
                 task.live.to(self.where)
-        self.objective = Objective(settings.losses, settings.label_weight, lesson.weights).to(self.where)
+        self.objective = Objective(settings.losses, settings.label_weight, lesson.weights, lesson.label_losses).to(
+            self.where
+        )
         _prepare(self.objective, self.student, lesson, settings, modes, self.layout)
         if self.accelerate.num_processes > 1 and (alone := self.objective.any.in_one_process):
             raise ModelError(
@@ -301,7 +304,9 @@ def _holdout(model: nn.Module, lesson: Lesson, modes: Modes) -> dict[str, float]
     logits = predict(model, lesson.samples.train, ids, lesson.data)
     ends = np.cumsum([len(task.samples.classes) for task in lesson.tasks])[:-1]
     return {
-        "/".join(filter(None, ("holdout_top1", task.name))): round(top1(part, task.samples.train.labels[ids]), 3)
+        "/".join(filter(None, ("holdout_top1", task.name))): round(
+            valued(task.samples.task, part, task.samples.train.labels[ids]), 3
+        )
         for task, part in zip(lesson.tasks, np.split(logits, ends, 1), strict=True)
     }
 

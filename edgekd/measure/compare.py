@@ -9,11 +9,12 @@ import numpy as np
 from edgekd.bundle.golden import FIRST, Golden
 from edgekd.bundle.read import SHIPPED, Row, read_manifest
 from edgekd.bundle.write import verify_bundle
-from edgekd.figures.accuracy import top1_of
 from edgekd.figures.figures import Score
 from edgekd.measure.devices import Device
 from edgekd.measure.numerics import Numerics, compare
 from edgekd.measure.samples import samples_for_accuracy
+from edgekd.tasks.classify import Classify
+from edgekd.tasks.scores import scored
 
 NODES_SHOWN = 5
 
@@ -42,10 +43,9 @@ def accuracy_on(device: Device, folder: Path, samples: int) -> tuple[Score, Scor
     name the same class."""
     with samples_for_accuracy(folder, samples) as given:
         found = compare(device, folder / SHIPPED, np.load(given.file), nodes=False)
-    there = top1_of(
-        found.found.argmax(-1), given.labels, given.classes, f"{found.runtime}, {device.name}", device.origin
-    )
-    here = top1_of(found.expected.argmax(-1), given.labels, given.classes, found.host_runtime)
+    task = Classify(given.classes)
+    there = scored(task, task.answer(found.found), given.labels, f"{found.runtime}, {device.name}", device.origin)
+    here = scored(task, task.answer(found.expected), given.labels, found.host_runtime)
     return there, here, found.same_top1
 
 

@@ -18,7 +18,6 @@ from edgekd.base.json_text import parse_json
 from edgekd.bundle.manifest import Manifest
 from edgekd.bundle.read import GOLDEN, MANIFEST, SHIPPED, read_manifest, refuse_not_to_ship, write_manifest
 from edgekd.errors import BundleError, DeviceError
-from edgekd.figures.accuracy import top1_of
 from edgekd.figures.figures import Latency, OnDevice, Origin, Score
 from edgekd.measure.answer import Answer, Facts, Loading, Proof, Shipped, Timed, understand
 from edgekd.measure.devices import Device, Told
@@ -29,6 +28,8 @@ from edgekd.measure.protocol import Series
 from edgekd.measure.remote import ALONE, Parcel, answered, ask, parcel_of, probe, sent, tools_alone
 from edgekd.measure.verdict import refusals, unsteady
 from edgekd.target import Target
+from edgekd.tasks.classify import Classify
+from edgekd.tasks.scores import scored
 
 ENGINE_S = 3600  # the longest that building an engine is waited for
 ANSWER_S = 600
@@ -243,7 +244,7 @@ def _score(answer: Answer, samples: Samples, origin: Origin, device: str) -> Sco
     found = np.asarray(answer.predictions or ())
     if found.shape != samples.labels.shape:
         raise DeviceError(f"{device}: {len(found)} predictions came back for {len(samples.labels)} samples")
-    return top1_of(found, samples.labels, samples.classes, answer.runtime, origin)
+    return scored(Classify(samples.classes), found, samples.labels, answer.runtime, origin)
 
 
 def verify_on(device: Device, bundle: Path, runtime: str = "") -> Proof:

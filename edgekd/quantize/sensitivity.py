@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgekd.quantize.constants import is_constant
@@ -16,6 +16,7 @@ from edgekd.quantize.operators import TRANSPOSED
 from edgekd.quantize.qat import in_float, quantizer_of
 from edgekd.quantize.same import MASKED
 from edgekd.quantize.scheme import ACTIVATIONS, OPERATORS, WHY_FLOAT
+from edgekd.tasks.protocol import Task
 
 FOLLOWERS = {
     target
@@ -52,22 +53,20 @@ class FloatOperator:
         return f"{self.operator} stays in float{places}: {self.why}; {share} of all values"
 
 
-def sensitivities(prepared: GraphModule, batches: Sequence[Tensor], classes: int) -> list[Sensitivity]:
+def sensitivities(prepared: GraphModule, batches: Sequence[Tensor], task: Task) -> list[Sensitivity]:
     """Of each layer of a calibrated graph, the most sensitive first; `batches` float `[batch, C, H, W]`, no labels. Of several
-    tasks the first one counts, whose `classes` come first."""
+    tasks `task` counts, whose outputs come first."""
     found = []
     with torch.no_grad(), in_float(prepared):
-        expected = [prepared(batch)[:, :classes].log_softmax(1) for batch in batches]
+        expected = torch.cat([prepared(batch)[:, : task.outputs] for batch in batches])
         for layer in layers_of(prepared):
             for quantizer in layer.quantizers:
                 quantizer.enable_fake_quant(True)
-            answers = [prepared(batch)[:, :classes].log_softmax(1) for batch in batches]
+            answers = torch.cat([prepared(batch)[:, : task.outputs] for batch in batches])
             for quantizer in layer.quantizers:
                 quantizer.enable_fake_quant(False)
-            divergence = nn.functional.kl_div(
-                torch.cat(answers), torch.cat(expected), reduction="batchmean", log_target=True
-            )
-            found.append(Sensitivity(layer.name, max(0.0, float(divergence)), layer.multiplications))
+            divergence = float(task.divergence(expected, answers))
+            found.append(Sensitivity(layer.name, max(0.0, divergence), layer.multiplications))
     return sorted(found, key=lambda layer: -layer.divergence)
 
 

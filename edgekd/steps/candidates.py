@@ -62,8 +62,8 @@ def export_candidates(
     quantized = None
     if recipe.quantize.mode != "none":
         subject = Subject(student, on, target.int8, recipe.quantize.calibration_samples, recipe.quantize.keep_float)
-        limit = recipe.budget.max_drop_from_fp32
-        quantized = tried.of("int8", lambda: quantize_student(run, subject, recipe.quantize, limit, teaching))
+        limit, metric = recipe.budget.max_drop_from_fp32, problem.open().task.metric
+        quantized = tried.of("int8", lambda: quantize_student(run, subject, recipe.quantize, limit, teaching, metric))
     if quantized is not None:
         taken = quantized.taken
         tried.export("int8", lambda: run(export_int8, subject, taken.plan, taken.quantized, form))

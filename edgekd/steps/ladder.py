@@ -13,7 +13,6 @@ from functools import cache
 
 from edgekd.base.console import say
 from edgekd.cache.stage import Artifact, Cache
-from edgekd.figures.accuracy import TOP1
 from edgekd.figures.metric import Metric
 from edgekd.figures.words import beside, valued
 from edgekd.quantize.sensitivity import FloatOperator, Sensitivity
@@ -63,7 +62,7 @@ def quantize_student(
     recipe: Quantize,
     max_drop: float | None,
     teaching: Teaching,
-    metric: Metric = TOP1,
+    metric: Metric,
 ) -> Quantized:
     """The quantized student. `max_drop`: how much worse "auto" may be than fp32 on the hold-out split; none: any."""
 

@@ -22,7 +22,6 @@ from edgekd.data.batches import to_tensor
 from edgekd.data.views import permutation
 from edgekd.distill.methods import METHODS
 from edgekd.distill.train import Modes, save_weights, train
-from edgekd.figures.accuracy import top1
 from edgekd.models.forward import predict
 from edgekd.models.memory_format import arranged
 from edgekd.quantize import qat
@@ -40,6 +39,7 @@ from edgekd.steps.problem import TrainingSet
 from edgekd.steps.teaching import Teaching
 from edgekd.steps.trained import Trained
 from edgekd.target import Quantization
+from edgekd.tasks.scores import valued
 
 CALIBRATION = 0xCA11  # a coordinate of its own, so that the choice shares no random number with any view
 BATCH = 32
@@ -107,7 +107,7 @@ def measure_sensitivity(subject: Subject, statistics: Artifact, plan: Plan, *, o
     set_ranges(prepared, load_statistics(statistics / STATISTICS), plan.calibration)
     batches = list(islice(calibration_batches(subject, opened), SENSITIVITY_BATCHES))
     (out / SENSITIVITY).write_text(
-        json.dumps([asdict(layer) for layer in sensitivities(prepared, batches, len(opened.classes))])
+        json.dumps([asdict(layer) for layer in sensitivities(prepared, batches, opened.task)])
     )
 
 
@@ -120,8 +120,8 @@ def score_holdout(subject: Subject, plan: Plan | None, quantized: Artifact | Non
     else:
         model = load_quantized(subject, plan, quantized)
     ids = opened.holdout_ids
-    logits = predict(model, opened.train, ids, subject.on.data)[:, : len(opened.classes)]  # of the first task
-    found = top1(logits, opened.train.labels[ids])
+    logits = predict(model, opened.train, ids, subject.on.data)[:, : opened.task.outputs]  # of the first task
+    found = valued(opened.task, logits, opened.train.labels[ids])
     (out / HOLDOUT).write_text(json.dumps({"value": found, "n": len(ids)}))
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from edgekd.check.choose import Contender, budget_checks, choose, misses
-from edgekd.figures.accuracy import judged, wilson_interval
 from edgekd.figures.figures import Estimate, Latency, Score
+from edgekd.figures.intervals import wilson_interval
 from edgekd.recipe import Budget
+from edgekd.tasks.classify import judged
 
 TEACHER = Score(value=90.0, low=89.0, high=91.0, n=1000, split="test", runtime="torch")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from edgekd.check.limits import Limit, floors, limits
-from edgekd.figures.accuracy import paired_interval
 from edgekd.figures.figures import Score
+from edgekd.figures.intervals import paired_interval
 from edgekd.figures.metric import Drop
 from edgekd.figures.words import beside
 from edgekd.recipe import Budget

@@ -16,11 +16,13 @@ from torch.nn.functional import cross_entropy
 
 import edgekd
 from edgekd.data.digits import load
-from edgekd.distill.objective import Labels, Objective, Seen, TaskObjective
+from edgekd.distill.objective import Objective, Seen, TaskObjective
 from edgekd.errors import ModelError, RecipeError
 from edgekd.models.resnet import resnet8
 from edgekd.recipe import load_recipe
 from edgekd.recipe.losses import Loss
+from edgekd.tasks.classify import Classify
+from edgekd.tasks.protocol import Labels
 from tests.builders.recipes import RECIPE
 
 pytestmark = pytest.mark.usefixtures("short_measurements")
@@ -47,7 +49,9 @@ def test_a_task_adds_its_own_losses_by_its_weight() -> None:
 
     shown = {"": seen(z[:, :3], z_t, labels[0]), "parity": seen(z[:, 3:], z_t2, labels[1])}
     losses = (Loss(method="mse", weight=0.5),)
-    total, terms = Objective(losses, 0.1, {"": 1.0, "parity": 2.0})(0.0, shown)
+    total, terms = Objective(losses, 0.1, {"": 1.0, "parity": 2.0}, dict.fromkeys(shown, Classify(()).label_loss))(
+        0.0, shown
+    )
     by_hand = [
         0.1 * cross_entropy(own, label) + 0.5 * TaskObjective(losses, 0.0)(0.0, seen(own, theirs, label))[1]["mse"]
         for own, theirs, label in ((z[:, :3], z_t, labels[0]), (z[:, 3:], z_t2, labels[1]))

@@ -26,7 +26,6 @@ from edgekd.distill.cache import CachedLogits
 from edgekd.distill.features import Taps
 from edgekd.distill.methods import kd
 from edgekd.errors import ModelError, RecipeError
-from edgekd.figures.accuracy import top1
 from edgekd.models import load_model
 from edgekd.models.adapt import adapt, order_of, resized
 from edgekd.models.forward import predict
@@ -34,6 +33,8 @@ from edgekd.recipe import Data, Network, Recording, TeacherModel, load_recipe
 from edgekd.steps.problem import TrainingSet, decoded
 from edgekd.steps.record import record_teacher, score_teacher
 from edgekd.steps.trained import Trained
+from edgekd.tasks.classify import Classify
+from edgekd.tasks.scores import valued
 from tests.builders.recipes import DIGITS, RECIPE
 
 DATA = Data(train=DIGITS, test=DIGITS, mean=(0.5,), std=(0.5,))
@@ -296,7 +297,10 @@ def test_a_teacher_of_another_size_is_refused_with_its_size_and_sees_resized_pic
         )
         for model, size in ((onnx_file(), {}), (model, {"size": (16, 16)}))
     )
-    assert abs(top1(by_small, labels) - top1(by_large, labels)) < 3 and (by_small != by_large).any()
+    assert (
+        abs(valued(Classify(NAMES), by_small, labels) - valued(Classify(NAMES), by_large, labels)) < 3
+        and (by_small != by_large).any()
+    )
 
 
 def test_pictures_are_resized_as_pillow_resizes() -> None:

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from edgekd.distill.features import as_tokens
 from edgekd.distill.methods import METHODS, rkd
-from edgekd.distill.objective import Labels, Seen, TaskObjective
+from edgekd.distill.objective import Seen, TaskObjective
 from edgekd.errors import ModelError, RecipeError
 from edgekd.recipe.losses import Layout, Loss, mistakes_in_losses
+from edgekd.tasks.protocol import Labels
 
 LABELS = Labels(torch.tensor([0, 1, 0, 1]), torch.tensor([0, 1, 0, 1]), torch.ones(4))
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgekd.distill.methods import METHODS, FitNet, at, dist, dkd, kd, mse, standardized
-from edgekd.distill.objective import Labels, label_loss
+from edgekd.tasks.classify import Classify
+from edgekd.tasks.protocol import Labels
 
 Z_S = np.array([[1.0, 2.0, -1.0, 0.5], [0.0, 0.0, 3.0, 1.0], [2.0, -2.0, 0.3, 0.1]])
 Z_T = np.array([[3.0, 1.0, 0.0, -1.0], [0.2, -0.5, 4.0, 0.0], [1.0, 0.0, 0.5, 2.0]])
@@ -93,7 +94,9 @@ def test_mixed_labels_count_by_their_shares() -> None:
     """-(0.7 log p[own] + 0.3 log p[partner]) of the first row of Z_S, by hand."""
     p = softmax(Z_S[:1])[0]
     labels = Labels(torch.tensor([1]), torch.tensor([3]), torch.tensor([0.7]))
-    assert label_loss(t(Z_S[:1]), labels).item() == pytest.approx(-0.7 * log(p[1]) - 0.3 * log(p[3]), rel=1e-6)
+    assert Classify(()).label_loss(t(Z_S[:1]), labels).item() == pytest.approx(
+        -0.7 * log(p[1]) - 0.3 * log(p[3]), rel=1e-6
+    )
 
 
 def test_dist_is_one_minus_the_mean_correlations_of_rows_and_columns() -> None:

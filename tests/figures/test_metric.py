@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekd.figures.accuracy import TOP1, judged, paired_interval, wilson_interval
 from edgekd.figures.figures import Report
+from edgekd.figures.intervals import paired_interval, wilson_interval
 from edgekd.figures.metric import Judged, Metric, bootstrap, drop_of, score_of
 from edgekd.figures.words import beside
+from edgekd.tasks.classify import TOP1, judged
 
 MEAN = Metric("mean", "", "higher", lambda judged: float(judged[:, 0].mean()))
 ERROR = Metric("error", "ms", "lower", lambda judged: float(judged[:, 0].mean()))

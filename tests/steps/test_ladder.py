@@ -23,6 +23,7 @@ from edgekd.steps.quantize import Subject
 from edgekd.steps.teaching import TaskTeaching, Teaching
 from edgekd.steps.trained import Trained
 from edgekd.target import Quantization, load_target
+from edgekd.tasks.classify import TOP1, Classify
 from tests.builders.networks import Block, images, seeded
 from tests.builders.recipes import RECIPE
 from tests.builders.schemes import JETSON, ONNXRUNTIME, TENSORRT
@@ -49,7 +50,7 @@ def climb(student: tuple[Cache, Recipe, Subject], max_drop: float) -> tuple[Quan
     run, recipe, subject = student
     before = len(run.artifacts)
     made = quantize_student(
-        run, subject, recipe.quantize, max_drop, Teaching(recipe.distill, (TaskTeaching(subject.on),))
+        run, subject, recipe.quantize, max_drop, Teaching(recipe.distill, (TaskTeaching(subject.on),)), TOP1
     )
     return made, {artifact.name for artifact in run.artifacts[before:] if not artifact.reused}
 
@@ -68,7 +69,7 @@ def test_it_stops_at_the_first_that_holds_and_a_tighter_budget_goes_on_from_ther
     assert names[:3] == ["ptq", "ptq, refined", "ptq, refined, 1 layer in float"] and names[-1] == "qat"
     assert {"measure_sensitivity", "train_quantized"} <= ran
     assert all(not rung.holds for rung in impossible.tried)
-    assert impossible.taken.top1 == max(rung.top1 for rung in impossible.tried if rung.top1 is not None)
+    assert impossible.taken.value == max(rung.value for rung in impossible.tried if rung.value is not None)
     assert impossible.tried[2].plan.in_float == (impossible.sensitivities[0].layer,)
 
     for max_drop in (-100, 100, 0.5):
@@ -107,7 +108,7 @@ def test_the_layer_that_eight_bits_ruin_leads_the_table(scheme: Quantization) ->
     model = ruined()
     prepared = prepare(model, scheme, (images(2),))
     calibrate(prepared, [images(64)])
-    table = sensitivities(prepared, [images(64)], 5)
+    table = sensitivities(prepared, [images(64)], Classify(("a", "b", "c", "d", "e")))
     assert {layer.layer for layer in table} == {"conv1", "conv2", "fc"} and table[0].layer == "conv2"
     by_name = {layer.layer: layer.multiplications for layer in table}
     assert by_name == {"conv1": 8 * 8 * 8 * 27, "conv2": 8 * 8 * 8 * 72, "fc": 4 * 8}

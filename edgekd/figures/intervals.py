@@ -1,35 +1,14 @@
-"""top1_of: the share of right answers with its interval; paired_interval: how much more often one model is right than another."""
+"""wilson_interval: of a share; paired_interval: how much more often one model is right than another."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edgekd.figures.figures import Origin, Score
-from edgekd.figures.metric import Judged, Metric, score_of
-
 Z95 = 1.959964
 Right = npt.NDArray[np.bool_]
-
-
-def top1_of(
-    found: npt.NDArray[Any], labels: npt.NDArray[Any], classes: Sequence[str], runtime: str, origin: Origin = "host"
-) -> Score:
-    """Top-1 on the test split; the classes that were found and the right ones, `[samples]`."""
-    right = found == labels
-    parts = {
-        name: round(float(100 * right[labels == i].mean()), 2) for i, name in enumerate(classes) if (labels == i).any()
-    }
-    return score_of(TOP1, judged(right), runtime=runtime, origin=origin, parts=parts)
-
-
-def judged(right: Right) -> Judged:
-    """Each answer's part of top-1: 1 where it is right, `[samples, 1]`."""
-    return np.asarray(right, np.float64)[:, None]
 
 
 def wilson_interval(right: int, n: int) -> tuple[float, float]:
@@ -65,21 +44,3 @@ def paired_interval(a: Right, b: Right, z: float = Z95) -> tuple[float, float]:
 def _wilson(p: float, n: int, z: float) -> tuple[float, float]:
     centre, half = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     return (centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n)
-
-
-def top1(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
-    """Share of rows whose largest logit is the label's, in percent."""
-    return float(100 * (logits.argmax(1) == labels).mean())
-
-
-def _right(judged: Judged) -> Right:
-    right: Right = judged[:, 0] > 0
-    return right
-
-
-TOP1 = Metric(
-    "top-1", "%", "higher",
-    value=lambda judged: 100 * float(judged[:, 0].mean()),
-    interval=lambda judged: wilson_interval(int(judged[:, 0].sum()), len(judged)),
-    paired=lambda reference, judged: paired_interval(_right(reference), _right(judged)),
-)  # fmt: skip

@@ -1,0 +1,85 @@
+"""Classify: one class is right for each sample. What is true of classes only stands here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd.figures.intervals import Right, paired_interval, wilson_interval
+from edgekd.figures.metric import Judged, Metric
+from edgekd.tasks.protocol import Answers, Labels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def judged(right: Right) -> Judged:
+    """Each answer's part of top-1: 1 where it is right, `[n, 1]`."""
+    return np.asarray(right, np.float64)[:, None]
+
+
+def _right(judged: Judged) -> Right:
+    right: Right = judged[:, 0] > 0
+    return right
+
+
+TOP1 = Metric(
+    "top-1", "%", "higher",
+    value=lambda judged: 100 * float(judged[:, 0].mean()),
+    interval=lambda judged: wilson_interval(int(judged[:, 0].sum()), len(judged)),
+    paired=lambda reference, judged: paired_interval(_right(reference), _right(judged)),
+)  # fmt: skip
+"""The share of right answers, with Wilson's interval, and Newcombe's of a difference."""
+
+
+@dataclass(frozen=True)
+class Classify:
+    """The class of the largest logit is the answer."""
+
+    classes: tuple[str, ...]
+
+    @property
+    def metric(self) -> Metric:
+        return TOP1
+
+    @property
+    def outputs(self) -> int:
+        return len(self.classes)
+
+    def label_loss(self, z: Tensor, labels: Labels) -> Tensor:
+        """Cross-entropy with (mixed) labels, batch mean."""
+        from torch.nn.functional import cross_entropy
+
+        own = cross_entropy(z.float(), labels.hard, reduction="none")
+        partner = cross_entropy(z.float(), labels.partner, reduction="none")
+        return (labels.lam * own + (1 - labels.lam) * partner).mean()
+
+    def divergence(self, expected: Tensor, found: Tensor) -> Tensor:
+        """KL(expected ‖ found), mean of the rows."""
+        from torch.nn.functional import kl_div
+
+        return kl_div(found.log_softmax(1), expected.log_softmax(1), reduction="batchmean", log_target=True)
+
+    def answer(self, outputs: NDArray[np.float32]) -> Answers:
+        """The number of the class."""
+        return np.asarray(outputs.argmax(-1))
+
+    def judge(self, answers: Answers, labels: NDArray[np.int64]) -> Judged:
+        """Whether the answer is right."""
+        return judged(answers == labels)
+
+    def parts(self, answers: Answers, labels: NDArray[np.int64]) -> dict[str, float]:
+        """Top-1 of each class that has samples."""
+        right = answers == labels
+        return {
+            name: round(float(100 * right[labels == i].mean()), 2)
+            for i, name in enumerate(self.classes)
+            if (labels == i).any()
+        }
+
+    def same(self, one: Answers, other: Answers) -> NDArray[np.float64]:
+        """Whether both name one class."""
+        return np.asarray(one == other, np.float64)
