@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from edgekd.api import DEMO
-from edgekd.measure.protocol import interleave
 from edgekd.models import accelerator
 from edgekd.recipe import Recipe, load_recipe
 from tests.builders.emulated_accelerator import accelerator as on_accelerator
+from tests.builders.measuring import short_blocks
 from tests.builders.places import SHARED
 
 
@@ -71,10 +71,10 @@ def old_python() -> str:
 
 
 @pytest.fixture
-def short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_measurements() -> Iterator[None]:
     """Latency blocks of milliseconds: for tests of what a build makes, not of how fast it is."""
-    defaults = {**(interleave.__kwdefaults__ or {}), "warmup_s": 0.02, "min_block_s": 0.02}
-    monkeypatch.setattr(interleave, "__kwdefaults__", defaults)
+    with short_blocks():
+        yield
 
 
 @pytest.fixture

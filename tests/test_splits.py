@@ -9,6 +9,7 @@ import pytest
 
 import edgekd
 from edgekd.figures.figures import Report
+from tests.builders.measuring import short_blocks
 from tests.builders.pictures import parquet, png
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 8, 8, 3), dtype=np.uint8)
@@ -46,14 +47,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(folder: Path, *overrides: str) -> Report:
-    built = edgekd.build(
-        folder,
-        "x86-cpu",
-        overrides=overrides,
-        output=folder / "build",
-        cache=folder / "cache",
-        ask=lambda question: True,
-    )
+    with short_blocks():
+        built = edgekd.build(
+            folder,
+            "x86-cpu",
+            overrides=overrides,
+            output=folder / "build",
+            cache=folder / "cache",
+            ask=lambda question: True,
+        )
     assert isinstance(built, Report)
     return built
 
