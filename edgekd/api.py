@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from edgekd.base.console import say
 from edgekd.base.names import folder_problem
@@ -18,6 +19,15 @@ from edgekd.figures.figures import Report
 from edgekd.recipe import FILE, Recipe, load_recipe
 from edgekd.recipe.losses import check_losses
 from edgekd.target import Target, load_target
+
+
+class Built(NamedTuple):
+    """A build's report, its bundle's folder, and whether anything was built: what is current already is not."""
+
+    report: Report
+    folder: Path
+    is_new: bool
+
 
 DEMO = Path(__file__).parent / "demo.toml"
 
@@ -38,9 +48,8 @@ def build(
     `--set` on the command line; device: as `--device` there; ask: what to answer where the build would ask whether to go on. Raises EdgekdError.
     """
     opened = _checked(recipe, overrides) if isinstance(recipe, Recipe) else _load(Path(recipe), overrides)
-    return _build(opened, target, Path(output), Path(cache) if cache else None, recheck=False, ask=ask, device=device)[
-        0
-    ]
+    built = _build(opened, target, Path(output), Path(cache) if cache else None, recheck=False, ask=ask, device=device)
+    return built.report
 
 
 def build_bundle(
@@ -53,8 +62,8 @@ def build_bundle(
     recheck: bool,
     ask: Callable[[str], bool],
     device: str = "",
-) -> tuple[Report, Path, bool]:
-    """As `build`, with the built-in demo where no recipe is given or found; also the bundle's folder, and whether it is new."""
+) -> Built:
+    """As `build`, with the built-in demo where no recipe is given or found."""
     if path is None and not Path(FILE).exists():
         say(f"no {FILE} in this folder and no recipe given: building the demo, scikit-learn's handwritten digits")
         say("(`edgekd init` writes a recipe for your own data)")
@@ -107,7 +116,7 @@ def _build(
     recheck: bool,
     ask: Callable[[str], bool],
     device: str,
-) -> tuple[Report, Path, bool]:
+) -> Built:
     goal = target if isinstance(target, Target) else load_target(target)
     check_names(recipe.name, goal.name)
     recipe = recipe.located()
@@ -117,7 +126,7 @@ def _build(
     with Cache(cache or default_cache(), f"{recipe.name} for {goal.name}", recheck=recheck) as run:
         made = None if recheck else current_report(folder, fingerprint(recipe, goal, run))
         if made is not None and (not device or device in {measured.device for measured in made.devices}):
-            return made, folder, False
+            return Built(made, folder, is_new=False)
         if device:  # what it lacks is told before anything is trained
             from edgekd.measure.on_candidates import check_device
 
@@ -126,7 +135,7 @@ def _build(
 
         say(f"{recipe.name} for {goal.title}, stages kept in {run.folder}")
         try:
-            return run_pipeline(recipe, goal, run, folder, ask, device), folder, True
+            return Built(run_pipeline(recipe, goal, run, folder, ask, device), folder, is_new=True)
         except SystemExit as end:  # a student's forward, say: the build would end with this code and no bundle
             raise ModelError(
                 f"the build was ended by sys.exit({end.code!r}) in {line_of(end)}; what a recipe names must return or raise"
