@@ -15,7 +15,8 @@ all-tests: $(VENV)/installed-test  ## the long ones too
 	$(BIN)/python -m pytest $(ARGS)
 
 accelerator: $(VENV)/installed-test  ## distillation on an emulated device that, as a GPU does, refuses tensors of the processor
-	$(BIN)/python -m pytest -m "not slow" --emulated-accelerator tests/distill $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" --emulated-accelerator tests/distill tests/models tests/inputs \
+		tests/steps/test_record.py tests/check/test_teachers.py tests/check/test_class_order.py $(ARGS)
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

@@ -96,7 +96,12 @@ def test_every_test_that_the_table_of_faults_names_exists() -> None:
 def test_every_file_that_the_documentation_names_is_there() -> None:
     """A moved module leaves no page behind that sends its reader into the void."""
     root = Path(__file__).parent.parent
-    pages = [root / "README.md", root / "CONTRIBUTING.md", root / "benchmarks" / "README.md", *(root / "docs").glob("*.md")]
+    pages = [
+        root / "README.md",
+        root / "CONTRIBUTING.md",
+        root / "benchmarks" / "README.md",
+        *(root / "docs").glob("*.md"),
+    ]
     named = re.compile(r"(?<![\w/.])((?:edgekd|tests|benchmarks|docs|targets|examples)/[\w./-]*\w\.(?:py|md|toml|j2))")
     gone = [
         f"{page.name}: {name}"

@@ -1,8 +1,9 @@
 """Stages and their cache: a stage's output is stored under a hash of everything that made it.
 
     run = Cache(folder)
-    samples = run(decode, recipe.data)                 # an Artifact: made now, or found
-    cached  = run(record, samples, teacher, ...)       # its key holds the key of `samples`
+    samples = run(decode, recipe.data.source("train"))        # an Artifact: made now, or found
+    on      = TrainingSet(samples, recipe.data)
+    outputs = run(record_teacher, teacher, on, recording)     # its key holds the key of `samples`
 
 A stage is a plain function `f(*inputs, out)`: it reads its inputs and writes files into the folder `out`. Its inputs are
 artifacts (their keys enter the key), sections of the recipe (with the content of the files that these name) and plain

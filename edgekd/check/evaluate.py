@@ -61,7 +61,8 @@ def evaluate(
     recipe: Recipe, target: Target, run: Cache, problems: Problems, taught: Taught, exported: Exported, device: str = ""
 ) -> Report:
     """Measure the candidates, here or on the named device, and choose among them; nothing of this is cached."""
-    test = problems.student.open_test()
+    test, trained = problems.student.open_test(), exported.student.weights
+    assert trained is not None  # build has trained it
     compared = compare(recipe, target, run, problems, taught, exported, device)
     chosen = choose(compared.contenders, recipe.budget, compared.teacher)
     shipped = next(candidate for candidate in chosen if candidate.shipped)
@@ -79,11 +80,11 @@ def evaluate(
         teacher_latency=compared.teacher_latency,
         teacher_size_mb=written.teacher_size_mb(recipe),
         student=compared.student,
-        student_parameters=written.parameters(exported.trained / WEIGHTS),
+        student_parameters=written.parameters(trained / WEIGHTS),
         candidates=chosen,
         dropped=tuple(Dropped(name=name, reason=reason) for name, reason in dropped.items()),
         checks=tuple(checks(recipe, target, problems, taught, exported, compared, shipped)),
-        curves=lines.curves(exported.trained),
+        curves=lines.curves(trained),
         temperature_curve=written.temperatures(taught.temperature),
         quantization_curves=lines.curves(exported.quantized.taken.quantized if exported.quantized else None),
         quantization_path=written.path(exported.quantized),
@@ -105,7 +106,8 @@ def compare(
 ) -> Compared:
     """Time the candidates and find what speaks against each. Raises ExportError where none is left."""
     test, candidates, scores = problems.student.open_test(), dict(exported.candidates), exported.scores
-    for artifact in (*candidates.values(), *scores.values()):
+    read = (*candidates.values(), *scores.values(), exported.as_trained, exported.in_torch)
+    for artifact in filter(None, read):
         run.intact(artifact)
     own = {name: score_of(score, test) for name, score in scores.items()}
     student = score_of(in_float(exported), test)
@@ -120,7 +122,7 @@ def compare(
     faults = {name: lines.refusal(found) for name, found in findings.items()}
     same = None
     if "int8" in candidates and exported.as_trained is not None:
-        same = lines.same_as_trained(exported.as_trained, scores["int8"])
+        same = lines.same_as_trained(test.task, exported.as_trained, scores["int8"])
         if same < lines.AGREEMENT:
             faults["int8"] = (
                 f"only {same:.2f} % of its answers are those of the model that was trained; at least {lines.AGREEMENT} % are asked"
@@ -155,7 +157,7 @@ def checks(
     scores, test = exported.scores[shipped.name], problems.student.open_test()
     int8 = exported.candidates.get("int8")
     agreement = (
-        lines.agreement(compared.same, int8, exported.as_trained, exported.scores["int8"], shipped.name)
+        lines.agreement(test.task, compared.same, int8, exported.as_trained, exported.scores["int8"], shipped.name)
         if compared.same is not None and int8 is not None and exported.as_trained is not None
         else ()
     )
@@ -167,7 +169,7 @@ def checks(
         not_yet(target.title),
         *lines.kept_in_fp32({name: exported.candidates[name] for name in compared.findings}),
         *lines.chain_found(recipe, taught.chain),
-        *lines.reused(exported.trained),
+        *lines.reused(exported.student.weights),
         *lines.old_and_new(taught.scores, scores, test),
         *task_notes(problems.tasks, taught.task_scores, scores),
     ]

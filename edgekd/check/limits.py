@@ -58,8 +58,9 @@ def limits(
     ):
         most = getattr(budget, key)
         if most is not None and other is not None:
+            paired = (drops or {}).get(name)
             drop = round(score.sign * (other.value - score.value), 2)
-            told = f"{beside(drop, score.unit, score.better)} {name}{_noise((drops or {}).get(name), most, score.n)}"
+            told = f"{beside(drop, score.unit, score.better)} {name}{_noise(paired, most, score.n)}"
             found.append(_limit(key, told, f"at most {most:g}", (drop - most) / 100))
     if (most := budget.size_mb) is not None:
         found.append(_limit("size_mb", f"{size_mb:.3f} MB", f"at most {most:g}", size_mb / most - 1))

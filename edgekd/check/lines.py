@@ -21,25 +21,24 @@ from edgekd.steps.export import FROM_MODULE, SAME, TRAINED, kept_fp32
 from edgekd.steps.ladder import Quantized
 from edgekd.steps.trained import REUSED
 from edgekd.target import Target
-from edgekd.tasks.classify import Classify
+from edgekd.tasks.protocol import Task
 from edgekd.tasks.scores import valued
 
 AGREEMENT = 99.5  # percent of the test split on which the fake-quantized model and onnxruntime name the same class
 
 
-def same_as_trained(as_trained: Artifact, scores: Artifact) -> float:
+def same_as_trained(task: Task, as_trained: Artifact, scores: Artifact) -> float:
     """Percent of the test split that the fake-quantized model and the exported one in onnxruntime put in one class.
 
     Where the rest is fp16 the graph is compared before that: a processor rounds each value between two layers to half
     precision, an engine of TensorRT computes the layer and the rounding to int8 in one.
     """
     deployed = as_trained / SAME if (as_trained / SAME).exists() else scores / "test.npy"
-    return _same(as_trained / TRAINED, deployed)
+    return _same(task, as_trained / TRAINED, deployed)
 
 
-def _same(one: Path, other: Path) -> float:
-    """Percent of the samples that two files of logits put in the same class."""
-    task = Classify(())
+def _same(task: Task, one: Path, other: Path) -> float:
+    """Percent of the answers that two files of logits share."""
     return 100 * float(task.same(task.answer(np.load(one)), task.answer(np.load(other))).mean())
 
 
@@ -79,7 +78,9 @@ def kept_in_fp32(candidates: Mapping[str, Artifact]) -> Iterator[Check]:
             yield Check(name=f"{name} keeps operators in fp32", verdict="note", found=f"{len(kept)}: {named}")
 
 
-def agreement(same: float, int8: Artifact, as_trained: Artifact, scores: Artifact, shipped: str) -> Iterator[Check]:
+def agreement(
+    task: Task, same: float, int8: Artifact, as_trained: Artifact, scores: Artifact, shipped: str
+) -> Iterator[Check]:
     """Whether int8 computes what was trained; where fp16 stands between its layers, also what that changes on a processor."""
     n = len(np.load(as_trained / TRAINED, mmap_mode="r"))
     graph = json.loads((int8 / FROM_MODULE).read_text())
@@ -92,7 +93,7 @@ def agreement(same: float, int8: Artifact, as_trained: Artifact, scores: Artifac
     )
     if (as_trained / SAME).exists():
         found = (
-            f"same top-1 as the fake-quantized model on {_same(as_trained / TRAINED, scores / 'test.npy'):.2f} %: a processor rounds to half "
+            f"same top-1 as the fake-quantized model on {_same(task, as_trained / TRAINED, scores / 'test.npy'):.2f} %: a processor rounds to half "
             "precision between two layers; an engine fuses them"
         )
         yield Check(name="int8 with fp16 between its layers", verdict="note", found=found)
@@ -137,9 +138,9 @@ def chain_found(recipe: Recipe, chain: Sequence[Artifact]) -> Iterator[Check]:
         yield Check(name=name, verdict="note", found=found)
 
 
-def reused(distilled: Artifact) -> Iterator[Check]:
+def reused(distilled: Artifact | None) -> Iterator[Check]:
     """What simkd adds to the student that ships."""
-    if (distilled / REUSED).exists():
+    if distilled is not None and (distilled / REUSED).exists():
         added = json.loads((distilled / REUSED).read_text())["added_parameters"]
         found = f"projector and the teacher's classifier: {added:,} parameters that the student alone would not have"
         yield Check(name="simkd adds to what ships", verdict="note", found=found)

@@ -135,7 +135,8 @@ def _check_data(recipe: Recipe, problems: Problems, samples: Samples, by_teacher
     if not recipe.data.is_synthetic:  # whose images are not there yet
         for doubt in doubts(unseen):  # the report says it too, at the end
             say(f"  {doubt}")
-    number = recipe.data.synthetic.samples if recipe.data.is_synthetic else len(samples.train_ids)
+    made = recipe.data.synthetic.samples
+    number = made - max(1, round(made * recipe.data.holdout)) if recipe.data.is_synthetic else len(samples.train_ids)
     if recipe.distill.batch_size > number:
         raise RecipeError(
             f"distill.batch_size is {recipe.distill.batch_size}, but there are {number} training samples; lower it"
@@ -233,6 +234,7 @@ def _check_losses(
                 + ", ".join(f"{ours} = {theirs}" if theirs else ours for ours, theirs in shown)
             )
     objective = TaskObjective(with_temperature(losses, 4.0), recipe.distill.label_weight)
+    _ = objective.pooled_features  # raises RecipeError for a layer with two layouts
     try_losses(objective, student, teacher, opened, seen)
     return losses
 

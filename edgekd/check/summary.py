@@ -46,7 +46,7 @@ def summary(recipe: Recipe, settings: Distill) -> Iterator[tuple[str, str]]:
 def _loss(loss: Loss) -> str:
     options = {key: loss.options.get(key, option.default) for key, option in METHODS[loss.method].options.items()}
     about = {"weight": loss.weight, **options}
-    about |= {key: value for key in ("warmup_epochs", "until_epoch") if (value := getattr(loss, key))}
+    about |= {key: value for key in ("warmup_epochs", "until_epoch", "layout") if (value := getattr(loss, key))}
     if isinstance(loss.layers, Mapping):
         about |= (
             {"layers": ", ".join(f"{ours} = {theirs}" for ours, theirs in loss.layers.items())} if loss.layers else {}

@@ -56,7 +56,7 @@ def mistakes_in_tasks(recipe: Recipe) -> Iterator[tuple[str, str]]:
     for n, loss in enumerate(recipe.distill.losses):
         method = METHODS[loss.method]
         if not method.reads_logits_alone or method.pairs:
-            possible = [name for name, of in METHODS.items() if of.reads_logits_alone]
+            possible = [name for name, of in METHODS.items() if of.reads_logits_alone and not of.pairs]
             why = f"{loss.method} reads more than the logits of one head; with tasks take {', '.join(possible)}"
             yield f"distill.losses.{n}.method", why
     for name, given in (

@@ -20,6 +20,7 @@ from edgekd.models.memory_format import forward
 from edgekd.recipe import Data
 
 Stored = CachedLogits | npt.NDArray[np.float16]
+Taught = tuple[torch.Tensor | None, Mapping[str, torch.Tensor]]  # logits `[teachers, batch, classes]`, features by path
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,7 @@ class TaskLesson:
         paths = [path for path in objective.layers_of("teacher") if path not in self.features]
         return Taps(self.live or nn.Identity(), paths, "teacher")
 
-    def teachers(
-        self, step: Step, images: torch.Tensor, taps: Taps
-    ) -> tuple[torch.Tensor | None, Mapping[str, torch.Tensor]]:
+    def teachers(self, step: Step, images: torch.Tensor, taps: Taps) -> Taught:
         """The teachers' answers to a step: logits `[teachers, batch, classes]`, and features by path.
 
         They come from the cache; where the live teacher runs anyway, the first's come from it.

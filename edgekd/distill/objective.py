@@ -228,7 +228,7 @@ class Objective(nn.Module):
         }
 
     @property
-    def any(self) -> TaskObjective:
+    def common(self) -> TaskObjective:
         """One of them, for what is the same in all: methods, what they need, the layers that they read."""
         return next(iter(self.members.values()))
 

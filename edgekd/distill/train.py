@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from edgekd.data.batches import Step, epoch_of, to_tensor
 from edgekd.data.views import permutation
 from edgekd.distill.checkpoint import Checkpoint
 from edgekd.distill.features import Taps
-from edgekd.distill.lesson import Lesson
+from edgekd.distill.lesson import Lesson, Taught
 from edgekd.distill.objective import Objective, Seen
 from edgekd.errors import ModelError
 from edgekd.models import accelerator
@@ -74,7 +74,7 @@ def train(
     if metrics:
         say(f"  going on after epoch {len(metrics)}")
     log = _tensorboard(out) if settings.tensorboard and training.is_first else None
-    with training.taps, progress(title, settings.epochs * training.samples) as advance:
+    with training.taps(), progress(title, settings.epochs * training.samples) as advance:
         advance(len(metrics) * training.samples)
         for epoch in range(len(metrics), settings.epochs):
             training.begin(epoch)
@@ -112,7 +112,7 @@ class Training:
             self.where
         )
         _prepare(self.objective, self.student, lesson, settings, modes, self.layout)
-        if self.accelerate.num_processes > 1 and (alone := self.objective.any.in_one_process):
+        if self.accelerate.num_processes > 1 and (alone := self.objective.common.in_one_process):
             raise ModelError(
                 f"{', '.join(alone)} keeps what one process has seen; train in one, or take another method"
             )
@@ -125,10 +125,15 @@ class Training:
         self.loss_of = self.accelerate.prepare(self.objective) if learns else self.objective
         self.steps = len(lesson.samples.train_ids) // settings.batch_size
         self.samples = self.steps * settings.batch_size
-        self.taps = ExitStack()
-        read = self.objective.any
-        self.f_s = self.taps.enter_context(Taps(self.student, read.layers_of("student"), "student")).features
-        self.taps_of_teachers = {task.name: self.taps.enter_context(task.taps(read)) for task in lesson.tasks}
+
+    @contextmanager
+    def taps(self) -> Iterator[None]:
+        """While the `with` block runs, the features are read that the losses compare."""
+        read = self.objective.common
+        with ExitStack() as stack:
+            self.f_s = stack.enter_context(Taps(self.student, read.layers_of("student"), "student")).features
+            self.taps_of_teachers = {task.name: stack.enter_context(task.taps(read)) for task in self.lesson.tasks}
+            yield
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -160,7 +165,7 @@ class Training:
         accelerate, settings = self.accelerate, self.settings
         return epoch_of(
             self.lesson.views, epoch, batch_size=settings.batch_size, number_of_views=settings.views, seed=settings.seed,
-            rank=accelerate.process_index, world=accelerate.num_processes, in_pairs=self.objective.any.needs_pairs,
+            rank=accelerate.process_index, world=accelerate.num_processes, in_pairs=self.objective.common.needs_pairs,
         )  # fmt: skip
 
     def step(self, step: Step, now: float) -> None:
@@ -170,8 +175,9 @@ class Training:
             group["lr"] = settings.optimizer.lr * schedule(now, settings.warmup_epochs, settings.epochs)
         images = arranged(to_tensor(step.batch.images, lesson.data, self.where), self.layout)
         with autocast(self.where, self.bf16):
-            z_s = self.model(images)
-            seen = _seen(lesson, step, images, z_s, self.f_s, self.taps_of_teachers)
+            # The teachers first: a student may write over its input.
+            taught = {task.name: task.teachers(step, images, self.taps_of_teachers[task.name]) for task in lesson.tasks}
+            seen = _seen(lesson, step, images, self.model(images), self.f_s, taught)
             total, self.terms = self.loss_of(now, seen)
         self.optimizer.zero_grad()
         self.accelerate.backward(total)
@@ -199,7 +205,7 @@ class Training:
 
     def shipped(self) -> nn.Module:
         """The student, its averaged weights, or what a method makes of it."""
-        return self.objective.any.deployed(self.averaged.module if self.averaged is not None else self.student)
+        return self.objective.common.deployed(self.averaged.module if self.averaged is not None else self.student)
 
 
 def _averaged(student: nn.Module, decay: float) -> AveragedModel:
@@ -247,9 +253,9 @@ def _prepare(
 ) -> None:
     """Check layer paths, and let methods with weights see a first batch, before the optimizer is made."""
     with ExitStack() as stack:
-        ours = stack.enter_context(Taps(student, objective.any.layers_of("student"), "student"))
-        theirs = {task.name: stack.enter_context(task.taps(objective.any)) for task in lesson.tasks}
-        if not any(term.declared.prepare is not None for term in objective.any.terms):
+        ours = stack.enter_context(Taps(student, objective.common.layers_of("student"), "student"))
+        theirs = {task.name: stack.enter_context(task.taps(objective.common)) for task in lesson.tasks}
+        if not any(term.declared.prepare is not None for term in objective.common.terms):
             return
         device = next(student.parameters()).device
         number = len(lesson.samples.train_ids)
@@ -259,7 +265,8 @@ def _prepare(
         torch.manual_seed(_seed_of(settings.seed, -1))  # the methods' own weights, the same after a restart
         modes.evaluate(student)
         with torch.no_grad():
-            seen = _seen(lesson, step, images, student(images), ours.features, theirs)
+            taught = {task.name: task.teachers(step, images, theirs[task.name]) for task in lesson.tasks}
+            seen = _seen(lesson, step, images, student(images), ours.features, taught)
             for task in lesson.tasks:
                 own = objective.members[task.name]
                 own.prepare(seen[task.name], student, task.live, len(task.samples.classes), number)
@@ -280,9 +287,12 @@ def _seen(
     images: torch.Tensor,
     z_s: torch.Tensor,
     f_s: Mapping[str, torch.Tensor],
-    taps: Mapping[str, Taps],
+    taught: Mapping[str, Taught],
 ) -> dict[str, Seen]:
-    """What each task's losses are shown of a step: its own columns of the logits, its labels, its teachers' answers."""
+    """What each task's losses are shown of a step: its own columns of the logits, its labels, its teachers' answers.
+
+    taught: logits and features of each task's teachers, by its name.
+    """
 
     def here(values: npt.NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(images.device)
@@ -292,7 +302,7 @@ def _seen(
     each = torch.split(z_s, [len(task.samples.classes) for task in lesson.tasks], 1)
     found = {}
     for k, (task, z) in enumerate(zip(lesson.tasks, each, strict=True)):
-        z_ts, f_t = task.teachers(step, images, taps[task.name])
+        z_ts, f_t = taught[task.name]
         found[task.name] = Seen(images, rows, Labels(hard[:, k], partner[:, k], lam), z, z_ts, f_s, f_t)
     return found
 

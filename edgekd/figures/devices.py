@@ -8,14 +8,8 @@ from edgekd.figures.figures import Check, Latency, OnDevice, Report
 from edgekd.figures.words import milliseconds
 
 LATENCY = "latency on "  # the check of a device's latency is called so, and the budget's line `p90_latency_ms`
-
-
 GOLDEN = "stored outputs on "
-
-
 LASTING = ("score", "energy", "sustained")  # what stays of an earlier measurement of the same model
-
-
 P90 = "p90_latency_ms"
 
 

@@ -52,7 +52,6 @@ def score_of(
     judged: Judged,
     *,
     runtime: str,
-    split: Literal["test", "holdout"] = "test",
     origin: Origin = "host",
     parts: Mapping[str, float] | None = None,
 ) -> Score:
@@ -66,7 +65,7 @@ def score_of(
         low=low,
         high=high,
         n=len(judged),
-        split=split,
+        split="test",
         runtime=runtime,
         origin=origin,
         parts=dict(parts or {}),

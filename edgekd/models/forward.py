@@ -17,21 +17,17 @@ from edgekd.models.memory_format import forward
 from edgekd.recipe import Data
 
 BATCH = 250
-
-
 Images = npt.NDArray[np.uint8]
-
-
 T = TypeVar("T")
 
 
 def logits_of(model: nn.Module, images: Images, data: Data, *, bf16: bool = False) -> torch.Tensor:
     """Logits float32 `[n, classes]` of uint8 images `[n, h, w, channels]`; in halves where the memory ends."""
-    return in_halves(lambda part: _forward(model, part, data, bf16), images, torch.cat)
+    return in_halves(lambda part: answers_of(model, part, data, bf16), images, torch.cat)
 
 
 @torch.inference_mode()
-def _forward(model: nn.Module, images: Images, data: Data, bf16: bool) -> torch.Tensor:
+def answers_of(model: nn.Module, images: Images, data: Data, bf16: bool) -> torch.Tensor:
     where = device_of(model)
     with autocast(where, bf16):
         return forward(model, to_tensor(images, data, where)).float().cpu()  # type: ignore[no-any-return]

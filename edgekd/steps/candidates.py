@@ -32,11 +32,11 @@ from edgekd.target import Target
 class Exported:
     """The candidates that can ship, by name, and their scores on the test split.
 
-    trained: the student's weights; dropped: name -> why it is no candidate; quantized, as_trained: how int8 was made, and
+    student: with its trained weights; dropped: name -> why it is no candidate; quantized, as_trained: how int8 was made, and
     what it computed in torch; in_torch: the float student's scores where fp32 is among those that were dropped.
     """
 
-    trained: Artifact
+    student: Trained
     candidates: Mapping[str, Artifact]
     scores: Mapping[str, Artifact]
     dropped: Mapping[str, str]
@@ -81,5 +81,4 @@ def export_candidates(
     scores = {name: found for name, found in scores.items() if name in candidates}
     # What the others are compared with is then the module itself.
     in_torch = run(score_student, student, *tested) if "fp32" not in scores else None
-    assert student.weights is not None
-    return Exported(student.weights, candidates, scores, tried.dropped, quantized, as_trained, in_torch)
+    return Exported(student, candidates, scores, tried.dropped, quantized, as_trained, in_torch)

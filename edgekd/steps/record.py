@@ -1,4 +1,4 @@
-"""The teacher's outputs for every training sample in every view, recorded once; and the live teacher.
+"""The stages that record a teacher: its outputs for every training sample in every view, and its scores.
 
 They belong to one teacher, one augmentation and one data set: all three are in the key of the stage that records them,
 and a few samples are compared with the live teacher before each training.
@@ -32,7 +32,7 @@ from edgekd.distill.methods.sizes import embedding
 from edgekd.errors import CacheError
 from edgekd.models import OnnxModel
 from edgekd.models.accelerator import device_of
-from edgekd.models.forward import BATCH, Images, _forward, in_halves, logits_of, predict
+from edgekd.models.forward import BATCH, Images, answers_of, in_halves, logits_of, predict
 from edgekd.recipe import Data, Recording
 from edgekd.recipe.losses import Layout
 from edgekd.steps.problem import TrainingSet
@@ -73,7 +73,7 @@ def record_features(
             return in_halves(pooled, images, joined)
 
         def pooled(images: Images) -> Arrays:
-            _forward(model, images, data, recording.bf16)
+            answers_of(model, images, data, recording.bf16)
             return {str(i): vector(path, layout) for i, (path, layout) in enumerate(layers.items())}
 
         def vector(path: str, layout: Layout | None) -> npt.NDArray[np.float16]:

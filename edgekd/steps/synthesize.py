@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from edgekd.cache.stage import SCRATCH, Cache, stage
-from edgekd.data.store import META, write_about
+from edgekd.data.store import write_about
 from edgekd.distill.data_free.synthesize import deep_inversion, generate
-from edgekd.recipe import Network, Recipe
-from edgekd.steps.problem import Problems, TrainingSet, with_training_split
+from edgekd.recipe import Data, Network, Recipe
+from edgekd.steps.problem import Problems, with_training_split
 from edgekd.steps.trained import Trained, new_model
 
 
-@stage(5, ("torch", "numpy"))
-def synthesize(tested: TrainingSet, teacher: Network, rival: Network | None, *, out: Path) -> None:
-    """Stage: a synthetic training split, stored as `decode` stores one, of the shape and the classes of `tested`.
+@dataclass(frozen=True)
+class Wanted:
+    """What images are made: of these classes and this shape, which the test split tells; nothing else of it shapes them."""
+
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+
+
+@stage(6, ("torch", "numpy"))
+def synthesize(wanted: Wanted, data: Data, teacher: Network, rival: Network | None, *, out: Path) -> None:
+    """Stage: a synthetic training split, stored as `decode` stores one, of the shape and the classes of `wanted`.
 
     The labels are the classes that the images were made for, or that the teacher sees in them. A student learns from
-    the teacher's logits: `label_weight = 0` suits it. `rival`: the student that "dfq" plays against; `tested`: as the
+    the teacher's logits: `label_weight = 0` suits it. `rival`: the student that "dfq" plays against; `data`: as the
     teacher sees it. A build that was killed goes on. Raises ModelError for a teacher without gradients.
     """
-    opened, data = tested.open(), tested.data
-    model = Trained(teacher).load_teacher(opened)
+    model = Trained(teacher).load_teacher(wanted)
     asked = data.synthetic
     common = {
         "n": asked.samples,
-        "image_shape": opened.image_shape,
+        "image_shape": wanted.image_shape,
         "mean": data.mean,
         "std": data.std,
         "seed": data.seed,
@@ -40,10 +46,13 @@ def synthesize(tested: TrainingSet, teacher: Network, rival: Network | None, *, 
         case "deep_inversion":
             images, labels = deep_inversion(model, **common, **given, flip=data.augment.flip)  # type: ignore[arg-type]
         case method:
-            against = new_model(rival, opened, data.seed) if rival is not None else None
+            against = new_model(rival, wanted, data.seed) if rival is not None else None
             images, labels = generate(model, method=method, student=against, **common, **given)  # type: ignore[arg-type]
     (out / "samples.decoded").write_bytes(np.ascontiguousarray(images).tobytes())
-    about = {**json.loads((tested.samples / META).read_text()), "kind": "decoded", "skipped": []}
+    about: dict[str, object] = {
+        "classes": wanted.classes, "image_shape": wanted.image_shape, "kind": "decoded", "skipped": [], "size": data.size,
+        "channels": data.channels,
+    }  # fmt: skip
     write_about(out, labels, np.zeros(0, np.uint64), about)
 
 
@@ -52,6 +61,8 @@ def synthesized(run: Cache, recipe: Recipe, problems: Problems, student: Network
     if not recipe.data.is_synthetic:
         return problems
     (teacher,), rival = recipe.teachers[:1], student if recipe.data.train == "synthetic:dfq" else None
-    train = run(synthesize, problems.teacher.training, teacher, rival)
+    tested = problems.student.open()
+    wanted = Wanted(tested.classes, tested.image_shape)
+    train = run(synthesize, wanted, problems.teacher.data, teacher, rival)
     own = with_training_split(run, train, problems.student.data)
     return Problems(own, replace(own, data=problems.teacher.data), problems.tasks)

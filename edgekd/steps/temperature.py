@@ -45,7 +45,8 @@ def choose_temperature(
             curve[temperature] = float(last["holdout_top1"])
     if processes.RANK > 0:
         return
-    best = max(curve, key=lambda temperature: curve[temperature])
+    sign = opened.task.metric.sign
+    best = max(curve, key=lambda temperature: sign * curve[temperature])
     say(
         f"  temperature {best:g}, the best of {len(curve)} on the hold-out split after {epochs} {'epoch' if epochs == 1 else 'epochs'} each"
     )

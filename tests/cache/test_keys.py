@@ -91,7 +91,7 @@ RECIPES = {
 READS = {
     "decode": (),
     "rehearse": (),
-    "synthesize": ("decode",),
+    "synthesize": (),
     "train_teacher": ("decode",),
     "decode_test": ("decode", "synthesize"),
     "score_teacher": ("decode_test", "train_teacher"),
@@ -124,7 +124,7 @@ Row = tuple[str, str, tuple[str, ...]]  # which recipe, the override, the stages
 TABLE: dict[str, list[Row]] = {
     "name": [("plain", "name=other", NOTHING)],
     "data.train": [("plain", "data.train=again.parquet", ("decode", "rehearse")), ("synthetic", "data.train=synthetic:dafl", ("synthesize",))],
-    "data.test": [("plain", "data.test=again.parquet", ("decode_test",))],
+    "data.test": [("plain", "data.test=again.parquet", ("decode_test",)), ("synthetic", "data.test=again.parquet", ("decode", "rehearse"))],
     "data.column": [("plain", "data.column=other", ("decode", "rehearse"))],
     "data.label": [("plain", "data.label=second", ("decode", "rehearse"))],
     "data.size": [("plain", "data.size=[7, 7]", ("decode", "rehearse"))],
@@ -307,11 +307,13 @@ class Keys(Cache):
             self.decodes = True
             artifact = self._get(function, inputs)
             self.decodes = False
+            if function is decode:
+                self.tested = artifact.folder
             return artifact
         place = self.folder / f"stand-in-{key[:20]}"
         place.mkdir(exist_ok=True)
         if name == "synthesize":
-            place = inputs[0].samples.folder
+            place = self.tested
         elif name == "train_teacher":
             safetensors.torch.save_file(
                 load_model(inputs[1], num_classes=3, in_channels=3).state_dict(), place / "student.safetensors"
@@ -355,7 +357,9 @@ def base(folder: Path) -> Callable[[str], dict[str, set[str]]]:
 def follow(direct: tuple[str, ...], recipe: str, present: set[str]) -> set[str]:
     """Of the stages that are `present`, these and all that read what they made."""
     found = set(direct) & present
-    reads = READS | ({"record_teacher": ("distill", *READS["record_teacher"])} if recipe == "chain" else {})
+    # of a data-free build the test split alone is decoded: images are made of its shape and classes, and learnt from those
+    made = {"record_teacher": ("synthesize",)} if recipe == "synthetic" else {}
+    reads = READS | made | ({"record_teacher": ("distill", *READS["record_teacher"])} if recipe == "chain" else {})
     while more := {name for name in present if found & set(reads[name])} - found:
         found |= more
     return found

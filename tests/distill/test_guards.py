@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+import edgekd
 from edgekd.distill.features import as_tokens
 from edgekd.distill.methods import METHODS, rkd
 from edgekd.distill.objective import Seen, TaskObjective
 from edgekd.errors import ModelError, RecipeError
 from edgekd.recipe.losses import Layout, Loss, mistakes_in_losses
 from edgekd.tasks.protocol import Labels
+from tests.builders.recipes import RECIPE
 
 LABELS = Labels(torch.tensor([0, 1, 0, 1]), torch.tensor([0, 1, 0, 1]), torch.ones(4))
 
@@ -74,3 +78,12 @@ def test_one_layer_has_one_layout() -> None:
 def test_a_loss_that_reads_no_features_has_no_layout() -> None:
     (found,) = mistakes_in_losses(iter([(("distill", "losses", 0), {"method": "kd", "layout": "tokens"})]), METHODS)
     assert found[0] == ("distill", "losses", 0, "layout") and "reads logits only" in found[1]
+
+
+def test_two_layouts_of_a_layer_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    (tmp_path / "edgekd.toml").write_text(RECIPE)
+    layers = '{"layer3" = "layer3"}'
+    losses = f'distill.losses=[{{method="sp", layers={layers}, layout="tokens"}}, {{method="rkd", layers={layers}, layout="channels_first"}}]'
+    with pytest.raises(RecipeError, match="'layer3' is called tokens"):
+        edgekd.build(tmp_path, "x86-cpu", overrides=[losses], output=tmp_path / "b", cache=tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("*train_teacher*"))

@@ -348,3 +348,24 @@ def test_a_student_that_keeps_a_computed_weight_trains(ema: float, tmp_path: Pat
     train(student, lesson_on(samples(), DATA, None, None), settings(epochs=2, ema=ema), tmp_path)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert losses[1] < losses[0]
+
+
+class WritesOver(nn.Module):
+    """A student that empties the images that it is given, as `x -= mean` in a forward writes over them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network(2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z: torch.Tensor = self.inner(x.clone())
+        x.mul_(0)
+        return z
+
+
+def test_a_student_that_writes_over_its_input_leaves_the_teachers_alone(tmp_path: Path) -> None:
+    teacher, seen = network(1).eval().requires_grad_(False), []
+    teacher.register_forward_pre_hook(lambda module, inputs: seen.append(float(inputs[0].abs().sum())))
+    losses = (Loss(method="fitnet", layers={"inner.2": "2"}),)
+    train(WritesOver(), lesson_on(samples(), DATA, None, teacher), settings(epochs=1, losses=losses), tmp_path)
+    assert len(seen) > 2 and min(seen) > 0

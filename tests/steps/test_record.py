@@ -62,11 +62,11 @@ def test_features_are_whole_where_the_memory_ends_and_halves_are_taken() -> None
         def pooled(part: NDArray[np.uint8]) -> torch.Tensor:
             if len(part) > 7:
                 raise torch.OutOfMemoryError
-            teacher._forward(model, part, DATA, False)
+            teacher.answers_of(model, part, DATA, False)
             return embedding(taps.features["2"])
 
         found = in_halves(pooled, images, torch.cat)
-        teacher._forward(model, images, DATA, False)
+        teacher.answers_of(model, images, DATA, False)
         torch.testing.assert_close(found, embedding(taps.features["2"]))
 
 

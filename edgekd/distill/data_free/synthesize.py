@@ -154,7 +154,10 @@ def generate(
     with _seeded(seed), _frozen(teacher):
         generator = Generator(z, image_shape).to(space.device)
         rival = student.to(space.device).train() if student is not None and weights.adv else None
-        game = _Game(teacher, space, generator, rival, weights, adversary, temperature, batch, z, lr, student_lr)
+        game = _Game(
+            teacher, space, generator, rival, weights, adversary=adversary, temperature=temperature, batch=batch, z=z, lr=lr,
+            student_lr=student_lr,
+        )  # fmt: skip
         game.play(steps, scratch, f"generator {method}")
         _check_finite(next(generator.parameters()), "lr")
         return _balanced(generator.eval(), teacher, space, n, classes, z, batch)
@@ -164,7 +167,7 @@ class _Game:
     """The generator's training, and beside it that of the student which it plays against, where there is one."""
 
     def __init__(
-        self, teacher: nn.Module, space: _PixelSpace, generator: Generator, rival: nn.Module | None, weights: Weights,
+        self, teacher: nn.Module, space: _PixelSpace, generator: Generator, rival: nn.Module | None, weights: Weights, *,
         adversary: Literal["kl", "l1"], temperature: float, batch: int, z: int, lr: float, student_lr: float,
     ) -> None:  # fmt: skip
         self.teacher, self.space, self.generator, self.rival, self.weights = teacher, space, generator, rival, weights
