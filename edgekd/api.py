@@ -10,7 +10,7 @@ from typing import NamedTuple
 from edgekd.base.console import say
 from edgekd.base.names import folder_problem
 from edgekd.base.toml_file import Mistake, refuse
-from edgekd.bundle.read import remove_drafts
+from edgekd.bundle.drafts import remove_drafts
 from edgekd.cache.fingerprint import current_report, fingerprint
 from edgekd.cache.stage import Cache, default_cache
 from edgekd.check.settings import check_inputs

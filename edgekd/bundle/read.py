@@ -5,22 +5,17 @@ Nothing here imports torch or a runtime, so that commands which only read or shi
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import fcntl
 import json
 import os
 import shutil
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edgekd.base.contents import hash_file
 from edgekd.base.json_text import parse_json
 from edgekd.base.names import visible
+from edgekd.bundle.drafts import draft_of, put_in_place
 from edgekd.bundle.manifest import Manifest, figures
 from edgekd.errors import BundleError, NotToShipError
 from edgekd.figures.figures import NOT_TO_SHIP, Report
@@ -37,7 +32,6 @@ GOLDEN = "golden.npz"
 MADE_THERE = frozenset({"model.plan", "timing.cache", "reference_input.bin", "reference_output.bin", "figures.json"})
 BYTECODE = "__pycache__"  # left by Python where somebody imported a script: nothing here reads it, verify refuses it
 LARGEST_TEXT = 1 << 26  # bytes of a manifest or a report
-DRAFT, OLD = ".draft-", ".old"
 LONGEST_NAME = 255  # bytes; no file system takes more
 
 
@@ -131,43 +125,6 @@ def read_report(folder: Path) -> Report:
         raise BundleError(f"{file} is no report of this edgekd; build again ({str(error).splitlines()[0]})") from error
 
 
-@contextmanager
-def draft_of(folder: Path) -> Iterator[Path]:
-    """An empty folder beside a bundle's, gone afterwards; others that ask for one at the same place wait."""
-    with _alone(folder.parent):
-        _remove_drafts(folder)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}{DRAFT}", dir=folder.parent))
-        try:
-            draft.chmod(0o755)
-            yield draft
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise BundleError(
-                f"no space left on the disk of {folder.parent}, where the bundle is written; free some, or give another place (for a "
-                "build with --output); what is finished is kept, and it goes on from there"
-            ) from error
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-
-
-def remove_drafts(folder: Path) -> None:
-    """What killed builds left beside a bundle's folder; one that is being written is waited for."""
-    if folder.parent.is_dir():
-        with _alone(folder.parent):
-            _remove_drafts(folder)
-
-
-def _remove_drafts(folder: Path) -> None:
-    for draft in folder.parent.iterdir():
-        if not draft.name.startswith(f".{folder.name}{DRAFT}"):
-            continue
-        if draft.name.endswith(OLD) and not folder.exists():  # killed between two renames: it is the bundle
-            draft.rename(folder)
-        else:
-            shutil.rmtree(draft, ignore_errors=True)
-
-
 def _shown(value: Any) -> Any:
     """The same document with texts that a terminal shows as they are: a report may come from anywhere."""
     if isinstance(value, dict):
@@ -175,17 +132,6 @@ def _shown(value: Any) -> Any:
     if isinstance(value, list):
         return [_shown(item) for item in value]
     return visible(value) if isinstance(value, str) else value
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Others that ask for the same folder wait; nothing is left behind in it."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def write_report(draft: Path, report: Report) -> None:
@@ -220,29 +166,3 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     except ValueError as error:
         raise BundleError(f"{path.name} cannot be written as JSON: {error}") from error
     path.write_text(text, encoding="utf-8")
-
-
-def put_in_place(draft: Path, folder: Path) -> None:
-    """Swap the draft with the bundle that stands there; afterwards `draft` is the old one, to be removed."""
-    for path in draft.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    if not folder.exists():
-        draft.rename(folder)
-    elif not exchange(draft, folder):
-        # no such call on this system: for an instant there is no bundle, but never half of one
-        old = draft.with_name(draft.name + OLD)
-        folder.rename(old)
-        draft.rename(folder)
-        shutil.rmtree(old)
-
-
-def exchange(a: Path, b: Path) -> bool:
-    """Swap two folders in one step (Linux, renameat2); False where the system cannot."""
-    if not sys.platform.startswith("linux"):
-        return False
-    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
-    if renameat2 is None:
-        return False
-    at_cwd, rename_exchange = -100, 2
-    return bool(renameat2(at_cwd, os.fsencode(a), at_cwd, os.fsencode(b), rename_exchange) == 0)

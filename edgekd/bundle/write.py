@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from edgekd.base.contents import hash_file
+from edgekd.bundle.drafts import draft_of, put_in_place  # fmt: skip
 from edgekd.bundle.golden import FIRST, Golden
 from edgekd.bundle.manifest import FORMAT, GraphInput, Manifest, Preprocess, Stage, StoredRecipe, figures
 from edgekd.bundle.read import (
@@ -20,15 +21,13 @@ from edgekd.bundle.read import (
     SHIPPED,
     Row,
     check_file,
-    draft_of,
-    put_in_place,
     read_manifest,
     refuse_links,
     unlisted,
     with_verdict,
     write_manifest,
     write_report,
-)  # fmt: skip
+)
 from edgekd.errors import BundleError
 from edgekd.export.to_onnx import write
 from edgekd.figures.figures import Report

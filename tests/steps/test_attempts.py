@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import edgekd
-from edgekd.bundle.read import draft_of
+from edgekd.bundle.drafts import draft_of
 from edgekd.bundle.write import verify_bundle
 from edgekd.errors import BundleError, CacheError, ExportError, ModelError, RecipeError, UnknownLayerError
 from edgekd.export.to_half import to_fp16
