@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from edgekd.figures.figures import Check, Estimate, LayerSensitivity, QuantizationStep, Report
+from edgekd.figures.figures import Check, Estimate, LayerSensitivity, QuantizationStep, Report, Score
 from edgekd.report.axes import Axis, linear_ticks, log_ticks
 from edgekd.report.html import class_rows, duration, render, scatter
 
@@ -229,3 +229,18 @@ def test_the_way_to_int8_is_told_with_a_bar_for_each_layer(report: Report) -> No
 def test_a_sensitivity_of_zero_alone_is_drawn(report: Report) -> None:
     flat = (LayerSensitivity(layer="fc", divergence=0.0, share=100.0, in_float=False),)
     assert render(with_path(report).model_copy(update={"sensitivity": flat})).count('height="14"') == 1
+
+
+def test_where_less_is_better_the_plot_says_so(report: Report) -> None:
+    def turned(score: Score) -> Score:
+        return score.model_copy(update={"metric": "error", "unit": "", "better": "lower"})
+
+    candidates = tuple(c.model_copy(update={"score": turned(c.score)}) for c in report.candidates)
+    assert report.teacher is not None
+    page = render(
+        report.model_copy(
+            update={"student": turned(report.student), "teacher": turned(report.teacher), "candidates": candidates}
+        )
+    )
+    assert "Down and left is better" in page and "lower is better" in page and "Error by class" in page
+    assert "Up and left is better" in render(report)
