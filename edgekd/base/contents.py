@@ -1,4 +1,4 @@
-"""Contents: the hash of what a file or folder holds, remembered by the file's state and pinned while a build runs.
+"""Contents: hashes of files and folders, remembered by the file's state and pinned while a build runs.
 
 A state is device, inode, size, times of modification and of change. It tells a file that was replaced by one of the same
 size and time. What changed in the last seconds before it was hashed is hashed again: a clock's tick may hide a change.
@@ -77,7 +77,7 @@ class Contents:
                 self._known = {}
 
     def of(self, path: Path, *, is_onnx: bool = False) -> Any:
-        """A file's hash; of a folder of images, or a pattern with `*`, names and hashes; None where there is nothing.
+        """The hash of a file, or names and hashes of a folder's or pattern's images. None where there is nothing.
 
         With an ONNX file go the files that hold its weights. Raises CacheError for a file that is being written.
         """

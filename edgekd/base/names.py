@@ -1,4 +1,4 @@
-"""Names that become a folder, a line of a file or a word on a terminal: what is wrong with one, before anything is trained."""
+"""Checks of names that become a folder, a line of a file or a word on a terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RESERVED = re.compile(
 
 
 def hidden(text: str) -> str | None:
-    """The first character that a terminal or a reader would not show as it is: control, direction, line break, half a pair."""
+    """The first character that a terminal does not show: control, direction, line break, half a pair."""
     for letter in text:
         kind = unicodedata.category(letter)
         if kind in ("Cc", "Cs", "Zl", "Zp") or (kind == "Cf" and letter not in JOINERS):

@@ -1,4 +1,4 @@
-"""remove_strays: what killed builds left in a cache and no other will use: drafts of single files, locks, checkpoints of what is stored.
+"""remove_strays: deletes the leftovers of killed builds from a cache: drafts of files, locks, checkpoints of stored stages.
 
 A draft of a stage that did not end is no stray: the same build goes on from it.
 """

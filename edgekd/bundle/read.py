@@ -140,7 +140,7 @@ def write_report(draft: Path, report: Report) -> None:
 
 
 def with_verdict(readme: str, report: Report) -> str:
-    """The text of README.txt with the headline above it where the bundle is not to ship, and without it where it is."""
+    """README.txt with the headline above it if the bundle is not to ship."""
     text = readme.partition("\n\n")[2] if readme.startswith(NOT_TO_SHIP) else readme
     if report.ok:
         return text

@@ -40,7 +40,7 @@ def fingerprint(recipe: Recipe, target: Target, cache: Cache) -> str:
 
 
 def current_report(folder: Path, made_of: str) -> Report | None:
-    """The report of the bundle in `folder` if it was made of this and no byte of it has changed since, else None."""
+    """The report of the bundle in `folder`; None if its fingerprint is another one or a byte has changed."""
     try:
         manifest = parse_json((folder / "manifest.json").read_text())
         if manifest.get("fingerprint") != made_of:
@@ -54,7 +54,7 @@ def current_report(folder: Path, made_of: str) -> Report | None:
 
 @once
 def _code() -> str:
-    """The hash of edgekd itself: what another edgekd found or wrote is looked at again, its stages as their versions say."""
+    """The hash of edgekd's own files: another edgekd measures and packages again."""
     package = Path(__file__).parent.parent
     files = sorted(path for path in package.rglob("*") if path.suffix in (".py", ".j2", ".toml"))
     return hashlib.sha256(

@@ -1,8 +1,8 @@
-"""The choice: of the candidates that keep the budget the fastest, where that is known, else by what is; why each other lost."""
+"""choose: which candidate ships, and why each other lost."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,9 +48,6 @@ class Contender:
     floors: tuple[Limit, ...] = ()
 
 
-Worse = Callable[[Contender, Contender], str]  # the reason why the first loses to the second; empty: it does not
-
-
 def choose(contenders: Sequence[Contender], budget: Budget, teacher: Score | None) -> tuple[Candidate, ...]:
     """The candidates with their verdicts, exactly one of which is taken.
 
@@ -93,7 +90,7 @@ def misses(contenders: Sequence[Contender], budget: Budget, teacher: Score | Non
 
 
 def budget_checks(contenders: Sequence[Contender], shipped: str, budget: Budget, teacher: Score | None) -> list[Check]:
-    """One line a budget that the recipe sets, one a floor, and one that says whether the order in time is known."""
+    """The checks of budgets and floors, and one line if the order in time is unknown."""
     fp32 = next((contender.score for contender in contenders if contender.name == "fp32"), None)
     taken = next(contender for contender in contenders if contender.name == shipped)
     checks = list(limit_checks(_limits(taken, budget, teacher, fp32), budget))
@@ -108,7 +105,7 @@ def budget_checks(contenders: Sequence[Contender], shipped: str, budget: Budget,
 
 
 def order_unknown(contenders: Sequence[Contender]) -> str:
-    """Why no order in time is known for the device; empty where it was measured there, or the estimates tell it."""
+    """The reason why the device's order in time is unknown; empty if it is measured or estimated."""
     timed = [contender for contender in contenders if contender.order_origin == "estimate"]
     pairs = [(a, b) for i, a in enumerate(timed) for b in timed[i + 1 :]]
     whys = [why for a, b in pairs if (why := _estimates_tell_nothing(a, b))]
@@ -175,7 +172,7 @@ def _slower(loser: Contender, other: Contender) -> str:
 
 
 def _less_accurate(loser: Contender, other: Contender) -> str:
-    """Beyond what the test split leaves open: on the same samples where they are known, else by intervals that do not overlap."""
+    """The reason if `loser` is clearly worse: by a paired interval, else by intervals that do not overlap."""
     if loser.judged is not None and other.judged is not None:
         clear = drop_of(loser.metric, other.judged, loser.judged).low > 0
     elif loser.score.better == "higher":

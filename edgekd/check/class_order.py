@@ -1,4 +1,4 @@
-"""mistaken_order: does a teacher number the classes otherwise than the data? Told from what it calls the samples of each class."""
+"""mistaken_order: recognises a teacher that numbers the classes otherwise than the data, from its answers for each class."""
 
 from __future__ import annotations
 

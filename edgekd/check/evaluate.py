@@ -34,6 +34,7 @@ from edgekd.steps.problem import Problems
 from edgekd.steps.teach import Taught
 from edgekd.steps.trained import WEIGHTS
 from edgekd.target import Target
+from edgekd.tasks.protocol import Answers
 from edgekd.tasks.scores import scored
 
 Scores = npt.NDArray[np.float32]
@@ -109,6 +110,7 @@ def compare(
     read = (*candidates.values(), *scores.values(), exported.as_trained, exported.in_torch)
     for artifact in filter(None, read):
         run.intact(artifact)
+    answers = {name: answers_of(score, test) for name, score in scores.items()}
     own = {name: score_of(score, test) for name, score in scores.items()}
     student = score_of(in_float(exported), test)
     teacher = score_of(taught.scores, test) if taught.scores is not None else None
@@ -130,17 +132,17 @@ def compare(
     references = {"fp32": judged_of(in_float(exported), test)}
     if taught.scores is not None:
         references["the teacher"] = judged_of(taught.scores, test)
-    answers = {name: judged_of(score, test) for name, score in scores.items()}
+    judged = {name: test.task.judge(answer, test.labels) for name, answer in answers.items()}
     contenders = [
         replace(
-            found, in_float=student, fault=faults[found.name], judged=answers[found.name],
-            metric=test.task.metric, drops=drops_of(test.task.metric, answers[found.name], references),
+            found, in_float=student, fault=faults[found.name], judged=judged[found.name],
+            metric=test.task.metric, drops=drops_of(test.task.metric, judged[found.name], references),
         )
         for found in timed.contenders
     ]  # fmt: skip
     found = measured_on(device, recipe, target, test, candidates) if device else {}
     contenders = [as_measured(contender, found[contender.name]) if found else contender for contender in contenders]
-    contenders = lines.with_floors(contenders, recipe.budget, test, scores, taught.scores)
+    contenders = lines.with_floors(contenders, recipe.budget, test, answers, taught.scores)
     return Compared(contenders, teacher, timed.teacher, student, same, findings, found, timed.failed)
 
 
@@ -177,9 +179,14 @@ def checks(
 
 def score_of(scores: Artifact, test: Unseen) -> Score:
     """The score on the test split with its interval, of a stage's logits `[samples, classes]`."""
-    logits: Scores = np.load(scores / "test.npy")
     runtime = str(json.loads((scores / "runtime.json").read_text()))
-    return scored(test.task, test.task.answer(logits), test.labels, runtime)
+    return scored(test.task, answers_of(scores, test), test.labels, runtime)
+
+
+def answers_of(scores: Artifact, test: Unseen) -> Answers:
+    """The answers to the test split, of a stage's logits."""
+    logits: Scores = np.load(scores / "test.npy")
+    return test.task.answer(logits)
 
 
 def in_float(exported: Exported) -> Artifact:
@@ -192,7 +199,7 @@ def in_float(exported: Exported) -> Artifact:
 
 def judged_of(scores: Artifact, test: Unseen) -> Judged:
     """Each test sample's part of the metric, of a stage's logits."""
-    return test.task.judge(test.task.answer(np.load(scores / "test.npy")), test.labels)
+    return test.task.judge(answers_of(scores, test), test.labels)
 
 
 def drops_of(metric: Metric, own: Judged, references: Mapping[str, Judged]) -> dict[str, Drop]:

@@ -59,7 +59,7 @@ def limits(
         most = getattr(budget, key)
         if most is not None and other is not None:
             paired = (drops or {}).get(name)
-            drop = round(score.sign * (other.value - score.value), 2)
+            drop = round(score.sign * (other.value - score.value) if paired is None else paired.value, 2)
             told = f"{beside(drop, score.unit, score.better)} {name}{_noise(paired, most, score.n)}"
             found.append(_limit(key, told, f"at most {most:g}", (drop - most) / 100))
     if (most := budget.size_mb) is not None:
@@ -85,7 +85,7 @@ def floors(
     budget: Budget,
     references: Mapping[str, Right],
 ) -> Iterator[Limit]:
-    """What a model must keep though no budget asks for it: better than one class for all, and no class that is lost.
+    """The default floors: better than naming one class for all, and no class lost.
 
     answers, labels: class numbers of the test split, `[samples]`; references: whose classes may not fall, by name, as which of
     their answers are right. Intervals decide, so that a class of few samples is not missed by chance.

@@ -21,7 +21,7 @@ from edgekd.steps.export import FROM_MODULE, SAME, TRAINED, kept_fp32
 from edgekd.steps.ladder import Quantized
 from edgekd.steps.trained import REUSED
 from edgekd.target import Target
-from edgekd.tasks.protocol import Task
+from edgekd.tasks.protocol import Answers, Task
 from edgekd.tasks.scores import valued
 
 AGREEMENT = 99.5  # percent of the test split on which the fake-quantized model and onnxruntime name the same class
@@ -46,15 +46,14 @@ def with_floors(
     contenders: Sequence[Contender],
     budget: Budget,
     test: Unseen,
-    scores: Mapping[str, Artifact],
+    answers: Mapping[str, Answers],
     teacher_scores: Artifact | None,
 ) -> list[Contender]:
-    """The contenders with what they must keep though no budget asks for it.
+    """The contenders with their default floors; `answers`: each candidate's on the test split.
 
     No class may be lost against the float student, nor against a teacher that knows the same classes.
     """
     labels = test.labels
-    answers = {name: np.load(score / "test.npy").argmax(1) for name, score in scores.items()}
     of_teacher, of_fp32 = {}, {}
     if teacher_scores is not None and (logits := np.load(teacher_scores / "test.npy")).shape[1] == len(test.classes):
         of_teacher = {"the teacher": logits.argmax(1) == labels}
@@ -147,7 +146,7 @@ def reused(distilled: Artifact | None) -> Iterator[Check]:
 
 
 def old_and_new(teacher_scores: Artifact | None, scores: Artifact, test: Unseen) -> Iterator[Check]:
-    """Where the teacher knows the first classes only: how much of them the student kept, and how well it learnt the others."""
+    """The student's scores on old and new classes, if the teacher knows the first classes only."""
     if teacher_scores is None:
         return
     teacher, student = np.load(teacher_scores / "test.npy"), np.load(scores / "test.npy")

@@ -242,7 +242,7 @@ def _check_losses(
 def try_losses(
     objective: TaskObjective, student: nn.Module, teacher: nn.Module | None, samples: Samples, by_teacher: Samples
 ) -> None:
-    """Compute the losses once on four blank images: layers that do not exist or do not fit are told before training."""
+    """Compute the losses once on four blank images, so that layers that do not fit are told before training."""
     height, width, channels = samples.image_shape
     images, labels = torch.zeros(4, channels, height, width), torch.tensor([0, 1, 0, 1])
     with (

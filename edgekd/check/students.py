@@ -1,4 +1,4 @@
-"""Checks of the networks that are trained: before an hour is spent, can they learn what is asked, and run where they go?"""
+"""Checks before training: can the networks learn the task, and run on the target?"""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _told(answer: object) -> str:
 
 
 def check_no_softmax(model: nn.Module, role: str, images: Tensor) -> None:
-    """Raise ModelError for a network that ends in a softmax, for its losses read logits; `images` float `[n, C, H, W]`."""
+    """Raise ModelError for a network that ends in a softmax. Losses read logits; `images` float `[n, C, H, W]`."""
     with torch.inference_mode():
         found = kind_of(model.eval()(images))
     if found != "logits":

@@ -1,4 +1,4 @@
-"""summary: what a recipe came to, in rows for the report: models, data, losses with the options and layers that they had."""
+"""summary: the recipe as it was trained, in rows for the report: models, data, losses with options and layers."""
 
 from __future__ import annotations
 

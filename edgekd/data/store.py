@@ -108,7 +108,7 @@ def decode_test(source: recipe.Source, train: Artifact, *, out: Path) -> None:
 
 
 def _room_gb(source: recipe.Source, out: Path, taken_gb: float = 0.0) -> float:
-    """What a decoded store may take: the recipe's limit without what the other split took, or half of the free disk."""
+    """The gigabytes that a split may take decoded: the rest of the recipe's limit, or half of the free disk."""
     return max(0.0, source.store_gb - taken_gb) if source.store_gb is not None else shutil.disk_usage(out).free / 2e9
 
 

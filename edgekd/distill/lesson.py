@@ -1,4 +1,4 @@
-"""Lesson: what a student is trained on, and for each of its tasks the labels and what is known of the teachers."""
+"""Lesson: the training images, and for each task the labels and the teachers' answers."""
 
 from __future__ import annotations
 

@@ -204,7 +204,7 @@ class TaskObjective(nn.Module):
 
 
 class Objective(nn.Module):
-    """`total = Σ weight · task's total` over the tasks of a student, each of which has the same losses on its own logits.
+    """`total = Σ weight · task's total` over a student's tasks. Each has the same losses on its own logits.
 
     weights, label_losses: by the task's name; the terms of a task that has a name begin with it, as `parity/kd`.
     """

@@ -85,7 +85,7 @@ def decisive(device: OnDevice) -> Latency | None:
 
 
 def deciding(devices: Sequence[OnDevice]) -> list[tuple[OnDevice, Latency]]:
-    """The devices that can decide a budget, by batch 1: of the target's kind; this machine only where there is no other."""
+    """The devices that decide a budget, by batch 1: those of the target's kind, else this machine."""
     figures = [(device, decisive(device)) for device in devices if device.is_target]
     fit = [(device, latency) for device, latency in figures if latency is not None and latency.batch_size == 1]
     if any(device.is_target and device.origin == "device" for device in devices):

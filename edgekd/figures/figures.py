@@ -224,7 +224,7 @@ class OnDevice(Section):
 
 
 class QuantizationStep(Section):
-    """A way to quantize that mode = "auto" tried, from the cheapest on; `drop`: by how much it is worse than fp32 there."""
+    """A way to quantize that mode = "auto" tried. `drop`: how much worse than fp32 on the hold-out split."""
 
     name: str
     in_float: tuple[str, ...] = Field(default=(), description="layers that it leaves in float")

@@ -40,7 +40,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Drop:
-    """How much worse a model is than a reference on the same samples, in the metric's unit; below 0 it is better."""
+    """How much worse a model is than a reference on the same samples, in the metric's unit. Below 0: better."""
 
     value: float
     low: float
@@ -55,7 +55,7 @@ def score_of(
     origin: Origin = "host",
     parts: Mapping[str, float] | None = None,
 ) -> Score:
-    """The figure of these samples with its 95 % interval; `parts` are figures of parts of them, as of each class."""
+    """The figure of these samples with its 95 % interval. `parts`: figures of parts of them, as of each class."""
     low, high = metric.interval(judged) if metric.interval is not None else bootstrap(metric, judged)
     return Score(
         metric=metric.name,

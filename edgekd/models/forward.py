@@ -28,6 +28,7 @@ def logits_of(model: nn.Module, images: Images, data: Data, *, bf16: bool = Fals
 
 @torch.inference_mode()
 def answers_of(model: nn.Module, images: Images, data: Data, bf16: bool) -> torch.Tensor:
+    """One pass, float32 on the processor; images uint8 `[n, h, w, channels]`."""
     where = device_of(model)
     with autocast(where, bf16):
         return forward(model, to_tensor(images, data, where)).float().cpu()  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""The stages that export: the student as fp32, fp16, bf16 and int8, each compared with its torch model on real samples."""
+"""The stages that export and score the student: fp32, fp16, bf16 and int8, each compared with torch."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def kept_fp32(model: Artifact) -> list[Kept]:
 
 
 def checked_on(samples: Samples) -> np.ndarray:
-    """The hold-out samples that an export is compared on, each class in its share: the file may be sorted by class."""
+    """The hold-out samples on which an export is compared, each class in its share."""
     held = samples.holdout_ids
     return held[stratified(samples.train.labels[held], CHECKED, seed=0)]
 
@@ -181,7 +181,7 @@ def _export(model: nn.Module, student: Trained, on: TrainingSet, form: Form, pat
 
 
 def write_onnx(model: nn.Module, network: Network, on: TrainingSet, form: Form, example: Tensor, path: Path) -> None:
-    """Writes what was made of a network as the recipe asks; `example` is float `[2, C, H, W]`, as the network takes it."""
+    """Writes a network's graph as the recipe asks. `example`: float `[2, C, H, W]`, the network's input."""
     export, channels = form.export, example.shape[1]
     normalise = (
         Preprocess(per_channel(on.data.mean, channels), per_channel(on.data.std, channels))

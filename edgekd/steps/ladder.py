@@ -36,7 +36,7 @@ FLOAT_SHARE = 0.25  # of all multiplications: with more of them in float there i
 
 @dataclass(frozen=True)
 class Rung:
-    """One way to quantize the student and what it gave: its score on the hold-out split, and how much worse that is."""
+    """One way to quantize the student, with its score on the hold-out split and its drop from fp32."""
 
     name: str
     plan: Plan

@@ -162,7 +162,7 @@ def train_quantized(
 
 
 def modes_of(epochs: int) -> Modes:
-    """How a prepared graph is trained: with ranges and statistics that no longer move in the last third of the epochs."""
+    """The modes of a prepared graph: ranges and statistics are frozen in the last third of the epochs."""
     frozen_from = epochs - math.ceil(epochs / 3)
 
     def at_epoch(model: GraphModule, epoch: int) -> None:

@@ -17,7 +17,7 @@ from edgekd.steps.trained import Trained, new_model
 
 @dataclass(frozen=True)
 class Wanted:
-    """What images are made: of these classes and this shape, which the test split tells; nothing else of it shapes them."""
+    """The classes and the shape of the images to make; the test split tells both."""
 
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]
@@ -57,7 +57,7 @@ def synthesize(wanted: Wanted, data: Data, teacher: Network, rival: Network | No
 
 
 def synthesized(run: Cache, recipe: Recipe, problems: Problems, student: Network) -> Problems:
-    """The same problems with a training split that was made from the teacher, where the recipe has none of its own."""
+    """The same problems; without training data of the recipe's own, with images made from the teacher."""
     if not recipe.data.is_synthetic:
         return problems
     (teacher,), rival = recipe.teachers[:1], student if recipe.data.train == "synthetic:dfq" else None

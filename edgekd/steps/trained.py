@@ -34,7 +34,7 @@ class Shape(Protocol):
 
 @dataclass(frozen=True)
 class Trained:
-    """A network with its weights: those that edgekd trained, or, without them, those that the recipe names or a seed draws."""
+    """A network with its weights. `weights` None: those that the recipe names or a seed draws."""
 
     network: Network
     weights: Artifact | None = None
