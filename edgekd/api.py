@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from edgekd.base.console import say
 from edgekd.base.names import folder_problem
@@ -19,6 +19,9 @@ from edgekd.figures.figures import Report
 from edgekd.recipe import FILE, Recipe, load_recipe
 from edgekd.recipe.losses import check_losses
 from edgekd.target import Target, load_target
+
+if TYPE_CHECKING:
+    from edgekd.measure.protocol import Timing
 
 
 class Built(NamedTuple):
@@ -41,14 +44,17 @@ def build(
     cache: Path | str | None = None,
     device: str = "",
     ask: Callable[[str], bool] = lambda question: False,
+    timing: Timing | None = None,
 ) -> Report:
     """Build the bundle `output/<recipe>/<target>` and return its report.
 
     recipe: a Recipe, a folder with edgekd.toml or a .toml file; target: a Target, its name or a .toml file; overrides: as
-    `--set` on the command line; device: as `--device` there; ask: what to answer where the build would ask whether to go on. Raises EdgekdError.
+    `--set` on the command line; device: as `--device` there; ask: what to answer where the build would ask whether to go on;
+    timing: how long the candidates are timed here, else as the protocol says (what is current is not timed again). Raises EdgekdError.
     """
     opened = _checked(recipe, overrides) if isinstance(recipe, Recipe) else _load(Path(recipe), overrides)
-    built = _build(opened, target, Path(output), Path(cache) if cache else None, recheck=False, ask=ask, device=device)
+    place = Path(cache) if cache else None
+    built = _build(opened, target, Path(output), place, recheck=False, ask=ask, device=device, timing=timing)
     return built.report
 
 
@@ -62,13 +68,15 @@ def build_bundle(
     recheck: bool,
     ask: Callable[[str], bool],
     device: str = "",
+    timing: Timing | None = None,
 ) -> Built:
     """As `build`, with the built-in demo where no recipe is given or found."""
     if path is None and not Path(FILE).exists():
         say(f"no {FILE} in this folder and no recipe given: building the demo, scikit-learn's handwritten digits")
         say("(`edgekd init` writes a recipe for your own data)")
         path = DEMO
-    return _build(_load(path, overrides), target, output, cache, recheck=recheck, ask=ask, device=device)
+    opened = _load(path, overrides)
+    return _build(opened, target, output, cache, recheck=recheck, ask=ask, device=device, timing=timing)
 
 
 def _load(path: Path | None, overrides: Sequence[str]) -> Recipe:
@@ -116,6 +124,7 @@ def _build(
     recheck: bool,
     ask: Callable[[str], bool],
     device: str,
+    timing: Timing | None,
 ) -> Built:
     goal = target if isinstance(target, Target) else load_target(target)
     check_names(recipe.name, goal.name)
@@ -131,12 +140,14 @@ def _build(
             from edgekd.measure.on_candidates import check_device
 
             check_device(device, goal)
+        from edgekd.measure.protocol import PROTOCOL
         from edgekd.pipeline import build as run_pipeline
 
         say(f"{recipe.name} for {goal.title}, stages kept in {run.folder}")
         try:
-            return Built(run_pipeline(recipe, goal, run, folder, ask, device), folder, is_new=True)
+            report = run_pipeline(recipe, goal, run, folder, ask, device, timing or PROTOCOL)
         except SystemExit as end:  # a student's forward, say: the build would end with this code and no bundle
             raise ModelError(
                 f"the build was ended by sys.exit({end.code!r}) in {line_of(end)}; what a recipe names must return or raise"
             ) from end
+        return Built(report, folder, is_new=True)

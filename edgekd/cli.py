@@ -15,6 +15,7 @@ from edgekd.errors import BundleError, DiffersError, EdgekdError, NotToShipError
 
 if TYPE_CHECKING:
     from edgekd.figures.figures import Report
+    from edgekd.measure.protocol import Timing
 
 app = typer.Typer(
     help="Distil a teacher into a small student, quantize it as the device does, export it and check it.",
@@ -38,6 +39,7 @@ SetOption = Annotated[
 
 @app.command()
 def build(
+    context: typer.Context,
     target: Annotated[
         list[str],
         typer.Option(
@@ -70,7 +72,7 @@ def build(
     for one in dict.fromkeys(target):
         report, folder, fresh = build_bundle(
             recipe, one, set_ or (), output, cache, recheck=recheck, device=device,
-            ask=(lambda _: True) if yes else _ask,
+            ask=(lambda _: True) if yes else _ask, timing=context.obj,
         )  # fmt: skip
         _print_report(report, folder)
         if not fresh:
@@ -261,11 +263,14 @@ def _print_report(report: Report, folder: Path) -> None:
     Console(highlight=False, quiet=RANK > 0).print(render(report, folder))
 
 
-def main() -> None:
-    """The command `edgekd`: an error of edgekd's own is one line (or one table) and exit code 2."""
+def main(timing: Timing | None = None) -> None:
+    """The command `edgekd`: an error of edgekd's own is one line (or one table) and exit code 2.
+
+    timing: how long a build times its candidates here, else as the protocol says.
+    """
     print_what_can_be_printed()
     try:
-        app()
+        app(obj=timing)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer ends so, without a word, where Ctrl-C was pressed
             goes_on = "build" in sys.argv[1:2]

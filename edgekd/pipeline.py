@@ -11,6 +11,7 @@ from edgekd.check.evaluate import evaluate
 from edgekd.check.package import package
 from edgekd.check.preflight import check_output, check_teachers, preflight
 from edgekd.figures.figures import Report
+from edgekd.measure.protocol import PROTOCOL, Timing
 from edgekd.recipe import Recipe
 from edgekd.steps.candidates import export_candidates
 from edgekd.steps.distill import distill
@@ -23,11 +24,20 @@ from edgekd.target import Target
 Confirm = Callable[[str], bool]
 
 
-def build(recipe: Recipe, target: Target, run: Cache, folder: Path, confirm: Confirm, device: str = "") -> Report:
+def build(
+    recipe: Recipe,
+    target: Target,
+    run: Cache,
+    folder: Path,
+    confirm: Confirm,
+    device: str = "",
+    timing: Timing = PROTOCOL,
+) -> Report:
     """Run every stage that the cache does not hold, choose the candidate that ships and write the bundle to `folder`.
 
     `confirm` is asked whether to go on with something doubtful; `device`: the name of the one that the candidates
-    are measured on, else this machine. Raises EdgekdError for what cannot work; a missed budget is told by the report.
+    are measured on, else this machine; `timing`: how long they are timed here, which enters no stage's key. Raises
+    EdgekdError for what cannot work; a missed budget is told by the report.
     """
     given, recipe = recipe, recipe.settled()
     check_output(folder)
@@ -43,7 +53,7 @@ def build(recipe: Recipe, target: Target, run: Cache, folder: Path, confirm: Con
     if processes.RANK > 0:  # of the processes of `accelerate launch` the first checks and packages
         list(processes.invitations())
         return Report.model_validate_json((folder / "report.json").read_bytes())
-    report = evaluate(given, target, run, problems, taught, exported, device)
+    report = evaluate(given, target, run, problems, taught, exported, device, timing)
     report = package(folder, given, target, run, problems, exported, report)
     if processes.SIZE > 1:
         processes.dismiss()

@@ -14,7 +14,6 @@ from edgekd.api import DEMO
 from edgekd.models import accelerator
 from edgekd.recipe import Recipe, load_recipe
 from tests.builders.emulated_accelerator import accelerator as on_accelerator
-from tests.builders.measuring import short_blocks
 from tests.builders.places import SHARED
 
 
@@ -68,13 +67,6 @@ def old_python() -> str:
         except OSError:
             continue
     pytest.skip("no Python 3.8 here (EDGEKD_PYTHON38 may name one): what runs there is only parsed as such")
-
-
-@pytest.fixture
-def short_measurements() -> Iterator[None]:
-    """Latency blocks of milliseconds: for tests of what a build makes, not of how fast it is."""
-    with short_blocks():
-        yield
 
 
 @pytest.fixture

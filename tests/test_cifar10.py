@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import edgekd
+from tests.builders.measuring import SHORT
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "cifar10"
-pytestmark = [pytest.mark.shared, pytest.mark.usefixtures("short_measurements")]
+pytestmark = pytest.mark.shared
 
 
 def slice_of(file: Path, rows: int, out: Path) -> Path:
@@ -38,7 +39,8 @@ def test_a_slice_of_cifar10_becomes_a_bundle(shared: Path, tmp_path: Path, form:
     ]  # fmt: skip
     if form.startswith("python"):
         overrides.append(f"teacher.weights={teachers / 'cifar10_resnet9.safetensors'}")
-    report = edgekd.build(EXAMPLE, "jetson", overrides=overrides, output=tmp_path / "build", cache=tmp_path / "cache")
+    places = {"output": tmp_path / "build", "cache": tmp_path / "cache"}
+    report = edgekd.build(EXAMPLE, "jetson", overrides=overrides, timing=SHORT, **places)
     assert report.ok and report.classes[:2] == ("airplane", "automobile")
     # 90.29 % on all 10,000 images; 500 of them lie within 3.5 points of that.
     assert report.teacher.value == pytest.approx(90.29, abs=3.5)

@@ -240,7 +240,6 @@ def test_overrides_that_are_one_text_are_one_mistake(tmp_path: Path) -> None:
     assert len(str(caught.value).splitlines()) <= 2
 
 
-@pytest.mark.usefixtures("short_measurements")
 def test_a_build_leaves_a_bundle_and_a_second_one_changes_nothing(folder: Path) -> None:
     first = typed("build", "-t", "raspberry-pi-5", "--set", "budget.max_drop_from_fp32=50", cwd=folder)
     assert first.returncode == 0, first.stderr
@@ -278,7 +277,6 @@ def test_a_build_leaves_a_bundle_and_a_second_one_changes_nothing(folder: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("short_measurements")
 def test_a_jetson_after_a_raspberry_pi_does_not_distil_again(folder: Path) -> None:
     for target in ("raspberry-pi-5", "jetson"):
         assert typed("build", "-t", target, "--set", "budget.max_drop_from_fp32=50", cwd=folder).returncode == 0

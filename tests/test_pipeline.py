@@ -20,9 +20,8 @@ from edgekd.errors import ModelError, RecipeError
 from edgekd.models.resnet import resnet8
 from edgekd.recipe import Recipe, load_recipe
 from edgekd.target import Target, load_target
+from tests.builders.measuring import SHORT
 from tests.builders.recipes import RECIPE
-
-pytestmark = pytest.mark.usefixtures("short_measurements")
 
 
 def recipe(folder: Path, *overrides: str) -> Recipe:
@@ -31,7 +30,8 @@ def recipe(folder: Path, *overrides: str) -> Recipe:
 
 
 def built(folder: Path, target: str, *overrides: str) -> tuple[edgekd.Report, Path]:
-    report = edgekd.build(recipe(folder, *overrides), target, output=folder / "build", cache=folder / "cache")
+    given = recipe(folder, *overrides)
+    report = edgekd.build(given, target, output=folder / "build", cache=folder / "cache", timing=SHORT)
     return report, folder / "build" / folder.name / load_target_name(target)
 
 

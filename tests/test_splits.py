@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 
 import edgekd
 from edgekd.figures.figures import Report
-from tests.builders.measuring import short_blocks
+from edgekd.measure.protocol import Timing
+from tests.builders.measuring import SHORT
 from tests.builders.pictures import parquet, png
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 8, 8, 3), dtype=np.uint8)
@@ -46,16 +48,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def build(folder: Path, *overrides: str) -> Report:
-    with short_blocks():
-        built = edgekd.build(
-            folder,
-            "x86-cpu",
-            overrides=overrides,
-            output=folder / "build",
-            cache=folder / "cache",
-            ask=lambda question: True,
-        )
+def build(folder: Path, *overrides: str, timing: Timing = SHORT) -> Report:
+    built = edgekd.build(
+        folder,
+        "x86-cpu",
+        overrides=overrides,
+        output=folder / "build",
+        cache=folder / "cache",
+        ask=lambda question: True,
+        timing=timing,
+    )
     assert isinstance(built, Report)
     return built
 
@@ -82,3 +84,9 @@ def test_another_test_file_trains_nothing(folder: Path) -> None:
 
 def test_another_budget_makes_nothing_anew(folder: Path) -> None:
     assert not made(build(folder, "budget.min_accuracy=1"))
+
+
+def test_another_timing_makes_nothing_anew_and_is_the_one_that_is_reported(folder: Path) -> None:
+    report = build(folder, "budget.min_accuracy=2", timing=replace(SHORT, blocks=4))
+    assert not made(report)
+    assert report.chosen.latency is not None and len(report.chosen.latency.block_medians_ms) == 4

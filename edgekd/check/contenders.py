@@ -23,7 +23,7 @@ from edgekd.figures.figures import Estimate, Latency, OnDevice, Score
 from edgekd.measure.estimate.estimate import estimate
 from edgekd.measure.fitness import is_architecture
 from edgekd.measure.on_candidates import measure_candidates
-from edgekd.measure.protocol import Call
+from edgekd.measure.protocol import Call, Timing
 from edgekd.measure.timings import Timings, time_models
 from edgekd.models.adapt import resized
 from edgekd.recipe import Recipe
@@ -50,6 +50,7 @@ def timed_here(
     candidates: Mapping[str, Artifact],
     scores: Mapping[str, Score],
     teacher: Trained | None,
+    timing: Timing,
 ) -> TimedHere:
     """The candidates and the teacher, timed here in turns at batch 1 on one thread.
 
@@ -62,7 +63,7 @@ def timed_here(
         runner = _teacher_runner(teacher, problems.teacher)
         others["teacher"] = _teacher_call(runner, teacher, problems.teacher)
     threads = torch.get_num_threads()
-    timings = time_models({name: artifact / MODEL for name, artifact in candidates.items()}, one, others)
+    timings = time_models({name: artifact / MODEL for name, artifact in candidates.items()}, one, others, timing)
     torch.set_num_threads(threads)  # a torch teacher was timed on one
     found = [
         _contender(name, artifact / MODEL, scores[name], timings, target)

@@ -25,6 +25,7 @@ from edgekd.export.lint import Finding, lint
 from edgekd.figures.devices import not_yet, with_device
 from edgekd.figures.figures import Candidate, Check, Dropped, Latency, OnDevice, Report, Score
 from edgekd.figures.metric import Drop, Judged, Metric, drop_of
+from edgekd.measure.protocol import PROTOCOL, Timing
 from edgekd.recipe import Recipe
 from edgekd.runtime.runners import machine, versions
 from edgekd.steps.attempts import none_left
@@ -59,12 +60,19 @@ class Compared:
 
 
 def evaluate(
-    recipe: Recipe, target: Target, run: Cache, problems: Problems, taught: Taught, exported: Exported, device: str = ""
+    recipe: Recipe,
+    target: Target,
+    run: Cache,
+    problems: Problems,
+    taught: Taught,
+    exported: Exported,
+    device: str = "",
+    timing: Timing = PROTOCOL,
 ) -> Report:
     """Measure the candidates, here or on the named device, and choose among them; nothing of this is cached."""
     test, trained = problems.student.open_test(), exported.student.weights
     assert trained is not None  # build has trained it
-    compared = compare(recipe, target, run, problems, taught, exported, device)
+    compared = compare(recipe, target, run, problems, taught, exported, device, timing)
     chosen = choose(compared.contenders, recipe.budget, compared.teacher)
     shipped = next(candidate for candidate in chosen if candidate.shipped)
     dropped, scores = {**exported.dropped, **compared.failed}, exported.scores[shipped.name]
@@ -103,7 +111,14 @@ def evaluate(
 
 
 def compare(
-    recipe: Recipe, target: Target, run: Cache, problems: Problems, taught: Taught, exported: Exported, device: str
+    recipe: Recipe,
+    target: Target,
+    run: Cache,
+    problems: Problems,
+    taught: Taught,
+    exported: Exported,
+    device: str,
+    timing: Timing,
 ) -> Compared:
     """Time the candidates and find what speaks against each. Raises ExportError where none is left."""
     test, candidates, scores = problems.student.open_test(), dict(exported.candidates), exported.scores
@@ -114,7 +129,7 @@ def compare(
     own = {name: score_of(score, test) for name, score in scores.items()}
     student = score_of(in_float(exported), test)
     teacher = score_of(taught.scores, test) if taught.scores is not None else None
-    timed = timed_here(recipe, target, problems, candidates, own, next(iter(taught.teachers), None))
+    timed = timed_here(recipe, target, problems, candidates, own, next(iter(taught.teachers), None), timing)
     for name, reason in timed.failed.items():
         say(f"  {name} was dropped: {reason}")
         candidates.pop(name, None)

@@ -1,4 +1,4 @@
-"""measure, interleave: time calls in blocks; Series: their percentiles, interval and stability; faster: the verdict.
+"""measure, interleave: time calls in blocks, as long as Timing says; Series: percentiles, interval and stability; faster: the verdict.
 
 Timing and statistics are apart: a `Series` can be made by hand from any blocks of milliseconds.
 """
@@ -26,6 +26,28 @@ STABLE_WITHIN = 0.05
 P99_NEEDS = 1000
 MIN_BLOCKS = 3
 THINNED_TO = 2000
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long calls are timed; the defaults are the protocol's.
+
+    Raises ValueError for fewer than three blocks: no stability could be told from them.
+    """
+
+    warmup_s: float = 1.0
+    blocks: int = MIN_BLOCKS
+    min_block_s: float = 1.0
+    min_n: int = 60  # samples of all blocks together
+
+    def __post_init__(self) -> None:
+        if self.blocks < MIN_BLOCKS:
+            raise ValueError(
+                f"blocks = {self.blocks}; at least {MIN_BLOCKS} are needed to tell whether the machine was stable"
+            )
+
+
+PROTOCOL = Timing()
 
 
 @runtime_checkable
@@ -170,47 +192,28 @@ def _interval(figure: Series | Latency) -> tuple[float, float]:
     return figure.interval_ms if isinstance(figure, Series) else (figure.low_ms, figure.high_ms)
 
 
-def measure(
-    fn: Call,
-    *,
-    warmup_s: float = 1.0,
-    blocks: int = MIN_BLOCKS,
-    min_block_s: float = 1.0,
-    min_n: int = 60,
-    clock_ns: Clock = time.perf_counter_ns,
-) -> Series:
-    """Time `fn` alone; the settings are those of `interleave`."""
-    return interleave(
-        {"fn": fn}, warmup_s=warmup_s, blocks=blocks, min_block_s=min_block_s, min_n=min_n, clock_ns=clock_ns
-    )["fn"]
+def measure(fn: Call, timing: Timing = PROTOCOL, *, clock_ns: Clock = time.perf_counter_ns) -> Series:
+    """Time `fn` alone."""
+    return interleave({"fn": fn}, timing, clock_ns=clock_ns)["fn"]
 
 
 def interleave(
-    fns: Mapping[str, Call],
-    *,
-    warmup_s: float = 1.0,
-    blocks: int = MIN_BLOCKS,
-    min_block_s: float = 1.0,
-    min_n: int = 60,
-    clock_ns: Clock = time.perf_counter_ns,
+    fns: Mapping[str, Call], timing: Timing = PROTOCOL, *, clock_ns: Clock = time.perf_counter_ns
 ) -> dict[str, Series]:
     """Time several calls in turns, so that the machine's noise hits all alike.
 
     Each is warmed up for `warmup_s`; then every round takes one block of each, the order reversed every second round.
     A block lasts at least `min_block_s` and takes at least its share of the `min_n` samples; it starts after a tenth
     of the warm-up, unrecorded, that brings the caches back from the candidate before.
-
-    Raises ValueError for fewer than three blocks: no stability could be told from them.
     """
-    if blocks < MIN_BLOCKS:
-        raise ValueError(f"blocks = {blocks}; at least {MIN_BLOCKS} are needed to tell whether the machine was stable")
     for fn in fns.values():
-        _time_block(fn, warmup_s, 1, clock_ns)
+        _time_block(fn, timing.warmup_s, 1, clock_ns)
     taken: dict[str, list[NDArray[np.float64]]] = {name: [] for name in fns}
-    for round_number in range(blocks):
+    share = math.ceil(timing.min_n / timing.blocks)
+    for round_number in range(timing.blocks):
         for name in list(fns) if round_number % 2 == 0 else reversed(list(fns)):
-            _time_block(fns[name], warmup_s / 10, 1, clock_ns)
-            taken[name].append(_time_block(fns[name], min_block_s, math.ceil(min_n / blocks), clock_ns))
+            _time_block(fns[name], timing.warmup_s / 10, 1, clock_ns)
+            taken[name].append(_time_block(fns[name], timing.min_block_s, share, clock_ns))
     return {name: Series(tuple(series)) for name, series in taken.items()}
 
 

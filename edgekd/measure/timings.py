@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgekd.errors import ModelError
-from edgekd.measure.protocol import Call, Series, interleave
+from edgekd.measure.protocol import PROTOCOL, Call, Series, Timing, interleave
 from edgekd.runtime.runners import Batch, OnnxRunner, TimedThere, peak_memory_mb
 from edgekd.runtime.sessions import Ended
 
@@ -22,7 +22,9 @@ class Timings:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def time_models(models: Mapping[str, Path], one: Batch, others: Mapping[str, Call]) -> Timings:
+def time_models(
+    models: Mapping[str, Path], one: Batch, others: Mapping[str, Call], timing: Timing = PROTOCOL
+) -> Timings:
     """Each model in a process of its own, and `others` beside them, on the batch `one` as the models take it.
 
     What this machine only rounds to bf16 is opened and not timed: the casts would be.
@@ -36,7 +38,7 @@ def time_models(models: Mapping[str, Path], one: Batch, others: Mapping[str, Cal
         except ModelError as error:
             found.failed[name] = str(error)
     calls = {name: runner.timed(one) for name, runner in runners.items() if not runner.rounds_to_bf16}
-    found.series = _in_turns({**calls, **others}, found.failed)
+    found.series = _in_turns({**calls, **others}, timing, found.failed)
     for runner in runners.values():
         runner.close()
     for name in calls:
@@ -48,11 +50,11 @@ def time_models(models: Mapping[str, Path], one: Batch, others: Mapping[str, Cal
     return found
 
 
-def _in_turns(calls: dict[str, Call], failed: dict[str, str]) -> dict[str, Series]:
+def _in_turns(calls: dict[str, Call], timing: Timing, failed: dict[str, str]) -> dict[str, Series]:
     """Where one fails, the others begin again without it: all must have seen the same rounds."""
     while calls:
         try:
-            return interleave(calls)
+            return interleave(calls, timing)
         except Ended as error:
             name = next(
                 name for name, call in calls.items() if isinstance(call, TimedThere) and call.session is error.session

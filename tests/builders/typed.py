@@ -10,10 +10,11 @@ from pathlib import Path
 from unittest import mock
 
 from edgekd.cli import main
+from tests.builders.measuring import SHORT
 
 
 def typed(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """What `edgekd WORDS` prints in the folder `cwd`, and its exit code."""
+    """What `edgekd WORDS` prints in the folder `cwd`, and its exit code; a build times its candidates for milliseconds."""
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
     code: object = 0
     with (
@@ -23,7 +24,7 @@ def typed(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         mock.patch.object(sys, "argv", ["edgekd", *words]),
     ):
         try:
-            main()
+            main(SHORT)
         except SystemExit as end:
             code = end.code
     texts = [stream.buffer.getvalue().decode() for stream in (out, err)]  # type: ignore[attr-defined]

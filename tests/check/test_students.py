@@ -9,6 +9,7 @@ import pytest
 import edgekd
 from edgekd.errors import EdgekdError, ExportError, ModelError, QuantizationError, UnknownLayerError
 from edgekd.recipe import load_recipe
+from tests.builders.measuring import SHORT
 from tests.builders.recipes import TINY
 
 STUDENTS = """
@@ -81,7 +82,7 @@ def build(folder: Path, student: str, *overrides: str) -> edgekd.Report:
     (folder / "students.py").write_text(STUDENTS)
     (folder / "edgekd.toml").write_text(TINY)
     recipe = load_recipe(folder, [f"student.model=python:{folder / 'students.py'}:{student}", *overrides])
-    return edgekd.build(recipe, "jetson-xavier-nx", output=folder / "build", cache=folder / "cache")
+    return edgekd.build(recipe, "jetson-xavier-nx", output=folder / "build", cache=folder / "cache", timing=SHORT)
 
 
 @pytest.mark.parametrize(
@@ -120,19 +121,16 @@ def test_a_layer_that_keep_float_does_not_find_is_told_before_training(tmp_path:
     assert not list((tmp_path / "cache").glob("*distill*"))
 
 
-@pytest.mark.usefixtures("short_measurements")
 @pytest.mark.parametrize("student", ["Roots", "Codes"])
 def test_a_student_that_takes_what_pictures_hold_alone_passes_the_rehearsal(student: str, tmp_path: Path) -> None:
     report = build(tmp_path, student, "quantize.mode=ptq", "data.mean=[0.0]", "data.std=[1.0]")
     assert "int8" in {candidate.name for candidate in report.candidates}
 
 
-@pytest.mark.usefixtures("short_measurements")
 def test_a_student_that_was_run_once_is_no_lazy_one(tmp_path: Path) -> None:
     assert build(tmp_path, "begun").chosen.name in ("fp32", "fp16")
 
 
-@pytest.mark.usefixtures("short_measurements")
 def test_what_the_target_would_refuse_is_told_before_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

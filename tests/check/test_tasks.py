@@ -23,9 +23,8 @@ from edgekd.recipe import load_recipe
 from edgekd.recipe.losses import Loss
 from edgekd.tasks.classify import Classify
 from edgekd.tasks.protocol import Labels
+from tests.builders.measuring import SHORT
 from tests.builders.recipes import RECIPE
-
-pytestmark = pytest.mark.usefixtures("short_measurements")
 
 DIGITS = "python:tests.check.test_tasks:digits"
 TASK = 'tasks=[{{name="parity", label="parity", teacher={{model="edgekd:resnet8", weights="{weights}", args={{width=8}}}}}}]'
@@ -82,7 +81,8 @@ def build(folder: Path, weights: Path, *overrides: str) -> edgekd.Report:
     (folder / "edgekd.toml").write_text(RECIPE)
     given = [f"data.train={DIGITS}", f"data.test={DIGITS}", "teacher.train_epochs=3", TASK.format(weights=weights)]
     recipe = load_recipe(folder, [*given, *overrides])
-    return edgekd.build(recipe, "x86-cpu", output=folder / "build", cache=folder / "cache", ask=lambda question: True)
+    places = {"output": folder / "build", "cache": folder / "cache"}
+    return edgekd.build(recipe, "x86-cpu", ask=lambda question: True, timing=SHORT, **places)
 
 
 def test_each_task_is_learnt_and_is_an_output_of_what_ships(tmp_path: Path, weights: Path) -> None:

@@ -35,6 +35,7 @@ from edgekd.steps.record import record_teacher, score_teacher
 from edgekd.steps.trained import Trained
 from edgekd.tasks.classify import Classify
 from edgekd.tasks.scores import valued
+from tests.builders.measuring import SHORT
 from tests.builders.recipes import DIGITS, RECIPE
 
 DATA = Data(train=DIGITS, test=DIGITS, mean=(0.5,), std=(0.5,))
@@ -409,9 +410,7 @@ def test_what_a_task_s_teacher_is_reaches_every_reader() -> None:
     assert Network.of(given).model_dump(exclude_defaults=True) == given.model_dump(exclude_defaults=True)
 
 
-def test_a_build_with_a_teacher_that_is_other_in_everything(
-    tmp_path: Path, onnx_file: Write, short_measurements: None
-) -> None:
+def test_a_build_with_a_teacher_that_is_other_in_everything(tmp_path: Path, onnx_file: Write) -> None:
     """16 x 16 pixels, one at a time, probabilities, another order; beside one that is as the data asks for."""
     (tmp_path / "edgekd.toml").write_text(RECIPE)
     odd = {"outputs": '"probabilities"', "classes": str(list(names_of(TURNED))).replace("'", '"'), "size": "[16, 16]"}
@@ -421,7 +420,8 @@ def test_a_build_with_a_teacher_that_is_other_in_everything(
         *(f"teacher.{key}={value}" for key, value in odd.items()), f'teacher.also=[{{model="{onnx_file()}"}}]',
         "quantize.mode=none",
     ]  # fmt: skip
-    report = edgekd.build(tmp_path, "x86-cpu", overrides=overrides, output=tmp_path / "b", cache=tmp_path / "cache")
+    places = {"output": tmp_path / "b", "cache": tmp_path / "cache"}
+    report = edgekd.build(tmp_path, "x86-cpu", overrides=overrides, timing=SHORT, **places)
     assert report.teacher is not None and report.teacher.value > 85 and report.teacher_latency is not None
     assert any("gives probabilities, takes 16 x 16, classes by name" in how for _, how in report.summary)
     shutil.rmtree(tmp_path / "b")

@@ -14,15 +14,15 @@ from edgekd.measure.compare import compare_on
 from edgekd.recipe import load_recipe
 from tests.builders.bundles import write
 from tests.builders.devices import FakeFaultyDevice, here
+from tests.builders.measuring import SHORT
 from tests.builders.recipes import RECIPE
 
 
-@pytest.mark.usefixtures("short_measurements")
 def test_the_accuracy_there_is_that_of_the_same_samples_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEKD_CACHE", str(tmp_path / "cache"))
     (tmp_path / "edgekd.toml").write_text(RECIPE)
     recipe = load_recipe(tmp_path, ["quantize.mode=none"])
-    report = edgekd.build(recipe, "x86-cpu", output=tmp_path / "build", cache=tmp_path / "cache")
+    report = edgekd.build(recipe, "x86-cpu", output=tmp_path / "build", cache=tmp_path / "cache", timing=SHORT)
     bundle = tmp_path / "build" / recipe.name / "x86-cpu"
 
     rows = compare_on(here(tmp_path / "work"), bundle, samples=10**6)

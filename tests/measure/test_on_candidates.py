@@ -24,6 +24,7 @@ from edgekd.measure.side_by_side import measure_all
 from edgekd.recipe import Budget, Recipe
 from edgekd.target import load_target
 from tests.builders.bundles import UINT8
+from tests.builders.measuring import SHORT
 
 HERE, ELSEWHERE = ("x86-cpu", "raspberry-pi-5") if os.uname().machine == "x86_64" else ("raspberry-pi-5", "x86-cpu")
 ACCURACY = Score(value=90.0, low=89.0, high=91.0, n=1000, split="test", runtime="r")
@@ -107,15 +108,15 @@ def test_a_device_of_another_kind_is_refused_before_anything_is_trained(short_di
 
 
 @pytest.mark.slow
-def test_a_build_is_decided_on_the_device(short_digits: Recipe, tmp_path: Path, short_measurements: None) -> None:
+def test_a_build_is_decided_on_the_device(short_digits: Recipe, tmp_path: Path) -> None:
     recipe = short_digits.model_copy(update={"budget": Budget(p90_latency_ms=1e9)})
-    report = build(recipe, HERE, output=tmp_path, cache=tmp_path / "stages", device="local")
+    report = build(recipe, HERE, output=tmp_path, cache=tmp_path / "stages", device="local", timing=SHORT)
 
     (found,) = report.devices
     assert found.device == "local" and found.golden_ok
     verdicts = {check.name: check.verdict for check in report.checks}
     assert verdicts["p90_latency_ms"] == ("unstable" if found.unstable else "pass")
-    again = build(recipe, HERE, output=tmp_path, cache=tmp_path / "stages", device="local")
+    again = build(recipe, HERE, output=tmp_path, cache=tmp_path / "stages", device="local", timing=SHORT)
     assert again.devices == report.devices  # nothing changed, so nothing was measured again
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgekd.figures.figures import Latency
-from edgekd.measure.protocol import Series, bootstrap_interval, faster, interleave, measure
+from edgekd.measure.protocol import Series, Timing, bootstrap_interval, faster, interleave, measure
 
 
 class FakeClock:
@@ -147,7 +147,7 @@ def test_warm_up_calls_are_not_in_the_series() -> None:
     def call() -> None:
         clock.takes(next(costs, 1.0))
 
-    series = measure(call, warmup_s=1.0, min_block_s=0.01, min_n=3, clock_ns=clock)
+    series = measure(call, Timing(warmup_s=1.0, min_block_s=0.01, min_n=3), clock_ns=clock)
 
     assert set(series.samples_ms) == {1.0}
 
@@ -155,8 +155,8 @@ def test_warm_up_calls_are_not_in_the_series() -> None:
 def test_a_block_lasts_its_time_and_takes_its_samples() -> None:
     clock = FakeClock()
 
-    long = measure(lambda: clock.takes(2.0), warmup_s=0, min_block_s=0.02, min_n=3, clock_ns=clock)
-    many = measure(lambda: clock.takes(2.0), warmup_s=0, min_block_s=0.002, min_n=30, clock_ns=clock)
+    long = measure(lambda: clock.takes(2.0), Timing(warmup_s=0, min_block_s=0.02, min_n=3), clock_ns=clock)
+    many = measure(lambda: clock.takes(2.0), Timing(warmup_s=0, min_block_s=0.002, min_n=30), clock_ns=clock)
 
     assert [block.size for block in long.blocks_ms] == [10, 10, 10]
     assert [block.size for block in many.blocks_ms] == [10, 10, 10]
@@ -172,10 +172,7 @@ def test_interleaved_candidates_take_turns_and_change_places() -> None:
 
     series = interleave(
         {"a": lambda: candidate("a", 1.0), "b": lambda: candidate("b", 3.0)},
-        warmup_s=0,
-        blocks=4,
-        min_block_s=0,
-        min_n=4,
+        Timing(warmup_s=0, blocks=4, min_block_s=0, min_n=4),
         clock_ns=clock,
     )
 
@@ -186,7 +183,7 @@ def test_interleaved_candidates_take_turns_and_change_places() -> None:
 
 def test_fewer_than_three_blocks_are_refused() -> None:
     with pytest.raises(ValueError, match="blocks = 2"):
-        measure(lambda: None, blocks=2)
+        Timing(blocks=2)
 
 
 def test_latency_carries_its_conditions() -> None:

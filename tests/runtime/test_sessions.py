@@ -15,11 +15,12 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekd.measure.protocol import interleave
+from edgekd.measure.protocol import Timing, interleave
 from edgekd.measure.timings import time_models
 from edgekd.runtime import sessions
 from edgekd.runtime.runners import OnnxRunner
 from edgekd.runtime.sessions import Ended, Process, Refused, Session
+from tests.builders.measuring import SHORT
 
 WEIGHTS = np.arange(12, dtype=np.float32).reshape(3, 4)
 
@@ -113,14 +114,13 @@ def test_the_times_are_taken_in_the_model_s_process(tmp_path: Path) -> None:
     """A question and its answer take longer than the product of nine numbers: that is in no figure."""
     runner = OnnxRunner(product(tmp_path / "a.onnx"))
     x = np.zeros((1, 3), np.float32)
-    series = interleave(
-        {"there": runner.timed(x), "asked": lambda: runner.run(x)}, warmup_s=0.01, min_block_s=0.02, min_n=30
-    )
+    asked = {"there": runner.timed(x), "asked": lambda: runner.run(x)}
+    series = interleave(asked, Timing(warmup_s=0.01, min_block_s=0.02, min_n=30))
     assert len(series["there"].blocks_ms) == 3 and 0 < series["there"].p50_ms < series["asked"].p50_ms
 
 
 def test_one_that_ends_while_it_is_timed_falls_out_and_the_others_are_timed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_measurements: None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its process is killed in the second round; the other's series has every block."""
     files = {name: product(tmp_path / f"{name}.onnx") for name in ("one", "two")}
@@ -133,7 +133,7 @@ def test_one_that_ends_while_it_is_timed_falls_out_and_the_others_are_timed(
         return own(self, *words)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Session, "time", time_or_die)
-    found = time_models(files, np.zeros((1, 3), np.float32), {})
+    found = time_models(files, np.zeros((1, 3), np.float32), {}, SHORT)
     assert list(found.series) == ["one"] and len(found.series["one"].blocks_ms) == 3
     assert "SIGKILL" in found.failed["two"] and "while it was timed" in found.failed["two"]
     assert found.memory_mb["one"] is not None

@@ -23,6 +23,7 @@ from edgekd.runtime import runners
 from edgekd.runtime.runners import OnnxRunner
 from edgekd.runtime.sessions import Ended
 from edgekd.steps.attempts import Attempts
+from tests.builders.measuring import SHORT
 from tests.builders.recipes import TINY
 
 # onnxruntime 1.31 ends the process in its pass NchwcTransformer on the fp16 graph of `vit`, which edgekd therefore leaves out.
@@ -64,7 +65,6 @@ def plain(num_classes):
 def leaves(num_classes):
     return Leaves(num_classes)
 """
-pytestmark = pytest.mark.usefixtures("short_measurements")
 
 
 @pytest.fixture
@@ -75,7 +75,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def built(folder: Path, *overrides: str) -> tuple[edgekd.Report, Path]:
-    report = edgekd.build(load_recipe(folder, overrides), "jetson", output=folder / "build", cache=folder / "cache")
+    recipe = load_recipe(folder, overrides)
+    report = edgekd.build(recipe, "jetson", output=folder / "build", cache=folder / "cache", timing=SHORT)
     return report, folder / "build" / folder.name / "jetson-orin-nano"
 
 

@@ -24,6 +24,7 @@ from edgekd.steps.teaching import TaskTeaching, Teaching
 from edgekd.steps.trained import Trained
 from edgekd.target import Quantization, load_target
 from edgekd.tasks.classify import TOP1, Classify
+from tests.builders.measuring import SHORT
 from tests.builders.networks import Block, images, seeded
 from tests.builders.recipes import RECIPE
 from tests.builders.schemes import JETSON, ONNXRUNTIME, TENSORRT
@@ -154,11 +155,11 @@ def test_what_no_rule_covers_is_named_with_its_share() -> None:
         assert float_operators(prepare(seeded(Block()), scheme, (images(2),))) == []
 
 
-@pytest.mark.usefixtures("short_measurements")
 def test_the_report_tells_the_path_and_the_table(tmp_path: Path) -> None:
     (tmp_path / "edgekd.toml").write_text(RECIPE)
     overrides = ["quantize.mode=auto", "quantize.calibration=entropy", "quantize.calibration_samples=64"]
-    report = edgekd.build(tmp_path, "x86-cpu", overrides=overrides, output=tmp_path / "build", cache=tmp_path / "cache")
+    places = {"output": tmp_path / "build", "cache": tmp_path / "cache"}
+    report = edgekd.build(tmp_path, "x86-cpu", overrides=overrides, timing=SHORT, **places)
     taken = [step for step in report.quantization_path if step.taken]
     assert len(taken) == 1 and (taken[0].holds or report.quantization_path[-1].name == "qat")
     page = (tmp_path / "build" / tmp_path.name / "x86-cpu" / "report.html").read_text()
