@@ -83,14 +83,14 @@ def test_what_leaves_the_folder_is_refused_by_all_that_open_a_model(opener: str,
     (folder / "link").symlink_to(folder.parent / "secret")
     (folder / "up").symlink_to(folder.parent)
     file = product(external(location[where]), folder / "m.onnx")
-    with pytest.raises(EdgekdError, match=r"which leaves the model's folder|which is a link") as told:
+    with pytest.raises(EdgekdError, match=r"'w' .*', .*(leaves|link)") as told:
         OPENERS[opener](file)
     assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize("where", ["weight", "attribute", "branch", "function"])
 def test_tensors_are_found_wherever_they_stand(where: str, folder: Path) -> None:
-    with pytest.raises(ModelError, match="which leaves the model's folder"):
+    with pytest.raises(ModelError, match=r"'w' .*'\.\./secret', .*leaves"):
         check_external_data(product(external("../secret"), folder / "m.onnx", where=where))
 
 
@@ -145,7 +145,7 @@ def test_the_command_says_it_in_a_line(
         with pytest.raises(SystemExit) as end:
             main()
         said = capsys.readouterr().err
-        assert end.value.code == 2 and said.count("\n") == 1 and "which leaves the model's folder" in said
+        assert end.value.code == 2 and said.count("\n") == 1 and "leaves the model's folder" in said
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 100, b"\x08\x07", onnx.ModelProto().SerializeToString()])

@@ -96,7 +96,7 @@ def test_a_name_that_was_never_validated_is_refused_before_anything_is_made(tmp_
     for given, target in (
         (digits.model_copy(update={"name": "../../x"}), box), (digits, box.model_copy(update={"name": "/tmp/x"})),
     ):  # fmt: skip
-        with pytest.raises(RecipeError, match="it names a folder"):
+        with pytest.raises(RecipeError, match=r"name.* no / or"):
             build(given, target, output=tmp_path / "out", cache=tmp_path / "cache")
     assert list(tmp_path.iterdir()) == []
 
@@ -169,5 +169,5 @@ def test_a_report_from_elsewhere_moves_no_cursor(tmp_path: Path, capsys: pytest.
 def test_the_seen_inputs_are_refused(shared: Path) -> None:
     for file in sorted((shared / "faults" / "recipes").glob("*.toml")):
         refusal(file)
-    with pytest.raises(RecipeError, match="it names a folder"):
+    with pytest.raises(RecipeError, match=r"name.* no / or"):
         load_target(str(shared / "faults" / "target-name-traversal" / "name_trav.toml"))

@@ -97,7 +97,7 @@ def test_a_failed_write_leaves_the_old_bundle_and_no_draft(tmp_path: Path) -> No
     bundle = write(tmp_path)
     unwritable = tuple(one.model_copy(update={"size_mb": math.nan}) for one in report().candidates)
 
-    with pytest.raises(BundleError, match=r"manifest\.json cannot be written as JSON"):
+    with pytest.raises(BundleError, match=r"manifest\.json .*JSON.*nan"):
         write(tmp_path, report=report().model_copy(update={"candidates": unwritable}))
 
     assert not failures(bundle)
@@ -108,7 +108,7 @@ def test_a_folder_of_other_files_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "bundle").mkdir()
     (tmp_path / "bundle" / "thesis.txt").write_text("years of work")
 
-    with pytest.raises(BundleError, match="holds files but no"):
+    with pytest.raises(BundleError, match=r"no manifest\.json.*another place"):
         write(tmp_path)
 
     assert (tmp_path / "bundle" / "thesis.txt").read_text() == "years of work"
@@ -117,7 +117,7 @@ def test_a_folder_of_other_files_is_not_replaced(tmp_path: Path) -> None:
 def test_golden_outputs_that_the_model_does_not_give_are_refused(tmp_path: Path) -> None:
     golden = Golden(np.zeros((1, 4, 4, 3), np.uint8), {"": np.ones((1, 3), np.float32)}, {"": 0.5})
 
-    with pytest.raises(BundleError, match="does not give the golden outputs"):
+    with pytest.raises(BundleError, match=r"made\.onnx .*tolerance 0\.5"):
         write(tmp_path, golden=golden)
 
 
@@ -138,7 +138,7 @@ def test_a_model_name_that_leaves_the_bundle_is_refused(tmp_path: Path) -> None:
     model = tmp_path / "x.onnx"
     onnx.save(onnx.parser.parse_model(UINT8), model)
 
-    with pytest.raises(BundleError, match="plain file name"):
+    with pytest.raises(BundleError, match=r"'\.\./x\.onnx'"):
         write(tmp_path, models={"model.onnx": model, "../x.onnx": model})
 
 
@@ -202,7 +202,7 @@ def test_a_further_output_that_differs_is_told_wherever_outputs_are_proved(tmp_p
     assert "bright: max difference 0.01 (tolerance 0.0001)" in failures(bundle)["stored outputs"]
     assert "FAILED  stored outputs" in run(bundle, "--verify", code=3)
     device = Local("here", str(tmp_path / "work"))
-    with pytest.raises(DeviceError, match=r"not what this device computes: .*bright: max difference 0\.01"):
+    with pytest.raises(DeviceError, match=r"here: .*bright: .*0\.01"):
         verify_on(device, bundle)
     assert measure_on(device, trial_of(bundle), Options()).golden_ok is False
 
@@ -224,7 +224,7 @@ def test_a_manifest_path_that_leaves_the_folder_is_refused(tmp_path: Path, name:
     manifest["files"][name] = "0" * 64
     (bundle / "manifest.json").write_text(json.dumps(manifest))
 
-    with pytest.raises(BundleError, match="leaves the bundle"):
+    with pytest.raises(BundleError, match=r"manifest\.json .*leaves"):
         verify_bundle(bundle)
     run(bundle, "--verify", code=3)
 
@@ -235,7 +235,7 @@ def test_a_manifest_that_does_not_list_the_model_is_refused(tmp_path: Path) -> N
     del manifest["files"]["model.onnx"]
     (bundle / "manifest.json").write_text(json.dumps(manifest))
 
-    with pytest.raises(BundleError, match=r"does not list \['model.onnx'\]"):
+    with pytest.raises(BundleError, match=r"manifest\.json .*\['model\.onnx'\]"):
         verify_bundle(bundle)
 
 
@@ -251,7 +251,7 @@ def test_a_broken_manifest_is_refused(tmp_path: Path, content: str) -> None:
 
 
 def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="is no bundle"):
+    with pytest.raises(BundleError, match=r"no bundle: .*manifest\.json"):
         verify_bundle(tmp_path)
 
 
@@ -404,7 +404,7 @@ def test_what_a_device_finds_out_later_is_in_the_readme_too_and_goes_again(tmp_p
     assert "NOT TO SHIP" not in before
     add_to_report(bundle, lambda report, _: report.model_copy(update={"checks": (MISSED,)}))
     assert (bundle / "README.txt").read_text().startswith("NOT TO SHIP")
-    with pytest.raises(NotToShipError, match=r"1 check missed \(size_mb\).*--anyway ships it all the same"):
+    with pytest.raises(NotToShipError, match=r"\(size_mb\).*--anyway"):
         refuse_not_to_ship(bundle)
     add_to_report(bundle, lambda report, _: report.model_copy(update={"checks": ()}))
     assert (bundle / "README.txt").read_text() == before and all(ok for _, ok, _ in verify_bundle(bundle))

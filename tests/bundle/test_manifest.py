@@ -183,10 +183,10 @@ def test_a_value_of_another_kind_is_refused_in_a_line_that_names_the_key(
     table[int(last) if isinstance(table, list) else last] = value
     (tmp_path / "manifest.json").write_text(json.dumps(content))
 
-    with pytest.raises(BundleError, match=r"manifest\.json cannot be read as a manifest: ") as told:
+    with pytest.raises(BundleError, match=r"manifest\.json cannot be read") as told:
         read_manifest(tmp_path)
 
-    told_of = str(told.value).partition("cannot be read as a manifest: ")[2]
+    told_of = str(told.value).partition("manifest.json")[2]
     # run.py's own rules come first; of these two tables they name no more than the table
     assert key in told_of or (way in (["golden"], ["input"]) and f"`{way[0]}" in told_of), told_of
     assert "\n" not in told_of and len(told_of) < 200
@@ -195,7 +195,7 @@ def test_a_value_of_another_kind_is_refused_in_a_line_that_names_the_key(
 def test_a_key_that_a_terminal_would_take_otherwise_is_shown_as_it_is_written(made: Path, tmp_path: Path) -> None:
     content = listed(made) | {"tasks": {"a\nb\x1b[2J" + "x" * 1000: 1}}
     (tmp_path / "manifest.json").write_text(json.dumps(content))
-    with pytest.raises(BundleError, match=r"`tasks\.a\\nb\\x1b\[2Jx+`: it should be") as told:
+    with pytest.raises(BundleError, match=r"`tasks\.a\\nb\\x1b\[2Jx+`") as told:
         read_manifest(tmp_path)
     assert str(told.value).isprintable() and len(str(told.value)) < 400
 
@@ -204,6 +204,6 @@ def test_a_key_that_a_terminal_would_take_otherwise_is_shown_as_it_is_written(ma
 def test_values_that_no_file_could_hold_again_are_refused_in_a_line(made: Path, tmp_path: Path, text: str) -> None:
     content = json.dumps(listed(made) | {"of_another_edgekd": "HERE"}).replace('"HERE"', text)
     (tmp_path / "manifest.json").write_text(content)
-    with pytest.raises(BundleError, match="cannot be read as a manifest") as told:
+    with pytest.raises(BundleError, match=r"manifest\.json cannot be read") as told:
         read_manifest(tmp_path)
     assert "\n" not in str(told.value)

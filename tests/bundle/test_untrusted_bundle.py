@@ -92,7 +92,7 @@ def test_what_lies_beside_the_scripts_neither_runs_nor_passes(
     ):  # fmt: skip
         found, text = script(bundle, name, *words)
         assert found == code and "foreign code ran" not in text and "Traceback" not in text, text
-    with pytest.raises(BundleError, match="what is no file") if foreign is modules else nullcontext():
+    with pytest.raises(BundleError, match=r"bundle .*'numpy'") if foreign is modules else nullcontext():
         assert {"run.pyc", BYTECODE} <= set(failures(bundle))
 
 
@@ -178,7 +178,7 @@ def test_a_manifest_of_other_kinds_is_refused_in_a_line(
     bundle: Path, keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change(bundle, **keys)
-    assert "cannot be read as a manifest" in refused_everywhere(bundle, monkeypatch, capsys)
+    assert "manifest.json cannot be read" in refused_everywhere(bundle, monkeypatch, capsys)
 
 
 def test_a_manifest_larger_than_any_is_not_read(
@@ -262,7 +262,7 @@ def test_names_that_a_terminal_or_a_disk_would_take_otherwise_are_refused(
     bundle: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change(bundle, files={**listed(bundle)["files"], name: "0" * 64})
-    with pytest.raises(BundleError, match="leaves the bundle"):
+    with pytest.raises(BundleError, match=r"manifest\.json .*leaves"):
         verify_bundle(bundle)
     assert run_here(bundle, monkeypatch) == 3
     assert all(letter.isprintable() for letter in capsys.readouterr().out.replace("\n", ""))

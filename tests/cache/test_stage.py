@@ -140,7 +140,7 @@ def test_a_damaged_stamp_is_said_and_the_artifact_made_again(
     (artifact / "artifact.json").write_bytes(text.encode(errors="surrogateescape"))
     assert artifact.folder.name in list_cache(tmp_path)
     assert (Cache(tmp_path)(first, "x") / "a.txt").read_text() == "x"
-    assert RUNS == ["first", "first"] and "damaged (artifact.json cannot be read)" in capsys.readouterr().err
+    assert RUNS == ["first", "first"] and "damaged (artifact.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("part", ["name", "key", "seconds", "files", "size", "mtime_ns", "ctime_ns", "sha256", "path"])
@@ -262,7 +262,7 @@ def test_a_file_that_changes_while_a_stage_reads_it_is_told_and_the_stage_is_not
     file = tmp_path / "w.safetensors"
     file.write_text("old")
     model = Model(model="edgekd:resnet8", weights=str(file), args={"edited": True})
-    with pytest.raises(CacheError, match=r"w\.safetensors changed .* while 'weigh' read it; build again"):
+    with pytest.raises(CacheError, match=r"w\.safetensors .*'weigh'.*build again"):
         Cache(tmp_path / "cache")(weigh, model)
     assert not list((tmp_path / "cache").glob("*weigh-*"))
     assert (Cache(tmp_path / "cache")(weigh, model) / "a.txt").read_text() == "new"
@@ -276,7 +276,7 @@ def test_a_file_that_changed_before_a_stage_of_the_same_build_reads_it_is_refuse
     before = run.describe(model)
     file.write_text("new")
     assert run.describe(model) == before and run.changed() == [str(file)]
-    with pytest.raises(CacheError, match="changed"):
+    with pytest.raises(CacheError, match=r"w\.safetensors .*build again"):
         run(weigh, model)
     assert RUNS == []
 
@@ -330,7 +330,7 @@ def test_a_full_disk_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
     def full(*, out: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(out))
 
-    with pytest.raises(CacheError, match=r"no space left .* --prune"):
+    with pytest.raises(CacheError, match=r"no space .*--prune"):
         Cache(tmp_path)(full)
 
 
@@ -355,14 +355,14 @@ def test_weights_that_a_full_disk_does_not_take_are_told_as_that(small_disk: Pat
     def saves(*, out: Path) -> None:
         safetensors.torch.save_file({"w": torch.zeros(1_000_000)}, out / "w.safetensors")
 
-    with pytest.raises(CacheError, match="no space left"):
+    with pytest.raises(CacheError, match=r"no space .*--prune"):
         Cache(small_disk)(saves)
     assert not list(small_disk.glob("saves-*"))
 
 
 def test_a_cache_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CacheError, match="cannot write"):
+    with pytest.raises(CacheError, match=r"file/cache: .*--cache"):
         Cache(tmp_path / "file" / "cache")
 
 
@@ -384,7 +384,7 @@ def test_two_builds_of_the_same_stage_do_not_meet(tmp_path: Path) -> None:
 
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "holding\n"
-        with pytest.raises(CacheError, match=rf"process {other.pid}\) is making 'slow'"):
+        with pytest.raises(CacheError, match=rf"process {other.pid}\) .*'slow'.*--cache"):
             Cache(tmp_path)(slow)
         other.kill()
     assert Cache(tmp_path)(slow).folder.is_dir()
@@ -393,7 +393,7 @@ def test_two_builds_of_the_same_stage_do_not_meet(tmp_path: Path) -> None:
 def test_pruning_frees_what_was_not_used_for_the_days_given(tmp_path: Path) -> None:
     with Cache(tmp_path) as run:
         old, new = run(first, "old"), run(first, "new")
-        with pytest.raises(CacheError, match="uses the cache"):
+        with pytest.raises(CacheError, match=r"process \d+\) .*prune when"):
             prune_cache(tmp_path, days=0)
     week_ago = time.time() - 7 * 86400
     os.utime(old / "artifact.json", (week_ago, week_ago))

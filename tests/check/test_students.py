@@ -88,13 +88,13 @@ def build(folder: Path, student: str, *overrides: str) -> edgekd.Report:
 @pytest.mark.parametrize(
     ("student", "error", "message"),
     [
-        ("frozen", ModelError, "no weight of the student learns: of all its parameters requires_grad is False"),
-        ("lazy", ModelError, "has lazy layers, whose sizes are not known yet; run it once, where it is made"),
-        ("Auxiliary", ModelError, r"returns a tuple of 2 in training, and logits \[2, 10\] in evaluation"),
-        ("Random", QuantizationError, "answers at random: the same samples twice in evaluation mode differ"),
-        ("Mixes", QuantizationError, "answer to a sample depends on the others in its batch"),
-        ("Untranslated", ExportError, "ONNX has no translation for operator aten.linalg_matrix_exp"),
-        ("Branches", ExportError, "students.py"),
+        ("frozen", ModelError, "student .*requires_grad is False"),
+        ("lazy", ModelError, ":lazy' .*run it once"),
+        ("Auxiliary", ModelError, r"student .*tuple of 2 .*\[2, 10\]"),
+        ("Random", QuantizationError, r"Random .*training=self\.training"),
+        ("Mixes", QuantizationError, "Mixes.*running statistics"),
+        ("Untranslated", ExportError, r"operator aten\.linalg_matrix_exp"),
+        ("Branches", ExportError, r"students\.py:\d+ in forward"),
     ],
 )
 def test_what_cannot_ship_is_refused_before_it_is_trained(
@@ -106,7 +106,9 @@ def test_what_cannot_ship_is_refused_before_it_is_trained(
     assert not list((tmp_path / "cache").glob("*distill*")) and not (tmp_path / "build").exists()
 
 
-@pytest.mark.parametrize(("student", "message"), [("Random", "answers at random"), ("Mixes", "depends on the others")])
+@pytest.mark.parametrize(
+    ("student", "message"), [("Random", r"training=self\.training"), ("Mixes", "running statistics")]
+)
 def test_what_is_no_function_of_a_sample_is_refused_in_float_too(student: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(QuantizationError, match=message):
         build(tmp_path, student, "quantize.mode=none")
@@ -114,9 +116,7 @@ def test_what_is_no_function_of_a_sample_is_refused_in_float_too(student: str, m
 
 
 def test_a_layer_that_keep_float_does_not_find_is_told_before_training(tmp_path: Path) -> None:
-    with pytest.raises(
-        UnknownLayerError, match=r"keep_float = 'hed' names no operator of this model; .*Did you mean head"
-    ):
+    with pytest.raises(UnknownLayerError, match=r"keep_float = 'hed' .*Did you mean head"):
         build(tmp_path, "Plain", "quantize.mode=ptq", 'quantize.keep_float=["hed"]')
     assert not list((tmp_path / "cache").glob("*distill*"))
 
@@ -136,6 +136,6 @@ def test_what_the_target_would_refuse_is_told_before_training(
 ) -> None:
     report = build(tmp_path, "Determinants", "export.opset=17")
     told = capsys.readouterr().err.replace("\n", " ")
-    assert "would refuse this student" in told and "Det is not among the operators" in " ".join(told.split())
+    assert "would refuse this student" in told and "Det is not" in " ".join(told.split())
     assert told.index("would refuse this student") < told.index("distil")
     assert not report.ok

@@ -110,11 +110,11 @@ def test_each_task_is_learnt_and_is_an_output_of_what_ships(tmp_path: Path, weig
 @pytest.mark.parametrize(
     ("override", "text"),
     [
-        ('distill.losses=[{method="rkd", layers="auto"}]', "reads more than the logits of one head"),
-        ('distill.scheme="dml"', "dml reads more than the logits of one head"),
-        ("distill.generations=1", "not together with"),
-        ("student.heads={parity=2}", "unknown key 'heads'"),
-        ('tasks.0.name="logits"', "each names an output"),
+        ('distill.losses=[{method="rkd", layers="auto"}]', r"losses\.0\.method  rkd .*take kd"),
+        ('distill.scheme="dml"', r"losses\.0\.method  dml .*take kd"),
+        ("distill.generations=1", r"distill\.generations .*\[\[tasks\]\]"),
+        ("student.heads={parity=2}", r"student\.heads .*have: model"),
+        ('tasks.0.name="logits"', "tasks  names logits"),
     ],
 )
 def test_what_does_not_go_with_tasks_is_told_before_training(
@@ -127,5 +127,5 @@ def test_what_does_not_go_with_tasks_is_told_before_training(
 def test_a_teacher_of_other_classes_than_its_task_is_told_before_training(tmp_path: Path) -> None:
     file = tmp_path / "three.safetensors"
     safetensors.torch.save_file(resnet8(3, 1, width=8).state_dict(), file)
-    with pytest.raises(ModelError, match="its teacher gives 3 classes, column 'parity' has 2"):
+    with pytest.raises(ModelError, match=r"task parity: .* 3 classes, .*'parity' has 2"):
         build(tmp_path, file, "tasks.0.teacher.args={num_classes=3, width=8}")

@@ -122,7 +122,7 @@ def test_a_teacher_that_gives_no_logits_is_refused_with_what_to_write(
     assert f'write teacher.outputs = "{kind}"' in refused(samples, model, outputs=other)
     checked(samples, onnx_file())
     told = refused(samples, onnx_file(), outputs=kind)
-    assert f'teacher.outputs is "{kind}"' in told and "gives logits (its values reach from -" in told
+    assert f'teacher.outputs is "{kind}"' in told and "gives logits" in told
 
 
 def test_probabilities_and_their_logarithms_teach_what_the_logits_do(
@@ -181,12 +181,12 @@ def test_a_teacher_that_gives_nan_is_refused(samples: Samples, tmp_path: Path) -
         "def build():\n"
         "    return Broken()\n"
     )
-    assert "gives NaN on training pictures" in refused(samples, f"python:{tmp_path}/mine.py:build")
+    assert "gives NaN" in refused(samples, f"python:{tmp_path}/mine.py:build")
 
 
 def test_a_student_that_ends_in_a_softmax_is_refused() -> None:
     for end, told in ((nn.Softmax(1), "gives probabilities"), (nn.LogSoftmax(1), "gives log-probabilities")):
-        with pytest.raises(ModelError, match=f"the student {told}.*take the softmax out"):
+        with pytest.raises(ModelError, match=f"student {told} .*softmax out"):
             check_no_softmax(nn.Sequential(nn.Flatten(), nn.Linear(64, 10), end), "student", torch.randn(8, 1, 8, 8))
     check_no_softmax(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), "student", torch.randn(8, 1, 8, 8))
 
@@ -217,7 +217,7 @@ def test_a_permuted_teacher_is_refused_with_its_order_which_mends_it(samples: Sa
         check_knowledge(Trained(Network(model=model)), samples, DATA, lambda question: True)
     written = ", ".join(f'"{name}"' for name in names_of(TURNED))
     told = str(caught.value)
-    assert f"teacher.classes = [{written}]. Write that into the recipe" in told and "\n" not in told
+    assert f"teacher.classes = [{written}]" in told and "\n" not in told
     mended = Network(model=model, classes=names_of(TURNED))
     check_knowledge(Trained(mended), samples, DATA, refuse_to_answer)
     np.testing.assert_allclose(
@@ -234,7 +234,7 @@ def test_an_order_that_the_recipe_states_wrongly_is_asked_about(samples: Samples
     stated = Network(model=onnx_file(order=TURNED), classes=NAMES)
     check_knowledge(Trained(stated), samples, DATA, lambda question: not asked.append(question))
     assert len(asked) == 1 and "teacher.classes says otherwise" in asked[0]
-    with pytest.raises(ModelError, match="says otherwise; to build by it"):
+    with pytest.raises(ModelError, match=r"teacher\.classes says otherwise"):
         check_knowledge(Trained(stated), samples, DATA, lambda question: False)
 
 
@@ -246,9 +246,9 @@ def test_the_order_is_by_name_and_may_leave_out_classes_that_the_data_has_not() 
     assert order("cat", "dog", "ant", "elk", "bee") == [2, 4, 0]
     assert order("bee", "ant") == [1, 0]  # it knows the first classes only
     assert order_of(Network(model="a"), ("ant", "bee")) is None
-    with pytest.raises(ModelError, match=r"lacks bee of the data's 3 classes, and has dog, which the data has not"):
+    with pytest.raises(ModelError, match=r"teacher\.classes lacks bee .*has dog"):
         order("ant", "cat", "dog")
-    with pytest.raises(ModelError, match=r"teacher\.classes has ant more than once"):
+    with pytest.raises(ModelError, match=r"teacher\.classes .*ant .*once"):
         order("ant", "cat", "ant")
 
 
@@ -263,10 +263,10 @@ def test_the_order_may_stand_in_a_file_whose_content_is_the_setting(tmp_path: Pa
     found = load_recipe(tmp_path).located()
     assert found.teacher is not None and found.teacher.classes == ("zwei Wörter", "b", "c")
     (tmp_path / "names.txt").write_text("a\n\nb\n")
-    with pytest.raises(RecipeError, match=r"names\.txt: the name of class 1, ''"):
+    with pytest.raises(RecipeError, match=r"names\.txt: .*class 1, ''"):
         load_recipe(tmp_path).located()
     (tmp_path / "names.txt").unlink()
-    with pytest.raises(RecipeError, match=r"names\.txt cannot be read: No such file"):
+    with pytest.raises(RecipeError, match=r"names\.txt .*No such file"):
         load_recipe(tmp_path).located()
 
 
@@ -274,9 +274,9 @@ def test_a_head_in_another_order_begins_no_student(tmp_path: Path) -> None:
     (tmp_path / "edgekd.toml").write_text(RECIPE)
     order = f"teacher.classes={list(names_of(TURNED))}".replace("'", '"')
     recipe = load_recipe(tmp_path, ["teacher.train_epochs=0", order, 'student.init={how="slice"}'])
-    with pytest.raises(RecipeError, match=r"student\.init takes the teacher's head too"):
+    with pytest.raises(RecipeError, match=r"teacher\.classes; leave student\.init out"):
         edgekd.build(recipe, "x86-cpu", output=tmp_path / "build", cache=tmp_path / "cache")
-    with pytest.raises(RecipeError, match="given beside train_epochs"):
+    with pytest.raises(RecipeError, match=r"teacher\.classes .*train_epochs.*leave it out"):
         edgekd.build(tmp_path, "x86-cpu", overrides=[order], output=tmp_path / "build", cache=tmp_path / "cache")
 
 
@@ -288,7 +288,7 @@ def test_a_teacher_of_another_size_is_refused_with_its_size_and_sees_resized_pic
 ) -> None:
     model = onnx_file(side=16)
     told = refused(samples, model)
-    assert "takes images [any, 1, 16, 16], the data gives [batch, 1, 8, 8]; write teacher.size = [16, 16]" in told
+    assert "[any, 1, 16, 16]" in told and "[batch, 1, 8, 8]; write teacher.size = [16, 16]" in told
     assert "teacher.size is [12, 12]; write teacher.size = [16, 16]" in refused(samples, model, size=(12, 12))
     checked(samples, model, size=(16, 16))
     _, labels, _ = load("train")
@@ -355,7 +355,7 @@ def test_a_file_that_takes_no_normalised_pictures_is_refused(samples: Samples, t
     for name, text in texts.items():
         model = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 17]> net {text}')
         onnx.save(model, tmp_path / f"{name}.onnx")
-        assert "a teacher takes one, of normalised floats" in refused(samples, f"onnx:{tmp_path}/{name}.onnx")
+        assert "normalised floats" in refused(samples, f"onnx:{tmp_path}/{name}.onnx")
 
 
 # --------------------------------------------------------------------------------------------------------------- knowledge
@@ -402,7 +402,7 @@ def test_too_few_samples_to_tell_are_told_and_refuse_nothing(
         "    return One()\n"
     )
     check_knowledge(Trained(Network(model=f"python:{tmp_path}/mine.py:build")), few(samples, 8), DATA, refuse_to_answer)
-    assert "too few to tell whether it knows anything" in " ".join(capsys.readouterr().err.split())
+    assert "too few to tell" in " ".join(capsys.readouterr().err.split())
 
 
 def test_what_a_task_s_teacher_is_reaches_every_reader() -> None:
@@ -430,9 +430,7 @@ def test_a_build_with_a_teacher_that_is_other_in_everything(tmp_path: Path, onnx
         edgekd.build(tmp_path, "x86-cpu", overrides=wrong, output=tmp_path / "b", cache=tmp_path / "cache")
     also = [*wrong[:-2], *(f"teacher.{k}={v}" for k, v in odd.items() if k == "outputs"), wrong[-1]]
     also.append(f'teacher.also=[{{model="{onnx_file("LogSoftmax")}"}}]')
-    with pytest.raises(
-        ModelError, match=r'the teacher teacher\.also\.0 .* Write teacher\.also\.0\.outputs = "log_prob'
-    ):
+    with pytest.raises(ModelError, match=r'Write teacher\.also\.0\.outputs = "log_prob'):
         edgekd.build(tmp_path, "x86-cpu", overrides=also, output=tmp_path / "b", cache=tmp_path / "cache")
 
 

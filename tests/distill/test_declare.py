@@ -94,7 +94,7 @@ def test_a_record_calls_what_the_class_defines() -> None:
 
 def test_a_misspelt_declaration_is_refused() -> None:
     misspelt: dict[str, Any] = {"poled": True}
-    with pytest.raises(TypeError, match="unexpected keyword argument 'poled'"):
+    with pytest.raises(TypeError, match="'poled'"):
         method(**misspelt)
 
 
@@ -113,14 +113,14 @@ class Deployed(nn.Module):
 @pytest.mark.parametrize(
     ("declared", "kind", "told"),
     [
-        ({}, Prepared, r"Prepared has prepare\(\): declare it, @method\(prepares=True\)"),
-        ({}, Deployed, r"Deployed has deployed\(\): declare it, @method\(deploys=True\)"),
-        ({"prepares": True}, Deployed, r"Deployed declares prepares=True and has no prepare\(\) of its own"),
-        ({"prepares": True, "deploys": True}, Prepared, r"declares deploys=True and has no deployed\(\) of its own"),
+        ({}, Prepared, r"Prepared .*@method\(prepares=True\)"),
+        ({}, Deployed, r"Deployed .*@method\(deploys=True\)"),
+        ({"prepares": True}, Deployed, r"Deployed .*prepares=True .*no prepare\(\)"),
+        ({"prepares": True, "deploys": True}, Prepared, r"Prepared .*deploys=True .*no deployed\(\)"),
     ],
 )
 def test_a_misspelt_prepare_or_deployed_is_refused(declared: dict[str, Any], kind: type[nn.Module], told: str) -> None:
     with pytest.raises(TypeError, match=told):
         method(**declared)(kind)
-    with pytest.raises(TypeError, match="declares nothing"):
+    with pytest.raises(TypeError, match=r"write @method\(\)"):
         about(kind)

@@ -404,7 +404,7 @@ def test_fsp_adapts_the_student_where_widths_differ_and_needs_no_equal_resolutio
 
 
 def test_fsp_needs_two_layers() -> None:
-    with pytest.raises(ValueError, match="at least two layers, not 1"):
+    with pytest.raises(ValueError, match=r"fsp .*two layers, not 1"):
         FSP()([torch.rand(1, 2, 2, 2)], [torch.rand(1, 2, 2, 2)])
 
 
@@ -546,7 +546,7 @@ def test_srrl_is_zero_for_the_teachers_own_feature() -> None:
 
 def test_srrl_says_that_it_needs_the_teacher() -> None:
     seen = world("srrl")
-    with pytest.raises(ModelError, match=r"call prepare\(f_s, f_t, teacher\) first"):
+    with pytest.raises(ModelError, match=r"srrl .*prepare\(f_s, f_t, teacher\)"):
         value(SRRL(), seen)
 
 
@@ -554,9 +554,9 @@ def test_srrl_says_that_it_needs_the_teacher() -> None:
 def test_a_head_that_does_not_read_the_feature_is_refused(name: str) -> None:
     seen = world(name)
     for teacher, said in (
-        (Teacher(7), "'fc' takes 7 features, and the teacher's layer given here puts out 3"),
-        (nn.Identity(), "no nn.Linear that could serve as the head of 3 features"),
-        (Teacher(3), "does not give the teacher's logits"),
+        (Teacher(7), "'fc' takes 7 .* 3;"),
+        (nn.Identity(), r"no nn\.Linear .* 3 features"),
+        (Teacher(3), r"'fc' .*teacher\.classes"),
     ):
         seen.teacher = teacher
         with pytest.raises(ModelError, match=said):
@@ -578,7 +578,7 @@ def test_the_head_is_the_teachers_last_linear_and_a_copy(name: str) -> None:
 def test_methods_of_the_last_layer_take_one_pair(name: str) -> None:
     seen = world(name)
     seen.f_s, seen.f_t = seen.f_s * 2, seen.f_t * 2
-    with pytest.raises(ValueError, match="one pair of layers"):
+    with pytest.raises(ValueError, match=r"one pair .*2 and 2"):
         prepared(name, seen)
 
 
@@ -635,7 +635,7 @@ def test_simkd_notices_a_layer_that_the_head_does_not_read() -> None:
     """A WRN's last stage is followed by BatchNorm and ReLU, of the same width."""
     teacher, x = BUILT_IN["wrn-16-2"]().eval(), torch.randn(2, 3, 32, 32)
     f_t, z_t = features(teacher, "layer3", x)
-    with pytest.raises(ModelError, match="'fc' does not give the teacher's logits"):
+    with pytest.raises(ModelError, match=r"'fc' .*teacher\.classes"):
         SimKD().prepare(f_t, f_t, teacher, z_t)
 
 

@@ -36,7 +36,7 @@ def test_an_output_that_is_written_over_is_refused_by_its_name(grad: bool) -> No
     with (
         torch.set_grad_enabled(grad),
         Taps(model, ["0"], "student"),
-        pytest.raises(ModelError, match="student's layer '0' puts out is written over"),
+        pytest.raises(ModelError, match=r"'0' .*inplace=False"),
     ):
         model(torch.randn(1, 1, 5, 5))
     with Taps(model, ["1"], "student") as taps:
@@ -50,7 +50,7 @@ def test_a_module_that_one_pass_calls_twice_is_refused_by_its_name() -> None:
     model = nn.Sequential(convolution, activation, nn.Conv2d(1, 1, 3, padding=1), activation)
     with (
         Taps(model, ["1"], "student"),
-        pytest.raises(ModelError, match="student's layer '1' is called 2 times in one pass"),
+        pytest.raises(ModelError, match="'1' is called 2 times"),
     ):
         model(torch.randn(1, 1, 5, 5))
     with Taps(model, ["0"], "student") as taps:

@@ -70,7 +70,7 @@ def test_one_layer_has_one_layout() -> None:
         Loss(method=m, layers={"a": "conv"}, layout=layout)
         for m, layout in (("sp", "tokens"), ("rkd", "channels_first"))
     ]
-    with pytest.raises(RecipeError, match=r"'conv' is called tokens .* channels_first by rkd"):
+    with pytest.raises(RecipeError, match=r"'conv' .*tokens .*channels_first by rkd"):
         _ = TaskObjective(losses, 0.0).pooled_features
     assert TaskObjective(losses[:1], 0.0).pooled_features == {"conv": "tokens"}
 
@@ -84,6 +84,6 @@ def test_two_layouts_of_a_layer_are_refused_before_anything_is_trained(tmp_path:
     (tmp_path / "edgekd.toml").write_text(RECIPE)
     layers = '{"layer3" = "layer3"}'
     losses = f'distill.losses=[{{method="sp", layers={layers}, layout="tokens"}}, {{method="rkd", layers={layers}, layout="channels_first"}}]'
-    with pytest.raises(RecipeError, match="'layer3' is called tokens"):
+    with pytest.raises(RecipeError, match=r"'layer3' .*tokens .*channels_first by rkd"):
         edgekd.build(tmp_path, "x86-cpu", overrides=[losses], output=tmp_path / "b", cache=tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*train_teacher*"))

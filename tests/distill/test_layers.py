@@ -65,18 +65,18 @@ def test_what_the_recipe_pins_stays() -> None:
 
 def test_a_network_without_maps_is_told() -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
-    with pytest.raises(ModelError, match="no module that puts out a feature map"):
+    with pytest.raises(ModelError, match=r"student .*layers = \{"):
         pair_layers([Loss(method="at", layers="auto")], flat, resnet8(), IMAGES)
 
 
 def test_ofd_wants_its_layers_named() -> None:
-    with pytest.raises(ModelError, match="before its ReLU"):
+    with pytest.raises(ModelError, match=r"ofd .*layers = \{"):
         pair_layers([Loss(method="ofd", layers="auto")], resnet8(), resnet20(), IMAGES)
 
 
 def test_a_student_of_one_stage_has_none_before_the_last() -> None:
     one_stage = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
-    with pytest.raises(ModelError, match=r"one with layers = \"auto\" reads the stage before the last"):
+    with pytest.raises(ModelError, match=r"one with layers = \"auto\" .* has 1; name a layer"):
         pair_layers([Loss(method="one", layers="auto")], one_stage, resnet8(), IMAGES)
 
 

@@ -394,7 +394,7 @@ def test_cs_kd_asks_the_trainer_for_pairs() -> None:
 
 @pytest.mark.parametrize(
     ("labels", "said"),
-    [([0, 1, 0], "a batch of 3 samples given"), ([0, 1, 0, 2], "1 of 2 pairs given have two labels")],
+    [([0, 1, 0], "cs_kd: .*3 samples"), ([0, 1, 0, 2], "cs_kd: 1 of 2 pairs")],
 )
 def test_cs_kd_refuses_what_is_not_pairs(labels: list[int], said: str) -> None:
     with pytest.raises(ValueError, match=said):
@@ -402,5 +402,5 @@ def test_cs_kd_refuses_what_is_not_pairs(labels: list[int], said: str) -> None:
 
 
 def test_lwf_refuses_a_teacher_of_more_classes_than_the_student() -> None:
-    with pytest.raises(ValueError, match="a teacher of 5 classes and a student of 3 given"):
+    with pytest.raises(ValueError, match=r"lwf: .*5 classes .* 3 "):
         lwf(t(Z_S[:, :3]), t(Z_T))

@@ -396,5 +396,5 @@ def test_crd_without_a_negative_is_finite_and_so_is_its_gradient() -> None:
 
 
 def test_crd_refuses_more_than_one_pair_of_layers() -> None:
-    with pytest.raises(RecipeError, match="one pair of layers"):
+    with pytest.raises(RecipeError, match=r"'crd' .*one pair .*2 given"):
         CRD().prepare([t(F_S)] * 2, [t(F_T)] * 2, samples=SAMPLES)

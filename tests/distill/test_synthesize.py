@@ -210,7 +210,7 @@ def test_the_balance_term_makes_images_of_every_class(teacher: nn.Module, capsys
     assert top1(teacher, images, labels) == 100 and not capsys.readouterr().err
     images, labels = generate(teacher, n=200, steps=50, batch=64, bal=0.0, **DIGITS)
     assert len(images) == len(labels) == 200 and len(np.unique(labels)) < 10
-    assert "too few images of class" in capsys.readouterr().err
+    assert "images of class" in capsys.readouterr().err
 
 
 def test_dfqs_images_have_the_teachers_statistics_and_its_rival_learns(teacher: nn.Module) -> None:
@@ -283,16 +283,16 @@ def test_a_killed_generator_goes_on_after_its_last_checkpoint(
 
 def test_a_teacher_without_batchnorm_is_refused_where_it_is_needed() -> None:
     plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    with pytest.raises(ModelError, match=r"no BatchNorm2d layers.*set bn = 0"):
+    with pytest.raises(ModelError, match=r"BatchNorm2d .*set bn = 0"):
         deep_inversion(plain, n=10, steps=1, **DIGITS)
-    with pytest.raises(ModelError, match="no BatchNorm2d layers"):
+    with pytest.raises(ModelError, match=r"BatchNorm2d .*set bn = 0"):
         generate(plain, n=10, method="dfq", student=network(4, 0), steps=1, **DIGITS)
     assert len(deep_inversion(plain, n=10, steps=1, bn=0.0, **DIGITS)[0]) == 10
 
 
 def test_a_teacher_without_a_linear_layer_has_no_feature() -> None:
     plain = nn.Sequential(nn.Conv2d(1, 10, 8), nn.Flatten())
-    with pytest.raises(ModelError, match="no Linear layer"):
+    with pytest.raises(ModelError, match=r"Linear .*set act = 0"):
         generate(plain, n=10, steps=1, **DIGITS)
 
 
@@ -306,14 +306,14 @@ def test_a_teacher_without_gradients_is_told_what_to_give_instead(tmp_path: Path
             nn.Module.__init__(self)
 
     for model, form in ((FakeOnnxModel(), "onnx:"), (FakeExportedModel(), "exported:")):
-        with pytest.raises(ModelError, match=rf"'{form}'.*none of deep_inversion, dafl, dfq.*python:module:function"):
+        with pytest.raises(ModelError, match=rf"'{form}'.*deep_inversion, dafl, dfq .*python:module:function"):
             deep_inversion(model, n=10, **DIGITS)
-        with pytest.raises(ModelError, match="gradients"):
+        with pytest.raises(ModelError, match=f"'{form}'.*python:module:function"):
             generate(model, n=10, **DIGITS)
 
 
 def test_dfq_without_a_student_and_an_unknown_method_are_told(teacher: nn.Module) -> None:
-    with pytest.raises(ModelError, match=r"give one, which is trained alongside"):
+    with pytest.raises(ModelError, match=r"'dfq' .*set adv = 0"):
         generate(teacher, n=10, method="dfq", **DIGITS)
-    with pytest.raises(ModelError, match=r"'dfqq' not found; have: dafl, dfq. Did you mean dfq\?"):
+    with pytest.raises(ModelError, match=r"'dfqq' .*have: dafl, dfq\. Did you mean dfq\?"):
         generate(teacher, n=10, method="dfqq", **DIGITS)

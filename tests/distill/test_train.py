@@ -126,14 +126,14 @@ def test_a_layer_that_does_not_exist_is_told_with_the_nearest(tmp_path: Path) ->
             return self.layer1(x)  # type: ignore[no-any-return]
 
     losses = (Loss(method="at", layers={"layr1": "layer1"}),)
-    with pytest.raises(ModelError, match=r"student has no layer 'layr1'.*Did you mean layer1"):
+    with pytest.raises(ModelError, match=r"'layr1'.*Did you mean layer1"):
         train(Net(), lesson_on(samples(), DATA, None, Net()), settings(losses=losses), tmp_path)
 
 
 def test_a_feature_method_without_layers_and_a_logit_method_with_them_are_refused() -> None:
-    with pytest.raises(RecipeError, match="say which"):
+    with pytest.raises(RecipeError, match=r"losses\.0\.layers: .* at .*layers = \{"):
         TaskObjective([Loss(method="at")], 1.0)
-    with pytest.raises(RecipeError, match="takes no layers"):
+    with pytest.raises(RecipeError, match=r"losses\.0\.layers: .* kd "):
         TaskObjective([Loss(method="kd", layers={"a": "b"})], 1.0)
 
 
@@ -174,7 +174,7 @@ def test_a_cache_of_another_teacher_is_noticed(tmp_path: Path) -> None:
     images = views_of(lesson, DATA)(lesson.train_ids, 0).images
     cached = stored(tmp_path, logits_of(teacher, images, DATA).numpy()[None])
     check_cache(teacher, cached, lesson, DATA)
-    with pytest.raises(CacheError, match="does not match the teacher"):
+    with pytest.raises(CacheError, match=r"differ by .*cache --prune"):
         check_cache(other, cached, lesson, DATA)
 
 
