@@ -207,7 +207,7 @@ def test_fewer_than_16_channels_in_int8(tmp_path: Path) -> None:
 
 def test_a_constant_with_too_few_numbers_is_told(tmp_path: Path) -> None:
     text = conv(per_channel=PER_CHANNEL.replace("float[32] s_w", "float[8] s_w"))
-    with pytest.raises(ModelError, match="is no valid ONNX"):
+    with pytest.raises(ModelError, match=r"model\.onnx .*valid ONNX"):
         found(tmp_path, text)
 
 
@@ -320,7 +320,7 @@ def test_an_opset_beyond_the_target_s_is_refused_and_that_of_an_older_jetpack_no
     text = model("y = Relu (x)", opset=20)
     assert rules(tmp_path, text, XAVIER) == {("error", "opsets", "the graph")}
     (note,) = found(tmp_path, text, NANO)
-    assert note.severity == "note" and "JetPack 5.1.x TensorRT 8.5.2 takes up to 17" in note.why
+    assert note.severity == "note" and "TensorRT 8.5.2 takes up to 17" in note.why
     assert {f.severity for f in found(tmp_path, model("y = Relu (x)", opset=22), ORIN)} == {"error"}
 
 
@@ -378,10 +378,10 @@ def test_a_value_that_is_infinite_in_fp16_is_an_error(tmp_path: Path) -> None:
 
 
 def test_samples_that_the_model_does_not_take_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"it takes x FLOAT"):
+    with pytest.raises(DataError, match=r"takes x FLOAT"):
         found(tmp_path, model("y = Relu (x)"), samples={"x": np.ones((2, 7), np.float32)})
     for nothing in ({}, {"x": np.ones((0, 32, 4, 4), np.float32)}):
-        with pytest.raises(DataError, match="hold no rows"):
+        with pytest.raises(DataError, match=r"model\.onnx hold no rows"):
             found(tmp_path, model("y = Relu (x)"), samples=nothing)
 
 
@@ -394,7 +394,7 @@ def test_samples_are_read_by_name_or_for_the_only_input(tmp_path: Path) -> None:
     for name in ("rows.npy", "rows.npz"):
         assert rules(tmp_path, text, samples=tmp_path / name) == {("warning", "fp16_values", "Mul -> a")}
     (tmp_path / "text.npz").write_text("no array")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match=r"text\.npz .*\.npy or \.npz"):
         found(tmp_path, text, samples=tmp_path / "text.npz")
 
 
@@ -417,10 +417,10 @@ def test_what_is_no_onnx_is_refused_in_one_line(tmp_path: Path) -> None:
     invalid.graph.node[0].input[0] = "nothing"
     for content in (b"", b"no protobuf at all", invalid.SerializeToString()):
         path.write_bytes(content)
-        with pytest.raises(ModelError, match=r"is no valid ONNX") as caught:
+        with pytest.raises(ModelError, match=r"model\.onnx .*valid ONNX") as caught:
             lint(path, ORIN)
         assert "\n" not in str(caught.value)
-    with pytest.raises(ModelError, match=r"does not exist"):
+    with pytest.raises(ModelError, match=r"none\.onnx does not exist"):
         lint(tmp_path / "none.onnx", ORIN)
 
 

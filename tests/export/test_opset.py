@@ -72,7 +72,7 @@ def test_what_is_younger_is_written_and_computes_the_same(name: str, opset: int,
 def test_an_operator_with_no_older_form_is_refused_with_the_least_opset() -> None:
     text = '<ir_version: 9, opset_import: ["" : 18]> g (int32[2] x) => (int32[2] y) { y = BitwiseNot (x) }'
     model = onnx.parser.parse_model(text)
-    with pytest.raises(ExportError, match=r"cannot be written at opset 16 .*BitwiseNot.*set export.opset = 18"):
+    with pytest.raises(ExportError, match=r"opset 16 .*BitwiseNot.*set export.opset = 18"):
         at_opset(model, 16)
 
 
@@ -82,5 +82,5 @@ def test_a_split_of_a_free_size_is_refused_rather_than_cut_otherwise() -> None:
         '<ir_version: 9, opset_import: ["" : 18]> g (float[N] x) => (float[M] y, float[L] z) '
         "{ y, z = Split <num_outputs = 2> (x) }"
     )
-    with pytest.raises(ExportError, match=r"cannot be written at opset 17 .*Split"):
+    with pytest.raises(ExportError, match=r"opset 17 .*Split.*set export\.opset = 18"):
         at_opset(onnx.parser.parse_model(text), 17)

@@ -130,7 +130,7 @@ def test_free_sizes_are_told_with_shapes(tmp_path: Path) -> None:
     onnx.save(onnx.parser.parse_model(text), path := tmp_path / "model.onnx")
     assert [f.rule for f in lint(path, ORIN) if f.rule == RULE] == [RULE]
     assert [f for f in lint(path, ORIN, shapes={"x": (9,)}) if f.rule == RULE] == []
-    for shapes, message in (({"z": (9,)}, "has no input z; its inputs: x"), ({"x": (9, 1)}, "2 sizes; x has 1 axes")):
+    for shapes, message in (({"z": (9,)}, "no input z; .*inputs: x"), ({"x": (9, 1)}, "--shape x: 2 sizes.* 1 axes")):
         with pytest.raises(ModelError, match=message):
             lint(path, ORIN, shapes=shapes)
 

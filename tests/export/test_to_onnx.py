@@ -352,8 +352,8 @@ def test_half_precision_keeps_what_it_cannot_hold_and_says_why(tmp_path: Path) -
         ("Relu_1", "Relu"),
         ("Gemm_2", "Gemm"),
     ]
-    assert f"reaches {float(hidden):.4g}, safe is up to 512" in kept[1].why
-    assert "holds 100000, half precision at most 65504" in kept[2].why
+    assert f"reaches {float(hidden):.4g}, " in kept[1].why and "512" in kept[1].why
+    assert "holds 100000, " in kept[2].why and "65504" in kept[2].why
     types = {t.name: t.data_type for t in onnx.load(tmp_path / "b.onnx").graph.initializer}
     assert types == {
         "0.weight_fp16": onnx.TensorProto.FLOAT16, "0.bias_fp16": onnx.TensorProto.FLOAT16,
@@ -429,24 +429,24 @@ def test_half_precision_takes_no_other_tensor_s_name_and_gives_outputs_that_are_
 
 def test_bf16_is_refused_where_onnx_or_edgekd_has_none(written: dict[str, Path], model: ResNet, tmp_path: Path) -> None:
     to_onnx(model, tmp_path / "a.onnx", torch.zeros(2, 3, 8, 8), opset=20)
-    with pytest.raises(ExportError, match="convolutions in bf16 need opset 22, the model has 20"):
+    with pytest.raises(ExportError, match=r"bf16 .*opset 22, .* 20"):
         to_bf16(tmp_path / "a.onnx", tmp_path / "b.onnx")
     quantized_model = onnx.load(written["tensorrt"])
     quantized_model.opset_import[0].version = 22
     onnx.save(quantized_model, tmp_path / "int8.onnx")
-    with pytest.raises(ExportError, match=r"int8\.onnx is quantized; between integers edgekd writes fp16: use to_fp16"):
+    with pytest.raises(ExportError, match=r"int8\.onnx .*use to_fp16"):
         to_bf16(tmp_path / "int8.onnx", tmp_path / "b.onnx")
     assert not (tmp_path / "b.onnx").exists()
 
 
 def test_a_file_that_is_no_valid_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("no model")
-    with pytest.raises(ExportError, match=r"text\.onnx is no valid ONNX model: .*; export it anew"):
+    with pytest.raises(ExportError, match=r"text\.onnx .*export it anew"):
         to_fp16(tmp_path / "text.onnx", tmp_path / "b.onnx")
     node = onnx.helper.make_node("Relu", ["missing"], ["y"])
     y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
     onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], [y])), tmp_path / "dangling.onnx")
-    with pytest.raises(ExportError, match=r"dangling\.onnx is no valid ONNX model: .*missing") as caught:
+    with pytest.raises(ExportError, match=r"dangling\.onnx .*'missing'.*export it anew") as caught:
         check(tmp_path / "dangling.onnx", nn.Identity(), [torch.zeros(1)])
     assert "\n" not in str(caught.value)
 
@@ -509,7 +509,7 @@ def test_weights_beyond_the_limit_stand_beside_the_model(model: ResNet, digits: 
 
 @pytest.mark.parametrize("opset", [12, 24])
 def test_an_opset_that_edgekd_does_not_write_is_refused(opset: int, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=f"opset {opset} given; edgekd writes 13 to 23"):
+    with pytest.raises(ExportError, match=f"opset {opset} .*13 to 23"):
         to_onnx(nn.Flatten(), tmp_path / "a.onnx", torch.zeros(2, 3), opset=opset)
 
 
@@ -528,9 +528,9 @@ def test_every_opset_gives_the_same_answers(
 def test_check_reports_figures_where_the_models_differ(model: ResNet, digits: Tensor, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     to_onnx(model, path, normalised(digits[:2]), opset=20)
-    with pytest.raises(ExportError, match=r"same top-1 on 0\.00% of 10 samples.*asked for 99\.50%"):
+    with pytest.raises(ExportError, match=r" 0\.00% of 10 samples.*99\.50%"):
         check(path, lambda x: model(x).roll(1, dims=1), [normalised(digits[:10])])
-    with pytest.raises(ExportError, match="no samples"):
+    with pytest.raises(ExportError, match=r"no samples .*model\.onnx"):
         check(path, model, [])
 
 
@@ -594,7 +594,7 @@ def test_code_that_calls_view_is_exported_behind_its_preprocessing(digits: Tenso
 
 
 def test_a_preprocess_for_other_channels_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="3 means and 3 standard deviations for images of 1 channels"):
+    with pytest.raises(ExportError, match=r"preprocess .*3 means .*give 1 of each"):
         to_onnx(nn.Flatten(), tmp_path / "a.onnx", torch.zeros(2, 1, 4, 4), opset=20, preprocess=PREPROCESS)
 
 
@@ -603,7 +603,7 @@ def test_a_data_dependent_model_is_refused_with_its_line(tmp_path: Path) -> None
         def forward(self, x: Tensor) -> Tensor:
             return x if x.mean() > 0 else -x
 
-    with pytest.raises(ExportError, match=r"Branch .*test_to_onnx\.py:\d+ in forward: `return x if x\.mean"):
+    with pytest.raises(ExportError, match=r"Branch .*test_to_onnx\.py:\d+ in forward: `return x if"):
         to_onnx(Branch(), tmp_path / "a.onnx", torch.zeros(2, 3), opset=20)
     assert not list(tmp_path.iterdir())
 
@@ -613,7 +613,7 @@ def test_an_operator_that_onnx_lacks_is_refused_by_name(tmp_path: Path) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return torch.special.bessel_j0(x)
 
-    with pytest.raises(ExportError, match=r"no translation for operator prims\.bessel_j0") as caught:
+    with pytest.raises(ExportError, match=r"operator prims\.bessel_j0") as caught:
         to_onnx(Bessel(), tmp_path / "a.onnx", torch.zeros(2, 3), opset=20)
     assert "\n" not in str(caught.value)
 

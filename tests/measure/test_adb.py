@@ -62,7 +62,7 @@ def test_the_exit_code_is_echoed_for_an_adb_that_gives_none(phone: Adb) -> None:
 
 
 def test_a_serial_that_is_not_connected_is_told(phone: Adb) -> None:
-    with pytest.raises(DeviceError, match="'OTHER' not found; is it connected, unlocked and authorised"):
+    with pytest.raises(DeviceError, match=r"'OTHER' not found.*connected"):
         Adb("other", "OTHER").run(["true"])
 
 
@@ -73,7 +73,7 @@ def test_a_push_that_fails_is_told(phone: Adb, program: Path) -> None:
 
 @pytest.mark.parametrize("serial", ["-s", "a b", "$(id)", ""])
 def test_a_serial_that_is_none_is_refused(serial: str) -> None:
-    with pytest.raises(DeviceError, match="is no serial number"):
+    with pytest.raises(DeviceError, match=r"`adb devices` lists"):
         Adb("phone", serial)
 
 
@@ -91,7 +91,7 @@ def test_a_program_s_blocks_become_figures_and_nothing_is_left_there(phone: Adb,
 def test_a_program_that_prints_no_figures_gives_none(phone: Adb, program: Path, bundle: Path) -> None:
     program.write_text("#!/bin/sh\necho 'Average inference time: 3 ms'\n")
 
-    with pytest.raises(DeviceError, match=r"no JSON, so no figure was taken[\s\S]*Average inference time"):
+    with pytest.raises(DeviceError, match=r"JSON.*docs/devices\.md[\s\S]*Average inference time"):
         measure_with(f"'{program}'", phone, trial_of(bundle))
     assert not list(Path(phone.folder).iterdir())
 
@@ -99,10 +99,10 @@ def test_a_program_that_prints_no_figures_gives_none(phone: Adb, program: Path, 
 def test_a_program_that_fails_is_told(phone: Adb, program: Path, bundle: Path) -> None:
     program.write_text("#!/bin/sh\necho 'no such delegate' >&2\nexit 3\n")
 
-    with pytest.raises(DeviceError, match="exit code 3: no such delegate"):
+    with pytest.raises(DeviceError, match="code 3: no such delegate"):
         measure_with(f"'{program}'", phone, trial_of(bundle))
 
 
 def test_without_a_program_it_is_told_what_to_do(phone: Adb, bundle: Path) -> None:
-    with pytest.raises(DeviceError, match="no Python runs there; `edgekd measure --runner`"):
+    with pytest.raises(DeviceError, match=r"no Python .*`edgekd measure --runner`"):
         measure_on(phone, trial_of(bundle), Options())

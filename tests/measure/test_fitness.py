@@ -50,7 +50,7 @@ def test_a_device_without_tensorrt_is_told_where_it_is_found() -> None:
 def test_another_tensorrt_than_the_bundle_is_for_is_told() -> None:
     text = refused(facts(runtimes={"numpy": "1.21", "tensorrt": "8.5.2.2"}))
 
-    assert "it has TensorRT 8.5.2.2 (JetPack 5.1.x), and the bundle is for 10.3.0" in text
+    assert "TensorRT 8.5.2.2 (JetPack 5.1.x)" in text and "for 10.3.0" in text
 
 
 def test_a_newer_tensorrt_is_fit() -> None:
@@ -58,8 +58,8 @@ def test_a_newer_tensorrt_is_fit() -> None:
 
 
 def test_another_power_mode_is_told_with_this_board_s_own_id() -> None:
-    assert "sudo nvpmodel -m 2 sets MAXN_SUPER" in refused(facts(), power_mode="MAXN_SUPER")
-    assert "it has no power mode 7W; have: 15W, 25W, MAXN_SUPER" in refused(facts(), power_mode="7W")
+    assert "sudo nvpmodel -m 2 " in refused(facts(), power_mode="MAXN_SUPER")
+    assert " 7W; have: 15W, 25W, MAXN_SUPER" in refused(facts(), power_mode="7W")
 
 
 def test_everything_that_is_in_the_way_is_told_at_once() -> None:
@@ -72,7 +72,7 @@ def test_a_place_that_cannot_be_written_is_told() -> None:
     place = {"writable": False, "free_mb": 1000.0, "foreign": True, "version": None}
     text = refused(facts(to=place), to="/opt/models/x")
 
-    assert "/opt/models/x cannot be written by this user" in text and "was not shipped by edgekd" in text
+    assert "/opt/models/x cannot be written" in text and "was not shipped by edgekd" in text
 
 
 def test_a_runtime_that_python_cannot_run_is_told() -> None:

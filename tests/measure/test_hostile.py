@@ -39,9 +39,9 @@ class FakeDevice(Local):
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ("[" * 200_000, "its answer is cut off"),
-        ("[]", "its answer makes no sense"),
-        ('{"value": 7}', "its answer makes no sense at its start"),
+        ("[" * 200_000, "liar: .*cut off"),
+        ("[]", "liar: .*makes no sense"),
+        ('{"value": 7}', "makes no sense at its start"),
         ('{"failure": "\\u001b]0;gone\\u0007no"}', r"liar:  ]0;gone no"),
         ('{"value": {"machine": NaN}}', "makes no sense at machine"),
         ('{"value": {"\\u001b[2J": {}}}', "makes no sense at machine"),
@@ -139,7 +139,7 @@ def test_a_folder_of_other_files_is_no_store(tmp_path: Path, name: str) -> None:
     os.utime(mine / name, (0, 0))
     device = Local("here", str(mine))
 
-    refused = pytest.raises(DeviceError, match="holds other files and was not made by edgekd")
+    refused = pytest.raises(DeviceError, match=r"/mine .*edgekd device add --folder")
     with refused:
         probe(device, parcel_of(bundle_in(tmp_path)))
     with refused:
@@ -165,13 +165,13 @@ def test_nothing_is_shipped_into_what_was_shipped(tmp_path: Path) -> None:
     bundle, device = bundle_in(tmp_path), Local("here", str(tmp_path / "store"))
     ship_to(device, bundle, str(tmp_path / "place"))
 
-    with pytest.raises(DeviceError, match="lies inside of what edgekd shipped"):
+    with pytest.raises(DeviceError, match=r"/place/sub .*a place beside"):
         ship_to(device, bundle, str(tmp_path / "place" / "sub"))
 
 
 @pytest.mark.parametrize("to", ["a\0b", "a\nb", "\ud800"])
 def test_a_place_that_cannot_be_written_down_is_refused(tmp_path: Path, to: str) -> None:
-    with pytest.raises(DeviceError, match="has characters that cannot be shown"):
+    with pytest.raises(DeviceError, match=r"--to .* place without them"):
         ship_to(Local("here", str(tmp_path / "store")), bundle_in(tmp_path), to)
 
 
@@ -204,7 +204,7 @@ def test_a_manifest_that_never_ends_or_tolerates_everything_is_refused(tmp_path:
     manifest = json.loads((bundle / "manifest.json").read_text())
     for text in ("[" * 200_000, json.dumps({**manifest, "golden": {"tolerance": float("inf")}})):
         (bundle / "manifest.json").write_text(text)
-        with pytest.raises(BundleError, match="cannot be read as a manifest"):
+        with pytest.raises(BundleError, match=r"manifest\.json cannot be read"):
             trial_of(bundle)
 
 
@@ -225,8 +225,8 @@ def test_json_that_is_nested_without_end_is_refused_wherever_others_wrote_it(tmp
     (tmp_path / "figures.json").write_text(deep := "[" * 200_000)
     (tmp_path / "manifest.json").write_text(deep)
     trial = trial_of(bundle_in(tmp_path))
-    with pytest.raises(DeviceError, match=r"figures.json holds no figures: nested too deep"):
+    with pytest.raises(DeviceError, match=r"figures\.json .*nested too deep"):
         figures_of(tmp_path / "figures.json", trial, "far")
-    with pytest.raises(DeviceError, match="last line is no JSON"):
+    with pytest.raises(DeviceError, match=r"JSON.*docs/devices\.md"):
         _last_json(Local("here", str(tmp_path)), deep.encode())
     assert current_report(tmp_path, "fingerprint") is None

@@ -62,7 +62,7 @@ def test_a_model_that_the_device_cannot_run_is_told_with_its_last_words(tmp_path
         def put(self, files: Mapping[str, Path]) -> None:
             super().put({path: source for path, source in files.items() if not path.endswith(".onnx")})
 
-    with pytest.raises(DeviceError, match=r"here: device_outputs\.py ended with exit code 1: .*model\.onnx"):
+    with pytest.raises(DeviceError, match=r"here: device_outputs\.py .*code 1: .*model\.onnx"):
         compare(FakeForgetfulDevice("here", str(tmp_path)), stored(tmp_path, CHAIN), INPUTS)
     assert not list(tmp_path.glob("task-*"))
 

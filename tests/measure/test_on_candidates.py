@@ -78,7 +78,7 @@ def test_a_candidate_that_computes_something_else_there_or_fails_never_ships() -
     wrong = on_device(1, 1, 1, golden_ok=False, golden="max difference 7", latencies=())
 
     name, reasons = shipped(Budget(), fp32=on_device(9, 9, 9), int8=wrong)
-    assert name == "fp32" and "on nano it computes something else: max difference 7" in reasons["int8"]
+    assert name == "fp32" and "on nano it computes something else" in reasons["int8"]
     name, reasons = shipped(Budget(), fp32=on_device(9, 9, 9), int8=DeviceError("nano: the engine was not built\nlog"))
     assert name == "fp32" and reasons["int8"] == "nano: the engine was not built"
 
@@ -100,9 +100,9 @@ def test_candidates_are_measured_and_one_that_fails_stops_no_other(tmp_path: Pat
 
 def test_a_device_of_another_kind_is_refused_before_anything_is_trained(short_digits: Recipe, tmp_path: Path) -> None:
     check_device("local", load_target(HERE))
-    with pytest.raises(DeviceError, match="its figures would decide nothing"):
+    with pytest.raises(DeviceError, match=r"Raspberry Pi 5: .*without --device"):
         build(short_digits, ELSEWHERE, output=tmp_path, cache=tmp_path / "stages", device="local")
-    with pytest.raises(DeviceError, match="has no tensorrt"):
+    with pytest.raises(DeviceError, match=r"no tensorrt .*python3-libnvinfer"):
         build(short_digits, "jetson", output=tmp_path, cache=tmp_path / "stages", device="local")
     assert {path.name for path in (tmp_path / "stages").iterdir()} <= {".locks", "hashes.json"}
 

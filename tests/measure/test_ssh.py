@@ -95,7 +95,7 @@ def test_close_ends_the_connection(board: Board) -> None:
 
 @pytest.mark.parametrize("host", ["-oProxyCommand=touch x", "a b", "a;b", "$(id)", ""])
 def test_a_host_that_ssh_would_take_for_something_else_is_refused(host: str) -> None:
-    with pytest.raises(DeviceError, match="is no host that ssh takes"):
+    with pytest.raises(DeviceError, match=r"ssh takes.*~/\.ssh/config"):
         Ssh("x", host, "folder")
 
 
@@ -132,7 +132,7 @@ def test_files_arrive_without_an_sftp_server(tmp_path: Path) -> None:
 def test_an_unknown_host_key_is_refused(board: Board, device: Device) -> None:
     board.known_hosts.unlink()
 
-    with pytest.raises(DeviceError, match="not known yet: connect once by hand"):
+    with pytest.raises(DeviceError, match=r"key .*`ssh -F .*fingerprint"):
         probe(device)
     assert not board.known_hosts.exists()
 
@@ -140,7 +140,7 @@ def test_an_unknown_host_key_is_refused(board: Board, device: Device) -> None:
 def test_a_changed_host_key_is_refused(board: Board, device: Device) -> None:
     board.know("other_key")
 
-    with pytest.raises(DeviceError, match="host key is another than known_hosts has"):
+    with pytest.raises(DeviceError, match=r"key .*known_hosts.*ssh-keygen -R"):
         probe(device)
 
 
@@ -155,7 +155,7 @@ def test_a_device_that_is_switched_off_is_told(board: Board, tmp_path: Path) -> 
     config = tmp_path / "off"
     config.write_text(board.config.read_text().replace(f"Port {board.port}", "Port 1"))
 
-    with pytest.raises(DeviceError, match="cannot be reached: is it switched on"):
+    with pytest.raises(DeviceError, match=r"off \(board\): .*does sshd run"):
         probe(Ssh("off", "board", "folder", config=str(config)))
 
 
@@ -185,7 +185,7 @@ def test_what_a_login_shell_prints_is_not_taken_for_the_answer(device: Device, m
 
 def test_a_device_without_python_is_told(board: Board, tmp_path: Path) -> None:
     name_device(board, tmp_path, python="/no/python3")
-    with open_device("board") as device, pytest.raises(DeviceError, match=r"has no /no/python3; install Python 3\.8"):
+    with open_device("board") as device, pytest.raises(DeviceError, match=r"no /no/python3; .*3\.8 .*--python"):
         probe(device)
 
 
@@ -199,7 +199,7 @@ def test_an_older_python_is_told(board: Board, tmp_path: Path) -> None:
     fake.chmod(0o755)
     name_device(board, tmp_path, python=str(fake))
 
-    with open_device("board") as device, pytest.raises(DeviceError, match=r"has Python 3\.6; 3\.8 or later is needed"):
+    with open_device("board") as device, pytest.raises(DeviceError, match=r"Python 3\.6; 3\.8 or later"):
         probe(device)
 
 
@@ -274,7 +274,7 @@ def test_two_at_once_on_one_device_are_refused(device: Device, bundle: Path, tmp
     probe(device)
     with open(tmp_path / "there/lock", "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(DeviceError, match="another edgekd is measuring here"):
+        with pytest.raises(DeviceError, match=r"another edgekd .*wait for it"):
             measure_on(device, trial_of(bundle), SHORT)
 
 
@@ -429,7 +429,7 @@ def test_a_damaged_file_in_the_store_is_sent_again(board: Board, bundle: Path, t
 def test_bytes_that_change_on_the_way_are_refused(device: Device, bundle: Path, tmp_path: Path) -> None:
     parcel = parcel_of(bundle)
     facts = probe(device, parcel)
-    with pytest.raises(DeviceError, match="other bytes than were sent"), sent(device, parcel, facts.missing) as files:
+    with pytest.raises(DeviceError, match="other bytes"), sent(device, parcel, facts.missing) as files:
         upload = next((tmp_path / "there/incoming").iterdir())
         (upload / next(iter(parcel.paths))).write_bytes(b"something else")
         ask(device, "verify", {**files, "runtime": "onnxruntime", "engine_options": ()})
@@ -442,7 +442,7 @@ def test_a_path_that_leaves_the_bundle_is_refused_there_too(device: Device, bund
         parcel = parcel_of(bundle)
         facts = probe(device, parcel)
         parcel.bundles["bundle"][name] = parcel.bundles["bundle"]["labels.txt"]
-        with pytest.raises(DeviceError, match="leaves the bundle"), sent(device, parcel, facts.missing) as files:
+        with pytest.raises(DeviceError, match=r"board: '.*' leaves"), sent(device, parcel, facts.missing) as files:
             ask(device, "verify", {**files, "runtime": "onnxruntime", "engine_options": ()})
     assert not list(tmp_path.rglob("evil")) and not Path("/etc/evil").exists()
 
@@ -505,7 +505,7 @@ def test_a_folder_of_other_files_is_not_replaced(device: Device, bundle: Path, t
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work")
 
-    with pytest.raises(DeviceError, match="was not shipped by edgekd: give another place"):
+    with pytest.raises(DeviceError, match=r"/mine .*give another place"):
         ship_to(device, bundle, str(tmp_path / "mine"))
     assert (tmp_path / "mine/thesis.txt").read_text() == "years of work"
 
@@ -526,7 +526,7 @@ def test_a_model_that_computes_something_else_there_is_not_switched_to(
     manifest["files"]["golden.npz"] = hash_file(other / "golden.npz")
     (other / "manifest.json").write_text(json.dumps(manifest))
 
-    with pytest.raises(DeviceError, match="stored outputs are not what this device computes"):
+    with pytest.raises(DeviceError, match=r"board: .*stored outputs .* as before"):
         ship_to(device, other, str(to))
     assert (to / "labels.txt").read_text() == "red\ngreen\nblue\n"
     assert not list((tmp_path / ".place.edgekd").glob("draft-*"))
@@ -564,7 +564,7 @@ def test_a_device_without_room_is_told_before_anything_is_copied(
 ) -> None:
     name_device(board, tmp_path, folder=str(small_disk))
 
-    with open_device("board") as device, pytest.raises(DeviceError, match="MB are free where edgekd's folder lies"):
+    with open_device("board") as device, pytest.raises(DeviceError, match=r"MB are free .*device add --folder"):
         measure_on(device, trial_of(bundle), SHORT)
     assert not list((small_disk / "objects").iterdir())
 

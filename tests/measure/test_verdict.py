@@ -26,7 +26,7 @@ def test_a_steady_series_is_a_verdict() -> None:
 
 def test_blocks_that_drift_by_more_than_five_percent_are_none() -> None:
     """Medians 1.00, 1.03, 1.06: 6 % from the least to the most, always upwards."""
-    assert "differ by 6.0 % (slower and slower; 5 % are allowed)" in judge(Series.of([1.0] * 9, [1.03] * 9, [1.06] * 9))
+    assert "6.0 % (slower and slower" in judge(Series.of([1.0] * 9, [1.03] * 9, [1.06] * 9))
 
 
 def test_five_percent_are_still_a_verdict() -> None:
@@ -42,7 +42,7 @@ def test_two_speeds_in_every_block_are_no_verdict() -> None:
     bimodal = Series.of([1.0, 2.0] * 20, [1.0, 2.0] * 20, [1.0, 2.0] * 20)
 
     assert bimodal.stable
-    assert "between 1 and 2 ms (95 %), as if there were two speeds" in judge(bimodal)
+    assert "between 1 and 2 ms" in judge(bimodal)
 
 
 def test_outliers_move_neither_the_median_nor_the_verdict() -> None:
@@ -58,7 +58,7 @@ def test_a_clock_that_fell_by_more_than_five_percent_is_no_verdict() -> None:
 
     text = judge(states=states)
 
-    assert "the clock changed between 1350 and 1500 MHz" in text and "cpupower frequency-set -g performance" in text
+    assert "between 1350 and 1500 MHz" in text and "cpupower frequency-set -g performance" in text
     assert "sudo jetson_clocks" in judge(states=states, modes=MODES)
 
 
@@ -72,9 +72,7 @@ def test_a_core_that_sleeps_is_no_change_of_the_clock() -> None:
 def test_another_power_mode_afterwards_is_no_verdict() -> None:
     states = [state(power_mode="15W")] * 5 + [state(power_mode="MAXN_SUPER")]
 
-    assert "changed from 15W to MAXN_SUPER meanwhile: set it (`sudo nvpmodel -m 0`)" in judge(
-        states=states, modes=MODES
-    )
+    assert "from 15W to MAXN_SUPER meanwhile: set it (`sudo nvpmodel -m 0`)" in judge(states=states, modes=MODES)
 
 
 def test_counted_throttling_is_no_verdict() -> None:

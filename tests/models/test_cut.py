@@ -82,7 +82,7 @@ def test_a_part_can_be_cut_inside_a_block_where_nothing_comes_after() -> None:
     with torch.no_grad(), Taps(model, ["layer1.0.conv1"], "model") as taps:
         model(x)
         torch.testing.assert_close(before(model, "layer1.0.conv1")(x), taps.features["layer1.0.conv1"])
-    with pytest.raises(ModelError, match=r"cut at layer 'layer1\.0\.conv1': its output depends on the input 'x'"):
+    with pytest.raises(ModelError, match=r"'layer1\.0\.conv1': .* input 'x'"):
         after(model, "layer1.0.conv1")
 
 
@@ -90,7 +90,7 @@ def test_a_part_keeps_every_input_of_the_model() -> None:
     model, (a, b) = TwoInputs(), torch.randn(2, 4, 3)
     torch.testing.assert_close(before(model, "left")(a, b, 3.0), model.left(a))
     torch.testing.assert_close(before(model, "right")(a, b, 3.0), model(a, b, 3.0))
-    with pytest.raises(ModelError, match="depends on the input"):
+    with pytest.raises(ModelError, match=r"'left': .* input '"):
         after(model, "left")
 
 
@@ -104,11 +104,11 @@ def test_a_part_can_be_exported() -> None:
 @pytest.mark.parametrize(
     ("model", "path", "said"),
     [
-        (network("resnet8"), "layr2", "no layer 'layr2'.*Did you mean layer2"),
+        (network("resnet8"), "layr2", "'layr2'.*Did you mean layer2"),
         (network("resnet8"), "", "no layer ''"),
         (network("resnet8"), "layer1.0.relu", "called 2 times"),
         (Unused(), "spare", "called 0 times"),
-        (Branching(), "used", "torch.fx cannot trace it: TraceError"),
+        (Branching(), "used", "'used', .*TraceError"),
     ],
 )
 def test_what_has_no_one_place_to_cut_is_refused(

@@ -116,18 +116,18 @@ def test_a_single_layer_is_paired_with_the_first() -> None:
 def test_layers_that_do_not_fit_are_told_with_both_shapes_and_nothing_is_copied() -> None:
     student, teacher = resnet8(width=8), resnet8()
     before = state(student)
-    with pytest.raises(ModelError, match=r"weight is \[8, 3, 3, 3\] in the student, \[16, 3, 3, 3\] in the teacher"):
+    with pytest.raises(ModelError, match=r"weight .*\[8, 3, 3, 3\] .*\[16, 3, 3, 3\]"):
         copy_layers(student, teacher, {"relu": "relu", "stem": "stem"})
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
 
 
 def test_a_path_that_does_not_exist_is_told_with_the_nearest() -> None:
-    with pytest.raises(ModelError, match=r"the teacher has no layer 'layr3'.*Did you mean layer3\?"):
+    with pytest.raises(ModelError, match=r"teacher .*'layr3'.*Did you mean layer3\?"):
         copy_layers(resnet8(), resnet8(), {"layer3": "layr3"})
 
 
 def test_a_student_that_repeats_more_layers_than_the_teacher_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"'layer1' has 3 layers in the student, only 1 in the teacher"):
+    with pytest.raises(ModelError, match=r"'layer1' has 3 layers .*1 in"):
         every_nth(resnet20(), resnet8())
     with pytest.raises(ModelError, match="no repeated layers"):
         every_nth(nn.Linear(2, 2), resnet8())
@@ -199,17 +199,17 @@ def test_a_thinner_student_is_filled_everywhere(student: nn.Module, teacher: nn.
 
 
 def test_a_wider_student_or_other_classes_are_refused() -> None:
-    with pytest.raises(ModelError, match=r"16 channels in 'stem', 'layer1.0.conv2', the teacher 8"):
+    with pytest.raises(ModelError, match=r"16 .*'stem', 'layer1\.0\.conv2', .*8; .*wider"):
         slice_weights(resnet8(width=16), resnet8(width=8))
-    with pytest.raises(ModelError, match=r"the student has 5 channels in 'fc', the teacher 10"):
+    with pytest.raises(ModelError, match=r"5 .*'fc', .*10; inputs and outputs"):
         slice_weights(resnet8(num_classes=5), resnet8())
 
 
 def test_models_that_differ_in_more_than_width_are_told_apart() -> None:
-    with pytest.raises(ModelError, match=r"where the student has .*, the teacher has Conv2d 'layer1.0.skip'"):
+    with pytest.raises(ModelError, match=r"student .*teacher .*Conv2d 'layer1\.0\.skip'"):
         slice_weights(WideResNet(16, 1, 10, 3), WideResNet(16, 2, 10, 3))
     strided, plain = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2)), nn.Sequential(nn.Conv2d(3, 4, 3))
-    with pytest.raises(ModelError, match=r"Conv2d '0' has .*stride \(2, 2\).*stride \(1, 1\)"):
+    with pytest.raises(ModelError, match=r"Conv2d '0' .*stride \(2, 2\).*stride \(1, 1\)"):
         slice_weights(strided, plain)
 
 
@@ -249,9 +249,9 @@ class Shuffled(nn.Module):
 @pytest.mark.parametrize(
     ("model", "told"),
     [
-        (Branching(), "cannot be traced"),
-        (Shifted(), "'shift', weights outside a layer"),
-        (nn.Sequential(Shuffled()), "flip in '0' is not supported"),
+        (Branching(), "copy_layers"),
+        (Shifted(), "'shift', weights outside"),
+        (nn.Sequential(Shuffled()), "flip in '0'"),
     ],
 )
 def test_an_operation_that_is_not_supported_is_told_by_name(model: nn.Module, told: str) -> None:
@@ -306,7 +306,7 @@ def test_the_seed_decides_which_channels_are_copied_and_noise_parts_the_copies()
 
 
 def test_a_thinner_net_is_no_growth() -> None:
-    with pytest.raises(ModelError, match="the large model has 8 channels in 'stem'"):
+    with pytest.raises(ModelError, match=r"8 .*'stem', .*slice_weights"):
         wider(resnet8(width=16), resnet8(width=8))
 
 
@@ -355,7 +355,7 @@ def test_a_new_residual_block_learns() -> None:
 
 
 def test_a_layer_that_the_large_net_lacks_is_told() -> None:
-    with pytest.raises(ModelError, match=r"no layer 'layer1.1' of the small one"):
+    with pytest.raises(ModelError, match=r"no layer 'layer1\.1'"):
         deeper(resnet20(), resnet8())
 
 
@@ -373,12 +373,12 @@ def test_a_new_layer_that_cannot_be_an_identity_is_told() -> None:
 def test_a_new_relu_must_follow_a_relu() -> None:
     small = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 1)), nn.Flatten())
     large = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), nn.Flatten())
-    with pytest.raises(ModelError, match=r"'0.1' is new and no identity where its input may be negative"):
+    with pytest.raises(ModelError, match=r"'0\.1' .*no identity where .*negative"):
         deeper(small, large)
 
 
 def test_what_is_not_new_must_be_the_same() -> None:
-    with pytest.raises(ModelError, match=r"stem.weight is \[16, 3, 3, 3\], the model's is \[32, 3, 3, 3\]"):
+    with pytest.raises(ModelError, match=r"stem\.weight .*\[16, 3, 3, 3\], .*\[32, 3, 3, 3\]"):
         deeper(resnet8(width=16), resnet20(width=32))
 
 

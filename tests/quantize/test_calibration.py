@@ -140,7 +140,7 @@ class Scaled(nn.Module):
 
 
 def test_an_activation_that_is_not_finite_is_named() -> None:
-    with pytest.raises(QuantizationError, match="'mul' is NaN or infinite"):
+    with pytest.raises(QuantizationError, match="'mul' is NaN"):
         calibrate(prepare(Scaled(float("nan")), TENSORRT, (images(2),)), [images()])
 
 
@@ -152,5 +152,5 @@ def test_a_layer_that_is_always_zero_is_exact_with_any_scale() -> None:
 
 
 def test_samples_that_are_all_one_value_are_refused() -> None:
-    with pytest.raises(QuantizationError, match="every value of every calibration sample is 0"):
+    with pytest.raises(QuantizationError, match="calibration sample is 0"):
         calibrate(prepare(nn.Conv2d(3, 4, 1), ONNXRUNTIME, (images(2),)), [torch.zeros_like(images())])

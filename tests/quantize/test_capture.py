@@ -307,7 +307,7 @@ def test_a_wrong_graph_is_refused_and_the_layer_named() -> None:
     second = graph.graph.find_nodes(op="call_function", target=aten.conv2d.default)[1]
     second.args = (*second.args[:2], None, *second.args[3:])
     graph.recompile()
-    with pytest.raises(QuantizationError, match=r"begins in '2' \(Conv2d\)"):
+    with pytest.raises(QuantizationError, match=r"'2' \(Conv2d\)"):
         check_same(model, graph, (x,), trained=False)
 
 
@@ -319,7 +319,7 @@ def test_a_difference_between_modules_is_placed_between_them() -> None:
     first, second = graph.graph.find_nodes(op="call_function", target=aten.conv2d.default)
     second.update_arg(0, first)
     graph.recompile()
-    with pytest.raises(QuantizationError, match=r"begins between 'a' and 'b' \(Conv2d\)"):
+    with pytest.raises(QuantizationError, match=r"'a' and 'b' \(Conv2d\)"):
         check_same(model, graph, (x,), trained=False)
 
 
@@ -346,7 +346,7 @@ class Mixing(Pair):
 
 
 @pytest.mark.parametrize(
-    ("model", "message"), [(Random, "answers at random"), (Mixing, "depends on the others in its batch")]
+    ("model", "message"), [(Random, r"Random .*training=self\.training"), (Mixing, "Mixing.*running statistics")]
 )
 def test_a_model_that_is_no_function_of_a_sample_is_refused_by_that_name(model: type[nn.Module], message: str) -> None:
     with pytest.raises(QuantizationError, match=message):
@@ -355,7 +355,7 @@ def test_a_model_that_is_no_function_of_a_sample_is_refused_by_that_name(model: 
 
 def test_a_norm_without_statistics_is_refused_by_that_name() -> None:
     model = nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8, track_running_stats=False)).eval()
-    with pytest.raises(QuantizationError, match="depends on the others in its batch"):
+    with pytest.raises(QuantizationError, match=r"batch.*running statistics"):
         prepare(model, TENSORRT, (torch.randn(2, 8, 6, 6),))
 
 
@@ -513,7 +513,7 @@ def test_noise_that_is_drawn_twice_stays_two() -> None:
 def test_blank_samples_hide_nothing() -> None:
     """On zeros two random answers of a layer without bias are alike."""
     model = nn.Sequential(nn.Conv2d(8, 8, 3, bias=False), nn.BatchNorm2d(8, track_running_stats=False)).eval()
-    with pytest.raises(QuantizationError, match="depends on the others"):
+    with pytest.raises(QuantizationError, match=r"batch.*running statistics"):
         prepare(model, TENSORRT, (torch.zeros(2, 8, 6, 6),))
 
 

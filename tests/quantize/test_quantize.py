@@ -166,7 +166,7 @@ def test_a_module_in_keep_float_keeps_its_additions_float_too() -> None:
 
 
 def test_keep_float_refuses_a_name_that_is_no_module() -> None:
-    with pytest.raises(QuantizationError, match=r"keep_float = 'sqeeze' names no operator.*Did you mean squeeze"):
+    with pytest.raises(QuantizationError, match=r"keep_float = 'sqeeze' .*Did you mean squeeze"):
         prepare(MobileBlock(), ONNXRUNTIME, (images(2),), keep_float=("sqeeze",))
 
 
@@ -247,7 +247,7 @@ def test_int32_biases_are_multiples_of_the_accumulators_step() -> None:
     [
         ([], "no calibration samples"),
         ([torch.full((2, 3, 8, 8), float("nan"))], "batch 0 holds NaN"),
-        ([torch.zeros(2, 3, 8, 8)], "every value of every calibration sample is 0"),
+        ([torch.zeros(2, 3, 8, 8)], "calibration sample is 0"),
     ],
 )
 def test_calibration_refuses(batches: list[Tensor], message: str) -> None:
@@ -267,7 +267,7 @@ def test_a_data_dependent_model_is_refused_with_its_line() -> None:
                 return x
             return -x
 
-    with pytest.raises(ExportError, match=r"Branch .*test_quantize\.py:\d+ in forward: `if x\.sum\(\) > 0:`") as caught:
+    with pytest.raises(ExportError, match=r"Branch .*test_quantize\.py:\d+ in forward: `if x\.sum") as caught:
         prepare(Branch(), TENSORRT, (images(2),))
     assert str(caught.value).count("\n") == 0
 

@@ -157,7 +157,7 @@ def test_the_nodes_that_differ_are_named_in_the_graphs_order(
 
 
 def test_a_cpu_that_is_not_known_is_refused_before_any_work(tmp_path: Path) -> None:
-    with pytest.raises(DeviceError, match=r"'cortex-a67' is not known; have: cortex-a53.*Did you mean cortex-a76\?"):
+    with pytest.raises(DeviceError, match=r"'cortex-a67' .*have: cortex-a53.*Did you mean cortex-a76\?"):
         Emulated("one", "cortex-a67", cache=str(tmp_path))
     assert not list(tmp_path.iterdir()) and len(CPUS) == 5
 

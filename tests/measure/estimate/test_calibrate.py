@@ -116,12 +116,10 @@ def test_without_tensorrt_a_calibration_in_it_is_refused_and_no_engine_is_preten
         pytest.skip("TensorRT is installed here")
     device = Local("this", str(tmp_path / "work"))
     assert runtime_there(device) == "onnxruntime"
-    with pytest.raises(
-        DeviceError, match=r"has no tensorrt or no numpy .* To install: sudo apt install python3-libnvinfer"
-    ):
+    with pytest.raises(DeviceError, match=r"no tensorrt .*sudo apt install python3-libnvinfer"):
         runtime_there(device, "tensorrt")
     (one,) = write_networks(tmp_path, 1, "fp16", "tensorrt")
-    with pytest.raises(DeviceError, match="tensorrt's Python package is not installed"):
+    with pytest.raises(DeviceError, match=r"device_timings\.py .*python3-libnvinfer"):
         calibrate(device, {"one": one}, runtime="tensorrt", rounds=2, networks={"fp32": 2})
 
 
@@ -140,12 +138,12 @@ def test_a_device_is_calibrated_by_what_it_measures_and_found_again_by_its_name(
     assert abs(found.held_out[0].error) < 0.5
     keep(found)
     assert load_calibration("this") == found
-    with pytest.raises(DeviceError, match=r"no calibration of 'thiss'; have: this\. Did you mean this"):
+    with pytest.raises(DeviceError, match=r"'thiss'; have: this\. Did you mean this"):
         load_calibration("thiss")
 
 
 def test_an_emulated_cpu_is_not_calibrated() -> None:
-    with pytest.raises(DeviceError, match="milliseconds are nobody's"):
+    with pytest.raises(DeviceError, match=r"one is emulated: .*calibrate a real device"):
         calibrate(Emulated("one", "cortex-a76"), {})
 
 
@@ -159,5 +157,5 @@ def test_times_that_make_no_sense_are_refused(tmp_path: Path, answer: str) -> No
             return Result(0, answer.encode(), "") if "device_timings.py" in " ".join(words) else done
 
     (model,) = write_networks(tmp_path, 1, "fp32")
-    with pytest.raises(DeviceError, match="the times that it gave make no sense"):
+    with pytest.raises(DeviceError, match=r"liar: .*times .*Error\("):
         module.time_on(FakeLiar("liar", str(tmp_path)), {"m.onnx": model}, rounds=2)

@@ -132,7 +132,7 @@ def test_a_loop_of_unknown_rounds_is_not_estimated(tmp_path: Path) -> None:
     }"""
     counted, unknown = graph(tmp_path / "m.onnx", body)
     assert counted == 2 * 64 and unknown == ("Loop y: how often it runs is unknown",)
-    with pytest.raises(ModelError, match="not estimated: 1 nodes"):
+    with pytest.raises(ModelError, match=r"1 nodes \(Loop y"):
         estimate(tmp_path / "m.onnx", load_target("jetson-orin-nano"))
 
 
@@ -152,7 +152,7 @@ def test_a_local_function_is_what_it_holds(tmp_path: Path) -> None:
 
 def test_what_has_no_rule_and_what_lies_behind_it_is_said(tmp_path: Path, shared: Path) -> None:
     behind = shared / FAULTS / "estimate_unknown_shapes" / "custom_then_conv.onnx"
-    with pytest.raises(ModelError, match=r"not estimated: 2 nodes \(MyNorm cu, Conv c\)"):
+    with pytest.raises(ModelError, match=r"2 nodes \(MyNorm cu, Conv c\)"):
         estimate(behind, load_target("jetson-orin-nano"))
     graph(tmp_path / "m.onnx", "net (float[4,4] x) => (float[4,4] y) { a = MatMul(x, x) y = acme.Odd(a) }")
     made = estimate(tmp_path / "m.onnx", load_target("jetson-orin-nano"))
@@ -167,25 +167,25 @@ def test_a_size_that_is_told_goes_before_the_batch_of_one_and_two_of_a_symbol_ar
         [4, 3],
         [4, 5],
     ]
-    with pytest.raises(ModelError, match="N is 2 in another input, not 4"):
+    with pytest.raises(ModelError, match=r"--shape b: N is 2 .*not 4"):
         fix_sizes(onnx.parser.parse_model(text), {"a": (2, 3), "b": (4, 5)}, "model")
 
 
 def test_free_sizes_are_asked_for_and_taken(shared: Path) -> None:
     file = shared / FAULTS / "estimate_free_sizes" / "conv_dynhw.onnx"
-    with pytest.raises(ModelError, match=r"free sizes: x's h, x's w; give them: --shape x=1,64,h,w"):
+    with pytest.raises(ModelError, match=r"x's h, x's w.*--shape x=1,64,h,w"):
         read_work(file)
     work = read_work(file, read_sizes(["x=1,64,56,56"]))
     assert sum(kernel.operations for kernel in work.kernels) == CONV
-    with pytest.raises(ModelError, match="axis 1 is 64"):
+    with pytest.raises(ModelError, match="--shape x: axis 1 is 64"):
         read_work(file, {"x": (1, 3, 56, 56)})
-    with pytest.raises(ModelError, match="has no input z"):
+    with pytest.raises(ModelError, match=r"no input z.*inputs: x"):
         read_work(file, {"z": (1,)})
 
 
 @pytest.mark.parametrize("text", ["x", "x=", "=1", "x=0", "x=1,a", "x=-1", "x=99999999999"])
 def test_a_shape_of_another_form_is_refused(text: str) -> None:
-    with pytest.raises(ModelError, match="--shape"):
+    with pytest.raises(ModelError, match="--shape x=1,3,640,640"):
         read_sizes([text])
 
 
