@@ -92,7 +92,7 @@ def test_a_teacher_with_other_classes_than_the_data_is_told(folder: Path) -> Non
     text = refused(
         folder, "build", "-t", "jetson", "--set", "teacher.args={num_classes=7}", "--set", "teacher.train_epochs=0"
     )
-    assert "the teacher gives 7 classes, the data has 10" in text
+    assert "7 classes, the data has 10" in text
 
 
 def test_a_student_that_cannot_be_traced_is_told_with_its_line(folder: Path) -> None:
@@ -123,11 +123,11 @@ FLAT = "return self.fc(x.flatten(1))"
 @pytest.mark.parametrize(
     ("init", "forward", "message"),
     [
-        (LINEAR, "y = self.fc(x.flatten(1)); return (y, y) if self.training else y", "the student returns a tuple of 2 in training"),
-        (f"{LINEAR}; self.requires_grad_(False)", FLAT, "no weight of the student learns"),
-        ("self.fc = nn.LazyLinear(n)", FLAT, "has lazy layers"),
-        (LINEAR, "return self.fc(nn.functional.dropout(x.flatten(1)))", "answers at random"),
-        (LINEAR, "return self.fc(x.flatten(1) - x.flatten(1).mean(0))", "depends on the others in its batch"),
+        (LINEAR, "y = self.fc(x.flatten(1)); return (y, y) if self.training else y", "tuple of 2"),
+        (f"{LINEAR}; self.requires_grad_(False)", FLAT, "requires_grad is False"),
+        ("self.fc = nn.LazyLinear(n)", FLAT, "lazy layers"),
+        (LINEAR, "return self.fc(nn.functional.dropout(x.flatten(1)))", "training=self.training"),
+        (LINEAR, "return self.fc(x.flatten(1) - x.flatten(1).mean(0))", "running statistics"),
         (LINEAR, "return self.fc(torch.i0(x.flatten(1)))", "ONNX has no translation"),
     ],
     ids=["auxiliary head", "frozen", "lazy", "random", "mixing", "without translation"],
@@ -162,29 +162,25 @@ def test_an_opset_that_the_student_cannot_be_written_at_is_refused_before_traini
     )
     student = "student={model='python:hard.py:hard'}"
     text = refused(folder, "build", "-t", "x86-cpu", "--set", "export.opset=13", "--set", student)
-    assert (
-        "cannot be written at opset 13 (No Previous Version of HardSwish" in text
-        and "export.opset = 14" in text
-        and "epoch" not in text
-    )
+    assert "opset 13 (No Previous Version of HardSwish" in text and "export.opset = 14" in text and "epoch" not in text
 
 
 def test_a_layer_to_keep_in_float_that_does_not_exist_is_told_before_training(folder: Path) -> None:
     text = refused(folder, "build", "-t", "jetson", "--set", 'quantize.keep_float=["layr1"]')
-    assert "keep_float = 'layr1' names no operator" in text and "epoch" not in text
+    assert "keep_float = 'layr1'" in text and "epoch" not in text
 
 
 def test_features_that_a_method_cannot_compare_are_told_before_training(folder: Path) -> None:
     losses = 'distill.losses=[{method="fitnet", layers={"fc"="fc"}}]'
     text = refused(folder, "build", "-t", "jetson", "--set", losses)
-    assert "fitnet" in text and "fc [4, 10] = fc [4, 10]: it compares maps" in text
+    assert "fitnet" in text and "fc [4, 10] = fc [4, 10]" in text
 
 
 def test_a_layer_that_does_not_exist_is_told_with_the_nearest(folder: Path) -> None:
     text = refused(
         folder, "build", "-t", "jetson", "--set", 'distill.losses=[{method="at", layers={"layr1"="layer1"}}]'
     )
-    assert "student has no layer 'layr1'" in text and "Did you mean layer1?" in text
+    assert "no layer 'layr1'" in text and "Did you mean layer1?" in text
 
 
 def test_a_teacher_no_better_than_chance_stops_without_an_answer(folder: Path) -> None:
@@ -317,7 +313,7 @@ def test_an_estimate_is_a_marked_range_with_what_it_leaves_out(folder: Path) -> 
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("estimate for jetson-orin-nano: more than ")
-    assert "launch time at its low end (1 kernel)" in " ".join(done.stdout.split())
+    assert "(1 kernel)" in " ".join(done.stdout.split())
 
 
 def test_a_plot_without_a_roof_is_refused_with_the_reason(folder: Path) -> None:
@@ -325,7 +321,7 @@ def test_a_plot_without_a_roof_is_refused_with_the_reason(folder: Path) -> None:
     onnx.save(onnx.parser.parse_model(CONV), folder / "m.onnx")
     done = typed("targets", "jetson", "--model", "m.onnx", "--plot", "roofline.svg", cwd=folder)
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "no kernel has a roof" in done.stderr and "fp32" in done.stderr and not (folder / "roofline.svg").exists()
+    assert "no kernel" in done.stderr and "fp32" in done.stderr and not (folder / "roofline.svg").exists()
 
 
 def test_an_estimate_that_cannot_be_made_says_why(folder: Path) -> None:

@@ -85,7 +85,7 @@ def test_a_bf16_bundle_is_verified_here_and_run_in_tensorrt(tmp_path: Path) -> N
     assert "give --bf16, not --stronglyTyped" in (bundle / "README.txt").read_text()
     assert all(ok for _, ok, _ in verify_bundle(bundle))
     run = subprocess.run([sys.executable, bundle / "run.py", "--verify"], capture_output=True, text=True, check=False)
-    assert run.returncode == 2 and "what is bf16 runs in TensorRT alone: see --engine" in run.stderr
+    assert run.returncode == 2 and "see --engine" in run.stderr
 
 
 def test_features_are_distilled_and_qat_goes_on_by_the_logits(tmp_path: Path) -> None:
@@ -101,8 +101,8 @@ def test_every_figure_of_a_jetson_bundle_built_here_is_a_hosts_or_an_estimate(tm
     figures = json.loads((bundle / "manifest.json").read_text())["figures"]
     assert figures and {figure["origin"] for figure in figures} <= {"host", "estimate", "not measured"}
     order = next(check for check in report.checks if check.name == "order of the candidates in time")
-    assert order.verdict == "not measured" and "the profile states no peak for fp32" in order.found
-    assert "fastest" not in report.chosen.reason and "the order in time is unknown" in report.chosen.reason
+    assert order.verdict == "not measured" and "no peak for fp32" in order.found
+    assert "fastest" not in report.chosen.reason and "order in time is unknown" in report.chosen.reason
     assert report.chosen.order_ms is None
     assert next(check for check in report.checks if check.name == "lint for TensorRT 10.3.0").verdict == "pass"
 
@@ -125,13 +125,13 @@ def test_a_graph_that_the_target_s_parser_refuses_is_a_missed_check(tmp_path: Pa
     check = next(check for check in report.checks if check.name.startswith("lint"))
     assert check.verdict == "missed" and not report.ok
     shipped = next(candidate for candidate in report.candidates if candidate.name == report.chosen.name)
-    assert shipped.reason.startswith("NOT TO SHIP") and "Det is not among the operators" in shipped.reason
+    assert shipped.reason.startswith("NOT TO SHIP") and "Det is not" in shipped.reason
 
 
 def test_the_shipped_graph_gives_the_golden_outputs_in_a_plain_session(tmp_path: Path) -> None:
     report, bundle = built(tmp_path, "raspberry-pi-5")
     if os.uname().machine == "x86_64":  # this processor's milliseconds are no Raspberry Pi's: they order nothing
-        assert "the order in time is unknown" in report.chosen.reason
+        assert "order in time is unknown" in report.chosen.reason
         assert all("fastest" not in candidate.reason for candidate in report.candidates)
     session = onnxruntime.InferenceSession(str(bundle / "model.onnx"), providers=["CPUExecutionProvider"])
     with np.load(bundle / "golden.npz") as golden:
@@ -141,7 +141,7 @@ def test_the_shipped_graph_gives_the_golden_outputs_in_a_plain_session(tmp_path:
 
 def test_a_feature_method_with_a_teacher_that_has_no_modules_is_refused_before_training(tmp_path: Path) -> None:
     _, bundle = built(tmp_path, "x86-cpu", "quantize.mode=none", "export.preprocess=false")
-    with pytest.raises(RecipeError, match="no modules that at could read; use a method without its features"):
+    with pytest.raises(RecipeError, match=r"modules that at .*use a method"):
         built(
             tmp_path, "x86-cpu", f"teacher.model=onnx:{bundle}/model.fp32.onnx", "teacher.args={}", "teacher.train_epochs=0",
             'distill.losses=[{method="at", layers={"layer2"="layer2"}}]',
@@ -163,7 +163,7 @@ def test_what_no_budget_forbids_is_warned_about(tmp_path: Path) -> None:
     assert not report.ok and (bundle / "README.txt").read_text().startswith("NOT TO SHIP")
     told = " ".join(report.warnings)
     assert "learned from labels alone" in told and "the teacher is right" not in told
-    assert "no better than always naming the most frequent class" in told
+    assert "most frequent class" in told
     assert "train and test" not in told  # one function gives both, and is told which
 
 
@@ -175,7 +175,7 @@ def test_a_student_beyond_the_device_s_memory_is_refused() -> None:
 
     count = sum(parameter.numel() for parameter in student.parameters())
     check_memory(student, with_memory((count + 1) / 1e9))
-    with pytest.raises(ModelError, match=r"weights take .* in int8, .* take a smaller student"):
+    with pytest.raises(ModelError, match=r" in int8, .*smaller student"):
         check_memory(student, with_memory((count - 1) / 1e9))
 
 

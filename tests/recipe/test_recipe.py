@@ -237,13 +237,13 @@ def test_a_relative_path_of_an_override_starts_where_the_user_is(
 @pytest.mark.parametrize(
     ("override", "place", "text"),
     [
-        ("distill.epochs", "--set distill.epochs", "'distill.epochs' given; write key=value, as in distill.epochs=5"),
-        ("a..b=1", "--set a..b", "'a..b' given; a key is written as in distill.losses.0.weight"),
-        ("distill.epochs.x=1", "--set distill.epochs.x", "distill.epochs is 2, not a table"),
+        ("distill.epochs", "--set distill.epochs", "distill.epochs=5"),
+        ("a..b=1", "--set a..b", "distill.losses.0.weight"),
+        ("distill.epochs.x=1", "--set distill.epochs.x", "is 2, not a table"),
         (
             "distill.losses.2.weight=1",
             "--set distill.losses.2.weight",
-            "no entry 2; distill.losses has 2, counted from 0",
+            "has 2, counted from 0",
         ),
         ("distill.epochs=-1", "--set distill.epochs", "-1 given; should be greater than or equal to 1"),
         ("distill.losses.0.temperature=0", "--set distill.losses.0.temperature", "0 given; should be greater than 0"),
@@ -257,23 +257,19 @@ def test_a_relative_path_of_an_override_starts_where_the_user_is(
         (
             "quantise.mode=qat",
             "--set quantise.mode",
-            "unknown key 'quantise'; have: name, data, teacher, student, distill, quantize, export, budget, tasks."
-            " Did you mean quantize?",
+            "Did you mean quantize?",
         ),
     ],
 )
 def test_a_wrong_override_is_told_by_its_key(folder: Path, override: str, place: str, text: str) -> None:
-    assert mistakes(folder, override) == [(place, text)]
+    [(where, told)] = mistakes(folder, override)
+    assert where == place and text in told
 
 
 def test_an_override_into_losses_that_the_file_does_not_state_is_refused(folder: Path) -> None:
     (folder / "edgekd.toml").write_text(RECIPE[: RECIPE.index("[[distill")])
-    assert mistakes(folder, "distill.losses.0.temperature=2") == [
-        (
-            "--set distill.losses.0.temperature",
-            "the file states no distill.losses; set all of it: --set 'distill.losses=[...]'",
-        )
-    ]
+    [(where, told)] = mistakes(folder, "distill.losses.0.temperature=2")
+    assert where == "--set distill.losses.0.temperature" and "--set 'distill.losses=[...]'" in told
 
 
 # Mistakes in the file
@@ -296,7 +292,7 @@ def test_an_override_into_losses_that_the_file_does_not_state_is_refused(folder:
         ('test = "test.parquet"', "test = 2026-11-01", "3 data.test", "write it in quotes"),
         ("[teacher]", "size = [\n32,\n0]\n[teacher]", "5 data.size.1", "0 given; should be greater than or equal to 1"),
         ("[teacher]", "std = [0.5]\n[teacher]", "1 data", "mean has 3 channels, std has 1"),
-        ("[data]", 'folder = "x"\n[data]', "1 folder", "unknown key 'folder'; it is where the file lies"),
+        ("[data]", 'folder = "x"\n[data]', "1 folder", "unknown key 'folder'"),
         (
             "temperature = 2.0",
             "temperature = 0",
@@ -316,21 +312,20 @@ def test_an_override_into_losses_that_the_file_does_not_state_is_refused(folder:
             "temperature = 2.0",
             "temprature = 2.0",
             "16 distill.losses.0.temprature",
-            "unknown key 'temprature' of method kd; have: temperature, standardize, method, weight, warmup_epochs, until_epoch."
-            " Did you mean temperature?",
+            "Did you mean temperature?",
         ),
         (
             'method = "kd"',
             'method = "kdd"',
             "15 distill.losses.0.method",
-            "method 'kdd' not found; have: kd, fitnet, rkd.",
+            "'kdd' not found; have: kd, fitnet, rkd.",
         ),
         ('method = "kd"', "", "14 distill.losses.0.method", "missing; it is required"),
         (
             'layers = { "layer3"',
             'layer = { "layer3"',
             "18 distill.losses.1.layers",
-            'missing; method fitnet compares features: say which, for example layers = { "layer3" = "layer3" }',
+            'layers = { "layer3" = "layer3" }',
         ),
         ('layers = { "layer3"', 'layer = { "layer3"', "20 distill.losses.1.layer", "Did you mean layers?"),
         ("temperature = 2.0", 'layers = { a = "b" }', "16 distill.losses.0.layers", "method kd reads logits only"),
@@ -362,7 +357,7 @@ def test_a_recipe_that_learns_from_nothing_is_refused(folder: Path) -> None:
     (folder / "edgekd.toml").write_text(RECIPE[: RECIPE.index("[[distill")] + "losses = []\nlabel_weight = 0\n")
     [(place, text)] = mistakes(folder)
     assert place == "edgekd.toml:11 distill"
-    assert "there is nothing to learn from" in text
+    assert "nothing to learn from" in text
 
 
 def test_all_mistakes_come_at_once(folder: Path) -> None:
@@ -442,43 +437,39 @@ def fp32_only() -> Target:
 
 
 def test_int8_on_a_device_without_it_is_refused(folder: Path) -> None:
-    with pytest.raises(RecipeError, match=r'quantize\.mode  "ptq" given; x86-cpu runs fp32, not int8\. Write mode ='):
+    with pytest.raises(RecipeError, match=r'quantize\.mode  "ptq" .*fp32.*Write mode ='):
         check_target(load_recipe(folder), fp32_only())
     check_target(load_recipe(folder, ["quantize.mode=none"]), fp32_only())
 
 
 def test_int8_on_a_device_without_a_scheme_is_refused(folder: Path) -> None:
     target = load_target("x86-cpu").model_copy(update={"quantization": None})
-    with pytest.raises(RecipeError, match=r'"qat" given; x86-cpu has no int8 scheme\. Write mode = "none"'):
+    with pytest.raises(RecipeError, match=r'"qat" .*int8 scheme.*Write mode = "none"'):
         check_target(load_recipe(folder, ["quantize.mode=qat"]), target)
 
 
 def test_an_opset_above_the_runtimes_is_refused(folder: Path) -> None:
     recipe = load_recipe(folder, ["export.opset=20"])
-    with pytest.raises(
-        RecipeError, match=r"export\.opset  20 given; tensorrt 8\.5\.2 on jetson-xavier-nx takes up to 17"
-    ):
+    with pytest.raises(RecipeError, match=r"export\.opset  20 .*jetson-xavier-nx .*up to 17"):
         check_target(recipe, load_target("jetson-xavier-nx"))
     check_target(recipe, load_target("jetson"))
 
 
 def test_an_opset_without_half_precision_scales_is_refused_where_int8_needs_them(folder: Path) -> None:
     recipe = load_recipe(folder, ["export.opset=18"])
-    with pytest.raises(
-        RecipeError, match=r"export\.opset  18 given; int8 with fp16 between, .* takes opset 19 or later"
-    ):
+    with pytest.raises(RecipeError, match=r"export\.opset  18 .*opset 19 or later"):
         check_target(recipe, load_target("jetson"))
     check_target(load_recipe(folder, ["export.opset=18", "quantize.mode=none"]), load_target("jetson"))
 
 
 def test_all_that_a_device_cannot_run_comes_at_once(folder: Path) -> None:
-    with pytest.raises(RecipeError, match="2 mistakes in recipe flowers for target x86-cpu"):
+    with pytest.raises(RecipeError, match=r"2 mistakes .*flowers .*x86-cpu"):
         check_target(load_recipe(folder, ["export.opset=25"]), fp32_only())
 
 
 @pytest.mark.parametrize("name", ["../../x", "a/b", "..", "a\\b"])
 def test_a_name_that_would_leave_the_output_folder_is_refused(folder: Path, name: str) -> None:
-    with pytest.raises(RecipeError, match="name"):
+    with pytest.raises(RecipeError, match="--set name "):
         load_recipe(folder, [f"name='{name}'"])
 
 
@@ -495,9 +486,7 @@ def test_a_path_with_a_dot_in_front_starts_at_the_recipes_folder(folder: Path) -
 def test_a_mean_of_0_to_255_is_told(tmp_path: Path) -> None:
     """Trained with it a student stays at chance, and nothing else says why."""
     (tmp_path / "edgekd.toml").write_text('[data]\ntrain = "a"\ntest = "b"\nmean = [76]\nstd = [90]\n')
-    with pytest.raises(
-        RecipeError, match=r"mean = 76 given; it is of values in 0\.\.1: divide a mean of 0\.\.255 by 255"
-    ):
+    with pytest.raises(RecipeError, match=r"mean = 76 .*divide .*by 255"):
         load_recipe(tmp_path)
     with pytest.raises(RecipeError, match=r"teacher\.mean"):
         load_recipe(

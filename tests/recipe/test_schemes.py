@@ -213,7 +213,7 @@ def test_a_teacher_that_sees_another_column_teaches_by_its_logits(build: Build, 
     report = build(*data, *sees, "distill.epochs=3", "distill.label_weight=0")
     assert report.teacher.value > 50 and report.student.value > 20  # no label was seen: what it knows, the teacher said
     assert not any("train and test" in warning for warning in report.warnings)
-    with pytest.raises(RecipeError, match="sees another column"):
+    with pytest.raises(RecipeError, match=r"^at .*'negative'.*use methods"):
         build(*data, *sees, 'distill.losses=[{method="at", layers="auto"}]')
 
 
@@ -229,10 +229,10 @@ def test_new_classes_are_learnt_and_the_old_ones_kept(build: Build, tmp_path: Pa
     teacher = ("teacher.train_epochs=0", f"teacher.weights={weights}", "teacher.args={width=4, num_classes=5}")
     report = build(*data, *teacher, "distill.scheme=lifelong", 'student.init={how="extend"}')
     assert "the teacher" in note(report, "old classes") and "test samples" in note(report, "new classes")
-    with pytest.raises(ModelError, match="the teacher gives 5 classes, the data has 10"):
+    with pytest.raises(ModelError, match=r"teacher .* 5 classes, .*data .* 10"):
         build(*data, *teacher)
     two = 'teacher.also=[{model="edgekd:resnet8", args={num_classes=7}}]'
-    with pytest.raises(ModelError, match="the teachers give 5, 7 classes"):
+    with pytest.raises(ModelError, match=r"teachers .*5, 7 classes"):
         build(*data, *teacher, two, "distill.scheme=lifelong")
     # As LwF is meant: no sample of an old class is trained on, and the teacher's answers alone keep them.
     (tmp_path / "new").mkdir()
@@ -240,16 +240,16 @@ def test_new_classes_are_learnt_and_the_old_ones_kept(build: Build, tmp_path: Pa
     slowly = ("distill.scheme=lifelong", 'student.init={how="extend"}', "distill.epochs=3", "distill.optimizer.lr=0.02")
     kept = build(*new, *teacher, *slowly)
     lost = build(*new, *teacher, *slowly[1:], "distill.losses=[]", "distill.label_weight=1")
-    with pytest.raises(RecipeError, match="scheme = 'lifelong' trains by lwf, which the recipe's own losses replace"):
+    with pytest.raises(RecipeError, match=r"scheme = 'lifelong' .*lwf"):
         build(*new, *teacher, *slowly, 'distill.losses=[{method="kd"}]')
     percent = [float(note(one, "old classes").partition("alone ")[2].split(" %")[0]) for one in (kept, lost)]
     assert percent[0] > percent[1] + 5
-    with pytest.raises(DataError, match="no sample of class 0, 1, 2, 3, 4"):
+    with pytest.raises(DataError, match="class 0, 1, 2, 3, 4"):
         build(*new)
 
 
 def test_an_unknown_scheme_is_refused_with_the_nearest(build: Build) -> None:
-    with pytest.raises(RecipeError, match=r'"born_agian" given; have: .* Did you mean born_again'):
+    with pytest.raises(RecipeError, match=r'"born_agian" .*have: .* Did you mean born_again'):
         build("distill.scheme=born_agian")
 
 
@@ -258,12 +258,12 @@ def test_an_unknown_scheme_is_refused_with_the_nearest(build: Build) -> None:
     [("data_free", "synthetic:deep_inversion"), ("cross_modal", r"teacher\.column"), ("online", '"dml" or "one"')],
 )
 def test_a_scheme_that_a_recipe_says_otherwise_is_told_how(build: Build, scheme: str, write: str) -> None:
-    with pytest.raises(RecipeError, match=f"'{scheme}' is not set here; write .*{write}"):
+    with pytest.raises(RecipeError, match=f"'{scheme}' .*write .*{write}"):
         build(f"distill.scheme={scheme}")
 
 
 def test_an_automatic_temperature_is_of_the_teachers_logits(build: Build) -> None:
-    with pytest.raises(RecipeError, match="'auto' softens a teacher's logits, which method tf_kd does not read"):
+    with pytest.raises(RecipeError, match=r"temperature: 'auto' .*tf_kd"):
         build('distill.losses=[{method="tf_kd", temperature="auto"}]')
 
 
@@ -273,14 +273,12 @@ def test_a_feature_method_with_a_teacher_without_layers_is_told_which_methods_wo
     report = build("export.preprocess=false")
     shutil.copy(tmp_path / "build" / report.recipe / "x86-cpu" / "model.fp32.onnx", tmp_path / "teacher.onnx")
     teacher = (f"teacher.model=onnx:{tmp_path / 'teacher.onnx'}", "teacher.args={}", "teacher.train_epochs=0")
-    with pytest.raises(
-        RecipeError, match=r"has no modules that at could read; use a method without .*\(kd, .*python:module"
-    ):
+    with pytest.raises(RecipeError, match=r"modules that at .*\(kd, .*python:module"):
         build(*teacher, 'distill.losses=[{method="at", layers="auto"}]')
 
 
 def test_layers_that_cannot_be_paired_are_told_with_both_shapes(build: Build) -> None:
-    with pytest.raises(RecipeError, match=r"loss 'fsp' cannot compare layer1 \[4, 4, 8, 8\] = layer1 \[4, 8, 8, 8\]"):
+    with pytest.raises(RecipeError, match=r"'fsp' .*layer1 \[4, 4, 8, 8\] = layer1 \[4, 8, 8, 8\]"):
         build('distill.losses=[{method="fsp", layers={layer1="layer1"}}]')
 
 
@@ -302,7 +300,7 @@ def test_a_teacher_alone_is_enough(build: Build, cache: Path) -> None:
 
 def test_training_on_the_test_samples_is_warned_about(build: Build, tmp_path: Path) -> None:
     report = build(digits_with(tmp_path, 10), f"data.test={tmp_path / 'train.parquet'}")
-    assert any("test pictures are in train too" in warning for warning in report.warnings)
+    assert any("in train too" in warning for warning in report.warnings)
 
 
 def test_a_cache_that_the_disk_has_no_room_for_is_refused_with_what_to_do(
@@ -310,14 +308,14 @@ def test_a_cache_that_the_disk_has_no_room_for_is_refused_with_what_to_do(
 ) -> None:
     build()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(CacheError, match=r"would take .* GB, the disk of .* take fewer distill\.views"):
+    with pytest.raises(CacheError, match=r" GB, .* fewer distill\.views"):
         build("distill.views=3")
 
 
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (("distill.generations=1",), "pair the layers of one teacher and one student"),
+        (("distill.generations=1",), "^at pair .*read logits"),
         (("distill.ema=0.9", 'distill.losses=[{method="simkd", layers="auto"}]'), "set ema = 0"),
     ],
 )
@@ -331,10 +329,13 @@ def test_features_that_no_link_of_a_chain_shares_are_refused(
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (("distill.scheme=dml", "distill.generations=2"), "no loss reads a teacher"),
-        (('student.init={how="slice"}', "student.weights=w.safetensors"), "begins with one of them"),
-        (("teacher.column=depth",), "has no columns"),
-        (('distill.losses=[{method="kd", until_epoch=1}]', "distill.epochs=2", "distill.label_weight=0"), "to the end"),
+        (("distill.scheme=dml", "distill.generations=2"), r"distill\.generations .*distill\.losses="),
+        (('student.init={how="slice"}', "student.weights=w.safetensors"), r"student\.init .*student\.weights"),
+        (("teacher.column=depth",), r"data\.train .*'depth'.*give parquet"),
+        (
+            ('distill.losses=[{method="kd", until_epoch=1}]', "distill.epochs=2", "distill.label_weight=0"),
+            "distill  label_weight is 0",
+        ),
         (
             ('student.init={how="copy", source={model="onnx:gone.onnx"}}',),
             r"student.init.source.model  .*gone.onnx does not exist",
@@ -350,7 +351,7 @@ def test_what_contradicts_itself_is_refused(
 
 
 def test_a_scheme_in_python_is_stated_with_its_defaults() -> None:
-    with pytest.raises(ValueError, match="in Python state label_weight, losses"):
+    with pytest.raises(ValueError, match="state label_weight, losses"):
         Distill(scheme="dml")
     assert Distill(scheme="dml", **SCHEMES["dml"]).losses[0].method == "dml"
 

@@ -58,7 +58,7 @@ def test_a_device_that_measured_other_batches_leaves_the_budget_to_no_host(repor
     verdict, found = budget(
         report, measured("local", latency(1.0), origin="host"), measured("pi", latency(1.0, batch=8))
     )
-    assert verdict == "not measured" and "pi was measured with other batches than 1" in found
+    assert verdict == "not measured" and "pi was measured with other batches" in found
 
 
 def test_copies_count() -> None:

@@ -95,7 +95,7 @@ def test_a_process_that_is_killed_is_an_error_with_the_signal_s_name(tmp_path: P
     killed, other = Session(product(tmp_path / "a.onnx")), Session(product(tmp_path / "a.onnx"))
     os.kill(killed.pid, signal.SIGKILL)
     x = np.zeros((1, 3), np.float32)
-    with pytest.raises(Ended, match=r"ended with signal 9 \(SIGKILL; .* memory runs out\) while it ran the model"):
+    with pytest.raises(Ended, match=r"\(SIGKILL; .* memory .*ran the model"):
         killed.run(None, {"x": x})
     assert other.run(None, {"x": x})[0].shape == (1, 4)
 
@@ -105,7 +105,7 @@ def test_a_process_that_does_not_answer_is_ended(tmp_path: Path, monkeypatch: py
     session = Session(product(tmp_path / "a.onnx"))
     monkeypatch.setattr(sessions, "PATIENCE_S", 0.3)
     os.kill(session.pid, signal.SIGSTOP)
-    with pytest.raises(Ended, match=r"no answer within 0.3 s while it ran the model"):
+    with pytest.raises(Ended, match=r"0\.3 s .*ran the model"):
         session.run(None, {"x": np.zeros((1, 3), np.float32)})
     assert gone(session.pid)
 

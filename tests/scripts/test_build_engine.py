@@ -228,13 +228,13 @@ def test_profiles_are_read_for_several_inputs_and_free_sizes() -> None:
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ({}, "sizes other than the batch need --profile"),
-        ({"profile": ["image=1x3x8x8"]}, "NAME=MIN,USUAL,MAX is needed"),
+        ({}, "need --profile"),
+        ({"profile": ["image=1x3x8x8"]}, "NAME=MIN,USUAL,MAX"),
         ({"profile": ["other=1x3x8x8,1x3x8x8,1x3x8x8"]}, "inputs: image"),
         ({"profile": ["image=1x3xAx8,1x3x8x8,1x3x8x8"]}, "sizes joined by x"),
         ({"profile": ["image=1x4x8x8,1x4x8x8,1x4x8x8"]}, r"no shape of input image, which is \[-1, 3, -1, -1\]"),
-        ({"profile": ["image=4x3x8x8,2x3x8x8,8x3x8x8"]}, "does not hold in every dimension"),
-        ({"profile": ["image=1x3x8x8,2x3x8x8,4x3x8x8"], "dla_core": 0}, "the DLA takes one size"),
+        ({"profile": ["image=4x3x8x8,2x3x8x8,8x3x8x8"]}, "every dimension"),
+        ({"profile": ["image=1x3x8x8,2x3x8x8,4x3x8x8"], "dla_core": 0}, "DLA takes one size"),
     ],
 )
 def test_a_profile_that_does_not_fit_is_refused(given: dict[str, Any], why: str) -> None:
@@ -330,16 +330,16 @@ def test_the_script_prints_trtexec_s_commands_and_writes_what_11_compares(tmp_pa
 
 
 def test_edgekd_s_own_builder_refuses_what_cannot_be_built(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="precision 'int4' given; possible: int8, fp16, bf16, fp32"):
+    with pytest.raises(ExportError, match=r"'int4' .*possible: int8, fp16, bf16, fp32"):
         to_tensorrt(tmp_path / "model.onnx", tmp_path / "model.plan", precision="int4")
-    with pytest.raises(ExportError, match=r"no option 'max_btch'.*Did you mean max_batch\?"):
+    with pytest.raises(ExportError, match=r"'max_btch'.*Did you mean max_batch\?"):
         to_tensorrt(tmp_path / "model.onnx", tmp_path / "model.plan", precision="int8", max_btch=4)
 
 
 def test_edgekd_s_own_builder_says_where_tensorrt_is_missing(tmp_path: Path) -> None:
     if importlib.util.find_spec("tensorrt") is not None:
         pytest.skip("TensorRT is installed here")
-    with pytest.raises(ExportError, match="tensorrt's Python package is not installed"):
+    with pytest.raises(ExportError, match="python3-libnvinfer"):
         to_tensorrt(tmp_path / "model.onnx", tmp_path / "model.plan", precision="int8")
 
 
@@ -354,5 +354,5 @@ def test_a_manifest_whose_names_hold_control_characters_gives_no_command(
     (manifest["input"] if key == "name" else manifest)[key] = "a\nb"  # type: ignore[index]
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     monkeypatch.setattr(build_engine, "HERE", str(tmp_path))
-    with pytest.raises(build_engine.Failure, match="a key of it is of another kind"):
+    with pytest.raises(build_engine.Failure, match=r"manifest\.json .*ValueError"):
         build_engine.print_trtexec(build_engine.Options(model="m", output="p"))

@@ -184,7 +184,7 @@ def test_figures_of_another_model_are_refused(tmp_path: Path) -> None:
     figures = json.loads((tmp_path / "figures.json").read_text())
     (tmp_path / "figures.json").write_text(json.dumps({**figures, "model_sha256": "0" * 64}))
 
-    with pytest.raises(DeviceError, match="measured on another model"):
+    with pytest.raises(DeviceError, match="another model"):
         figures_of(tmp_path / "figures.json", trial_of(bundle), "far")
 
 
@@ -253,7 +253,7 @@ def test_without_tensorrt_an_engine_is_refused_with_the_remedy(tmp_path: Path) -
 
     text = alone(bundle, code=2)
 
-    assert "the engine was not built" in text and "tensorrt's Python package is not installed" in text
+    assert "the engine was not built" in text and "python3-libnvinfer" in text
 
 
 def test_a_batch_that_the_graph_does_not_take_is_told(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_a_child_that_says_more_than_its_answer_is_understood_and_one_that_says_
     )
     assert runner.apart(str(tmp_path), sys.executable, "loading", {}) == {"load_ms": 1}
     (tmp_path / "device_runner.py").write_text("raise SystemExit('no such kernel')\n")
-    with pytest.raises(runner.Failure, match="loading ended with exit code 1: no such kernel"):
+    with pytest.raises(runner.Failure, match="code 1: no such kernel"):
         runner.apart(str(tmp_path), sys.executable, "loading", {})
     (tmp_path / "device_runner.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
     with pytest.raises(runner.Failure, match="is there enough memory"):

@@ -106,7 +106,8 @@ def test_a_runtime_that_ends_the_process_on_one_candidate_leaves_the_others(
     written = json.loads((bundle / "report.json").read_text())
     assert written["dropped"] == [{"name": "fp16", "reason": reason}]
     assert [candidate["name"] for candidate in written["candidates"]] == ["fp32"]
-    assert "fp16 was dropped: the runtime ended with signal 11 (SIGSEGV)" in " ".join(capsys.readouterr().err.split())
+    told = capsys.readouterr().err
+    assert "fp16 was dropped" in told and "(SIGSEGV)" in told
     assert reason in (bundle / "report.html").read_text()
     assert not list((folder / "cache").glob("export_fp16-*"))  # a failure is no figure: it is tried again
     assert all(ok for _, ok, _ in verify_bundle(bundle))
@@ -124,7 +125,7 @@ def test_a_teacher_that_ends_its_runtime_is_refused_in_a_line(folder: Path) -> N
     to_fp16(folder / "vit.onnx", folder / "teacher.onnx")
     with pytest.raises(Ended, match="SIGSEGV"):
         OnnxRunner(folder / "teacher.onnx")
-    with pytest.raises(ModelError, match=r"teacher.onnx' cannot be used: the runtime ended with signal 11"):
+    with pytest.raises(ModelError, match=r"teacher\.onnx' .*signal 11"):
         built(folder, 'teacher={model="onnx:teacher.onnx"}')
     assert not list((folder / "cache").glob("*distill*"))
 
@@ -162,9 +163,7 @@ def test_where_none_is_left_the_build_fails_with_each_reason(folder: Path, monke
         return own(self, *words)  # type: ignore[arg-type]
 
     monkeypatch.setattr(sessions.Session, "run", killed)
-    with pytest.raises(
-        ExportError, match=r"no candidate is left to ship: fp32 was dropped: .*SIGKILL.*fp16 was dropped"
-    ):
+    with pytest.raises(ExportError, match=r"fp32 .*SIGKILL.*fp16 .*from fp32"):
         built(folder)
     assert not (folder / "build").exists()
 
@@ -200,7 +199,7 @@ def test_code_of_the_user_s_that_ends_the_program_is_told_with_its_line(folder: 
         check=False,
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "the build was ended by sys.exit(0) in" in done.stderr and "students.py, line 27" in done.stderr
+    assert "sys.exit(0)" in done.stderr and "students.py, line 27" in done.stderr
 
 
 @pytest.mark.slow
@@ -219,7 +218,7 @@ def test_a_terminal_of_ascii_alone_gets_the_nearest_characters(folder: Path) -> 
 def test_a_full_disk_of_the_output_names_the_output(tmp_path: Path) -> None:
     """What was to be copied there lies in the cache, which is not full."""
     (tmp_path / "cache.onnx").write_bytes(bytes(100_000))
-    with pytest.raises(BundleError, match=r"no space left on the disk of .*/out, where the bundle is written") as told:
+    with pytest.raises(BundleError, match=r"no space .*/out") as told:
         (tmp_path / "out").mkdir()
         with draft_of(tmp_path / "out" / "jetson") as draft:
             (draft / "model.onnx").symlink_to("/dev/full")

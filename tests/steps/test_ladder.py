@@ -182,11 +182,11 @@ def test_settings_that_cannot_work_are_refused(given: str, message: str, tmp_pat
 
 
 def test_refinements_of_a_trained_model_are_refused() -> None:
-    with pytest.raises(ValueError, match='mode = "qat" has no use for it'):
+    with pytest.raises(ValueError, match=r'refine .*mode = "qat"'):
         Quantize(mode="qat", refine=("adaround",))
 
 
 def test_a_target_without_int8_is_refused() -> None:
     target = load_target("x86-cpu").model_copy(update={"quantization": None})
-    with pytest.raises(QuantizationError, match="'x86-cpu' has no int8 scheme"):
+    with pytest.raises(QuantizationError, match=r"'x86-cpu' .*int8 scheme.*mode = "):
         prepare(Block(), target, (images(2),))
