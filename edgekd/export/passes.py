@@ -13,7 +13,8 @@ from edgekd.errors import ExportError
 
 SUFFIX = "_quantized"
 WRAPPER = "model."
-"""What `Deployed` puts before the names of the model that it wraps."""
+BEFORE = "preprocess."
+"""What `Deployed` puts before the names of the model and of the preprocessing that it wraps."""
 INT32_LIMIT = 2.0**30
 FILTERS = 16  # of a convolution, from which on a padded image was measured to pay (docs/quantization.md)
 
@@ -241,8 +242,7 @@ def part_integer_weights(model: ir.Model) -> None:
 
 def clean(model: ir.Model) -> None:
     """Drops what nothing reads, what only the exporter wanted to know, and source paths; names in order."""
-    for initializer in list(model.graph.initializers.values()):
-        initializer.name = str(initializer.name).removeprefix(WRAPPER)
+    _unwrap_names(model)
     for run in (
         common.IdentityEliminationPass(),
         common.RemoveUnusedNodesPass(),
@@ -265,6 +265,21 @@ def clean(model: ir.Model) -> None:
     model.graph.metadata_props.clear()
     model.graph.name = "model"
     model.producer_name, model.producer_version, model.doc_string = "edgekd", "", ""
+
+
+def _unwrap_names(model: ir.Model) -> None:
+    """Weights by the names that they have in the model, and in the preprocessing, whose own come first in the file."""
+    stored = [(str(value.name), value) for value in model.graph.initializers.values()]
+    wrapped = {start: [name for name, _ in stored if name.startswith(start)] for start in (WRAPPER, BEFORE)}
+    names = {name: name for name, _ in stored if not name.startswith((WRAPPER, BEFORE))}
+    # The model's are the names of sites: of two equal ones the preprocessing's stays long.
+    for start, found in wrapped.items():
+        taken = set(names.values())
+        names |= {name: short if (short := name.removeprefix(start)) not in taken else name for name in found}
+    model.graph.initializers.clear()
+    for name, value in sorted(stored, key=lambda item: (item[0] in wrapped[WRAPPER]) - (item[0] in wrapped[BEFORE])):
+        value.name = names[name]
+        model.graph.register_initializer(value)
 
 
 def _name_global_pool(node: ir.Node) -> None:

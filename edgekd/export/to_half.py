@@ -54,16 +54,17 @@ class Kept:
 def to_fp16(
     src_path: str | os.PathLike[str],
     dst_path: str | os.PathLike[str],
-    samples: NDArray[Any] | None = None,
+    samples: NDArray[Any] | Mapping[str, NDArray[Any]] | None = None,
 ) -> list[Kept]:
     """Writes `src_path`'s graph to `dst_path` in half precision between its first and last operators.
 
     Inputs and outputs keep their types and names; preprocessing and softmax stay float32. Scales of Q/DQ become half
     precision too, which takes opset 19. Operators stay float32, and are returned with the reason, where a weight lies
-    beyond 65504, a scale below 6.1e-05, or a value beyond 512 on `samples`, real rows as the file takes them, and where
-    ONNX defines the operator for float32 alone.
+    beyond 65504, a scale below 6.1e-05, or a value beyond 512 on `samples`, and where ONNX defines the operator for float32
+    alone. `samples` are real rows `[n, ...]` as the file takes them, by input's name; one array is the first input's.
 
-    Raises ExportError for a file that is no valid model, and for an opset before 19 where the graph is quantized.
+    Raises ExportError for a file that is no valid model, and for an opset before 19 where the graph is quantized; DataError for
+    samples that the file does not take.
     """
     model = read_onnx(src_path)
     opset = opset_of(model)
@@ -73,9 +74,10 @@ def to_fp16(
     _widen_scales(model.graph)
     kept = unsafe_nodes(model, values_on(src_path, samples))
     known = {found.node for found in kept}
-    kept += [found for found in _without_type(model, TensorProto.FLOAT16) if found.node not in known]
+    types = types_of(src_path)
+    kept += [found for found in _without_type(model, TensorProto.FLOAT16, types) if found.node not in known]
     in_fp32 = with_dequantizers(model.graph, {found.node for found in kept})
-    _Halved(model, types_of(src_path), TensorProto.FLOAT16, in_fp32).rewrite()
+    _Halved(model, types, TensorProto.FLOAT16, in_fp32).rewrite()
     write(model, dst_path)
     return kept
 
@@ -95,8 +97,9 @@ def to_bf16(src_path: str | os.PathLike[str], dst_path: str | os.PathLike[str]) 
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         raise ExportError(f"{src_path} is quantized; between integers edgekd writes fp16: use to_fp16")
     _name_nodes(model)
-    kept = _without_type(model, TensorProto.BFLOAT16)
-    _Halved(model, types_of(src_path), TensorProto.BFLOAT16, {found.node for found in kept}).rewrite()
+    types = types_of(src_path)
+    kept = _without_type(model, TensorProto.BFLOAT16, types)
+    _Halved(model, types, TensorProto.BFLOAT16, {found.node for found in kept}).rewrite()
     write(model, dst_path)
     return kept
 
@@ -106,13 +109,21 @@ def _name_nodes(model: onnx.ModelProto) -> None:
         node.name = node.name or f"{node.op_type}_{index}"
 
 
-def values_on(path: str | os.PathLike[str], samples: NDArray[Any] | None) -> dict[str, float]:
-    """Tensor -> its largest magnitude, of all tensors that nodes give, on rows of the first input; empty without any."""
+def values_on(
+    path: str | os.PathLike[str], samples: NDArray[Any] | Mapping[str, NDArray[Any]] | None
+) -> dict[str, float]:
+    """Tensor -> its largest magnitude, of all tensors that nodes give and of float inputs; empty without any samples.
+
+    `samples` are rows by input's name, or of the first input. Raises DataError where the file does not take them.
+    """
     if samples is None:
         return {}
     typed = ir.load(path)
     ShapeInferencePass()(typed)
-    return largest_values(typed, {str(typed.graph.inputs[0].name): samples}, "the model")
+    rows = samples if isinstance(samples, Mapping) else {str(typed.graph.inputs[0].name): samples}
+    largest = largest_values(typed, rows, "the model")
+    read = {name: array for name, array in rows.items() if array.dtype.kind == "f"}
+    return largest | {name: float(np.abs(array).max(initial=0)) for name, array in read.items()}
 
 
 def unsafe_nodes(model: onnx.ModelProto, largest: dict[str, float]) -> list[Kept]:
@@ -141,13 +152,14 @@ def unsafe_nodes(model: onnx.ModelProto, largest: dict[str, float]) -> list[Kept
     return kept
 
 
-def _without_type(model: onnx.ModelProto, half: int) -> list[Kept]:
-    """The operators that ONNX, at the model's opset, has no form of in 16 bits."""
+def _without_type(model: onnx.ModelProto, half: int, types: Mapping[str, int]) -> list[Kept]:
+    """The operators that ONNX, at the model's opset, has no form of in 16 bits; what gives no floats needs none."""
     opset = opset_of(model)
     return [
         Kept(node.name, node.op_type, f"opset {opset} of ONNX has no {node.op_type} in {NAMES[half]}")
         for node in model.graph.node
-        if not all(_takes(types, half) for types in _types_of(node, opset, outputs=True)[: len(node.output)])
+        if not all(_takes(taken, half) for taken in _types_of(node, opset, outputs=True)[: len(node.output)])
+        and any(types.get(name, TensorProto.FLOAT) == TensorProto.FLOAT for name in node.output)
     ]
 
 

@@ -1,4 +1,4 @@
-"""to_onnx: a model as an ONNX file that takes camera bytes and gives logits or probabilities."""
+"""to_onnx: a model as an ONNX file that takes what a device has, such as a camera's bytes, and gives logits or probabilities."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from edgekd.export.opset import LOWEST, at_opset
 from edgekd.export.translations import translations_read_once
 from edgekd.inputs.image import Normalise
 from edgekd.models.plain import is_plain, plain_copy
-from edgekd.models.trace import quiet_torch, trace, user_line
+from edgekd.models.trace import Batch, Free, as_tuple, quiet_torch, trace, user_line
 from edgekd.target import Quantization
 
 aten = torch.ops.aten
@@ -57,25 +57,45 @@ class Preprocess:
     std: tuple[float, ...]
 
 
+class Camera(nn.Module):
+    """What `Preprocess` asks for as a module: the first input's bytes are normalised, what else comes passes through.
+
+    It maps uint8 `[batch, H, W, C]` to float `[batch, C, H, W]`.
+    """
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        super().__init__()
+        self.normalise = Normalise(preprocess.mean, preprocess.std)
+
+    def forward(self, image: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        # In order of memory: the model's own code may call `view`.
+        return (self.normalise(image).clone(memory_format=torch.contiguous_format), *others)
+
+
 class Deployed(nn.Module):
     """`model` with what comes before and after it on a device.
 
-    Without `preprocess` float `[batch, C, H, W]`, with it uint8 `[batch, H, W, C]`, to logits or probabilities
-    `[batch, classes]`; with further `heads` (outputs of each) to one such tensor a head, the classes' first. What else the
-    model takes and gives stays as it is.
+    `preprocess` maps what the device has to the model's arguments, a tensor or a tuple of them; without it the device gives
+    these. The answer is logits or probabilities `[batch, classes]`; with further `heads` (outputs of each) one such tensor a
+    head, the classes' first. What else a model gives stays as it is.
     """
 
-    def __init__(self, model: nn.Module, preprocess: Preprocess | None, output: str, heads: Sequence[int] = ()) -> None:
+    def __init__(self, model: nn.Module, preprocess: nn.Module | None, output: str, heads: Sequence[int] = ()) -> None:
         super().__init__()
         self.heads = list(heads)
         self.model = model
-        self.normalise = Normalise(preprocess.mean, preprocess.std) if preprocess is not None else None
+        self.preprocess = preprocess
         self.output = output
 
-    def forward(self, x: Tensor, *others: Tensor) -> Any:
-        if self.normalise is not None:
-            x = self.normalise(x).clone(memory_format=torch.contiguous_format)  # the model's own code may call `view`
-        y = self.model(x, *others)
+    def forward(self, *raw: Tensor) -> Any:
+        given = raw if self.preprocess is None else as_tuple(self.preprocess(*raw))
+        y = self.model(*given)
+        if (self.heads or self.output == "probabilities") and (not isinstance(y, Tensor) or y.dim() != 2):
+            # Of more axes the classes may lie on the second, as in maps, or on the last, as of tokens.
+            gives = f"a tensor of {y.dim()} axes" if isinstance(y, Tensor) else f"a {type(y).__name__}"
+            raise ExportError(
+                f"{type(self.model).__name__} gives {gives}; probabilities and heads are of [batch, classes] alone: write logits"
+            )
         if not self.heads:
             return y.softmax(1) if self.output == "probabilities" else y
         each = torch.split(y, [y.shape[1] - sum(self.heads), *self.heads], 1)
@@ -85,42 +105,45 @@ class Deployed(nn.Module):
 def to_onnx(
     model: nn.Module | GraphModule,
     path: str | os.PathLike[str],
-    example_input: Tensor | tuple[Tensor, ...],
+    example_input: Batch,
     *,
     opset: int,
-    preprocess: Preprocess | None = None,
+    preprocess: Preprocess | nn.Module | None = None,
     output: Literal["logits", "probabilities"] = "logits",
     heads: Mapping[str, int] | None = None,
     batch: int | None = None,
+    free: Free = (),
 ) -> None:
     """Writes `model`, in evaluation mode, to `path`; the same model gives the same bytes.
 
-    `example_input` is float `[batch, C, H, W]`, or a tuple of tensors for a model of several inputs. The batch is
-    dynamic, named `batch`, unless `batch` fixes it. The input is called `input`, the output as `output` says; of several
-    inputs the names are those of the model's arguments, of several outputs `output_0`, `output_1`... Further `heads` (name:
-    number of its classes, the last columns of what the model gives) are outputs of their own, by their names. With
-    `preprocess` the (first) input is uint8 `[batch, H, W, C]`. A graph from `edgekd.quantize.convert` is written with a
-    Q/DQ pair for each of its sites, its weights as int8. Above 2 GB the weights stand in a file beside it, `<name>.data`.
+    example_input   the model's argument, `[batch, ...]`, or the tuple of its arguments; of a `preprocess` module its own
+    preprocess      a module that maps what the file takes to the model's arguments. Or `Preprocess`: the file's first input
+                    is then uint8 `[batch, H, W, C]`, while `example_input` is float `[batch, C, H, W]`, as the model takes it
+    heads           further outputs (name: number of its classes), the last columns of what the model gives
+    batch           the one batch size that the file takes; without it the batch is dynamic, and named `batch`
+    free            further free sizes: of each input of the file one mapping from axis to `FreeSize`
 
-    Raises ExportError where the model cannot be traced or written at this opset, or would not be the one that was
-    trained.
+    One input is called `input`; of several the names are those of the arguments. One output is called as `output` says;
+    several are `output_0`, `output_1`... A free axis bears its size's name, in inputs and outputs. A graph from
+    `edgekd.quantize.convert` is written with a Q/DQ pair for each of its sites, its weights as int8. Above 2 GB the weights
+    stand in a file beside it, `<name>.data`.
+
+    Raises ExportError where the model cannot be traced or written at this opset, fixes a free size, or would not be the one
+    that was trained.
     """
     if not LEAST_OPSET <= opset <= HIGHEST_OPSET:
         raise ExportError(f"opset {opset} given; edgekd writes {LEAST_OPSET} to {HIGHEST_OPSET}")
-    first, *others = (example_input,) if isinstance(example_input, Tensor) else example_input
-    if preprocess is not None:
-        _check_channels(preprocess, first.shape[1])
-        first = torch.zeros_like(first.permute(0, 2, 3, 1), dtype=torch.uint8)
+    given, before = _as_the_file_takes(as_tuple(example_input), preprocess)
     quantized = _quantized_tensors(model) if isinstance(model, GraphModule) else []
-    training = {module: module.training for module in model.modules()}
+    training = {module: module.training for part in (model, before) if part is not None for module in part.modules()}
     try:
         for module in training:
             module.training = False  # not eval(): a traced graph refuses it
         # What a weight is computed with needs no translation, and ships no code: the weight does.
         plain = model if is_plain(model) else plain_copy(model)
-        deployed = Deployed(plain, preprocess, output, tuple((heads or {}).values()))
-        program = trace(deployed, (first, *others), name=type(model).__name__, batch=batch)
-        inputs = list(inspect.signature(model.forward).parameters)[: len(others) + 1] if others else ["input"]
+        deployed = Deployed(plain, before, output, tuple((heads or {}).values()))
+        program = trace(deployed, given, name=type(model).__name__, batch=batch, free=free)
+        inputs = _names(preprocess if isinstance(preprocess, nn.Module) else model, len(given))
         exported = _export(program, max(opset, LOWEST), inputs, [output, *(heads or {})])
     finally:
         for module, was in training.items():
@@ -137,8 +160,31 @@ def to_onnx(
     passes.clean(exported)
     written = at_opset(ir.to_proto(exported), opset)
     written.ir_version = min(HIGHEST_IR, onnx.helper.find_min_ir_version_for(list(written.opset_import)))
-    _name_batch(written.graph)
+    _name_sizes(written.graph, free)
     write(written, path)
+
+
+def _as_the_file_takes(
+    given: tuple[Tensor, ...], preprocess: Preprocess | nn.Module | None
+) -> tuple[tuple[Tensor, ...], nn.Module | None]:
+    """Examples of the file's inputs, and the module that maps them to the model's arguments."""
+    if not isinstance(preprocess, Preprocess):
+        return given, preprocess
+    first, *others = given
+    _check_channels(preprocess, first.shape[1])
+    return (torch.zeros_like(first.permute(0, 2, 3, 1), dtype=torch.uint8), *others), Camera(preprocess)
+
+
+def _names(module: nn.Module, count: int) -> list[str]:
+    """The names of a file's inputs: of several those of the module's arguments."""
+    if count == 1:
+        return ["input"]
+    names: list[str] = []
+    for name, parameter in inspect.signature(module.forward).parameters.items():
+        left = count - len(names)
+        several = parameter.kind is parameter.VAR_POSITIONAL and left > 1
+        names += [f"{name}_{index}" for index in range(left)] if several else [name]
+    return names[:count]
 
 
 def _check_channels(preprocess: Preprocess, channels: int) -> None:
@@ -253,14 +299,20 @@ def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
 
 
-def _name_batch(graph: onnx.GraphProto) -> None:
-    """Calls the dynamic dimension `batch` and drops the inner shapes, which hold torch's own symbols for it."""
-    shape = graph.input[0].type.tensor_type.shape.dim
-    symbol = shape[0].dim_param if shape else ""
+def _name_sizes(graph: onnx.GraphProto, free: Free) -> None:
+    """Calls dynamic dimensions `batch` and as `free` says, and drops the inner shapes, which hold torch's own symbols for them.
+
+    A size that is computed from free ones, such as half of a length, is written in their names.
+    """
+    names: dict[str, str] = {}
+    for value, axes in zip(graph.input, free or ({},) * len(graph.input), strict=True):
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if dim.dim_param and (axis == 0 or axis in axes):
+                names[dim.dim_param] = axes[axis].name if axis else "batch"
     for value in (*graph.input, *graph.output):
         for dim in value.type.tensor_type.shape.dim:
-            if symbol and dim.dim_param == symbol:
-                dim.dim_param = "batch"
+            if dim.dim_param:
+                dim.dim_param = re.sub(r"[A-Za-z_]\w*", lambda found: names.get(found[0], found[0]), dim.dim_param)
     del graph.value_info[:]
 
 
