@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.quantize.layers import Layer
-from edgekd.quantize.operators import aten
+from edgekd.quantize.operators import LAYERS, aten
 
 ZETA, GAMMA = 1.1, -0.1  # stretch of the rectified sigmoid, equation 23
 BETA = (20.0, 2.0)  # annealed: first only weights near 0 and 1 are drawn there, then all
@@ -30,9 +30,9 @@ def round_weight(layer: Layer, inputs: Sequence[tuple[Tensor, Tensor]]) -> None:
     """Writes to the layer's weight the multiples of its scales that rebuild its float output best.
 
     inputs: (x in float, x̃ as the quantized model computes it) for each batch. No channel becomes worse than by rounding to
-    the nearest. A layer that is no 2-d convolution and no linear one keeps the nearest.
+    the nearest. A transposed convolution keeps the nearest.
     """
-    if layer.node.target not in (aten.conv2d.default, aten.conv2d.padding, aten.linear.default):
+    if layer.node.target not in LAYERS:
         return
     weight = layer.weight
     w = weight.detach().reshape(layer.groups, len(weight) // layer.groups, -1)
@@ -74,19 +74,32 @@ def unfold(layer: Layer, x: Tensor, places: int) -> Tensor:
     if layer.node.target is aten.linear.default:
         flat = x.reshape(1, -1, x.shape[-1]).mT
     else:
-        kernel = layer.weight.shape[2:]
-        options: Any = tuple(
-            layer.node.args[i] if len(layer.node.args) > i else default for i, default in ((3, 1), (4, 0), (5, 1))
-        )
-        stride, padding, dilation = options
-        if isinstance(padding, str):
-            reach = [(d * (k - 1) if padding == "same" else 0) for d, k in zip(_two(dilation), kernel, strict=True)]
-            x = nn.functional.pad(x, (reach[1] // 2, -(-reach[1] // 2), reach[0] // 2, -(-reach[0] // 2)))
-            padding = 0
-        columns = nn.functional.unfold(x.contiguous(), kernel, _two(dilation), _two(padding), _two(stride))
+        columns = _columns(layer, x)
         flat = columns.reshape(len(x), layer.groups, -1, columns.shape[2]).permute(1, 2, 0, 3).flatten(2)
     step = max(1, flat.shape[2] // places) | 1  # odd: no column of a map is always left out
     return flat[:, :, ::step]
+
+
+def _columns(layer: Layer, x: Tensor) -> Tensor:
+    """The window under each output, `[batch, channels * kernel, places]`, of maps of one, two or three dimensions."""
+    kernel = layer.weight.shape[2:]
+    axes = range(len(kernel))
+    options: Any = tuple(
+        layer.node.args[i] if len(layer.node.args) > i else default for i, default in ((3, 1), (4, 0), (5, 1))
+    )
+    stride, dilation = (_each(options[i], len(kernel)) for i in (0, 2))
+    if isinstance(options[1], str):
+        reach = [dilation[i] * (kernel[i] - 1) if options[1] == "same" else 0 for i in axes]
+        before = [length // 2 for length in reach]
+    else:
+        before = list(_each(options[1], len(kernel)))
+        reach = [2 * length for length in before]
+    # From the last axis to the first, as `pad` takes them.
+    x = nn.functional.pad(x, [side for i in reversed(axes) for side in (before[i], reach[i] - before[i])])
+    for i in axes:
+        x = x.unfold(2 + i, dilation[i] * (kernel[i] - 1) + 1, stride[i])[..., :: dilation[i]]
+    inner = [2 + len(kernel) + i for i in axes]
+    return x.permute(0, 1, *inner, *(2 + i for i in axes)).flatten(2 + len(kernel)).flatten(1, 1 + len(kernel))
 
 
 def _optimise(rounded: Callable[[Tensor], Tensor], w: Tensor, scale: Tensor, a: Tensor, r: Tensor) -> Tensor:
@@ -108,5 +121,7 @@ def _optimise(rounded: Callable[[Tensor], Tensor], w: Tensor, scale: Tensor, a: 
     return rounded((v.detach() >= 0).float())
 
 
-def _two(value: int | Sequence[int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[-1])
+def _each(value: int | Sequence[int], axes: int) -> Sequence[int]:
+    """An option of a convolution for each of its axes: one number stands for all."""
+    given = [value] if isinstance(value, int) else list(value)
+    return given * axes if len(given) == 1 else given

@@ -10,7 +10,7 @@ from torch import Tensor
 
 def correct_bias(bias: Tensor, in_float: Sequence[Tensor], quantized: Sequence[Tensor], channels: int) -> None:
     """Subtracts `E[ỹ] - E[y]` of each channel from the bias; `channels` is the axis of the outputs, given in batches, that
-    holds them: 1 of a convolution, -1 of a linear layer.
+    holds them: 1 of a convolution, be it transposed, in any number of dimensions, -1 of a linear layer.
     """
     pairs = zip(in_float, quantized, strict=True)
     shift = torch.stack([(y_q - y).double().sum(_others(y, channels)) for y, y_q in pairs]).sum(0)

@@ -13,10 +13,11 @@ from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_flatten
 
 from edgekd.models.plain import plain_copy
-from edgekd.models.trace import trace
+from edgekd.models.trace import Free, trace
 from edgekd.quantize.fold import absorb_batch_norms
 from edgekd.quantize.functional import make_functional
 from edgekd.quantize.operators import aten
+from edgekd.quantize.sizes import keep_bounds
 
 NEUTRAL: dict[Any, tuple[Any, ...]] = {
     aten.add.Tensor: (0,), aten.sub.Tensor: (0,), aten.mul.Tensor: (1,), aten.div.Tensor: (1,),
@@ -24,8 +25,8 @@ NEUTRAL: dict[Any, tuple[Any, ...]] = {
 """What changes nothing, as the 0 that Python's `sum` begins with."""
 
 
-def capture(model: nn.Module, example_inputs: tuple[Tensor, ...], *, trainable: bool) -> GraphModule:
-    """A copy of `model` in evaluation mode as ATen operators, with a dynamic batch.
+def capture(model: nn.Module, example_inputs: tuple[Tensor, ...], *, trainable: bool, free: Free = ()) -> GraphModule:
+    """A copy of `model` in evaluation mode as ATen operators, with a dynamic batch and `free` sizes (edgekd.models.trace).
 
     BatchNorm after a convolution or a linear layer becomes a scale of its weight and a shift of its bias, with the
     running statistics: what the quantizer sees is the weight that ships. With `trainable` scale and shift stay
@@ -34,8 +35,9 @@ def capture(model: nn.Module, example_inputs: tuple[Tensor, ...], *, trainable: 
     Raises ExportError where the model cannot be traced.
     """
     with _readable():
-        program = trace(plain_copy(model), example_inputs, name=type(model).__name__)
+        program = trace(plain_copy(model), example_inputs, name=type(model).__name__, free=free)
         module = make_functional(program)
+    keep_bounds(module.graph, free)
     _drop_no_ops(module.graph)
     _merge_equal(module.graph)
     absorb_batch_norms(module, trainable=trainable)

@@ -7,24 +7,20 @@ fewest of a tensor's 256 levels: `s = sqrt(r1 r2) / r2` (equation 11).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgekd.quantize.layers import Layer, layers_of, unquantized
-from edgekd.quantize.operators import aten
+from edgekd.quantize.operators import LAYERS, aten
 
-# f(s x) = s f(x) for s > 0, channel by channel
-HOMOGENEOUS = (
-    aten.relu.default,
-    aten.leaky_relu.default,
-    aten.max_pool2d.default,
-    aten.avg_pool2d.default,
-    aten.adaptive_avg_pool2d.default,
-    aten.mean.dim,
-    aten.flatten.using_ints,
-    aten.dropout.default,
-)
+# f(s x) = s f(x) for s > 0, number by number
+POINTWISE = (aten.relu.default, aten.leaky_relu.default, aten.dropout.default)
+# and place by place: of `[batch, C, H, W]` alone, for of three axes the first would be the channels
+POOLS = (aten.max_pool2d.default, aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default)
+HOMOGENEOUS = (*POINTWISE, *POOLS, aten.mean.dim, aten.flatten.using_ints)
 SWEEPS = 40
 LEAST = 1e-8  # a channel that is all zeros in one of the two layers has no range to give
 
@@ -44,14 +40,15 @@ def equalize(prepared: GraphModule) -> list[tuple[str, str]]:
 
 def pairs_of(prepared: GraphModule) -> list[tuple[Layer, Layer]]:
     """(layer, the only layer that reads it through homogeneous operators)."""
-    layers = {layer.node: layer for layer in layers_of(prepared)}
+    layers = {layer.node: layer for layer in layers_of(prepared) if layer.node.target in LAYERS}
     found = []
     for second in layers.values():
-        before = _only_source(prepared, second.input)
+        before, between = _only_source(prepared, second.input), []
         while before.target in HOMOGENEOUS:
+            between.append(before)
             before = _only_source(prepared, unquantized(prepared, before.all_input_nodes[0]))
         first = layers.get(before)
-        if first is not None and _fit(first, second):
+        if first is not None and _fit(first, between[::-1], second):
             found.append((first, second))
     return found
 
@@ -62,11 +59,32 @@ def _only_source(prepared: GraphModule, node: Node) -> Node:
     return node if len(readers) == 1 else prepared.graph.output_node()
 
 
-def _fit(first: Layer, second: Layer) -> bool:
+def _fit(first: Layer, between: Sequence[Node], second: Layer) -> bool:
     """The second layer reads the first one's channels, each alone, or as a block of equally many inputs: a flattened map's."""
+    value: Tensor = first.node.meta["val"]
+    axis: int | None = first.channels % value.dim()
+    for node in between:
+        if axis is not None:
+            axis = _axis_behind(node, value, axis)
+        value = node.meta["val"]
+    if axis is None or axis != second.channels % value.dim():
+        return False
     inputs, channels = _inputs(second), len(first.weight)
-    is_map = first.node.target is not aten.linear.default
-    return inputs == channels or (is_map and second.groups == 1 and inputs % channels == 0)
+    return inputs == channels or (second.groups == 1 and inputs % channels == 0)
+
+
+def _axis_behind(node: Node, value: Tensor, axis: int) -> int | None:
+    """Where the channels lie behind an operator that reads `value`, alone or as blocks; None where it mixes them."""
+    if node.target in POOLS:
+        return axis if value.dim() == 4 and axis == 1 else None
+    if node.target is aten.mean.dim:
+        axes, keeps = node.args[1], len(node.args) > 2 and node.args[2]
+        gone = {int(each) % value.dim() for each in axes} if axes else set(range(value.dim()))  # type: ignore[arg-type, union-attr]
+        return None if axis in gone else axis if keeps else axis - sum(each < axis for each in gone)
+    if node.target is aten.flatten.using_ints:
+        start, end = (int(each) % value.dim() for each in (*node.args[1:], *(0, -1)[len(node.args) - 1 :]))  # type: ignore[arg-type]
+        return None if start < axis <= end else axis if axis <= start else axis - (end - start)
+    return axis
 
 
 def _inputs(layer: Layer) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from dataclasses import dataclass
 from typing import Any
@@ -13,15 +12,19 @@ from torch.fx import GraphModule, Node
 
 from edgekd.quantize.bias import quantize_biases
 from edgekd.quantize.constants import constant_name
-from edgekd.quantize.operators import LAYERS
+from edgekd.quantize.operators import TRANSPOSED, WITH_WEIGHTS, aten
 from edgekd.quantize.qat import FakeQuantizer, quantizer_of
+from edgekd.quantize.sizes import numbers_of_one_sample
 
-GROUPS_AT = 6  # the argument of a convolution
+GROUPS_AT = 6  # the argument of a convolution, be it transposed
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer `y = W x + b`: its operator's node and the parameter that its weight is, output channels first."""
+    """A layer `y = W x + b`: its operator's node and the parameter that its weight is.
+
+    The weight has its output channels first, but for a transposed convolution: there they are second, those of one group.
+    """
 
     graph: GraphModule
     node: Node
@@ -60,15 +63,32 @@ class Layer:
         return [quantizer for quantizer in found if quantizer is not None]
 
     @property
+    def is_transposed(self) -> bool:
+        return self.node.target in TRANSPOSED
+
+    @property
+    def channels(self) -> int:
+        """The axis of what the layer gives that holds its channels."""
+        return -1 if self.node.target is aten.linear.default else 1
+
+    @property
+    def outputs(self) -> int:
+        """How many channels it gives."""
+        return self.weight.shape[1] * self.groups if self.is_transposed else len(self.weight)
+
+    @property
     def groups(self) -> int:
         given: Any = self.node.args[GROUPS_AT] if len(self.node.args) > GROUPS_AT else 1
         return int(given)
 
     @property
     def multiplications(self) -> int:
-        """Of one sample: each output value is a sum over one row of the weight."""
-        outputs = math.prod(int(size) for size in self.node.meta["val"].shape[1:])
-        return outputs * self.weight[0].numel()
+        """Of one sample, at the sizes of the example: each output value is a sum over one row of the weight.
+
+        Of a transposed convolution each input value is multiplied with one row.
+        """
+        counted = self.input if self.is_transposed else self.node
+        return numbers_of_one_sample(counted) * self.weight[0].numel()
 
 
 def layers_of(prepared: GraphModule) -> list[Layer]:
@@ -76,7 +96,7 @@ def layers_of(prepared: GraphModule) -> list[Layer]:
     found = [
         Layer(prepared, node, str(source.target))
         for node in prepared.graph.nodes
-        if node.target in LAYERS
+        if node.target in WITH_WEIGHTS
         and quantizer_of(prepared, node.args[1]) is not None
         and (source := unquantized(prepared, node.args[1])).op == "get_attr"
     ]
@@ -97,7 +117,7 @@ def give_biases(prepared: GraphModule) -> None:
         name = layer.weight_name.removesuffix("weight") + "bias"
         *path, leaf = name.split(".")
         owner = prepared.get_submodule(".".join(path))
-        owner.register_parameter(leaf, nn.Parameter(torch.zeros(len(layer.weight))))
+        owner.register_parameter(leaf, nn.Parameter(torch.zeros(layer.outputs)))
         with prepared.graph.inserting_before(layer.node):
             bias = prepared.graph.get_attr(name)
         bias.meta["val"] = _get(prepared, name).detach()

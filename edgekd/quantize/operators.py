@@ -17,7 +17,7 @@ CONVOLUTIONS: dict[Any, int] = {
     aten.conv3d.padding: 0,
 }
 LAYERS = (*CONVOLUTIONS, aten.linear.default)
-"""What has a weight, output channels first, and may have a bias as its third argument."""
+"""What has a weight, output channels first, and a bias, its third argument or None, in steps of the integer accumulator."""
 TRANSPOSED: dict[Any, int] = {
     aten.conv_transpose1d.default: 1,
     aten.conv_transpose2d.input: 1,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from edgekd.errors import QuantizationError
-from edgekd.models.trace import quiet_torch
+from edgekd.models.trace import Batch, Free, quiet_torch
 from edgekd.quantize.bias import float_biases, quantize_biases
 from edgekd.quantize.capture import capture
 from edgekd.quantize.constants import constant_name, evaluate, fold_constant, is_constant
@@ -20,6 +20,7 @@ from edgekd.quantize.qat import activation_quantizers, eval_mode, fake_quantizer
 from edgekd.quantize.ranges import RANGES
 from edgekd.quantize.same import check_prepared, check_same, samples_of
 from edgekd.quantize.scheme import SUFFIX, Scheme
+from edgekd.quantize.sizes import least
 from edgekd.quantize.statistics import Statistics, observe, quantizers_by_tensor
 from edgekd.target import Quantization, Target
 
@@ -40,19 +41,21 @@ def prepare(
     *,
     qat: bool = False,
     keep_float: Sequence[str] = (),
+    free: Free = (),
 ) -> GraphModule:
     """A copy of `model` as a graph with a fake-quantizer at each of the target's sites.
 
     With `qat` BatchNorm's parameters go on learning; else they are folded into the weights. `example_inputs` is one
-    float batch `[batch, C, H, W]`; the graph takes any batch size. The model is not changed.
-    `keep_float` names what is left out: "first", "last", or the path of a module.
-    Raises QuantizationError where the target has no int8 scheme or `keep_float` names nothing, ExportError where the model
-    cannot be traced.
+    batch of each of the model's arguments, `[batch, ...]`; the graph takes any batch size. The model is not changed.
+    `keep_float` names what is left out: "first", "last", or the path of a module. `free` names further sizes that are free,
+    of each input one mapping from axis to `FreeSize`: `({1: length}, {1: length})`.
+    Raises QuantizationError where the target has no int8 scheme, `keep_float` names nothing or the model does not take a free
+    size within its bounds, ExportError where it cannot be traced.
     """
     quantization = target.int8 if isinstance(target, Target) else target
-    graph = capture(model, example_inputs, trainable=qat)
+    graph = capture(model, example_inputs, trainable=qat, free=free)
     samples = samples_of(example_inputs)
-    check_same(model, graph, samples, trained=qat)
+    check_same(model, graph, samples, trained=qat, free=free)
     with quiet_torch(), hidden_batch_norms(graph.graph):
         prepared: GraphModule = prepare_qat_pt2e(graph, Scheme(quantization, fake_quantizer, keep_float))
     show_batch_norms(prepared.graph)
@@ -61,21 +64,24 @@ def prepare(
         quantizer.activation_post_process.averaging_constant = 1.0
     sizes = {node.name: _size_of_softmax(node) for node in prepared.graph.nodes}
     for tensor, quantizer in activation_quantizers(prepared):
-        if isinstance(size := sizes.get(tensor), int):
-            quantizer.least_scale = LEAST_OF_SOFTMAX / size
+        if (size := sizes.get(tensor)) is not None:  # of a free size the least: fewer values have larger shares
+            quantizer.least_scale = LEAST_OF_SOFTMAX / least(prepared.graph, size)
     if quantization.int32_bias:
         quantize_biases(prepared)
     prepared.meta["trainable"] = qat
     with in_float(prepared):
-        check_prepared(model, prepared, samples)
+        check_prepared(model, prepared, samples, free)
     prepared.meta["quantization"] = quantization  # the export asks for it: biases are written as it says
     return prepared
 
 
-def calibrate(prepared: GraphModule, batches: Iterable[Tensor], method: str = DEFAULT) -> None:
-    """Shows real samples, float `[batch, C, H, W]` each, to the model and decides each activation's range.
+def calibrate(prepared: GraphModule, batches: Iterable[Batch], method: str = DEFAULT) -> None:
+    """Shows real samples to the model and decides each activation's range.
 
-    Raises QuantizationError for no samples, for samples that are all one value, and for NaN or infinity.
+    A batch is the model's argument, `[batch, ...]`, or the tuple of its arguments in their order.
+
+    Raises QuantizationError for no samples, for samples that are all one value, for NaN or infinity, and for a
+    batch of other arguments than the model's.
     """
     set_ranges(prepared, observe(prepared, batches), method)
 

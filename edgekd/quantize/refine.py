@@ -13,29 +13,31 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
+from edgekd.models.trace import Batch
 from edgekd.quantize.adaround import round_weight
+from edgekd.quantize.arguments import arguments
 from edgekd.quantize.bias import round_bias
 from edgekd.quantize.bias_correction import correct_bias
 from edgekd.quantize.constants import evaluate
 from edgekd.quantize.layers import Layer, layers_of
-from edgekd.quantize.operators import aten
 from edgekd.quantize.qat import FakeQuantizer
 
 MEMORY = 2 * 2**30  # bytes that the activations of both runs may take: of large images fewer are taken
 ALIVE = 6  # tensors of the largest size that are needed at once: an input, an output and a skip, in both runs
 
 
-def refine(prepared: GraphModule, batches: Sequence[Tensor], steps: Collection[str]) -> None:
+def refine(prepared: GraphModule, batches: Sequence[Batch], steps: Collection[str]) -> None:
     """Refines a calibrated graph in place by `steps`, of "adaround" and "bias_correction".
 
-    `batches` are real samples, float `[batch, C, H, W]`.
+    `batches` are real samples, the model's argument `[batch, ...]` or the tuple of its arguments.
+    Raises QuantizationError for a batch of other arguments than the model's.
     """
     if not {"adaround", "bias_correction"} & set(steps):
         return
     layers = {layer.node: layer for layer in layers_of(prepared)}
-    batches = _affordable(prepared, batches)
     with torch.no_grad():
-        in_float, shipped = ([_Run(prepared, batch, quantized) for batch in batches] for quantized in (False, True))
+        given = _affordable(prepared, [arguments(prepared, batch, number) for number, batch in enumerate(batches)])
+        in_float, shipped = ([_Run(prepared, batch, quantized) for batch in given] for quantized in (False, True))
         for node in prepared.graph.nodes:
             if node in layers:
                 _refine(layers[node], in_float, shipped, steps)
@@ -55,9 +57,8 @@ def _refine(layer: Layer, in_float: Sequence[_Run], shipped: Sequence[_Run], ste
             run.env[node.args[1]] = weight  # type: ignore[index]
     if "bias_correction" in steps and layer.bias is not None:
         layer.bias.copy_(evaluate(layer.graph, node.args[2]))  # type: ignore[arg-type]  # rounded, where it ships so
-        axis = -1 if node.target is aten.linear.default else 1
         outputs = [run.env[node] for run in in_float], [run.run_node(node) for run in shipped]
-        correct_bias(layer.bias, *outputs, channels=axis)
+        correct_bias(layer.bias, *outputs, channels=layer.channels)
         bias = evaluate(layer.graph, node.args[2])  # type: ignore[arg-type]
         for run in shipped:
             run.env[node.args[2]] = bias  # type: ignore[index]
@@ -66,9 +67,9 @@ def _refine(layer: Layer, in_float: Sequence[_Run], shipped: Sequence[_Run], ste
 class _Run(Interpreter):
     """One batch on its way through the graph; a node that was computed is not computed again in float."""
 
-    def __init__(self, prepared: GraphModule, batch: Tensor, quantized: bool) -> None:
+    def __init__(self, prepared: GraphModule, batch: Sequence[Tensor], quantized: bool) -> None:
         super().__init__(prepared)
-        self.args_iter = iter([batch])
+        self.args_iter = iter(batch)
         self.quantized = quantized
 
     def step(self, node: Node) -> None:
@@ -88,9 +89,33 @@ class _Run(Interpreter):
         return super().call_module(target, args, kwargs)
 
 
-def _affordable(prepared: GraphModule, batches: Sequence[Tensor]) -> Sequence[Tensor]:
+def _affordable(prepared: GraphModule, batches: Sequence[tuple[Tensor, ...]]) -> Sequence[tuple[Tensor, ...]]:
     """The first batches, as many as fit into memory."""
-    values = (node.meta.get("val") for node in prepared.graph.nodes)
-    largest = max(value[0].numel() for value in values if isinstance(value, Tensor) and value.dim() > 1)
-    samples = MEMORY // (ALIVE * 4 * largest)
-    return batches[: max(1, samples // len(batches[0]))]
+    largest: dict[tuple[torch.Size, ...], int] = {}  # by the shapes of one sample: a longer text takes more
+    room = MEMORY // (ALIVE * 4)
+    for number, batch in enumerate(batches):
+        one = tuple(x[:1] for x in batch)
+        shapes = tuple(x.shape for x in one)
+        if shapes not in largest:
+            largest[shapes] = _Largest(prepared).of(one)
+        room -= len(batch[0]) * largest[shapes]
+        if room < 0:
+            return batches[: max(1, number)]
+    return batches
+
+
+class _Largest(Interpreter):
+    """It finds the largest of a graph's values."""
+
+    numbers = 0
+
+    def of(self, batch: tuple[Tensor, ...]) -> int:
+        """It runs the graph; how many numbers the largest value holds that was computed from the batch."""
+        self.run(*batch)
+        return self.numbers
+
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, Tensor) and n.op != "get_attr":
+            self.numbers = max(self.numbers, value.numel())
+        return value

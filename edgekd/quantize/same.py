@@ -13,6 +13,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.utils._pytree import tree_leaves
 
 from edgekd.errors import QuantizationError
+from edgekd.models.trace import Free, resized, sizes_of
 from edgekd.quantize.operators import aten
 
 TOLERANCE = 1e-3
@@ -26,14 +27,20 @@ Inputs = tuple[Tensor, ...]
 
 
 def samples_of(example_inputs: Inputs) -> Inputs:
-    """Some of the given samples, with noise in place of those that carry no signal: a zero hides what is wrong."""
+    """Some of the given samples, with noise in place of those that carry no signal: a zero hides what is wrong.
+
+    A mask of integers that hides nothing (all 1, or True) hides the second half of the second sample.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def rows(x: Tensor) -> Tensor:
         few = torch.cat([x[:ROWS]] * ROWS)[:ROWS].detach().clone()
-        if few.is_floating_point() and bool((few == few.flatten()[0]).all()):
+        if not few.is_floating_point():
+            if few.dim() > 1 and bool((few == 1).all()):
+                few[1, ..., few.shape[-1] // 2 + 1 :] = 0  # of one place it hides none
+        elif bool((few == few.flatten()[0]).all()):
             few = few + torch.randn(few.shape, generator=generator, dtype=few.dtype).to(few.device)
-        elif few.is_floating_point():  # no row repeats another
+        else:  # no row repeats another
             for row in range(len(x[:ROWS]), ROWS):
                 few[row] = few[row].flip(-1)
         return few
@@ -41,14 +48,26 @@ def samples_of(example_inputs: Inputs) -> Inputs:
     return tuple(rows(x) for x in example_inputs)
 
 
-def check_same(model: nn.Module, graph: GraphModule, samples: Inputs, *, trained: bool) -> None:
+def at_other_sizes(samples: Inputs, free: Free) -> list[Inputs]:
+    """The samples with each free size at its least, and with all of them longer: twice the given one, or what bounds it."""
+    given = {size.name: number for size, number in sizes_of(samples, free).items()}
+    least = {size.name: size.at_least for size in sizes_of(samples, free)}
+    longer = {  # each by another number: a graph that takes one for another is told apart
+        size.name: min(2 * number + 1 + index, size.at_most or 2 * number + 1 + index)
+        for index, (size, number) in enumerate(sizes_of(samples, free).items())
+    }
+    return [resized(samples, free, sizes) for sizes in (least, longer) if sizes != given]
+
+
+def check_same(model: nn.Module, graph: GraphModule, samples: Inputs, *, trained: bool, free: Free = ()) -> None:
     """Compares the graph with the model itself, on one sample and on several; with `trained` in training too.
 
-    Neither is changed, but that the nodes whose values contain a mask are marked (`MASKED`). In training, the batch norms that
-    no layer absorbed take the statistics of their batch; dropout stays off in both.
+    Where sizes are `free` (edgekd.models.trace), on samples of other sizes as well. Neither is changed, but that the nodes whose
+    values contain a mask are marked (`MASKED`). In training, the batch norms that no layer absorbed take the statistics of
+    their batch; dropout stays off in both.
 
-    Raises QuantizationError naming the layer where a difference begins, or saying that a model answers at random or mixes
-    the samples of a batch.
+    Raises QuantizationError naming the layer where a difference begins, or saying that a model answers at random, mixes
+    the samples of a batch or does not take a size within its bounds.
     """
     one = tuple(x[:1] for x in samples)
     with as_it_was(model), as_it_was(graph), torch.no_grad():
@@ -56,6 +75,11 @@ def check_same(model: nn.Module, graph: GraphModule, samples: Inputs, *, trained
         expected = check_answers(model, samples)
         _compare(model, graph, samples, expected, "in evaluation", run=_Marking(graph).run)
         _compare(model, graph, one, [answer[:1] for answer in expected], "in evaluation")
+        for other in at_other_sizes(samples, free):
+            at = _sizes_told(other, free)
+            _compare(
+                model, graph, other, _answers_at(model, other, at), "in evaluation", run=_Marking(graph).run, at=at
+            )
         left = [node for node in graph.graph.nodes if node.target is aten.batch_norm.default]
         if trained and left:
             with _normalised_by_batch(model, graph, left):
@@ -80,11 +104,12 @@ def check_answers(model: nn.Module, samples: Inputs) -> list[Tensor]:
     return expected
 
 
-def check_prepared(model: nn.Module, prepared: GraphModule, samples: Inputs) -> None:
+def check_prepared(model: nn.Module, prepared: GraphModule, samples: Inputs, free: Free = ()) -> None:
     """Compares a graph with its quantizers switched off with the model. Raises QuantizationError for a difference."""
     with as_it_was(model), torch.no_grad():
         model.eval()
-        found = distance(_answers(prepared, samples), _answers(model, samples))
+        each = (samples, *at_other_sizes(samples, free))
+        found = max(distance(_answers(prepared, inputs), _answers(model, inputs)) for inputs in each)
     if found > TOLERANCE:
         raise QuantizationError(
             f"{type(model).__name__} with its quantizers switched off computes something else than the model, by {found:.1%}; "
@@ -140,21 +165,36 @@ def _answers(model: Callable[..., Any], inputs: Inputs) -> list[Tensor]:
     return [x.detach().float() for x in tree_leaves(found) if isinstance(x, Tensor)]
 
 
+def _answers_at(model: nn.Module, inputs: Inputs, at: str) -> list[Tensor]:
+    """The model's answers at other sizes than the example's."""
+    try:
+        return _answers(model, inputs)
+    except Exception as error:  # the user's code raises any
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise QuantizationError(
+            f"{type(model).__name__} itself does not run{at}: {reason}; bound the size, as FreeSize('length', at_most=64, at_least=4)"
+        ) from error
+
+
+def _sizes_told(inputs: Inputs, free: Free) -> str:
+    return " with " + " and ".join(f"{size.name} = {number}" for size, number in sizes_of(inputs, free).items())
+
+
 def _compare(
     model: nn.Module, graph: GraphModule, inputs: Inputs, expected: Sequence[Tensor], mode: str,
-    run: Callable[..., Any] | None = None,
+    run: Callable[..., Any] | None = None, at: str = "",
 ) -> None:  # fmt: skip
     try:
         found = distance(_answers(run or graph, inputs), expected)
     except (RuntimeError, IndexError, ValueError) as error:  # torch's, of a graph that takes one batch size alone
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise QuantizationError(
-            f"the captured graph of {type(model).__name__} does not run on a batch of {len(inputs[0])}: {reason}"
+            f"the captured graph of {type(model).__name__} does not run on a batch of {len(inputs[0])}{at}: {reason}"
         ) from error
     if found > TOLERANCE:
         raise QuantizationError(
             f"the captured graph of {type(model).__name__} does not compute what the model computes {mode}, on a batch of "
-            f"{len(inputs[0])}: its answers differ by {found:.1%} (rms). The difference begins {_begins(model, graph, inputs)}"
+            f"{len(inputs[0])}{at}: its answers differ by {found:.1%} (rms). The difference begins {_begins(model, graph, inputs)}"
         )
 
 

@@ -26,6 +26,7 @@ from edgekd.quantize.pt2e import (
     SharedQuantizationSpec,
 )
 from edgekd.quantize.same import MASKED
+from edgekd.quantize.sizes import may_reach
 from edgekd.target import Operator, Quantization
 
 LINEAR = (aten.linear.default,)
@@ -205,9 +206,10 @@ class Scheme(Quantizer):  # type: ignore[misc]
 
     def _is_wide(self, node: Node) -> bool:
         """Whether there are channels enough for integer kernels: of a convolution on one side, of a product on both."""
-        axis, count = (1, max) if node.target in CONVOLUTIONS or node.target in TRANSPOSED else (-1, min)
-        channels = count(value.meta["val"].shape[axis] for value in (node.args[0], node))  # type: ignore[union-attr]
-        return bool(channels >= self.quantization.min_channels)
+        is_product = node.target not in CONVOLUTIONS and node.target not in TRANSPOSED
+        axis, needed = (-1, all) if is_product else (1, any)
+        sizes = [value.meta["val"].shape[axis] for value in (node.args[0], node)]  # type: ignore[union-attr]
+        return needed(may_reach(node.graph, size, self.quantization.min_channels) for size in sizes)
 
     def _operands(self, node: Node, rule: Operator) -> dict[Node, QuantizationSpecBase]:
         """The inputs of an operator, each with its specification; a weight has its own. None where a mask is in one."""

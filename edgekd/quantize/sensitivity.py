@@ -10,12 +10,16 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from edgekd.errors import QuantizationError
+from edgekd.models.trace import Batch
+from edgekd.quantize.arguments import arguments
 from edgekd.quantize.constants import is_constant
 from edgekd.quantize.layers import layers_of
 from edgekd.quantize.operators import TRANSPOSED
 from edgekd.quantize.qat import in_float, quantizer_of
 from edgekd.quantize.same import MASKED
 from edgekd.quantize.scheme import ACTIVATIONS, OPERATORS, WHY_FLOAT
+from edgekd.quantize.sizes import numbers_of_one_sample
 from edgekd.tasks.protocol import Task
 
 FOLLOWERS = {
@@ -53,21 +57,40 @@ class FloatOperator:
         return f"{self.operator} stays in float{places}: {self.why}; {share} of all values"
 
 
-def sensitivities(prepared: GraphModule, batches: Sequence[Tensor], task: Task) -> list[Sensitivity]:
-    """Of each layer of a calibrated graph, the most sensitive first; `batches` float `[batch, C, H, W]`, no labels. Of several
-    tasks `task` counts, whose outputs come first."""
+def sensitivities(prepared: GraphModule, batches: Sequence[Batch], task: Task) -> list[Sensitivity]:
+    """Of each layer of a calibrated graph, the most sensitive first.
+
+    `batches` are samples without labels, the model's argument `[batch, ...]` or the tuple of its arguments. Of several tasks
+    `task` counts, whose outputs come first on the last axis; of answers `[batch, ..., outputs]` each place is a row.
+
+    Raises QuantizationError for a batch of other arguments than the model's, and for answers with fewer outputs than the task.
+    """
     found = []
     with torch.no_grad(), in_float(prepared):
-        expected = torch.cat([prepared(batch)[:, : task.outputs] for batch in batches])
+        expected = _rows(prepared, batches, task)
         for layer in layers_of(prepared):
             for quantizer in layer.quantizers:
                 quantizer.enable_fake_quant(True)
-            answers = torch.cat([prepared(batch)[:, : task.outputs] for batch in batches])
+            answers = _rows(prepared, batches, task)
             for quantizer in layer.quantizers:
                 quantizer.enable_fake_quant(False)
             divergence = float(task.divergence(expected, answers))
             found.append(Sensitivity(layer.name, max(0.0, divergence), layer.multiplications))
     return sorted(found, key=lambda layer: -layer.divergence)
+
+
+def _rows(prepared: GraphModule, batches: Sequence[Batch], task: Task) -> Tensor:
+    """The answers to all samples, `[rows, outputs]`."""
+    rows = []
+    for number, batch in enumerate(batches):
+        answers = prepared(*arguments(prepared, batch, number))
+        if not isinstance(answers, Tensor) or answers.dim() < 2 or answers.shape[-1] < task.outputs:
+            gives = list(answers.shape) if isinstance(answers, Tensor) else type(answers).__name__
+            raise QuantizationError(
+                f"the model gives {gives}; the task reads {task.outputs} numbers of the last axis of one tensor"
+            )
+        rows.append(answers[..., : task.outputs].reshape(-1, task.outputs))
+    return torch.cat(rows)
 
 
 def float_operators(prepared: GraphModule) -> list[FloatOperator]:
@@ -105,8 +128,7 @@ def _touches_a_scale(prepared: GraphModule, node: Node) -> bool:
 
 
 def _values(node: Node) -> int:
-    value: Tensor = node.meta["val"]
-    return int(value[0].numel()) if value.dim() > 1 else 0
+    return numbers_of_one_sample(node) if node.meta["val"].dim() > 1 else 0
 
 
 def _name(node: Node) -> str:

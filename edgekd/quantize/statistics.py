@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import safetensors.torch
@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from edgekd.errors import QuantizationError
+from edgekd.models.trace import Batch
+from edgekd.quantize.arguments import arguments
 from edgekd.quantize.qat import FakeQuantizer, activation_quantizers, in_float
 
 BINS = 8192
@@ -62,12 +64,13 @@ class Statistics:
         self.counts += torch.bincount(bins.int(), minlength=BINS)
 
 
-def observe(prepared: GraphModule, batches: Iterable[Tensor]) -> dict[str, Statistics]:
+def observe(prepared: GraphModule, batches: Iterable[Batch]) -> dict[str, Statistics]:
     """Statistics of the float model at each of a prepared graph's activations, by tensor.
 
-    `batches` are real samples, float `[batch, C, H, W]`. Tensors that share a scale share their statistics.
-    Raises QuantizationError for no samples, for samples that are all one value, and for NaN or infinity in them or
-    behind them.
+    `batches` are real samples, the model's argument `[batch, ...]` or the tuple of its arguments. Tensors that share a scale
+    share their statistics.
+    Raises QuantizationError for no samples, for samples that are all one value, for NaN or infinity in them or behind them,
+    and for a batch of other arguments than the model's.
     """
     statistics, hooks = {}, []
     for tensor, quantizer in quantizers_by_tensor(prepared).items():
@@ -77,20 +80,21 @@ def observe(prepared: GraphModule, batches: Iterable[Tensor]) -> dict[str, Stati
     try:
         with torch.no_grad(), in_float(prepared):
             for batch in batches:
-                if not torch.isfinite(batch).all():
+                given = arguments(prepared, batch, number)
+                if not all(bool(x.isfinite().all()) for x in given if x.is_floating_point()):
                     raise QuantizationError(
                         f"calibration batch {number} holds NaN or infinity; it must hold real samples"
                     )
-                prepared(batch)
+                prepared(*given)
                 number += 1
     finally:
         for hook in hooks:
             hook.remove()
     if number == 0:
-        raise QuantizationError("no calibration samples were given; calibrate with some of the training images")
-    inputs = {node.name for node in prepared.graph.find_nodes(op="placeholder")}
+        raise QuantizationError("no calibration samples were given; calibrate with some of the training samples")
+    inputs = [node.name for node in prepared.graph.find_nodes(op="placeholder")]
     for tensor, seen in statistics.items():
-        _check(tensor, seen, tensor in inputs)
+        _check(tensor, seen, inputs)
     shared = {id(quantizer): statistics[tensor] for tensor, quantizer in quantizers_by_tensor(prepared).items()}
     return {tensor: shared[id(quantizer)] for tensor, quantizer in activation_quantizers(prepared)}
 
@@ -128,11 +132,13 @@ def _stored(stored: Mapping[str, Tensor], tensor: str) -> Statistics:
     return Statistics(stored[f"{tensor}.counts"], float(stored[f"{tensor}.limit"]), extremes)
 
 
-def _check(tensor: str, seen: Statistics, is_input: bool) -> None:
+def _check(tensor: str, seen: Statistics, inputs: Sequence[str]) -> None:
     if not seen.is_finite:
         raise QuantizationError(f"activation '{tensor}' is NaN or infinite on the calibration samples")
-    if is_input and seen.low == seen.high:  # of a layer that is always one value any range that holds it is exact
+    # Of a layer that is always one value any range that holds it is exact.
+    if tensor in inputs and seen.low == seen.high:
+        named = f" as '{tensor}'" if len(inputs) > 1 else ""
         raise QuantizationError(
-            f"every value of every calibration sample is {seen.low + 0:g}: no range follows from that; calibrate with some "
-            "of the training images"
+            f"every value of every calibration sample{named} is {seen.low + 0:g}: no range follows from that; calibrate with "
+            "some of the training samples"
         )
