@@ -23,7 +23,8 @@ def blocks(language: str) -> list[str]:
 
 
 DISTILLATION = (Path(__file__).parent.parent / "docs" / "distillation.md").read_text()
-LOOPS = re.findall(r"```python\n(.*?)```", DISTILLATION, re.DOTALL)
+QUANTIZATION = (Path(__file__).parent.parent / "docs" / "quantization.md").read_text()
+LOOPS = re.findall(r"```python\n(.*?)```", DISTILLATION + QUANTIZATION, re.DOTALL)
 
 
 @pytest.mark.parametrize("code", [*(code for code in blocks("python") if "edgekd.build" not in code), *LOOPS])
