@@ -28,8 +28,8 @@ SCRIPTS = {"run.py": Path(str(run_module.__file__)), "device_runner.py": RUNNER}
 
 def request(root: Path, bundle: str) -> dict[str, Any]:
     """As the host asks for a shipment (a name) or a rollback (no name)."""
-    files = {path.name: runner.hash_file(str(path)) for path in (root / bundle).iterdir()} if bundle else {}
-    tools = {name: runner.hash_file(str(path)) for name, path in SCRIPTS.items()}
+    files = {path.name: runner.sha256(str(path)) for path in (root / bundle).iterdir()} if bundle else {}
+    tools = {name: runner.sha256(str(path)) for name, path in SCRIPTS.items()}
     bundles = {"bundle": files} if bundle else {}
     about = {"verb": "ship" if bundle else "rollback", "to": str(root / "place"), "folder": str(root / "store")}
     return {
@@ -47,7 +47,7 @@ def fill(root: Path) -> None:
     """Every file that any of the commands needs lies in the store."""
     with runner.lasting(str(root / "store")):
         for path in [*SCRIPTS.values(), *(f for name in "oab" for f in (root / name).iterdir())]:
-            shutil.copyfile(path, root / "store/objects" / runner.hash_file(str(path)))
+            shutil.copyfile(path, root / "store/objects" / runner.sha256(str(path)))
 
 
 def forked(asked: dict[str, Any], kill_at: int | None = None) -> bool:
