@@ -45,12 +45,12 @@ def compare(bundle: Path, seconds: float) -> float:
     spec.loader.exec_module(run)
     run.HERE = str(bundle)  # type: ignore[attr-defined]
     model = run.OnnxModel(str(bundle / "model.onnx"), 1)
-    batch = run.golden(bundle, run.read_manifest())[0][:1]
+    batch = run.rows_of(run.golden(bundle, run.read_manifest())[0], slice(1))
     run.time_calls(lambda: model(batch), 1.0, 1)
     ours, plain = [], []
     for _ in range(3):
         ours.append(run.time_calls(lambda: model(batch), seconds / 3, 20))
-        plain.append(loop(model.session, {model.input: batch}, seconds / 3))
+        plain.append(loop(model.session, batch, seconds / 3))
     return float(np.median(np.concatenate(ours)) / np.median(np.concatenate(plain)))
 
 

@@ -128,12 +128,12 @@ def devices(rng: random.Random, folder: Path) -> None:
 
 
 @cache
-def bundle() -> Path:
-    """A sound one, made once a process."""
-    from tests.builders.bundles import write
+def bundle(several: bool = False) -> Path:
+    """A sound one, made once a process; `several`: of a model with two inputs and a bound free size."""
+    from tests.builders.bundles import WORDS, write
 
     folder = Path(tempfile.mkdtemp(prefix="edgekd-fuzz-"))
-    made = write(folder)
+    made = write(folder, WORDS, at_most={"length": 8}) if several else write(folder)
     shutil.copyfile(build_engine.__file__, made / "build_engine.py")
     content = json.loads((made / "manifest.json").read_text())
     content["files"]["build_engine.py"] = hash_file(made / "build_engine.py")
@@ -162,13 +162,13 @@ def on_device(folder: Path) -> None:
             build_engine.print_trtexec(options)
 
     reads(verify, trtexec, lambda: device_runner.prove(str(folder), str(bundle()), "onnxruntime"))
-    for name in ("reference_input.bin", "reference_output.bin"):
-        (folder / name).unlink(missing_ok=True)
+    for made in folder.glob("reference_*.bin"):
+        made.unlink()
 
 
-def manifest(rng: random.Random, folder: Path) -> None:
+def manifest(rng: random.Random, folder: Path, several: bool = False) -> None:
     made = folder / "bundle"
-    shutil.copytree(bundle(), made, symlinks=True)
+    shutil.copytree(bundle(several), made, symlinks=True)
     document = json.loads((made / "manifest.json").read_text())
     key = rng.choice([*document, ""])
     changed = {**document, key: mutated(rng, [document[key]])} if key else mutated(rng, document)
@@ -185,13 +185,13 @@ def manifest(rng: random.Random, folder: Path) -> None:
     on_device(made)
 
 
-def golden(rng: random.Random, folder: Path) -> None:
+def golden(rng: random.Random, folder: Path, several: bool = False) -> None:
     made = folder / "bundle"
-    shutil.copytree(bundle(), made, symlinks=True)
+    shutil.copytree(bundle(several), made, symlinks=True)
     content = (made / "golden.npz").read_bytes()
     if rng.random() < 0.5:
         arrays = dict(np.load(made / "golden.npz"))
-        arrays[rng.choice(("inputs", "outputs", "outputs.x", "x"))] = _array(rng)
+        arrays[rng.choice(("inputs", "inputs.mask", "outputs", "outputs.x", "x"))] = _array(rng)
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
         content = buffer.getvalue()
@@ -203,6 +203,10 @@ def golden(rng: random.Random, folder: Path) -> None:
     (made / "manifest.json").write_text(json.dumps(document))
     reads(lambda: Golden.read(made, read_manifest(made)), lambda: verify_bundle(made))
     on_device(made)
+
+
+def inputs(rng: random.Random, folder: Path) -> None:
+    rng.choice((manifest, golden))(rng, folder, several=True)
 
 
 def _array(rng: random.Random) -> Any:
@@ -510,5 +514,5 @@ small_stage.stage_together = small_stage.stage_sharded = False  # type: ignore[a
 
 PARSERS: Mapping[str, Case] = {
     "recipe": recipe, "override": override, "target": target, "devices": devices, "manifest": manifest, "golden": golden,
-    "report": report, "answer": answer, "parquet": parquet, "onnx": onnx_file, "pt2": pt2, "cache": stored,
+    "inputs": inputs, "report": report, "answer": answer, "parquet": parquet, "onnx": onnx_file, "pt2": pt2, "cache": stored,
 }  # fmt: skip

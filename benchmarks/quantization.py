@@ -36,7 +36,7 @@ from edgekd.quantize.refine import refine
 from edgekd.recipe import REFINEMENTS, Network, Quantize, Recipe, load_recipe
 from edgekd.runtime.runners import OnnxRunner, machine, versions
 from edgekd.steps.distill import distill
-from edgekd.steps.export import Form, export_fp32, export_int8
+from edgekd.steps.export import INPUT, Form, export_fp32, export_int8
 from edgekd.steps.ladder import quantize_student
 from edgekd.steps.problem import decoded
 from edgekd.steps.quantize import Subject, calibration_batches
@@ -157,8 +157,10 @@ def compare(name: str, files: dict[str, tuple[Path, float | None]], test: Unseen
     """Score of each file, then all of them timed in turns."""
     images = batched(test, data)
     runners = {label: OnnxRunner(path) for label, (path, _) in files.items()}
-    logits = {label: np.concatenate([runner.run(batch) for batch in images()]) for label, runner in runners.items()}
-    one = next(iter(images()))[:1]
+    logits = {
+        label: np.concatenate([runner.run({INPUT: batch}) for batch in images()]) for label, runner in runners.items()
+    }
+    one = {INPUT: next(iter(images()))[:1]}
     series = interleave({label: runner.timed(one) for label, runner in runners.items()})
     fp32, exact = series["fp32"].p50_ms, logits["fp32"]
     print(f"\n{name}, {len(test)} test images\n")

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.fuzz import fault, faults
 from benchmarks.fuzz_parsers import PARSERS
 
-COSTLY = {"pt2": 5, "answer": 5, "golden": 15, "manifest": 15, "onnx": 20, "cache": 10}  # the others: 40
+COSTLY = {"pt2": 5, "answer": 5, "golden": 15, "manifest": 15, "inputs": 15, "onnx": 20, "cache": 10}  # the others: 40
 FOUND: dict[str, list[int]] = {
     "manifest": [1925, 2300, 100356, 100599, 100877],
     "onnx": [100363],

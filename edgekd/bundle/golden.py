@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgekd.bundle.manifest import Manifest, StoredOutputs
 from edgekd.errors import BundleError
-from edgekd.runtime.runners import OnnxRunner
+from edgekd.runtime.runners import Inputs, OnnxRunner
 from edgekd.scripts.run import Failure, golden
 
 FIRST = ""  # the first output's name here: it is the classes', whatever the graph calls it
@@ -21,10 +21,10 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Golden:
-    """`inputs` [n, ...] as the graph takes them; of every output by its name (the first one's is ""), `outputs` [n, classes] and
-    `tolerances`, the largest absolute difference that another machine may show."""
+    """`inputs` [n, ...] by name, in the graph's order and as it takes them; of every output by its name (the first one's is "")
+    `outputs` [n, classes] and `tolerances`, the largest absolute difference that another machine may show."""
 
-    inputs: Array
+    inputs: Inputs
     outputs: Mapping[str, Array]
     tolerances: Mapping[str, float]
 
@@ -33,16 +33,22 @@ class Golden:
             raise BundleError(
                 f"stored outputs {sorted(self.outputs)} with tolerances {sorted(self.tolerances)}; one each"
             )
+        rows = {name: len(array) for name, array in self.inputs.items()}
         lengths = {name: len(output) for name, output in self.outputs.items()}
-        if len(self.inputs) == 0 or {*lengths.values()} != {len(self.inputs)}:
+        if not rows or 0 in rows.values() or len({*rows.values(), *lengths.values()}) != 1:
             raise BundleError(
-                f"{len(self.inputs)} stored inputs and {lengths} outputs; as many of each, and one at least, are needed"
+                f"{rows} stored inputs and {lengths} outputs; as many of each, and one at least, are needed"
             )
 
+    def __len__(self) -> int:
+        """It counts the samples."""
+        return len(next(iter(self.inputs.values())))
+
     @classmethod
-    def of(cls, model: Path, inputs: Array, share: float) -> Golden:
+    def of(cls, model: Path, inputs: Inputs, share: float) -> Golden:
         """What onnxruntime computes here; another machine may differ by `share` of an output's largest magnitude."""
         runner = OnnxRunner(model)
+        inputs = {name: inputs[name] for name in runner.inputs if name in inputs} | dict(inputs)
         outputs = dict(zip([FIRST, *runner.outputs[1:]], runner.run_all(inputs), strict=True))
         return cls(inputs, outputs, {name: share * float(np.abs(output).max()) for name, output in outputs.items()})
 
@@ -50,24 +56,26 @@ class Golden:
     def read(cls, folder: Path, manifest: Manifest) -> Golden:
         """A bundle's, by run.py's rules. Raises BundleError for what is no numbers, of another shape, or proves nothing."""
         try:
-            about, graph = manifest.golden, manifest.input
-            told = {"input": {**graph.written(), "shape": [*graph.shape]}, "golden": about.written()}  # as in JSON
-            inputs, outputs = golden(folder, told)
+            about = manifest.golden
+            first, *further = ({**table.written(), "shape": [*table.shape]} for table in manifest.inputs)  # as in JSON
+            inputs, outputs = golden(folder, {"input": first, "further_inputs": further, "golden": about.written()})
         except Failure as error:
             raise BundleError(f"{folder}: {error}") from error
-        further = {name: float(most) for name, most in about.further.items()}
-        return cls(inputs, outputs, {FIRST: float(about.tolerance), **further})
+        tolerances = {FIRST: about.tolerance, **about.further}
+        return cls(inputs, outputs, {name: float(most) for name, most in tolerances.items()})
 
     def write(self, path: Path) -> None:
-        """As run.py reads it: `inputs`, `outputs` and, of further outputs, `outputs.NAME`."""
+        """As run.py reads it: `inputs` and `outputs` are the first ones, `inputs.NAME` and `outputs.NAME` further ones."""
+        first, *_ = self.inputs
+        inputs = {"inputs" if name == first else f"inputs.{name}": array for name, array in self.inputs.items()}
         further = {f"outputs.{name}": output for name, output in self.outputs.items() if name != FIRST}
-        arrays: dict[str, Any] = {"inputs": self.inputs, "outputs": self.outputs[FIRST], **further}
+        arrays: dict[str, Any] = {**inputs, "outputs": self.outputs[FIRST], **further}
         np.savez(path, **arrays)
 
     @property
     def about(self) -> StoredOutputs:
         """This is the manifest's `golden`; `further` stands there only where there are further outputs."""
-        n, tolerance = len(self.inputs), self.tolerances[FIRST]
+        n, tolerance = len(self), self.tolerances[FIRST]
         further = {name: most for name, most in self.tolerances.items() if name != FIRST}
         if not further:
             return StoredOutputs(n=n, tolerance=tolerance)

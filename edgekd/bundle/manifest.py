@@ -40,12 +40,13 @@ class Part(BaseModel):
 
 
 class GraphInput(Part):
-    """The graph takes this one input."""
+    """The graph takes this input; a free size of one name is one size in all inputs."""
 
     name: str
     dtype: str = Field(description="numpy's name of it")
     shape: tuple[int | str | None, ...] = Field(description="a free size is its name, or null")
     layout: Literal["NHWC", "NCHW", ""] = Field(description="empty: the input is no image")
+    at_most: Mapping[str, int] = Field(default={}, description="a free size that is no batch -> its largest")
 
 
 class StoredOutputs(Part):
@@ -114,7 +115,8 @@ class Manifest(Part):
     format: Literal[1]
     files: Mapping[str, str] = Field(description="name -> SHA-256, of every other file")
     golden: StoredOutputs
-    input: GraphInput
+    input: GraphInput = Field(description="the first one")
+    further_inputs: tuple[GraphInput, ...] = Field(default=(), description="where there are several")
     runtime: str = ""
     precision: str = ""
     output: Literal["logits", "probabilities"] = "logits"
@@ -141,9 +143,20 @@ class Manifest(Part):
         except RecursionError:
             raise ValueError("nested too deep") from None
 
+    @property
+    def inputs(self) -> tuple[GraphInput, ...]:
+        """These are all of the graph's inputs, in its order."""
+        return self.input, *self.further_inputs
+
     def text(self) -> str:
         """The same content gives the same bytes. Raises ValueError for NaN and infinities, which JSON does not have."""
         return json.dumps(self.written(), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def tables_of(inputs: Sequence[GraphInput]) -> dict[str, Any]:
+    """The keys of a manifest that tell its inputs: one input has the same key as ever, and no other."""
+    first, *further = inputs
+    return {"input": first, "further_inputs": tuple(further)} if further else {"input": first}
 
 
 def _told(error: ValidationError) -> str:

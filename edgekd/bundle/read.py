@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
@@ -29,7 +30,7 @@ README = "README.txt"
 SHIPPED = "model.onnx"
 GOLDEN = "golden.npz"
 # made on the device by build_engine.py and Python, so no part of what was shipped
-MADE_THERE = frozenset({"model.plan", "timing.cache", "reference_input.bin", "reference_output.bin", "figures.json"})
+MADE_THERE = re.compile(r"model\.plan|timing\.cache|reference_input(_[0-9]+)?\.bin|reference_output\.bin|figures\.json")
 BYTECODE = "__pycache__"  # left by Python where somebody imported a script: nothing here reads it, verify refuses it
 LARGEST_TEXT = 1 << 26  # bytes of a manifest or a report
 LONGEST_NAME = 255  # bytes; no file system takes more
@@ -77,7 +78,8 @@ def refuse_links(folder: Path) -> None:
 
 def unlisted(folder: Path, listed: Mapping[str, str]) -> list[str]:
     """Files that the manifest does not list and that are not made on a device."""
-    return sorted(path.name for path in folder.iterdir() if path.name not in {*listed, *MADE_THERE, MANIFEST})
+    names = {path.name for path in folder.iterdir()} - {*listed, MANIFEST}
+    return sorted(name for name in names if not MADE_THERE.fullmatch(name))
 
 
 def check_file(folder: Path, name: str, expected: str) -> Row:

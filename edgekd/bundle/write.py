@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -13,7 +13,7 @@ import onnx
 from edgekd.base.contents import hash_file
 from edgekd.bundle.drafts import draft_of, put_in_place  # fmt: skip
 from edgekd.bundle.golden import FIRST, Golden
-from edgekd.bundle.manifest import FORMAT, GraphInput, Manifest, Preprocess, Stage, StoredRecipe, figures
+from edgekd.bundle.manifest import FORMAT, GraphInput, Manifest, Preprocess, Stage, StoredRecipe, figures, tables_of
 from edgekd.bundle.read import (
     GOLDEN,
     MANIFEST,
@@ -36,7 +36,8 @@ from edgekd.inputs.image import per_channel
 from edgekd.recipe import Recipe
 from edgekd.runtime.runners import OnnxRunner
 from edgekd.scripts import RUNNER, SCRIPTS
-from edgekd.scripts.build_engine import Options, majors, trtexec_line
+from edgekd.scripts.build_engine import Failure, Options, majors, trtexec_line
+from edgekd.scripts.run import rows_of
 from edgekd.target import Target
 
 
@@ -52,6 +53,7 @@ def write_bundle(
     tasks: Mapping[str, Sequence[str]],
     golden: Golden,
     channels: int,
+    at_most: Mapping[str, int] | None = None,
 ) -> None:
     """Write a complete bundle to `folder`, replacing the bundle that stood there in one step.
 
@@ -62,28 +64,25 @@ def write_bundle(
     tasks        further output -> its class names
     golden       inputs, what onnxruntime gave for them, and how far another machine may be from it
     channels     of the images; the recipe's mean and std may be one number for all of them
+    at_most      free size of the inputs -> its largest; an engine is built for sizes up to it
 
     The same arguments give the same bytes. Raises BundleError for what cannot be a bundle, and for a `folder` that
     holds something else than one.
     """
     check_replaceable(folder)
-    graph_input = check_content(models, labels, golden)
+    inputs = check_content(models, labels, golden, at_most or {})
     folder.parent.mkdir(parents=True, exist_ok=True)
     with draft_of(folder) as draft:
         write_files(draft, report, models, labels, golden)
         _, reproduced, detail = check_outputs(draft, golden)
         if not reproduced:
             raise BundleError(f"{models[SHIPPED]} does not give the golden outputs: {detail}")
-        trtexec = None
-        if target.runtime.name == "tensorrt":
-            shutil.copyfile(SCRIPTS / "build_engine.py", draft / "build_engine.py")
-            trtexec = trtexec_lines(graph_input, report.chosen.name)
-        (draft / README).write_text(with_verdict(readme(report, target, trtexec or {}), report), encoding="utf-8")
+        builder = write_instructions(draft, report, target, inputs)
         manifest = Manifest(
             format=FORMAT,
             files={path.name: hash_file(path) for path in sorted(draft.iterdir())},
             golden=golden.about,
-            input=graph_input,
+            **tables_of(inputs),
             runtime=target.runtime.name,
             precision=report.chosen.name,
             output=recipe.export.output,
@@ -95,9 +94,8 @@ def write_bundle(
             versions=dict(report.versions),
             lineage=tuple(Stage(name=stage.get("name"), key=stage.get("key")) for stage in report.stages),
             figures=figures(report),
+            **builder,
         )
-        if trtexec is not None:  # other runtimes have no such key
-            manifest = manifest.model_copy(update={"trtexec": trtexec})
         write_manifest(draft / MANIFEST, manifest)
         put_in_place(draft, folder)
 
@@ -110,8 +108,10 @@ def check_replaceable(folder: Path) -> None:
         raise BundleError(f"{folder} holds files but no {MANIFEST}, so no bundle; give another place or empty it")
 
 
-def check_content(models: Mapping[str, Path], labels: Sequence[str], golden: Golden) -> GraphInput:
-    """Refuse what run.py could not use; returns the description of the graph's input."""
+def check_content(
+    models: Mapping[str, Path], labels: Sequence[str], golden: Golden, at_most: Mapping[str, int]
+) -> tuple[GraphInput, ...]:
+    """Refuse what run.py could not use; returns the descriptions of the graph's inputs."""
     if SHIPPED not in models:
         raise BundleError(f"no {SHIPPED} among the models {sorted(models)}; it is the file that ships")
     for name in models:
@@ -123,7 +123,16 @@ def check_content(models: Mapping[str, Path], labels: Sequence[str], golden: Gol
     classes = golden.outputs[FIRST].shape
     if len(labels) != classes[-1]:
         raise BundleError(f"{len(labels)} labels for outputs of shape {classes}; one a class is needed")
-    return describe_input(models[SHIPPED])
+    inputs = describe_inputs(models[SHIPPED], at_most)
+    names = [table.name for table in inputs]
+    if list(golden.inputs) != names:
+        raise BundleError(f"golden inputs {list(golden.inputs)}; {models[SHIPPED]} takes {names}, in this order")
+    if foreign := sorted(
+        set(at_most) - {size for table in inputs for size in table.shape[1:] if isinstance(size, str)}
+    ):
+        shapes = {table.name: [*table.shape] for table in inputs}
+        raise BundleError(f"at_most bounds {foreign}, which is no free size of the inputs {shapes} but their batch")
+    return inputs
 
 
 def preprocess_of(recipe: Recipe, channels: int) -> Preprocess:
@@ -131,19 +140,28 @@ def preprocess_of(recipe: Recipe, channels: int) -> Preprocess:
     return Preprocess(mean=per_channel(recipe.data.mean, channels), std=per_channel(recipe.data.std, channels))
 
 
-def describe_input(model: Path) -> GraphInput:
-    """Name, dtype, shape (a free dimension is its name or null) and layout: NHWC, NCHW, or "" for no image."""
+def describe_inputs(model: Path, at_most: Mapping[str, int] | None = None) -> tuple[GraphInput, ...]:
+    """Of each input, in the graph's order: name, dtype, shape (a free dimension is its name or null), layout (NHWC, NCHW, or ""
+    for no image) and which of its free sizes `at_most` bounds. Raises BundleError for a model without inputs, or where one
+    has no axis for the samples."""
     graph = onnx.load(str(model), load_external_data=False).graph
     stored = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in stored]
-    if len(inputs) != 1:
+    inputs = tuple(_described(value, at_most or {}) for value in graph.input if value.name not in stored)
+    if not inputs or not all(table.shape for table in inputs):
         raise BundleError(
-            f"{model} has inputs {[value.name for value in inputs]}; a bundle holds models with exactly one"
+            f"{model} has inputs {[(table.name, [*table.shape]) for table in inputs]}; a bundle holds models with inputs "
+            "[samples, ...], at least one"
         )
-    tensor = inputs[0].type.tensor_type
+    return inputs
+
+
+def _described(value: onnx.ValueInfoProto, at_most: Mapping[str, int]) -> GraphInput:
+    tensor = value.type.tensor_type
     dtype = str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
     shape = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim)
-    return GraphInput(name=inputs[0].name, dtype=dtype, shape=shape, layout=layout(dtype, shape))
+    found = GraphInput(name=value.name, dtype=dtype, shape=shape, layout=layout(dtype, shape))
+    bounds = {name: most for name, most in at_most.items() if name in shape[1:]}
+    return found.model_copy(update={"at_most": bounds}) if bounds else found  # without any there is no such key
 
 
 def layout(dtype: str, shape: Sequence[object]) -> Literal["NHWC", "NCHW", ""]:
@@ -173,20 +191,39 @@ def write_files(
     shutil.copyfile(RUNNER, draft / RUNNER.name)
 
 
-def trtexec_lines(graph_input: GraphInput, precision: str) -> dict[str, str]:
+def write_instructions(draft: Path, report: Report, target: Target, inputs: Sequence[GraphInput]) -> dict[str, Any]:
+    """README.txt and, for TensorRT, the engine's builder; gives the manifest's key about it, which other runtimes do not have."""
+    trtexec: dict[str, str] = {}
+    tensorrt = target.runtime.name == "tensorrt"
+    if tensorrt:
+        shutil.copyfile(SCRIPTS / "build_engine.py", draft / "build_engine.py")
+        trtexec = trtexec_lines(inputs, report.chosen.name)
+    text = readme(report, target, trtexec, example_of(inputs))
+    (draft / README).write_text(with_verdict(text, report), encoding="utf-8")
+    return {"trtexec": trtexec} if tensorrt else {}
+
+
+def trtexec_lines(inputs: Sequence[GraphInput], precision: str) -> dict[str, str]:
     """TensorRT release -> the command that builds and times the same engine with NVIDIA's own tool, batch 1.
 
-    Empty for a graph that leaves more than its batch free: only its user knows the sizes.
+    Empty for a graph with a free size that is no batch and has no bound: only its user knows the sizes.
     """
-    shape = [size if isinstance(size, int) else -1 for size in graph_input.shape]
-    if any(size < 0 for size in shape[1:]):
-        return {}
+    tables = [table.written() for table in inputs]
+    shapes = {table.name: [size if isinstance(size, int) else -1 for size in table.shape] for table in inputs}
     options = Options(precision=precision)
-    lines = {major: trtexec_line(major, {graph_input.name: shape}, options, {}) for major in majors(precision)}
+    try:
+        lines = {major: trtexec_line(major, shapes, options, {}, tables) for major in majors(precision)}
+    except Failure:
+        return {}
     return {str(major): line for major, line in lines.items()}
 
 
-def readme(report: Report, target: Target, trtexec: Mapping[str, str]) -> str:
+def example_of(inputs: Sequence[GraphInput]) -> str:
+    """The name of a file that run.py could be given."""
+    return "sample.npz" if len(inputs) > 1 else "cat.png" if inputs[0].layout else "sample.npy"
+
+
+def readme(report: Report, target: Target, trtexec: Mapping[str, str], example: str = "cat.png") -> str:
     """What the folder is and the commands that it is used with."""
     chosen = report.chosen
     speed = "not measured"
@@ -204,7 +241,7 @@ def readme(report: Report, target: Target, trtexec: Mapping[str, str]) -> str:
         f"{f'{chosen.score.metric}:':<12}{valued(chosen.score.value, chosen.score.unit)} ({chosen.score.origin}, {chosen.score.runtime})",
         f"latency:    {speed}",
         "",
-        f"{run} cat.png      the likeliest classes",
+        f"{run} {example:<12} the likeliest classes",
         f"{run} --verify     are all files unchanged, and does this machine compute the same?",
         f"{run} --bench      how fast is this machine?",
         "python3 device_runner.py    the same as `edgekd measure` does it, with its conditions: writes figures.json",
@@ -246,7 +283,7 @@ def verify_bundle(folder: Path) -> list[Row]:
 def check_outputs(folder: Path, golden: Golden) -> Row:
     """The shipped model on the stored inputs, one at a time: a graph may be fixed to batch 1."""
     runner = OnnxRunner(folder / SHIPPED)
-    runs = [runner.run_all(golden.inputs[i : i + 1]) for i in range(len(golden.inputs))]
+    runs = [runner.run_all(rows_of(golden.inputs, slice(i, i + 1))) for i in range(len(golden))]
     found = {name: np.concatenate([run[at] for run in runs]) for at, name in enumerate([FIRST, *runner.outputs[1:]])}
     ok, detail = golden.compare(found)
-    return "stored outputs", ok, f"{detail} over {len(golden.inputs)} inputs in {runner.name}"
+    return "stored outputs", ok, f"{detail} over {len(golden)} inputs in {runner.name}"

@@ -28,7 +28,7 @@ from edgekd.measure.timings import Timings, time_models
 from edgekd.models.adapt import resized
 from edgekd.recipe import Recipe
 from edgekd.runtime.runners import OnnxRunner, Runner, TorchRunner, machine
-from edgekd.steps.export import MODEL, as_input
+from edgekd.steps.export import INPUT, MODEL, as_input
 from edgekd.steps.problem import Problem, Problems
 from edgekd.steps.trained import Trained
 from edgekd.target import Target
@@ -58,7 +58,7 @@ def timed_here(
     """
     say("  measuring latency on this machine")
     test, others, runner = problems.student.open_test(), {}, None
-    one = np.ascontiguousarray(as_input(test.get(np.zeros(1, np.int64)), recipe.data, recipe.export))
+    one = as_input(test.get(np.zeros(1, np.int64)), recipe.data, recipe.export)
     if teacher is not None:
         runner = _teacher_runner(teacher, problems.teacher)
         others["teacher"] = _teacher_call(runner, teacher, problems.teacher)
@@ -116,7 +116,9 @@ def _teacher_call(runner: Runner, teacher: Trained, problem: Problem) -> Call:
     test: Unseen = problem.open_test()
     image = to_tensor(test.get(np.zeros(1, np.int64)), problem.data, torch.device("cpu"))
     given = resized(image, teacher.network.size or test.image_shape[:2]).contiguous().numpy()
-    return runner.timed(given) if isinstance(runner, OnnxRunner) else partial(runner.run, given)
+    if isinstance(runner, OnnxRunner):
+        return runner.timed({runner.inputs[0]: given})
+    return partial(runner.run, {INPUT: given})
 
 
 def measured_on(

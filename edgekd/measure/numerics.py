@@ -16,13 +16,15 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgekd.base.arrays import write_arrays
 from edgekd.base.json_text import parse_json
 from edgekd.errors import DeviceError, ModelError
 from edgekd.measure.at_work import Workplace
 from edgekd.measure.devices import Device
 from edgekd.runtime.check import precision_of
-from edgekd.runtime.runners import OnnxRunner
+from edgekd.runtime.runners import Inputs, OnnxRunner, samples_of
 from edgekd.scripts import SCRIPTS
+from edgekd.scripts.run import rows_of
 
 Array = NDArray[Any]
 
@@ -84,11 +86,11 @@ class Numerics:
     further: Mapping[str, Array]
 
 
-def compare(device: Device, model: Path, inputs: Array, *, bound: float | None = None, nodes: bool = True) -> Numerics:
-    """Run `model` (one input, classes out) on `inputs` [n, ...] as the graph takes them, here and on the device.
+def compare(device: Device, model: Path, inputs: Inputs, *, bound: float | None = None, nodes: bool = True) -> Numerics:
+    """Run `model` (classes out) on `inputs`, [n, ...] of each as the graph takes them, here and on the device.
 
     bound: the share of a tensor's largest magnitude beyond which a node is named (`BOUNDS` of the precision where absent);
-    nodes: whether to look into the graph, on the first four inputs. Raises DeviceError where the device cannot run it,
+    nodes: whether to look into the graph, on the first four samples. Raises DeviceError where the device cannot run it,
     ModelError where onnxruntime here cannot.
     """
     graph = onnx.load(model)
@@ -100,7 +102,7 @@ def compare(device: Device, model: Path, inputs: Array, *, bound: float | None =
     bound = BOUNDS[precision] if bound is None else bound
     runner = OnnxRunner(model)
     name = runner.outputs[0]
-    few = inputs[:NODE_SAMPLES]
+    few = rows_of(inputs, slice(NODE_SAMPLES))
     with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
         tapped = Path(folder) / "tapped.onnx"
         taps = tap(graph, tapped) if nodes else {}
@@ -108,7 +110,7 @@ def compare(device: Device, model: Path, inputs: Array, *, bound: float | None =
         here = {model: _here(runner, inputs), **({tapped: _here(OnnxRunner(tapped), few)} if taps else {})}
         differences = [difference(node, op, here[tapped][node], there[tapped][node]) for node, op in taps.items()]
         tapping = [
-            difference(name, "output", each[model][name][: len(few)], each[tapped][name])
+            difference(name, "output", each[model][name][:NODE_SAMPLES], each[tapped][name])
             for each in (here, there)
             if taps
         ]
@@ -116,7 +118,7 @@ def compare(device: Device, model: Path, inputs: Array, *, bound: float | None =
     return Numerics(
         device=device.name, machine=str(about["machine"]), features=tuple(map(str, about["features"])),
         runtime=str(about["runtime"]), host_runtime=runner.name, precision=precision,
-        outputs=difference(name, "output", expected, found), n=len(inputs),
+        outputs=difference(name, "output", expected, found), n=samples_of(inputs),
         same_top1=float((expected.argmax(-1) == found.argmax(-1)).mean()), bound=bound,
         nodes=tuple(item for item in differences if item.share > bound), nodes_compared=len(differences),
         tapped_alike=all(item.share <= bound for item in tapping), found=found, expected=expected,
@@ -124,18 +126,17 @@ def compare(device: Device, model: Path, inputs: Array, *, bound: float | None =
     )  # fmt: skip
 
 
-def outputs_on(device: Device, runs: Mapping[Path, Array]) -> tuple[dict[Path, dict[str, Array]], dict[str, Any]]:
+def outputs_on(device: Device, runs: Mapping[Path, Inputs]) -> tuple[dict[Path, dict[str, Array]], dict[str, Any]]:
     """What the device computes: each model's outputs by name, `[n, ...]`, and what the device says of itself.
 
-    runs: model -> inputs `[n, ...]`; the files' names must differ.
+    runs: model -> its inputs, `[n, ...]` each; the files' names must differ.
     """
     with Workplace(device) as there, tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
         arrays = Path(folder) / "arrays"
         words = [there.script("device_outputs.py", SCRIPTS / "run.py")]
         for model, inputs in runs.items():
-            with arrays.open("wb") as file:
-                np.save(file, inputs)
-            words += [there.put(arrays, f"{model.name}.npy"), there.put(model)]
+            write_arrays(arrays, inputs)
+            words += [there.put(arrays, f"{model.name}.inputs.npz"), there.put(model)]
         out = there.python(words, timeout_s=SECONDS)
         found: dict[Path, dict[str, Array]] = {}
         try:
@@ -186,7 +187,7 @@ def difference(name: str, operator: str, expected: Array, found: Array) -> Diffe
     )  # fmt: skip
 
 
-def _here(runner: OnnxRunner, inputs: Array) -> dict[str, Array]:
-    """As `device_outputs.py`: one input at a time, every output."""
-    found = [runner.run_all(inputs[i : i + 1]) for i in range(len(inputs))]
+def _here(runner: OnnxRunner, inputs: Inputs) -> dict[str, Array]:
+    """As `device_outputs.py`: one sample at a time, every output."""
+    found = [runner.run_all(rows_of(inputs, slice(i, i + 1))) for i in range(samples_of(inputs))]
     return {name: np.concatenate([each[i] for each in found]) for i, name in enumerate(runner.outputs)}

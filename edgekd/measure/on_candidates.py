@@ -7,9 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from edgekd.bundle.golden import Golden
-from edgekd.bundle.manifest import FORMAT, Manifest
+from edgekd.bundle.manifest import FORMAT, Manifest, tables_of
 from edgekd.bundle.read import GOLDEN
-from edgekd.bundle.write import describe_input
+from edgekd.bundle.write import describe_inputs
 from edgekd.errors import DeviceError
 from edgekd.figures.figures import OnDevice
 from edgekd.measure.devices.named import open_device
@@ -34,11 +34,14 @@ def check_device(name: str, target: Target) -> None:
 
 
 def measure_candidates(
-    name: str, target: Target, candidates: Mapping[str, tuple[Path, Golden]]
+    name: str,
+    target: Target,
+    candidates: Mapping[str, tuple[Path, Golden]],
+    at_most: Mapping[str, int] | None = None,
 ) -> dict[str, OnDevice | DeviceError]:
     """Candidate -> what the device says of it, or why it failed there; they are timed in turns.
 
-    candidates: precision -> (model, its golden outputs). Raises DeviceError where all fail.
+    candidates: precision -> (model, its golden outputs); at_most: a free size of the inputs -> its largest. Raises DeviceError where all fail.
     """
     with open_device(name) as device, TemporaryDirectory(prefix="edgekd-") as folder:
         trials = {}
@@ -46,8 +49,8 @@ def measure_candidates(
             file = Path(folder) / f"{precision}.{GOLDEN}"
             golden.write(file)
             manifest = Manifest(
-                format=FORMAT, runtime=target.runtime.name, precision=precision, input=describe_input(model),
-                golden=golden.about, files={},
+                format=FORMAT, runtime=target.runtime.name, precision=precision, golden=golden.about, files={},
+                **tables_of(describe_inputs(model, at_most)),
             )  # fmt: skip
             trials[precision] = Trial(model, file, target, manifest)
         found = measure_in_turns(device, trials, Options())

@@ -15,7 +15,7 @@ import numpy as np
 from edgekd.base.console import say
 from edgekd.base.contents import hash_file
 from edgekd.base.json_text import parse_json
-from edgekd.bundle.manifest import Manifest
+from edgekd.bundle.manifest import Manifest, tables_of
 from edgekd.bundle.read import GOLDEN, MANIFEST, SHIPPED, read_manifest, refuse_not_to_ship, write_manifest
 from edgekd.errors import BundleError, DeviceError
 from edgekd.figures.figures import Latency, OnDevice, Origin, Score
@@ -34,7 +34,7 @@ from edgekd.tasks.scores import scored
 ENGINE_S = 3600  # the longest that building an engine is waited for
 ANSWER_S = 600
 SAMPLE_S = 1.0  # the longest that one sample of --accuracy is waited for
-SAMPLES = "samples.npy"
+SAMPLES = "samples.npz"
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ def _list(numbers: tuple[int, ...]) -> str:
 
 @dataclass(frozen=True)
 class Samples:
-    """Labelled samples that the accuracy is found on: the file that goes there, the labels that stay here."""
+    """Labelled samples that the accuracy is found on: the file that goes there, an array by the name of each input, and the labels
+    that stay here."""
 
     file: Path
     labels: np.ndarray
@@ -99,7 +100,7 @@ class Trial:
     model: Path
     golden: Path
     target: Target
-    manifest: Manifest  # its format, runtime, precision, input and golden go there
+    manifest: Manifest  # its format, runtime, precision, inputs and golden go there
 
 
 def trial_of(bundle: Path) -> Trial:
@@ -167,8 +168,8 @@ def _parcel(trials: Mapping[str, Trial], folder: Path) -> Parcel:
         parcel.add(label, GOLDEN, trial.golden)
         told = trial.manifest
         manifest = Manifest(
-            format=told.format, runtime=told.runtime, precision=told.precision, input=told.input, golden=told.golden,
-            files=dict(parcel.bundles[label]),
+            format=told.format, runtime=told.runtime, precision=told.precision, golden=told.golden,
+            files=dict(parcel.bundles[label]), **tables_of(told.inputs),
         )  # fmt: skip
         file = folder / f"{label}.{MANIFEST}"
         write_manifest(file, manifest)

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-
+from edgekd.base.arrays import write_arrays
 from edgekd.base.toml_file import refuse
 from edgekd.bundle.read import read_manifest
 from edgekd.cache.stage import Cache, default_cache
@@ -71,7 +70,6 @@ def samples_for_accuracy(bundle: Path, most: int | None = None) -> Iterator[Samp
         test = decoded(run, recipe.data).open_test()
         labels = test.labels
         ids = stratified(labels, len(labels) if most is None else most, recipe.data.seed)
-        images = as_input(test.get(ids), recipe.data, recipe.export)
         file = Path(folder) / SAMPLES
-        np.save(file, np.ascontiguousarray(images))
+        write_arrays(file, as_input(test.get(ids), recipe.data, recipe.export))
         yield Samples(file, labels[ids], test.classes)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgekd.errors import ModelError
 from edgekd.measure.protocol import PROTOCOL, Call, Series, Timing, interleave
-from edgekd.runtime.runners import Batch, OnnxRunner, TimedThere, peak_memory_mb
+from edgekd.runtime.runners import Inputs, OnnxRunner, TimedThere, peak_memory_mb
 from edgekd.runtime.sessions import Ended
 
 
@@ -23,9 +23,9 @@ class Timings:
 
 
 def time_models(
-    models: Mapping[str, Path], one: Batch, others: Mapping[str, Call], timing: Timing = PROTOCOL
+    models: Mapping[str, Path], one: Inputs, others: Mapping[str, Call], timing: Timing = PROTOCOL
 ) -> Timings:
-    """Each model in a process of its own, and `others` beside them, on the batch `one` as the models take it.
+    """Each model in a process of its own, and `others` beside them, on the batch `one` as the models take it, by input name.
 
     What this machine only rounds to bf16 is opened and not timed: the casts would be.
     """

@@ -46,8 +46,8 @@ class Agreement:
 
 def check(
     path: str | os.PathLike[str],
-    torch_fn: Callable[[Tensor], Tensor | Sequence[Tensor]],
-    samples: Iterable[Tensor],
+    torch_fn: Callable[..., Tensor | Sequence[Tensor]],
+    samples: Iterable[Tensor | tuple[Tensor, ...]],
     *,
     min_agreement: float = 0.995,
     tolerance: float | None = None,
@@ -55,27 +55,30 @@ def check(
 ) -> Agreement:
     """Validates the file and runs it in onnxruntime beside `torch_fn` on real samples.
 
-    Each of `samples` is a batch as the file takes it; `torch_fn` maps it to `[batch, classes]`, or to one
-    such tensor for each of the file's outputs, of which the first tells the class. An output with more axes needs
+    Each of `samples` is a batch as the file takes it: a tensor `[batch, ...]`, or a tuple with one for each of the file's
+    inputs, in their order. `torch_fn(*batch)` gives `[batch, classes]`, or one such tensor for each of the file's
+    outputs, of which the first tells the class. An output with more axes needs
     `class_axis`: 1 for `[batch, classes, h, w]`, -1 for `[batch, length, classes]`. `tolerance` bounds the largest difference
     relative to the largest output (none: 1e-3 in fp32, 0.05 in fp16, 0.1 in bf16, unbounded in int8).
 
-    Raises ExportError, with the figures, where the file is invalid, gives another shape or NaN, or differs; Ended where it
-    ends the process that it runs in.
+    Raises ExportError, with the figures, where the file is invalid, takes another number of inputs, gives another shape or
+    NaN, or differs; Ended where it ends the process that it runs in.
     """
     path = os.fspath(path)
     model = read_onnx(path)
     session = open_session(path)
     if tolerance is None:
         tolerance = TOLERANCE[precision_of(model)]
-    name, size = session.get_inputs()[0].name, fixed_batch(session)
+    names, size = [given.name for given in session.get_inputs()], fixed_batch(session)
     count, answers, same, difference, largest = 0, 0, 0, 0.0, 0.0
     with torch.no_grad():
-        for batch in samples:
-            given = torch_fn(batch)
+        for each in samples:
+            batch = _batch_for(names, each, path)
+            given = torch_fn(*batch.values())
             all_expected = [output.float().numpy() for output in ([given] if isinstance(given, Tensor) else given)]
             try:
-                all_got = in_batches(lambda part: session.run(None, {name: part}), batch.numpy(), size)
+                arrays = {name: tensor.numpy() for name, tensor in batch.items()}
+                all_got = in_batches(lambda part: session.run(None, part), arrays, size)
             except Refused as error:
                 raise ExportError(f"onnxruntime does not run {path}: {error}") from error
             shapes, wanted = ([list(output.shape) for output in outputs] for outputs in (all_got, all_expected))
@@ -96,6 +99,21 @@ def check(
         limit = "" if tolerance == float("inf") else f" and a difference of at most {tolerance * largest:.3g}"
         raise ExportError(f"{path} differs from the torch model: {result}; asked for {min_agreement:.2%}{limit}")
     return result
+
+
+def _batch_for(names: Sequence[str], given: Tensor | tuple[Tensor, ...], path: str) -> dict[str, Tensor]:
+    """A batch by the names of the file's inputs. Raises ExportError where there are more or fewer, or unequal numbers of samples."""
+    batch = (given,) if isinstance(given, Tensor) else given
+    if len(batch) != len(names):
+        raise ExportError(
+            f"{path} takes {len(names)} inputs ({', '.join(names)}), and a batch of the samples has {len(batch)} tensors; give a "
+            "tuple with one for each"
+        )
+    if len({len(tensor) for tensor in batch}) != 1:
+        raise ExportError(
+            f"the inputs of {path} need as many samples each; given: {[list(tensor.shape) for tensor in batch]}"
+        )
+    return dict(zip(names, batch, strict=True))
 
 
 def _class_axis(shape: tuple[int, ...], told: int | None, path: str) -> int:

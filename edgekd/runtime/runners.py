@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,13 +20,18 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from edgekd.base.arrays import write_arrays
 from edgekd.base.external_data import check_external_data
 from edgekd.errors import ModelError
 from edgekd.runtime.bf16 import FOLDER, ROUNDED, as_on_a_gpu
 from edgekd.runtime.sessions import Ended, Refused, Session, ending
 from edgekd.scripts import SCRIPTS
+from edgekd.scripts.run import rows_of, sizes_problem
 
 Batch = NDArray[Any]
+Inputs = Mapping[str, NDArray[Any]]
+"""Arrays `[n, ...]` by the names of a graph's inputs, in the graph's order; row i of each belongs to sample i."""
+
 QDQ_APART = "Q and DQ apart"
 NCHWC = "NchwcTransformer"
 """onnxruntime's pass that blocks channels on x86. On some fp16 graphs it ends the process (seen with 1.23 to 1.31)."""
@@ -52,24 +58,28 @@ class Runner(Protocol):
     @property
     def threads(self) -> int: ...
 
-    def run(self, batch: Batch) -> Batch:
-        """[batch, ...] as the model takes it -> [batch, classes]."""
+    def run(self, inputs: Inputs) -> Batch:
+        """[batch, ...] of each input as the model takes it -> [batch, classes]."""
         ...
 
 
 class TorchRunner:
-    """A module in eager PyTorch on the CPU. Setting the threads is global to the process: `run` sets them."""
+    """A module in eager PyTorch on the CPU; the inputs, in their order, are its arguments.
+
+    Setting the threads is global to the process: `run` sets them.
+    """
 
     def __init__(self, module: torch.nn.Module, *, threads: int = 1) -> None:
         self._module = module.eval()
         self.threads = threads
         self.name = f"torch {torch.__version__} CPU"
 
-    def run(self, batch: Batch) -> Batch:
+    def run(self, inputs: Inputs) -> Batch:
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
         with torch.inference_mode():
-            output: torch.Tensor = self._module(torch.from_numpy(np.ascontiguousarray(batch)))
+            arguments = (torch.from_numpy(np.ascontiguousarray(array)) for array in inputs.values())
+            output: torch.Tensor = self._module(*arguments)
         return output.numpy()
 
 
@@ -128,10 +138,11 @@ def open_session(path: Path | str, *, threads: int = 1, optimise: bool = True) -
 
 
 class OnnxRunner:
-    """An ONNX file with one input in onnxruntime on the CPU (see open_session); `run` gives the first of `outputs`.
+    """An ONNX file in onnxruntime on the CPU (see open_session); `run` gives the first of `outputs`.
 
-    `name` tells what was set otherwise than usual; of a graph that is `rounds_to_bf16` a latency says nothing. Raises
-    ModelError where the file cannot be loaded.
+    `inputs` and `outputs` are names in the graph's order. `name` tells what was set otherwise than usual; of a graph that is
+    `rounds_to_bf16` a latency says nothing. Raises ModelError where the file cannot be loaded, and for inputs of other
+    names, of unequal numbers of samples, or that give one free size two values.
     """
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
@@ -141,31 +152,41 @@ class OnnxRunner:
         if opened.set_otherwise:
             self.name += f" ({', '.join(opened.set_otherwise)})"
         self.rounds_to_bf16 = ROUNDED in opened.set_otherwise
-        inputs = self._session.get_inputs()
         self._batch = fixed_batch(self._session)
-        if len(inputs) != 1:
-            raise ModelError(f"{path} has inputs {[i.name for i in inputs]}; edgekd runs models with exactly one")
-        self._input = inputs[0].name
+        self._tables = [{"name": given.name, "shape": given.shape} for given in self._session.get_inputs()]
+        self.inputs = [given.name for given in self._session.get_inputs()]
         self.outputs = [output.name for output in self._session.get_outputs()]
 
-    def run(self, batch: Batch) -> Batch:
-        return in_batches(lambda part: self._run(self.outputs[:1], part), batch, self._batch)[0]
+    def run(self, inputs: Inputs) -> Batch:
+        return in_batches(lambda part: self._run(self.outputs[:1], part), self._checked(inputs), self._batch)[0]
 
-    def run_all(self, batch: Batch) -> list[Batch]:
+    def run_all(self, inputs: Inputs) -> list[Batch]:
         """Every output, in the order of `outputs`."""
-        return in_batches(lambda part: self._run(None, part), batch, self._batch)
+        return in_batches(lambda part: self._run(None, part), self._checked(inputs), self._batch)
 
-    def timed(self, one: Batch) -> TimedThere:
+    def timed(self, one: Inputs) -> TimedThere:
         """What `protocol.interleave` times, `run` on one batch, by the clock of the process that it runs in."""
-        size = self._batch or len(one)
-        part = np.concatenate([one, np.repeat(one[-1:], -len(one) % size, axis=0)])
-        if len(part) > size:
-            raise ModelError(f"{self._session.path} is written for a batch of {size}; {len(one)} were to be timed")
-        return TimedThere(self._session, self.outputs[:1], {self._input: part})
+        inputs = self._checked(one)
+        count = samples_of(inputs)
+        size = self._batch or count
+        if count > size:
+            raise ModelError(f"{self._session.path} is written for a batch of {size}; {count} were to be timed")
+        return TimedThere(self._session, self.outputs[:1], filled(inputs, size))
 
-    def _run(self, outputs: list[str] | None, part: Batch) -> list[Batch]:
+    def _checked(self, inputs: Inputs) -> Inputs:
+        """The inputs by the graph's names and in its order. Raises ModelError."""
+        if set(inputs) != set(self.inputs):
+            raise ModelError(f"{self._session.path} takes the inputs {self.inputs}; given: {list(inputs)}")
+        free = [
+            {**table, "shape": [None, *table["shape"][1:]]} for table in self._tables
+        ]  # a fixed batch is run in parts
+        if problem := sizes_problem(inputs, free):
+            raise ModelError(f"{self._session.path}: {problem}")
+        return {name: inputs[name] for name in self.inputs}
+
+    def _run(self, outputs: list[str] | None, part: Inputs) -> list[Batch]:
         try:
-            return self._session.run(outputs, {self._input: part})
+            return self._session.run(outputs, part)
         except Refused as error:
             raise ModelError(f"onnxruntime {ort.__version__} does not run {self._session.path}: {error}") from error
 
@@ -180,7 +201,7 @@ class TimedThere:
 
     session: Session
     outputs: list[str]
-    feeds: dict[str, Batch]
+    feeds: Inputs
 
     def __call__(self) -> list[Batch]:
         return self.session.run(self.outputs, self.feeds)
@@ -204,19 +225,36 @@ def refuses_fp16_scales(error: Exception) -> bool:
 
 
 def fixed_batch(session: Session) -> int | None:
-    """The batch that a graph is written for; None: any."""
-    size = (session.get_inputs()[0].shape or [None])[0]
-    return size if isinstance(size, int) else None
+    """The batch that a graph is written for: the first axis of the first input that fixes it; None: any."""
+    sizes = (given.shape[0] for given in session.get_inputs() if given.shape)
+    return next((size for size in sizes if isinstance(size, int)), None)
 
 
-def in_batches(run: Callable[[Batch], list[Batch]], batch: Batch, size: int | None) -> list[Batch]:
+def in_batches(run: Callable[[Inputs], list[Batch]], inputs: Inputs, size: int | None) -> list[Batch]:
     """Each output of `run` on `size` samples at a time, as a graph with a fixed batch takes them; the last part is filled up
-    and cut."""
+    and cut. Raises ModelError where the inputs hold unequal numbers of samples."""
+    count = samples_of(inputs)
     if size is None:
-        return run(batch)
-    filled = np.concatenate([batch, np.repeat(batch[-1:], -len(batch) % size, axis=0)])
-    parts = [run(filled[i : i + size]) for i in range(0, len(filled), size)]
-    return [np.concatenate(output)[: len(batch)] for output in zip(*parts, strict=True)]
+        return run(inputs)
+    whole = filled(inputs, size)
+    parts = [run(rows_of(whole, slice(i, i + size))) for i in range(0, samples_of(whole), size)]
+    return [np.concatenate(output)[:count] for output in zip(*parts, strict=True)]
+
+
+def filled(inputs: Inputs, size: int) -> Inputs:
+    """The samples with the last one repeated until `size` divides their number."""
+    return {
+        name: np.concatenate([array, np.repeat(array[-1:], -len(array) % size, axis=0)])
+        for name, array in inputs.items()
+    }
+
+
+def samples_of(inputs: Inputs) -> int:
+    """How many samples the inputs hold. Raises ModelError where they are unequally many, or none is given."""
+    rows = {name: len(array) if array.ndim else 0 for name, array in inputs.items()}
+    if len(set(rows.values())) != 1:
+        raise ModelError(f"{rows} samples were given by input; every input needs as many")
+    return next(iter(rows.values()))
 
 
 def int8_saturates(architecture: str, features: frozenset[str]) -> bool:
@@ -277,6 +315,7 @@ def _value(line: str) -> str:
 
 
 PEAK_MEMORY_SCRIPT = """
+import io
 import sys
 import numpy as np
 
@@ -284,23 +323,24 @@ def status_kb(key):
     with open("/proc/self/status") as lines:
         return next(int(line.split()[1]) for line in lines if line.startswith(key + ":"))
 
-path, dtype, shape, threads, half = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5] == "True"
-sys.path.insert(0, sys.argv[6])
+path, threads, half = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "True"
+sys.path.insert(0, sys.argv[4])
 from run import OnnxModel
 import onnxruntime
-batch = np.zeros([int(d) for d in shape.split("x")], dtype)
+with np.load(io.BytesIO(sys.stdin.buffer.read()), allow_pickle=False) as stored:
+    inputs = {name: stored[name] for name in stored.files}
 with open("/proc/self/clear_refs", "w") as peak:
     peak.write("5")
 before = status_kb("VmRSS")
 model = OnnxModel(path, threads, half)
 for _ in range(3):
-    model(batch)
+    model(inputs)
 print(status_kb("VmHWM") - before)
 """
 
 
-def peak_memory_mb(path: Path, batch: Batch, *, threads: int = 1) -> float | None:
-    """Resident memory in MB (2^20) that loading an ONNX file and running it on a batch like `batch` adds at its peak.
+def peak_memory_mb(path: Path, inputs: Inputs, *, threads: int = 1) -> float | None:
+    """Resident memory in MB (2^20) that loading an ONNX file and running it on `inputs` adds at its peak.
 
     Measured in a fresh process: the high-water mark (VmHWM) after loading and three runs, less what Python, numpy and
     onnxruntime held before (VmRSS, the mark reset there). None where the kernel does not tell, so outside of Linux.
@@ -308,22 +348,14 @@ def peak_memory_mb(path: Path, batch: Batch, *, threads: int = 1) -> float | Non
     """
     if not os.access("/proc/self/clear_refs", os.W_OK):
         return None
-    shape = "x".join(str(d) for d in batch.shape)
-    command = [
-        sys.executable,
-        "-B",
-        "-c",
-        PEAK_MEMORY_SCRIPT,
-        str(path),
-        str(batch.dtype),
-        shape,
-        str(threads),
-        str(nchwc_may_end_it(path)),
-        str(SCRIPTS),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-B", "-c", PEAK_MEMORY_SCRIPT, str(path), str(threads), str(nchwc_may_end_it(path))]
+    sent = io.BytesIO()
+    write_arrays(sent, inputs)
+    done = subprocess.run([*command, str(SCRIPTS)], input=sent.getvalue(), capture_output=True, check=False)
     if done.returncode < 0:
         raise Ended(f"the runtime {ending(done.returncode)} where run.py opened and ran the model")
     if done.returncode != 0:
-        raise ModelError(f"the memory of {path} could not be measured: {done.stderr.strip().splitlines()[-1:]}")
+        raise ModelError(
+            f"the memory of {path} could not be measured: {done.stderr.decode(errors='replace').strip().splitlines()[-1:]}"
+        )
     return int(done.stdout) / 1024

@@ -3,6 +3,7 @@
 
     python3 build_engine.py                     model.onnx -> model.plan, batch 1
     python3 build_engine.py --max-batch 16      an engine for batches of 1 to 16
+    python3 build_engine.py --at-most length=64  a free size of the inputs of 1 to 64; without it, up to the manifest's bound
     python3 build_engine.py --trtexec           the same as commands for NVIDIA's trtexec, by TensorRT release
     python3 run.py --engine model.plan cat.png
 
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
     OnnxParser = Any
     ParserError = Any
     Profile = Mapping[str, tuple[list[int], list[int], list[int]]]  # input -> smallest, usual, largest shape
+    Tables = Sequence[
+        Mapping[str, Any]
+    ]  # the inputs in the manifest: name, shape with the names of free sizes, their bounds
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 LARGEST_TEXT = 1 << 26  # bytes of the manifest and of golden.npz
@@ -71,6 +75,7 @@ class Options:
     opt_batch: int = 0  # 0: the largest
     max_batch: int = 1
     profile: Sequence[str] = ()
+    at_most: Sequence[str] = ()
     workspace_mb: int = 1024
     optimization_level: int | None = None
     dla_core: int | None = None
@@ -155,9 +160,15 @@ def input_shapes(network: INetworkDefinition) -> dict[str, list[int]]:
     return {tensor.name: list(tensor.shape) for tensor in tensors}
 
 
-def profiles(inputs: Mapping[str, list[int]], options: Options) -> list[Profile]:
-    """The ranges of sizes that the engine is built for; empty where the graph leaves none free."""
-    found = [read_profile(text, inputs) for text in options.profile] or [batch_profile(inputs, options)]
+def profiles(inputs: Mapping[str, list[int]], options: Options, tables: Tables = ()) -> list[Profile]:
+    """The ranges of sizes that the engine is built for; empty where the graph leaves none free.
+
+    inputs   input -> its shape in the graph, -1 for a free size
+    tables   the manifest's: there free sizes have names and bounds
+    """
+    if options.profile and options.at_most:
+        raise Failure("--at-most goes without --profile, which tells the largest sizes itself")
+    found = [read_profile(text, inputs) for text in options.profile] or [usual_profile(inputs, options, tables)]
     for profile in found:
         for name, (least, usual, most) in profile.items():
             if not all(0 < a <= b <= c for a, b, c in zip(least, usual, most)):  # noqa: B905 (Python 3.8)
@@ -167,22 +178,50 @@ def profiles(inputs: Mapping[str, list[int]], options: Options) -> list[Profile]
     return [profile for profile in found if profile]
 
 
-def batch_profile(inputs: Mapping[str, list[int]], options: Options) -> Profile:
-    """Batches of `min_batch` to `max_batch` for every input whose first size is free."""
+def usual_profile(inputs: Mapping[str, list[int]], options: Options, tables: Tables) -> Profile:
+    """Of every input with free sizes: batches of `min_batch` to `max_batch`, and each other free size from 1 to its bound."""
+    given = read_bounds(options.at_most, tables)
     batches = (options.min_batch, options.opt_batch or options.max_batch, options.max_batch)
+    fixed = [shape[0] for shape in inputs.values() if shape]
+    if fixed and min(fixed) > 0 and options.max_batch not in (1, *fixed):
+        raise Failure(f"the graph's batch size is fixed to {fixed[0]}; --max-batch {options.max_batch} cannot be had")
     profile = {}
     for name, shape in inputs.items():
-        free = [i for i, size in enumerate(shape) if size < 0]
-        if free and free != [0]:
-            raise Failure(f"input {name} is {shape}; sizes other than the batch need --profile {name}=MIN,USUAL,MAX")
-        if not free and len(inputs) == 1 and options.max_batch not in (1, shape[0]):
-            raise Failure(
-                f"the graph's batch size is fixed to {shape[0]}; --max-batch {options.max_batch} cannot be had"
-            )
-        if free:
-            least, usual, most = ([n, *shape[1:]] for n in batches)
+        if min(shape, default=1) < 0:
+            largest = [bound(name, shape, i, given, tables) if i and n < 0 else n for i, n in enumerate(shape)]
+            smallest = [1 if n < 0 else n for n in shape]
+            sizes = zip(batches, (smallest, largest, largest))  # noqa: B905 (Python 3.8)
+            least, usual, most = ([n if shape[0] < 0 else shape[0], *rest[1:]] for n, rest in sizes)
             profile[name] = (least, usual, most)
     return profile
+
+
+def bound(name: str, shape: list[int], axis: int, given: Mapping[str, int], tables: Tables) -> int:
+    """The largest value of a free size that is no batch. Raise Failure where neither the user nor the manifest tells one."""
+    named = [table["shape"] for table in tables if table["name"] == name and len(table["shape"]) == len(shape)]
+    size = named[0][axis] if named else None
+    if not isinstance(size, str):
+        raise Failure(f"input {name} is {shape}; sizes other than the batch need --profile {name}=MIN,USUAL,MAX")
+    known = {key: most for table in tables for key, most in table.get("at_most", {}).items()}
+    known.update(given)
+    if size not in known:
+        raise Failure(
+            f"input {name} is {named[0]}, and nobody bounds its free size {size!r}: give --at-most {size}=SIZE, or --profile "
+            f"{name}=MIN,USUAL,MAX"
+        )
+    return int(known[size])
+
+
+def read_bounds(texts: Sequence[str], tables: Tables) -> dict[str, int]:
+    """`length=128`: a free size and its largest value."""
+    free = sorted({size for table in tables for size in table["shape"][1:] if isinstance(size, str)})
+    bounds = {}
+    for text in texts:
+        size, _, most = text.rpartition("=")
+        if size not in free or not most.isdigit() or int(most) < 1:
+            raise Failure(f"--at-most {text}: NAME=SIZE is needed; free sizes: {', '.join(free) or 'none has a name'}")
+        bounds[size] = int(most)
+    return bounds
 
 
 def read_profile(text: str, inputs: Mapping[str, list[int]]) -> Profile:
@@ -425,7 +464,8 @@ def build(trt: Any, options: Options, typing: str) -> tuple[Any, dict[str, str],
     builder = trt.Builder(logger)
     network, parser = parse_network(trt, logger, builder, options.model, typing)
     config = configure(trt, builder, network, typing, options)
-    ranges = profiles(input_shapes(network), options)
+    shapes = input_shapes(network)
+    ranges = profiles(shapes, options, input_tables(shapes, options))
     add_profiles(builder, config, ranges)
     load_timing_cache(config, options.timing_cache)
     asked = requested_types(trt, network, typing, options.precision)
@@ -489,20 +529,22 @@ def majors(precision: str) -> tuple[int, ...]:
     return (10, 11) if precision == "bf16" else (8, 10, 11)
 
 
-def trtexec_line(major: int, inputs: Mapping[str, list[int]], options: Options, reference: Mapping[str, Any]) -> str:
+def trtexec_line(
+    major: int, inputs: Mapping[str, list[int]], options: Options, reference: Mapping[str, Any], tables: Tables = ()
+) -> str:
     """NVIDIA's own tool for the same engine, and to time it, on release 8, 10 or 11.
 
     Release 11 has only strong typing; it times without transfers, with spinning and with a CUDA graph by default, which
-    the older ones are told here, or their figures would not compare. It alone compares outputs: `reference` has `input`
-    and `output`, pairs of a tensor's name and a raw file, and `tolerance`, the largest difference; empty for no check.
+    the older ones are told here, or their figures would not compare. It alone compares outputs: `reference` has `inputs`,
+    a raw file by the name of each, `shapes`, theirs, `output`, a pair of a tensor's name and a raw file, and `tolerance`,
+    the largest difference; empty for no check. `tables`: see `profiles`.
     """
     words = ["trtexec", f"--onnx={os.path.basename(options.model)}", f"--saveEngine={os.path.basename(options.output)}"]
     words += [f"--timingCacheFile={os.path.basename(options.timing_cache)}"]
     words += [f"--memPoolSize=workspace:{options.workspace_mb}", "--profilingVerbosity=detailed"]
-    ranges = profiles(inputs, options)
-    for at, bound in enumerate(("min", "opt", "max") if ranges else ()):
-        shapes = ["{}:{}".format(name, "x".join(map(str, sizes[at]))) for name, sizes in ranges[0].items()]
-        words.append("--{}Shapes={}".format(bound, ",".join(shapes)))
+    ranges = profiles(inputs, options, tables)
+    for at, which in enumerate(("min", "opt", "max") if ranges else ()):
+        words.append(f"--{which}Shapes=" + shape_words({name: sizes[at] for name, sizes in ranges[0].items()}))
     if major < 10:
         words += {"int8": ["--fp16", "--int8"], "fp16": ["--fp16"]}.get(options.precision, [])
     elif major == 10:
@@ -519,15 +561,24 @@ def trtexec_line(major: int, inputs: Mapping[str, list[int]], options: Options, 
     if major < 11:
         return shlex.join([*words, "--noDataTransfers", "--useSpinWait", "--useCudaGraph"])
     if reference:
-        words += ["--loadInputs={}:{}".format(*reference["input"])]
+        usual = {name: sizes[1] for name, sizes in ranges[0].items()} if ranges else {}
+        stored = {name: reference["shapes"][name] for name in usual}
+        if stored != usual:  # trtexec runs the usual shapes unless it is told others
+            words.append("--shapes=" + shape_words(stored))
+        words += ["--loadInputs=" + ",".join(f"{name}:{file}" for name, file in reference["inputs"].items())]
         words += ["--loadRefOutputs={}:{}".format(*reference["output"])]
         words += ["--accuracyAlgorithm=lInf", "--accuracyThreshold={:.6g}".format(reference["tolerance"])]
     return shlex.join(words)
 
 
-def plain(name: str) -> str:
-    """The path of a file of this bundle: no link, device or pipe, and no larger than what can be meant."""
-    path = os.path.join(HERE, name)
+def shape_words(shapes: Mapping[str, list[int]]) -> str:
+    """`ids:1x16,mask:1x16`."""
+    return ",".join("{}:{}".format(name, "x".join(map(str, shape))) for name, shape in shapes.items())
+
+
+def plain(name: str, folder: str = "") -> str:
+    """The path of a file of a bundle: no link, device or pipe, and no larger than what can be meant."""
+    path = os.path.join(folder or HERE, name)
     state = os.lstat(path)
     if not stat.S_ISREG(state.st_mode) or state.st_size > LARGEST_TEXT:
         raise Failure(
@@ -536,44 +587,67 @@ def plain(name: str) -> str:
     return path
 
 
-def bundle_manifest() -> dict[str, Any]:
-    """Raise Failure where what is read of it is of another kind than edgekd writes."""
+def bundle_manifest(folder: str = "") -> dict[str, Any]:
+    """A bundle's manifest, with its tolerance and with `tables`, one of each input. Raise Failure where what is read of it is
+    of another kind than edgekd writes."""
     try:
-        with open(plain("manifest.json"), encoding="utf-8") as file:
+        with open(plain("manifest.json", folder), encoding="utf-8") as file:
             manifest = json.load(file)
-        graph, tolerance = manifest["input"], manifest["golden"]["tolerance"]
-        texts = [graph["name"], manifest["output"], manifest["precision"]]
-        sizes = all(size is None or isinstance(size, (int, str)) for size in graph["shape"])
+        tables, tolerance = [manifest["input"], *manifest.get("further_inputs", [])], manifest["golden"]["tolerance"]
+        texts = [*(table["name"] for table in tables), manifest.get("output", ""), manifest["precision"]]
         if (
-            not sizes
-            or not graph["shape"]
+            not all(shape_is_one(table["shape"], table.get("at_most", {})) for table in tables)
             or not all(isinstance(text, str) and text.isprintable() for text in texts)
             or type(tolerance) not in (int, float)
         ):
             raise ValueError("a key of it is of another kind")
-        return dict(manifest, tolerance=float(tolerance))
+        return dict(manifest, tolerance=float(tolerance), tables=tables)
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise Failure(
             f"manifest.json of this bundle cannot be read ({type(error).__name__}: {str(error)[:200]})"
         ) from error
 
 
+def shape_is_one(shape: Any, bounds: Any) -> bool:
+    """Whether an input's shape and the bounds of its free sizes are of the kinds that edgekd writes."""
+    if not isinstance(shape, list) or not shape or not isinstance(bounds, dict):
+        return False
+    names = [size for size in shape if isinstance(size, str)]
+    if not all(size is None or size in names or isinstance(size, int) for size in shape):
+        return False
+    return all(name.isprintable() for name in names) and all(type(most) is int and most > 0 for most in bounds.values())
+
+
+def input_tables(shapes: Mapping[str, list[int]], options: Options) -> Tables:
+    """What the manifest beside the model says of its inputs; nothing where it is not needed, or there is none."""
+    folder = os.path.dirname(os.path.abspath(options.model))
+    free = any(size < 0 for shape in shapes.values() for size in shape[1:])
+    if not free or options.profile or not os.path.lexists(os.path.join(folder, "manifest.json")):
+        return []
+    return list(bundle_manifest(folder)["tables"])
+
+
 def print_trtexec(options: Options) -> None:
-    """The commands of every release; for 11 the stored input and output are written as the raw files that it compares."""
+    """The commands of every release; for 11 the stored inputs and output are written as the raw files that it compares."""
     manifest = bundle_manifest()
-    shape = [size if isinstance(size, int) else -1 for size in manifest["input"]["shape"]]
-    name, batch = manifest["input"]["name"], options.opt_batch or options.max_batch
-    reference: dict[str, Any] = {"tolerance": manifest["tolerance"]}
-    for kind, tensor in (("input", name), ("output", manifest["output"])):
-        file = f"reference_{kind}.bin"
-        write(os.path.join(HERE, file), first_samples(kind + "s", batch))
-        reference[kind] = (tensor, file)
+    if "output" not in manifest:
+        raise Failure("manifest.json of this bundle names no output that could be compared")
+    tables, batch = manifest["tables"], options.opt_batch or options.max_batch
+    shapes = {table["name"]: [size if isinstance(size, int) else -1 for size in table["shape"]] for table in tables}
+    reference: dict[str, Any] = {"tolerance": manifest["tolerance"], "inputs": {}, "shapes": {}}
+    for number, name in enumerate(shapes):
+        file = f"reference_input_{number}.bin" if number else "reference_input.bin"
+        content, shape = first_samples(f"inputs.{name}" if number else "inputs", batch)
+        write(os.path.join(HERE, file), content)
+        reference["inputs"][name], reference["shapes"][name] = file, shape
+    write(os.path.join(HERE, "reference_output.bin"), first_samples("outputs", batch)[0])
+    reference["output"] = (manifest["output"], "reference_output.bin")
     for major in majors(manifest["precision"]):
-        print(f"TensorRT {major}:\n{trtexec_line(major, {name: shape}, options, reference)}\n")
+        print(f"TensorRT {major}:\n{trtexec_line(major, shapes, options, reference, tables)}\n")
 
 
-def first_samples(name: str, n: int) -> bytes:
-    """The first n rows of an array of golden.npz as raw bytes, without numpy (the format: numpy.lib.format)."""
+def first_samples(name: str, n: int) -> tuple[bytes, list[int]]:
+    """(raw bytes, shape) of the first n rows of an array of golden.npz, without numpy (the format: numpy.lib.format)."""
     try:
         with zipfile.ZipFile(plain("golden.npz")) as stored:
             member = stored.getinfo(name + ".npy")
@@ -583,8 +657,9 @@ def first_samples(name: str, n: int) -> bytes:
         wide = content[6] >= 2
         size = struct.unpack("<I" if wide else "<H", content[8 : 12 if wide else 10])[0]
         start = (12 if wide else 10) + size
-        rows = ast.literal_eval(content[start - size : start].decode("latin1").strip())["shape"][0]
-        if size > 10_000 or type(rows) is not int or not 0 < rows <= len(content):
+        shape = ast.literal_eval(content[start - size : start].decode("latin1").strip())["shape"]
+        rows = shape[0]
+        if size > 10_000 or not all(type(each) is int for each in shape) or not 0 < rows <= len(content):
             raise ValueError("its header makes no sense")
     except Failure:
         raise
@@ -592,7 +667,7 @@ def first_samples(name: str, n: int) -> bytes:
         raise Failure(f"golden.npz cannot be read: {type(error).__name__} {str(error)[:200]}") from None
     if n > rows:
         raise Failure(f"golden.npz holds {rows} samples; a batch of {n} cannot be compared, give a smaller --max-batch")
-    return content[start : start + (len(content) - start) // rows * n]
+    return content[start : start + (len(content) - start) // rows * n], [n, *shape[1:]]
 
 
 # -------------------------------------------------------------------------------------------------------------- command
@@ -609,6 +684,7 @@ def arguments() -> argparse.Namespace:
     add("--opt-batch", type=int, default=0, help="the batch that kernels are chosen for; default: the largest")
     add("--max-batch", type=int, default=1)
     add("--profile", action="append", default=[], metavar="NAME=MIN,USUAL,MAX", help=read_profile.__doc__)
+    add("--at-most", action="append", default=[], metavar="NAME=SIZE", help=read_bounds.__doc__)
     add("--workspace-mb", type=int, default=1024, help="most GPU memory that a kernel may use")
     add("--optimization-level", type=int, choices=range(6), help="0 builds fastest, 5 searches longest; default: 3")
     add("--typing", choices=("auto", "strong", "weak"), default="auto")

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Runs on a device: what onnxruntime computes there from given inputs, one at a time.
 
-    python3 device_outputs.py inputs.npy model.onnx ...     pairs; writes model.onnx.npz beside each model, all of its outputs
+    python3 device_outputs.py inputs.npz model.onnx ...     pairs; writes model.onnx.npz beside each model, all of its outputs
 
+`inputs.npz` holds an array of samples by the name of each input.
 Prints one line of JSON: machine, features and runtime. Needs Python 3.8+, numpy, onnxruntime, and run.py and device_task.py beside it.
 """
 
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from edgekd.scripts.device_task import end_with_connection
-    from edgekd.scripts.run import OnnxModel
+    from edgekd.scripts.run import OnnxModel, rows_of
 else:
     from device_task import end_with_connection
-    from run import OnnxModel
+    from run import OnnxModel, rows_of
 
 
 def main() -> None:
@@ -32,14 +33,16 @@ def main() -> None:
         inputs, path = sys.argv[i : i + 2]
         model = OnnxModel(path, 1)
         name = name or model.name
-        found: dict[str, Any] = outputs(model, np.load(inputs, allow_pickle=False))
+        with np.load(inputs, allow_pickle=False) as stored:
+            found: dict[str, Any] = outputs(model, {name: stored[name] for name in stored.files})
         np.savez(path + ".npz", **found)
     print(json.dumps({"machine": platform.machine(), "features": features(), "runtime": name}))
 
 
-def outputs(model: OnnxModel, inputs: np.ndarray[Any, Any]) -> dict[str, Any]:
-    """Output name -> [n, ...]: every output of each input alone, for a graph may be fixed to batch 1."""
-    found = [model(inputs[i : i + 1]) for i in range(len(inputs))]
+def outputs(model: OnnxModel, inputs: dict[str, np.ndarray[Any, Any]]) -> dict[str, Any]:
+    """Output name -> [n, ...]: every output of each sample alone, for a graph may be fixed to batch 1."""
+    count = len(next(iter(inputs.values())))
+    found = [model(rows_of(inputs, slice(i, i + 1))) for i in range(count)]
     return {name: np.concatenate([each[i] for each in found]) for i, name in enumerate(model.outputs)}
 
 

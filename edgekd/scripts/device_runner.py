@@ -565,7 +565,7 @@ def manifest_problem(manifest: Any) -> str:
         return "format {!r:.40}; this file reads {}".format(
             str(manifest.get("format")) if isinstance(manifest, dict) else "", FORMAT
         )
-    files, stored, graph = (manifest.get(key) for key in ("files", "golden", "input"))
+    files, stored = manifest.get("files"), manifest.get("golden")
     if not isinstance(files, dict) or not all(isinstance(key, str) and len(key) == 64 for key in files.values()):
         return "`files` is no table of names and SHA-256"
     further = stored.get("further", {}) if isinstance(stored, dict) else None
@@ -576,21 +576,59 @@ def manifest_problem(manifest: Any) -> str:
             return "`golden.tolerance` is {}; a number from 0 is needed".format(
                 str(most)[:40] if type(most) is float else "no number"
             )
-    shape = graph.get("shape") if isinstance(graph, dict) else None
-    if (
-        not isinstance(graph, dict)
-        or not isinstance(shape, list)
-        or not shape
-        or not all(isinstance(graph.get(key), str) and graph[key].isprintable() for key in ("name", "dtype", "layout"))
-    ):
-        return "`input` tells no name, dtype, shape and layout"
-    if not all(size is None or isinstance(size, str) or (type(size) is int and 0 < size < 2**31) for size in shape):
-        return "`input.shape` holds other things than sizes"
-    if graph["layout"] and (graph["layout"] not in ("NHWC", "NCHW") or len(shape) != 4):
-        return "`input.layout` is none that images have"
+    problem = inputs_problem(manifest)
+    if problem:
+        return problem
     texts = [manifest.get(key, "") for key in ("runtime", "precision", "output")]
     if not all(isinstance(text, str) and text.isprintable() for text in texts):
         return "`runtime`, `precision` or `output` is no text"
+    return ""
+
+
+def inputs_problem(manifest: dict[str, Any]) -> str:
+    """What of the inputs' tables is of another kind than edgekd writes; empty where nothing is."""
+    further = manifest.get("further_inputs", [])
+    if not isinstance(further, list):
+        return "`further_inputs` is no list of tables"
+    tables: dict[str, Any] = {"input": manifest.get("input")}
+    tables.update((f"further_inputs.{number}", table) for number, table in enumerate(further))
+    for title, table in tables.items():
+        problem = input_problem(table)
+        if problem:
+            return f"`{title}{problem}"
+    names = [table["name"] for table in tables.values()]
+    if further and (len(set(names)) < len(names) or "" in names):
+        return "`further_inputs` names an input twice, or without a name"
+    bounds: dict[str, int] = {}
+    for title, table in tables.items():
+        for size, most in table.get("at_most", {}).items():
+            if bounds.setdefault(size, most) != most:
+                return f"`{title}.at_most` bounds {size!r:.40} otherwise than the input before it"
+    return ""
+
+
+def input_problem(table: Any) -> str:
+    """What of an input's table is of another kind, behind the name of the table; empty where nothing is."""
+    shape = table.get("shape") if isinstance(table, dict) else None
+    if (
+        not isinstance(table, dict)
+        or not isinstance(shape, list)
+        or not shape
+        or not all(isinstance(table.get(key), str) and table[key].isprintable() for key in ("name", "dtype", "layout"))
+    ):
+        return "` tells no name, dtype, shape and layout"
+    names = [size for size in shape if isinstance(size, str)]
+    if not all(size is None or size in names or (type(size) is int and 0 < size < 2**31) for size in shape):
+        return ".shape` holds other things than sizes"
+    if not all(name.isprintable() for name in names):
+        return ".shape` names a size by what cannot be shown"
+    if table["layout"] and (table["layout"] not in ("NHWC", "NCHW") or len(shape) != 4):
+        return ".layout` is none that images have"
+    bounds = table.get("at_most", {})
+    if not isinstance(bounds, dict) or not all(type(most) is int and 0 < most < 2**31 for most in bounds.values()):
+        return ".at_most` is no table of free sizes and their largest"
+    if not set(bounds) <= set(names):
+        return ".at_most` bounds a size that the shape does not name"
     return ""
 
 
@@ -659,7 +697,7 @@ def loading(request: dict[str, Any]) -> dict[str, Any]:
         ImportError
     ):  # so that the import counts in neither figure; a missing one is told by run.py
         importlib.import_module("tensorrt" if runtime == "tensorrt" else "onnxruntime")
-    first, reset = run.golden(bundle, read_manifest(bundle))[0][:1], False
+    first, reset = run.rows_of(run.golden(bundle, read_manifest(bundle))[0], slice(1)), False
     with contextlib.suppress(OSError):  # without, the peak would be that of what came before
         with open("/proc/self/clear_refs", "w") as peak:
             peak.write("5")
@@ -835,7 +873,8 @@ class Candidate:
         ok, detail = self.run.verify_outputs(self.model, self.manifest)
         self.found.update(runtime=self.model.name, golden={"ok": ok, "detail": detail})
         if ok and "samples" in self.options:
-            self.found["predictions"] = predict(self.model, os.path.join(self.tools, self.options["samples"]))
+            samples = os.path.join(self.tools, self.options["samples"])
+            self.found["predictions"] = predict(self.run, self.model, samples)
 
     def take(self, batch: int) -> None:
         """What is timed of a batch, by its transfers: the runtime as it is called, on a GPU also without the copies."""
@@ -843,24 +882,24 @@ class Candidate:
 
         if not self.right:
             return
-        inputs, model = self.run.golden(self.bundle, self.manifest)[0], self.model
-        images = np.ascontiguousarray(inputs[np.arange(batch) % len(inputs)])
+        stored, model = self.run.golden(self.bundle, self.manifest)[0], self.model
+        inputs = self.run.rows_of(stored, np.arange(batch) % len(next(iter(stored.values()))))
         try:
-            model(images)
+            model(inputs)
         except Exception as error:
             if isinstance(error, Failure) or batch > 1:  # a graph that is fixed to another batch size
                 raise Failure("batch {} does not run: {}".format(batch, str(error).split("\n")[0])) from None
             raise
-        self.calls = {"included" if hasattr(model, "compute") else "none": lambda: model(images)}
+        self.calls = {"included" if hasattr(model, "compute") else "none": lambda: model(inputs)}
         if hasattr(model, "compute"):
-            model.place(images)
+            model.place(inputs)
             self.calls["excluded"] = model.compute
 
     def go_on(self) -> None:
         """Energy, and what is asked for beyond the blocks."""
         if not self.options["time"] or not self.right:
             return
-        root, one = self.options["root"], self.run.golden(self.bundle, self.manifest)[0][:1]
+        root, one = self.options["root"], self.run.rows_of(self.run.golden(self.bundle, self.manifest)[0], slice(1))
         self.found["energy"] = measure_energy(root, lambda: self.model(one), self.options["energy_s"])
         if self.calls:
             self.found["sustained"] = sustain(
@@ -913,13 +952,15 @@ def pin(cpus: list[int]) -> None:
     os.sched_setaffinity(0, cpus)
 
 
-def predict(model: Any, path: str) -> list[int]:
-    """The likeliest class of every sample, one at a time."""
+def predict(run: Any, model: Any, path: str) -> list[int]:
+    """The likeliest class of every sample, one at a time; the file holds an array of samples by the name of each input."""
     import numpy as np
 
-    samples = np.load(path, allow_pickle=False)
-    progress(f"running {len(samples)} samples")
-    return [int(model(samples[i : i + 1])[0][0].argmax()) for i in range(len(samples))]
+    with np.load(path, allow_pickle=False) as stored:
+        samples = {name: stored[name] for name in stored.files}
+    count = len(next(iter(samples.values())))
+    progress(f"running {count} samples")
+    return [int(model(run.rows_of(samples, slice(i, i + 1)))[0][0].argmax()) for i in range(count)]
 
 
 def sustain(run: Any, call: Callable[[], object], seconds: float, root: str) -> list[dict[str, Any]]:

@@ -24,14 +24,20 @@ import numpy as np
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from edgekd.scripts.device_task import end_with_connection
-    from edgekd.scripts.run import EngineModel, OnnxModel
+    from edgekd.scripts.run import NUMPY_TYPES, EngineModel, OnnxModel
+
+    ICudaEngine = Any
 else:
     from device_task import end_with_connection
-    from run import EngineModel, OnnxModel
+    from run import NUMPY_TYPES, EngineModel, OnnxModel
 
-TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
+TYPES = {
+    "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8, "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64, "tensor(bool)": np.bool_,
+}  # fmt: skip
 
 
 def main() -> None:
@@ -58,11 +64,19 @@ def main() -> None:
 def open_model(path: str) -> tuple[Callable[[], object], str]:
     """A call that runs one sample in onnxruntime, and the runtime's name."""
     model = OnnxModel(path, 1)
-    given = model.session.get_inputs()[0]
-    shape = [size if isinstance(size, int) else 1 for size in given.shape]
-    values = np.random.default_rng(0).uniform(0, 1, shape)
-    batch = (values * 255 if given.type == "tensor(uint8)" else values).astype(TYPES[given.type])
-    return lambda: model.session.run(None, {given.name: batch}), model.name
+    inputs = {
+        given.name: values([size if isinstance(size, int) else 1 for size in given.shape], TYPES[given.type])
+        for given in model.session.get_inputs()
+    }
+    return lambda: model.session.run(None, inputs), model.name
+
+
+def values(shape: list[int], dtype: Any) -> np.ndarray[Any, Any]:
+    """Random values of an input: bytes in their range, floats in 0..1; of other integers 0 and 1, which index every table of two rows."""
+    kind, rng = np.dtype(dtype), np.random.default_rng(0)
+    if kind == np.uint8:
+        return (rng.uniform(0, 1, shape) * 255).astype(kind)
+    return rng.uniform(0, 1, shape).astype(kind) if kind.kind == "f" else rng.integers(0, 2, shape).astype(kind)
 
 
 def open_engine(path: str) -> tuple[Callable[[], object], str]:
@@ -74,8 +88,16 @@ def open_engine(path: str) -> tuple[Callable[[], object], str]:
     if done.returncode != 0:
         sys.exit(f"{os.path.basename(path)}: the engine was not built:\n{done.stdout[-2000:]}")
     model = EngineModel(plan)
-    shape = [max(size, 1) for size in model.engine.get_tensor_shape(model.input)]
-    model.place(np.random.default_rng(0).uniform(0, 1, shape).astype(np.float32))
+    engine: ICudaEngine = model.engine
+    model.place(
+        {
+            name: values(
+                [max(size, 1) for size in engine.get_tensor_shape(name)],
+                NUMPY_TYPES[engine.get_tensor_dtype(name).name],
+            )
+            for name in model.inputs
+        }
+    )
     return model.compute, model.name
 
 

@@ -3,6 +3,7 @@
 
     python3 run.py cat.png                  the five likeliest classes
     python3 run.py input.npy                the same for an array: an image (uint8, H x W x C) or the graph's own input
+    python3 run.py input.npz                the same for arrays by the names of the graph's inputs, of a sample or a batch
     python3 run.py --verify                 every file's SHA-256 and the stored outputs
     python3 run.py --bench                  latency of one inference on this machine
     python3 run.py --engine model.plan ...  the same in TensorRT (build it with build_engine.py)
@@ -29,6 +30,7 @@ import json
 import math
 import os
 import platform
+import re
 import stat
 import time
 import zipfile
@@ -37,8 +39,11 @@ import numpy as np
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
+
+    Array = np.ndarray[Any, Any]
+    Table = Mapping[str, Any]  # an input in the manifest: name, dtype, shape, layout
 
     # TensorRT's classes, by their own names: the conformance test follows them through this file.
     ICudaEngine = Any
@@ -48,7 +53,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 FORMAT = 1
 LARGEST = 1 << 32  # bytes of a file that is read
 LARGEST_TEXT = 1 << 26  # of the manifest and of golden.npz
-MADE_HERE = {"model.plan", "timing.cache", "reference_input.bin", "reference_output.bin", "figures.json"}
+MADE_HERE = re.compile(r"model\.plan|timing\.cache|reference_input(_[0-9]+)?\.bin|reference_output\.bin|figures\.json")
 WIDEST = 0.25  # of an output's largest magnitude: a tolerance beyond it is kept by any model
 NUMPY_TYPES = {
     "FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "INT32": np.int32, "INT64": np.int64,
@@ -90,7 +95,7 @@ def manifest_problem(manifest: Any) -> str:
         return "format {!r:.40}; this file reads {}".format(
             str(manifest.get("format")) if isinstance(manifest, dict) else "", FORMAT
         )
-    files, stored, graph = (manifest.get(key) for key in ("files", "golden", "input"))
+    files, stored = manifest.get("files"), manifest.get("golden")
     if not isinstance(files, dict) or not all(isinstance(key, str) and len(key) == 64 for key in files.values()):
         return "`files` is no table of names and SHA-256"
     further = stored.get("further", {}) if isinstance(stored, dict) else None
@@ -101,21 +106,59 @@ def manifest_problem(manifest: Any) -> str:
             return "`golden.tolerance` is {}; a number from 0 is needed".format(
                 str(most)[:40] if type(most) is float else "no number"
             )
-    shape = graph.get("shape") if isinstance(graph, dict) else None
-    if (
-        not isinstance(graph, dict)
-        or not isinstance(shape, list)
-        or not shape
-        or not all(isinstance(graph.get(key), str) and graph[key].isprintable() for key in ("name", "dtype", "layout"))
-    ):
-        return "`input` tells no name, dtype, shape and layout"
-    if not all(size is None or isinstance(size, str) or (type(size) is int and 0 < size < 2**31) for size in shape):
-        return "`input.shape` holds other things than sizes"
-    if graph["layout"] and (graph["layout"] not in ("NHWC", "NCHW") or len(shape) != 4):
-        return "`input.layout` is none that images have"
+    problem = inputs_problem(manifest)
+    if problem:
+        return problem
     texts = [manifest.get(key, "") for key in ("runtime", "precision", "output")]
     if not all(isinstance(text, str) and text.isprintable() for text in texts):
         return "`runtime`, `precision` or `output` is no text"
+    return ""
+
+
+def inputs_problem(manifest: dict[str, Any]) -> str:
+    """What of the inputs' tables is of another kind than edgekd writes; empty where nothing is."""
+    further = manifest.get("further_inputs", [])
+    if not isinstance(further, list):
+        return "`further_inputs` is no list of tables"
+    tables: dict[str, Any] = {"input": manifest.get("input")}
+    tables.update((f"further_inputs.{number}", table) for number, table in enumerate(further))
+    for title, table in tables.items():
+        problem = input_problem(table)
+        if problem:
+            return f"`{title}{problem}"
+    names = [table["name"] for table in tables.values()]
+    if further and (len(set(names)) < len(names) or "" in names):
+        return "`further_inputs` names an input twice, or without a name"
+    bounds: dict[str, int] = {}
+    for title, table in tables.items():
+        for size, most in table.get("at_most", {}).items():
+            if bounds.setdefault(size, most) != most:
+                return f"`{title}.at_most` bounds {size!r:.40} otherwise than the input before it"
+    return ""
+
+
+def input_problem(table: Any) -> str:
+    """What of an input's table is of another kind, behind the name of the table; empty where nothing is."""
+    shape = table.get("shape") if isinstance(table, dict) else None
+    if (
+        not isinstance(table, dict)
+        or not isinstance(shape, list)
+        or not shape
+        or not all(isinstance(table.get(key), str) and table[key].isprintable() for key in ("name", "dtype", "layout"))
+    ):
+        return "` tells no name, dtype, shape and layout"
+    names = [size for size in shape if isinstance(size, str)]
+    if not all(size is None or size in names or (type(size) is int and 0 < size < 2**31) for size in shape):
+        return ".shape` holds other things than sizes"
+    if not all(name.isprintable() for name in names):
+        return ".shape` names a size by what cannot be shown"
+    if table["layout"] and (table["layout"] not in ("NHWC", "NCHW") or len(shape) != 4):
+        return ".layout` is none that images have"
+    bounds = table.get("at_most", {})
+    if not isinstance(bounds, dict) or not all(type(most) is int and 0 < most < 2**31 for most in bounds.values()):
+        return ".at_most` is no table of free sizes and their largest"
+    if not set(bounds) <= set(names):
+        return ".at_most` bounds a size that the shape does not name"
     return ""
 
 
@@ -166,15 +209,16 @@ class OnnxModel:
                 else ""
             )
             raise Failure(f"onnxruntime cannot load {path}{hint}: {str(error).splitlines()[0]}") from None
-        inputs = [given.name for given in self.session.get_inputs()]
-        if len(inputs) != 1:
-            raise Failure(f"{path} takes {len(inputs)} inputs; a bundle's model takes one")
-        self.input = inputs[0]
+        self.inputs = [given.name for given in self.session.get_inputs()]
         self.outputs = [output.name for output in self.session.get_outputs()]
 
-    def __call__(self, batch: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
-        """Every output, in the graph's order."""
-        found: list[np.ndarray[Any, Any]] = self.session.run(None, {self.input: batch})
+    def __call__(self, inputs: dict[str, Array]) -> list[Array]:
+        """Every output, in the graph's order, of arrays by the names of its inputs."""
+        try:
+            found: list[Array] = self.session.run(None, inputs)
+        except Exception:  # onnxruntime's exceptions share no other base; asked before, it would be in every figure
+            check_names(inputs, self.inputs)
+            raise
         return found
 
 
@@ -199,7 +243,7 @@ def x86_without_vnni() -> bool:
 
 
 class EngineModel:
-    """A TensorRT engine with one input; copies to and from the GPU are part of each call, and apart in its steps."""
+    """A TensorRT engine; copies to and from the GPU are part of each call, and apart in its steps."""
 
     def __init__(self, path: str) -> None:
         try:
@@ -219,34 +263,48 @@ class EngineModel:
         self.runtime, self.engine = runtime, engine  # the engine needs its runtime alive
         self.context: IExecutionContext = engine.create_execution_context()
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        self.input = next(n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT)
+        self.inputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
         self.outputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.OUTPUT]
         self.buffers: dict[str, tuple[int, int]] = {}
         self.stream = self.cuda.stream()
 
-    def __call__(self, batch: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
-        """Every output, in the engine's order."""
-        results = self.place(batch)
+    def __call__(self, inputs: dict[str, Array]) -> list[Array]:
+        """Every output, in the engine's order, of arrays by the names of its inputs."""
+        results = self.place(inputs)
         self.execute()
         for name, result in zip(self.outputs, results):  # noqa: B905 (Python 3.8)
             self.cuda.to_host(result, self.buffers[name][0], self.stream)
         self.cuda.synchronize(self.stream)
         return results
 
-    def place(self, batch: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+    def place(self, inputs: dict[str, Array]) -> list[Array]:
         """Copy a batch to the GPU; returns the arrays that its outputs fit in."""
+        check_names(inputs, self.inputs)
         context = self.context
-        self.placed = batch = np.ascontiguousarray(batch)  # kept: the copy may still be reading it
-        if not context.set_input_shape(self.input, tuple(batch.shape)):
-            raise Failure(f"the engine takes no input of shape {batch.shape}")
-        context.set_tensor_address(self.input, self.buffer(self.input, batch.nbytes))
+        # kept: the copies may still be reading them
+        self.placed = {name: self.as_taken(name, inputs[name]) for name in self.inputs}
+        for name, array in self.placed.items():  # TensorRT tells the outputs' shapes when it knows those of all inputs
+            if not context.set_input_shape(name, tuple(array.shape)):
+                raise Failure(f"the engine takes no input {name!r} of shape {array.shape}")
+            context.set_tensor_address(name, self.buffer(name, array.nbytes))
         results = []
         for name in self.outputs:  # TensorRT asks for an address for each
             dtype = NUMPY_TYPES[self.engine.get_tensor_dtype(name).name]
             results.append(np.empty(tuple(context.get_tensor_shape(name)), dtype))
             context.set_tensor_address(name, self.buffer(name, results[-1].nbytes))
-        self.cuda.to_device(self.buffers[self.input][0], batch, self.stream)
+        for name, array in self.placed.items():
+            self.cuda.to_device(self.buffers[name][0], array, self.stream)
         return results
+
+    def as_taken(self, name: str, array: Array) -> Array:
+        """An array in the engine's own type: before release 10 TensorRT takes int64 as int32."""
+        dtype = NUMPY_TYPES.get(self.engine.get_tensor_dtype(name).name, array.dtype)
+        taken = np.ascontiguousarray(array, dtype)
+        if taken.dtype != array.dtype and not np.array_equal(taken, array):
+            raise Failure(
+                f"input {name!r} is {array.dtype}; the engine takes {taken.dtype}, which does not hold its values"
+            )
+        return taken
 
     def execute(self) -> None:
         if not self.context.execute_async_v3(self.stream):
@@ -265,6 +323,12 @@ class EngineModel:
                 self.cuda.free(address)
             self.buffers[name] = (self.cuda.allocate(size), size)
         return self.buffers[name][0]
+
+
+def check_names(given: Iterable[str], wanted: Sequence[str]) -> None:
+    """Raise Failure where arrays come by other names than a model's inputs have."""
+    if set(given) != set(wanted):
+        raise Failure("the model takes the inputs {}; given: {}".format(", ".join(wanted), ", ".join(given)))
 
 
 class Cuda:
@@ -299,10 +363,10 @@ class Cuda:
     def free(self, address: int) -> None:
         self.call("cudaFree", ctypes.c_void_p(address))
 
-    def to_device(self, address: int, array: np.ndarray[Any, Any], stream: int) -> None:
+    def to_device(self, address: int, array: Array, stream: int) -> None:
         self.copy(address, array.ctypes.data, array.nbytes, 1, stream)
 
-    def to_host(self, array: np.ndarray[Any, Any], address: int, stream: int) -> None:
+    def to_host(self, array: Array, address: int, stream: int) -> None:
         self.copy(array.ctypes.data, address, array.nbytes, 2, stream)
 
     def copy(self, to: int, source: int, size: int, kind: int, stream: int) -> None:
@@ -318,9 +382,92 @@ class Cuda:
 # --------------------------------------------------------------------------------------------------------------- input
 
 
-def load_input(path: str, manifest: dict[str, Any]) -> np.ndarray[Any, Any]:
-    """A file as the graph takes it, with a batch dimension."""
-    graph = manifest["input"]
+def input_tables(manifest: Mapping[str, Any]) -> list[Table]:
+    """What the graph takes, in its order."""
+    return [manifest["input"], *manifest.get("further_inputs", [])]
+
+
+def rows_of(inputs: Mapping[str, Array], at: slice | Array) -> dict[str, Array]:
+    """Some samples: the same rows of every input."""
+    return {name: np.ascontiguousarray(array[at]) for name, array in inputs.items()}
+
+
+def load_input(path: str, manifest: dict[str, Any]) -> dict[str, Array]:
+    """A file as the graph takes it: input -> array with a batch dimension."""
+    tables = input_tables(manifest)
+    if path.endswith(".npz"):
+        return load_arrays(path, tables)
+    if len(tables) > 1:
+        raise Failure(
+            f"this model takes {len(tables)} inputs: give an .npz with an array for each by its name; {takes(tables)}"
+        )
+    return {tables[0]["name"]: load_one(path, tables[0], manifest)}
+
+
+def load_arrays(path: str, tables: Sequence[Table]) -> dict[str, Array]:
+    """Arrays by input name, each a batch, or a sample without the batch dimension."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: np.asarray(stored[name]) for name in stored.files}
+    except Exception as error:  # as for one array
+        raise Failure(f"{path} cannot be read as arrays: {error}") from error
+    names = [table["name"] for table in tables]
+    missing, unknown = [n for n in names if n not in arrays], [n for n in arrays if n not in names]
+    if missing:
+        raise Failure(f"{path} lacks {listed(missing)}; {takes(tables)}")
+    if unknown:
+        raise Failure(f"{path} holds {listed(unknown)}, which is no input; {takes(tables)}")
+    for table in tables:
+        name, shape = table["name"], table["shape"]
+        given = arrays[name]
+        batch = given[None] if given.ndim == len(shape) - 1 else given
+        if str(given.dtype) != table["dtype"] or not fits(batch.shape, shape):
+            raise Failure(
+                "{}: {!r} is {} {}; the graph takes {} {}".format(
+                    path, name, given.dtype, list(given.shape), table["dtype"], shape
+                )
+            )
+        arrays[name] = np.ascontiguousarray(batch)
+    problem = sizes_problem(arrays, tables)
+    if problem:
+        raise Failure(f"{path}: {problem}")
+    return arrays
+
+
+def takes(tables: Sequence[Table]) -> str:
+    """The inputs of a graph in words."""
+    inputs = ["{!r} {} {}".format(table["name"], table["dtype"], table["shape"]) for table in tables]
+    return "the graph takes {}".format(", ".join(inputs))[:500]
+
+
+def listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names))[:200]
+
+
+def sizes_problem(inputs: Mapping[str, Array], tables: Sequence[Table]) -> str:
+    """Where a free size has two values, or more than its bound; empty where every name is one size."""
+    bounds = {size: most for table in tables for size, most in table.get("at_most", {}).items()}
+    known: dict[str, tuple[int, str]] = {}
+    for table in tables:
+        name = table["name"]
+        for size, n in zip(table["shape"], inputs[name].shape):  # noqa: B905 (Python 3.8)
+            if not isinstance(size, str):
+                continue
+            first, before = known.setdefault(size, (n, name))
+            if n != first:
+                return f"the size {size!r:.40} is {first} in {before!r:.80} and {n} in {name!r:.80}; it is one size in all inputs"
+            if n > bounds.get(size, n):
+                return f"the size {size!r:.40} is {n} in {name!r:.80}; it is at most {bounds[size]}"
+    rows = {name: array.shape[0] for name, array in inputs.items() if array.ndim}
+    if len(set(rows.values())) > 1:
+        return "there are {}; every input needs as many".format(
+            ", ".join(f"{n} samples of {name!r:.80}" for name, n in rows.items())[:400]
+        )
+    return ""
+
+
+def load_one(path: str, graph: Table, manifest: dict[str, Any]) -> Array:
+    """A picture, or an array, as a graph of one input takes it."""
     if path.endswith(".npy"):
         try:
             array = np.load(path, allow_pickle=False)
@@ -352,7 +499,7 @@ def fits(shape: tuple[int, ...], wanted: list[Any]) -> bool:
     )
 
 
-def read_image(path: str, array: np.ndarray[Any, Any] | None, graph: dict[str, Any]) -> np.ndarray[Any, Any]:
+def read_image(path: str, array: Array | None, graph: Table) -> Array:
     """uint8 [height, width, channels] of the graph's size."""
     channels, height, width = image_size(graph)
     if array is not None:
@@ -381,7 +528,7 @@ TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # its values -> Pillow's num
 TELLS_ORIENTATION = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
 
 
-def as_pixels(pillow: Any, image: Any, channels: int, size: tuple[int, int] | None) -> np.ndarray[Any, Any]:
+def as_pixels(pillow: Any, image: Any, channels: int, size: tuple[int, int] | None) -> Array:
     """uint8 [height, width, channels]: turned as EXIF says, the upper 8 of 16 bits, without alpha, resized (bilinear) last."""
     turn = turn_of(image)
     image = eight_bits(pillow, image)
@@ -424,13 +571,13 @@ def eight_bits(pillow: Any, image: Any) -> Any:
     return pillow.fromarray((np.clip(values, 0, 65535).astype(np.uint16) >> 8).astype(np.uint8))
 
 
-def image_size(graph: dict[str, Any]) -> tuple[Any, Any, Any]:
+def image_size(graph: Table) -> tuple[Any, Any, Any]:
     """(channels, height, width) of the graph's input."""
     _, a, b, c = graph["shape"]
     return (c, a, b) if graph["layout"] == "NHWC" else (a, b, c)
 
 
-def preprocess(image: np.ndarray[Any, Any], graph: dict[str, Any], manifest: dict[str, Any]) -> np.ndarray[Any, Any]:
+def preprocess(image: Array, graph: Table, manifest: dict[str, Any]) -> Array:
     """uint8 as it is, where the graph normalises; else (x / 255 - mean) / std per channel, to the bit as training did it."""
     batch = image[None]
     if graph["dtype"] != "uint8":
@@ -446,24 +593,41 @@ def preprocess(image: np.ndarray[Any, Any], graph: dict[str, Any], manifest: dic
 
 
 def predict(model: Callable[..., Any], path: str, manifest: dict[str, Any]) -> None:
-    """The five likeliest classes of the first output, and of each further one (a task), by its name."""
+    """The five likeliest classes of the first output, and of each further one (a task), by its name; for each sample of a batch."""
     tasks = [("", read_labels()), *manifest.get("tasks", {}).items()]
-    for (task, labels), output in zip(tasks, model(load_input(path, manifest))):  # noqa: B905 (Python 3.8)
-        scores = output.astype(np.float64).reshape(-1)
-        if manifest["output"] == "logits":
-            scores = np.exp(scores - scores.max())
-            scores /= scores.sum()
-        if task:
-            print(f"{task}:")
-        for index in np.argsort(-scores, kind="stable")[:5]:
-            label = labels[index] if index < len(labels) else f"class {index}"
-            print(f"{100 * scores[index]:6.2f} %  {label}")
+    inputs = load_input(path, manifest)
+    outputs, n = run_on(model, inputs, path), len(inputs[manifest["input"]["name"]])
+    for number in range(n):
+        if n > 1:
+            print(f"sample {number + 1}:")
+        for (task, labels), output in zip(tasks, outputs):  # noqa: B905 (Python 3.8)
+            scores = output.astype(np.float64).reshape(n, -1)[number]
+            if manifest["output"] == "logits":
+                scores = np.exp(scores - scores.max())
+                scores /= scores.sum()
+            if task:
+                print(f"{task}:")
+            for index in np.argsort(-scores, kind="stable")[:5]:
+                label = labels[index] if index < len(labels) else f"class {index}"
+                print(f"{100 * scores[index]:6.2f} %  {label}")
+
+
+def run_on(model: Callable[..., Any], inputs: dict[str, Array], what: str) -> list[Array]:
+    """A model's outputs; raises Failure where the runtime does not run it on these inputs."""
+    try:
+        return list(model(inputs))
+    except Failure:
+        raise
+    except Exception as error:  # a runtime's exceptions share no other base
+        reason = (str(error).splitlines() or [""])[0][:300]
+        raise Failure(f"the model does not run on {what}: {reason}") from None
 
 
 def verify(manifest: dict[str, Any], start: Callable[[], Any]) -> bool:
     """Hashes first: a model that was changed is not run, nor is one beside files that nobody sent."""
     rows = [(name, file_problem(name, expected)) for name, expected in sorted(manifest["files"].items())]
-    foreign = sorted(set(os.listdir(HERE)) - set(manifest["files"]) - MADE_HERE - {"manifest.json"})
+    unlisted = sorted(set(os.listdir(HERE)) - set(manifest["files"]) - {"manifest.json"})
+    foreign = [name for name in unlisted if not MADE_HERE.fullmatch(name)]
     rows += [(name, "not listed in the manifest") for name in foreign]
     for name, problem in rows:
         print("{}  {}{}".format("FAILED" if problem else "ok    ", printable(name), problem and ": " + problem))
@@ -480,26 +644,14 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)[:300]
 
 
-def golden(
-    folder: str | os.PathLike[str], manifest: Mapping[str, Any]
-) -> tuple[np.ndarray[Any, Any], dict[str, np.ndarray[Any, Any]]]:
-    """The stored inputs, as the graph takes them, and the outputs that were computed from them: the first as "", others by name."""
-    arrays = read_arrays(os.path.join(folder, "golden.npz"))
-    graph, inputs = manifest["input"], arrays.pop("inputs", np.empty(0))
+def golden(folder: str | os.PathLike[str], manifest: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The stored inputs by name, as the graph takes them, and the outputs that were computed from them: the first as "", others by name."""
+    arrays, tables = read_arrays(os.path.join(folder, "golden.npz")), input_tables(manifest)
+    inputs = stored_inputs(arrays, tables)
+    count = len(inputs[tables[0]["name"]])
     outputs = {
         key[len("outputs.") :]: value for key, value in arrays.items() if key == "outputs" or key[:8] == "outputs."
     }
-    if (
-        str(inputs.dtype) != graph["dtype"]
-        or not fits(inputs.shape[1:], graph["shape"][1:])
-        or inputs.ndim == 0
-        or not 0 < len(inputs) <= 4096
-    ):
-        raise Failure(
-            "golden.npz holds inputs {} {}; the graph takes {} {}".format(
-                inputs.dtype, list(inputs.shape), graph["dtype"], graph["shape"]
-            )
-        )
     tolerances = {"": manifest["golden"]["tolerance"], **manifest["golden"].get("further", {})}
     if set(outputs) != set(tolerances) or "" not in outputs:
         raise Failure(
@@ -507,7 +659,7 @@ def golden(
         )
     for name, output in outputs.items():
         largest = float(np.abs(output.astype(np.float64)).max()) if output.ndim > 1 and output.size else math.nan
-        if not math.isfinite(largest) or len(output) != len(inputs):
+        if not math.isfinite(largest) or len(output) != count:
             raise Failure(
                 f"golden.npz: output {name!r} is {list(output.shape)}, or not finite; one row an input is needed"
             )
@@ -519,7 +671,34 @@ def golden(
     return inputs, outputs
 
 
-def read_arrays(path: str) -> dict[str, np.ndarray[Any, Any]]:
+def stored_inputs(arrays: Mapping[str, Array], tables: Sequence[Table]) -> dict[str, Array]:
+    """Input -> array: the file holds the first as `inputs`, each further one as `inputs.NAME`."""
+    keys = {table["name"]: f"inputs.{table['name']}" if number else "inputs" for number, table in enumerate(tables)}
+    extra = sorted({key for key in arrays if key == "inputs" or key[:7] == "inputs."} - set(keys.values()))
+    if extra:
+        raise Failure(f"golden.npz holds {listed(extra)}; {takes(tables)}")
+    inputs = {name: arrays.get(key, np.empty(0)) for name, key in keys.items()}
+    for table in tables:
+        array = inputs[table["name"]]
+        if (
+            str(array.dtype) != table["dtype"]
+            or not fits(array.shape[1:], table["shape"][1:])
+            or array.ndim == 0
+            or not 0 < len(array) <= 4096
+        ):
+            raise Failure(
+                "golden.npz holds {} {} for input {!r:.80}; the graph takes {} {}".format(
+                    array.dtype, list(array.shape), table["name"], table["dtype"], table["shape"]
+                )
+            )
+    free = [{**table, "shape": [None, *table["shape"][1:]]} for table in tables]  # a graph may be fixed to batch 1
+    problem = sizes_problem(inputs, free)
+    if problem:
+        raise Failure(f"golden.npz: {problem}")
+    return inputs
+
+
+def read_arrays(path: str) -> dict[str, Array]:
     """The arrays of a .npz by name. A shape that is written there takes no memory before it is held against the file's size."""
     found = {}
     name, most = os.path.basename(path), LARGEST_TEXT
@@ -538,7 +717,7 @@ def read_arrays(path: str) -> dict[str, np.ndarray[Any, Any]]:
     return found
 
 
-def read_array(data: bytes) -> np.ndarray[Any, Any]:
+def read_array(data: bytes) -> Array:
     """Numbers in numpy's own format, nothing else."""
     file = io.BytesIO(data)
     version = np.lib.format.read_magic(file)
@@ -557,17 +736,10 @@ def verify_outputs(model: Any, manifest: dict[str, Any]) -> tuple[bool, str]:
     """Whether the model gives the stored outputs, and how near it came."""
     inputs, expected = golden(HERE, manifest)
     tolerances = {"": manifest["golden"]["tolerance"], **manifest["golden"].get("further", {})}
-    names = ["", *model.outputs[1:]]
-    try:
-        # one at a time: a graph or an engine may be fixed to batch 1
-        runs = [model(inputs[i : i + 1]) for i in range(len(inputs))]
-        found = {name: np.concatenate([run[at] for run in runs]) for at, name in enumerate(names)}
-    except Failure:
-        raise
-    except Exception as error:  # a runtime's exceptions share no other base
-        raise Failure(
-            "the model does not run on the stored inputs: {}".format((str(error).splitlines() or [""])[0][:300])
-        ) from None
+    names, count = ["", *model.outputs[1:]], len(next(iter(inputs.values())))
+    # one at a time: a graph or an engine may be fixed to batch 1
+    runs = [run_on(model, rows_of(inputs, slice(i, i + 1)), "the stored inputs") for i in range(count)]
+    found = {name: np.concatenate([run[at] for run in runs]) for at, name in enumerate(names)}
     missing = sorted(set(expected) - set(found))
     if missing:
         return False, "the model has no output {}".format(", ".join(missing))
@@ -575,9 +747,7 @@ def verify_outputs(model: Any, manifest: dict[str, Any]) -> tuple[bool, str]:
     return all(ok for ok, _ in rows), "; ".join(detail for _, detail in rows)
 
 
-def compare_output(
-    name: str, found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any], tolerance: float
-) -> tuple[bool, str]:
+def compare_output(name: str, found: Array, expected: Array, tolerance: float) -> tuple[bool, str]:
     """One output beside the stored one: is it within the tolerance, and the figures in words."""
     title = f"{name}: " if name else ""
     if found.shape != expected.shape:
@@ -612,7 +782,7 @@ def bench(
     model: Callable[..., Any], name: str, arguments: argparse.Namespace, manifest: dict[str, Any]
 ) -> dict[str, Any]:
     """Warm-up, then blocks: milliseconds of one inference of batch 1 on the first stored input."""
-    batch = golden(HERE, manifest)[0][:1]
+    batch = rows_of(golden(HERE, manifest)[0], slice(1))
     time_calls(lambda: model(batch), arguments.warmup_s, 1)
     blocks = [time_calls(lambda: model(batch), arguments.block_s, arguments.min_n) for _ in range(arguments.blocks)]
     figures = summarize(blocks)
@@ -633,7 +803,7 @@ def bench(
     return result
 
 
-def summarize(blocks: list[np.ndarray[Any, Any]]) -> dict[str, Any]:
+def summarize(blocks: list[Array]) -> dict[str, Any]:
     """Percentiles of all samples in milliseconds, and whether the blocks' medians lie within 5 %."""
     samples = np.concatenate(blocks)
     medians = [float(np.median(block)) for block in blocks]
@@ -647,7 +817,7 @@ def summarize(blocks: list[np.ndarray[Any, Any]]) -> dict[str, Any]:
     }
 
 
-def time_calls(call: Callable[[], object], seconds: float, n: int) -> np.ndarray[Any, Any]:
+def time_calls(call: Callable[[], object], seconds: float, n: int) -> Array:
     """Milliseconds of each call, until both the time has passed and `n` calls were made.
 
     The garbage collector is held off: its pauses are not the model's.
@@ -669,7 +839,7 @@ def time_calls(call: Callable[[], object], seconds: float, n: int) -> np.ndarray
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("input", nargs="?", help="an image file or a .npy array")
+    parser.add_argument("input", nargs="?", help="an image file, an .npy array, or an .npz of arrays by input name")
     parser.add_argument("--verify", action="store_true", help="check hashes and stored outputs")
     parser.add_argument("--bench", action="store_true", help="measure the latency")
     parser.add_argument("--model", default="model.onnx", help="another ONNX file of this bundle")

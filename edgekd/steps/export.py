@@ -30,6 +30,7 @@ from edgekd.steps.problem import TrainingSet
 from edgekd.steps.quantize import Plan, Subject, load_compared, load_quantized
 from edgekd.steps.trained import Trained
 
+INPUT = "input"  # its name in the graphs of images
 MODEL, BETWEEN = "model.onnx", "between.onnx"
 KEPT = "kept_fp32.json"
 TRAINED, SAME = "fake_quantized.npy", "fp32_between.npy"
@@ -150,7 +151,7 @@ def checked_on(samples: Samples) -> np.ndarray:
 def _halve(source: Path, on: TrainingSet, export: Export, out: Path) -> None:
     samples = on.open()
     images = samples.train.get(checked_on(samples))
-    kept = to_fp16(source, out / MODEL, np.ascontiguousarray(as_input(images, on.data, export)))
+    kept = to_fp16(source, out / MODEL, as_input(images, on.data, export)[INPUT])
     (out / KEPT).write_text(json.dumps([asdict(found) for found in kept], indent=1))
 
 
@@ -168,9 +169,11 @@ def _logits(model: nn.Module, unseen: Unseen, data: Data) -> np.ndarray:
         return np.concatenate([model(batch).numpy() for batch in batches])[:, : len(unseen.classes)]
 
 
-def as_input(images: np.ndarray, data: Data, export: Export) -> np.ndarray:
-    """uint8 images `[n, h, w, channels]` as the exported graph takes them: as they are, or normalised `[n, channels, h, w]`."""
-    return images if export.preprocess else _input(images, data, preprocess=False).numpy()
+def as_input(images: np.ndarray, data: Data, export: Export) -> dict[str, np.ndarray]:
+    """uint8 images `[n, h, w, channels]` as the exported graph takes them, by input name: as they are, or normalised
+    `[n, channels, h, w]`."""
+    given = images if export.preprocess else _input(images, data, preprocess=False).numpy()
+    return {INPUT: np.ascontiguousarray(given)}
 
 
 def _export(model: nn.Module, student: Trained, on: TrainingSet, form: Form, path: Path) -> None:
@@ -211,7 +214,7 @@ def _check(path: Path, model: nn.Module, student: Trained, on: TrainingSet, expo
         each = torch.split(logits, classes, 1)
         return [part.softmax(1) if export.output == "probabilities" else part for part in each]
 
-    batch = torch.from_numpy(np.ascontiguousarray(as_input(images, data, export)))
+    batch = tuple(map(torch.from_numpy, as_input(images, data, export).values()))
     # Float outputs are compared as numbers: where two classes tie, a rounding decides. An int8 graph may round a tie of its
     # own in any layer, so that its classes are compared, here of a few samples and later of the whole test split.
     check(path, run, [batch], min_agreement=0.9 if isinstance(model, GraphModule) else 0.0)

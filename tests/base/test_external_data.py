@@ -125,7 +125,7 @@ def test_data_beside_the_model_is_read(location: str, folder: Path) -> None:
     (folder / "sub" / "w.bin").write_bytes((folder / "w.bin").read_bytes())
     file = product(external(location, "0", "64"), folder / "m.onnx")
     x = np.arange(4, dtype=np.float32)[None]
-    assert np.array_equal(OnnxRunner(file).run(x), x)
+    assert np.array_equal(OnnxRunner(file).run({"x": x}), x)
     assert [path.name for path in external_files(file)] == ["w.bin"]
 
 

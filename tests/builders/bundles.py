@@ -98,12 +98,16 @@ def write(folder: Path, text: str = UINT8, **changes: Any) -> Path:
     model = folder / "made.onnx"
     onnx.save(onnx.parser.parse_model(text), model)
     rng = np.random.default_rng(0)
-    if text in (UINT8, TWO_HEADS):
-        inputs = rng.integers(0, 256, (16, 4, 4, 3), dtype=np.uint8)
-        outputs = (inputs / 255).mean((1, 2)).astype(np.float32)
+    inputs: dict[str, Any]
+    if text == WORDS:
+        inputs = sentences(16, 6)
+        outputs = meanings(inputs)
+    elif text in (UINT8, TWO_HEADS):
+        image = rng.integers(0, 256, (16, 4, 4, 3), dtype=np.uint8)
+        inputs, outputs = {"image": image}, (image / 255).mean((1, 2)).astype(np.float32)
     else:
-        inputs = rng.normal(size=(16, 3, 4, 4)).astype(np.float32)
-        outputs = inputs.mean((2, 3))
+        image = rng.normal(size=(16, 3, 4, 4)).astype(np.float32)
+        inputs, outputs = {"image": image}, image.mean((2, 3))
     arguments: dict[str, Any] = {
         "report": report(),
         "recipe": recipe(),
@@ -141,3 +145,33 @@ means (uint8[N, 4, 4, 3] image) => (float[N, 3] logits, float[N, 2] bright)
   bright = Mul (column, sides)
 }
 """.replace("float scale", "int64[1] one = {1}, float scale")
+
+
+# the mean meaning of a sentence's words: 1 of a mask are words, 0 is padding; of five words the meanings stand in a table
+WORDS = """
+<ir_version: 9, opset_import: ["" : 18]>
+words (int64[batch, length] ids, float[batch, length] mask) => (float[batch, 3] logits)
+<float[5, 3] table = {3, 0, 0, 0, 3, 0, 0, 0, 3, 1, 1, 0, -2, 0, 1}, int64[1] second = {1}, int64[1] last = {2}>
+{
+  rows = Gather (table, ids)
+  column = Unsqueeze (mask, last)
+  kept = Mul (rows, column)
+  total = ReduceSum <keepdims = 0> (kept, second)
+  count = ReduceSum <keepdims = 1> (mask, second)
+  logits = Div (total, count)
+}
+"""
+TABLE = np.array([[3, 0, 0], [0, 3, 0], [0, 0, 3], [1, 1, 0], [-2, 0, 1]], np.float32)
+
+
+def sentences(n: int, length: int) -> dict[str, Any]:
+    """The two inputs of WORDS: sentences of one word to `length`, padded."""
+    rng = np.random.default_rng(0)
+    mask = np.arange(length) < rng.integers(1, length + 1, (n, 1))
+    return {"ids": rng.integers(0, len(TABLE), (n, length)), "mask": mask.astype(np.float32)}
+
+
+def meanings(inputs: dict[str, Any]) -> Any:
+    """What WORDS computes, in numpy."""
+    mask = inputs["mask"][:, :, None]
+    return ((TABLE[inputs["ids"]] * mask).sum(1) / mask.sum(1)).astype(np.float32)

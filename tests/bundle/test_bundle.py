@@ -18,7 +18,7 @@ from edgekd.base.contents import hash_file
 from edgekd.bundle.golden import Golden
 from edgekd.bundle.manifest import GraphInput, figures
 from edgekd.bundle.read import add_to_report, refuse_not_to_ship
-from edgekd.bundle.write import describe_input, readme, trtexec_lines, verify_bundle
+from edgekd.bundle.write import describe_inputs, readme, trtexec_lines, verify_bundle
 from edgekd.errors import BundleError, DeviceError, NotToShipError
 from edgekd.figures.figures import Check
 from edgekd.measure.devices.local import Local
@@ -115,7 +115,7 @@ def test_a_folder_of_other_files_is_not_replaced(tmp_path: Path) -> None:
 
 
 def test_golden_outputs_that_the_model_does_not_give_are_refused(tmp_path: Path) -> None:
-    golden = Golden(np.zeros((1, 4, 4, 3), np.uint8), {"": np.ones((1, 3), np.float32)}, {"": 0.5})
+    golden = Golden({"image": np.zeros((1, 4, 4, 3), np.uint8)}, {"": np.ones((1, 3), np.float32)}, {"": 0.5})
 
     with pytest.raises(BundleError, match=r"made\.onnx .*tolerance 0\.5"):
         write(tmp_path, golden=golden)
@@ -176,8 +176,8 @@ def two_heads(folder: Path, *, off: float = 0.0) -> Path:
     logits = (images / 255).mean((1, 2)).astype(np.float32)
     bright = ((images / 255).mean((1, 2, 3))[:, None] * [1, -1]).astype(np.float32)
     bundle = write(
-        folder, TWO_HEADS, golden=Golden(images, {"": logits, "bright": bright}, {"": 1e-5, "bright": 1e-4}),
-        tasks={"bright": ["day", "night"]},
+        folder, TWO_HEADS, tasks={"bright": ["day", "night"]},
+        golden=Golden({"image": images}, {"": logits, "bright": bright}, {"": 1e-5, "bright": 1e-4}),
     )  # fmt: skip
     bright[-1, 1] += off
     np.savez(bundle / "golden.npz", **{"inputs": images, "outputs": logits, "outputs.bright": bright})
@@ -260,7 +260,7 @@ def test_the_input_is_described_as_the_graph_takes_it(tmp_path: Path) -> None:
 
     assert manifest["input"] == {"name": "image", "dtype": "uint8", "shape": ["N", 4, 4, 3], "layout": "NHWC"}
     onnx.save(onnx.parser.parse_model(FLOAT), tmp_path / "float.onnx")
-    assert describe_input(tmp_path / "float.onnx").layout == "NCHW"
+    assert describe_inputs(tmp_path / "float.onnx")[0].layout == "NCHW"
 
 
 # ------------------------------------------------------------------------------------------------------------- run.py
@@ -360,8 +360,8 @@ def test_only_tensorrt_targets_get_the_engine_builder(tmp_path: Path) -> None:
     assert not failures(tmp_path / "bundle")
 
 
-def images(*shape: int | str) -> GraphInput:
-    return GraphInput(name="image", dtype="uint8", shape=shape, layout="NHWC")
+def images(*shape: int | str) -> list[GraphInput]:
+    return [GraphInput(name="image", dtype="uint8", shape=shape, layout="NHWC")]
 
 
 def test_trtexec_s_command_is_given_for_each_major_release_with_the_shape_of_batch_1() -> None:

@@ -111,11 +111,25 @@ def test_figures_say_where_they_come_from_and_under_which_conditions() -> None:
     }  # fmt: skip
 
 
+def test_further_inputs_are_typed_and_keep_their_bytes(made: Path, tmp_path: Path) -> None:
+    content = listed(made) | {"further_inputs": [MASK | {"at_most": {"length": 8}}]}
+    found = Manifest.of(content)
+    assert [table.name for table in found.inputs] == ["image", "mask"] and found.inputs[1].at_most == {"length": 8}
+    assert json.loads(rewritten(content, tmp_path)) == content
+
+
+def test_a_free_size_has_one_bound_in_all_inputs(made: Path) -> None:
+    other = {**MASK, "name": "type", "at_most": {"length": 9}}
+    with pytest.raises(ValueError, match=r"`further_inputs\.1\.at_most` bounds 'length' otherwise"):
+        Manifest.of(listed(made) | {"further_inputs": [MASK | {"at_most": {"length": 8}}, other]})
+
+
 def test_nobody_changes_a_manifest(made: Path) -> None:
     with pytest.raises(ValueError, match="frozen"):
         read_manifest(made).precision = "fp32"  # type: ignore[misc]
 
 
+MASK = {"name": "mask", "dtype": "bool", "shape": ["N", "length"], "layout": ""}
 WRONG: list[tuple[str, Any]] = [
     ("files", []),
     ("format", "1"),
@@ -126,7 +140,20 @@ WRONG: list[tuple[str, Any]] = [
     ("golden.tolerance", "0.1"),
     ("input", "image"),
     ("input.shape", "N"),
+    ("input.shape", ["N", 4, 4, "a\nb"]),
     ("input.layout", "CHWN"),
+    ("input.at_most", 8),
+    ("input.at_most", {"N": 0}),
+    ("input.at_most", {"length": 8}),
+    ("further_inputs", {}),
+    ("further_inputs", [3]),
+    ("further_inputs", [{"name": "mask"}]),
+    ("further_inputs", [MASK, MASK]),
+    ("further_inputs", [{**MASK, "name": ""}]),
+    ("further_inputs", [{**MASK, "name": "image"}]),
+    ("further_inputs", [{**MASK, "shape": ["N", -1]}]),
+    ("further_inputs", [{**MASK, "at_most": {"length": True}}]),
+    ("further_inputs", [{**MASK, "layout": "NHWC"}]),
     ("runtime", 1),
     ("precision", None),
     ("output", "odds"),

@@ -170,6 +170,14 @@ def refused_everywhere(bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         {"input": {"name": "image", "dtype": "uint8", "shape": [10**400], "layout": ""}},
         {"input": {"name": "image", "dtype": "uint8", "shape": [1, 2], "layout": "NHWC"}},
         {"input": {"name": "image", "dtype": ["uint8"], "shape": ["N", 4, 4, 3], "layout": "NHWC"}},
+        {"further_inputs": {"name": "mask"}},
+        {"further_inputs": [None]},
+        {"further_inputs": [{"name": "image", "dtype": "uint8", "shape": ["N"], "layout": ""}]},
+        {
+            "further_inputs": [
+                {"name": "mask", "dtype": "bool", "shape": ["N"], "layout": "", "at_most": {"N": 10**400}}
+            ]
+        },
         {"runtime": {}},
     ],
     ids=lambda keys: str(keys)[:40],
@@ -254,7 +262,8 @@ def test_a_tolerance_that_any_model_would_keep_proves_nothing(
 
 def test_both_scripts_read_a_manifest_alike() -> None:
     """Each stands alone on a device, so the rules are written down twice."""
-    assert inspect.getsource(run_py.manifest_problem) == inspect.getsource(device_runner.manifest_problem)
+    for name in ("manifest_problem", "inputs_problem", "input_problem"):
+        assert inspect.getsource(getattr(run_py, name)) == inspect.getsource(getattr(device_runner, name))
 
 
 @pytest.mark.parametrize("name", ["a\x1b[2Jb", "a\nb", "a\0b", "", ".", "x" * 300, "a\u202eb"])

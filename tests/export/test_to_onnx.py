@@ -141,7 +141,7 @@ def test_the_shipped_model_answers_as_the_trained_one_on_999_of_1000_images(
         prepared(x[:2])  # the weights' scales follow the weights at the next forward pass
         trained = prepared(x)
     to_onnx(convert(prepared), tmp_path / "a.onnx", x[:2], opset=20, preprocess=PREPROCESS)
-    deployed = torch.from_numpy(OnnxRunner(tmp_path / "a.onnx").run(digits.numpy()))
+    deployed = torch.from_numpy(OnnxRunner(tmp_path / "a.onnx").run({"input": digits.numpy()}))
     # most are the very same numbers; with biases that were float in the training 65 % were
     assert float(((deployed - trained).abs() < 1e-4).float().mean()) >= 0.95
     assert float((deployed.argmax(1) == trained.argmax(1)).float().mean()) >= 0.999
@@ -195,7 +195,7 @@ def test_an_images_channels_are_padded_without_a_changed_bit(digits: Tensor, tmp
             x[:2],
             opset=20,
         )
-        outputs[channels] = OnnxRunner(tmp_path / f"{channels}").run(x.numpy())
+        outputs[channels] = OnnxRunner(tmp_path / f"{channels}").run({"input": x.numpy()})
     assert np.array_equal(outputs[1], outputs[4])
     operators = optimised(tmp_path / "4")
     assert operators["QLinearConv"] == 9 and "Conv" not in operators
@@ -228,7 +228,7 @@ def test_an_image_whose_convolution_shares_its_weight_is_not_padded(tmp_path: Pa
     shipped = quantized(net, UINT8, x)
     to_onnx(shipped, tmp_path / "model.onnx", x[:2], opset=20)
     assert "Pad" not in {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
-    assert np.abs(OnnxRunner(tmp_path / "model.onnx").run(x.numpy()) - net(x).detach().numpy()).max() < 0.1
+    assert np.abs(OnnxRunner(tmp_path / "model.onnx").run({"input": x.numpy()}) - net(x).detach().numpy()).max() < 0.1
 
 
 def test_a_scale_widened_for_one_bias_serves_the_other_layers_of_the_weight_too(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_a_scale_widened_for_one_bias_serves_the_other_layers_of_the_weight_too(
         net.conv.weight[0] *= 1e-4
         net.conv.bias[0] = 0.5
     to_onnx(quantized(net, UINT8, x), tmp_path / "model.onnx", x[:2], opset=20)
-    assert np.abs(OnnxRunner(tmp_path / "model.onnx").run(x.numpy()) - net(x).detach().numpy()).max() < 0.1
+    assert np.abs(OnnxRunner(tmp_path / "model.onnx").run({"input": x.numpy()}) - net(x).detach().numpy()).max() < 0.1
 
 
 @pytest.mark.parametrize("scheme", [UINT8, TENSORRT], ids=["uint8", "tensorrt"])
@@ -297,7 +297,7 @@ def test_operators_that_are_not_decomposed_are_written_as_if_they_were(
     assert [node.op_type for node in first] == [node.op_type for node in second]
     expected = net(x).softmax(1).detach().numpy()
     for name in ("as_they_are", "decomposed"):
-        np.testing.assert_allclose(OnnxRunner(tmp_path / name).run(x.numpy()), expected, atol=1e-6)
+        np.testing.assert_allclose(OnnxRunner(tmp_path / name).run({"input": x.numpy()}), expected, atol=1e-6)
 
 
 def test_the_same_model_gives_the_same_bytes_without_paths(
@@ -408,7 +408,7 @@ def test_bf16_weights_stand_beside_the_model_too(model: ResNet, digits: Tensor, 
     write(onnx.load(tmp_path / "b.onnx"), folder / "b.onnx", limit=10_000)
     assert (folder / "b.onnx.data").stat().st_size > 20_000
     check(folder / "b.onnx", model, [x], min_agreement=0.9)
-    same = (OnnxRunner(path / "b.onnx").run(x.numpy()) for path in (folder, tmp_path))
+    same = (OnnxRunner(path / "b.onnx").run({"input": x.numpy()}) for path in (folder, tmp_path))
     np.testing.assert_array_equal(*same)
 
 
@@ -423,7 +423,7 @@ def test_half_precision_takes_no_other_tensor_s_name_and_gives_outputs_that_are_
     )
     onnx.save(onnx.parser.parse_model(text), tmp_path / "a.onnx")
     half(tmp_path / "a.onnx", tmp_path / "b.onnx")
-    y, z = OnnxRunner(tmp_path / "b.onnx").run_all(np.ones((1, 2), np.float32))
+    y, z = OnnxRunner(tmp_path / "b.onnx").run_all({"x": np.ones((1, 2), np.float32)})
     assert y.tolist() == [[2, 2]] and z.tolist() == [[10, 10]]
 
 
@@ -463,7 +463,9 @@ def test_a_fixed_batch_leaves_no_dimension_open(
     assert sites(tmp_path / "one.onnx") == sites(graph)
     images = digits[:20].numpy()
     np.testing.assert_allclose(
-        OnnxRunner(tmp_path / "one.onnx").run(images), OnnxRunner(written["tensorrt"]).run(images), atol=1e-5
+        OnnxRunner(tmp_path / "one.onnx").run({"input": images}),
+        OnnxRunner(written["tensorrt"]).run({"input": images}),
+        atol=1e-5,
     )
     to_fp16(tmp_path / "one.onnx", tmp_path / "half.onnx", images)
     check(tmp_path / "half.onnx", lambda x: graph(normalised(x)), [digits[:20]], min_agreement=0.9)

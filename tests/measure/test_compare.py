@@ -52,7 +52,7 @@ def test_a_tensor_inside_the_graph_that_differs_is_named_also_where_the_outputs_
     """
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (16, 4, 4, 3), dtype=np.uint8)
-    golden = Golden(images, {"": (images / 255).mean((1, 2)).astype(np.float32)}, {"": 1e-5})
+    golden = Golden({"image": images}, {"": (images / 255).mean((1, 2)).astype(np.float32)}, {"": 1e-5})
     model = tmp_path / "scaled.onnx"
     onnx.save(onnx.parser.parse_model(text), model)
     bundle = write(tmp_path, models={"model.onnx": model}, golden=golden)

@@ -26,7 +26,7 @@ net (float[N, 4] x) => (float[N, 4] logits) <float s = {0.1}, uint8 z = {128}>
 { xq = QuantizeLinear (x, s, z) xd = DequantizeLinear (xq, s, z) a = Relu (xd) aq = QuantizeLinear (a, s, z)
   logits = DequantizeLinear (aq, s, z) }
 """
-INPUTS = np.linspace(-1, 1, 24, dtype=np.float32).reshape(6, 4)
+INPUTS = {"x": np.linspace(-1, 1, 24, dtype=np.float32).reshape(6, 4)}
 
 
 def stored(folder: Path, text: str) -> Path:
@@ -47,7 +47,7 @@ def test_a_difference_is_named_where_it_begins(tmp_path: Path) -> None:
     assert [node.name for node in found.nodes] == ["b", "c"]
     assert found.outputs.difference == pytest.approx(2 * 0.5)  # of x = 1
     assert found.outputs.share == pytest.approx(0.5 / 3)
-    assert found.outputs.elements == np.count_nonzero(INPUTS > 0)
+    assert found.outputs.elements == np.count_nonzero(INPUTS["x"] > 0)
 
 
 def test_only_the_integers_of_a_quantized_graph_are_looked_at(tmp_path: Path) -> None:

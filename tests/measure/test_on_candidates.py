@@ -90,7 +90,7 @@ def test_candidates_are_measured_and_one_that_fails_stops_no_other(tmp_path: Pat
         onnx.save(onnx.parser.parse_model(UINT8), file)
     inputs = np.random.default_rng(0).integers(0, 256, (4, 4, 4, 3), dtype=np.uint8)
     outputs = (inputs / 255).mean((1, 2)).astype(np.float32)
-    golden, wrong = Golden(inputs, {"": outputs}, {"": 1e-5}), Golden(inputs, {"": outputs + 1}, {"": 1e-5})
+    golden, wrong = (Golden({"image": inputs}, {"": found}, {"": 1e-5}) for found in (outputs, outputs + 1))
 
     found = measure_candidates("local", load_target(HERE), {"fp32": (good, golden), "int8": (bad, wrong)})
 

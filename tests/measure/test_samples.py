@@ -45,7 +45,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_part_of_the_test_split_has_every_class_in_its_share(bundle: Path) -> None:
     with samples_of(bundle, 20) as found:
         assert np.bincount(found.labels).tolist() == [12, 6, 2]
-        assert np.load(found.file)[:, 0, 0, 0].tolist() == found.labels.tolist()
+        assert np.load(found.file)["input"][:, 0, 0, 0].tolist() == found.labels.tolist()
     with samples_of(bundle) as whole:
         assert np.bincount(whole.labels).tolist() == [60, 30, 10]
 

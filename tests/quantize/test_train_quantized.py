@@ -155,4 +155,6 @@ def test_training_for_a_symmetric_scheme_keeps_every_zero_point_at_zero(tmp_path
     converted = convert(graph)
     to_onnx(converted, tmp_path / "model.onnx", images[:2], opset=20)
     assert not [finding for finding in lint(tmp_path / "model.onnx", target) if finding.severity == "error"]
-    np.testing.assert_allclose(OnnxRunner(tmp_path / "model.onnx").run(images.numpy()), trained.numpy(), atol=1e-5)
+    np.testing.assert_allclose(
+        OnnxRunner(tmp_path / "model.onnx").run({"input": images.numpy()}), trained.numpy(), atol=1e-5
+    )

@@ -18,7 +18,7 @@ double (float[N, 3] x) => (float[N, 3] y) { y = Add(x, x) }
 """
 TWO_INPUTS = """
 <ir_version: 9, opset_import: ["" : 19]>
-add (float[N, 3] a, float[N, 3] b) => (float[N, 3] y) { y = Add(a, b) }
+minus (float[N, 3] a, float[N, 3] b) => (float[N, 3] y) { y = Sub(a, b) }
 """
 
 
@@ -32,7 +32,7 @@ def test_onnx_runner_computes_the_graph_for_any_batch(tmp_path: Path) -> None:
     runner = OnnxRunner(stored(tmp_path, DOUBLE))
     batch = np.arange(6, dtype=np.float32).reshape(2, 3)
 
-    np.testing.assert_array_equal(runner.run(batch), 2 * batch)
+    np.testing.assert_array_equal(runner.run({"x": batch}), 2 * batch)
     assert runner.name.startswith("onnxruntime 1.")
 
 
@@ -40,21 +40,72 @@ def test_torch_runner_gives_arrays_without_gradients() -> None:
     module = torch.nn.Linear(3, 2)
     batch = np.ones((4, 3), np.float32)
 
-    output = TorchRunner(module).run(batch)
+    output = TorchRunner(module).run({"input": batch})
 
     expected = module.weight.detach().numpy().sum(1) + module.bias.detach().numpy()
     np.testing.assert_allclose(output, np.tile(expected, (4, 1)), atol=1e-6)
 
 
 def test_torch_runner_evaluates_rather_than_trains() -> None:
-    output = TorchRunner(torch.nn.Dropout(0.9)).run(np.ones((1, 100), np.float32))
+    output = TorchRunner(torch.nn.Dropout(0.9)).run({"input": np.ones((1, 100), np.float32)})
 
     np.testing.assert_array_equal(output, 1.0)
 
 
-def test_a_model_of_two_inputs_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"\['a', 'b'\]"):
-        OnnxRunner(stored(tmp_path, TWO_INPUTS))
+def test_a_model_of_two_inputs_takes_them_by_name_in_any_order(tmp_path: Path) -> None:
+    runner = OnnxRunner(stored(tmp_path, TWO_INPUTS))
+    a, b = np.arange(6, dtype=np.float32).reshape(2, 3), np.float32([[1, 1, 1], [0, 0, 0]])
+
+    assert runner.inputs == ["a", "b"]
+    np.testing.assert_array_equal(runner.run({"b": b, "a": a}), a - b)
+    np.testing.assert_array_equal(runner.timed({"b": b, "a": a})()[0], a - b)
+    assert peak_memory_mb(tmp_path / "model.onnx", {"a": a, "b": b}) is not None or not Path("/proc/self").exists()
+
+
+def test_the_inputs_are_a_module_s_arguments_in_their_order() -> None:
+    class Minus(torch.nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return x - y
+
+    found = TorchRunner(Minus()).run({"first": np.ones((1, 2), np.float32), "a": np.zeros((1, 2), np.float32)})
+
+    np.testing.assert_array_equal(found, 1.0)
+
+
+def test_a_graph_of_a_fixed_batch_runs_several_inputs_in_parts(tmp_path: Path) -> None:
+    """Five rows in parts of two; the second input alone fixes the batch."""
+    runner = OnnxRunner(stored(tmp_path, TWO_INPUTS.replace("float[N, 3] b", "float[2, 3] b")))
+    a = np.arange(15, dtype=np.float32).reshape(5, 3)
+
+    np.testing.assert_array_equal(runner.run({"a": a, "b": a / 2}), a / 2)
+    with pytest.raises(ModelError, match="written for a batch of 2; 5 were to be timed"):
+        runner.timed({"a": a, "b": a})
+
+
+FREE = """
+<ir_version: 9, opset_import: ["" : 19]>
+free (float[N, length] a, float[M, length] b) => (float[N, K] y) { y = Concat<axis = 1>(a, b) }
+"""
+
+
+@pytest.mark.parametrize(
+    ("inputs", "told"),
+    [
+        ({"a": (2, 3)}, r"takes the inputs \['a', 'b'\]; given: \['a'\]"),
+        ({"a": (2, 3), "b": (2, 3), "c": (2, 3)}, r"given: \['a', 'b', 'c'\]"),
+        ({"a": (2, 3), "b": (2, 4)}, "the size 'length' is 3 in 'a' and 4 in 'b'; it is one size in all inputs"),
+        ({"a": (2, 3), "b": (1, 3)}, "there are 2 samples of 'a', 1 samples of 'b'; every input needs as many"),
+    ],
+)
+def test_inputs_that_do_not_fit_together_are_told_by_name(
+    tmp_path: Path, inputs: dict[str, tuple[int, ...]], told: str
+) -> None:
+    runner = OnnxRunner(stored(tmp_path, FREE))
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in inputs.items()}
+
+    for run in (runner.run, runner.run_all, runner.timed):
+        with pytest.raises(ModelError, match=told):
+            run(arrays)
 
 
 def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
@@ -89,7 +140,7 @@ def test_a_bf16_graph_is_rounded_after_every_operator(tmp_path: Path) -> None:
 
     # A product of two bfloat16 is exact in fp32, so there is one right answer; without the rounding between it is another.
     expected = (x.bfloat16() * weight) * weight
-    assert torch.equal(torch.from_numpy(runner.run(x.numpy())), expected.float())
+    assert torch.equal(torch.from_numpy(runner.run({"x": x.numpy()})), expected.float())
     assert not torch.equal(expected, (x.bfloat16().float() * weight.float() * weight.float()).bfloat16())
     assert runner.rounds_to_bf16 and runner.name.endswith("bf16 by rounding fp32)")
 
@@ -126,8 +177,8 @@ def test_peak_memory_holds_the_weights(tmp_path: Path) -> None:
     large = tmp_path / "large.onnx"
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 19)], ir_version=9), large)
 
-    needed = peak_memory_mb(large, np.ones((1, 2048), np.float32))
-    little = peak_memory_mb(stored(tmp_path, DOUBLE), np.ones((1, 3), np.float32))
+    needed = peak_memory_mb(large, {"x": np.ones((1, 2048), np.float32)})
+    little = peak_memory_mb(stored(tmp_path, DOUBLE), {"x": np.ones((1, 3), np.float32)})
 
     if needed is None or little is None:
         pytest.skip("this system does not tell a process's peak memory")

@@ -114,7 +114,7 @@ def test_the_times_are_taken_in_the_model_s_process(tmp_path: Path) -> None:
     """A question and its answer take longer than the product of nine numbers: that is in no figure."""
     runner = OnnxRunner(product(tmp_path / "a.onnx"))
     x = np.zeros((1, 3), np.float32)
-    asked = {"there": runner.timed(x), "asked": lambda: runner.run(x)}
+    asked = {"there": runner.timed({"x": x}), "asked": lambda: runner.run({"x": x})}
     series = interleave(asked, Timing(warmup_s=0.01, min_block_s=0.02, min_n=30))
     assert len(series["there"].blocks_ms) == 3 and 0 < series["there"].p50_ms < series["asked"].p50_ms
 
@@ -133,7 +133,7 @@ def test_one_that_ends_while_it_is_timed_falls_out_and_the_others_are_timed(
         return own(self, *words)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Session, "time", time_or_die)
-    found = time_models(files, np.zeros((1, 3), np.float32), {}, SHORT)
+    found = time_models(files, {"x": np.zeros((1, 3), np.float32)}, {}, SHORT)
     assert list(found.series) == ["one"] and len(found.series["one"].blocks_ms) == 3
     assert "SIGKILL" in found.failed["two"] and "while it was timed" in found.failed["two"]
     assert found.memory_mb["one"] is not None

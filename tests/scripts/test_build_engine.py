@@ -247,6 +247,85 @@ def test_a_free_input_that_a_profile_leaves_out_is_named() -> None:
         profiles({**IMAGE, "mask": [-1, 2]}, Options(profile=["image=1x3x32x32,1x3x32x32,1x3x32x32"]))
 
 
+SENTENCE = {"ids": [-1, -1], "mask": [-1, -1], "style": [-1, 4]}
+TABLES: list[dict[str, Any]] = [
+    {"name": "ids", "shape": ["batch", "length"], "at_most": {"length": 128}},
+    {"name": "mask", "shape": ["batch", "length"]},
+    {"name": "style", "shape": ["batch", 4]},
+]
+
+
+def test_a_named_free_size_goes_from_1_to_its_bound_in_every_input() -> None:
+    (profile,) = profiles(SENTENCE, Options(min_batch=2, opt_batch=4, max_batch=8), TABLES)
+
+    lengths = ([2, 1], [4, 128], [8, 128])
+    assert profile == {"ids": lengths, "mask": lengths, "style": ([2, 4], [4, 4], [8, 4])}
+
+
+def test_the_user_s_bound_goes_before_the_manifest_s() -> None:
+    (profile,) = profiles(SENTENCE, Options(at_most=["length=64"]), TABLES)
+    assert profile["mask"] == ([1, 1], [1, 64], [1, 64])
+
+
+def test_the_batch_is_fixed_where_every_input_fixes_it() -> None:
+    (profile,) = profiles({"ids": [1, -1]}, Options(at_most=["n=5"]), [{"name": "ids", "shape": [1, "n"]}])
+    assert profile == {"ids": ([1, 1], [1, 5], [1, 5])}
+    with pytest.raises(Failure, match="fixed to 1; --max-batch 2 cannot be had"):
+        profiles({"ids": [1, 4], "mask": [1, 4]}, Options(max_batch=2))
+
+
+UNBOUNDED: list[dict[str, Any]] = [
+    {"name": "ids", "shape": ["batch", "length"]},
+    {"name": "mask", "shape": ["batch", None]},
+]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "given", "why"),
+    [
+        (
+            {"ids": [-1, -1]},
+            {},
+            r"nobody bounds its free size 'length': give --at-most length=SIZE, or --profile ids=MIN",
+        ),
+        ({"mask": [-1, -1]}, {}, r"input mask is \[-1, -1\]; sizes other than the batch need --profile mask=MIN"),
+        ({"ids": [-1, -1]}, {"at_most": ["width=3"]}, "--at-most width=3: NAME=SIZE is needed; free sizes: length"),
+        ({"ids": [-1, -1]}, {"at_most": ["length=0"]}, "NAME=SIZE is needed"),
+        ({"ids": [-1, -1]}, {"at_most": ["length"]}, "NAME=SIZE is needed"),
+        (
+            {"ids": [-1, -1]},
+            {"at_most": ["length=3"], "profile": ["ids=1x1,1x2,1x3"]},
+            "--at-most goes without --profile",
+        ),
+        ({"ids": [-1, -1]}, {"at_most": ["length=3"], "dla_core": 0}, "the DLA takes one size"),
+    ],
+)
+def test_a_free_size_that_nobody_bounds_is_refused_with_what_to_do(
+    shapes: dict[str, list[int]], given: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(Failure, match=why):
+        profiles(shapes, Options(**given), UNBOUNDED)
+
+
+def test_a_bound_for_a_graph_without_named_sizes_is_refused() -> None:
+    with pytest.raises(Failure, match="free sizes: none has a name"):
+        profiles(IMAGE, Options(at_most=["length=3"]))
+
+
+def test_the_bounds_stand_in_the_manifest_beside_the_model(tmp_path: Path) -> None:
+    """It is read where a size that is no batch is free, and only there."""
+    options = Options(model=str(tmp_path / "model.onnx"))
+    assert build_engine.input_tables(SENTENCE, options) == []  # there is none
+    content = {"input": TABLES[0], "further_inputs": TABLES[1:], "golden": {"tolerance": 0.1}, "precision": "fp16"}
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    assert build_engine.input_tables(SENTENCE, options) == TABLES
+    for bounds in ([128], {"length": "128"}, {"length": 0}):
+        (tmp_path / "manifest.json").write_text(json.dumps({**content, "input": {**TABLES[0], "at_most": bounds}}))
+        with pytest.raises(Failure, match="a key of it is of another kind"):
+            build_engine.input_tables(SENTENCE, options)
+    assert build_engine.input_tables(IMAGE, options) == []
+
+
 # -------------------------------------------------------------------------------------------------------------- trtexec
 
 
@@ -268,7 +347,9 @@ def test_trtexec_times_alike_in_every_release() -> None:
 
 
 def test_trtexec_compares_outputs_where_the_release_can() -> None:
-    reference = {"input": ("image", "in.bin"), "output": ("logits", "out.bin"), "tolerance": 0.25}
+    reference = {
+        "inputs": {"image": "in.bin"}, "shapes": {"image": [1, 3, 32, 32]}, "output": ("logits", "out.bin"), "tolerance": 0.25
+    }  # fmt: skip
     check = [
         "--loadInputs=image:in.bin",
         "--loadRefOutputs=logits:out.bin",
@@ -278,6 +359,23 @@ def test_trtexec_compares_outputs_where_the_release_can() -> None:
 
     assert words(11, reference)[-4:] == check
     assert words(10, reference) == words(10)
+
+
+def test_trtexec_is_told_the_sizes_and_the_file_of_every_input() -> None:
+    files = {"ids": "ids.bin", "mask": "mask.bin", "style": "style.bin"}
+    reference: dict[str, Any] = {
+        "inputs": files, "shapes": {"ids": [1, 9], "mask": [1, 9], "style": [1, 4]}, "output": ("y", "y.bin"), "tolerance": 1
+    }  # fmt: skip
+    line = shlex.split(trtexec_line(11, SENTENCE, Options(precision="fp16"), reference, TABLES))
+
+    assert {
+        "--minShapes=ids:1x1,mask:1x1,style:1x4", "--optShapes=ids:1x128,mask:1x128,style:1x4",
+        "--maxShapes=ids:1x128,mask:1x128,style:1x4", "--shapes=ids:1x9,mask:1x9,style:1x4",
+        "--loadInputs=ids:ids.bin,mask:mask.bin,style:style.bin",
+    } <= set(line)  # fmt: skip
+    reference["shapes"] = {"ids": [1, 128], "mask": [1, 128], "style": [1, 4]}
+    same = trtexec_line(11, SENTENCE, Options(precision="fp16"), reference, TABLES)
+    assert "--shapes" not in same and "--shapes" not in trtexec_line(10, SENTENCE, Options(), reference, TABLES)
 
 
 def test_trtexec_is_told_all_that_the_engine_is_asked_for() -> None:

@@ -182,10 +182,10 @@ def test_the_oldest_python_reads_the_same_bytes(tmp_path: Path, old_python: str)
 def test_run_py_reads_a_deep_picture_as_its_shallow_twin(tmp_path: Path) -> None:
     """From the command line's side: load_input on both files."""
     manifest = {
-        "input": {"layout": "NHWC", "shape": ["batch", 12, 9, 3], "dtype": "uint8"},
+        "input": {"name": "input", "layout": "NHWC", "shape": ["batch", 12, 9, 3], "dtype": "uint8"},
         "preprocess": {"mean": [0.5], "std": [0.5]},
     }
     Image.fromarray(GREY).save(tmp_path / "i8.png")
     Image.fromarray(GREY.astype(np.uint16) * 257).save(tmp_path / "i16.png")
-    shallow, deep = (run.load_input(str(tmp_path / name), manifest) for name in ("i8.png", "i16.png"))
+    shallow, deep = (run.load_input(str(tmp_path / name), manifest)["input"] for name in ("i8.png", "i16.png"))
     np.testing.assert_array_equal(shallow, deep)

@@ -84,12 +84,12 @@ def test_int8_is_the_hosts_to_the_bit_and_fp16_only_where_the_cpu_lacks_it(
     folder, inputs = models
     int8, fp16 = folder / "int8.onnx", folder / "fp16.onnx"
 
-    found, about = outputs_on(devices[cpu], {int8: inputs, fp16: inputs})
+    found, about = outputs_on(devices[cpu], {int8: {"input": inputs}, fp16: {"input": inputs}})
 
     assert about["machine"] == "aarch64"
     assert {"asimddp", "asimdhp"} & set(about["features"]) == ({"asimddp", "asimdhp"} if native else set())
-    np.testing.assert_array_equal(found[int8]["logits"], OnnxRunner(int8).run(inputs))
-    apart = np.abs(found[fp16]["logits"] - OnnxRunner(fp16).run(inputs)).max()
+    np.testing.assert_array_equal(found[int8]["logits"], OnnxRunner(int8).run({"input": inputs}))
+    apart = np.abs(found[fp16]["logits"] - OnnxRunner(fp16).run({"input": inputs})).max()
     assert (apart > 1e-5) == native and apart < 0.05
 
 
@@ -100,10 +100,10 @@ def test_a_graph_for_tensorrt_with_fp16_scales_runs_also_where_onnxruntime_would
 ) -> None:
     """On a processor with fp16 onnxruntime 1.31 makes a QLinearConv of it, which takes no fp16 scales, and refuses the graph."""
     folder, inputs = models
-    found, about = outputs_on(devices[cpu], {folder / "jetson.onnx": inputs})
+    found, about = outputs_on(devices[cpu], {folder / "jetson.onnx": {"input": inputs}})
 
     assert ("(Q and DQ apart)" in about["runtime"]) == native
-    expected = OnnxRunner(folder / "jetson.onnx").run(inputs)
+    expected = OnnxRunner(folder / "jetson.onnx").run({"input": inputs})
     assert np.abs(found[folder / "jetson.onnx"]["logits"] - expected).max() < 0.1 * np.abs(expected).max()
 
 
@@ -150,7 +150,7 @@ def test_the_nodes_that_differ_are_named_in_the_graphs_order(
 ) -> None:
     folder, inputs = models
 
-    found = compare(devices["cortex-a76"], folder / "fp16.onnx", inputs[:2], bound=1e-6)
+    found = compare(devices["cortex-a76"], folder / "fp16.onnx", {"input": inputs[:2]}, bound=1e-6)
 
     assert found.device == "emulated:cortex-a76" and found.precision == "fp16" and found.nodes
     assert all(node.share > 1e-6 for node in found.nodes) and len(found.nodes) < found.nodes_compared
