@@ -49,7 +49,9 @@ from edgekd.models import ExportedModel, OnnxModel, number_of_classes
 from edgekd.models.exported import load_exported
 from edgekd.recipe import load_recipe, overrides
 from edgekd.runtime.check import read_onnx
-from edgekd.scripts import build_engine, device_runner, run
+from edgekd.scripts import build_engine, run
+from edgekd.scripts.device_runner import commands, measuring, shipping, start
+from edgekd.scripts.device_runner.facts import find_facts
 from edgekd.target import load_target
 
 Case = Callable[[random.Random, Path], None]
@@ -63,7 +65,7 @@ def reads(*readers: Callable[[], object]) -> None:
     for reader in readers:
         try:
             reader()
-        except (EdgekdError, run.Failure, device_runner.Failure, build_engine.Failure) as error:
+        except (EdgekdError, run.Failure, start.Failure, build_engine.Failure) as error:
             text = str(error)
             listed = "mistake" in text.split("\n")[0] or "It printed:" in text  # a table, or what a program said
             if ("\n" in text and not listed) or not text or len(text) > 50_000:
@@ -161,7 +163,7 @@ def on_device(folder: Path) -> None:
         with patch.object(build_engine, "HERE", str(folder)), contextlib.redirect_stdout(io.StringIO()):
             build_engine.print_trtexec(options)
 
-    reads(verify, trtexec, lambda: device_runner.prove(str(folder), str(bundle()), "onnxruntime"))
+    reads(verify, trtexec, lambda: shipping.prove(str(folder), str(bundle()), "onnxruntime"))
     for made in folder.glob("reference_*.bin"):
         made.unlink()
 
@@ -238,12 +240,12 @@ class FakeDevice(Local):
 @cache
 def answers() -> tuple[dict[str, Any], dict[str, Any]]:
     """(facts, what a measurement says) of this machine."""
-    options = {**vars(device_runner.parse([])), "warmup_s": 0.01, "block_s": 0.01, "energy_s": 0.01, "min_n": 30}
+    options = {**vars(commands.parse([])), "warmup_s": 0.01, "block_s": 0.01, "energy_s": 0.01, "min_n": 30}
     folder = str(bundle())
     with contextlib.redirect_stderr(io.StringIO()):
-        (found,) = device_runner.measure_bundles({"": folder}, folder, folder, options).values()
+        (found,) = measuring.measure_bundles({"": folder}, folder, folder, options).values()
     found["model_sha256"] = hash_file(bundle() / "model.onnx")
-    return device_runner.find_facts("/"), json.loads(json.dumps(found))
+    return find_facts("/"), json.loads(json.dumps(found))
 
 
 def answer(rng: random.Random, folder: Path) -> None:

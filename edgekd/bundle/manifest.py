@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidato
 
 from edgekd.base.names import in_a_line
 from edgekd.figures.figures import Latency, OnDevice, Origin, Report, Score
-from edgekd.scripts.device_runner import manifest_problem
+from edgekd.scripts.device_runner.model import manifest_problem
 
 FORMAT: Final = 1
 LONGEST_KEY = 80

@@ -21,7 +21,7 @@ from edgekd.bundle.manifest import Manifest, figures
 from edgekd.errors import BundleError, NotToShipError
 from edgekd.figures.figures import NOT_TO_SHIP, Report
 from edgekd.report import html
-from edgekd.scripts.device_runner import LARGEST
+from edgekd.scripts.device_runner.model import LARGEST
 
 Row = tuple[str, bool, str]
 

@@ -35,7 +35,7 @@ from edgekd.figures.words import valued
 from edgekd.inputs.image import per_channel
 from edgekd.recipe import Recipe
 from edgekd.runtime.runners import OnnxRunner
-from edgekd.scripts import RUNNER, SCRIPTS
+from edgekd.scripts import SCRIPTS, device_runner
 from edgekd.scripts.build_engine import Failure, Options, majors, trtexec_line
 from edgekd.scripts.run import rows_of
 from edgekd.target import Target
@@ -188,7 +188,7 @@ def write_files(
     golden.write(draft / GOLDEN)
     write_report(draft, report)
     shutil.copyfile(SCRIPTS / "run.py", draft / "run.py")
-    shutil.copyfile(RUNNER, draft / RUNNER.name)
+    (draft / device_runner.NAME).write_text(device_runner.joined(), encoding="utf-8")
 
 
 def write_instructions(draft: Path, report: Report, target: Target, inputs: Sequence[GraphInput]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from edgekd.base.contents import hash_file
@@ -18,7 +19,7 @@ from edgekd.errors import BundleError, DeviceError, DiffersError
 from edgekd.measure.answer import Facts, understand
 from edgekd.measure.devices import Device, Told
 from edgekd.measure.devices.process import clean, last_line
-from edgekd.scripts import RUNNER, SCRIPTS
+from edgekd.scripts import SCRIPTS, device_runner
 
 ALONE = "bundle"  # the label of one that is sent by itself
 TOO_OLD = 86
@@ -33,11 +34,15 @@ BOOT = (
 
 @dataclass(frozen=True)
 class Parcel:
-    """What a device needs: of each bundle by its label, and of `tools`, name there -> SHA-256; `paths` is SHA-256 -> file here."""
+    """What a device needs: of each bundle by its label, and of `tools`, name there -> SHA-256.
+
+    `paths` is SHA-256 -> file here, `texts` SHA-256 -> content of what is no file here.
+    """
 
     bundles: dict[str, dict[str, str]] = field(default_factory=dict)
     tools: dict[str, str] = field(default_factory=dict)
     paths: dict[str, Path] = field(default_factory=dict)
+    texts: dict[str, bytes] = field(default_factory=dict)
 
     def add(self, label: str, name: str, path: Path) -> None:
         """A file of a bundle."""
@@ -50,12 +55,32 @@ class Parcel:
         self.tools[name] = hash_file(path)
         self.paths[self.tools[name]] = path
 
+    def add_text(self, name: str, content: bytes) -> None:
+        """As a tool, what is no file here."""
+        self.tools[name] = hashlib.sha256(content).hexdigest()
+        self.texts[self.tools[name]] = content
+
+    @property
+    def keys(self) -> list[str]:
+        """Everything that is offered to a device."""
+        return sorted({*self.paths, *self.texts})
+
     @property
     def size_mb(self) -> float:
-        return self.megabytes(self.paths)
+        return self.megabytes(self.keys)
 
     def megabytes(self, keys: Iterable[str]) -> float:
-        return sum(self.paths[key].stat().st_size for key in keys if key in self.paths) / 2**20
+        known = set(keys) & set(self.keys)
+        return sum(len(self.texts[k]) if k in self.texts else self.paths[k].stat().st_size for k in known) / 2**20
+
+    @contextmanager
+    def files(self, keys: Iterable[str]) -> Iterator[dict[str, Path]]:
+        """SHA-256 -> a file here, for as long as it is needed."""
+        with TemporaryDirectory(prefix="edgekd-") as folder:
+            written = {key: Path(folder) / key for key in keys if key in self.texts}
+            for key, path in written.items():
+                path.write_bytes(self.texts[key])
+            yield {key: written.get(key) or self.paths[key] for key in keys}
 
 
 def parcel_of(bundle: Path) -> Parcel:
@@ -80,8 +105,9 @@ def parcel_of(bundle: Path) -> Parcel:
 
 def tools_alone() -> Parcel:
     parcel = Parcel()
-    for path in (SCRIPTS / "run.py", SCRIPTS / "build_engine.py", RUNNER):
+    for path in (SCRIPTS / "run.py", SCRIPTS / "build_engine.py"):
         parcel.add_tool(path.name, path)
+    parcel.add_text(device_runner.NAME, device_runner.joined().encode())
     return parcel
 
 
@@ -93,7 +119,7 @@ def ask(
         raise DeviceError(
             f"{device.name} ({device.address}): no Python runs there; `edgekd measure --runner` measures without, see docs/devices.md"
         )
-    program, mark = RUNNER.read_bytes(), f"edgekd-{secrets.token_hex(8)}:"
+    program, mark = device_runner.joined().encode(), f"edgekd-{secrets.token_hex(8)}:"
     words = [device.python, "-c", BOOT.format(size=len(program), old=TOO_OLD)]
     words += ["--request", json.dumps({**request, "verb": verb, "mark": mark, "python": device.python})]
     result = device.run(words, stdin=program, hold=True, timeout_s=timeout_s, told=told)
@@ -129,7 +155,7 @@ def _no_answer(device: Device, code: int, said: str) -> str:
 
 def probe(device: Device, parcel: Parcel | None = None, *, to: str | None = None) -> Facts:
     """What the device is, which files of the parcel it lacks, and what stands at `to`; copies nothing."""
-    request = {"folder": device.folder, "objects": sorted(parcel.paths) if parcel else [], "to": to}
+    request = {"folder": device.folder, "objects": parcel.keys if parcel else [], "to": to}
     return understand(Facts, ask(device, "probe", request), device.name)
 
 
@@ -139,13 +165,14 @@ def sent(device: Device, parcel: Parcel, missing: Iterable[str]) -> Iterator[dic
 
     An upload that fails is removed; one that could not be is where the next for the same files goes.
     """
-    lacking = sorted(set(missing) & set(parcel.paths))  # a device asks for nothing that is not offered
+    lacking = sorted(set(missing) & set(parcel.keys))  # a device asks for nothing that is not offered
     number = hashlib.sha256("".join(lacking).encode()).hexdigest()[:16]
     request = {"folder": device.folder, "id": number, "bundles": parcel.bundles, "tools": parcel.tools}
     try:
         if lacking:
             ask(device, "open_upload", request)
-            device.put({f"{device.folder}/incoming/{number}/{key}": parcel.paths[key] for key in lacking})
+            with parcel.files(lacking) as files:
+                device.put({f"{device.folder}/incoming/{number}/{key}": path for key, path in files.items()})
         yield request
     except DeviceError:
         _drop(device, request)

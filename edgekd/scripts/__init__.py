@@ -3,4 +3,3 @@
 from pathlib import Path
 
 SCRIPTS = Path(__file__).parent
-RUNNER = SCRIPTS / "device_runner.py"

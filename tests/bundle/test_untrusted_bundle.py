@@ -25,8 +25,10 @@ from edgekd.bundle.write import verify_bundle
 from edgekd.errors import BundleError
 from edgekd.measure.devices.local import Local
 from edgekd.measure.on_device import Options, measure_on, trial_of
-from edgekd.scripts import device_runner
 from edgekd.scripts import run as run_py
+from edgekd.scripts.device_runner import model as runner_s_model
+from edgekd.scripts.device_runner.shipping import prove
+from edgekd.scripts.device_runner.start import Failure
 from tests.builders.bundles import failures, listed, write
 
 FOREIGN = "\nprint('foreign code ran')\n"
@@ -125,8 +127,8 @@ def test_only_plain_files_are_read(bundle: Path, name: str, kind: str, monkeypat
         verify_bundle(bundle)
     assert "\n" not in str(told.value)
     assert run_here(bundle, monkeypatch) in (2, 3)
-    with pytest.raises(device_runner.Failure):
-        device_runner.check_files(str(bundle), device_runner.read_manifest(str(bundle)))
+    with pytest.raises(Failure):
+        runner_s_model.check_files(str(bundle), runner_s_model.read_manifest(str(bundle)))
 
 
 def run_here(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -144,8 +146,8 @@ def refused_everywhere(bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert run_here(bundle, monkeypatch) == 2
     printed = capsys.readouterr().err
     assert printed.startswith("error: ") and printed.count("\n") == 1, printed
-    with pytest.raises(device_runner.Failure):
-        device_runner.prove(str(bundle), str(bundle), "onnxruntime")
+    with pytest.raises(Failure):
+        prove(str(bundle), str(bundle), "onnxruntime")
     return str(told.value)
 
 
@@ -263,7 +265,7 @@ def test_a_tolerance_that_any_model_would_keep_proves_nothing(
 def test_both_scripts_read_a_manifest_alike() -> None:
     """Each stands alone on a device, so the rules are written down twice."""
     for name in ("manifest_problem", "inputs_problem", "input_problem"):
-        assert inspect.getsource(getattr(run_py, name)) == inspect.getsource(getattr(device_runner, name))
+        assert inspect.getsource(getattr(run_py, name)) == inspect.getsource(getattr(runner_s_model, name))
 
 
 @pytest.mark.parametrize("name", ["a\x1b[2Jb", "a\nb", "a\0b", "", ".", "x" * 300, "a\u202eb"])

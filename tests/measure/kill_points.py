@@ -7,6 +7,7 @@ Its standard input stays open: the runner takes its end for a lost connection.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -17,19 +18,21 @@ from typing import Any
 import numpy
 import onnxruntime
 
-from edgekd.scripts import RUNNER
-from edgekd.scripts import device_runner as runner
 from edgekd.scripts import run as run_module
+from edgekd.scripts.device_runner import NAME, joined
+from edgekd.scripts.device_runner.commands import answer
+from edgekd.scripts.device_runner.shipping import current_version, version_before
+from edgekd.scripts.device_runner.store import lasting, sha256
 
 assert numpy and onnxruntime  # read once here and not after every fork
 CHANGES = {"os.rename", "os.remove", "os.symlink", "os.mkdir", "os.rmdir", "os.link", "os.truncate"}
-SCRIPTS = {"run.py": Path(str(run_module.__file__)), "device_runner.py": RUNNER}
+RUN = Path(str(run_module.__file__))
 
 
 def request(root: Path, bundle: str) -> dict[str, Any]:
     """As the host asks for a shipment (a name) or a rollback (no name)."""
-    files = {path.name: runner.sha256(str(path)) for path in (root / bundle).iterdir()} if bundle else {}
-    tools = {name: runner.sha256(str(path)) for name, path in SCRIPTS.items()}
+    files = {path.name: sha256(str(path)) for path in (root / bundle).iterdir()} if bundle else {}
+    tools = {"run.py": sha256(str(RUN)), NAME: hashlib.sha256(joined().encode()).hexdigest()}
     bundles = {"bundle": files} if bundle else {}
     about = {"verb": "ship" if bundle else "rollback", "to": str(root / "place"), "folder": str(root / "store")}
     return {
@@ -44,10 +47,10 @@ def request(root: Path, bundle: str) -> dict[str, Any]:
 
 
 def fill(root: Path) -> None:
-    """Every file that any of the commands needs lies in the store."""
-    with runner.lasting(str(root / "store")):
-        for path in [*SCRIPTS.values(), *(f for name in "oab" for f in (root / name).iterdir())]:
-            shutil.copyfile(path, root / "store/objects" / runner.sha256(str(path)))
+    """Every file that any of the commands needs lies in the store; the runner is one of a bundle's."""
+    with lasting(str(root / "store")):
+        for path in [RUN, *(f for name in "oab" for f in (root / name).iterdir())]:
+            shutil.copyfile(path, root / "store/objects" / sha256(str(path)))
 
 
 def forked(asked: dict[str, Any], kill_at: int | None = None) -> bool:
@@ -67,15 +70,15 @@ def forked(asked: dict[str, Any], kill_at: int | None = None) -> bool:
 
         if kill_at is not None:
             sys.addaudithook(hook)
-        os._exit(runner.answer(asked))
+        os._exit(answer(asked))
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def seen(root: Path) -> dict[str, Any]:
     """Which bundle stands at the place, which one a rollback would bring, and what was left behind."""
     place, versions = root / "place", root / ".place.edgekd"
-    now = runner.current_version(str(place))
-    before = runner.version_before(str(versions), now) if now else None
+    now = current_version(str(place))
+    before = version_before(str(versions), now) if now else None
     drafts = [path.name for path in versions.glob("draft-*")] if versions.is_dir() else []
     return {"now": name_of(root, place) if now else None, "before": name_of(root, versions / before) if before else None,
             "drafts": drafts, "work": os.listdir(root / "store/work")}  # fmt: skip

@@ -21,7 +21,8 @@ from edgekd.measure.devices.process import Result, run_process
 from edgekd.measure.devices.ssh import Ssh
 from edgekd.measure.on_device import Options, figures_of, measure_on, ship_to, trial_of, verify_on
 from edgekd.measure.remote import ask, parcel_of, probe, sent
-from edgekd.scripts import device_runner as runner
+from edgekd.scripts.device_runner.commands import parse
+from edgekd.scripts.device_runner.measuring import measure_bundles
 
 
 class FakeDevice(Local):
@@ -212,9 +213,9 @@ def test_facts_and_figures_of_a_newer_runner_are_still_read(tmp_path: Path) -> N
     device, trial = Local("here", str(tmp_path / "store")), trial_of(bundle_in(tmp_path))
     facts = probe(device)
     assert understand(Facts, {**facts.model_dump(), "colour": "blue"}, "here") == facts
-    options = {**vars(runner.parse([])), "warmup_s": 0.02, "block_s": 0.02}
+    options = {**vars(parse([])), "warmup_s": 0.02, "block_s": 0.02}
     folder = str(trial.model.parent)
-    (figures,) = runner.measure_bundles({"": folder}, folder, folder, options).values()
+    (figures,) = measure_bundles({"": folder}, folder, folder, options).values()
     answer = understand(Answer, {**figures, "colour": "blue"}, "here")
     assert answer == understand(Answer, figures, "here") and answer.golden.ok
     assert measure_on(device, trial, Options(warmup_s=0.02, block_s=0.02, min_n=30)).golden_ok

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +15,12 @@ import pytest
 from edgekd.errors import DeviceError
 from edgekd.measure.answer import Answer, understand
 from edgekd.measure.on_device import figures_of, judged, trial_of
-from edgekd.scripts import RUNNER
-from edgekd.scripts import device_runner as runner
+from edgekd.scripts import SCRIPTS
+from edgekd.scripts.device_runner import PARTS, commands, joined, measuring, model, shipping, start
+from edgekd.scripts.device_runner.facts import find_facts, policies_of, state, version_of
 from tests.builders.bundles import target, write
 
+FOLDER = SCRIPTS / "device_runner"
 SHORT = ("--warmup-s", "0.02", "--block-s", "0.02")
 
 
@@ -89,7 +92,7 @@ def pi(tmp_path: Path) -> str:
 
 
 def test_a_jetson_is_recognised(jetson: str) -> None:
-    facts = runner.find_facts(jetson)
+    facts = find_facts(jetson)
 
     assert facts["board"] == "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super"
     assert (facts["cpu"], facts["l4t"], facts["jetpack"]) == ("2x Cortex-A78AE", "36.4.3", "6.2+b77")
@@ -98,7 +101,7 @@ def test_a_jetson_is_recognised(jetson: str) -> None:
 
 
 def test_a_jetson_s_state_is_read(jetson: str) -> None:
-    assert runner.state(jetson) == {
+    assert state(jetson) == {
         "power_mode": "25W",
         "clocks_mhz": {"cpu0": 1510.4, "cpu4": 729.6, "gpu": 624.75},
         "governors": {"cpu0": "schedutil", "cpu4": "schedutil", "gpu": "nvhost_podgov"},
@@ -110,12 +113,12 @@ def test_a_jetson_s_state_is_read(jetson: str) -> None:
 
 
 def test_clocks_are_those_of_the_cores_that_are_used(jetson: str) -> None:
-    assert runner.policies_of(jetson, [5]) == ["cpu4"]
-    assert runner.policies_of(jetson, [0, 4]) == ["cpu0", "cpu4"]
+    assert policies_of(jetson, [5]) == ["cpu4"]
+    assert policies_of(jetson, [0, 4]) == ["cpu0", "cpu4"]
 
 
 def test_a_pi_s_flags_are_counted(pi: str) -> None:
-    facts = runner.find_facts(pi)
+    facts = find_facts(pi)
 
     assert facts["board"] == "Raspberry Pi 5 Model B Rev 1.0" and facts["cpu"] == "4x Cortex-A76"
     assert facts["state"]["throttle_counts"] == {"get_throttled": 2}
@@ -123,18 +126,18 @@ def test_a_pi_s_flags_are_counted(pi: str) -> None:
 
 
 def test_what_is_not_there_is_absent_and_no_zero(tmp_path: Path) -> None:
-    assert runner.state(str(tmp_path)) == {
+    assert state(str(tmp_path)) == {
         "power_mode": None, "clocks_mhz": {}, "governors": {}, "temperatures_c": {}, "throttle_counts": {},
         "free_memory_mb": None, "load_1m": None,
     }  # fmt: skip
-    assert runner.measure_energy(str(tmp_path), lambda: None, 0.1) is None
+    assert measuring.measure_energy(str(tmp_path), lambda: None, 0.1) is None
 
 
 def test_energy_is_power_times_time(jetson: str) -> None:
     """5 V at 1.2 A are 6 W: an inference of about 10 ms takes about 60 mJ; the sum of shunts is no rail."""
     import time
 
-    energy = runner.measure_energy(jetson, lambda: time.sleep(0.01), 0.4)
+    energy = measuring.measure_energy(jetson, lambda: time.sleep(0.01), 0.4)
 
     assert energy is not None and set(energy["busy_mw"]) == {"VDD_IN", "VDD_CPU_GPU_CV"}
     assert energy["busy_mw"]["VDD_IN"] == energy["idle_mw"]["VDD_IN"] == pytest.approx(6000)
@@ -144,7 +147,7 @@ def test_energy_is_power_times_time(jetson: str) -> None:
 
 def test_it_is_python_3_8_and_needs_nothing_of_edgekd() -> None:
     """Syntax of 3.8, and at its top only the standard library: numpy is asked for where it is needed."""
-    syntax = ast.parse(RUNNER.read_text(), feature_version=(3, 8))
+    syntax = ast.parse(joined(), feature_version=(3, 8))
     imports = [node for node in syntax.body if isinstance(node, ast.Import | ast.ImportFrom)]
     names = {alias.name for node in imports if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module or "" for node in imports if isinstance(node, ast.ImportFrom)}
@@ -152,6 +155,33 @@ def test_it_is_python_3_8_and_needs_nothing_of_edgekd() -> None:
     assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names
     newer = {"removeprefix", "removesuffix", "cache", "pairwise", "bit_count", "batched"}  # 3.9 and later
     assert not newer & {node.attr for node in ast.walk(syntax) if isinstance(node, ast.Attribute)}
+
+
+def test_the_one_file_has_every_part_once_and_all_their_names_beside_each_other() -> None:
+    """A name of two parts would be one of them in the file, and each its own in the modules."""
+    names = [set(top_level((FOLDER / f"{part}.py").read_text())) for part in PARTS]
+    of_the_file = top_level(joined())
+
+    assert len(of_the_file) == len(set(of_the_file)) == sum(map(len, names)) and set(of_the_file) == set.union(*names)
+    assert {path.stem for path in FOLDER.glob("*.py")} == {*PARTS, "__init__"}
+    assert joined().count("\nimport ") == len(set(re.findall(r"^import .*$", joined(), re.M)))
+    assert "edgekd.scripts" not in joined()
+
+
+def test_a_part_has_nothing_but_imports_before_the_code_that_is_joined() -> None:
+    for part in PARTS:
+        head, rule, _ = (FOLDER / f"{part}.py").read_text().partition("# ---------")
+        assert rule and not top_level(head), part
+        assert len(re.findall(r"^from (?!edgekd\.scripts\.device_runner\.|__future__)", head, re.M)) == 0, part
+
+
+def top_level(text: str) -> list[str]:
+    """Functions, classes and constants."""
+    body = ast.parse(text).body
+    found = [node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    targets = [target for node in body if isinstance(node, ast.Assign) for target in node.targets]
+    targets += [node.target for node in body if isinstance(node, ast.AnnAssign)]
+    return [*found, *(t.id for t in targets if isinstance(t, ast.Name) and t.id != "TYPE_CHECKING")]
 
 
 # ---------------------------------------------------------------------------------------------------------------- alone
@@ -247,7 +277,7 @@ def test_alone_it_refuses_a_bundle_that_was_changed(tmp_path: Path, damage: str)
 
 def test_without_tensorrt_an_engine_is_refused_with_the_remedy(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    if runner.version_of("tensorrt"):
+    if version_of("tensorrt"):
         pytest.skip("TensorRT is installed here")
     bundle = write(tmp_path, target=target("tensorrt"))
 
@@ -271,13 +301,13 @@ def test_a_child_that_says_more_than_its_answer_is_understood_and_one_that_says_
     (tmp_path / "device_runner.py").write_text(
         'print("noise\\nanswer:" + \'{"value": {"load_ms": 1}}\'); print("more noise")\n'
     )
-    assert runner.apart(str(tmp_path), sys.executable, "loading", {}) == {"load_ms": 1}
+    assert model.apart(str(tmp_path), sys.executable, "loading", {}) == {"load_ms": 1}
     (tmp_path / "device_runner.py").write_text("raise SystemExit('no such kernel')\n")
-    with pytest.raises(runner.Failure, match="code 1: no such kernel"):
-        runner.apart(str(tmp_path), sys.executable, "loading", {})
+    with pytest.raises(start.Failure, match="code 1: no such kernel"):
+        model.apart(str(tmp_path), sys.executable, "loading", {})
     (tmp_path / "device_runner.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
-    with pytest.raises(runner.Failure, match="is there enough memory"):
-        runner.apart(str(tmp_path), sys.executable, "loading", {})
+    with pytest.raises(start.Failure, match="is there enough memory"):
+        model.apart(str(tmp_path), sys.executable, "loading", {})
 
 
 def test_cores_that_are_not_there_are_told(tmp_path: Path) -> None:
@@ -323,7 +353,7 @@ def timed(*names: str, blocks: int = 3) -> tuple[list[tuple[str, float]], list[F
     log: list[tuple[str, float]] = []
     candidates = {name: FakeCandidate(name, log) for name in names}
     options = {"root": "/nowhere", "warmup_s": 1.0, "block_s": 2.0, "blocks": blocks, "min_n": 60}
-    runner.time_in_turns(candidates, {}, 1, 1, options)  # type: ignore[arg-type]
+    measuring.time_in_turns(candidates, {}, 1, 1, options)  # type: ignore[arg-type]
     return log, list(candidates.values())
 
 
@@ -349,7 +379,7 @@ def test_one_that_fails_while_it_is_timed_is_left_out_and_stops_no_other() -> No
     bad.time_calls = lambda call, seconds, n: fails()  # type: ignore[method-assign, assignment]
     failed: dict[str, Any] = {}
     options = {"root": "/nowhere", "warmup_s": 1.0, "block_s": 2.0, "blocks": 3, "min_n": 60}
-    runner.time_in_turns({"bad": bad, "good": good}, failed, 1, 1, options)  # type: ignore[dict-item]
+    measuring.time_in_turns({"bad": bad, "good": good}, failed, 1, 1, options)  # type: ignore[dict-item]
 
     assert failed == {"bad": {"failure": "RuntimeError: CUDA error 719", "differs": False}}
     assert len(good.found["series"][0]["blocks_ms"]) == 3
@@ -364,9 +394,9 @@ def test_of_several_bundles_one_that_fails_stops_no_other(tmp_path: Path) -> Non
         (tmp_path / name).mkdir()
     good, bad = write(tmp_path / "good"), write(tmp_path / "bad")
     (bad / "labels.txt").write_text("x\ny\nz\n")
-    options = {**vars(runner.parse([])), "warmup_s": 0.02, "block_s": 0.02}
+    options = {**vars(commands.parse([])), "warmup_s": 0.02, "block_s": 0.02}
 
-    found = runner.measure_bundles({"good": str(good), "bad": str(bad)}, str(good), str(tmp_path), options)
+    found = measuring.measure_bundles({"good": str(good), "bad": str(bad)}, str(good), str(tmp_path), options)
 
     assert found["bad"] == {"failure": "the bundle is not as it was written: labels.txt was changed", "differs": True}
     assert found["good"]["golden"]["ok"] and len(found["good"]["series"][0]["blocks_ms"]) == 3
@@ -376,5 +406,5 @@ def test_a_link_of_somebody_else_is_no_version(tmp_path: Path) -> None:
     (tmp_path / "place").symlink_to("elsewhere/" + "a" * 16)
     (tmp_path / "elsewhere" / ("a" * 16)).mkdir(parents=True)
 
-    assert runner.current_version(str(tmp_path / "place")) is None
-    assert runner.describe_place(str(tmp_path / "place"))["foreign"]
+    assert shipping.current_version(str(tmp_path / "place")) is None
+    assert shipping.describe_place(str(tmp_path / "place"))["foreign"]

@@ -24,7 +24,7 @@ from edgekd.measure.estimate.held_out import write_held_out
 from edgekd.measure.estimate.kernels import Kernel, read_kernels
 from edgekd.measure.estimate.nets import write_networks
 from edgekd.runtime.check import precision_of
-from edgekd.scripts.device_runner import version_of
+from edgekd.scripts.device_runner.facts import version_of
 from edgekd.target import load_target
 
 START_MS, MS_PER_GOP, MS_PER_GB = 0.01, {"conv fp32": 8.0, "pool fp32": 0.5}, {"conv fp32": 50.0, "pool fp32": 200.0}

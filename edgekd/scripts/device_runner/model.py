@@ -1,0 +1,260 @@
+"""A bundle is checked and its model loaded: the manifest, the files, run.py, the engine, the processes that load alone."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import importlib
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import time
+import types
+
+from edgekd.scripts.device_runner.facts import read, version_of
+from edgekd.scripts.device_runner.start import FORMAT, Differs, Failure
+from edgekd.scripts.device_runner.store import CHILDREN, check_name, sha256
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+# ------------------------------------------------------------------------------------------------- the model that runs
+
+LARGEST = 1 << 32  # bytes of a file that is read
+LARGEST_TEXT = 1 << 26  # of a manifest
+MADE_HERE = ("model.plan", "timing.cache", "__pycache__", "figures.json")
+
+
+def plain(path: str, most: int = LARGEST) -> bool:
+    """A file of its own, no link, device or pipe, and no larger than what can be meant."""
+    try:
+        state = os.lstat(path)
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISREG(state.st_mode) and state.st_size <= most
+
+
+def read_manifest(bundle: str) -> dict[str, Any]:
+    path = os.path.join(bundle, "manifest.json")
+    try:
+        if not plain(path, LARGEST_TEXT):
+            raise ValueError("manifest.json is no plain file of at most 64 MB")
+        with open(path, encoding="utf-8") as file:
+            manifest = json.load(file)
+        if manifest_problem(manifest):
+            raise ValueError(manifest_problem(manifest))
+    except (OSError, ValueError, RecursionError) as error:
+        raise Failure(f"{bundle} is no bundle that this file reads: {str(error)[:300] or repr(error)}") from None
+    return dict(manifest)
+
+
+def manifest_problem(manifest: Any) -> str:
+    """What of a manifest is of another kind than edgekd writes; empty where nothing is."""
+    if not isinstance(manifest, dict) or type(manifest.get("format")) is not int or manifest["format"] != FORMAT:
+        return "format {!r:.40}; this file reads {}".format(
+            str(manifest.get("format")) if isinstance(manifest, dict) else "", FORMAT
+        )
+    files, stored = manifest.get("files"), manifest.get("golden")
+    if not isinstance(files, dict) or not all(isinstance(key, str) and len(key) == 64 for key in files.values()):
+        return "`files` is no table of names and SHA-256"
+    further = stored.get("further", {}) if isinstance(stored, dict) else None
+    if not isinstance(stored, dict) or not isinstance(further, dict):
+        return "`golden` is no table"
+    for most in (stored.get("tolerance"), *further.values()):
+        if type(most) not in (int, float) or not 0 <= most < 1e30:
+            return "`golden.tolerance` is {}; a number from 0 is needed".format(
+                str(most)[:40] if type(most) is float else "no number"
+            )
+    problem = inputs_problem(manifest)
+    if problem:
+        return problem
+    texts = [manifest.get(key, "") for key in ("runtime", "precision", "output")]
+    if not all(isinstance(text, str) and text.isprintable() for text in texts):
+        return "`runtime`, `precision` or `output` is no text"
+    return ""
+
+
+def inputs_problem(manifest: dict[str, Any]) -> str:
+    """What of the inputs' tables is of another kind than edgekd writes; empty where nothing is."""
+    further = manifest.get("further_inputs", [])
+    if not isinstance(further, list):
+        return "`further_inputs` is no list of tables"
+    tables: dict[str, Any] = {"input": manifest.get("input")}
+    tables.update((f"further_inputs.{number}", table) for number, table in enumerate(further))
+    for title, table in tables.items():
+        problem = input_problem(table)
+        if problem:
+            return f"`{title}{problem}"
+    names = [table["name"] for table in tables.values()]
+    if further and (len(set(names)) < len(names) or "" in names):
+        return "`further_inputs` names an input twice, or without a name"
+    bounds: dict[str, int] = {}
+    for title, table in tables.items():
+        for size, most in table.get("at_most", {}).items():
+            if bounds.setdefault(size, most) != most:
+                return f"`{title}.at_most` bounds {size!r:.40} otherwise than the input before it"
+    return ""
+
+
+def input_problem(table: Any) -> str:
+    """What of an input's table is of another kind, behind the name of the table; empty where nothing is."""
+    shape = table.get("shape") if isinstance(table, dict) else None
+    if (
+        not isinstance(table, dict)
+        or not isinstance(shape, list)
+        or not shape
+        or not all(isinstance(table.get(key), str) and table[key].isprintable() for key in ("name", "dtype", "layout"))
+    ):
+        return "` tells no name, dtype, shape and layout"
+    names = [size for size in shape if isinstance(size, str)]
+    if not all(size is None or size in names or (type(size) is int and 0 < size < 2**31) for size in shape):
+        return ".shape` holds other things than sizes"
+    if not all(name.isprintable() for name in names):
+        return ".shape` names a size by what cannot be shown"
+    if table["layout"] and (table["layout"] not in ("NHWC", "NCHW") or len(shape) != 4):
+        return ".layout` is none that images have"
+    bounds = table.get("at_most", {})
+    if not isinstance(bounds, dict) or not all(type(most) is int and 0 < most < 2**31 for most in bounds.values()):
+        return ".at_most` is no table of free sizes and their largest"
+    if not set(bounds) <= set(names):
+        return ".at_most` bounds a size that the shape does not name"
+    return ""
+
+
+def check_files(bundle: str, manifest: dict[str, Any]) -> None:
+    """Raise Failure for a file that is missing, changed, no plain file or not listed."""
+    problems = []
+    for name, expected in sorted(manifest["files"].items()):
+        path = os.path.join(bundle, check_name(name))
+        if os.path.islink(path):
+            problems.append((name, "is a link"))
+        elif not os.path.exists(path):
+            problems.append((name, "is missing"))
+        elif not plain(path):
+            problems.append((name, "is no plain file of at most 4 GB"))
+        elif sha256(path) != expected:
+            problems.append((name, "was changed"))
+    problems += [(name, "is not listed in the manifest") for name in foreign_files(bundle)]
+    told = [f"{name if name.isprintable() else repr(name)} {what}" for name, what in problems[:20]]
+    if problems:
+        raise Differs("the bundle is not as it was written: {}".format("; ".join(told)))
+
+
+def foreign_files(folder: str) -> list[str]:
+    """Those that a bundle's manifest does not list; none where it cannot be read."""
+    try:
+        listed = read_manifest(folder)["files"]
+    except Failure:
+        return []
+    return sorted(set(os.listdir(folder)) - set(listed) - {"manifest.json", *MADE_HERE})
+
+
+def load_tools(bundle: str, tools: str) -> Any:
+    """run.py as a module that speaks of this bundle; its file's hash has been checked. Bytecode beside it is not read."""
+    path = os.path.join(tools, "run.py")
+    run: Any = types.ModuleType("edgekd_run")
+    run.__file__ = path
+    try:
+        with open(path, "rb") as file:
+            exec(compile(file.read(), path, "exec", dont_inherit=True), run.__dict__)
+    except ImportError as error:
+        raise Failure(f"{error}; run: python3 -m pip install numpy") from None
+    run.HERE, run.Failure = bundle, Failure  # what fails there is told as what fails here
+    return run
+
+
+def build_engine(bundle: str, tools: str, timing: str, most: int, request: dict[str, Any]) -> dict[str, Any]:
+    """model.plan, built here by build_engine.py; what it prints is kept, the timing cache too."""
+    start = time.perf_counter()
+    model, plan, trt = os.path.join(bundle, "model.onnx"), os.path.join(bundle, "model.plan"), version_of("tensorrt")
+    words = [request["python"], os.path.join(tools, "build_engine.py"), "--model", model, "--output", plan]
+    words += ["--timing-cache", os.path.join(timing, f"{trt}.cache"), "--max-batch", str(most)]
+    words += ["--precision", read_manifest(bundle)["precision"], *request["engine_options"]]
+    code, text = child(words)
+    if code != 0:
+        raise Failure("the engine was not built:\n" + text[-3000:])
+    return {"seconds": time.perf_counter() - start, "log": text[-3000:], "tensorrt": trt}
+
+
+def status_kb(key: str) -> int | None:
+    line = re.search(rf"^{key}:\s+(\d+) kB", read("/", "proc/self/status"), re.M)
+    return int(line.group(1)) if line else None
+
+
+def load_model(run: Any, bundle: str, runtime: str, threads: int) -> Any:
+    if runtime == "tensorrt":
+        return run.EngineModel(os.path.join(bundle, "model.plan"))
+    return run.OnnxModel(os.path.join(bundle, "model.onnx"), threads)
+
+
+def loading(request: dict[str, Any]) -> dict[str, Any]:
+    """What loading the model and its first runs cost, in a process that has loaded no other."""
+    bundle, runtime = request["bundle"], request["runtime"]
+    run = load_tools(bundle, request["tools"])
+    with contextlib.suppress(
+        ImportError
+    ):  # so that the import counts in neither figure; a missing one is told by run.py
+        importlib.import_module("tensorrt" if runtime == "tensorrt" else "onnxruntime")
+    first, reset = run.rows_of(run.golden(bundle, read_manifest(bundle))[0], slice(1)), False
+    with contextlib.suppress(OSError):  # without, the peak would be that of what came before
+        with open("/proc/self/clear_refs", "w") as peak:
+            peak.write("5")
+        reset = True
+    resident, start = status_kb("VmRSS"), time.perf_counter()
+    model = load_model(run, bundle, runtime, request["threads"])
+    loaded = time.perf_counter()
+    model(first)
+    ran = time.perf_counter()
+    for _ in range(2):
+        model(first)
+    highest = status_kb("VmHWM")
+    return {
+        "load_ms": 1e3 * (loaded - start),
+        "first_ms": 1e3 * (ran - loaded),
+        "peak_memory_mb": (highest - resident) / 1024 if reset and highest and resident else None,
+    }
+
+
+def apart(tools: str, python: str, verb: str, request: dict[str, Any]) -> dict[str, Any]:
+    """A verb's answer from a process of its own: this file once more, out of the tools."""
+    asked = json.dumps({**request, "verb": verb, "tools": tools, "mark": "answer:"})
+    code, text = child([python, os.path.join(tools, "device_runner.py"), "--request", asked])
+    try:
+        answered = json.loads(text.rpartition("answer:")[2].splitlines()[0])
+    except (ValueError, IndexError):
+        why = "it was killed; is there enough memory?" if code < 0 else text[-500:].strip() or "it said nothing"
+        raise Failure(f"{verb} ended with exit code {code}: {why}") from None
+    if "value" not in answered:
+        raise Failure(answered["failure"])
+    return dict(answered["value"])
+
+
+LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent(parent: int) -> None:
+    """In a child before it starts: the kernel ends it where this process is killed without a chance to.
+
+    Threads run here by then, so nothing that takes a lock is done.
+    """
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def child(words: list[str]) -> tuple[int, str]:
+    """(exit code, what it printed) of a process that ends where this one does."""
+    process = subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True, preexec_fn=functools.partial(end_with_parent, os.getpid()),
+    )  # fmt: skip
+    CHILDREN.append(process)
+    text = process.communicate()[0].decode("utf-8", "replace")
+    CHILDREN.remove(process)
+    return process.returncode, text
