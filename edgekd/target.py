@@ -9,9 +9,10 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from edgekd.base.places import expanded
+from edgekd.base.tables import Table
 from edgekd.base.texts import FolderName, Shown, Text
 from edgekd.base.toml_file import Places, as_json, date_mistakes, parse_toml, read_text, refuse, validation_mistakes
 from edgekd.errors import QuantizationError, RecipeError, nearest
@@ -21,11 +22,7 @@ Positive = Annotated[float, Field(gt=0)]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Sourced(Section):
+class Sourced(Table):
     """A table of figures that were all read in one place: `source` says where, `date` when."""
 
     shapes_nothing: ClassVar[frozenset[str]] = frozenset({"source", "date"})  # see edgekd.recipe.Section
@@ -90,7 +87,7 @@ class JetPack(Sourced):
     python: Text
 
 
-class Operator(Section):
+class Operator(Table):
     """What of an operator the target computes in integers.
 
     sites: inputs               what it reads, its weight too; its output is float until somebody quantizes it
@@ -113,7 +110,7 @@ class Operator(Section):
     )
 
 
-class Operators(Section):
+class Operators(Table):
     """The operators that a target computes in integers; what is left out stays float, `other` is all that have no name here."""
 
     conv: Operator | None = None
@@ -170,7 +167,7 @@ class Quantization(Sourced):
         return self
 
 
-class Target(Section):
+class Target(Table):
     """A device and what runs there. `runtime` is that of the first `jetpack`, where the board has JetPack."""
 
     name: FolderName = Field(description="names the bundle's folder")

@@ -58,8 +58,8 @@ def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 
 
 def _file_of(path: Path, tensor: onnx.TensorProto) -> Path:
-    told = {entry.key: entry.value for entry in tensor.external_data}
-    location, name = told.get("location", ""), tensor.name[:60]
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location, name = entries.get("location", ""), tensor.name[:60]
 
     def refused(why: str) -> ModelError:
         return ModelError(
@@ -70,18 +70,18 @@ def _file_of(path: Path, tensor: onnx.TensorProto) -> Path:
     parts = location.replace("\\", "/").split("/")
     if not location or "\0" in location or location.startswith(("/", "\\")) or ":" in parts[0] or ".." in parts:
         raise refused("which leaves the model's folder" if location else "which is no place")
-    there = path.parent
+    place = path.parent
     for part in parts:
-        there = there / part
-        if there.is_symlink():
+        place = place / part
+        if place.is_symlink():
             raise refused("which is a link or behind one")
     try:
-        state = there.lstat()
-        start, length = (int(told.get(key) or 0) for key in ("offset", "length"))
+        state = place.lstat()
+        start, length = (int(entries.get(key) or 0) for key in ("offset", "length"))
     except (OSError, ValueError):
         raise refused("where there is no such file, or at no such place in it") from None
     if not stat.S_ISREG(state.st_mode):
         raise refused("which is no file")
     if start < 0 or length < 0 or start + length > state.st_size:
         raise refused(f"at bytes {start} to {start + length} of {state.st_size}")
-    return there
+    return place

@@ -65,9 +65,9 @@ def _distributions() -> dict[str, list[str]]:
     return dict(packages_distributions())
 
 
-def _follow(found: UserCode, name: str, file: Path, package: str, search: list[str]) -> None:
+def _follow(code: UserCode, name: str, file: Path, package: str, search: list[str]) -> None:
     """Add a file of the user's and what its text speaks of."""
-    found.modules[name] = file
+    code.modules[name] = file
     if file.suffix != ".py":  # compiled: its bytes are all that can be told
         return
     try:
@@ -82,11 +82,11 @@ def _follow(found: UserCode, name: str, file: Path, package: str, search: list[s
         if place is not None and place.is_dir():  # perhaps a folder that is put on sys.path
             search = [*search, str(place)]
         elif place is not None and place.suffix != ".py":
-            found.named[text] = place
+            code.named[text] = place
     search = [str(folders[0]), *search]
     for module in sorted(set(_imports(tree, package))):
         for part, spec in _specs(module, search):
-            _add(found, part, spec, search)
+            _add(code, part, spec, search)
 
 
 def _named(text: str, folders: list[Path]) -> Path | None:
@@ -153,22 +153,22 @@ def _find(name: str, places: list[str] | None, search: list[str]) -> ModuleSpec 
         return None
 
 
-def _add(found: UserCode, name: str, spec: ModuleSpec, search: list[str], named: bool = False) -> None:
+def _add(code: UserCode, name: str, spec: ModuleSpec, search: list[str], named: bool = False) -> None:
     top = name.partition(".")[0]
     if spec.origin is None or spec.origin in ("built-in", "frozen"):  # a namespace, or Python itself
         return
     file = Path(spec.origin)
     if _is_installed(file):
         if top not in sys.stdlib_module_names:
-            found.libraries.add(top)
+            code.libraries.add(top)
         if named and not _is_python(file):  # its author may not count versions
-            found.modules[name] = file
+            code.modules[name] = file
         return
     if top == "edgekd" and file.is_relative_to(Path(__file__).parent.parent) and not named:
         return
-    if name not in found.modules:
+    if name not in code.modules:
         package = name if spec.submodule_search_locations is not None else name.rpartition(".")[0]
-        _follow(found, name, file, package, search)
+        _follow(code, name, file, package, search)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Finding: what lint says of a node; Subject: what its rules look at, with the few questions that they ask of a graph."""
+"""Finding: what lint says of a node; LintedModel: what its rules look at, with the few questions that they ask of a graph."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Subject:
+class LintedModel:
     """What a rule looks at. `samples` are arrays by input name, `dla` says that the engine is meant for the DLA."""
 
     path: Path
@@ -61,7 +61,7 @@ def runtime_title(target: Target) -> str:
     return f"{names.get(target.runtime.name, target.runtime.name)} {target.runtime.version or ''}".strip()
 
 
-Rule = Callable[[Subject], Iterator[Finding]]
+Rule = Callable[[LintedModel], Iterator[Finding]]
 
 
 def title(node: ir.Node) -> str:

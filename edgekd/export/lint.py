@@ -21,7 +21,7 @@ from edgekd.export import lint_range as ranges
 from edgekd.export import lint_restrictions as restrictions
 from edgekd.export import lint_runtime as runtime
 from edgekd.export import lint_values as values
-from edgekd.export.finding import SEVERITIES, Finding, Rule, Subject, runtime_title
+from edgekd.export.finding import SEVERITIES, Finding, LintedModel, Rule, runtime_title
 from edgekd.export.shapes import tell_sizes
 from edgekd.target import Target
 
@@ -78,7 +78,7 @@ def lint(
     model = read_model(path, shapes)
     if isinstance(samples, str | os.PathLike):
         samples = read_samples(Path(samples), model)
-    subject = Subject(path, model, target, samples, dla)
+    subject = LintedModel(path, model, target, samples, dla)
     found = [finding for rule in RULES[target.runtime.name] for finding in rule(subject)]
     return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
 

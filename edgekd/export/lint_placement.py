@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from onnxscript import ir
 
-from edgekd.export.finding import LAYERS, Finding, Severity, Subject, array, given, producer, readers, sizes, title
+from edgekd.export.finding import LAYERS, Finding, LintedModel, Severity, array, given, producer, readers, sizes, title
 
 Q, DQ = "QuantizeLinear", "DequantizeLinear"
 FEWEST_CHANNELS = 16
@@ -29,7 +29,7 @@ FLOAT_ONLY = (
 )  # fmt: skip
 
 
-def zero_points(subject: Subject) -> Iterator[Finding]:
+def zero_points(subject: LintedModel) -> Iterator[Finding]:
     """TensorRT: zero-points are constant int8 zeros."""
     for node in _nodes(subject, Q, DQ):
         zero_point = given(node, 2)
@@ -52,7 +52,7 @@ def zero_points(subject: Subject) -> Iterator[Finding]:
             yield Finding("error", "zero_points", title(node), why, remedy)
 
 
-def int32_biases(subject: Subject) -> Iterator[Finding]:
+def int32_biases(subject: LintedModel) -> Iterator[Finding]:
     """TensorRT: a bias stays float."""
     for node in _nodes(subject, DQ):
         if _is_int32(node):
@@ -60,7 +60,7 @@ def int32_biases(subject: Subject) -> Iterator[Finding]:
             yield Finding("error", "int32_biases", title(node), why, "keep biases in float (quantize_bias = False)")
 
 
-def per_tensor_weights(subject: Subject) -> Iterator[Finding]:
+def per_tensor_weights(subject: LintedModel) -> Iterator[Finding]:
     """One scale for all output channels of a weight, where the target takes one a channel."""
     scheme = subject.target.quantization
     if scheme is None or not scheme.weight_per_channel:
@@ -74,7 +74,7 @@ def per_tensor_weights(subject: Subject) -> Iterator[Finding]:
             yield Finding("warning", "per_tensor_weights", title(node), why, remedy)
 
 
-def half_quantized_layers(subject: Subject) -> Iterator[Finding]:
+def half_quantized_layers(subject: LintedModel) -> Iterator[Finding]:
     """A layer of which one operand is quantized and the other is not runs in float."""
     for node in _nodes(subject, *LAYERS):
         sources = [producer(given(node, index), DQ) for index in (0, 1)]
@@ -85,7 +85,7 @@ def half_quantized_layers(subject: Subject) -> Iterator[Finding]:
             yield Finding("warning", "half_quantized_layers", title(node), why, remedy)
 
 
-def unquantized_skips(subject: Subject) -> Iterator[Finding]:
+def unquantized_skips(subject: LintedModel) -> Iterator[Finding]:
     """A residual addition behind a quantized layer, without what lets the runtime fuse it: int8 operands."""
     for node in _nodes(subject, "Add", "Sum"):
         if len(node.inputs) != 2 or any(array(value) is not None for value in node.inputs):
@@ -105,7 +105,7 @@ def unquantized_skips(subject: Subject) -> Iterator[Finding]:
         yield Finding("warning", "unquantized_skips", title(node), why, remedy)
 
 
-def pairs_inside_a_fusion(subject: Subject) -> Iterator[Finding]:
+def pairs_inside_a_fusion(subject: LintedModel) -> Iterator[Finding]:
     """A Q/DQ pair between a layer and its BatchNorm or activation."""
     absorbed = ABSORBED.get(subject.target.runtime.name, ABSORBED["onnxruntime"])
     for node in _nodes(subject, Q):
@@ -118,7 +118,7 @@ def pairs_inside_a_fusion(subject: Subject) -> Iterator[Finding]:
         yield Finding("warning", "pairs_inside_a_fusion", title(node), why, remedy)
 
 
-def surplus_pairs(subject: Subject) -> Iterator[Finding]:
+def surplus_pairs(subject: LintedModel) -> Iterator[Finding]:
     """Pairs that change nothing, and pairs before operators that compute in float anyway."""
     for node in _nodes(subject, Q):
         before = producer(given(node, 0), DQ)
@@ -140,7 +140,7 @@ def surplus_pairs(subject: Subject) -> Iterator[Finding]:
             yield Finding("warning", "surplus_pairs", title(node), why, remedy)
 
 
-def few_channels(subject: Subject) -> Iterator[Finding]:
+def few_channels(subject: LintedModel) -> Iterator[Finding]:
     """TensorRT's int8 kernels work on 16 channels or more at a time."""
     for node in _nodes(subject, *LAYERS):
         dequantize = producer(given(node, 1), DQ)
@@ -161,7 +161,7 @@ def few_channels(subject: Subject) -> Iterator[Finding]:
             yield Finding("note" if one_side else "warning", "few_channels", title(node), why, remedy)
 
 
-def _nodes(subject: Subject, *op_types: str) -> Iterator[ir.Node]:
+def _nodes(subject: LintedModel, *op_types: str) -> Iterator[ir.Node]:
     return (node for node in subject.nodes if node.op_type in op_types and node.domain == "")
 
 

@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 from onnxscript import ir
 
 from edgekd.errors import DataError
-from edgekd.export.finding import Finding, Subject, array, readers, title
+from edgekd.export.finding import Finding, LintedModel, array, readers, title
 from edgekd.export.to_half import FP16_MAX, SAFE
 from edgekd.export.values import largest_values
 
 MEASURED = 32  # samples that are run for the values
 
 
-def fp16_constants(subject: Subject) -> Iterator[Finding]:
+def fp16_constants(subject: LintedModel) -> Iterator[Finding]:
     """Constants that fp16 cannot hold."""
     half = "fp16" in subject.target.runtime.precisions
     for value in subject.model.graph.initializers.values():
@@ -43,7 +43,7 @@ def _meant(values: NDArray[np.float32], users: list[ir.Node]) -> bool:
     return mask or all(user.op_type in ("Clip", "Min", "Max", "Where", "Pad") for user in users)
 
 
-def fp16_values(subject: Subject) -> Iterator[Finding]:
+def fp16_values(subject: LintedModel) -> Iterator[Finding]:
     """Values beyond the range of fp16 on the samples that were given."""
     if subject.samples is None or "fp16" not in subject.target.runtime.precisions:
         return

@@ -13,7 +13,7 @@ from typing import Any
 from onnxscript import ir
 from pydantic import BaseModel, ConfigDict
 
-from edgekd.export.finding import Finding, Subject, array, given, producer, sizes, title
+from edgekd.export.finding import Finding, LintedModel, array, given, producer, sizes, title
 from edgekd.export.lint_runtime import lists_around
 from edgekd.target import version
 
@@ -100,7 +100,7 @@ def restrictions() -> tuple[Mapping[str, list[Restriction]], str]:
     return found, f"{document['source']}, {document['date']}"
 
 
-def tensorrt_restrictions(subject: Subject) -> Iterator[Finding]:
+def tensorrt_restrictions(subject: LintedModel) -> Iterator[Finding]:
     """Nodes that the parser of the target's TensorRT refuses though it has their operator."""
     release = subject.target.runtime.version or "10.15"
     below, above = lists_around(release)

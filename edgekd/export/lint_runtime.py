@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 from onnxscript import ir
 
-from edgekd.export.finding import LAYERS, Finding, Severity, Subject, array, producer, sizes, title
+from edgekd.export.finding import LAYERS, Finding, LintedModel, Severity, array, producer, sizes, title
 from edgekd.runtime.sessions import Ended, Refused, Session
 from edgekd.target import version
 
@@ -63,7 +63,7 @@ def lists_around(release: str) -> tuple[Listed, Listed]:
     return lists[at], lists[at if exact else min(at + 1, len(lists) - 1)]
 
 
-def memory(subject: Subject) -> Iterator[Finding]:
+def memory(subject: LintedModel) -> Iterator[Finding]:
     """Weights that the largest variant of the device has no room for."""
     stored = sum(value.const_value.nbytes for value in subject.model.graph.initializers.values() if value.const_value)
     if stored / 1e9 > (most := max(subject.target.hardware.ram_gb, default=float("inf"))):
@@ -71,7 +71,7 @@ def memory(subject: Subject) -> Iterator[Finding]:
         yield Finding("error", "memory", "the graph", why, "take a smaller model, or another target")
 
 
-def opsets(subject: Subject) -> Iterator[Finding]:
+def opsets(subject: LintedModel) -> Iterator[Finding]:
     """The opset that the runtime of the target reads, and that of the other JetPack releases of the board."""
     opset = subject.model.opset_imports.get("", 0)
     most = subject.target.runtime.max_opset
@@ -88,7 +88,7 @@ def opsets(subject: Subject) -> Iterator[Finding]:
             yield Finding("note", "opsets", "the graph", why, remedy.format(bound))
 
 
-def precisions(subject: Subject) -> Iterator[Finding]:
+def precisions(subject: LintedModel) -> Iterator[Finding]:
     """A precision that the target does not run."""
     runs = subject.target.runtime.precisions
     firsts: dict[str, ir.Node] = {}
@@ -106,7 +106,7 @@ def precisions(subject: Subject) -> Iterator[Finding]:
             yield Finding("warning", "precisions", title(node), f"{why} and {cost}", f"export in {runs[0]}")
 
 
-def fp32_layers(subject: Subject) -> Iterator[Finding]:
+def fp32_layers(subject: LintedModel) -> Iterator[Finding]:
     """From release 10 on TensorRT keeps the graph's types: what is left in fp32 beside int8 or fp16 runs in fp32."""
     runtime = subject.target.runtime
     if "fp16" not in runtime.precisions or version(runtime.version or "10.15") < (10, 0):
@@ -123,7 +123,7 @@ def fp32_layers(subject: Subject) -> Iterator[Finding]:
             yield Finding("warning", "fp32_layers", title(node), why, remedy)
 
 
-def tensorrt_operators(subject: Subject) -> Iterator[Finding]:
+def tensorrt_operators(subject: LintedModel) -> Iterator[Finding]:
     """Operators that the parser of the target's TensorRT does not list."""
     release = subject.target.runtime.version or "10.15"
     below, above = lists_around(release)
@@ -155,7 +155,7 @@ def tensorrt_operators(subject: Subject) -> Iterator[Finding]:
             yield Finding("error", "tensorrt_operators", title(node), why, "write it with operators that are listed")
 
 
-def tensorrt_types(subject: Subject) -> Iterator[Finding]:
+def tensorrt_types(subject: LintedModel) -> Iterator[Finding]:
     """Element types that TensorRT, this release, this GPU or the operator does not have."""
     release = subject.target.runtime.version or "10.15"
     below, above = lists_around(release)
@@ -185,7 +185,7 @@ def tensorrt_types(subject: Subject) -> Iterator[Finding]:
     yield from _types_of_newer_gpus(subject, release)
 
 
-def _types_of_newer_gpus(subject: Subject, release: str) -> Iterator[Finding]:
+def _types_of_newer_gpus(subject: LintedModel, release: str) -> Iterator[Finding]:
     capability = subject.target.hardware.compute_capability
     seen = set()
     for node in subject.nodes:
@@ -203,13 +203,13 @@ def _types_of_newer_gpus(subject: Subject, release: str) -> Iterator[Finding]:
                 yield Finding("error", "tensorrt_types", title(node), why, "use fp16 or int8")
 
 
-def unlisted_operators(subject: Subject) -> Iterator[Finding]:
+def unlisted_operators(subject: LintedModel) -> Iterator[Finding]:
     """QNN publishes no list by release that could be read here."""
     why = f"no operator was checked: edgekd has no list of what {subject.runtime} reads"
     yield Finding("note", "unlisted_operators", "the graph", why, "run it on the device: edgekd verify --device NAME")
 
 
-def onnxruntime_operators(subject: Subject) -> Iterator[Finding]:
+def onnxruntime_operators(subject: LintedModel) -> Iterator[Finding]:
     """What the installed onnxruntime says when it is given the graph, and then each operator alone."""
     here = f"onnxruntime {onnxruntime.__version__}, CPU"
     reason = _refusal(str(subject.path))
@@ -262,7 +262,7 @@ def _alone(model: ir.Model, node: ir.Node) -> onnx.ModelProto | None:
     return onnx.helper.make_model(graph, opset_imports=imports, ir_version=model.ir_version)
 
 
-def dynamic_shapes_on_a_dla(subject: Subject) -> Iterator[Finding]:
+def dynamic_shapes_on_a_dla(subject: LintedModel) -> Iterator[Finding]:
     """The DLA takes static shapes; a free batch can be pinned when the engine is built, other dimensions cannot."""
     if (subject.target.hardware.dla or "none").startswith("none"):
         if subject.dla:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from onnxscript import ir
 
-from edgekd.export.finding import Finding, Severity, Subject, array, given, title
+from edgekd.export.finding import Finding, LintedModel, Severity, array, given, title
 
 # Where operators keep scales: the inputs by number.
 SCALES = {
@@ -16,7 +16,7 @@ SCALES = {
 }  # fmt: skip
 
 
-def scales(subject: Subject) -> Iterator[Finding]:
+def scales(subject: LintedModel) -> Iterator[Finding]:
     """Scales are positive and finite: TensorRT refuses others, elsewhere they give NaN, zeros or wrong signs."""
     severity: Severity = "error" if subject.is_tensorrt else "warning"
     told: set[int] = set()
@@ -38,7 +38,7 @@ def scales(subject: Subject) -> Iterator[Finding]:
                 yield Finding(severity, "scales", title(node), why, remedy)
 
 
-def branch_ranks(subject: Subject) -> Iterator[Finding]:
+def branch_ranks(subject: LintedModel) -> Iterator[Finding]:
     """TensorRT: both branches of an If give tensors of one rank."""
     for node in subject.nodes:
         if node.op_type != "If" or node.domain not in ("", "ai.onnx"):

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from edgekd.base.contents import write_atomically
 from edgekd.base.places import user_folder
+from edgekd.base.tables import Table
 from edgekd.errors import DeviceError, nearest
 from edgekd.measure.estimate.kernels import Kernel
 
@@ -18,11 +19,7 @@ LEAST_OPERATIONS = 1e6  # of the networks that are fitted on
 ACCEPTED = 0.15  # median error on the held-out networks beyond which a calibration warns
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class HeldOut(Section):
+class HeldOut(Table):
     """A network that was not fitted on; `noise` is how far apart its rounds lie, as a share of the fastest."""
 
     name: str
@@ -36,7 +33,7 @@ class HeldOut(Section):
         return self.estimated_ms / self.measured_ms - 1
 
 
-class Calibration(Section):
+class Calibration(Table):
     """A device's speed by class of operator, as "conv fp32"; the fastest of the rounds, in onnxruntime of one thread's own time."""
 
     device: str
@@ -71,7 +68,7 @@ class Calibration(Section):
         return min(float(low), 1.0), max(float(high), 1.0)
 
 
-class Rates(Section):
+class Rates(Table):
     """The fitted figures; see `Calibration`."""
 
     start_ms: dict[str, float]
