@@ -29,10 +29,10 @@ from torch.nn.functional import cross_entropy
 
 from edgekd.cache.stage import Artifact, Cache, default_cache
 from edgekd.data import Samples, decode
-from edgekd.data.batches import views_of
 from edgekd.data.sources import open_source
 from edgekd.distill.lesson import Lesson, TaskLesson
 from edgekd.distill.train import train
+from edgekd.inputs.image import INPUT
 from edgekd.models import ExportedModel, OnnxModel
 from edgekd.models.accelerator import uses_bf16
 from edgekd.recipe import Distill, Network, Recipe, load_recipe
@@ -65,14 +65,14 @@ def main(
     teachers = tuple(map(Trained, recipe.teachers))
     task = record(run, teachers, on, settings, TaskTeaching(on))
     outputs = task.teachers[0].outputs
-    (known,) = lesson_of(recipe.data, Teaching(settings, (task,))).tasks
+    (known,) = lesson_of(Teaching(settings, (task,))).tasks
     part = replace(whole, train_ids=whole.train_ids[:samples], holdout_ids=whole.holdout_ids[:10])
-    short = Lesson(recipe.data, (replace(known, samples=part),))
+    short = Lesson((replace(known, samples=part),))
     labels = settings.model_copy(update={"losses": (), "label_weight": 1.0})
 
     ways: dict[str, Callable[[], float]] = {
         "edgekd": lambda: edgekd_epoch(recipe, short, settings),
-        "labels only": lambda: edgekd_epoch(recipe, Lesson(recipe.data, (TaskLesson(part),)), labels),
+        "labels only": lambda: edgekd_epoch(recipe, Lesson((TaskLesson(part),)), labels),
         "bare loop": lambda: bare_epoch(recipe, part, settings, bf16),
     }
     teacher = teachers[0].load_teacher(whole)
@@ -129,7 +129,7 @@ def bare_epoch(recipe: Recipe, samples: Samples, settings: Distill, bf16: bool) 
     optimizer = torch.optim.SGD(
         model.parameters(), given.lr, given.momentum, nesterov=True, weight_decay=given.weight_decay
     )
-    images = torch.from_numpy(views_of(samples, recipe.data)(samples.train_ids, 0).images)
+    images = torch.from_numpy(samples.views(samples.train_ids, 0).inputs[INPUT])
     labels = torch.from_numpy(samples.train.labels[samples.train_ids])
     mean, std = (255 * torch.from_numpy(np.array(values, np.float32)) for values in (recipe.data.mean, recipe.data.std))
     order = torch.randperm(len(images))

@@ -33,9 +33,10 @@ from edgekd.base.contents import hash_file
 from edgekd.bundle.golden import Golden
 from edgekd.bundle.read import read_manifest, read_report
 from edgekd.bundle.write import verify_bundle
-from edgekd.data.sources import decode_image, open_source
+from edgekd.data.sources import open_source
 from edgekd.distill.methods import METHODS
 from edgekd.export import lint as linter
+from edgekd.inputs.picture import decode_image
 from edgekd.measure.binary import Printed
 from edgekd.measure.devices import named
 from edgekd.measure.devices.local import Local
@@ -395,7 +396,7 @@ def onnx_file(rng: random.Random, folder: Path) -> None:
     device = load_target(rng.choice(("jetson", "raspberry-pi-5", "android-arm64")))
     reads(
         lambda: read_kernels(file), lambda: list(linter.lines(linter.lint(file, device))), lambda: read_onnx(file),
-        lambda: number_of_classes(OnnxModel(file), (8, 8, 3)),
+        lambda: number_of_classes(OnnxModel(file), (torch.zeros(2, 3, 8, 8),)),
     )  # fmt: skip
 
 
@@ -475,7 +476,7 @@ def pt2(rng: random.Random, folder: Path) -> None:
             archive.writestr(name, data)
     if rng.random() < 0.2:
         file.write_bytes(mutated_bytes(rng, file.read_bytes()))
-    reads(lambda: number_of_classes(ExportedModel(load_exported(file, "exported:m.pt2")), (8, 8, 3)))
+    reads(lambda: number_of_classes(ExportedModel(load_exported(file, "exported:m.pt2")), (torch.zeros(2, 3, 8, 8),)))
 
 
 def _is_json(data: bytes) -> bool:

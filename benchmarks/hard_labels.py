@@ -56,14 +56,14 @@ def main(
                 "optimizer": optimizer,
             }
         )
-        return run(distill, on, Teaching(labels, (TaskTeaching(on),)), student, None)
+        return run(distill, Teaching(labels, (TaskTeaching(on),)), student, None)
 
     def holdout(trained: Artifact) -> float:
-        return float(json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])["holdout_top1"])
+        return float(json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])["holdout"])
 
     def test(trained: Artifact) -> float:
         model = Trained(student, trained).load(unseen)
-        return valued(unseen.task, predict(model, unseen, np.arange(len(unseen)), data), unseen.labels)
+        return valued(unseen.task, predict(model, unseen, np.arange(len(unseen))), unseen.labels)
 
     print(
         f"{machine()}; torch {versions()['torch']}; {settings.epochs} epochs, seed {settings.seed}, n {len(unseen)} test images"
@@ -76,7 +76,7 @@ def main(
         chosen = max(tried, key=lambda value: tried[value])
     labels = test(on_labels(chosen, settings.epochs))
     task = record(run, tuple(map(Trained, recipe.teachers)), on, settings, TaskTeaching(on))
-    distilled = test(run(distill, on, Teaching(settings, (task,)), student, None))
+    distilled = test(run(distill, Teaching(settings, (task,)), student, None))
     for name, found in ((f"labels alone (weight decay {chosen:g})", labels), ("distilled", distilled)):
         low, high = wilson_interval(round(found * len(unseen) / 100), len(unseen))
         print(f"{name:36} {found:6.2f} %  (95 % interval {low:.2f} to {high:.2f})")

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import typer
 
 from edgekd.cache.stage import Cache, default_cache
-from edgekd.data import Samples
+from edgekd.data.batches import blank
 from edgekd.distill.layers import pair_layers
 from edgekd.models import ExportedModel, OnnxModel
 from edgekd.models.accelerator import uses_bf16
@@ -71,7 +70,7 @@ def main(
     problem = decoded(run, recipe.data)
     test = problem.open_test()
     teacher = Trained(recipe.teachers[0]).load_teacher(test)
-    by_teacher = valued(test.task, predict(teacher, test, np.arange(len(test)), recipe.data), test.labels)
+    by_teacher = valued(test.task, predict(teacher, test, np.arange(len(test))), test.labels)
     chosen = methods.split(",") if methods else list(METHODS)
     for name in students.split(","):
         student = Network(model=name)
@@ -117,29 +116,24 @@ def trained(
     settings = Distill.model_validate(given)
     on, samples = problem.training, problem.open()
     losses = pair_layers(
-        settings.losses, new_model(student, samples, 0), new_model(recipe.teachers[0], samples, 0), images(samples)
+        settings.losses,
+        new_model(student, samples, 0),
+        new_model(recipe.teachers[0], samples, 0),
+        blank(samples.input, 2),
     )
     generations = settings.generations
     settings = settings.model_copy(update={"losses": losses, "generations": 0})
-    made = run(distill, on, _taught(run, tuple(map(Trained, recipe.teachers)), on, settings), student, None)
+    made = run(distill, _taught(run, tuple(map(Trained, recipe.teachers)), on, settings), student, None)
     for _ in range(generations):
         recorded = _taught(run, (Trained(student, made),), on, settings)
         settings = settings.model_copy(update={"seed": settings.seed + 1000})  # none of another run's
-        made = run(distill, on, replace(recorded, settings=settings), student, None)
+        made = run(distill, replace(recorded, settings=settings), student, None)
     test = problem.open_test()
-    return valued(
-        test.task, predict(Trained(student, made).load(test), test, np.arange(len(test)), recipe.data), test.labels
-    )
+    return valued(test.task, predict(Trained(student, made).load(test), test, np.arange(len(test))), test.labels)
 
 
 def _taught(run: Cache, teachers: tuple[Trained, ...], on: TrainingSet, settings: Distill) -> Teaching:
     return Teaching(settings, (record(run, teachers, on, settings, TaskTeaching(on)),))
-
-
-def images(samples: Samples) -> torch.Tensor:
-    """Blank ones, for the shapes of the layers."""
-    height, width, channels = samples.image_shape
-    return torch.zeros(2, channels, height, width)
 
 
 if __name__ == "__main__":

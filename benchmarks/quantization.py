@@ -27,6 +27,7 @@ import typer
 from edgekd.cache.stage import Cache, default_cache
 from edgekd.data import Unseen
 from edgekd.export import to_onnx
+from edgekd.inputs.image import INPUT
 from edgekd.measure.protocol import interleave
 from edgekd.models.accelerator import uses_bf16
 from edgekd.quantize import calibrate, convert, prepare
@@ -36,7 +37,7 @@ from edgekd.quantize.refine import refine
 from edgekd.recipe import REFINEMENTS, Network, Quantize, Recipe, load_recipe
 from edgekd.runtime.runners import OnnxRunner, machine, versions
 from edgekd.steps.distill import distill
-from edgekd.steps.export import INPUT, Form, export_fp32, export_int8
+from edgekd.steps.export import Form, export_fp32, export_int8
 from edgekd.steps.ladder import quantize_student
 from edgekd.steps.problem import decoded
 from edgekd.steps.quantize import Subject, calibration_batches
@@ -79,17 +80,17 @@ def main(
 def one_model(recipe: Recipe, name: str, target: str, folder: Path, tools: Path, without: Sequence[str]) -> None:
     """Train, quantize by everything, compare."""
     run, device = Cache(default_cache()), load_target(target)
-    problem, data, network = decoded(run, recipe.data), recipe.data, Network(model=name)
+    problem, network = decoded(run, recipe.data), Network(model=name)
     on, form = problem.training, Form(recipe.export, device.runtime.default_opset)
     precision = "bf16" if uses_bf16(recipe.distill.precision) else "fp32"
     settings = recipe.distill.model_copy(update={"precision": precision})
     teaching = Teaching(settings, (record(run, tuple(map(Trained, recipe.teachers)), on, settings, TaskTeaching(on)),))
-    student = Trained(network, run(distill, on, teaching, network, None))
+    student = Trained(network, run(distill, teaching, network, None))
     fp32 = run(export_fp32, student, on, form)
     samples = on.open()
     subject = Subject(student, on, device.int8, recipe.quantize.calibration_samples)
     batches = list(calibration_batches(subject, samples))
-    np.save(folder / "samples.npy", torch.cat(batches).numpy())
+    np.save(folder / "samples.npy", torch.cat([image for (image,) in batches]).numpy())
 
     files: dict[str, tuple[Path, float | None]] = {"fp32": (fp32 / "model.onnx", None)}
     model = student.load(samples)
@@ -103,7 +104,7 @@ def one_model(recipe: Recipe, name: str, target: str, folder: Path, tools: Path,
         if tool not in without:
             label, seconds = peer(tool, tools, fp32 / "model.onnx", folder)
             files[label] = folder / f"{tool}.onnx", seconds
-    compare(name, files, problem.open_test(), data)
+    compare(name, files, problem.open_test())
 
 
 def ours(
@@ -153,9 +154,9 @@ def environment(tool: str, tools: Path) -> Path:
     return python
 
 
-def compare(name: str, files: dict[str, tuple[Path, float | None]], test: Unseen, data: Any) -> None:
+def compare(name: str, files: dict[str, tuple[Path, float | None]], test: Unseen) -> None:
     """Score of each file, then all of them timed in turns."""
-    images = batched(test, data)
+    images = batched(test)
     runners = {label: OnnxRunner(path) for label, (path, _) in files.items()}
     logits = {
         label: np.concatenate([runner.run({INPUT: batch}) for batch in images()]) for label, runner in runners.items()
@@ -181,13 +182,13 @@ def compare(name: str, files: dict[str, tuple[Path, float | None]], test: Unseen
         )
 
 
-def batched(test: Unseen, data: Any) -> Callable[[], Any]:
+def batched(test: Unseen) -> Callable[[], Any]:
     """The test split as the graph takes it, in batches."""
-    from edgekd.data.batches import to_tensor
+    from edgekd.data.batches import arguments_of
 
     ids = np.arange(len(test))
     return lambda: (
-        to_tensor(test.get(part), data, torch.device("cpu")).contiguous().numpy()
+        arguments_of(test.input, test.get(part), torch.device("cpu"))[0].contiguous().numpy()
         for part in np.array_split(ids, max(1, len(ids) // 250))
     )
 

@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from edgekd.base.toml_file import shown
-from edgekd.data import picture
 from edgekd.distill.methods import METHODS, Method
+from edgekd.inputs import picture
 from edgekd.recipe import (
     Augmentation,
     Budget,
@@ -54,7 +54,7 @@ def reference() -> str:
         parts.append(f"## `{title}`\n\n| key | default | |\n|---|---|---|\n" + "\n".join(rows(table)) + "\n")
     rule = (picture.__doc__ or "").partition("run.py, which ships")[0].partition("\n\n")[2].rstrip()
     parts.append(
-        f"## What a picture is\n\nIn training and in the run.py that ships (edgekd/data/picture.py):\n\n{rule}\n"
+        f"## What a picture is\n\nIn training and in the run.py that ships (edgekd/inputs/picture.py):\n\n{rule}\n"
     )
     parts.append(
         "## Options of the methods\n\nWrite an option beside `method` in `[[distill.losses]]`. The docstring of the "

@@ -129,7 +129,7 @@ def _estimate(name: str | None, model: Path, calibrated: str | None, plot: Path 
         )
     sizes = read_sizes(shape)
     if calibrated is not None:
-        found = estimate_calibrated(model, load_calibration(calibrated), sizes)
+        estimated = estimate_calibrated(model, load_calibration(calibrated), sizes)
     else:
         target = load_target(name or "")
         profiled = estimate(model, target, sizes)
@@ -137,12 +137,12 @@ def _estimate(name: str | None, model: Path, calibrated: str | None, plot: Path 
             raise RecipeError(
                 f"{target.name} states no memory bandwidth, so nothing can be estimated; measure on the device"
             )
-        found = profiled
-    print_estimate(found)
+        estimated = profiled
+    print_estimate(estimated)
     if plot is not None:
-        if not (drawing := svg(found)):
+        if not (drawing := svg(estimated)):
             raise RecipeError(
-                f"{plot} is not written, no kernel has a roof: {'; '.join(left_out_of_plot(found)) or 'none computes'}"
+                f"{plot} is not written, no kernel has a roof: {'; '.join(left_out_of_plot(estimated)) or 'none computes'}"
             )
         plot.write_text(drawing, encoding="utf-8")
         typer.echo(f"wrote {plot}")

@@ -231,14 +231,14 @@ def _brought_in(bundle: Path, devices: list[str], figures: Path) -> tuple[list[O
     return found, record(bundle, found)
 
 
-def _told(found: list[OnDevice], report: Report, inside: bool) -> None:
+def _told(devices: list[OnDevice], report: Report, inside: bool) -> None:
     """The figures as a table, and what the report says of them."""
     from rich.console import Console
 
     from edgekd.figures.devices import P90
     from edgekd.report.on_device import table
 
-    Console(highlight=False).print(table(found))
+    Console(highlight=False).print(table(devices))
     if inside:
         typer.echo("this folder was replaced as a whole: `cd .` brings the shell to the new one")
     for check in report.checks:
@@ -348,10 +348,10 @@ def _samples(bundle: Path, accuracy: str):  # type: ignore[no-untyped-def]
     return samples_for_accuracy(bundle, int(most) if most else None)
 
 
-def _runtime(given: str) -> str:
-    if given not in ("", "onnxruntime", "tensorrt"):
-        raise DeviceError(f"--runtime {given}; possible: onnxruntime, tensorrt")
-    return given
+def _runtime(chosen: str) -> str:
+    if chosen not in ("", "onnxruntime", "tensorrt"):
+        raise DeviceError(f"--runtime {chosen}; possible: onnxruntime, tensorrt")
+    return chosen
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:

@@ -39,22 +39,21 @@ def build(
     are measured on, else this machine; `timing`: how long they are timed here, which enters no stage's key. Raises
     EdgekdError for what cannot work; a missed budget is told by the report.
     """
-    given, recipe = recipe, recipe.settled()
+    as_written, recipe = recipe, recipe.canonical()
     check_output(folder)
     problems = problems_of(run, recipe)
-    settled = preflight(run, recipe, target, problems)
-    problems = synthesized(run, recipe, problems, settled.student)
+    plan = preflight(run, recipe, target, problems)
+    problems = synthesized(run, recipe, problems, plan.student)
     teachers = teachers_of(run, recipe, problems.teacher)
     check_teachers(recipe, problems, teachers, confirm)
-    taught = teach(run, recipe, problems, teachers, settled.student, settled.learning)
-    on = problems.student.training
-    student = Trained(settled.student, run(distill, on, taught.teaching, settled.student, taught.begins_with))
-    exported = export_candidates(run, recipe, target, problems.student, student, taught.teaching, settled.form)
+    instruction = teach(run, recipe, problems, teachers, plan.student, plan.learning)
+    student = Trained(plan.student, run(distill, instruction.teaching, plan.student, instruction.begins_with))
+    exported = export_candidates(run, recipe, target, problems.student, student, instruction.teaching, plan.form)
     if processes.RANK > 0:  # of the processes of `accelerate launch` the first checks and packages
         list(processes.invitations())
         return Report.model_validate_json((folder / "report.json").read_bytes())
-    report = evaluate(given, target, run, problems, taught, exported, device, timing)
-    report = package(folder, given, target, run, problems, exported, report)
+    report = evaluate(as_written, target, run, problems, instruction, exported, device, timing)
+    report = package(folder, as_written, target, run, problems, exported, report)
     if processes.SIZE > 1:
         processes.dismiss()
     return report

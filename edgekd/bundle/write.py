@@ -32,7 +32,6 @@ from edgekd.errors import BundleError
 from edgekd.export.to_onnx import write
 from edgekd.figures.figures import Report
 from edgekd.figures.words import valued
-from edgekd.inputs.image import per_channel
 from edgekd.recipe import Recipe
 from edgekd.runtime.runners import OnnxRunner
 from edgekd.scripts import SCRIPTS, device_runner
@@ -52,18 +51,18 @@ def write_bundle(
     labels: Sequence[str],
     tasks: Mapping[str, Sequence[str]],
     golden: Golden,
-    channels: int,
+    preprocess: Preprocess | None = None,
     at_most: Mapping[str, int] | None = None,
 ) -> None:
     """Write a complete bundle to `folder`, replacing the bundle that stood there in one step.
 
-    recipe       what the bundle was built by; it also says what the outputs are, and the mean and std of the images
+    recipe       what the bundle was built by; it also says what the outputs are
     fingerprint  the hash of all that the bundle is made of
     models       file name in the bundle -> ONNX file; `model.onnx` is the one that ships
     labels       class names in the order of the model's outputs
     tasks        further output -> its class names
     golden       inputs, what onnxruntime gave for them, and how far another machine may be from it
-    channels     of the images; the recipe's mean and std may be one number for all of them
+    preprocess   mean and std of the images' channels; none: the inputs are no images
     at_most      free size of the inputs -> its largest; an engine is built for sizes up to it
 
     The same arguments give the same bytes. Raises BundleError for what cannot be a bundle, and for a `folder` that
@@ -86,7 +85,6 @@ def write_bundle(
             runtime=target.runtime.name,
             precision=report.chosen.name,
             output=recipe.export.output,
-            preprocess=preprocess_of(recipe, channels),
             tasks={name: tuple(classes) for name, classes in tasks.items()},
             recipe=StoredRecipe.model_validate(recipe.model_dump(mode="json")),
             target=target.model_dump(mode="json", exclude_none=True),
@@ -96,6 +94,8 @@ def write_bundle(
             figures=figures(report),
             **builder,
         )
+        if preprocess is not None:
+            manifest = manifest.model_copy(update={"preprocess": preprocess})
         write_manifest(draft / MANIFEST, manifest)
         put_in_place(draft, folder)
 
@@ -133,11 +133,6 @@ def check_content(
         shapes = {table.name: [*table.shape] for table in inputs}
         raise BundleError(f"at_most bounds {foreign}, which is no free size of the inputs {shapes} but their batch")
     return inputs
-
-
-def preprocess_of(recipe: Recipe, channels: int) -> Preprocess:
-    """The recipe's mean and std stand once for each channel, because run.py takes them so."""
-    return Preprocess(mean=per_channel(recipe.data.mean, channels), std=per_channel(recipe.data.std, channels))
 
 
 def describe_inputs(model: Path, at_most: Mapping[str, int] | None = None) -> tuple[GraphInput, ...]:

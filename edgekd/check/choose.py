@@ -12,7 +12,6 @@ from edgekd.figures.metric import Drop, Judged, Metric, drop_of
 from edgekd.figures.words import valued
 from edgekd.measure.protocol import faster
 from edgekd.recipe import Budget
-from edgekd.tasks.classify import TOP1
 
 SIZE_MARGIN = 0.02  # as a share: a smaller difference in size decides only where nothing else does
 
@@ -22,7 +21,7 @@ class Contender:
     """A candidate with everything that was found out about it.
 
     order_ms: the median on the device or on the host, or the low end of the estimate where the target's runtime does not run
-    here (`order_origin` says which). p90_ms: on the device, if steady. judged: each test sample's part of the metric; drops: how
+    here (`order_origin` says which). p90_ms: on the device, if steady. judged: each test sample's part of `metric`; drops: how
     much worse it is than the teacher and than fp32 on the same samples.
     same_runtime: `latency` was taken on this machine in the target's runtime, though the machine is of another kind.
     in_float: the float student's score; none: that of the contender fp32.
@@ -42,7 +41,7 @@ class Contender:
     p90_ms: float | None = None
     in_float: Score | None = None
     judged: Judged | None = None
-    metric: Metric = TOP1
+    metric: Metric | None = None
     drops: Mapping[str, Drop] = field(default_factory=dict)
     same_runtime: bool = False
     floors: tuple[Limit, ...] = ()
@@ -173,7 +172,7 @@ def _slower(loser: Contender, other: Contender) -> str:
 
 def _less_accurate(loser: Contender, other: Contender) -> str:
     """The reason if `loser` is clearly worse: by a paired interval, else by intervals that do not overlap."""
-    if loser.judged is not None and other.judged is not None:
+    if loser.metric is not None and loser.judged is not None and other.judged is not None:
         clear = drop_of(loser.metric, other.judged, loser.judged).low > 0
     elif loser.score.better == "higher":
         clear = other.score.low > loser.score.high

@@ -16,8 +16,9 @@ from edgekd.cache.stage import Artifact
 from edgekd.check.choose import Contender
 from edgekd.check.golden import golden_of
 from edgekd.data import Unseen
-from edgekd.data.batches import to_tensor
+from edgekd.data.batches import arguments_of
 from edgekd.errors import DeviceError, ModelError
+from edgekd.export.shapes import Sizes
 from edgekd.figures.devices import decisive
 from edgekd.figures.figures import Estimate, Latency, OnDevice, Score
 from edgekd.measure.estimate.estimate import estimate
@@ -28,7 +29,7 @@ from edgekd.measure.timings import Timings, time_models
 from edgekd.models.adapt import resized
 from edgekd.recipe import Recipe
 from edgekd.runtime.runners import OnnxRunner, Runner, TorchRunner, machine
-from edgekd.steps.export import INPUT, MODEL, as_input
+from edgekd.steps.export import MODEL, as_input
 from edgekd.steps.problem import Problem, Problems
 from edgekd.steps.trained import Trained
 from edgekd.target import Target
@@ -58,15 +59,16 @@ def timed_here(
     """
     say("  measuring latency on this machine")
     test, others, runner = problems.student.open_test(), {}, None
-    one = as_input(test.get(np.zeros(1, np.int64)), recipe.data, recipe.export)
+    one = as_input(test.input, test.get(np.zeros(1, np.int64)), recipe.export)
     if teacher is not None:
         runner = _teacher_runner(teacher, problems.teacher)
         others["teacher"] = _teacher_call(runner, teacher, problems.teacher)
+    sizes = {name: array.shape for name, array in one.items()}  # of a free size the longest, which is timed
     threads = torch.get_num_threads()
     timings = time_models({name: artifact / MODEL for name, artifact in candidates.items()}, one, others, timing)
     torch.set_num_threads(threads)  # a torch teacher was timed on one
     found = [
-        _contender(name, artifact / MODEL, scores[name], timings, target)
+        _contender(name, artifact / MODEL, scores[name], timings, target, sizes)
         for name, artifact in candidates.items()
         if name not in timings.failed
     ]
@@ -79,10 +81,10 @@ def timed_here(
     return TimedHere(found, latency, timings.failed)
 
 
-def _contender(name: str, file: Path, score: Score, timings: Timings, target: Target) -> Contender:
+def _contender(name: str, file: Path, score: Score, timings: Timings, target: Target, sizes: Sizes) -> Contender:
     # What is fast on this processor says little about one of another architecture: x86, say, computes fp16 in fp32.
     runs_here = target.runtime.name == "onnxruntime" and is_architecture(platform.machine(), target)
-    timed, by_profile = timings.series.get(name), estimate(file, target)
+    timed, by_profile = timings.series.get(name), estimate(file, target, sizes)
     latency = timed.latency(threads=1, machine=machine(), runtime=timings.runtimes[name]) if timed else None
     size = sum(part.stat().st_size for part in file.parent.glob(f"{MODEL}*"))  # with its .data
     return Contender(
@@ -113,12 +115,13 @@ def _teacher_runner(teacher: Trained, problem: Problem) -> Runner:
 
 def _teacher_call(runner: Runner, teacher: Trained, problem: Problem) -> Call:
     """One pass of the teacher on a picture as it takes it."""
-    test: Unseen = problem.open_test()
-    image = to_tensor(test.get(np.zeros(1, np.int64)), problem.data, torch.device("cpu"))
-    given = resized(image, teacher.network.size or test.image_shape[:2]).contiguous().numpy()
-    if isinstance(runner, OnnxRunner):
-        return runner.timed({runner.inputs[0]: given})
-    return partial(runner.run, {INPUT: given})
+    test = problem.open_test()
+    arguments = arguments_of(test.input, test.get(np.zeros(1, np.int64)), torch.device("cpu"))
+    if (size := teacher.network.size) is not None:
+        arguments = resized(arguments[0], size), *arguments[1:]
+    names = runner.inputs if isinstance(runner, OnnxRunner) else [field.name for field in test.input.fields]
+    given = {name: each.contiguous().numpy() for name, each in zip(names, arguments, strict=True)}
+    return runner.timed(given) if isinstance(runner, OnnxRunner) else partial(runner.run, given)
 
 
 def measured_on(
@@ -135,19 +138,21 @@ def measured_on(
     return {**measure_candidates(device, target, trials), **failed}
 
 
-def as_measured(contender: Contender, found: OnDevice | DeviceError) -> Contender:
+def as_measured(contender: Contender, measured: OnDevice | DeviceError) -> Contender:
     """A contender ordered by what the device says of it; one that fails there cannot ship."""
-    if isinstance(found, DeviceError):
-        return replace(contender, latency=None, order_ms=None, order_origin="device", fault=str(found).splitlines()[0])
+    if isinstance(measured, DeviceError):
+        return replace(
+            contender, latency=None, order_ms=None, order_origin="device", fault=str(measured).splitlines()[0]
+        )
     fault = contender.fault or (
-        "" if found.golden_ok is not False else f"on {found.device} it computes something else: {found.golden}"
+        "" if measured.golden_ok is not False else f"on {measured.device} it computes something else: {measured.golden}"
     )
-    latency = decisive(found)
+    latency = decisive(measured)
     if latency is None:
-        return replace(contender, latency=None, order_ms=None, order_origin=found.origin, fault=fault)
-    against = found.against(latency)
+        return replace(contender, latency=None, order_ms=None, order_origin=measured.origin, fault=fault)
+    against = measured.against(latency)
     p90_ms = None if against else latency.p90_ms
     latency = latency.model_copy(update={"stable": not against})
     return replace(
-        contender, latency=latency, order_ms=latency.p50_ms, order_origin=found.origin, fault=fault, p90_ms=p90_ms
+        contender, latency=latency, order_ms=latency.p50_ms, order_origin=measured.origin, fault=fault, p90_ms=p90_ms
     )

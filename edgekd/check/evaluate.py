@@ -32,7 +32,7 @@ from edgekd.steps.attempts import none_left
 from edgekd.steps.candidates import Exported
 from edgekd.steps.export import MODEL
 from edgekd.steps.problem import Problems
-from edgekd.steps.teach import Taught
+from edgekd.steps.teach import Instruction
 from edgekd.steps.trained import WEIGHTS
 from edgekd.target import Target
 from edgekd.tasks.protocol import Answers
@@ -45,7 +45,7 @@ Scores = npt.NDArray[np.float32]
 class Compared:
     """The candidates side by side: timed, linted, held against the model that was trained and against the default floors.
 
-    student: the float student's score; same: percent of the answers that int8 shares with what was trained; found: what
+    student: the float student's score; same: percent of the answers that int8 shares with what was trained; measured: what
     the device said of each, where one was asked; failed: name -> why it could not be timed.
     """
 
@@ -55,7 +55,7 @@ class Compared:
     student: Score
     same: float | None
     findings: Mapping[str, list[Finding]]
-    found: Mapping[str, OnDevice | DeviceError]
+    measured: Mapping[str, OnDevice | DeviceError]
     failed: Mapping[str, str]
 
 
@@ -64,7 +64,7 @@ def evaluate(
     target: Target,
     run: Cache,
     problems: Problems,
-    taught: Taught,
+    instruction: Instruction,
     exported: Exported,
     device: str = "",
     timing: Timing = PROTOCOL,
@@ -72,7 +72,7 @@ def evaluate(
     """Measure the candidates, here or on the named device, and choose among them; nothing of this is cached."""
     test, trained = problems.student.open_test(), exported.student.weights
     assert trained is not None  # build has trained it
-    compared = compare(recipe, target, run, problems, taught, exported, device, timing)
+    compared = compare(recipe, target, run, problems, instruction, exported, device, timing)
     chosen = choose(compared.contenders, recipe.budget, compared.teacher)
     shipped = next(candidate for candidate in chosen if candidate.shipped)
     dropped, scores = {**exported.dropped, **compared.failed}, exported.scores[shipped.name]
@@ -92,9 +92,9 @@ def evaluate(
         student_parameters=written.parameters(trained / WEIGHTS),
         candidates=chosen,
         dropped=tuple(Dropped(name=name, reason=reason) for name, reason in dropped.items()),
-        checks=tuple(checks(recipe, target, problems, taught, exported, compared, shipped)),
+        checks=tuple(checks(recipe, target, problems, instruction, exported, compared, shipped)),
         curves=lines.curves(trained),
-        temperature_curve=written.temperatures(taught.temperature),
+        temperature_curve=written.temperatures(instruction.temperature),
         quantization_curves=lines.curves(exported.quantized.taken.quantized if exported.quantized else None),
         quantization_path=written.path(exported.quantized),
         sensitivity=written.sensitivity(exported.quantized),
@@ -103,10 +103,10 @@ def evaluate(
             *lines.slow(compared.findings[shipped.name]),
             *doubts(test, shipped.name, np.load(scores / "test.npy")),
         ),
-        summary=tuple(summary(recipe, taught.teaching.settings)),
+        summary=tuple(summary(recipe, instruction.teaching.settings)),
         stages=tuple(artifact.lineage() for artifact in run.artifacts),
     )
-    there = compared.found.get(shipped.name)
+    there = compared.measured.get(shipped.name)
     return with_device(report, there, recipe.budget.p90_latency_ms) if isinstance(there, OnDevice) else report
 
 
@@ -115,7 +115,7 @@ def compare(
     target: Target,
     run: Cache,
     problems: Problems,
-    taught: Taught,
+    instruction: Instruction,
     exported: Exported,
     device: str,
     timing: Timing,
@@ -128,15 +128,15 @@ def compare(
     answers = {name: answers_of(score, test) for name, score in scores.items()}
     own = {name: score_of(score, test) for name, score in scores.items()}
     student = score_of(in_float(exported), test)
-    teacher = score_of(taught.scores, test) if taught.scores is not None else None
-    timed = timed_here(recipe, target, problems, candidates, own, next(iter(taught.teachers), None), timing)
+    teacher = score_of(instruction.scores, test) if instruction.scores is not None else None
+    timed = timed_here(recipe, target, problems, candidates, own, next(iter(instruction.teachers), None), timing)
     for name, reason in timed.failed.items():
         say(f"  {name} was dropped: {reason}")
         candidates.pop(name, None)
     if not candidates:
         raise ExportError(none_left({**exported.dropped, **timed.failed}))
     findings = {name: lint(artifact / MODEL, target) for name, artifact in candidates.items()}
-    faults = {name: lines.refusal(found) for name, found in findings.items()}
+    faults = {name: lines.refusal(linted) for name, linted in findings.items()}
     same = None
     if "int8" in candidates and exported.as_trained is not None:
         same = lines.same_as_trained(test.task, exported.as_trained, scores["int8"])
@@ -145,27 +145,29 @@ def compare(
                 f"only {same:.2f} % of its answers are those of the model that was trained; at least {lines.AGREEMENT} % are asked"
             )
     references = {"fp32": judged_of(in_float(exported), test)}
-    if taught.scores is not None:
-        references["the teacher"] = judged_of(taught.scores, test)
+    if instruction.scores is not None:
+        references["the teacher"] = judged_of(instruction.scores, test)
     judged = {name: test.task.judge(answer, test.labels) for name, answer in answers.items()}
     contenders = [
         replace(
-            found, in_float=student, fault=faults[found.name], judged=judged[found.name],
-            metric=test.task.metric, drops=drops_of(test.task.metric, judged[found.name], references),
+            contender, in_float=student, fault=faults[contender.name], judged=judged[contender.name],
+            metric=test.task.metric, drops=drops_of(test.task.metric, judged[contender.name], references),
         )
-        for found in timed.contenders
+        for contender in timed.contenders
     ]  # fmt: skip
-    found = measured_on(device, recipe, target, test, candidates) if device else {}
-    contenders = [as_measured(contender, found[contender.name]) if found else contender for contender in contenders]
-    contenders = lines.with_floors(contenders, recipe.budget, test, answers, taught.scores)
-    return Compared(contenders, teacher, timed.teacher, student, same, findings, found, timed.failed)
+    measured = measured_on(device, recipe, target, test, candidates) if device else {}
+    contenders = [
+        as_measured(contender, measured[contender.name]) if measured else contender for contender in contenders
+    ]
+    contenders = lines.with_floors(contenders, recipe.budget, test, answers, instruction.scores)
+    return Compared(contenders, teacher, timed.teacher, student, same, findings, measured, timed.failed)
 
 
 def checks(
     recipe: Recipe,
     target: Target,
     problems: Problems,
-    taught: Taught,
+    instruction: Instruction,
     exported: Exported,
     compared: Compared,
     shipped: Candidate,
@@ -185,10 +187,10 @@ def checks(
         lines.linted(compared.findings[shipped.name], target),
         not_yet(target.title),
         *lines.kept_in_fp32({name: exported.candidates[name] for name in compared.findings}),
-        *lines.chain_found(recipe, taught.chain),
+        *lines.chain_found(recipe, instruction.chain, test.task.metric.unit),
         *lines.reused(exported.student.weights),
-        *lines.old_and_new(taught.scores, scores, test),
-        *task_notes(problems.tasks, taught.task_scores, scores),
+        *lines.old_and_new(instruction.scores, scores, test),
+        *task_notes(problems.tasks, instruction.task_scores, scores),
     ]
 
 

@@ -17,5 +17,5 @@ SAMPLES = 16
 def golden_of(model: Path, precision: str, recipe: Recipe, test: Unseen) -> Golden:
     """A few samples, evenly over the split. Another machine sums in another order, which the tolerance allows."""
     ids = np.linspace(0, len(test) - 1, min(SAMPLES, len(test))).astype(np.int64)
-    inputs = as_input(test.get(ids), recipe.data, recipe.export)
+    inputs = as_input(test.input, test.get(ids), recipe.export)
     return Golden.of(model, inputs, share=0.05 if precision != "fp32" else 1e-3)

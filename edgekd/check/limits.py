@@ -23,7 +23,7 @@ REFERENCES = 2  # the teacher and fp32: a candidate that is compared with one al
 class Limit:
     """One budget or floor and whether a candidate keeps it.
 
-    miss: how far it is missed, 0 where it is kept: points of accuracy as a share of 100, a size or a time as a share of its limit.
+    miss: how far it is missed, 0 where it is kept: points of percent as a share of 100, any other figure as a share of its limit.
     """
 
     key: str
@@ -48,10 +48,12 @@ def limits(
     """
     # Rounded to the hundredth that is shown, so that 0.3 points of 10,000 samples are not 0.30000000000001.
     value = round(score.value, 2)
-    found = []
+    checked = []
     if (bound := budget.min_accuracy) is not None:
         limit = f"at {'least' if score.sign > 0 else 'most'} {bound:g}"
-        found.append(_limit("min_accuracy", valued(value, score.unit), limit, score.sign * (bound - value) / 100))
+        checked.append(
+            _limit("min_accuracy", valued(value, score.unit), limit, score.sign * _share(bound - value, bound, score))
+        )
     for key, name, other in (
         ("max_drop_from_teacher", "the teacher", teacher),
         ("max_drop_from_fp32", "fp32", fp32),
@@ -61,12 +63,17 @@ def limits(
             paired = (drops or {}).get(name)
             drop = round(score.sign * (other.value - score.value) if paired is None else paired.value, 2)
             told = f"{beside(drop, score.unit, score.better)} {name}{_noise(paired, most, score.n)}"
-            found.append(_limit(key, told, f"at most {most:g}", (drop - most) / 100))
+            checked.append(_limit(key, told, f"at most {most:g}", _share(drop - most, other.value, score)))
     if (most := budget.size_mb) is not None:
-        found.append(_limit("size_mb", f"{size_mb:.3f} MB", f"at most {most:g}", size_mb / most - 1))
+        checked.append(_limit("size_mb", f"{size_mb:.3f} MB", f"at most {most:g}", size_mb / most - 1))
     if (most := budget.p90_latency_ms) is not None and p90_ms is not None:
-        found.append(_limit("p90_latency_ms", f"p90 {p90_ms:.3g} ms", f"at most {most:g}", p90_ms / most - 1))
-    return found
+        checked.append(_limit("p90_latency_ms", f"p90 {p90_ms:.3g} ms", f"at most {most:g}", p90_ms / most - 1))
+    return checked
+
+
+def _share(miss: float, of: float, score: Score) -> float:
+    """A difference of scores as a share: of 100 where they are percent, else of the figure that it is held against."""
+    return miss / 100 if score.unit == "%" else miss / max(abs(of), 1e-12)
 
 
 def _noise(drop: Drop | None, most: float, n: int) -> str:
@@ -122,9 +129,9 @@ def _class_drop(
     return _limit("max_class_drop", found, f"at most {most:g}", (sure[name, i] - most) / 100)
 
 
-def limit_checks(found: Sequence[Limit], budget: Budget) -> Iterator[Check]:
+def limit_checks(checked: Sequence[Limit], budget: Budget) -> Iterator[Check]:
     """One line a budget or floor."""
-    for limit in found:
+    for limit in checked:
         if limit.key != "p90_latency_ms":  # decided by the device's own line
             verdict = "pass" if limit.keeps else "missed"
             yield Check(name=limit.key, verdict=verdict, found=limit.found, limit=limit.limit)  # type: ignore[arg-type]
@@ -135,7 +142,7 @@ def limit_checks(found: Sequence[Limit], budget: Budget) -> Iterator[Check]:
         )  # fmt: skip
 
 
-def _limit(key: str, found: str, limit: str, miss: float) -> Limit:
+def _limit(key: str, figure: str, limit: str, miss: float) -> Limit:
     # What is kept exactly must not be missed by a rounding error of the subtraction.
     kept = miss <= 1e-12
-    return Limit(key, kept, found, limit, 0.0 if kept else miss)
+    return Limit(key, kept, figure, limit, 0.0 if kept else miss)

@@ -86,13 +86,13 @@ def agreement(
     yield Check(
         name="int8 computes what was trained",
         verdict="pass" if same >= AGREEMENT else "missed" if shipped == "int8" else "note",
-        found=f"same top-1 as the fake-quantized model on {same:.2f} % of {n} test samples; unquantized, that "
+        found=f"same answers as the fake-quantized model on {same:.2f} % of {n} test samples; unquantized, that "
         f"equals the student within {graph['rms']:.1e} (rms) on {graph['samples']} hold-out samples",
         limit=f"at least {AGREEMENT} %",
     )
     if (as_trained / SAME).exists():
         found = (
-            f"same top-1 as the fake-quantized model on {_same(task, as_trained / TRAINED, scores / 'test.npy'):.2f} %: a processor rounds to half "
+            f"same answers as the fake-quantized model on {_same(task, as_trained / TRAINED, scores / 'test.npy'):.2f} %: a processor rounds to half "
             "precision between two layers; an engine fuses them"
         )
         yield Check(name="int8 with fp16 between its layers", verdict="note", found=found)
@@ -128,12 +128,12 @@ def slow(findings: Sequence[Finding]) -> Iterator[str]:
         yield f"lint, {listed(nodes)}: {finding.why}; {finding.remedy}"
 
 
-def chain_found(recipe: Recipe, chain: Sequence[Artifact]) -> Iterator[Check]:
+def chain_found(recipe: Recipe, chain: Sequence[Artifact], unit: str) -> Iterator[Check]:
     """How good those between the teacher and the student became."""
     assistants = [f"assistant {model.model}" for model in recipe.student.assistants]
     names = [*assistants, *(f"generation {n + 1}" for n in range(recipe.distill.generations))]
     for name, trained in zip(names, chain, strict=True):
-        found = f"{curves(trained)[-1]['holdout_top1']:.2f} % on the hold-out split"
+        found = f"{in_words(curves(trained)[-1]['holdout'], unit)} on the hold-out split"
         yield Check(name=name, verdict="note", found=found)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from edgekd.base.console import say
 from edgekd.base.contents import hash_file
+from edgekd.bundle.manifest import Preprocess
 from edgekd.bundle.read import SHIPPED, read_manifest
 from edgekd.bundle.write import write_bundle
 from edgekd.cache.fingerprint import fingerprint
@@ -14,6 +15,9 @@ from edgekd.check.golden import golden_of
 from edgekd.errors import EdgekdError
 from edgekd.figures.devices import with_device
 from edgekd.figures.figures import Report
+from edgekd.inputs import Image, Input
+from edgekd.inputs.normalise import per_channel
+from edgekd.inputs.protocol import at_most
 from edgekd.recipe import Recipe
 from edgekd.steps.candidates import Exported
 from edgekd.steps.export import MODEL
@@ -41,9 +45,18 @@ def package(
         labels=test.classes,
         tasks={name: task.open().classes for name, task in problems.tasks.items()},
         golden=golden_of(shipped, report.chosen.name, recipe, test),
-        channels=test.image_shape[2],
+        preprocess=_preprocess(test.input),
+        at_most=at_most(test.input.fields),
     )
     return report
+
+
+def _preprocess(input: Input) -> Preprocess | None:
+    """Mean and std once for each channel, because run.py takes them so; None for what are no images."""
+    if not isinstance(input, Image):
+        return None
+    channels = input.shape[2]
+    return Preprocess(mean=per_channel(input.mean, channels), std=per_channel(input.std, channels))
 
 
 def with_earlier_devices(report: Report, folder: Path, model: Path, p90_budget_ms: float | None) -> Report:

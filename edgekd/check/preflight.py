@@ -21,17 +21,17 @@ from edgekd.check.students import check_memory, check_no_softmax, check_trains
 from edgekd.check.tasks import check_tasks, with_heads
 from edgekd.check.teachers import SHOWN, check_knowledge, checked_teacher
 from edgekd.data import Samples
-from edgekd.data.batches import to_tensor
+from edgekd.data.batches import arguments_of, blank
 from edgekd.data.sources import check_classes
 from edgekd.distill.features import Taps
 from edgekd.distill.layers import pair_layers
 from edgekd.distill.methods import METHODS
-from edgekd.distill.objective import Seen, TaskObjective
+from edgekd.distill.objective import ForwardPass, TaskObjective
 from edgekd.errors import BundleError, EdgekdError, ModelError, RecipeError
 from edgekd.models import ExportedModel, OnnxModel, number_of_classes
 from edgekd.models.accelerator import uses_bf16
 from edgekd.models.memory_format import arranged
-from edgekd.recipe import Data, Distill, Network, Recipe
+from edgekd.recipe import Distill, Network, Recipe
 from edgekd.recipe.losses import Loss, reads_teacher, with_temperature
 from edgekd.steps.export import Form
 from edgekd.steps.problem import Problems, TrainingSet
@@ -43,7 +43,7 @@ from edgekd.tasks.protocol import Labels
 
 
 @dataclass(frozen=True)
-class Settled:
+class BuildPlan:
     """What the recipe's open questions came to: the network with its heads, the losses with their layers, the opset."""
 
     student: Network
@@ -51,7 +51,7 @@ class Settled:
     form: Form
 
 
-def preflight(run: Cache, recipe: Recipe, target: Target, problems: Problems) -> Settled:
+def preflight(run: Cache, recipe: Recipe, target: Target, problems: Problems) -> BuildPlan:
     """Refuse what cannot work, and settle what the recipe leaves open.
 
     Raises ModelError, RecipeError, ExportError or QuantizationError, before anything is trained.
@@ -64,7 +64,7 @@ def preflight(run: Cache, recipe: Recipe, target: Target, problems: Problems) ->
     precision = "bf16" if uses_bf16(recipe.distill.precision) else "fp32"
     # What only decides how often the stages run is no part of theirs.
     settled = {"precision": precision, "losses": losses, "generations": 0, "scheme": "offline"}
-    return Settled(student, recipe.distill.model_copy(update=settled), form)
+    return BuildPlan(student, recipe.distill.model_copy(update=settled), form)
 
 
 def _rehearse(run: Cache, recipe: Recipe, target: Target, student: Network, problems: Problems, form: Form) -> None:
@@ -98,8 +98,7 @@ def check_models(recipe: Recipe, target: Target, network: Network, problems: Pro
     check_memory(student, target)
     places = ("teacher", *(f"teacher.also.{n}" for n in range(len(recipe.teachers) - 1)))[: len(recipe.teachers)]
     checked = [
-        checked_teacher(teacher, place, by_teacher, recipe.teacher_data)
-        for place, teacher in zip(places, recipe.teachers, strict=True)
+        checked_teacher(teacher, place, by_teacher) for place, teacher in zip(places, recipe.teachers, strict=True)
     ]
     teachers, sizes = [teacher for teacher, _ in checked], [classes for _, classes in checked]
     _check_first_weights(recipe, student, samples)
@@ -113,7 +112,8 @@ def check_models(recipe: Recipe, target: Target, network: Network, problems: Pro
             )
         check_trains(model, role, samples)
         if not (role == "student" and network.heads):  # whose rows are of several tasks
-            shown = to_tensor(samples.train.get(samples.train_ids[:SHOWN]), recipe.data, torch.device("cpu"))
+            raw = samples.train.get(samples.train_ids[:SHOWN])
+            shown = arguments_of(samples.input, raw, torch.device("cpu"))
             check_no_softmax(model, role, arranged(shown, torch.contiguous_format))
     check_tasks(recipe, problems)
     return _check_losses(recipe, student, next(iter(teachers), None), samples, by_teacher)
@@ -121,13 +121,9 @@ def check_models(recipe: Recipe, target: Target, network: Network, problems: Pro
 
 def _check_data(recipe: Recipe, problems: Problems, samples: Samples, by_teacher: Samples) -> None:
     """Raise RecipeError for settings that do not fit the images, and say what makes the figures doubtful."""
-    for table, data, images in (("data", recipe.data, samples), ("teacher", recipe.teacher_data, by_teacher)):
-        _check_channels(table, data, images)
-    side, padding = min(samples.image_shape[:2]), recipe.data.augment.crop_padding
-    if padding > side:
-        raise RecipeError(
-            f"data.augment.crop_padding is {padding}, the images are {side} pixels wide or high; give less"
-        )
+    for table, input in (("data", samples.input), ("teacher", by_teacher.input)):
+        for key, why in input.mistakes().items():
+            raise RecipeError(f"{table}.{key} {why}")
     unseen, unseen_by_teacher = problems.student.open_test(), problems.teacher.open_test()
     same = np.array_equal(samples.train.labels, by_teacher.train.labels)
     if not same or not np.array_equal(unseen.labels, unseen_by_teacher.labels):
@@ -140,15 +136,6 @@ def _check_data(recipe: Recipe, problems: Problems, samples: Samples, by_teacher
     if recipe.distill.batch_size > number:
         raise RecipeError(
             f"distill.batch_size is {recipe.distill.batch_size}, but there are {number} training samples; lower it"
-        )
-
-
-def _check_channels(table: str, data: Data, samples: Samples) -> None:
-    if len(data.mean) not in (1, number := samples.image_shape[2]):
-        have = f"{number} channel{'s' * (number > 1)}"
-        raise RecipeError(
-            f"{table}.mean and {table}.std have {len(data.mean)} values, the images {have}; give 1"
-            f"{f' or {number}' * (number > 1)}"
         )
 
 
@@ -169,7 +156,10 @@ def _check_classes(
     recipe: Recipe, network: Network, students: list[tuple[str, nn.Module]], sizes: list[int], samples: Samples
 ) -> None:
     """Raise ModelError where a network gives other classes than the data has; `sizes`: those that the teachers give."""
-    found = [(role, number_of_classes(model, samples.image_shape, f"the {role}")) for role, model in students]
+    found = [
+        (role, number_of_classes(model, blank(samples.input, 2), f"the {role}", noun=samples.input.noun))
+        for role, model in students
+    ]
     for role, classes in (*found, *(("teacher", classes) for classes in sizes)):
         knows_fewer = role == "teacher" and classes < len(samples.classes) and _reads_old_classes_only(recipe)
         expected = number_of_outputs(network, samples) if role == "student" else len(samples.classes)
@@ -193,7 +183,7 @@ def _reads_old_classes_only(recipe: Recipe) -> bool:
 
 
 def _check_losses(
-    recipe: Recipe, student: nn.Module, teacher: nn.Module | None, opened: Samples, seen: Samples
+    recipe: Recipe, student: nn.Module, teacher: nn.Module | None, opened: Samples, by_teacher: Samples
 ) -> tuple[Loss, ...]:
     losses = recipe.distill.losses
     reads_features = [loss.method for loss in losses if loss.weight and "f_t" in METHODS[loss.method].needs]
@@ -224,8 +214,7 @@ def _check_losses(
             f"{', '.join(reads_features)} read the teacher's features while the student trains, and this teacher sees another "
             f"column ('{recipe.teacher.column}'); use methods that read its logits"
         )
-    images = torch.zeros(2, opened.image_shape[2], *opened.image_shape[:2])
-    losses = pair_layers(losses, student, teacher, images)
+    losses = pair_layers(losses, student, teacher, blank(opened.input, 2))
     for loss, given in zip(losses, recipe.distill.losses, strict=True):
         if given.layers == "auto":
             shown = loss.layers.items() if isinstance(loss.layers, dict) else [(path, "") for path in loss.layers]
@@ -235,27 +224,25 @@ def _check_losses(
             )
     objective = TaskObjective(with_temperature(losses, 4.0), recipe.distill.label_weight)
     _ = objective.pooled_features  # raises RecipeError for a layer with two layouts
-    try_losses(objective, student, teacher, opened, seen)
+    try_losses(objective, student, teacher, opened, by_teacher)
     return losses
 
 
 def try_losses(
     objective: TaskObjective, student: nn.Module, teacher: nn.Module | None, samples: Samples, by_teacher: Samples
 ) -> None:
-    """Compute the losses once on four blank images, so that layers that do not fit are told before training."""
-    height, width, channels = samples.image_shape
-    images, labels = torch.zeros(4, channels, height, width), torch.tensor([0, 1, 0, 1])
+    """Compute the losses once on four blank samples, so that layers that do not fit are told before training."""
+    arguments, labels = blank(samples.input, 4), torch.tensor([0, 1, 0, 1])
     with (
         torch.no_grad(),
         Taps(student, objective.layers_of("student"), "student") as ours,
         Taps(teacher or nn.Identity(), objective.layers_of("teacher"), "teacher") as theirs,
     ):
-        height, width, channels = by_teacher.image_shape
-        z_s = student.eval()(images)[:, : len(samples.classes)]
+        z_s = student.eval()(*arguments)[:, : len(samples.classes)]
         # The first generation of a student that teaches itself comes later.
-        z_t = z_s if teacher is None else teacher.cpu()(torch.zeros(4, channels, height, width))
-        seen = Seen(
-            images,
+        z_t = z_s if teacher is None else teacher.cpu()(*blank(by_teacher.input, 4))
+        forward = ForwardPass(
+            arguments,
             torch.arange(4),
             Labels(labels, labels, torch.ones(4)),
             z_s,
@@ -266,8 +253,8 @@ def try_losses(
         tried = copy.deepcopy(objective)
         for term in tried.terms:
             try:
-                tried.prepare_one(term, seen, student, teacher, len(samples.classes), len(samples.train_ids))
-                term(seen, 0.0)
+                tried.prepare_one(term, forward, student, teacher, len(samples.classes), len(samples.train_ids))
+                term(forward, 0.0)
             except EdgekdError:
                 raise
             except Exception as error:  # whatever a method makes of features that it was not made for
@@ -292,7 +279,7 @@ def check_teachers(
         return
     seen = problems.teacher
     for teacher in teachers:
-        check_knowledge(teacher, seen.open(), seen.data, confirm)
+        check_knowledge(teacher, seen.open(), confirm)
     for task in recipe.tasks:
         own = problems.tasks[task.name]
-        check_knowledge(Trained(Network.of(task.teacher)), own.open(), own.data, confirm)
+        check_knowledge(Trained(Network.of(task.teacher)), own.open(), confirm)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from edgekd.check.teachers import TOLD
 from edgekd.data import Samples
+from edgekd.data.batches import blank
 from edgekd.errors import ModelError
 from edgekd.models.adapt import kind_of
 from edgekd.models.copies import copy_of
+from edgekd.models.memory_format import Arguments
 from edgekd.target import Target
 
 SIZES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}  # bytes of a weight
@@ -33,13 +35,12 @@ def check_trains(model: nn.Module, role: str, samples: Samples) -> None:
         raise ModelError(
             f"no weight of the {role} learns: of all its parameters requires_grad is False; give it weights to train"
         )
-    height, width, channels = samples.image_shape
-    images = torch.zeros(2, channels, height, width)
+    arguments = blank(samples.input, 2)
     copied = copy_of(model)  # a pass in training moves statistics
     with torch.no_grad():
-        expected = copied.eval()(images)
+        expected = copied.eval()(*arguments)
         try:
-            found = copied.train()(images)
+            found = copied.train()(*arguments)
         except Exception as error:  # a user's forward may raise anything
             reason = next(iter(str(error).strip().splitlines()), "")
             raise ModelError(f"the {role} fails in training: {type(error).__name__}: {reason}") from error
@@ -59,10 +60,10 @@ def _told(answer: object) -> str:
     )
 
 
-def check_no_softmax(model: nn.Module, role: str, images: Tensor) -> None:
-    """Raise ModelError for a network that ends in a softmax. Losses read logits; `images` float `[n, C, H, W]`."""
+def check_no_softmax(model: nn.Module, role: str, arguments: Arguments) -> None:
+    """Raise ModelError for a network that ends in a softmax on its `arguments`. Losses read logits."""
     with torch.inference_mode():
-        found = kind_of(model.eval()(images))
+        found = kind_of(model.eval()(*arguments))
     if found != "logits":
         raise ModelError(
             f"the {role} gives {found.replace('_', '-')} ({TOLD[found]}), and losses read logits: take the softmax out of it; "

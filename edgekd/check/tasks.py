@@ -35,7 +35,7 @@ def check_tasks(recipe: Recipe, problems: Problems) -> None:
         if len(opened.train) != len(first.train) or len(problem.open_test()) != len(tested):
             raise RecipeError(f"task {task.name}: column '{task.label}' labels other rows than the first task's")
         check_classes(opened.train.labels, opened.classes, f"task {task.name}: column '{task.label}' of data.train")
-        _, classes = checked_teacher(Network.of(task.teacher), f"tasks.{n}.teacher", opened, problem.data)
+        _, classes = checked_teacher(Network.of(task.teacher), f"tasks.{n}.teacher", opened)
         if classes != len(opened.classes):
             raise ModelError(
                 f"task {task.name}: its teacher gives {classes} classes, column '{task.label}' has {len(opened.classes)} "

@@ -12,13 +12,17 @@ from torch import nn
 from edgekd.base.console import say
 from edgekd.check.class_order import mistaken_order
 from edgekd.data import Samples
+from edgekd.data.batches import blank
 from edgekd.data.draw import stratified
 from edgekd.errors import ModelError
 from edgekd.figures.intervals import wilson_interval
+from edgekd.inputs import Arrays, Input
 from edgekd.models import ExportedModel, OnnxModel, number_of_classes
 from edgekd.models.adapt import adapt_input, adapt_output, kind_of
 from edgekd.models.forward import logits_of, predict
-from edgekd.recipe import Data, Network
+from edgekd.models.memory_format import MAP
+from edgekd.models.reference import fixed, shapes_of
+from edgekd.recipe import Network
 from edgekd.steps.trained import Trained, new_model
 
 PROBED = 500  # samples that a teacher is tried on, or
@@ -31,95 +35,115 @@ TOLD = {
 }
 
 
-def checked_teacher(teacher: Network, place: str, samples: Samples, data: Data) -> tuple[nn.Module, int]:
+def checked_teacher(teacher: Network, place: str, samples: Samples) -> tuple[nn.Module, int]:
     """The teacher as all its readers see it (edgekd.models.adapt), and the number of classes that it knows.
 
-    place: its table in the recipe, for what is told; data: as it sees it. Raises ModelError where it takes other images, or
+    place: its table in the recipe, for what is told; samples: as it sees them. Raises ModelError where it takes other ones, or
     gives something else than the recipe says.
     """
-    model = new_model(teacher, samples, 0)
-    _check_input(model, teacher, place, samples.image_shape)
+    model, example = new_model(teacher, samples, 0), blank(samples.input, 2)
+    _check_input(model, teacher, place, samples.input, example)
     adapt_input(model, teacher)
     remedy = "" if teacher.size else f"; where it was made for another size, write {place}.size = [height, width]"
-    outputs = number_of_classes(model, samples.image_shape, f"{_called(place)} '{teacher.model}'", remedy)
+    outputs = number_of_classes(model, example, f"{_called(place)} '{teacher.model}'", remedy, samples.input.noun)
     if teacher.classes is not None and len(teacher.classes) != outputs:
         raise ModelError(
             f"{place}.classes has {len(teacher.classes)} names, {_called(place)} '{teacher.model}' gives {outputs} outputs; "
             "name each of them, in their order"
         )
-    _check_outputs(model, teacher, place, samples, data)
+    _check_outputs(model, teacher, place, samples)
     adapt_output(model, teacher, samples.classes)
-    return model, number_of_classes(model, samples.image_shape)
+    return model, number_of_classes(model, example)
 
 
 def _called(place: str) -> str:
     return "the teacher" if place == "teacher" else f"the teacher {place}"
 
 
-def _check_input(model: nn.Module, teacher: Network, place: str, image_shape: tuple[int, int, int]) -> None:
-    """Where a file says what it takes, that is held against the pictures."""
+def _check_input(
+    model: nn.Module, teacher: Network, place: str, input: Input, example: tuple[torch.Tensor, ...]
+) -> None:
+    """Where a file says what it takes, that is held against the data; `example`: the arguments for a few samples."""
     if not isinstance(model, OnnxModel | ExportedModel):
         return
-    height, width, channels = image_shape
-    wanted = (None, channels, *(teacher.size or (height, width)))
-    takes = model.takes
-    given = f"the data gives [batch, {channels}, {height}, {width}]"
-    shown = "[" + ", ".join("any" if side is None else str(side) for side in takes) + "]"
-    called = f"{_called(place)} '{teacher.model}' takes images {shown}"
-    if len(takes) != 4:
-        raise ModelError(f"{called}, {given}; a teacher of images takes [batch, channels, height, width]")
-    if takes[1] not in (None, channels):
-        remedy = f"; write data.channels = {takes[1]}" if takes[1] in (1, 3) and channels in (1, 3) else ""
-        raise ModelError(f"{called}, {given}{remedy}")
-    if any(own not in (None, side) for own, side in zip(takes[2:], wanted[2:], strict=True)):
-        own = [side if mine is None else mine for mine, side in zip(takes[2:], (height, width), strict=True)]
-        given = f"{place}.size is [{wanted[2]}, {wanted[3]}]" if teacher.size else given
-        raise ModelError(f"{called}, {given}; write {place}.size = {own}, and the pictures are resized for it")
-    if takes[0] is not None and takes[0] < SHOWN:
+    offered = f"the data gives {shapes_of(example)}"
+    shown = " and ".join(
+        "[" + ", ".join("any" if side is None else str(side) for side in sizes) + "]" for sizes in model.takes
+    )
+    called = f"{_called(place)} '{teacher.model}' takes {input.noun} {shown}"
+    if [len(sizes) for sizes in model.takes] != [each.ndim for each in example]:
+        raise ModelError(f"{called}, {offered}; give a teacher that takes what the data gives, normalised floats")
+    if teacher.size is None and (len(example) > 1 or example[0].ndim != MAP):
+        free = zip(model.takes, example, strict=True)
+        if any(
+            own not in (None, side) for sizes, each in free for own, side in zip(sizes[1:], each.shape[1:], strict=True)
+        ):
+            raise ModelError(f"{called}, {offered}")
+    else:
+        _check_size(model.takes[0], teacher, place, example[0], called, offered)
+    if (batch := fixed(model.takes)) is not None and batch < SHOWN:
         say(
-            f"  {_called(place)} '{teacher.model}' is written for batches of {takes[0]}: it is run in such pieces, which takes longer"
+            f"  {_called(place)} '{teacher.model}' is written for batches of {batch}: it is run in such pieces, which takes longer"
         )
 
 
-def _check_outputs(model: nn.Module, teacher: Network, place: str, samples: Samples, data: Data) -> None:
+def _check_size(
+    takes: tuple[int | None, ...], teacher: Network, place: str, example: torch.Tensor, called: str, offered: str
+) -> None:
+    """The channels and the size of a teacher of images, held against the data's; `called`, `given`: both in words."""
+    channels, height, width = example.shape[1:]
+    wanted = (None, channels, *(teacher.size or (height, width)))
+    if takes[1] not in (None, channels):
+        remedy = f"; write data.channels = {takes[1]}" if takes[1] in (1, 3) and channels in (1, 3) else ""
+        raise ModelError(f"{called}, {offered}{remedy}")
+    if any(own not in (None, side) for own, side in zip(takes[2:], wanted[2:], strict=True)):
+        own = [side if mine is None else mine for mine, side in zip(takes[2:], (height, width), strict=True)]
+        offered = f"{place}.size is [{wanted[2]}, {wanted[3]}]" if teacher.size else offered
+        raise ModelError(f"{called}, {offered}; write {place}.size = {own}, and the pictures are resized for it")
+
+
+def _check_outputs(model: nn.Module, teacher: Network, place: str, samples: Samples) -> None:
     """Raise ModelError for outputs of another kind than the recipe says, and for NaN."""
-    if data.is_synthetic:  # there is no training picture yet
-        images = np.random.default_rng(0).integers(0, 256, (SHOWN, *samples.image_shape), dtype=np.uint8)
+    if samples.data.is_synthetic:  # there is no training picture yet
+        rng = np.random.default_rng(0)
+        raw: Arrays = {
+            of.name: rng.integers(0, 256, (SHOWN, *of.stored)).astype(of.dtype) for of in samples.input.fields
+        }
     else:
-        images = samples.train.get(samples.train_ids[:SHOWN])
-    rows = logits_of(model, images, data)
+        raw = samples.train.get(samples.train_ids[:SHOWN])
+    rows = logits_of(model, samples.input, raw)
     called = f"{_called(place)} '{teacher.model}'"
     if torch.isnan(rows).any():
         raise ModelError(
             f"{called} gives NaN on training pictures; mend its weights, or its normalisation ({place}.mean, std)"
         )
-    found, said = kind_of(rows), teacher.outputs
-    if said == "logits" or said == found:
+    kind, said = kind_of(rows), teacher.outputs
+    if said == "logits" or said == kind:
         return
     if said is not None:
         range_ = f"its values reach from {float(rows.min()):.3g} to {float(rows.max()):.3g}"
         raise ModelError(
-            f'{place}.outputs is "{said}", but {called} gives {found.replace("_", "-")} ({TOLD.get(found, range_)}); '
-            f'write {place}.outputs = "{found}", or leave it out'
+            f'{place}.outputs is "{said}", but {called} gives {kind.replace("_", "-")} ({TOLD.get(kind, range_)}); '
+            f'write {place}.outputs = "{kind}", or leave it out'
         )
-    if found != "logits":
+    if kind != "logits":
         instead = (
-            "whose logarithms are then its logits" if found == "probabilities" else "which are logits up to a constant"
+            "whose logarithms are then its logits" if kind == "probabilities" else "which are logits up to a constant"
         )
         raise ModelError(
-            f'{called} gives {found.replace("_", "-")}, not logits: {TOLD[found]}. Write {place}.outputs = "{found}", {instead}, '
+            f'{called} gives {kind.replace("_", "-")}, not logits: {TOLD[kind]}. Write {place}.outputs = "{kind}", {instead}, '
             'or "logits" to distil them as if they were'
         )
 
 
-def check_knowledge(teacher: Trained, samples: Samples, data: Data, ask: Callable[[str], bool]) -> None:
+def check_knowledge(teacher: Trained, samples: Samples, ask: Callable[[str], bool]) -> None:
     """Raise ModelError for a teacher that numbers the classes otherwise; ask about one that is no better than chance.
 
     It is tried on the hold-out split, and on training samples where that is too small to tell.
     """
     network = teacher.network
-    ids = probed(samples, data.seed)
-    logits = predict(teacher.load_teacher(samples), samples.train, ids, data)
+    ids = probed(samples, samples.data.seed)
+    logits = predict(teacher.load_teacher(samples), samples.train, ids)
     known = samples.train.labels[ids] < logits.shape[1]  # it may know the first classes only
     labels, predicted = samples.train.labels[ids][known], logits[known].argmax(1)
     if len(labels) == 0:  # no sample of the classes that it knows: nothing can be told

@@ -1,4 +1,4 @@
-"""Batches: the order of an epoch, and pixels to the model's input."""
+"""Batches: the order of an epoch, and raw arrays to a network's arguments."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from edgekd.data import Samples
-from edgekd.data.sources import Pixels
-from edgekd.data.views import Batch, Ids, Views, permutation
-from edgekd.inputs.image import Normalise, per_channel
-from edgekd.recipe import Data
+from edgekd.base.draws import Ids, permutation
+from edgekd.data.views import Batch, Views
+from edgekd.inputs.protocol import Arrays, Input, zeros
 
 PARTNERS = 0x9A12
 ORDER = 0x0DE5  # a coordinate of its own, so that the order shares no random number with any view
@@ -50,8 +48,8 @@ def epoch_of(
         order[start : start + batch_size][rank::world] for start in range(0, len(order) - batch_size + 1, batch_size)
     ]
     if in_pairs:
-        labels = views.labels.reshape(len(views.labels), -1)[views.ids, 0]  # of the first task
-        partner = _partners(labels, seed, epoch)
+        labels = next(iter(views.targets.values()))  # of the first task
+        partner = _partners(labels[views.ids], seed, epoch)
         firsts = [rows[: len(rows) // 2] for rows in batches]
         batches = [np.concatenate([rows, partner[rows]]) for rows in firsts]
 
@@ -79,24 +77,17 @@ def _partners(labels: Ids, seed: int, epoch: int) -> Ids:
     return partners
 
 
-def to_tensor(images: Pixels, data: Data, device: torch.device) -> torch.Tensor:
-    """It gives what a network reads of images: uint8 `[n, h, w, channels]` to float32 `[n, channels, h, w]` on `device`.
+def arguments_of(input: Input, raw: Arrays, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """A network's arguments on `device`, made of raw arrays `[n, ...]` by the input's own module."""
+    preprocess = input.preprocess().to(device)
+    tensors = [
+        torch.from_numpy(np.ascontiguousarray(raw[field.name])).to(device, non_blocking=True) for field in input.fields
+    ]
+    arguments: torch.Tensor | tuple[torch.Tensor, ...] = preprocess(*tensors)
+    return (arguments,) if isinstance(arguments, torch.Tensor) else arguments
 
-    The result is `channels_last`.
-    """
-    channels = images.shape[3]
-    normalise = Normalise(per_channel(data.mean, channels), per_channel(data.std, channels)).to(device)
-    pixels: torch.Tensor = normalise(torch.from_numpy(np.ascontiguousarray(images)).to(device, non_blocking=True))
-    return pixels
 
-
-def views_of(samples: Samples, data: Data) -> Views:
-    """The training split's views as the recipe augments them."""
-    return Views(
-        samples.train.get,
-        samples.train.labels,
-        samples.train_ids,
-        data.augment,
-        data.seed,
-        data.augment.fill or data.mean,
-    )
+def blank(input: Input, n: int) -> tuple[torch.Tensor, ...]:
+    """A network's arguments for `n` samples whose raw arrays are 0, in contiguous memory."""
+    arguments = arguments_of(input, zeros(input, n), torch.device("cpu"))
+    return tuple(each.clone(memory_format=torch.contiguous_format) for each in arguments)

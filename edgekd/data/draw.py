@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from edgekd.data.views import Ids, permutation, uniform
+from edgekd.base.draws import Ids, permutation, uniform
 
 WITHIN, BETWEEN = 0x5747, 0xBE7E  # coordinates of their own, so that the draw shares no random number with any view
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,14 +13,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from PIL import Image, UnidentifiedImageError
 
 from edgekd.base.contents import images
 from edgekd.base.json_text import parse_json
 from edgekd.base.names import class_problem, in_a_line
 from edgekd.base.references import load_function
-from edgekd.data.picture import Pixels, as_pixels
 from edgekd.errors import DataError, nearest
+from edgekd.inputs.picture import Pixels
 
 IMAGE_COLUMNS = ("image", "img")
 MOST_CLASSES = 100_000  # where the largest label alone tells their number
@@ -30,7 +27,7 @@ LABEL_COLUMNS = ("label", "labels")
 
 
 @dataclass(frozen=True)
-class Source:
+class EncodedSplit:
     """One split before decoding: `read(i)` gives sample i as stored, `name(i)` what to call it.
 
     A sample is encoded (bytes of an image file) or, from a Python function, already uint8 `[h, w, channels]`.
@@ -45,7 +42,7 @@ class Source:
         return len(self.labels)
 
 
-def open_source(reference: str, split: str, column: str | None = None, label: str | None = None) -> Source:
+def open_source(reference: str, split: str, column: str | None = None, label: str | None = None) -> EncodedSplit:
     """The samples of `data.train` or `data.test`: a path, or a `python:` reference; `column` and `label` are where parquet
     holds the images and the labels; a function is called with the split, and with `label` where one is asked for.
 
@@ -72,7 +69,7 @@ def open_source(reference: str, split: str, column: str | None = None, label: st
     return source
 
 
-def with_classes_of(classes: tuple[str, ...], test: Source) -> Source:
+def with_classes_of(classes: tuple[str, ...], test: EncodedSplit) -> EncodedSplit:
     """The test split with its labels numbered as train's classes are, by name; it may lack some of them.
 
     Raises DataError where it has others, or where two have one name.
@@ -104,7 +101,7 @@ def listed(names: Sequence[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _check_labels(source: Source, where: str) -> None:
+def _check_labels(source: EncodedSplit, where: str) -> None:
     if len(source) == 0:
         raise DataError(f"{where}: no samples")
     if source.labels.min() < 0 or source.labels.max() >= len(source.classes):
@@ -123,31 +120,7 @@ def check_classes(labels: npt.NDArray[np.int64], classes: tuple[str, ...], where
         raise DataError(f"{where}: no sample of class {listed(empty)}; add some, or remove the class")
 
 
-def decode_image(sample: bytes | Pixels, size: tuple[int, int] | None = None, channels: int | None = None) -> Pixels:
-    """A sample as uint8 `[h, w, channels]` (edgekd.data.picture), resized to `size` (height, width) where given.
-
-    channels: 1 or 3; none: 3 of a file, those that it has of an array. Raises ValueError with the reason where it is no image.
-    """
-    if not isinstance(sample, bytes):
-        if size in (None, sample.shape[:2]) and channels in (None, sample.shape[-1]):
-            return sample
-        if sample.shape[-1] not in (1, 3):
-            raise ValueError(
-                f"it has {sample.shape[-1]} channels; images of 1 or 3 can be resized or given other channels"
-            )
-        image = Image.fromarray(sample.squeeze(-1) if sample.shape[-1] == 1 else sample)
-        return as_pixels(image, channels or sample.shape[-1], size)
-    try:
-        with Image.open(io.BytesIO(sample)) as image:
-            return as_pixels(image, channels or 3, size)
-    except UnidentifiedImageError as error:
-        # Pillow's own text holds the address of a BytesIO, which differs from run to run.
-        raise ValueError("not an image that Pillow knows") from error
-    except (OSError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise ValueError(str(error)) from error
-
-
-def _from_folder(folder: Path) -> Source:
+def _from_folder(folder: Path) -> EncodedSplit:
     classes = tuple(
         sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     )
@@ -165,10 +138,10 @@ def _from_folder(folder: Path) -> Source:
     def name_of(i: int) -> str:
         return str(files[i])
 
-    return Source(np.array(labels, np.int64), classes, lambda i: files[i].read_bytes(), name_of)
+    return EncodedSplit(np.array(labels, np.int64), classes, lambda i: files[i].read_bytes(), name_of)
 
 
-def _from_parquet(files: list[Path], column: str | None, label: str | None) -> Source:
+def _from_parquet(files: list[Path], column: str | None, label: str | None) -> EncodedSplit:
     image, label = _columns(files[0], _schema(files[0]), column, label)
     shards = [_read_parquet(file, image, label) for file in files]
     where = [(file, row) for file, shard in zip(files, shards, strict=True) for row in range(len(shard.labels))]
@@ -191,7 +164,7 @@ def _from_parquet(files: list[Path], column: str | None, label: str | None) -> S
     def read(i: int) -> bytes:
         return bytes(encoded[i].as_py() or b"")
 
-    return Source(labels, classes, read, name_of)
+    return EncodedSplit(labels, classes, read, name_of)
 
 
 @dataclass(frozen=True)
@@ -332,7 +305,7 @@ def _class_names(path: Path, schema: pa.Schema, label: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _from_function(reference: str, split: str, label: str | None) -> Source:
+def _from_function(reference: str, split: str, label: str | None) -> EncodedSplit:
     function = load_function(reference)
     where = f"data.{split} = '{reference}'"
     asked = (split,) if label is None else (split, label)
@@ -357,7 +330,7 @@ def _from_function(reference: str, split: str, label: str | None) -> Source:
         raise DataError(
             f"{where}: labels must be {len(images)} whole numbers; they are {labels.dtype} {list(labels.shape)}"
         )
-    return Source(
+    return EncodedSplit(
         labels.astype(np.int64), _named(classes, where), lambda i: images[i], lambda i: f"{reference} sample {i}"
     )
 
@@ -380,4 +353,4 @@ def _named(classes: Any, where: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-__all__ = ["Pixels", "Source", "decode_image", "open_source"]
+__all__ = ["EncodedSplit", "open_source"]

@@ -1,7 +1,7 @@
-"""The decoded store: every image decoded once into one uint8 array on disk, which training maps into memory.
+"""The decoded store: every sample decoded once into one array a field on disk, which training maps into memory.
 
-Where that array would be larger than `data.store_gb`, the encoded images are kept instead and decoded when asked for:
-the same pixels, hence the same views and the same results, at the price of decoding in every epoch.
+Where that array would be larger than `data.store_gb`, the encoded samples are kept instead and decoded when asked for:
+the same arrays, hence the same views and the same results, at the price of decoding in every epoch.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,11 +23,13 @@ import numpy.typing as npt
 
 from edgekd import recipe
 from edgekd.base.console import progress, say
+from edgekd.base.draws import Ids, permutation
 from edgekd.cache.stage import Artifact, stage
-from edgekd.data.picture import Pixels
-from edgekd.data.sources import Source, decode_image, open_source, with_classes_of
-from edgekd.data.views import Ids, permutation
+from edgekd.data.sources import EncodedSplit, open_source, with_classes_of
+from edgekd.data.views import Views
 from edgekd.errors import DataError
+from edgekd.inputs import INPUTS, Arrays, Input
+from edgekd.inputs.image import another_shape, decoded
 from edgekd.recipe import Data
 from edgekd.tasks.classify import Classify
 from edgekd.tasks.protocol import Task
@@ -34,14 +37,16 @@ from edgekd.tasks.protocol import Task
 T = TypeVar("T")
 WORKERS = min(32, os.cpu_count() or 1)
 META = "meta.json"
+ENCODED = "samples.encoded"
 HOLDOUT = 0x401D  # a coordinate of its own, so that the split shares no random number with any view
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split: `get(ids)` gives uint8 `[n, h, w, channels]`; labels int64 `[samples]`."""
+    """One split: `get(ids)` gives its raw arrays by field, `[n, ...]`, as `input` tells them; labels int64 `[samples]`."""
 
-    get: Callable[[Ids], Pixels]
+    input: Input
+    get: Callable[[Ids], Arrays]
     labels: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -50,40 +55,53 @@ class Split:
 
 @dataclass(frozen=True)
 class Samples:
-    """The training split. Training uses `train_ids`, every choice `holdout_ids`, both of them ids of `train`."""
+    """The training split. Training uses `train_ids`, every choice `holdout_ids`, both of them ids of `train`.
+
+    data: what the recipe says of the samples.
+    """
 
     train: Split
     train_ids: Ids
     holdout_ids: Ids
     classes: tuple[str, ...]
-    image_shape: tuple[int, int, int]
     skipped: tuple[str, ...]
+    data: Data
+
+    @property
+    def input(self) -> Input:
+        """The half of the problem before a network's arguments."""
+        return self.train.input
 
     @property
     def task(self) -> Task:
-        """What is asked of a network."""
+        """The half of the problem behind a network's outputs."""
         return Classify(self.classes)
+
+    @property
+    def views(self) -> Views:
+        """The training views as the recipe augments them, the labels those of the one task ""."""
+        data, train = self.data, self.train
+        return Views(self.input, train.get, {"": train.labels}, self.train_ids, data.seed, data.augment.mixup)
 
 
 @dataclass(frozen=True)
 class Unseen(Split):
     """The test split, which the final check alone reads; its labels are numbers of train's classes.
 
-    `repeated` tells of each sample whether the very same pixels are in train too.
+    `repeated` tells of each sample whether the very same arrays are in train too.
     """
 
     classes: tuple[str, ...]
-    image_shape: tuple[int, int, int]
     skipped: tuple[str, ...]
     repeated: npt.NDArray[np.bool_]
 
     @property
     def task(self) -> Task:
-        """What is asked of a network."""
+        """The half of the problem behind a network's outputs."""
         return Classify(self.classes)
 
 
-@stage(3, ("pillow", "pyarrow", "numpy"))
+@stage(4, ("pillow", "pyarrow", "numpy"))
 def decode(source: recipe.Source, *, out: Path) -> None:
     """Stage: read the training split into `out`.
 
@@ -91,10 +109,10 @@ def decode(source: recipe.Source, *, out: Path) -> None:
     `data.on_error` is "skip", for the first image that does not decode, by its name.
     """
     found = open_source(source.files, "train", source.column, source.label)
-    _write(found, "train", _first_shape(found, source), source, _room_gb(source, out), out)
+    _write(found, "train", _first_shapes(found, source), source, _room_gb(source, out), out)
 
 
-@stage(1, ("pillow", "pyarrow", "numpy"))
+@stage(2, ("pillow", "pyarrow", "numpy"))
 def decode_test(source: recipe.Source, train: Artifact, *, out: Path) -> None:
     """Stage: read the test split into `out`, its labels numbered as train's classes are; also which samples train has too.
 
@@ -102,8 +120,9 @@ def decode_test(source: recipe.Source, train: Artifact, *, out: Path) -> None:
     """
     about = _meta(train.folder)
     found = with_classes_of(tuple(about["classes"]), open_source(source.files, "test", source.column, source.label))
-    taken_gb = (train / f"samples.{about['kind']}").stat().st_size / 1e9
-    digests = _write(found, "test", tuple(about["image_shape"]), source, _room_gb(source, out, taken_gb), out)
+    taken_gb = sum(file.stat().st_size for file in train.folder.glob("*.*coded")) / 1e9
+    shapes = {name: tuple(shape) for name, shape in about["shapes"].items()}
+    digests = _write(found, "test", shapes, source, _room_gb(source, out, taken_gb), out)
     np.save(out / "repeated.npy", np.isin(digests, np.load(train / "digests.npy")))
 
 
@@ -112,15 +131,22 @@ def _room_gb(source: recipe.Source, out: Path, taken_gb: float = 0.0) -> float:
     return max(0.0, source.store_gb - taken_gb) if source.store_gb is not None else shutil.disk_usage(out).free / 2e9
 
 
-def _first_shape(found: Source, source: recipe.Source) -> tuple[int, int, int]:
-    for i in range(len(found)):
+Shapes = Mapping[str, tuple[int, ...]]  # field -> shape of one sample
+
+
+def shapes_of(sample: Arrays) -> Shapes:
+    """The shapes of one sample's fields."""
+    return {name: array.shape for name, array in sample.items()}
+
+
+def _first_shapes(encoded: EncodedSplit, source: recipe.Source) -> Shapes:
+    for i in range(len(encoded)):
         try:
-            height, width, channels = decode_image(found.read(i), source.size, source.channels).shape
-            return height, width, channels
+            return shapes_of(decoded(encoded.read(i), source.size, source.channels))
         except ValueError as error:
             if source.on_error == "stop":
-                raise _does_not_decode(found.name(i), error) from error
-    raise DataError(f"data.train = '{source.files}': not one of its {len(found)} images decodes")
+                raise _does_not_decode(encoded.name(i), error) from error
+    raise DataError(f"data.train = '{source.files}': not one of its {len(encoded)} images decodes")
 
 
 def _does_not_decode(name: str, error: Exception) -> DataError:
@@ -128,14 +154,14 @@ def _does_not_decode(name: str, error: Exception) -> DataError:
 
 
 def _write(
-    found: Source, split: str, shape: tuple[int, int, int], source: recipe.Source, allowed_gb: float, out: Path
+    encoded: EncodedSplit, split: str, shapes: Shapes, source: recipe.Source, allowed_gb: float, out: Path
 ) -> npt.NDArray[np.uint64]:
     """Write one split in its own order; gives the digest of each sample that was kept.
 
     Raises DataError where no image of a class of train is left; test may lack one.
     """
-    needed_gb = len(found) * int(np.prod(shape)) / 1e9
-    is_encoded = isinstance(found.read(0), bytes)  # a Python function gives pixels: nothing to decode later
+    needed_gb = len(encoded) * sum(int(np.prod(shape)) for shape in shapes.values()) / 1e9
+    is_encoded = isinstance(encoded.read(0), bytes)  # a Python function gives pixels: nothing to decode later
     kind = "encoded" if is_encoded and needed_gb > allowed_gb else "decoded"
     if kind == "encoded":
         say(
@@ -144,61 +170,66 @@ def _write(
         )
     kept, digests, skipped, offsets = [], [], [], [0]
 
-    def read(i: int) -> tuple[bytes | Pixels, Pixels | ValueError, int]:
-        sample = found.read(i)
+    def read(i: int) -> tuple[Any, Arrays | ValueError, int]:
+        stored = encoded.read(i)
         try:
-            image = decode_image(sample, source.size, source.channels)
+            sample = decoded(stored, source.size, source.channels)
         except ValueError as error:
-            return sample, error, 0
-        return sample, image, digest(image)
+            return stored, error, 0
+        return stored, sample, digest(sample)
 
-    with open(out / f"samples.{kind}", "wb") as file:
-        for i, (sample, image, hashed) in enumerate(_in_order(read, range(len(found)), f"decoding {split}")):
-            if isinstance(image, ValueError):
+    names = [ENCODED] if kind == "encoded" else [f"{name}.decoded" for name in shapes]
+    with ExitStack() as stack:
+        files = [stack.enter_context(open(out / name, "wb")) for name in names]
+        for i, (stored, sample, hashed) in enumerate(_in_order(read, range(len(encoded)), f"decoding {split}")):
+            if isinstance(sample, ValueError):
                 if source.on_error == "stop":
-                    raise _does_not_decode(found.name(i), image) from image
-                skipped.append(found.name(i))
+                    raise _does_not_decode(encoded.name(i), sample) from sample
+                skipped.append(encoded.name(i))
                 continue
-            if image.shape != shape:
-                raise _has_another_shape(found.name(i), image.shape, shape)
-            kept.append(found.labels[i])
+            if shapes_of(sample) != shapes:
+                raise DataError(another_shape(encoded.name(i), sample, shapes))
+            kept.append(encoded.labels[i])
             digests.append(hashed)
-            stored = sample if kind == "encoded" and isinstance(sample, bytes) else image.tobytes()
-            offsets.append(offsets[-1] + file.write(stored))
+            parts = [stored] if kind == "encoded" else [sample[name].tobytes() for name in shapes]
+            offsets.append(offsets[-1] + sum(file.write(part) for file, part in zip(files, parts, strict=True)))
     if skipped:
-        say(f"{split}: {len(skipped)} of {len(found)} images do not decode and are left out, the first: {skipped[0]}")
-    missing = set(found.labels.tolist()) - {int(label) for label in kept}
+        say(f"{split}: {len(skipped)} of {len(encoded)} images do not decode and are left out, the first: {skipped[0]}")
+    missing = set(encoded.labels.tolist()) - {int(label) for label in kept}
     if missing and split == "train":
-        raise DataError(f"{split}: no image of class {', '.join(found.classes[i] for i in sorted(missing))} decodes")
+        raise DataError(f"{split}: no image of class {', '.join(encoded.classes[i] for i in sorted(missing))} decodes")
     np.save(out / "offsets.npy", np.array(offsets, np.int64))
-    about = {"classes": found.classes, "image_shape": shape, "kind": kind, "skipped": skipped}
-    write_about(out, np.array(kept, np.int64), np.array(digests, np.uint64), about | _how(source))
+    about = {"classes": encoded.classes, "input": "image", "shapes": shapes, "kind": kind, "skipped": skipped}
+    _write_about(out, np.array(kept, np.int64), np.array(digests, np.uint64), about)
     return np.array(digests, np.uint64)
 
 
-def write_about(
+def write_decoded(
+    out: Path, kind: str, arrays: Arrays, labels: npt.NDArray[np.int64], classes: tuple[str, ...]
+) -> None:
+    """A split as `decode` stores one: arrays `[n, ...]` of the input `kind` (edgekd.inputs.INPUTS), labels `[n]`."""
+    for name, array in arrays.items():
+        (out / f"{name}.decoded").write_bytes(np.ascontiguousarray(array).tobytes())
+    shapes = {name: array.shape[1:] for name, array in arrays.items()}
+    about = {"classes": classes, "input": kind, "shapes": shapes, "kind": "decoded", "skipped": []}
+    _write_about(out, labels, np.zeros(0, np.uint64), about)
+
+
+def _write_about(
     out: Path, labels: npt.NDArray[np.int64], digests: npt.NDArray[np.uint64], about: Mapping[str, Any]
 ) -> None:
-    """What is known of a split beside its pixels: labels `[samples]`, digests `[samples]`, classes, shape, how they are kept."""
+    """Labels `[samples]`, digests `[samples]`; classes, the shapes of fields, how they are kept."""
     np.save(out / "labels.npy", labels)
     np.save(out / "digests.npy", digests)
     (out / META).write_text(json.dumps(about))
 
 
-def _how(source: recipe.Source) -> dict[str, Any]:
-    return {"size": source.size, "channels": source.channels}
-
-
-def _has_another_shape(name: str, found: tuple[int, ...], first: tuple[int, int, int]) -> DataError:
-    return DataError(
-        f"{name} is {found[1]}x{found[0]} with {found[2]} channels, the first image of "
-        f"train is {first[1]}x{first[0]} with {first[2]}; set data.size = [height, width]"
-    )
-
-
-def digest(image: Pixels) -> int:
-    """64 bits of the hash of a sample's pixels, by which it is known again in the other split."""
-    return int.from_bytes(hashlib.sha256(np.ascontiguousarray(image).data).digest()[:8], "little")
+def digest(sample: Arrays) -> int:
+    """64 bits of the hash of a sample's arrays, by which it is known again in the other split."""
+    hashed = hashlib.sha256()
+    for array in sample.values():
+        hashed.update(np.ascontiguousarray(array).data)
+    return int.from_bytes(hashed.digest()[:8], "little")
 
 
 def _in_order(function: Callable[[int], T], items: range, title: str) -> Iterator[T]:
@@ -217,22 +248,18 @@ def _in_order(function: Callable[[int], T], items: range, title: str) -> Iterato
 
 def open_samples(folder: Path, data: Data) -> Samples:
     """The training split that `decode` wrote, `data.holdout` of it held out by `data.seed`."""
-    about, train = _meta(folder), _open(folder)
+    about, train = _meta(folder), _open(folder, data)
     order = permutation(len(train), data.seed, HOLDOUT)
     held = max(1, round(len(train) * data.holdout))
-    return Samples(
-        train, np.sort(order[held:]), np.sort(order[:held]), tuple(about["classes"]), tuple(about["image_shape"]),
-        tuple(about["skipped"]),
-    )  # fmt: skip
+    ids, holdout = np.sort(order[held:]), np.sort(order[:held])
+    return Samples(train, ids, holdout, tuple(about["classes"]), tuple(about["skipped"]), data)
 
 
-def open_test(folder: Path) -> Unseen:
+def open_test(folder: Path, data: Data) -> Unseen:
     """The test split that `decode_test` wrote."""
-    about, split = _meta(folder), _open(folder)
-    return Unseen(
-        split.get, split.labels, tuple(about["classes"]), tuple(about["image_shape"]), tuple(about["skipped"]),
-        np.load(folder / "repeated.npy"),
-    )  # fmt: skip
+    about, split = _meta(folder), _open(folder, data)
+    repeated = np.load(folder / "repeated.npy")
+    return Unseen(split.input, split.get, split.labels, tuple(about["classes"]), tuple(about["skipped"]), repeated)
 
 
 def _meta(folder: Path) -> dict[str, Any]:
@@ -240,18 +267,25 @@ def _meta(folder: Path) -> dict[str, Any]:
     return about
 
 
-def _open(folder: Path) -> Split:
+def _open(folder: Path, data: Data) -> Split:
     about, labels = _meta(folder), np.load(folder / "labels.npy")
-    shape = (len(labels), *about["image_shape"])
+    input = INPUTS[about["input"]](about["shapes"], data)
     if about["kind"] == "decoded":
-        images = np.memmap(folder / "samples.decoded", np.uint8, "r", shape=shape)
-        return Split(lambda ids: np.asarray(images[ids]), labels)
-    encoded = np.memmap(folder / "samples.encoded", np.uint8, "r")
-    offsets = np.load(folder / "offsets.npy")
-    size = tuple(about["size"]) if about["size"] else None
+        arrays = {
+            field.name: np.memmap(
+                folder / f"{field.name}.decoded", field.dtype, "r", shape=(len(labels), *field.stored)
+            )
+            for field in input.fields
+        }
+        return Split(input, lambda ids: {name: np.asarray(array[ids]) for name, array in arrays.items()}, labels)
+    encoded, offsets = np.memmap(folder / ENCODED, np.uint8, "r"), np.load(folder / "offsets.npy")
     pool = ThreadPoolExecutor(WORKERS)
 
-    def one(i: int) -> Pixels:
-        return decode_image(encoded[offsets[i] : offsets[i + 1]].tobytes(), size, about["channels"])
+    def one(i: int) -> Arrays:
+        return input.read(encoded[offsets[i] : offsets[i + 1]].tobytes())
 
-    return Split(lambda ids: np.stack(list(pool.map(one, ids.tolist()))), labels)
+    def get(ids: Ids) -> Arrays:
+        samples = list(pool.map(one, ids.tolist()))
+        return {field.name: np.stack([sample[field.name] for sample in samples]) for field in input.fields}
+
+    return Split(input, get, labels)

@@ -21,7 +21,7 @@ Stage = tuple[str, tuple[int, ...]]  # module path and the shape of its output
 
 
 def pair_layers(
-    losses: Sequence[Loss], student: nn.Module, teacher: nn.Module | None, images: Tensor
+    losses: Sequence[Loss], student: nn.Module, teacher: nn.Module | None, arguments: tuple[Tensor, ...]
 ) -> tuple[Loss, ...]:
     """The losses with each `layers = "auto"` replaced by a pairing.
 
@@ -38,9 +38,9 @@ def pair_layers(
             raise ModelError(
                 f"{loss.method} compares {BEFORE_RELU}; name them: layers = {{ student path = teacher path }}"
             )
-    ours = stages(student, images, "student")
+    ours = stages(student, arguments, "student")
     compared = any(loss.layers == "auto" and "f_t" in METHODS[loss.method].needs for loss in losses)
-    theirs = stages(teacher, images, "teacher") if compared and teacher is not None else ours
+    theirs = stages(teacher, arguments, "teacher") if compared and teacher is not None else ours
     pairs = paired(ours, theirs)
 
     def resolved(loss: Loss) -> Loss:
@@ -69,7 +69,7 @@ def paired(ours: Sequence[Stage], theirs: Sequence[Stage]) -> dict[str, str]:
     return pairs
 
 
-def stages(model: nn.Module, images: Tensor, role: str) -> list[Stage]:
+def stages(model: nn.Module, arguments: tuple[Tensor, ...], role: str) -> list[Stage]:
     """The last module of each resolution, in the order in which they run; maps of a single position are left out.
 
     So are modules that one pass calls more than once: their output is not one feature.
@@ -92,7 +92,7 @@ def stages(model: nn.Module, images: Tensor, role: str) -> list[Stage]:
     was_training = model.training
     try:
         with torch.no_grad():
-            model.eval()(images)
+            model.eval()(*arguments)
     finally:
         model.train(was_training)
         for handle in handles:

@@ -1,9 +1,10 @@
-"""Lesson: the training images, and for each task the labels and the teachers' answers."""
+"""Lesson: the training samples, and for each task the labels and the teachers' answers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,25 +12,31 @@ import torch
 from torch import nn
 
 from edgekd.data import Samples
-from edgekd.data.batches import Step, to_tensor, views_of
+from edgekd.data.batches import Step, arguments_of
 from edgekd.data.views import Views
 from edgekd.distill.cache import CachedLogits
 from edgekd.distill.features import Taps
 from edgekd.distill.objective import LabelLoss, TaskObjective
-from edgekd.models.memory_format import forward
-from edgekd.recipe import Data
+from edgekd.inputs import Input
+from edgekd.models.memory_format import Arguments, forward
 
 Stored = CachedLogits | npt.NDArray[np.float16]
-Taught = tuple[torch.Tensor | None, Mapping[str, torch.Tensor]]  # logits `[teachers, batch, classes]`, features by path
+
+
+class TeacherPass(NamedTuple):
+    """The teachers' answers to a batch: logits `[teachers, batch, classes]`, None where no loss reads them; features by path."""
+
+    z_ts: torch.Tensor | None
+    f_t: Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class TaskLesson:
-    """A task of the student: its samples are the same images in all tasks, with labels of its own.
+    """A task of the student: its samples are the same in all tasks, with labels of its own.
 
     cached: the teachers' logits `[view, sample, class]`, empty where no loss reads them or only the live teacher can give
     them; live: the first teacher itself, for losses that read its features; features: pooled ones by the teacher's module
-    path, `[view, sample, channels]`, where these are enough; teacher_data: how the live teacher's images are normalised,
+    path, `[view, sample, channels]`, where these are enough; teacher_input: how the live teacher's samples are preprocessed,
     where otherwise than the student's.
     """
 
@@ -39,38 +46,38 @@ class TaskLesson:
     cached: tuple[Stored, ...] = ()
     live: nn.Module | None = None
     features: Mapping[str, npt.NDArray[np.float16]] = field(default_factory=dict)
-    teacher_data: Data | None = None
+    teacher_input: Input | None = None
 
     def taps(self, objective: TaskObjective) -> Taps:
         """Taps of the teacher's layers that the cache does not hold."""
         paths = [path for path in objective.layers_of("teacher") if path not in self.features]
         return Taps(self.live or nn.Identity(), paths, "teacher")
 
-    def teachers(self, step: Step, images: torch.Tensor, taps: Taps) -> Taught:
+    def teachers(self, step: Step, arguments: Arguments, taps: Taps) -> TeacherPass:
         """The teachers' answers to a step: logits `[teachers, batch, classes]`, and features by path.
 
         They come from the cache; where the live teacher runs anyway, the first's come from it.
         """
-        device, logits = images.device, [read(stored, step, images.device) for stored in self.cached]
+        device = arguments[0].device
+        logits = [read(stored, step, device) for stored in self.cached]
         if self.live is not None:
-            if self.teacher_data is not None:
-                images = to_tensor(step.batch.images, self.teacher_data, device)
+            if self.teacher_input is not None:
+                arguments = arguments_of(self.teacher_input, step.batch.inputs, device)
             with torch.no_grad():
-                logits[:1] = [forward(self.live, images).float()]
+                logits[:1] = [forward(self.live, arguments).float()]
         features = {path: read(stored, step, device) for path, stored in self.features.items()}
-        return torch.stack(logits) if logits else None, features | taps.features
+        return TeacherPass(torch.stack(logits) if logits else None, features | taps.features)
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """The training images, how they are augmented and normalised, and the tasks that are learnt on them."""
+    """The tasks that are learnt on the same training samples."""
 
-    data: Data
     tasks: tuple[TaskLesson, ...]
 
     @property
     def samples(self) -> Samples:
-        """The images, which are those of every task."""
+        """The samples, which are those of every task."""
         return self.tasks[0].samples
 
     @property
@@ -85,9 +92,8 @@ class Lesson:
 
     @property
     def views(self) -> Views:
-        """The training views, their labels `[samples, tasks]`."""
-        labels = np.stack([task.samples.train.labels for task in self.tasks], 1)
-        return replace(views_of(self.samples, self.data), labels=labels)
+        """The training views, with the labels of every task."""
+        return replace(self.samples.views, targets={task.name: task.samples.train.labels for task in self.tasks})
 
 
 def read(stored: Stored, step: Step, device: torch.device) -> torch.Tensor:

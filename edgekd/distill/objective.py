@@ -22,13 +22,13 @@ LabelLoss = Callable[[Tensor, Labels], Tensor]
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a step shows to the losses; the names are those of edgekd.distill.methods.
+class ForwardPass:
+    """One pass of student and teachers over a batch, as losses read it; edgekd.distill.methods explains the names.
 
     z_ts: `[teachers, batch, classes]`, None where no loss reads a teacher; f_s, f_t: features by module path.
     """
 
-    images: Tensor
+    inputs: tuple[Tensor, ...]
     rows: Tensor
     labels: Labels
     z_s: Tensor
@@ -64,34 +64,37 @@ class Term:
             return 0.0
         return self.weight * min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else self.weight
 
-    def __call__(self, seen: Seen, epoch: float) -> Tensor:
+    def __call__(self, forward: ForwardPass, epoch: float) -> Tensor:
         """The loss, unweighted. With several teachers a method that reads one is averaged over them."""
         needs = self.declared.needs
         # Features are the first teacher's, and so must be the logits beside them.
         one_of_several = "z_t" in needs and "f_t" not in needs
-        several = one_of_several and seen.z_ts is not None and len(seen.z_ts) > 1
+        several = one_of_several and forward.z_ts is not None and len(forward.z_ts) > 1
         if several:
-            assert seen.z_ts is not None
-            values = [self.method(*(self.given(name, seen, epoch, k) for name in needs)) for k in range(len(seen.z_ts))]
+            assert forward.z_ts is not None
+            values = [
+                self.method(*(self.argument(name, forward, epoch, k) for name in needs))
+                for k in range(len(forward.z_ts))
+            ]
             return torch.stack(values).mean()
-        value: Tensor = self.method(*(self.given(name, seen, epoch) for name in needs))
+        value: Tensor = self.method(*(self.argument(name, forward, epoch) for name in needs))
         return value
 
-    def given(self, name: str, seen: Seen, epoch: float, teacher: int = 0) -> Any:
-        """What a positional argument of this name is given."""
+    def argument(self, name: str, forward: ForwardPass, epoch: float, teacher: int = 0) -> Any:
+        """The positional argument of this name."""
         match name:
             case "z_t":
-                return None if seen.z_ts is None else seen.z_ts[teacher]
+                return None if forward.z_ts is None else forward.z_ts[teacher]
             case "labels":
-                return seen.labels.hard
+                return forward.labels.hard
             case "f_s":
-                return [as_tokens(seen.f_s[path], self.layout, path, self.name) for path in self.student_layers]
+                return [as_tokens(forward.f_s[path], self.layout, path, self.name) for path in self.student_layers]
             case "f_t":
-                return [as_tokens(seen.f_t[path], self.layout, path, self.name) for path in self.teacher_layers]
+                return [as_tokens(forward.f_t[path], self.layout, path, self.name) for path in self.teacher_layers]
             case "epoch":
                 return epoch
             case _:
-                return getattr(seen, name)
+                return getattr(forward, name)
 
 
 class TaskObjective(nn.Module):
@@ -158,14 +161,16 @@ class TaskObjective(nn.Module):
         paths = [path for term in self.terms for path in getattr(term, f"{role}_layers")]
         return list(dict.fromkeys(paths))
 
-    def prepare(self, seen: Seen, student: nn.Module, teacher: nn.Module | None, classes: int, samples: int) -> None:
+    def prepare(
+        self, forward: ForwardPass, student: nn.Module, teacher: nn.Module | None, classes: int, samples: int
+    ) -> None:
         """Let the methods that have weights of their own see one batch and the models, before the optimizer is made."""
         for term in self.terms:
-            self.prepare_one(term, seen, student, teacher, classes, samples)
+            self.prepare_one(term, forward, student, teacher, classes, samples)
 
     @staticmethod
     def prepare_one(
-        term: Term, seen: Seen, student: nn.Module, teacher: nn.Module | None, classes: int, samples: int
+        term: Term, forward: ForwardPass, student: nn.Module, teacher: nn.Module | None, classes: int, samples: int
     ) -> None:
         """`prepare` for one term; nothing for a method that has none."""
         prepare, names = term.declared.prepare, term.declared.prepare_needs
@@ -174,7 +179,7 @@ class TaskObjective(nn.Module):
         about: dict[str, Any] = {
             "student": student, "teacher": teacher, "classes": classes, "samples": samples, "paths": list(term.student_layers),
         }  # fmt: skip
-        given = {name: about[name] if name in about else term.given(name, seen, 0.0) for name in names}
+        given = {name: about[name] if name in about else term.argument(name, forward, 0.0) for name in names}
         prepare(term.method, **given)
 
     def deployed(self, student: nn.Module) -> nn.Module:
@@ -184,22 +189,22 @@ class TaskObjective(nn.Module):
                 return term.declared.deployed(term.method, student, term.student_layers[0])
         return student
 
-    def forward(self, epoch: float, seen: Seen) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, epoch: float, forward: ForwardPass) -> tuple[Tensor, dict[str, Tensor]]:
         """The total and the unweighted terms. A term whose weight is 0 by now is not computed."""
         values: dict[str, Tensor] = {}
-        total = torch.zeros((), device=seen.z_s.device)
+        total = torch.zeros((), device=forward.z_s.device)
         if self.label_weight and self.label_loss is not None:
-            values["labels"] = self.label_loss(seen.z_s, seen.labels)
+            values["labels"] = self.label_loss(forward.z_s, forward.labels)
             total = total + self.label_weight * values["labels"]
         for term in self.terms:
             if term.until_epoch is None or epoch < term.until_epoch:
-                values[term.name] = term(seen, epoch)
+                values[term.name] = term(forward, epoch)
                 total = total + term.weight_at(epoch) * values[term.name]
         if (
             processes.SIZE > 1
         ):  # processes wait for the gradient of every parameter, also of those that nothing reads now
             idle = [p.sum() for term in self.terms if term.name not in values for p in _parameters(term.method)]
-            total = total + 0.0 * sum(idle, seen.z_s.float().sum())
+            total = total + 0.0 * sum(idle, forward.z_s.float().sum())
         return total, values
 
 
@@ -232,12 +237,12 @@ class Objective(nn.Module):
         """One of them, for what is the same in all: methods, what they need, the layers that they read."""
         return next(iter(self.members.values()))
 
-    def forward(self, epoch: float, seen: Mapping[str, Seen]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total and the unweighted terms of all tasks; `seen`: what each is shown, by its name."""
+    def forward(self, epoch: float, passes: Mapping[str, ForwardPass]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total and the unweighted terms of all tasks; `passes`: those of each task, by its name."""
         values: dict[str, Tensor] = {}
         total: Tensor | float = 0.0
         for name, task in self.members.items():
-            its_total, its_values = task(epoch, seen[name])
+            its_total, its_values = task(epoch, passes[name])
             values |= {f"{name}/{term}" if name else term: value for term, value in its_values.items()}
             total = total + self.weights[name] * its_total
         assert isinstance(total, Tensor)

@@ -21,19 +21,21 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgekd.base import processes
 from edgekd.base.console import progress, say, shows_bars
+from edgekd.base.draws import permutation
 from edgekd.cache.stage import SCRATCH
-from edgekd.data.batches import Step, epoch_of, to_tensor
-from edgekd.data.views import permutation
+from edgekd.data.batches import Step, arguments_of, epoch_of
 from edgekd.distill.checkpoint import Checkpoint
 from edgekd.distill.features import Taps
-from edgekd.distill.lesson import Lesson, Taught
-from edgekd.distill.objective import Objective, Seen
+from edgekd.distill.lesson import Lesson, TeacherPass
+from edgekd.distill.objective import ForwardPass, Objective
 from edgekd.errors import ModelError
+from edgekd.figures.metric import Metric
+from edgekd.figures.words import valued as in_words
 from edgekd.models import accelerator
 from edgekd.models.accelerator import autocast, uses_bf16
 from edgekd.models.copies import detach_computed
 from edgekd.models.forward import predict
-from edgekd.models.memory_format import arranged, training_format
+from edgekd.models.memory_format import Arguments, arranged, training_format
 from edgekd.recipe import Distill, Optimizer
 from edgekd.tasks.protocol import Labels
 from edgekd.tasks.scores import valued
@@ -65,7 +67,7 @@ def train(
 
     A checkpoint is written to `out` after each epoch and a run that was killed goes on from there, with the same result:
     the order of samples, their views and torch's own random numbers depend on the seed and the epoch alone. The student
-    of the last epoch ships; the hold-out accuracy is logged, nothing is chosen by it. Writes `metrics.jsonl`: a line an
+    of the last epoch ships; the figure on the hold-out split is logged, nothing is chosen by it. Writes `metrics.jsonl`: a line an
     epoch. Runs alone or on every process of `accelerate launch`; `batch_size` is over all of them.
     """
     training = Training(student, lesson, settings, modes or Modes())
@@ -83,7 +85,7 @@ def train(
                 if i % NOTED == 0:
                     advance(NOTED * settings.batch_size, training.note(epoch, i))
             metrics.append(training.end(epoch))
-            _tell(title, metrics[-1], settings)
+            _tell(title, metrics[-1], settings, lesson.samples.task.metric)
             if training.is_first:
                 checkpoint.save(metrics=metrics)
                 _log(log, metrics[-1])
@@ -103,7 +105,7 @@ class Training:
         # accelerate fixes one precision for the whole process; a build trains in several.
         self.accelerate = Accelerator(mixed_precision="no", cpu=self.where.type == "cpu", device_placement=False)
         student = student.to(self.where)
-        self.layout = training_format(student, _two_images(lesson, self.where), modes.train)
+        self.layout = training_format(student, _two_samples(lesson, self.where), modes.train)
         self.student: nn.Module = student.to(memory_format=self.layout)  # type: ignore[call-overload]
         for task in lesson.tasks:
             if task.live is not None:
@@ -173,12 +175,14 @@ class Training:
         lesson, settings = self.lesson, self.settings
         for group in self.optimizer.param_groups:
             group["lr"] = settings.optimizer.lr * schedule(now, settings.warmup_epochs, settings.epochs)
-        images = arranged(to_tensor(step.batch.images, lesson.data, self.where), self.layout)
+        arguments = arranged(arguments_of(lesson.samples.input, step.batch.inputs, self.where), self.layout)
         with autocast(self.where, self.bf16):
             # The teachers first: a student may write over its input.
-            taught = {task.name: task.teachers(step, images, self.taps_of_teachers[task.name]) for task in lesson.tasks}
-            seen = _seen(lesson, step, images, self.model(images), self.f_s, taught)
-            total, self.terms = self.loss_of(now, seen)
+            teachers = {
+                task.name: task.teachers(step, arguments, self.taps_of_teachers[task.name]) for task in lesson.tasks
+            }
+            passes = _passes(lesson, step, arguments, self.model(*arguments), self.f_s, teachers)
+            total, self.terms = self.loss_of(now, passes)
         self.optimizer.zero_grad()
         self.accelerate.backward(total)
         self.optimizer.step()
@@ -194,7 +198,7 @@ class Training:
         return f"epoch {epoch + 1}  {shown}  {speed:.0f}/s"
 
     def end(self, epoch: int) -> dict[str, float]:
-        """The epoch's figures: the speed, the mean of each term, the hold-out accuracy. Raises ModelError for a loss of NaN."""
+        """The epoch's figures: the speed, the mean of each term, the hold-out split's. Raises ModelError for a loss of NaN."""
         speed = self.samples / (time.perf_counter() - self.started)
         metrics = {"epoch": epoch + 1, "lr": self.optimizer.param_groups[0]["lr"], "samples_per_s": round(speed, 1)}
         metrics |= {name: float(f"{float(value) / self.steps:.6g}") for name, value in self.sums.items()}
@@ -212,11 +216,11 @@ def _averaged(student: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
 
 
-def _tell(title: str, metrics: Mapping[str, float], settings: Distill) -> None:
+def _tell(title: str, metrics: Mapping[str, float], settings: Distill, metric: Metric) -> None:
     """A line an epoch where there is no bar, some of them where there are many epochs."""
     epoch = int(metrics["epoch"])
     if not shows_bars() and (settings.epochs - epoch) % math.ceil(settings.epochs / LINES) == 0:
-        found = f"loss {metrics['loss']:.4g}, hold-out {metrics['holdout_top1']:.2f} %"
+        found = f"loss {metrics['loss']:.4g}, hold-out {in_words(metrics['holdout'], metric.unit)}"
         say(f"  {title}: epoch {epoch} of {settings.epochs}, {found}")
 
 
@@ -239,8 +243,9 @@ def schedule(epoch: float, warmup_epochs: float, epochs: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (epoch - warmup_epochs) / max(epochs - warmup_epochs, 1e-9)))
 
 
-def _two_images(lesson: Lesson, device: torch.device) -> torch.Tensor:
-    return to_tensor(lesson.views(lesson.samples.train_ids[:2], 0).images, lesson.data, device)
+def _two_samples(lesson: Lesson, device: torch.device) -> Arguments:
+    samples = lesson.samples
+    return arguments_of(samples.input, lesson.views(samples.train_ids[:2], 0).inputs, device)
 
 
 def _prepare(
@@ -261,15 +266,15 @@ def _prepare(
         number = len(lesson.samples.train_ids)
         rows = permutation(number, settings.seed, PREPARED)[: min(PREPARED_ON, settings.batch_size)]
         step = Step(lesson.views(lesson.samples.train_ids[rows], 0), rows, 0)
-        images = arranged(to_tensor(step.batch.images, lesson.data, device), layout)
+        arguments = arranged(arguments_of(lesson.samples.input, step.batch.inputs, device), layout)
         torch.manual_seed(_seed_of(settings.seed, -1))  # the methods' own weights, the same after a restart
         modes.evaluate(student)
         with torch.no_grad():
-            taught = {task.name: task.teachers(step, images, theirs[task.name]) for task in lesson.tasks}
-            seen = _seen(lesson, step, images, student(images), ours.features, taught)
+            teachers = {task.name: task.teachers(step, arguments, theirs[task.name]) for task in lesson.tasks}
+            passes = _passes(lesson, step, arguments, student(*arguments), ours.features, teachers)
             for task in lesson.tasks:
                 own = objective.members[task.name]
-                own.prepare(seen[task.name], student, task.live, len(task.samples.classes), number)
+                own.prepare(passes[task.name], student, task.live, len(task.samples.classes), number)
         objective.to(device)
 
 
@@ -281,40 +286,38 @@ def _optimizer(settings: Optimizer, parameters: list[nn.Parameter]) -> torch.opt
     )
 
 
-def _seen(
+def _passes(
     lesson: Lesson,
     step: Step,
-    images: torch.Tensor,
+    arguments: Arguments,
     z_s: torch.Tensor,
     f_s: Mapping[str, torch.Tensor],
-    taught: Mapping[str, Taught],
-) -> dict[str, Seen]:
-    """What each task's losses are shown of a step: its own columns of the logits, its labels, its teachers' answers.
-
-    taught: logits and features of each task's teachers, by its name.
-    """
+    teachers: Mapping[str, TeacherPass],
+) -> dict[str, ForwardPass]:
+    """The pass of each task: its own columns of the logits, its labels, and its teachers' answers."""
 
     def here(values: npt.NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(images.device)
+        return torch.from_numpy(np.ascontiguousarray(values)).to(z_s.device)
 
     batch, rows = step.batch, here(step.rows)
-    hard, partner, lam = here(batch.labels), here(batch.partner_labels), here(batch.lam.astype(np.float32))
+    lam = here(batch.lam.astype(np.float32))
     each = torch.split(z_s, [len(task.samples.classes) for task in lesson.tasks], 1)
-    found = {}
-    for k, (task, z) in enumerate(zip(lesson.tasks, each, strict=True)):
-        z_ts, f_t = taught[task.name]
-        found[task.name] = Seen(images, rows, Labels(hard[:, k], partner[:, k], lam), z, z_ts, f_s, f_t)
-    return found
+    passes = {}
+    for task, z in zip(lesson.tasks, each, strict=True):
+        theirs = teachers[task.name]
+        labels = Labels(here(batch.targets[task.name]), here(batch.partners[task.name]), lam)
+        passes[task.name] = ForwardPass(arguments, rows, labels, z, theirs.z_ts, f_s, theirs.f_t)
+    return passes
 
 
 def _holdout(model: nn.Module, lesson: Lesson, modes: Modes) -> dict[str, float]:
-    """Top-1 of each task."""
+    """The figure of each task's metric."""
     modes.evaluate(model)
     ids = lesson.samples.holdout_ids
-    logits = predict(model, lesson.samples.train, ids, lesson.data)
+    logits = predict(model, lesson.samples.train, ids)
     ends = np.cumsum([len(task.samples.classes) for task in lesson.tasks])[:-1]
     return {
-        "/".join(filter(None, ("holdout_top1", task.name))): round(
+        "/".join(filter(None, ("holdout", task.name))): round(
             valued(task.samples.task, part, task.samples.train.labels[ids]), 3
         )
         for task, part in zip(lesson.tasks, np.split(logits, ends, 1), strict=True)

@@ -24,7 +24,7 @@ from edgekd.errors import ExportError
 from edgekd.export import passes
 from edgekd.export.opset import LOWEST, at_opset
 from edgekd.export.translations import translations_read_once
-from edgekd.inputs.image import Normalise
+from edgekd.inputs.normalise import Normalise
 from edgekd.models.plain import is_plain, plain_copy
 from edgekd.models.trace import Batch, Free, as_tuple, quiet_torch, trace, user_line
 from edgekd.target import Quantization

@@ -13,21 +13,25 @@ LASTING = ("score", "energy", "sustained")  # what stays of an earlier measureme
 P90 = "p90_latency_ms"
 
 
-def with_device(report: Report, found: OnDevice, p90_budget_ms: float | None) -> Report:
+def with_device(report: Report, measured: OnDevice, p90_budget_ms: float | None) -> Report:
     """The report with a device's figures, in place of those that it gave before in the same power mode.
 
     Accuracy, energy and a sustained run of the same model there stay, where they were not measured anew.
     """
-    before = next((d for d in report.devices if (d.device, d.power_mode) == (found.device, found.power_mode)), None)
+    before = next(
+        (d for d in report.devices if (d.device, d.power_mode) == (measured.device, measured.power_mode)), None
+    )
     if (
         before is not None
-        and found.golden_ok
-        and (before.model_sha256, before.runtime) == (found.model_sha256, found.runtime)
+        and measured.golden_ok
+        and (before.model_sha256, before.runtime) == (measured.model_sha256, measured.runtime)
     ):
-        kept = {name: getattr(before, name) for name in LASTING if getattr(before, name) and not getattr(found, name)}
+        kept = {
+            name: getattr(before, name) for name in LASTING if getattr(before, name) and not getattr(measured, name)
+        }
         dates = {name: before.measured_earlier.get(name, before.created) for name in kept}
-        found = found.model_copy(update={**kept, "measured_earlier": dates})
-    return _with_devices(report, (*(d for d in report.devices if d is not before), found), p90_budget_ms)
+        measured = measured.model_copy(update={**kept, "measured_earlier": dates})
+    return _with_devices(report, (*(d for d in report.devices if d is not before), measured), p90_budget_ms)
 
 
 def without_device(report: Report, name: str, p90_budget_ms: float | None) -> Report:

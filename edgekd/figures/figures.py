@@ -10,11 +10,13 @@ NOT_TO_SHIP = "NOT TO SHIP"
 Origin = Literal["device", "host", "emulated", "estimate", "not measured"]
 
 
-class Section(BaseModel):
+class Record(BaseModel):
+    """A part of a report: immutable, without unknown keys."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Score(Section):
+class Score(Record):
     """How good a model is by a metric, with its 95 % interval, over `n` samples of a split."""
 
     metric: str = "top-1"
@@ -35,7 +37,7 @@ class Score(Section):
         return 1 if self.better == "higher" else -1
 
 
-class Latency(Section):
+class Latency(Record):
     """Milliseconds of one inference; made by edgekd.measure.protocol."""
 
     p50_ms: float
@@ -57,7 +59,7 @@ class Latency(Section):
     )
 
 
-class KernelTime(Section):
+class KernelTime(Record):
     """A kernel of an estimate: a multiply-add counts two operations."""
 
     name: str
@@ -68,7 +70,7 @@ class KernelTime(Section):
     ms: float
 
 
-class Estimate(Section):
+class Estimate(Record):
     """How long one sample takes, as a range, by a device's profile or calibration; never a measurement."""
 
     device: str
@@ -88,7 +90,7 @@ class Estimate(Section):
     origin: Literal["estimate"] = "estimate"
 
 
-class Candidate(Section):
+class Candidate(Record):
     """One exported model that could ship."""
 
     name: str = Field(description="fp32, fp16, bf16, int8")
@@ -106,14 +108,14 @@ class Candidate(Section):
     reason: str = Field(description="why it ships, or why it lost")
 
 
-class Dropped(Section):
+class Dropped(Record):
     """A candidate that could not be made, opened or run, so that nothing is known of it but this."""
 
     name: str
     reason: str
 
 
-class Check(Section):
+class Check(Record):
     """One line of the table of checks."""
 
     name: str
@@ -136,7 +138,7 @@ Said = Annotated[str, AfterValidator(printable)]
 Figures = Annotated[dict[Said, float], Field(default_factory=dict, max_length=MOST)]
 
 
-class Reading(Section):
+class Reading(Record):
     """What a device said of itself."""
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -179,7 +181,7 @@ class Window(Reading):
     throttle_counts: dict[Said, int] = Field(default_factory=dict, max_length=MOST)
 
 
-class OnDevice(Section):
+class OnDevice(Record):
     """What the shipped model did on one device, and under which conditions."""
 
     device: str = Field(description="the name that the user gave it")
@@ -223,7 +225,7 @@ class OnDevice(Section):
         return self.before.power_mode
 
 
-class QuantizationStep(Section):
+class QuantizationStep(Record):
     """A way to quantize that mode = "auto" tried. `drop`: how much worse than fp32 on the hold-out split."""
 
     name: str
@@ -235,7 +237,7 @@ class QuantizationStep(Section):
     seconds: float
 
 
-class LayerSensitivity(Section):
+class LayerSensitivity(Record):
     """What one layer's quantization costs alone: the mean KL divergence of the model's answers from the float ones."""
 
     layer: str
@@ -245,7 +247,7 @@ class LayerSensitivity(Section):
 
 
 RENAMED = {"accuracy": "score", "holdout_top1": "holdout", "top1": "value", "per_class": "parts"}
-AS_THEY_ARE = ("curves", "quantization_curves", "per_class", "versions")  # whose keys are names of other things
+AS_THEY_ARE = ("per_class", "versions")  # whose keys are names of other things
 
 
 def _of_format_1(value: Any) -> Any:
@@ -260,7 +262,7 @@ def _of_format_1(value: Any) -> Any:
     }
 
 
-class Report(Section):
+class Report(Record):
     """Everything that `edgekd build` found; `report.json` is this, and report.html is made from it."""
 
     format: Literal[2] = Field(default=2, description="1 had `accuracy` and `top1` where this has `score` and `value`")
@@ -284,10 +286,12 @@ class Report(Section):
     checks: tuple[Check, ...]
     devices: tuple[OnDevice, ...] = Field(default=(), description="`edgekd measure`, one a device and power mode")
     curves: tuple[dict[str, float], ...] = Field(
-        default=(), description="one dict an epoch: epoch, lr, loss, loss/<term>, holdout_top1, samples_per_s"
+        default=(),
+        description="one dict an epoch: epoch, lr, loss, loss/<term>, holdout (in the metric's unit), samples_per_s",
     )
     temperature_curve: tuple[tuple[float, float], ...] = Field(
-        default=(), description="temperature and hold-out top-1 in percent, where the recipe leaves it to the build"
+        default=(),
+        description="temperature and the figure on the hold-out split, where the recipe leaves it to the build",
     )
     quantization_curves: tuple[dict[str, float], ...] = Field(
         default=(), description="the same of the quantization-aware training; empty without one"

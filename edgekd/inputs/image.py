@@ -1,63 +1,122 @@
-"""Normalise: it turns bytes of images into a network's input, in the training loop and inside the exported graph."""
+"""Image: pictures of one size, as bytes. What is true of images only stands here."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+
+from edgekd.base.draws import Floats, Ids, integers, uniform
+from edgekd.inputs.picture import Pixels, decode_image
+from edgekd.inputs.protocol import Arrays, Field
+from edgekd.recipe import Augmentation, Data
+
+if TYPE_CHECKING:  # importing torch takes seconds, which a command that only reads figures would wait for
+    from edgekd.inputs.normalise import Normalise
+
+AS_THEY_ARE = Augmentation()
+INPUT = "input"  # the name of the pixels, in the loop and in the graph
 
 
-class Normalise(nn.Module):
-    """It turns images of bytes into what a network reads: `(x / 255 - mean) / std` of each channel.
+@dataclass(frozen=True)
+class Image:
+    """Images of `shape` (height, width, channels), uint8; a network reads `(x / 255 - mean) / std` of each channel."""
 
-    `mean` and `std` hold one figure a channel, of values in 0..1. The loop, the exported graph and run.py compute the same
-    bits, for they share the formula `x * scale + shift`, whose two constants are computed in float64 and rounded once.
-    """
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
+    augment: Augmentation = AS_THEY_ARE
 
-    # Product and sum are two operators on purpose. Each rounds to the nearest float32, in torch, numpy and onnxruntime alike,
-    # so that nothing is left to differ. torch.addcmul computes both in one operator, and leaves out the first rounding on
-    # processors with FMA: half of the values are then other ones than the graph's. `(x / 255 - mean) / std` would be as equal,
-    # but takes three operators, two of them divisions.
+    @classmethod
+    def of(cls, shapes: Mapping[str, list[int]], data: Data) -> Image:
+        """The images of a decoded split, as the recipe normalises and augments them."""
+        height, width, channels = shapes[INPUT]
+        return cls((height, width, channels), data.mean, data.std, data.augment)
 
-    scale: Tensor
-    shift: Tensor
+    @property
+    def noun(self) -> str:
+        return "images"
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        scale = [1 / (255 * each) for each in std]
-        shift = [-middle / each for middle, each in zip(mean, std, strict=True)]
-        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32).reshape(-1, 1, 1))
-        self.register_buffer("shift", torch.tensor(shift, dtype=torch.float32).reshape(-1, 1, 1))
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        return (Field(INPUT, "uint8", self.shape),)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """It gives float32 `[n, channels, h, w]` of uint8 images `[n, h, w, channels]`.
+    @property
+    def offers(self) -> Mapping[str, int]:
+        return {"in_channels": self.shape[2]}
 
-        The values keep their order in memory, so that the result is `channels_last`, which oneDNN's convolutions and GPUs
-        prefer.
-        """
-        # Cast first: uint8 is an input's type in TensorRT, and no operator but Cast reads it.
-        return self.normalised(images.float().permute(0, 3, 1, 2))
+    def mistakes(self) -> Mapping[str, str]:
+        """A normalisation of other channels, and a crop beyond the images."""
+        found, (height, width, channels) = {}, self.shape
+        if len(self.mean) not in (1, channels):
+            have = f"{channels} channel{'s' * (channels > 1)}"
+            found["mean"] = (
+                f"and std have {len(self.mean)} values, the images {have}; give 1{f' or {channels}' * (channels > 1)}"
+            )
+        if (padding := self.augment.crop_padding) > min(height, width):
+            found["augment.crop_padding"] = (
+                f"is {padding}, the images are {min(height, width)} pixels wide or high; give less"
+            )
+        return found
 
-    def normalised(self, planes: Tensor) -> Tensor:
-        """It computes the formula on floats in 0..255, `[n, channels, h, w]`; gradients pass through it."""
-        if torch.compiler.is_exporting():
-            return planes * self.scale + self.shift
-        # The same two operators, but with the figures once for each pixel of a row: where the channels lie side by side torch
-        # would otherwise begin anew behind each pixel, which takes four times as long. In place, for memory takes time too.
-        scale, shift = (
-            each.expand(1, -1, 1, planes.shape[3]).contiguous(memory_format=torch.channels_last)
-            for each in (self.scale, self.shift)
-        )
-        return (planes * scale).add_(shift)
+    def read(self, stored: bytes | Pixels) -> Arrays:
+        """The pixels uint8 `[h, w, channels]` of an encoded image, or of an array."""
+        return {INPUT: decode_image(stored, self.shape[:2], self.shape[2])}
 
-    def to_bytes(self, planes: Tensor) -> Tensor:
-        """It gives the images, uint8 `[n, h, w, channels]`, whose normalised values are nearest to `planes`."""
-        pixels = ((planes - self.shift) / self.scale).round().clamp(0, 255)
-        return pixels.byte().permute(0, 2, 3, 1).contiguous()
+    def view(self, raw: Arrays, ids: Ids, view: int, seed: int) -> Arrays:
+        """The images padded, cropped, flipped and cut out, as `augment` says."""
+        images: Pixels = raw[INPUT]
+        n, height, width, _ = images.shape
+        if pad := self.augment.crop_padding:
+            images = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+        rows = np.arange(height) + integers(ids, 2 * pad + 1, seed, view, 0)[:, None]
+        columns = np.arange(width) + integers(ids, 2 * pad + 1, seed, view, 1)[:, None]
+        if self.augment.flip:
+            flipped = uniform(ids, seed, view, 2) < 0.5
+            columns = np.where(flipped[:, None], columns[:, ::-1], columns)
+        if pad or self.augment.flip:
+            images = images[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+        if self.augment.cutout:
+            images = self._cut_out(images, ids, view, seed)
+        return {INPUT: images}
+
+    def _cut_out(self, images: Pixels, ids: Ids, view: int, seed: int) -> Pixels:
+        _, height, width, channels = images.shape
+        side = self.augment.cutout
+        top = integers(ids, height, seed, view, 3)[:, None] - side // 2
+        left = integers(ids, width, seed, view, 4)[:, None] - side // 2
+        rows, columns = np.arange(height), np.arange(width)
+        inside = ((rows >= top) & (rows < top + side))[:, :, None] & ((columns >= left) & (columns < left + side))[
+            :, None, :
+        ]
+        fill = self.augment.fill or self.mean
+        colour = np.rint(np.broadcast_to(fill, channels) * 255).astype(np.uint8)
+        return np.where(inside[..., None], colour, images)
+
+    def mixed(self, raw: Arrays, partners: Arrays, share: Floats) -> Arrays:
+        """The weighted sums, rounded back to bytes: teacher and student see an image as the device will see one."""
+        weight = share.astype(np.float32)[:, None, None, None]
+        return {INPUT: np.rint(weight * raw[INPUT] + (1 - weight) * partners[INPUT]).astype(np.uint8)}
+
+    def preprocess(self) -> Normalise:
+        """uint8 `[n, h, w, channels]` to float32 `[n, channels, h, w]`, in channels_last."""
+        from edgekd.inputs.normalise import Normalise, per_channel
+
+        channels = self.shape[2]
+        return Normalise(per_channel(self.mean, channels), per_channel(self.std, channels))
 
 
-def per_channel(figures: Sequence[float], channels: int) -> tuple[float, ...]:
-    """It repeats one figure for all channels; as many figures as channels stay as they are."""
-    return tuple(float(figure) for figure in np.broadcast_to(figures, channels))
+def decoded(stored: bytes | Pixels, size: tuple[int, int] | None, channels: int | None) -> Arrays:
+    """The pixels of an image as it was stored, with `size` and `channels` as for `decode_image`."""
+    return {INPUT: decode_image(stored, size, channels)}
+
+
+def another_shape(name: str, sample: Arrays, first: Mapping[str, tuple[int, ...]]) -> str:
+    """What to do about the image `name`, which has another size than the first one."""
+    (height, width, channels), shape = sample[INPUT].shape, first[INPUT]
+    return (
+        f"{name} is {width}x{height} with {channels} channels, the first image of train is {shape[1]}x{shape[0]} with "
+        f"{shape[2]}; set data.size = [height, width]"
+    )

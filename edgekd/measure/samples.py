@@ -71,5 +71,5 @@ def samples_for_accuracy(bundle: Path, most: int | None = None) -> Iterator[Samp
         labels = test.labels
         ids = stratified(labels, len(labels) if most is None else most, recipe.data.seed)
         file = Path(folder) / SAMPLES
-        write_arrays(file, as_input(test.get(ids), recipe.data, recipe.export))
+        write_arrays(file, as_input(test.input, test.get(ids), recipe.export))
         yield Samples(file, labels[ids], test.classes)

@@ -69,7 +69,7 @@ class _Refused(ValueError):
     """What in the file is not read."""
 
 
-def load_exported(path: Path, given: str) -> nn.Module:
+def load_exported(path: Path, reference: str) -> nn.Module:
     """The program of a .pt2 file on the CPU, in the mode that it was exported in; `given` is what the user wrote.
 
     Raises ModelError for a file that is damaged, that another torch wrote, or that holds more than tensors and operators.
@@ -79,11 +79,11 @@ def load_exported(path: Path, given: str) -> nn.Module:
             program = _program(_Records(archive))
         return program.module()
     except _Refused as error:
-        raise ModelError(f"'{given}': {in_a_line(str(error))}; {OTHERWISE}") from error
+        raise ModelError(f"'{reference}': {in_a_line(str(error))}; {OTHERWISE}") from error
     except Exception as error:  # on a damaged file torch's deserialiser raises whatever it stumbles over
         reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:300]}"
         raise ModelError(
-            f"'{given}': not a torch.export program that this torch ({torch.__version__}) reads ({reason}); export it anew with "
+            f"'{reference}': not a torch.export program that this torch ({torch.__version__}) reads ({reason}); export it anew with "
             f"torch.export.save, or {OTHERWISE}"
         ) from error
 
@@ -141,7 +141,7 @@ def _tensors(records: _Records, what: str) -> dict[str, torch.Tensor]:
         return _unpacked(records.read(f"data/{what}/model.pt"), what)
     described = records.json(f"data/{what}/model_{what}_config.json")["config"]
     stored: dict[str, torch.Tensor] = {}
-    found = {}
+    tensors = {}
     for name, about in described.items():
         _hold(PATH, name, "a weight's name")
         record = str(about["path_name"])
@@ -149,13 +149,13 @@ def _tensors(records: _Records, what: str) -> dict[str, torch.Tensor]:
             raise _Refused(f"its constant {name!r} is an object ({record[:100]!r}), no tensor")
         data = records.read(f"data/{what}/{record}")
         if about["use_pickle"]:
-            found[name] = _unpacked(data, name, one=True)[""]
+            tensors[name] = _unpacked(data, name, one=True)[""]
             continue
         tensor = _strided(stored, record, data, about["tensor_meta"])
         if about["is_param"]:
             tensor = nn.Parameter(tensor, requires_grad=bool(about["tensor_meta"]["requires_grad"]))
-        found[name] = tensor
-    return found
+        tensors[name] = tensor
+    return tensors
 
 
 def _strided(stored: dict[str, torch.Tensor], record: str, data: bytes, about: Mapping[str, Any]) -> torch.Tensor:

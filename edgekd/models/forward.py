@@ -1,4 +1,4 @@
-"""Passes without gradients: logits of pictures, in halves where the accelerator's memory ends."""
+"""Passes without gradients: logits of raw samples, in halves where the accelerator's memory ends."""
 
 from __future__ import annotations
 
@@ -10,42 +10,43 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from edgekd.base.draws import Ids
 from edgekd.data import Split
-from edgekd.data.batches import to_tensor
+from edgekd.data.batches import arguments_of
+from edgekd.inputs.protocol import Arrays, Input, cut, number_of
 from edgekd.models.accelerator import autocast, device_of
 from edgekd.models.memory_format import forward
-from edgekd.recipe import Data
 
 BATCH = 250
-Images = npt.NDArray[np.uint8]
 T = TypeVar("T")
 
 
-def logits_of(model: nn.Module, images: Images, data: Data, *, bf16: bool = False) -> torch.Tensor:
-    """Logits float32 `[n, classes]` of uint8 images `[n, h, w, channels]`; in halves where the memory ends."""
-    return in_halves(lambda part: answers_of(model, part, data, bf16), images, torch.cat)
+def logits_of(model: nn.Module, input: Input, raw: Arrays, *, bf16: bool = False) -> torch.Tensor:
+    """Logits float32 `[n, classes]` of raw samples; in halves where the memory ends."""
+    return in_halves(lambda part: answers_of(model, input, part, bf16), raw, torch.cat)
 
 
 @torch.inference_mode()
-def answers_of(model: nn.Module, images: Images, data: Data, bf16: bool) -> torch.Tensor:
-    """One pass, float32 on the processor; images uint8 `[n, h, w, channels]`."""
+def answers_of(model: nn.Module, input: Input, raw: Arrays, bf16: bool) -> torch.Tensor:
+    """Logits of one pass over raw samples, float32 on the processor."""
     where = device_of(model)
     with autocast(where, bf16):
-        return forward(model, to_tensor(images, data, where)).float().cpu()  # type: ignore[no-any-return]
+        return forward(model, arguments_of(input, raw, where)).float().cpu()  # type: ignore[no-any-return]
 
 
-def in_halves(compute: Callable[[Images], T], images: Images, join: Callable[[list[T]], T]) -> T:
-    """`compute(images)`; where the accelerator's memory ends, that of both halves, joined."""
+def in_halves(compute: Callable[[Arrays], T], raw: Arrays, join: Callable[[list[T]], T]) -> T:
+    """`compute(raw)`; where the accelerator's memory ends, that of both halves, joined."""
     try:
-        return compute(images)
+        return compute(raw)
     except torch.OutOfMemoryError:
-        if len(images) == 1:
+        if number_of(raw) == 1:
             raise
-    middle = len(images) // 2
-    return join([in_halves(compute, part, join) for part in (images[:middle], images[middle:])])
+    middle = number_of(raw) // 2
+    return join([in_halves(compute, cut(raw, part), join) for part in (slice(middle), slice(middle, None))])
 
 
-def predict(model: nn.Module, split: Split, ids: npt.NDArray[np.int64], data: Data) -> npt.NDArray[np.float32]:
+def predict(model: nn.Module, split: Split, ids: Ids) -> npt.NDArray[np.float32]:
     """Logits of unaugmented samples, float32 `[n, classes]`."""
     starts = range(0, len(ids), BATCH)
-    return np.concatenate([logits_of(model, split.get(ids[start : start + BATCH]), data).numpy() for start in starts])
+    parts = [split.get(ids[start : start + BATCH]) for start in starts]
+    return np.concatenate([logits_of(model, split.input, part).numpy() for part in parts])

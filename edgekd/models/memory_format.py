@@ -15,51 +15,59 @@ from edgekd.models.copies import copy_of
 BLOCK = 16
 """oneDNN computes with the channels in blocks of 8 (AVX2) or 16 (AVX-512)."""
 
+Arguments = tuple[Tensor, ...]  # of a network, in the order of its forward
+MAP = 4  # axes of a feature map: batch, channels, height, width
 NO_VIEW = "view size is not compatible with input tensor's size and stride"
 
 _contiguous: WeakSet[nn.Module] = WeakSet()
 
 
-def forward(model: nn.Module, images: Tensor) -> Any:
-    """`model(images)`; once more with contiguous images where the model's own code needs them, as `x.view(n, -1)` does."""
+def forward(model: nn.Module, arguments: Arguments) -> Any:
+    """`model(*arguments)`; once more with contiguous ones where the model's own code needs them, as `x.view(n, -1)` does."""
     if model not in _contiguous:
         try:
-            return model(images)
+            return model(*arguments)
         except RuntimeError as error:
             if NO_VIEW not in str(error):
                 raise
-        result = model(arranged(images, torch.contiguous_format))  # an error of this one is the model's own
+        result = model(*arranged(arguments, torch.contiguous_format))  # an error of this one is the model's own
         _contiguous.add(model)
         return result
-    return model(arranged(images, torch.contiguous_format))
+    return model(*arranged(arguments, torch.contiguous_format))
 
 
-def arranged(images: Tensor, layout: torch.memory_format) -> Tensor:
-    """`images` that are in channels_last in the memory format `layout`.
+def arranged(arguments: Arguments, layout: torch.memory_format) -> Arguments:
+    """The arguments of a network, whose maps are in channels_last, in the memory format `layout`.
 
-    Copied: of one channel `contiguous()` keeps strides that convolutions take for channels_last.
+    Maps are copied: of one channel `contiguous()` keeps strides that convolutions take for channels_last.
     """
-    return images if layout is torch.channels_last else images.clone(memory_format=layout)
+    if layout is torch.channels_last:
+        return arguments
+    return tuple(each.clone(memory_format=layout) if each.ndim == MAP else each for each in arguments)
 
 
 def training_format(
-    model: nn.Module, images: Tensor, train: Callable[[Any], Any] = nn.Module.train
+    model: nn.Module, arguments: Arguments, train: Callable[[Any], Any] = nn.Module.train
 ) -> torch.memory_format:
-    """The memory format to train `model` in, found on a few `images` `[n, channels, h, w]`; `model` stays as it is.
+    """The memory format to train `model` in, found on the arguments for a few samples; `model` stays as it is.
 
     It is `channels_last`, which oneDNN's convolutions and GPUs prefer, but for
+    - a model that reads no map `[n, channels, h, w]`, or has weights of three dimensions in space;
     - code that needs contiguous tensors (`x.view(n, -1)` behind a convolution);
     - a 1×1 convolution with a stride and fewer inputs than a block, on a processor: oneDNN then writes past its
       workspace (oneDNN #6035, open in 3.14). Its weights' gradient is wrong by half, or the process ends.
 
     `train` puts a model into training mode.
     """
+    if all(each.ndim != MAP for each in arguments) or any(weight.ndim > MAP for weight in model.parameters()):
+        return torch.contiguous_format
+    maps = [each.to(memory_format=torch.channels_last) if each.ndim == MAP else each for each in arguments]
     trial = copy_of(model)
     train(trial)
     seen = _Convolutions()  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=[]), torch.no_grad(), seen:
         try:
-            trial.to(memory_format=torch.channels_last)(images.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+            trial.to(memory_format=torch.channels_last)(*maps)  # type: ignore[call-overload]
         except RuntimeError as error:
             if NO_VIEW not in str(error):
                 raise

@@ -6,7 +6,7 @@ import difflib
 import inspect
 import pickle
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +33,18 @@ BUILT_IN: dict[str, Callable[..., nn.Module]] = {
     "wrn-16-2": wrn_16_2,
     "mobilenetv2-0.5": mobilenetv2_05,
 }
-FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+TYPES = {
+    "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
+    "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_,
+}  # fmt: skip
 FORMS = "edgekd:NAME, python:module:function, timm:NAME, onnx:FILE (teacher only), exported:FILE (teacher only)"
 
 
-def load_model(reference: Model, *, num_classes: int, in_channels: int) -> nn.Module:
+def load_model(reference: Model, *, num_classes: int, **offers: int) -> nn.Module:
     """The model of a recipe's section, with its weights where it names some, in eval mode.
 
-    `num_classes` and `in_channels` are the data's; they are passed to a function that takes them and whose `args` do not
-    say otherwise. Raises ModelError for an unknown name, arguments that the
+    `num_classes` and `offers` (of images `in_channels`) are the data's; they are passed to a function that takes them and
+    whose `args` do not say otherwise. Raises ModelError for an unknown name, arguments that the
     function does not take, a missing file, and weights that do not fit.
     """
     kind, _, name = reference.model.partition(":")
@@ -56,13 +59,13 @@ def load_model(reference: Model, *, num_classes: int, in_channels: int) -> nn.Mo
     elif kind == "python":
         function = load_function(reference.model)
     elif kind == "timm":
-        return _with_weights(_load_timm(name, reference, num_classes, in_channels), reference)
+        return _with_weights(_load_timm(name, reference, num_classes, offers), reference)
     else:
         close = [f"edgekd:{known}" for known in difflib.get_close_matches(reference.model, BUILT_IN, n=1)]
         raise ModelError(
             f"model '{reference.model}' has an unknown form; give {FORMS}{''.join(f'. Did you mean {c}?' for c in close)}"
         )
-    given = {"num_classes": num_classes, "in_channels": in_channels}
+    given = {"num_classes": num_classes, **offers}
     parameters = inspect.signature(function).parameters
     arguments = {key: value for key, value in given.items() if key in parameters} | reference.args
     try:
@@ -86,24 +89,27 @@ def load_model(reference: Model, *, num_classes: int, in_channels: int) -> nn.Mo
 
 
 def number_of_classes(
-    model: nn.Module, image_shape: tuple[int, int, int], called: str = "the model", remedy: str = ""
+    model: nn.Module,
+    arguments: tuple[torch.Tensor, ...],
+    called: str = "the model",
+    remedy: str = "",
+    noun: str = "inputs",
 ) -> int:
-    """The width of the logits, from one forward pass of a zero image of `image_shape` (h, w, channels).
+    """The width of the logits, from one forward pass on the `arguments` for a few samples, which are `noun` in words.
 
-    Raises ModelError, which says how the model is `called` and ends in the `remedy`, where it does not take such images.
+    Raises ModelError, which says how the model is `called` and ends in the `remedy`, where it does not take them.
     """
-    height, width, channels = image_shape
     training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            logits = model(torch.zeros(2, channels, height, width))
+            logits = model(*arguments)
     except ModelError:  # an ONNX file that ends its process
         raise
     except (Exception, SystemExit) as error:  # a user's forward may raise anything, or end the program
         reason = next(iter(str(error).strip().splitlines()), "")
         raise ModelError(
-            f"{called} does not take images [batch, {channels}, {height}, {width}]: {type(error).__name__}: {reason}{remedy}"
+            f"{called} does not take {noun} {shapes_of(arguments)}: {type(error).__name__}: {reason}{remedy}"
         ) from error
     model.train(training)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
@@ -112,10 +118,15 @@ def number_of_classes(
     return logits.shape[1]
 
 
-class OnnxModel(nn.Module):
-    """An ONNX file run by onnxruntime: float images `[batch, channels, h, w]` to logits, no gradients, no layers.
+def shapes_of(arguments: Iterable[torch.Tensor]) -> str:
+    """The shapes in words: "[batch, 3, 32, 32]", several with "and" between."""
+    return " and ".join(f"[{', '.join(['batch', *map(str, each.shape[1:])])}]" for each in arguments)
 
-    `takes` are the sizes of its input, None where any is taken; of a fixed batch it is run in pieces.
+
+class OnnxModel(nn.Module):
+    """An ONNX file run by onnxruntime: a network's arguments to logits, no gradients, no layers.
+
+    `takes` are the sizes of each of its inputs, None where any is taken; of a fixed batch it is run in pieces.
     """
 
     def __init__(self, path: Path) -> None:
@@ -131,18 +142,32 @@ class OnnxModel(nn.Module):
         except Refused as error:
             raise ModelError(f"'onnx:{path}' cannot be loaded: {str(error).splitlines()[0]}") from error
         inputs = self.session.get_inputs()
-        if len(inputs) != 1 or inputs[0].type not in FLOATS:
-            told = ", ".join(f"{given.name} {given.type}" for given in inputs)
-            raise ModelError(f"'onnx:{path}' has the inputs {told}; a teacher takes one, of normalised floats")
-        self.input, self.dtype = inputs[0].name, FLOATS[inputs[0].type]
-        self.takes = tuple(size if isinstance(size, int) and size > 0 else None for size in inputs[0].shape)
+        told = ", ".join(f"{given.name} {given.type}" for given in inputs)
+        if not inputs or any(given.type not in TYPES for given in inputs):
+            raise ModelError(
+                f"'onnx:{path}' has the inputs {told}; a teacher takes normalised floats, or what the data gives as it is"
+            )
+        self.inputs = {given.name: np.dtype(TYPES[given.type]) for given in inputs}
+        self.takes = tuple(
+            tuple(size if isinstance(size, int) and size > 0 else None for size in given.shape) for given in inputs
+        )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return in_pieces(self._run, x, self.takes[0] if self.takes else None)
+    def forward(self, *arguments: torch.Tensor) -> torch.Tensor:
+        return in_pieces(self._run, arguments, fixed(self.takes))
 
-    def _run(self, x: torch.Tensor) -> torch.Tensor:
+    def _run(self, *arguments: torch.Tensor) -> torch.Tensor:
+        if len(arguments) != len(self.inputs):
+            raise ValueError(f"it has the inputs {', '.join(self.inputs)}; {len(arguments)} were given")
+        feeds = {}
+        for (name, dtype), argument in zip(self.inputs.items(), arguments, strict=True):
+            given = argument.cpu().contiguous().numpy()
+            if given.dtype.kind != dtype.kind:
+                raise ValueError(
+                    f"its input {name} is {dtype}, {given.dtype} was given; a teacher takes normalised floats"
+                )
+            feeds[name] = given.astype(dtype)
         try:
-            outputs = self.session.run(None, {self.input: x.cpu().contiguous().numpy().astype(self.dtype)})
+            outputs = self.session.run(None, feeds)
         except Refused as error:
             raise ValueError(str(error).splitlines()[0]) from error
         return torch.from_numpy(outputs[0])
@@ -151,19 +176,23 @@ class OnnxModel(nn.Module):
 class ExportedModel(nn.Module):
     """A torch.export program, in the mode that it was exported in; it has operators, no modules that could be tapped.
 
-    The program is kept out of this module's children, since it refuses `train()` and `eval()`. `takes` are the sizes of its
-    input, None where any is taken; of a fixed batch it is run in pieces.
+    The program is kept out of this module's children, since it refuses `train()` and `eval()`. `takes` are the sizes of each
+    of its inputs, None where any is taken; of a fixed batch it is run in pieces.
     """
 
     def __init__(self, program: nn.Module) -> None:
         super().__init__()
         self._program = (program.requires_grad_(False),)
         inputs: Any = [node for node in program.graph.nodes if node.op == "placeholder"]  # type: ignore[union-attr]
-        shape = inputs[0].meta["val"].shape if inputs and isinstance(inputs[0].meta.get("val"), torch.Tensor) else ()
-        self.takes = tuple(size if isinstance(size, int) else None for size in shape)
+        values = [node.meta.get("val") for node in inputs]
+        self.takes = tuple(
+            tuple(size if isinstance(size, int) else None for size in value.shape)
+            for value in values
+            if isinstance(value, torch.Tensor)
+        )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return in_pieces(self._program[0], x, self.takes[0] if self.takes else None)
+    def forward(self, *arguments: torch.Tensor) -> torch.Tensor:
+        return in_pieces(self._program[0], arguments, fixed(self.takes))
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> ExportedModel:
         self._program[0]._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -171,25 +200,32 @@ class ExportedModel(nn.Module):
         return self
 
 
-def in_pieces(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, size: int | None) -> torch.Tensor:
+def fixed(takes: tuple[tuple[int | None, ...], ...]) -> int | None:
+    """The batch that a graph is written for; None: any."""
+    return next((sizes[0] for sizes in takes if sizes and sizes[0] is not None), None)
+
+
+def in_pieces(run: Callable[..., torch.Tensor], arguments: tuple[torch.Tensor, ...], size: int | None) -> torch.Tensor:
     """`run` on `size` samples at a time, as a graph of a fixed batch takes them; the last piece is filled up and cut.
 
     None: on all at once.
     """
-    if size is None or len(x) == size:
-        return run(x)
-    filled = torch.cat([x, x[-1:].expand(-len(x) % size, *x.shape[1:])])
-    return torch.cat([run(piece) for piece in torch.split(filled, size)])[: len(x)]
+    number = len(arguments[0])
+    if size is None or number == size:
+        return run(*arguments)
+    filled = [torch.cat([x, x[-1:].expand(-number % size, *x.shape[1:])]) for x in arguments]
+    pieces = zip(*(torch.split(x, size) for x in filled), strict=True)
+    return torch.cat([run(*piece) for piece in pieces])[:number]
 
 
-def _existing(name: str, given: str) -> Path:
+def _existing(name: str, reference: str) -> Path:
     path = Path(name)
     if not path.is_file():
-        raise ModelError(f"'{given}': no such file: {path}")
+        raise ModelError(f"'{reference}': no such file: {path}")
     return path
 
 
-def _load_timm(name: str, reference: Model, num_classes: int, in_channels: int) -> nn.Module:
+def _load_timm(name: str, reference: Model, num_classes: int, offers: Mapping[str, int]) -> nn.Module:
     try:
         import timm
     except (ImportError, RuntimeError) as error:
@@ -200,7 +236,9 @@ def _load_timm(name: str, reference: Model, num_classes: int, in_channels: int) 
         ) from error
     if name not in timm.list_models():
         raise ModelError(f"timm has no model '{name}'{nearest(name, timm.list_models(f'*{name[:4]}*'))}")
-    arguments = {"num_classes": num_classes, "in_chans": in_channels} | reference.args
+    if "in_channels" not in offers:
+        raise ModelError(f"'timm:{name}' reads images, which this data has not; give another model")
+    arguments = {"num_classes": num_classes, "in_chans": offers["in_channels"]} | reference.args
     model: nn.Module = timm.create_model(name, **arguments)
     return model
 

@@ -33,14 +33,14 @@ class Signature(Protocol):
 Methods = Mapping[str, Signature]  # edgekd.distill.methods.METHODS, whose import costs importing torch
 
 
-def _layers(given: Any) -> Any:
-    if given == "auto":
-        return given
-    if isinstance(given, dict) and all(isinstance(path, str) for path in given.values()):
-        return given
-    if isinstance(given, list | tuple) and all(isinstance(path, str) for path in given):
-        return tuple(given)
-    raise ValueError(f'{shown(given)} given; write {{ student path = teacher path }}, a list of paths, or "auto"')
+def _layers(value: Any) -> Any:
+    if value == "auto":
+        return value
+    if isinstance(value, dict) and all(isinstance(path, str) for path in value.values()):
+        return value
+    if isinstance(value, list | tuple) and all(isinstance(path, str) for path in value):
+        return tuple(value)
+    raise ValueError(f'{shown(value)} given; write {{ student path = teacher path }}, a list of paths, or "auto"')
 
 
 class Loss(BaseModel):

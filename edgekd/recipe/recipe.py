@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from edgekd.base.names import class_problem
 from edgekd.base.places import expanded
+from edgekd.base.tables import Table
 from edgekd.base.texts import FolderName, Text
 from edgekd.base.toml_file import (
     Mistake,
@@ -38,14 +39,13 @@ NonNegative = Annotated[float, Field(ge=0)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
-class Section(BaseModel):
+class Section(Table):
     """A table of the recipe: immutable, and a key that it does not know is an error.
 
     What of it enters the key of a stage (edgekd.cache.stage): of `references` the file's content instead of its path, of
     `shapes_nothing` nothing, of `decoded` nothing either: the key of the samples that were decoded stands for it.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     references: ClassVar[frozenset[str]] = frozenset()
     shapes_nothing: ClassVar[frozenset[str]] = frozenset()
     decoded: ClassVar[frozenset[str]] = frozenset()
@@ -479,7 +479,7 @@ class Recipe(Section):
         """The same images with a task's labels."""
         return self.data.model_copy(update={"label": task.label})
 
-    def settled(self) -> Self:
+    def canonical(self) -> Self:
         """Without what has no say in this recipe: a change of it makes no stage anew."""
         data, distill = self.data, self.distill
         if not data.is_synthetic:

@@ -46,12 +46,12 @@ def write_recipe(folder: Path, *, force: bool = False) -> str:
         raise RecipeError(f"{folder} is no folder; give the folder that your data lies in")
     if file.exists() and not force:
         raise RecipeError(f"{file} exists; change it, or replace it with --force")
-    found = {split: _find(folder, names) for split, names in SPLITS.items()}
+    splits = {split: _find(folder, names) for split, names in SPLITS.items()}
     teacher = next((path for pattern in ("*.onnx", "*.pt2") for path in sorted(folder.glob(pattern))), None)
     kind = "" if teacher is None else f"{'onnx' if teacher.suffix == '.onnx' else 'exported'}:{teacher.name}"
     text = TEMPLATE.format(
-        train=found["train"] or "data/train.parquet",
-        test=found["test"] or "data/test.parquet",
+        train=splits["train"] or "data/train.parquet",
+        test=splits["test"] or "data/test.parquet",
         teacher=kind or "exported:teacher.pt2",
         teacher_remark="found here"
         if kind
@@ -59,11 +59,11 @@ def write_recipe(folder: Path, *, force: bool = False) -> str:
     )
     write_atomically(file, text.encode())
     load_recipe(file)
-    missing = [f"data.{split}" for split, path in found.items() if path is None] + ([] if kind else ["teacher.model"])
+    missing = [f"data.{split}" for split, path in splits.items() if path is None] + ([] if kind else ["teacher.model"])
     remark = (
         f"; nothing was found for {', '.join(missing)}: fill in"
         if missing
-        else f"; found {found['train']}, {found['test']} and {kind}"
+        else f"; found {splits['train']}, {splits['test']} and {kind}"
     )
     return f"wrote {file}{remark}"
 

@@ -190,12 +190,12 @@ class Chart:
     lines: list[Line]
 
 
-def charts(curves: Sequence[dict[str, float]]) -> list[Chart]:
-    """Hold-out accuracy, the loss with its terms, and the learning rate, as far as the curves have them."""
+def charts(curves: Sequence[dict[str, float]], metric: str) -> list[Chart]:
+    """The `metric` on the hold-out split, the loss with its terms, and the learning rate, as far as the curves have them."""
     keys = list(dict.fromkeys(key for epoch in curves for key in epoch))
     terms = [key for key in keys if key.startswith("loss/")]
     panels = {
-        "hold-out top-1, %": ["holdout_top1"],
+        f"hold-out {metric}": ["holdout"],
         "loss, its terms unweighted": ["loss", *terms],
         "learning rate": ["lr"],
     }
@@ -205,13 +205,14 @@ def charts(curves: Sequence[dict[str, float]]) -> list[Chart]:
 
 def temperatures(report: Report) -> list[dict[str, float]]:
     """The curve of the temperature, as if T were epochs."""
-    return [{"epoch": temperature, "holdout_top1": found} for temperature, found in report.temperature_curve]
+    return [{"epoch": temperature, "holdout": found} for temperature, found in report.temperature_curve]
 
 
 def chosen_temperature(report: Report) -> str:
     """The title of that curve: the best, the first of equals, is taken."""
-    best, top1 = max(report.temperature_curve, key=lambda point: point[1], default=(0.0, 0.0))
-    return f"Temperature {best:g} was chosen, {top1:.2f} % on the hold-out split (x: T)"
+    sign = 1 if report.student.better == "higher" else -1
+    best, found = max(report.temperature_curve, key=lambda point: sign * point[1], default=(0.0, 0.0))
+    return f"Temperature {best:g} was chosen, {valued(found, report.student.unit)} on the hold-out split (x: T)"
 
 
 def chart(title: str, curves: Sequence[dict[str, float]], keys: Sequence[str]) -> Chart | None:
@@ -344,10 +345,11 @@ def render(report: Report) -> str:
     environment.filters |= {"duration": duration, "milliseconds": milliseconds}
     environment.filters |= {"signed": signed, "further": further, "in_words": in_words, "time_by_kind": time_by_kind}
     rows, bar_start = class_rows(report)
+    metric = ", ".join(filter(None, (report.student.metric, report.student.unit)))
     estimated = report.chosen.estimate
     return environment.get_template("report.html.j2").render(
         report=report,
-        metric=", ".join(filter(None, (report.student.metric, report.student.unit))),
+        metric=metric,
         decided=max(deciding(report.devices), key=lambda pair: pair[1].p90_ms, default=None),
         plot=scatter(report),
         estimate=estimated,
@@ -361,7 +363,7 @@ def render(report: Report) -> str:
                 ("Training", report.curves),
                 ("Quantization-aware training", report.quantization_curves),
             )
-            if (drawn := charts(curves))
+            if (drawn := charts(curves, metric))
         ],
         sensitivity=sensitivity_rows(report),
         rows=rows[:CLASSES_SHOWN],

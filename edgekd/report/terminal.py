@@ -25,7 +25,11 @@ def render(report: Report, bundle: Path | None = None) -> RenderableType:
         Text(report.headline, style="bold green" if report.ok else "bold red"),
         Padding(figures(report), (1, 0)),
         what_shipped(report),
-        *([Padding(quantization(report.quantization_path), (1, 0, 0, 0))] if report.quantization_path else []),
+        *(
+            [Padding(quantization(report.quantization_path, report.student.unit), (1, 0, 0, 0))]
+            if report.quantization_path
+            else []
+        ),
         Padding(checks(report.checks), (1, 0)),
         *on_devices(report),
         *by_estimate(report),
@@ -100,11 +104,11 @@ def by_estimate(report: Report) -> list[RenderableType]:
     return [Text(f"estimate for the device: {in_words(found)} ({found.basis}){left_out}", style="dim")]
 
 
-def quantization(path: tuple[QuantizationStep, ...]) -> Table:
+def quantization(path: tuple[QuantizationStep, ...], unit: str) -> Table:
     """The ways to quantize that were tried, and which was taken."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("quantized by")
-    table.add_column("hold-out %", justify="right")
+    table.add_column(f"hold-out {unit}".strip(), justify="right")
     table.add_column("to fp32", justify="right")
     table.add_column("max_drop_from_fp32")
     for step in path:

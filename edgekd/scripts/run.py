@@ -522,7 +522,7 @@ def read_image(path: str, array: Array | None, graph: Table) -> Array:
         raise Failure(f"{path} is not an image that can be read: {error}") from None
 
 
-# What a picture is: the same as edgekd/data/picture.py says for the pictures that the model was trained on.
+# What a picture is: the same as edgekd/inputs/picture.py says for the pictures that the model was trained on.
 ORIENTATION = 0x0112  # the EXIF tag
 TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # its values -> Pillow's numbers of transpositions
 TELLS_ORIENTATION = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}

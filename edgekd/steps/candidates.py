@@ -67,18 +67,18 @@ def export_candidates(
     if quantized is not None:
         taken = quantized.taken
         tried.export("int8", lambda: run(export_int8, subject, taken.plan, taken.quantized, form))
-    tested = problem.test, problem.data.of_test
+    evaluation = problem.evaluation
     scores = {
         name: found
         for name, model in list(tried.candidates.items())
-        if (found := tried.of(name, partial(run, score, model, *tested, form.export))) is not None
+        if (found := tried.of(name, partial(run, score, model, evaluation, form.export))) is not None
     }
     as_trained = None
     if quantized is not None and "int8" in scores:
         int8, made = tried.candidates["int8"], (subject, quantized.taken.plan, quantized.taken.quantized)
-        as_trained = tried.of("int8", partial(run, score_quantized, *made, int8, problem.test, form.export))
+        as_trained = tried.of("int8", partial(run, score_quantized, *made, int8, evaluation, form.export))
     candidates = tried.left()
     scores = {name: found for name, found in scores.items() if name in candidates}
     # What the others are compared with is then the module itself.
-    in_torch = run(score_student, student, *tested) if "fp32" not in scores else None
+    in_torch = run(score_student, student, evaluation) if "fp32" not in scores else None
     return Exported(student, candidates, scores, tried.dropped, quantized, as_trained, in_torch)

@@ -16,7 +16,7 @@ from edgekd.distill.methods.simkd import SimStudent
 from edgekd.distill.objective import TaskObjective
 from edgekd.distill.train import save_weights, train
 from edgekd.models.adapt import adapt
-from edgekd.recipe import Data, Distill, Network, Optimizer
+from edgekd.recipe import Distill, Network, Optimizer
 from edgekd.steps.problem import TrainingSet
 from edgekd.steps.record import cached_features, check_cache
 from edgekd.steps.teaching import RecordedTeacher, TaskTeaching, Teaching
@@ -25,7 +25,7 @@ from edgekd.steps.trained import REUSED, WEIGHTS, FirstWeights, new_model, new_s
 BATCH = 64  # of a teacher that is trained on labels
 
 
-@stage(4, ("torch", "accelerate", "numpy"), together=True)
+@stage(5, ("torch", "accelerate", "numpy"), together=True)
 def train_teacher(on: TrainingSet, teacher: Network, epochs: int, *, out: Path) -> None:
     """Stage: train the recipe's teacher on labels for `epochs`."""
     opened = on.open()
@@ -34,18 +34,16 @@ def train_teacher(on: TrainingSet, teacher: Network, epochs: int, *, out: Path) 
         optimizer=Optimizer(lr=0.05), precision="fp32",
     )  # fmt: skip
     model = adapt(new_model(teacher, opened, settings.seed), teacher, opened.classes)
-    trained = train(model, Lesson(on.data, (TaskLesson(opened),)), settings, out, title="teacher")
+    trained = train(model, Lesson((TaskLesson(opened),)), settings, out, title="teacher")
     save_weights(trained, out / WEIGHTS)
 
 
-@stage(8, ("torch", "accelerate", "numpy"), together=True)
-def distill(
-    on: TrainingSet, teaching: Teaching, student: Network, begins_with: FirstWeights | None, *, out: Path
-) -> None:
+@stage(9, ("torch", "accelerate", "numpy"), together=True)
+def distill(teaching: Teaching, student: Network, begins_with: FirstWeights | None, *, out: Path) -> None:
     """Stage: train the student; writes `student.safetensors` and `metrics.jsonl`."""
-    opened, settings = on.open(), teaching.settings
+    opened, settings = teaching.samples(), teaching.settings
     model = new_student(student, begins_with, opened, settings.seed)
-    trained = train(model, lesson_of(on.data, teaching), settings, out)
+    trained = train(model, lesson_of(teaching), settings, out)
     if isinstance(trained, SimStudent) and processes.RANK == 0:
         path = next(iter(loss.layers for loss in settings.losses if loss.method == "simkd"))
         about = {"path": next(iter(path)), "size": trained.size, "added_parameters": trained.added_parameters}
@@ -53,13 +51,13 @@ def distill(
     save_weights(trained, out / WEIGHTS)
 
 
-def lesson_of(data: Data, teaching: Teaching) -> Lesson:
+def lesson_of(teaching: Teaching) -> Lesson:
     """What the stages left, opened: the caches, each checked against its live teacher on a few samples."""
     objective = TaskObjective(teaching.settings.losses, teaching.settings.label_weight)
-    return Lesson(data, tuple(_task_lesson(task, data, objective) for task in teaching.tasks))
+    return Lesson(tuple(_task_lesson(task, objective) for task in teaching.tasks))
 
 
-def _task_lesson(task: TaskTeaching, data: Data, objective: TaskObjective) -> TaskLesson:
+def _task_lesson(task: TaskTeaching, objective: TaskObjective) -> TaskLesson:
     """A task's labels and caches; the live teacher too where a loss needs it."""
     lesson = TaskLesson(task.on.open(), task.name, task.weight)
     if not objective.needs_teacher or not task.teachers:
@@ -67,10 +65,10 @@ def _task_lesson(task: TaskTeaching, data: Data, objective: TaskObjective) -> Ta
     opened = [checked(recorded) for recorded in task.teachers]
     features = cached_features(task.features, objective.pooled_features) if task.features is not None else {}
     live = opened[0][1] if objective.needs_features and not features else None
-    seen_as = task.teachers[0].on.data
-    otherwise = seen_as if (seen_as.mean, seen_as.std) != (data.mean, data.std) else None
+    seen_as = task.teachers[0].on.open().input
+    otherwise = seen_as if seen_as != lesson.samples.input else None
     cached = tuple(logits for logits, _ in opened)
-    return replace(lesson, cached=cached, live=live, features=features, teacher_data=otherwise)
+    return replace(lesson, cached=cached, live=live, features=features, teacher_input=otherwise)
 
 
 def checked(recorded: RecordedTeacher) -> tuple[CachedLogits, nn.Module]:
@@ -78,5 +76,5 @@ def checked(recorded: RecordedTeacher) -> tuple[CachedLogits, nn.Module]:
     samples = recorded.on.open()
     model = recorded.teacher.load_teacher(samples)
     logits = CachedLogits(recorded.outputs.folder)
-    check_cache(model, logits, samples, recorded.on.data)
+    check_cache(model, logits, samples)
     return logits, model

@@ -6,31 +6,33 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgekd.cache.stage import Artifact, stage
-from edgekd.data import Samples, Unseen, open_test
-from edgekd.data.batches import to_tensor
+from edgekd.data import Samples, Unseen
+from edgekd.data.batches import arguments_of
 from edgekd.data.draw import stratified
 from edgekd.errors import QuantizationError
 from edgekd.export.to_half import Kept, to_bf16, to_fp16
-from edgekd.export.to_onnx import Preprocess, to_onnx
-from edgekd.inputs.image import per_channel
-from edgekd.models.memory_format import arranged
+from edgekd.export.to_onnx import to_onnx
+from edgekd.inputs import Arrays, Input
+from edgekd.models.free import free_sizes
+from edgekd.models.memory_format import Arguments, arranged
 from edgekd.quantize.ptq import convert
 from edgekd.quantize.same import TOLERANCE
-from edgekd.recipe import Data, Export, Network
+from edgekd.recipe import Export, Network
 from edgekd.runtime.check import check
 from edgekd.runtime.runners import OnnxRunner
-from edgekd.steps.problem import TrainingSet
+from edgekd.steps.problem import EvaluationSet, TrainingSet
 from edgekd.steps.quantize import Plan, Subject, load_compared, load_quantized
 from edgekd.steps.trained import Trained
 
-INPUT = "input"  # its name in the graphs of images
 MODEL, BETWEEN = "model.onnx", "between.onnx"
 KEPT = "kept_fp32.json"
 TRAINED, SAME = "fake_quantized.npy", "fp32_between.npy"
@@ -84,14 +86,14 @@ def export_int8(subject: Subject, plan: Plan, quantized: Artifact, form: Form, *
     Where the target computes the rest in fp16, `between.onnx` is the graph before its rest is made fp16.
     """
     on, student, opened = subject.on, subject.student, subject.on.open()
-    batch = _input(opened.train.get(opened.holdout_ids[:CHECKED]), on.data, preprocess=False)
-    model, apart = load_compared(subject, plan, quantized, batch)
+    arguments = _arguments(opened.input, opened.train.get(opened.holdout_ids[:CHECKED]))
+    model, apart = load_compared(subject, plan, quantized, arguments)
     assert apart is not None
     if apart > TOLERANCE:
         raise QuantizationError(
-            f"the graph of int8 computes something else than the student on {len(batch)} hold-out samples, by {apart:.1%} (rms)"
+            f"the graph of int8 computes something else than the student on {len(arguments[0])} hold-out samples, by {apart:.1%} (rms)"
         )
-    (out / FROM_MODULE).write_text(json.dumps({"rms": apart, "samples": len(batch)}))
+    (out / FROM_MODULE).write_text(json.dumps({"rms": apart, "samples": len(arguments[0])}))
     model = convert(model)
     if subject.scheme.rest == "fp16":
         _export(model, student, on, form, out / BETWEEN)
@@ -103,36 +105,36 @@ def export_int8(subject: Subject, plan: Plan, quantized: Artifact, form: Form, *
 
 @stage(2, (*LIBRARIES, "torchao"))
 def score_quantized(
-    subject: Subject, plan: Plan, quantized: Artifact, int8: Artifact, test: Artifact, export: Export, *, out: Path
+    subject: Subject, plan: Plan, quantized: Artifact, int8: Artifact, on: EvaluationSet, export: Export, *, out: Path
 ) -> None:
     """Stage: what the torch model that became int8 computes on the test split, `fake_quantized.npy` `[samples, classes]`.
 
     That is the very model that was calibrated or trained, before its conversion. Where the target computes the rest in
     fp16, `fp32_between.npy` is what the graph gives before its rest is made fp16.
     """
-    unseen = open_test(test.folder)
-    np.save(out / TRAINED, _logits(load_quantized(subject, plan, quantized), unseen, subject.on.data))
+    unseen = on.open()
+    np.save(out / TRAINED, _logits(load_quantized(subject, plan, quantized), unseen))
     if (int8 / BETWEEN).exists():
         runner = OnnxRunner(int8 / BETWEEN, threads=torch.get_num_threads())
-        between, *_ = _run(runner, unseen, subject.on.data, export)
+        between, *_ = _run(runner, unseen, export)
         np.save(out / SAME, between)
 
 
 @stage(3, ("onnxruntime", "numpy"))
-def score(model: Artifact, test: Artifact, data: Data, export: Export, *, out: Path) -> None:
+def score(model: Artifact, on: EvaluationSet, export: Export, *, out: Path) -> None:
     """Stage: what an exported model computes in onnxruntime on the whole test split, `test.npy` float32 `[samples, classes]`, and
     `test.TASK.npy` for each further output."""
     runner = OnnxRunner(model / MODEL, threads=torch.get_num_threads())
-    for number, logits in enumerate(_run(runner, open_test(test.folder), data, export)):
+    for number, logits in enumerate(_run(runner, on.open(), export)):
         np.save(out / (f"test.{runner.outputs[number]}.npy" if number else "test.npy"), logits)
     (out / "runtime.json").write_text(json.dumps(runner.name))
 
 
 @stage(3, ("torch", "numpy"))
-def score_student(student: Trained, test: Artifact, data: Data, *, out: Path) -> None:
+def score_student(student: Trained, on: EvaluationSet, *, out: Path) -> None:
     """Stage: what the float student computes in torch on the whole test split, as `score`; for where its export failed."""
-    unseen = open_test(test.folder)
-    np.save(out / "test.npy", _logits(student.load(unseen), unseen, data))
+    unseen = on.open()
+    np.save(out / "test.npy", _logits(student.load(unseen), unseen))
     (out / "runtime.json").write_text(json.dumps(f"torch {torch.__version__} CPU"))
 
 
@@ -150,54 +152,50 @@ def checked_on(samples: Samples) -> np.ndarray:
 
 def _halve(source: Path, on: TrainingSet, export: Export, out: Path) -> None:
     samples = on.open()
-    images = samples.train.get(checked_on(samples))
-    kept = to_fp16(source, out / MODEL, as_input(images, on.data, export)[INPUT])
+    inputs = as_input(samples.input, samples.train.get(checked_on(samples)), export)
+    kept = to_fp16(source, out / MODEL, inputs)
     (out / KEPT).write_text(json.dumps([asdict(found) for found in kept], indent=1))
 
 
-def _run(runner: OnnxRunner, unseen: Unseen, data: Data, export: Export) -> list[np.ndarray]:
+def _run(runner: OnnxRunner, unseen: Unseen, export: Export) -> list[np.ndarray]:
     """What a file computes on the whole test split, float32 `[samples, classes]` of each output."""
-    batches = (as_input(unseen.get(ids), data, export) for ids in _batches(len(unseen)))
+    batches = (as_input(unseen.input, unseen.get(ids), export) for ids in _batches(len(unseen)))
     found = [runner.run_all(batch) for batch in batches]
     return [np.concatenate(output).astype(np.float32) for output in zip(*found, strict=True)]
 
 
-def _logits(model: nn.Module, unseen: Unseen, data: Data) -> np.ndarray:
+def _logits(model: nn.Module, unseen: Unseen) -> np.ndarray:
     """On the whole test split, float32 `[samples, classes]`, of the first task."""
-    batches = (_input(unseen.get(ids), data, preprocess=False) for ids in _batches(len(unseen)))
+    batches = (_arguments(unseen.input, unseen.get(ids)) for ids in _batches(len(unseen)))
     with torch.inference_mode():
-        return np.concatenate([model(batch).numpy() for batch in batches])[:, : len(unseen.classes)]
+        return np.concatenate([model(*batch).numpy() for batch in batches])[:, : len(unseen.classes)]
 
 
-def as_input(images: np.ndarray, data: Data, export: Export) -> dict[str, np.ndarray]:
-    """uint8 images `[n, h, w, channels]` as the exported graph takes them, by input name: as they are, or normalised
-    `[n, channels, h, w]`."""
-    given = images if export.preprocess else _input(images, data, preprocess=False).numpy()
-    return {INPUT: np.ascontiguousarray(given)}
+def as_input(input: Input, raw: Arrays, export: Export) -> dict[str, NDArray[Any]]:
+    """Raw samples as the exported graph takes them, by name: as they are, or as a network's arguments."""
+    if export.preprocess:
+        return {field.name: np.ascontiguousarray(raw[field.name]) for field in input.fields}
+    names = [field.name for field in input.fields]
+    return {name: np.ascontiguousarray(each) for name, each in zip(names, _arguments(input, raw), strict=True)}
 
 
 def _export(model: nn.Module, student: Trained, on: TrainingSet, form: Form, path: Path) -> None:
     samples = on.open()
-    example = _input(samples.train.get(samples.holdout_ids[:2]), on.data, preprocess=False)
-    write_onnx(model, student.network, on, form, example, path)
+    write_onnx(model, student.network, samples.input, form, samples.train.get(samples.holdout_ids[:2]), path)
     _check(path, model, student, on, form.export)
 
 
-def write_onnx(model: nn.Module, network: Network, on: TrainingSet, form: Form, example: Tensor, path: Path) -> None:
-    """Writes a network's graph as the recipe asks. `example`: float `[2, C, H, W]`, the network's input."""
-    export, channels = form.export, example.shape[1]
-    normalise = (
-        Preprocess(per_channel(on.data.mean, channels), per_channel(on.data.std, channels))
-        if export.preprocess
-        else None
-    )
+def write_onnx(model: nn.Module, network: Network, input: Input, form: Form, example: Arrays, path: Path) -> None:
+    """Writes a network's graph as the recipe asks. `example`: two raw samples."""
+    export = form.export
     batch = None if export.batch == "dynamic" else export.batch
     to_onnx(
         model,
         path,
-        example,
+        tuple(torch.from_numpy(each) for each in as_input(input, example, export).values()),
         opset=form.opset,
-        preprocess=normalise,
+        preprocess=input.preprocess() if export.preprocess else None,
+        free=free_sizes(input),
         output=export.output,
         heads=network.heads,
         batch=batch,
@@ -205,26 +203,24 @@ def write_onnx(model: nn.Module, network: Network, on: TrainingSet, form: Form, 
 
 
 def _check(path: Path, model: nn.Module, student: Trained, on: TrainingSet, export: Export) -> None:
-    samples, data = on.open(), on.data
-    images = samples.train.get(checked_on(samples))
+    samples = on.open()
+    raw = samples.train.get(checked_on(samples))
     classes = [len(samples.classes), *student.network.heads.values()]
 
-    def run(batch: Tensor) -> list[Tensor]:
-        logits: Tensor = model(_input(batch.numpy(), data, preprocess=False) if export.preprocess else batch)
+    def run(*given: Tensor) -> list[Tensor]:
+        logits: Tensor = model(*_arguments(samples.input, raw))
         each = torch.split(logits, classes, 1)
         return [part.softmax(1) if export.output == "probabilities" else part for part in each]
 
-    batch = tuple(map(torch.from_numpy, as_input(images, data, export).values()))
+    batch = tuple(torch.from_numpy(each) for each in as_input(samples.input, raw, export).values())
     # Float outputs are compared as numbers: where two classes tie, a rounding decides. An int8 graph may round a tie of its
     # own in any layer, so that its classes are compared, here of a few samples and later of the whole test split.
     check(path, run, [batch], min_agreement=0.9 if isinstance(model, GraphModule) else 0.0)
 
 
-def _input(images: np.ndarray, data: Data, *, preprocess: bool) -> Tensor:
-    if preprocess:
-        return torch.from_numpy(images)
+def _arguments(input: Input, raw: Arrays) -> Arguments:
     # As a device gives them; a model's own code may call `view`.
-    return arranged(to_tensor(images, data, torch.device("cpu")), torch.contiguous_format)
+    return arranged(arguments_of(input, raw, torch.device("cpu")), torch.contiguous_format)
 
 
 def _batches(n: int) -> Iterator[np.ndarray]:

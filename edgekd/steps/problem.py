@@ -23,6 +23,18 @@ class TrainingSet:
 
 
 @dataclass(frozen=True)
+class EvaluationSet:
+    """The decoded test split, and how it is normalised."""
+
+    samples: Artifact
+    data: Data
+
+    def open(self) -> Unseen:
+        """The samples, mapped into memory."""
+        return open_test(self.samples.folder, self.data)
+
+
+@dataclass(frozen=True)
 class Problem:
     """Both decoded splits, as the student sees them or as its teacher does."""
 
@@ -35,13 +47,18 @@ class Problem:
         """What stages that train are given: another test split changes no key of theirs."""
         return TrainingSet(self.train, self.data)
 
+    @property
+    def evaluation(self) -> EvaluationSet:
+        """What stages that score are given: neither the hold-out split nor augmentation changes a key of theirs."""
+        return EvaluationSet(self.test, self.data.of_test)
+
     def open(self) -> Samples:
         """The training split."""
         return self.training.open()
 
     def open_test(self) -> Unseen:
         """The test split, for the final check."""
-        return open_test(self.test.folder)
+        return self.evaluation.open()
 
 
 @dataclass(frozen=True)

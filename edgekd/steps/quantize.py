@@ -12,18 +12,19 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import GraphModule
 
 from edgekd.base.console import say
+from edgekd.base.draws import permutation
 from edgekd.cache.stage import Artifact, stage
 from edgekd.data import Samples
-from edgekd.data.batches import to_tensor
-from edgekd.data.views import permutation
+from edgekd.data.batches import arguments_of
 from edgekd.distill.methods import METHODS
 from edgekd.distill.train import Modes, save_weights, train
 from edgekd.models.forward import predict
-from edgekd.models.memory_format import arranged
+from edgekd.models.free import free_sizes
+from edgekd.models.memory_format import Arguments, arranged
 from edgekd.quantize import qat
 from edgekd.quantize.cle import equalize
 from edgekd.quantize.layers import give_biases
@@ -52,7 +53,7 @@ LIBRARIES = ("torch", "torchao", "numpy")
 
 @dataclass(frozen=True)
 class Subject:
-    """The student that is quantized, for which scheme, on how many training images it is calibrated, and what stays float."""
+    """The student that is quantized, for which scheme, on how many training samples it is calibrated, and what stays float."""
 
     student: Trained
     on: TrainingSet
@@ -120,12 +121,12 @@ def score_holdout(subject: Subject, plan: Plan | None, quantized: Artifact | Non
     else:
         model = load_quantized(subject, plan, quantized)
     ids = opened.holdout_ids
-    logits = predict(model, opened.train, ids, subject.on.data)[:, : opened.task.outputs]  # of the first task
+    logits = predict(model, opened.train, ids)[:, : opened.task.outputs]  # of the first task
     found = valued(opened.task, logits, opened.train.labels[ids])
     (out / HOLDOUT).write_text(json.dumps({"value": found, "n": len(ids)}))
 
 
-@stage(5, (*LIBRARIES, "accelerate"), together=True)
+@stage(6, (*LIBRARIES, "accelerate"), together=True)
 def train_quantized(
     subject: Subject, statistics: Artifact, plan: Plan, teaching: Teaching, training: Training, *, out: Path
 ) -> None:
@@ -155,7 +156,7 @@ def train_quantized(
             "label_weight": settings.label_weight if losses else 1.0,
         }
     )
-    lesson = lesson_of(subject.on.data, replace(teaching, settings=schedule))
+    lesson = lesson_of(replace(teaching, settings=schedule))
     # In place: there is no averaging.
     train(prepared, lesson, schedule, out, modes_of(training.epochs), title="quantized student")
     save_weights(prepared, out / PREPARED)
@@ -198,38 +199,40 @@ def load_quantized(subject: Subject, plan: Plan, quantized: Artifact) -> GraphMo
 
 
 def load_compared(
-    subject: Subject, plan: Plan, quantized: Artifact, batch: Tensor | None
+    subject: Subject, plan: Plan, quantized: Artifact, arguments: Arguments | None
 ) -> tuple[GraphModule, float | None]:
-    """What `load_quantized` gives, and how far its graph is from the student's own module on `batch`.
+    """What `load_quantized` gives, and how far its graph is from the student's own module on `arguments`.
 
     That is the relative root mean square with all quantizers off and the weights that the student was distilled to: those
     that came after (AdaRound, training) belong to the graph alone.
     """
     samples = subject.on.open()
     prepared, apart = _prepared(subject, samples, plan), None
-    if batch is not None:
+    if arguments is not None:
         model = subject.student.load(samples).eval()
         with torch.no_grad(), qat.in_float(prepared):
-            apart = distance([prepared(batch)], [model(batch)])
+            apart = distance([prepared(*arguments)], [model(*arguments)])
     prepared.load_state_dict(safetensors.torch.load_file(quantized / PREPARED))
     return qat.eval_mode(prepared), apart
 
 
-def calibration_batches(subject: Subject, samples: Samples) -> Iterator[Tensor]:
-    """Training images, never augmented, float `[batch, C, H, W]`: the same for the same seed of the data."""
+def calibration_batches(subject: Subject, samples: Samples) -> Iterator[Arguments]:
+    """A network's arguments for training samples, never augmented: the same for the same seed of the data."""
     order = permutation(len(samples.train_ids), subject.on.data.seed, CALIBRATION)
     chosen = np.sort(samples.train_ids[order[: subject.calibration_samples]])
     for ids in np.array_split(chosen, -(-len(chosen) // BATCH)):
-        yield to_tensor(samples.train.get(ids), subject.on.data, torch.device("cpu"))
+        yield arguments_of(samples.input, samples.train.get(ids), torch.device("cpu"))
 
 
 def _prepared(subject: Subject, samples: Samples, plan: Plan) -> GraphModule:
     model = subject.student.load(samples)
     # Real samples, on which the captured graph is compared with the student.
-    images = to_tensor(samples.train.get(samples.train_ids[:ROWS]), subject.on.data, torch.device("cpu"))
-    example = arranged(images, torch.contiguous_format)
+    real = arguments_of(samples.input, samples.train.get(samples.train_ids[:ROWS]), torch.device("cpu"))
+    example = arranged(real, torch.contiguous_format)
     in_float = (*subject.keep_float, *plan.in_float)
-    prepared = prepare(model, subject.scheme, (example,), qat=plan.trained, keep_float=in_float)
+    prepared = prepare(
+        model, subject.scheme, example, qat=plan.trained, keep_float=in_float, free=free_sizes(samples.input)
+    )
     if "bias_correction" in plan.refine:
         give_biases(prepared)
     if plan.equalized:

@@ -24,38 +24,37 @@ from edgekd.base import processes
 from edgekd.base.console import progress, say
 from edgekd.base.contents import write_atomically
 from edgekd.cache.stage import SCRATCH, Artifact, stage
-from edgekd.data import Samples, open_test
-from edgekd.data.batches import views_of
+from edgekd.data import Samples
 from edgekd.distill.cache import FORMAT, CachedLogits, bytes_of, format_of, half
 from edgekd.distill.features import Taps, as_tokens
 from edgekd.distill.methods.sizes import embedding
 from edgekd.errors import CacheError
+from edgekd.inputs import Arrays
 from edgekd.models import OnnxModel
 from edgekd.models.accelerator import device_of
-from edgekd.models.forward import BATCH, Images, answers_of, in_halves, logits_of, predict
-from edgekd.recipe import Data, Recording
+from edgekd.models.forward import BATCH, answers_of, in_halves, logits_of, predict
+from edgekd.recipe import Recording
 from edgekd.recipe.losses import Layout
-from edgekd.steps.problem import TrainingSet
+from edgekd.steps.problem import EvaluationSet, TrainingSet
 from edgekd.steps.trained import Trained
 
 SAVE_EVERY = 40  # batches between two notes of how far the recording has come
-Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 @stage(5, ("torch", "onnxruntime", "numpy"), together=True, sharded=True)
 def record_teacher(teacher: Trained, on: TrainingSet, recording: Recording, *, out: Path) -> None:
     """Stage: the teacher's logits for the training ids, as edgekd.distill.cache stores them; a killed recording goes on."""
-    opened, data = on.open(), on.data
+    opened = on.open()
     model = teacher.load_teacher(opened)
     bf16 = recording.bf16 and not isinstance(model, OnnxModel)
-    classes = logits_of(model, opened.train.get(opened.train_ids[:1]), data).shape[1]
+    classes = logits_of(model, opened.input, opened.train.get(opened.train_ids[:1])).shape[1]
     stored = format_of(recording.format, classes, recording.top_k)
 
-    def values_of(images: Images) -> Arrays:
-        return stored.encode(logits_of(model, images, data, bf16=bf16).numpy())
+    def values_of(raw: Arrays) -> Arrays:
+        return stored.encode(logits_of(model, opened.input, raw, bf16=bf16).numpy())
 
     about = {"format": recording.format, "top_k": recording.top_k, "classes": classes, "bf16": bf16}
-    _record(out, opened, data, recording.views, stored.arrays, values_of, f"{classes} logits in {recording.format}")
+    _record(out, opened, recording.views, stored.arrays, values_of, f"{classes} logits in {recording.format}")
     if processes.RANK == 0:
         (out / FORMAT).write_text(json.dumps(about))
 
@@ -65,15 +64,15 @@ def record_features(
     teacher: Trained, on: TrainingSet, recording: Recording, layers: Mapping[str, Layout | None], *, out: Path
 ) -> None:
     """Stage: pooled features of the teacher's `layers` for the training ids, `N.npy` `[views, samples, channels]` each."""
-    opened, data = on.open(), on.data
+    opened = on.open()
     model = teacher.load_teacher(opened)
     with Taps(model, layers, "teacher") as taps:
 
-        def values_of(images: Images) -> Arrays:
-            return in_halves(pooled, images, joined)
+        def values_of(raw: Arrays) -> Arrays:
+            return in_halves(pooled, raw, joined)
 
-        def pooled(images: Images) -> Arrays:
-            answers_of(model, images, data, recording.bf16)
+        def pooled(raw: Arrays) -> Arrays:
+            answers_of(model, opened.input, raw, recording.bf16)
             return {str(i): vector(path, layout) for i, (path, layout) in enumerate(layers.items())}
 
         def vector(path: str, layout: Layout | None) -> npt.NDArray[np.float16]:
@@ -85,7 +84,7 @@ def record_features(
 
         first = values_of(opened.train.get(opened.train_ids[:1]))
         arrays = {name: (np.float16, values.shape[1:]) for name, values in first.items()}
-        _record(out, opened, data, recording.views, arrays, values_of, f"pooled features of {', '.join(layers)}")
+        _record(out, opened, recording.views, arrays, values_of, f"pooled features of {', '.join(layers)}")
 
 
 def cached_features(recorded: Artifact, layers: Iterable[str]) -> dict[str, npt.NDArray[np.float16]]:
@@ -96,10 +95,9 @@ def cached_features(recorded: Artifact, layers: Iterable[str]) -> dict[str, npt.
 def _record(
     out: Path,
     samples: Samples,
-    data: Data,
     views: int,
     arrays: Mapping[str, tuple[Any, tuple[int, ...]]],
-    values_of: Callable[[Images], Arrays],
+    values_of: Callable[[Arrays], Arrays],
     what: str,
 ) -> None:
     """Write `values_of` every view of every training sample to `out`; each process of a team takes its share.
@@ -114,14 +112,14 @@ def _record(
         _claim(drafts, arrays, (views, len(ids)), what)
     processes.wait()
     opened = {name: np.lib.format.open_memmap(draft, "r+") for name, draft in drafts.items()}
-    view_of = views_of(samples, data)
+    view_of = samples.views
     starts = [(view, start) for view in range(views) for start in range(0, len(ids), BATCH)][
         processes.RANK :: processes.SIZE
     ]
     with progress("teacher", sum(min(BATCH, len(ids) - start) for _, start in starts)) as advance:
         advance(sum(min(BATCH, len(ids) - start) for _, start in starts[:done]))
         for number, (view, start) in enumerate(starts[done:], start=done + 1):
-            values = values_of(view_of(ids[start : start + BATCH], view).images)
+            values = values_of(view_of(ids[start : start + BATCH], view).inputs)
             for name, array in opened.items():
                 array[view, start : start + BATCH] = values[name]
             advance(min(BATCH, len(ids) - start))
@@ -167,7 +165,7 @@ def _flush(arrays: Mapping[str, Any]) -> None:
         array.flush()
 
 
-def check_cache(model: nn.Module, cached: CachedLogits, samples: Samples, data: Data, n: int = 16) -> None:
+def check_cache(model: nn.Module, cached: CachedLogits, samples: Samples, n: int = 16) -> None:
     """Compare `n` samples of the last view with the live teacher; CacheError where they differ."""
     view = len(cached) - 1
     if cached.shape[1] != len(samples.train_ids):
@@ -176,8 +174,8 @@ def check_cache(model: nn.Module, cached: CachedLogits, samples: Samples, data: 
             "delete it with `edgekd cache --prune` and build again"
         )
     rows = np.linspace(0, len(samples.train_ids) - 1, n).astype(np.int64)
-    images = views_of(samples, data)(samples.train_ids[rows], view).images
-    live = logits_of(model, images, data, bf16=cached.bf16).numpy()
+    raw = samples.views(samples.train_ids[rows], view).inputs
+    live = logits_of(model, samples.input, raw, bf16=cached.bf16).numpy()
     difference = cached.difference((view, rows), live)
     # float16 keeps 11 bits; another processor's order of sums costs a few more.
     if difference > 0.02 * max(1.0, float(np.abs(live).max())):
@@ -188,11 +186,11 @@ def check_cache(model: nn.Module, cached: CachedLogits, samples: Samples, data: 
 
 
 @stage(4, ("torch", "onnxruntime", "numpy"))
-def score_teacher(teacher: Trained, test: Artifact, data: Data, *, out: Path) -> None:
+def score_teacher(teacher: Trained, on: EvaluationSet, *, out: Path) -> None:
     """Stage: the teacher's logits on the test split, `test.npy` float32 `[samples, classes]`."""
-    unseen = open_test(test.folder)
+    unseen = on.open()
     model = teacher.load_teacher(unseen)
     runtime = "onnxruntime" if isinstance(model, OnnxModel) else "torch"
     where = "CPU" if runtime == "onnxruntime" else str(device_of(model)).upper()
     (out / "runtime.json").write_text(json.dumps(f"{runtime} {version(runtime)} {where}"))
-    np.save(out / "test.npy", predict(model, unseen, np.arange(len(unseen)), data))
+    np.save(out / "test.npy", predict(model, unseen, np.arange(len(unseen))))

@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 
 from edgekd.cache.stage import stage
-from edgekd.data.batches import to_tensor
+from edgekd.data.batches import arguments_of
 from edgekd.errors import QuantizationError, UnknownLayerError
 from edgekd.export.lint import lint
+from edgekd.inputs.protocol import cut
+from edgekd.models.free import free_sizes
 from edgekd.models.memory_format import arranged
 from edgekd.quantize.ptq import calibrate, convert, prepare
 from edgekd.quantize.same import ROWS, as_it_was, check_answers
@@ -45,18 +47,17 @@ def rehearse(
     """
     opened = on.open()
     # Real samples: a network may take what they hold alone.
-    images = arranged(
-        to_tensor(opened.train.get(opened.train_ids[:ROWS]), on.data, torch.device("cpu")), torch.contiguous_format
-    )
-    model = new_model(student, opened, 0).eval()
+    raw = opened.train.get(opened.train_ids[:ROWS])
+    arguments = arranged(arguments_of(opened.input, raw, torch.device("cpu")), torch.contiguous_format)
+    model, free = new_model(student, opened, 0).eval(), free_sizes(opened.input)
     with as_it_was(model), torch.no_grad():
-        check_answers(model.eval(), (images,))  # in float too
+        check_answers(model.eval(), arguments)  # in float too
     if scheme is not None:
         try:
             if trained:
-                prepare(model, scheme, (images,), qat=True, keep_float=keep_float)
-            prepared = prepare(model, scheme, (images,), keep_float=keep_float)
-            calibrate(prepared, [images])
+                prepare(model, scheme, arguments, qat=True, keep_float=keep_float, free=free)
+            prepared = prepare(model, scheme, arguments, keep_float=keep_float, free=free)
+            calibrate(prepared, [arguments])
             model = convert(prepared)
         except UnknownLayerError:  # of keep_float
             raise
@@ -64,7 +65,7 @@ def rehearse(
             raise QuantizationError(
                 f"this student cannot be int8: {error} Mend it, or build it in float: --set quantize.mode=none"
             ) from error
-    write_onnx(model, student, on, form, images[:2], out / MODEL)
+    write_onnx(model, student, opened.input, form, cut(raw, slice(2)), out / MODEL)
     refused = [f"{found.node}: {found.why}" for found in lint(out / MODEL, target) if found.severity == "error"]
     (out / REFUSED).write_text(json.dumps(refused))
     (out / MODEL).unlink()

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from edgekd.cache.stage import SCRATCH, Cache, stage
-from edgekd.data.store import write_about
+from edgekd.data.store import write_decoded
 from edgekd.distill.data_free.synthesize import deep_inversion, generate
+from edgekd.inputs.image import INPUT, Image
 from edgekd.recipe import Data, Network, Recipe
 from edgekd.steps.problem import Problems, with_training_split
 from edgekd.steps.trained import Trained, new_model
@@ -22,8 +21,13 @@ class Wanted:
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]
 
+    @property
+    def input(self) -> Image:
+        """The images, before they are made."""
+        return Image(self.image_shape)
 
-@stage(6, ("torch", "numpy"))
+
+@stage(7, ("torch", "numpy"))
 def synthesize(wanted: Wanted, data: Data, teacher: Network, rival: Network | None, *, out: Path) -> None:
     """Stage: a synthetic training split, stored as `decode` stores one, of the shape and the classes of `wanted`.
 
@@ -48,12 +52,7 @@ def synthesize(wanted: Wanted, data: Data, teacher: Network, rival: Network | No
         case method:
             against = new_model(rival, wanted, data.seed) if rival is not None else None
             images, labels = generate(model, method=method, student=against, **common, **given)  # type: ignore[arg-type]
-    (out / "samples.decoded").write_bytes(np.ascontiguousarray(images).tobytes())
-    about: dict[str, object] = {
-        "classes": wanted.classes, "image_shape": wanted.image_shape, "kind": "decoded", "skipped": [], "size": data.size,
-        "channels": data.channels,
-    }  # fmt: skip
-    write_about(out, labels, np.zeros(0, np.uint64), about)
+    write_decoded(out, "image", {INPUT: images}, labels, wanted.classes)
 
 
 def synthesized(run: Cache, recipe: Recipe, problems: Problems, student: Network) -> Problems:
@@ -62,7 +61,8 @@ def synthesized(run: Cache, recipe: Recipe, problems: Problems, student: Network
         return problems
     (teacher,), rival = recipe.teachers[:1], student if recipe.data.train == "synthetic:dfq" else None
     tested = problems.student.open()
-    wanted = Wanted(tested.classes, tested.image_shape)
+    assert isinstance(tested.input, Image)
+    wanted = Wanted(tested.classes, tested.input.shape)
     train = run(synthesize, wanted, problems.teacher.data, teacher, rival)
     own = with_training_split(run, train, problems.student.data)
     return Problems(own, replace(own, data=problems.teacher.data), problems.tasks)

@@ -21,7 +21,7 @@ from edgekd.steps.trained import FirstWeights, Trained
 
 
 @dataclass(frozen=True)
-class Taught:
+class Instruction:
     """What the student learns from, and what of its making the report tells.
 
     temperature: the temperatures that were tried; chain: what was trained between the teachers and the student; scores,
@@ -48,7 +48,7 @@ def teachers_of(run: Cache, recipe: Recipe, problem: Problem) -> tuple[Trained, 
 
 def teach(
     run: Cache, recipe: Recipe, problems: Problems, teachers: tuple[Trained, ...], student: Network, settings: Distill
-) -> Taught:
+) -> Instruction:
     """Record the teachers, choose what "auto" leaves open, and train the assistants and generations before the student."""
     on = problems.student.training
     # The weights that the student begins with are part of its key only where it does.
@@ -58,29 +58,28 @@ def teach(
     scores, task_scores = score_teachers(run, recipe, problems, teachers)
     temperature = None
     if is_auto(settings.losses):
-        temperature = run(choose_temperature, on, teaching, student, begins_with)
+        temperature = run(choose_temperature, teaching, student, begins_with)
         best = json.loads((temperature / FILE).read_text())["best"]
         teaching = _with(teaching, losses=with_temperature(settings.losses, best))
     chain = []  # teacher (or labels alone) -> assistants -> student -> the student again
     learns = teaching if teachers or not recipe.distill.generations else without_teacher(teaching)
     for network in (*map(Network.of, recipe.student.assistants), *[student] * recipe.distill.generations):
-        chain.append(run(distill, on, learns, network, begins_with))
+        chain.append(run(distill, learns, network, begins_with))
         # Each link is drawn anew (born-again networks, Furlanello et al. 2018).
         recorded = record(run, (Trained(network, chain[-1]),), on, teaching.settings, TaskTeaching(on))
         learns = teaching = _with(Teaching(teaching.settings, (recorded,)), seed=teaching.settings.seed + 1)
-    return Taught(teachers, teaching, begins_with, temperature, tuple(chain), scores, task_scores)
+    return Instruction(teachers, teaching, begins_with, temperature, tuple(chain), scores, task_scores)
 
 
 def score_teachers(
     run: Cache, recipe: Recipe, problems: Problems, teachers: tuple[Trained, ...]
 ) -> tuple[Artifact | None, dict[str, Artifact]]:
     """Logits on the test split, of the first teacher and of each further task's."""
-    problem = problems.teacher
-    first = run(score_teacher, teachers[0], problem.test, problem.data.of_test) if teachers else None
+    first = run(score_teacher, teachers[0], problems.teacher.evaluation) if teachers else None
     further = {}
     for task in recipe.tasks:
-        own = problems.tasks[task.name]
-        further[task.name] = run(score_teacher, Trained(Network.of(task.teacher)), own.test, own.data.of_test)
+        on = problems.tasks[task.name].evaluation
+        further[task.name] = run(score_teacher, Trained(Network.of(task.teacher)), on)
     return first, further
 
 

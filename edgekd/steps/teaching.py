@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgekd.cache.stage import Artifact
+from edgekd.data import Samples
 from edgekd.recipe import Distill
 from edgekd.steps.problem import TrainingSet
 from edgekd.steps.trained import Trained
@@ -39,3 +40,7 @@ class Teaching:
 
     settings: Distill
     tasks: tuple[TaskTeaching, ...]
+
+    def samples(self) -> Samples:
+        """The training samples, which are those of every task, with the first one's labels."""
+        return self.tasks[0].on.open()

@@ -13,7 +13,6 @@ from edgekd.distill.train import train
 from edgekd.recipe import Network
 from edgekd.recipe.losses import with_temperature
 from edgekd.steps.distill import lesson_of
-from edgekd.steps.problem import TrainingSet
 from edgekd.steps.teaching import Teaching
 from edgekd.steps.trained import FirstWeights, new_student
 
@@ -22,12 +21,10 @@ SHARE = 0.1  # of the recipe's epochs, for each temperature
 FILE = "temperature.json"
 
 
-@stage(6, ("torch", "accelerate", "numpy"), together=True)
-def choose_temperature(
-    on: TrainingSet, teaching: Teaching, student: Network, begins_with: FirstWeights | None, *, out: Path
-) -> None:
+@stage(7, ("torch", "accelerate", "numpy"), together=True)
+def choose_temperature(teaching: Teaching, student: Network, begins_with: FirstWeights | None, *, out: Path) -> None:
     """Stage: the hold-out accuracy of a tenth of the training at each temperature, `temperature.json`; the best is chosen."""
-    opened, settings = on.open(), teaching.settings
+    opened, settings = teaching.samples(), teaching.settings
     epochs = max(1, round(SHARE * settings.epochs))
     curve = {}
     for temperature in TEMPERATURES:
@@ -36,13 +33,13 @@ def choose_temperature(
         )
         folder = out / SCRATCH / f"{temperature:g}"
         folder.mkdir(exist_ok=True, parents=True)
-        lesson = lesson_of(on.data, replace(teaching, settings=short))
+        lesson = lesson_of(replace(teaching, settings=short))
         train(
             new_student(student, begins_with, opened, settings.seed), lesson, short, folder, title=f"T {temperature:g}"
         )
         if processes.RANK == 0:  # which alone writes what was measured
             last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
-            curve[temperature] = float(last["holdout_top1"])
+            curve[temperature] = float(last["holdout"])
     if processes.RANK > 0:
         return
     sign = opened.task.metric.sign

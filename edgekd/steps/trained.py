@@ -14,6 +14,7 @@ from edgekd.base.console import say
 from edgekd.cache.stage import Artifact
 from edgekd.distill.methods.simkd import rebuilt
 from edgekd.errors import ModelError
+from edgekd.inputs import Input
 from edgekd.models import ExportedModel, OnnxModel, accelerator, load_model
 from edgekd.models.adapt import adapt
 from edgekd.models.init import copy_layers, deeper, every_nth, extend, slice_weights, wider
@@ -24,12 +25,12 @@ REUSED = "reused.json"  # where the student reuses its teacher's classifier: at 
 
 
 class Shape(Protocol):
-    """What a network is made for: the classes and the images of a split."""
+    """What a network is made for: the classes and the input of a split."""
 
     @property
     def classes(self) -> tuple[str, ...]: ...
     @property
-    def image_shape(self) -> tuple[int, int, int]: ...
+    def input(self) -> Input: ...
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Trained:
             whole.load_state_dict(weights)
             return whole.eval()
         own = self.network.model_copy(update={"weights": str(self.weights / WEIGHTS)})
-        return load_model(own, num_classes=number_of_outputs(own, shape), in_channels=shape.image_shape[2])
+        return load_model(own, num_classes=number_of_outputs(own, shape), **shape.input.offers)
 
     def load_teacher(self, shape: Shape) -> nn.Module:
         """The frozen network where teachers compute, which gives logits in the data's order of classes."""
@@ -70,7 +71,7 @@ class FirstWeights:
 def new_model(network: Network, shape: Shape, seed: int) -> nn.Module:
     """The network with weights that `seed` fixes (where the recipe names none)."""
     torch.manual_seed(seed)
-    return load_model(network, num_classes=number_of_outputs(network, shape), in_channels=shape.image_shape[2])
+    return load_model(network, num_classes=number_of_outputs(network, shape), **shape.input.offers)
 
 
 def number_of_outputs(network: Network, shape: Shape) -> int:

@@ -57,11 +57,11 @@ class Classify:
         partner = cross_entropy(z.float(), labels.partner, reduction="none")
         return (labels.lam * own + (1 - labels.lam) * partner).mean()
 
-    def divergence(self, expected: Tensor, found: Tensor) -> Tensor:
+    def divergence(self, expected: Tensor, quantized: Tensor) -> Tensor:
         """KL(expected ‖ found), mean of the rows."""
         from torch.nn.functional import kl_div
 
-        return kl_div(found.log_softmax(1), expected.log_softmax(1), reduction="batchmean", log_target=True)
+        return kl_div(quantized.log_softmax(1), expected.log_softmax(1), reduction="batchmean", log_target=True)
 
     def answer(self, outputs: NDArray[np.float32]) -> Answers:
         """The number of the class."""

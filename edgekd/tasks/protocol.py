@@ -43,7 +43,7 @@ class Task(Protocol):
         """The loss against the labels, batch mean; z `[rows, outputs]`."""
         ...
 
-    def divergence(self, expected: Tensor, found: Tensor) -> Tensor:
+    def divergence(self, expected: Tensor, quantized: Tensor) -> Tensor:
         """How far answers moved, as a loss; `[rows, outputs]` of the float and of the quantized network."""
         ...
 

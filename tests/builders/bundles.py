@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from edgekd.bundle.golden import Golden
+from edgekd.bundle.manifest import Preprocess
 from edgekd.bundle.write import verify_bundle, write_bundle
 from edgekd.figures.figures import Candidate, Latency, Report, Score
 from edgekd.recipe import Recipe
@@ -117,7 +118,7 @@ def write(folder: Path, text: str = UINT8, **changes: Any) -> Path:
         "labels": LABELS,
         "tasks": {},
         "golden": Golden(inputs, {"": outputs}, {"": 1e-5}),
-        "channels": 3,
+        "preprocess": Preprocess(mean=(0.5,) * 3, std=(0.5,) * 3),
     }
     write_bundle(folder / "bundle", **{**arguments, **changes})
     return folder / "bundle"

@@ -13,6 +13,8 @@ from torch import nn
 from edgekd.data import Samples, Split
 from edgekd.distill.cache import FORMAT, CachedLogits, format_of
 from edgekd.distill.lesson import Lesson, TaskLesson
+from edgekd.inputs import Image
+from edgekd.inputs.image import INPUT
 from edgekd.recipe import Data, Distill, Optimizer
 
 DATA = Data(train="a", test="b", mean=(0.2,), std=(0.2,), augment={"crop_padding": 1})  # type: ignore[arg-type]
@@ -25,14 +27,13 @@ PIXELS[np.arange(96), :, 2 * LABELS] += 150
 IDS = np.arange(96)
 
 
-def samples() -> Samples:
-    split = Split(lambda ids: PIXELS[ids], LABELS)
-    return Samples(split, IDS[:80], IDS[80:], ("left", "middle", "right"), (6, 6, 1), ())
+def samples(data: Data = DATA) -> Samples:
+    split = Split(Image.of({INPUT: [6, 6, 1]}, data), lambda ids: {INPUT: PIXELS[ids]}, LABELS)
+    return Samples(split, IDS[:80], IDS[80:], ("left", "middle", "right"), (), data)
 
 
 def lesson_on(
     samples: Samples,
-    data: Data,
     cached: Any = None,
     live: nn.Module | None = None,
     *,
@@ -40,9 +41,7 @@ def lesson_on(
     **about: Any,
 ) -> Lesson:
     """A lesson of one task; `cached`, `more`: the logits of its teachers."""
-    return Lesson(
-        data, (TaskLesson(samples, cached=(*([] if cached is None else [cached]), *more), live=live, **about),)
-    )
+    return Lesson((TaskLesson(samples, cached=(*([] if cached is None else [cached]), *more), live=live, **about),))
 
 
 def network(seed: int = 0) -> nn.Sequential:

@@ -14,7 +14,7 @@ from edgekd.check.choose import Contender, budget_checks, choose, misses
 from edgekd.figures.figures import Estimate, Latency, Score
 from edgekd.figures.intervals import wilson_interval
 from edgekd.recipe import Budget
-from edgekd.tasks.classify import judged
+from edgekd.tasks.classify import TOP1, judged
 
 TEACHER = Score(value=90.0, low=89.0, high=91.0, n=1000, split="test", runtime="torch")
 
@@ -144,8 +144,8 @@ def test_an_estimate_that_this_machine_contradicts_in_the_same_runtime_orders_no
 def test_accuracies_are_compared_on_the_same_samples() -> None:
     """Ten samples more are right and none less of 2000: clear side by side, though the intervals overlap."""
     right = np.arange(2000) >= 300
-    fp32 = replace(contender("fp32", 85.0, (1.0,) * 3, 4.0), judged=judged(right))
-    better = replace(contender("fp16", 85.5, (1.0,) * 3, 4.1), judged=judged(np.arange(2000) >= 290))
+    fp32 = replace(contender("fp32", 85.0, (1.0,) * 3, 4.0), judged=judged(right), metric=TOP1)
+    better = replace(contender("fp16", 85.5, (1.0,) * 3, 4.1), judged=judged(np.arange(2000) >= 290), metric=TOP1)
     assert better.score.low < fp32.score.high
     name, reasons = shipped(fp32, better)
     assert name == "fp16" and "less accurate than fp16" in reasons["fp32"]

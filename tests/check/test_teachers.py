@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def onnx_file(tmp_path: Path, weights: tuple[np.ndarray[Any, Any], np.ndarray[An
 
 
 def checked(samples: Samples, model: str, **settings: Any) -> nn.Module:
-    return checked_teacher(Network(model=model, **settings), "teacher", samples, DATA)[0]
+    return checked_teacher(Network(model=model, **settings), "teacher", samples)[0]
 
 
 def refused(samples: Samples, model: str, **settings: Any) -> str:
@@ -104,7 +105,7 @@ def refused(samples: Samples, model: str, **settings: Any) -> str:
 
 def outputs(samples: Samples, model: str, **settings: Any) -> np.ndarray[Any, Any]:
     """Of the first 40 training pictures, as every reader of the teacher gets them."""
-    return predict(Trained(Network(model=model, **settings)).load_teacher(samples), samples.train, np.arange(40), DATA)
+    return predict(Trained(Network(model=model, **settings)).load_teacher(samples), samples.train, np.arange(40))
 
 
 # -------------------------------------------------------------------------------------------------------------- outputs
@@ -150,7 +151,7 @@ def test_probabilities_and_their_logarithms_teach_what_the_logits_do(
         rows = np.arange(40)
         cached = CachedLogits(out)[0, rows].astype(np.float32)
         whole = predict(
-            Trained(Network(model=onnx_file())).load_teacher(samples), samples.train, samples.train_ids[rows], DATA
+            Trained(Network(model=onnx_file())).load_teacher(samples), samples.train, samples.train_ids[rows]
         )
         np.testing.assert_allclose(softmax(cached, 1), softmax(whole, 1), atol=1e-2)
 
@@ -187,8 +188,8 @@ def test_a_teacher_that_gives_nan_is_refused(samples: Samples, tmp_path: Path) -
 def test_a_student_that_ends_in_a_softmax_is_refused() -> None:
     for end, told in ((nn.Softmax(1), "gives probabilities"), (nn.LogSoftmax(1), "gives log-probabilities")):
         with pytest.raises(ModelError, match=f"student {told} .*softmax out"):
-            check_no_softmax(nn.Sequential(nn.Flatten(), nn.Linear(64, 10), end), "student", torch.randn(8, 1, 8, 8))
-    check_no_softmax(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), "student", torch.randn(8, 1, 8, 8))
+            check_no_softmax(nn.Sequential(nn.Flatten(), nn.Linear(64, 10), end), "student", (torch.randn(8, 1, 8, 8),))
+    check_no_softmax(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), "student", (torch.randn(8, 1, 8, 8),))
 
 
 def test_a_live_teacher_keeps_its_modules_paths_and_its_features(samples: Samples) -> None:
@@ -214,12 +215,12 @@ def names_of(order: tuple[int, ...]) -> tuple[str, ...]:
 def test_a_permuted_teacher_is_refused_with_its_order_which_mends_it(samples: Samples, onnx_file: Write) -> None:
     model = onnx_file(order=TURNED)
     with pytest.raises(ModelError) as caught:
-        check_knowledge(Trained(Network(model=model)), samples, DATA, lambda question: True)
+        check_knowledge(Trained(Network(model=model)), samples, lambda question: True)
     written = ", ".join(f'"{name}"' for name in names_of(TURNED))
     told = str(caught.value)
     assert f"teacher.classes = [{written}]" in told and "\n" not in told
     mended = Network(model=model, classes=names_of(TURNED))
-    check_knowledge(Trained(mended), samples, DATA, refuse_to_answer)
+    check_knowledge(Trained(mended), samples, refuse_to_answer)
     np.testing.assert_allclose(
         outputs(samples, model, classes=names_of(TURNED)), outputs(samples, onnx_file()), atol=1e-4
     )
@@ -232,10 +233,10 @@ def refuse_to_answer(question: str) -> bool:
 def test_an_order_that_the_recipe_states_wrongly_is_asked_about(samples: Samples, onnx_file: Write) -> None:
     asked: list[str] = []
     stated = Network(model=onnx_file(order=TURNED), classes=NAMES)
-    check_knowledge(Trained(stated), samples, DATA, lambda question: not asked.append(question))
+    check_knowledge(Trained(stated), samples, lambda question: not asked.append(question))
     assert len(asked) == 1 and "teacher.classes says otherwise" in asked[0]
     with pytest.raises(ModelError, match=r"teacher\.classes says otherwise"):
-        check_knowledge(Trained(stated), samples, DATA, lambda question: False)
+        check_knowledge(Trained(stated), samples, lambda question: False)
 
 
 def test_the_order_is_by_name_and_may_leave_out_classes_that_the_data_has_not() -> None:
@@ -293,9 +294,7 @@ def test_a_teacher_of_another_size_is_refused_with_its_size_and_sees_resized_pic
     checked(samples, model, size=(16, 16))
     _, labels, _ = load("train")
     by_small, by_large = (
-        predict(
-            Trained(Network(model=model, **size)).load_teacher(samples), samples.train, np.arange(len(labels)), DATA
-        )
+        predict(Trained(Network(model=model, **size)).load_teacher(samples), samples.train, np.arange(len(labels)))
         for model, size in ((onnx_file(), {}), (model, {"size": (16, 16)}))
     )
     assert (
@@ -352,10 +351,11 @@ def test_a_file_that_takes_no_normalised_pictures_is_refused(samples: Samples, t
         "bytes": "(uint8[N, 1, 8, 8] x) => (float[N, M] y) { f = Cast<to = 1>(x) y = Flatten(f) }",
         "two": "(float[N, 1, 8, 8] x, float[N, 1, 8, 8] z) => (float[N, M] y) { s = Add(x, z) y = Flatten(s) }",
     }
+    told = {"bytes": "a teacher takes normalised floats", "two": "the data gives [batch, 1, 8, 8]"}
     for name, text in texts.items():
         model = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 17]> net {text}')
         onnx.save(model, tmp_path / f"{name}.onnx")
-        assert "normalised floats" in refused(samples, f"onnx:{tmp_path}/{name}.onnx")
+        assert told[name] in refused(samples, f"onnx:{tmp_path}/{name}.onnx")
 
 
 # --------------------------------------------------------------------------------------------------------------- knowledge
@@ -365,22 +365,18 @@ def few(samples: Samples, n: int) -> Samples:
     """`n` training pictures, of which a twentieth is held out."""
     ids = np.linspace(0, len(samples.train) - 1, n).astype(np.int64)
     held = ids[:: n // max(1, n // 20)]
-    return Samples(
-        samples.train, np.setdiff1d(ids, held), held, samples.classes, samples.image_shape, ()
-    )  # fmt: skip
+    return replace(samples, train_ids=np.setdiff1d(ids, held), holdout_ids=held)
 
 
 def test_a_sound_teacher_of_180_pictures_passes_without_a_question(samples: Samples, onnx_file: Write) -> None:
     small = few(samples, 180)
     assert len(small.holdout_ids) == 9 and len(probed(small, 0)) == 180
-    check_knowledge(Trained(Network(model=onnx_file())), small, DATA, refuse_to_answer)
+    check_knowledge(Trained(Network(model=onnx_file())), small, refuse_to_answer)
 
 
 def test_a_teacher_that_knows_nothing_is_asked_about_with_the_interval(samples: Samples) -> None:
     asked: list[str] = []
-    check_knowledge(
-        Trained(Network(model="edgekd:resnet8", args={"width": 4})), samples, DATA, lambda q: not asked.append(q)
-    )
+    check_knowledge(Trained(Network(model="edgekd:resnet8", args={"width": 4})), samples, lambda q: not asked.append(q))
     assert (
         len(asked) == 1
         and "no better than chance" in asked[0]
@@ -401,7 +397,7 @@ def test_too_few_samples_to_tell_are_told_and_refuse_nothing(
         "def build():\n"
         "    return One()\n"
     )
-    check_knowledge(Trained(Network(model=f"python:{tmp_path}/mine.py:build")), few(samples, 8), DATA, refuse_to_answer)
+    check_knowledge(Trained(Network(model=f"python:{tmp_path}/mine.py:build")), few(samples, 8), refuse_to_answer)
     assert "too few to tell" in " ".join(capsys.readouterr().err.split())
 
 
@@ -438,9 +434,7 @@ def test_the_score_of_a_teacher_is_of_its_logits_in_the_data_s_order(
     samples: Samples, onnx_file: Write, tmp_path: Path
 ) -> None:
     with Cache(tmp_path / "cache") as run:
-        test = decoded(run, DATA).test
+        on = decoded(run, DATA).evaluation
         turned = Trained(Network(model=onnx_file(order=TURNED), classes=names_of(TURNED)))
-        odd, plain = (
-            run(score_teacher, teacher, test, DATA) for teacher in (turned, Trained(Network(model=onnx_file())))
-        )
+        odd, plain = (run(score_teacher, teacher, on) for teacher in (turned, Trained(Network(model=onnx_file()))))
     np.testing.assert_allclose(np.load(odd / "test.npy"), np.load(plain / "test.npy"), atol=1e-4)

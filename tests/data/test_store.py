@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgekd import inputs
 from edgekd.cache.stage import Cache
 from edgekd.check.doubts import doubts
-from edgekd.data.batches import epoch_of, to_tensor
+from edgekd.data.batches import epoch_of
 from edgekd.data.views import Views
 from edgekd.errors import DataError, ModelError
-from edgekd.recipe import Augmentation, Data
+from edgekd.inputs.image import INPUT
+from edgekd.recipe import Data
 from edgekd.steps.problem import decoded
+from tests.builders.arguments import argument
 from tests.builders.pictures import LABELS, parquet, png
 
 RNG = np.random.default_rng(1)
@@ -33,14 +36,14 @@ def opened(folder: Path, **settings: Any) -> Any:
     """The training split, `test` beside it."""
     with Cache(folder / "cache") as run:
         problem = decoded(run, Data(**settings))
-    return SimpleNamespace(**vars(problem.open()), test=problem.open_test())
+    return SimpleNamespace(**vars(problem.open()), input=problem.open().input, test=problem.open_test())
 
 
 def test_a_parquet_file_gives_its_pixels_labels_and_class_names(tmp_path: Path, file: str) -> None:
     samples = opened(tmp_path, train=file, test=file)
-    np.testing.assert_array_equal(samples.train.get(np.arange(12)), PIXELS)
+    np.testing.assert_array_equal(samples.train.get(np.arange(12))[INPUT], PIXELS)
     assert samples.train.labels.tolist() == LABELS
-    assert samples.classes == ("cat", "dog", "owl") and samples.image_shape == (6, 5, 3)
+    assert samples.classes == ("cat", "dog", "owl") and samples.input.shape == (6, 5, 3)
 
 
 def test_several_parquet_files_are_one_split(tmp_path: Path, file: str) -> None:
@@ -51,14 +54,14 @@ def test_several_parquet_files_are_one_split(tmp_path: Path, file: str) -> None:
             LABELS[6 * i : 6 * i + 6],
         )
     samples = opened(tmp_path, train=str(tmp_path / "part-*.parquet"), test=file)
-    np.testing.assert_array_equal(samples.train.get(np.arange(12)), PIXELS)
+    np.testing.assert_array_equal(samples.train.get(np.arange(12))[INPUT], PIXELS)
 
 
 def test_of_an_image_of_16_bits_the_upper_8_are_read_and_one_of_floats_is_refused(tmp_path: Path, file: str) -> None:
     images = [png(image) for image in PIXELS]
     images[2] = png(np.full((6, 5), 40_000, np.uint16))
     samples = opened(tmp_path, train=parquet(tmp_path / "a.parquet", images), test=file)
-    assert (samples.train.get(np.array([2])) == 40_000 // 256).all()
+    assert (samples.train.get(np.array([2]))[INPUT] == 40_000 // 256).all()
     floats = io.BytesIO()
     Image.fromarray(np.ones((6, 5), np.float32)).save(floats, "TIFF")
     images[2] = floats.getvalue()
@@ -77,7 +80,7 @@ def test_decoding_on_the_fly_gives_the_same_samples_as_the_decoded_store(tmp_pat
     decoded = opened(tmp_path, train=file, test=file)
     on_the_fly = opened(tmp_path, train=file, test=file, store_gb=1e-9)
     ids = np.array([7, 0, 11])
-    np.testing.assert_array_equal(decoded.train.get(ids), on_the_fly.train.get(ids))
+    np.testing.assert_array_equal(decoded.train.get(ids)[INPUT], on_the_fly.train.get(ids)[INPUT])
     assert decoded.holdout_ids.tolist() == on_the_fly.holdout_ids.tolist()
 
 
@@ -88,12 +91,12 @@ def test_an_image_folder_has_a_class_for_each_folder(tmp_path: Path) -> None:
         place.write_bytes(png(image))
     samples = opened(tmp_path, train=str(tmp_path / "train"), test=str(tmp_path / "train"))
     assert samples.classes == ("a", "b", "c")
-    np.testing.assert_array_equal(samples.train.get(np.arange(4)), PIXELS[[0, 3, 6, 9]])
+    np.testing.assert_array_equal(samples.train.get(np.arange(4))[INPUT], PIXELS[[0, 3, 6, 9]])
 
 
 def test_images_are_resized_where_the_recipe_says_so(tmp_path: Path, file: str) -> None:
     samples = opened(tmp_path, train=file, test=file, size=(3, 4))
-    assert samples.train.get(np.arange(2)).shape == (2, 3, 4, 3)
+    assert samples.train.get(np.arange(2))[INPUT].shape == (2, 3, 4, 3)
 
 
 def test_a_function_gives_arrays(tmp_path: Path) -> None:
@@ -105,7 +108,7 @@ def test_a_function_gives_arrays(tmp_path: Path) -> None:
     )
     reference = f"python:{tmp_path}/mine.py:load"
     samples = opened(tmp_path, train=reference, test=reference)
-    assert (len(samples.train), len(samples.test), samples.image_shape) == (9, 3, (4, 4, 1))
+    assert (len(samples.train), len(samples.test), samples.input.shape) == (9, 3, (4, 4, 1))
 
 
 def refused(tmp_path: Path, **settings: Any) -> str:
@@ -148,7 +151,7 @@ def test_with_on_error_skip_it_is_left_out_and_counted(tmp_path: Path, file: str
     broken = parquet(tmp_path / "a.parquet", images)
     samples = opened(tmp_path, train=broken, test=file, on_error="skip")
     assert len(samples.train) == 11 and len(samples.skipped) == 1 and "row 4" in samples.skipped[0]
-    np.testing.assert_array_equal(samples.train.get(np.array([4])), PIXELS[[5]])
+    np.testing.assert_array_equal(samples.train.get(np.array([4]))[INPUT], PIXELS[[5]])
 
 
 def folder(place: Path, images: dict[str, list[Any]]) -> str:
@@ -212,10 +215,10 @@ def test_one_channel_is_kept_where_the_recipe_says_so(tmp_path: Path, file: str)
     grey = parquet(tmp_path / "grey.parquet", [png(image[:, :, 0]) for image in PIXELS])
     for settings in ({}, {"store_gb": 1e-9}):
         samples = opened(tmp_path, train=grey, test=file, channels=1, **settings)
-        assert samples.image_shape == (6, 5, 1)
-        np.testing.assert_array_equal(samples.train.get(np.arange(12)), PIXELS[:, :, :, :1])
-        assert samples.test.get(np.arange(2)).shape == (2, 6, 5, 1)
-    assert opened(tmp_path, train=grey, test=file).image_shape == (6, 5, 3)
+        assert samples.input.shape == (6, 5, 1)
+        np.testing.assert_array_equal(samples.train.get(np.arange(12))[INPUT], PIXELS[:, :, :, :1])
+        assert samples.test.get(np.arange(2))[INPUT].shape == (2, 6, 5, 1)
+    assert opened(tmp_path, train=grey, test=file).input.shape == (6, 5, 3)
 
 
 def test_a_label_beyond_the_classes_is_named_with_its_row(tmp_path: Path) -> None:
@@ -238,7 +241,7 @@ def test_different_classes_in_train_and_test_are_told(tmp_path: Path, file: str)
 
 
 def test_an_epoch_has_every_sample_once_in_an_order_of_its_own() -> None:
-    views = Views(lambda ids: PIXELS[ids], np.array(LABELS), np.arange(12), Augmentation(), 0)
+    views = Views(inputs.Image((4, 4, 1)), lambda ids: {INPUT: PIXELS[ids]}, {"": np.array(LABELS)}, np.arange(12), 0)
     epochs = [list(epoch_of(views, epoch, batch_size=4, number_of_views=2, seed=0)) for epoch in (0, 1, 2)]
     orders = [np.concatenate([step.rows for step in steps]).tolist() for steps in epochs]
     assert all(sorted(order) == list(range(12)) for order in orders) and orders[0] != orders[1]
@@ -246,7 +249,7 @@ def test_an_epoch_has_every_sample_once_in_an_order_of_its_own() -> None:
 
 
 def test_two_processes_share_each_batch() -> None:
-    views = Views(lambda ids: PIXELS[ids], np.array(LABELS), np.arange(12), Augmentation(), 0)
+    views = Views(inputs.Image((4, 4, 1)), lambda ids: {INPUT: PIXELS[ids]}, {"": np.array(LABELS)}, np.arange(12), 0)
     whole = [step.rows for step in epoch_of(views, 0, batch_size=4, number_of_views=1, seed=3)]
     parts = [
         [step.rows for step in epoch_of(views, 0, batch_size=4, number_of_views=1, seed=3, rank=rank, world=2)]
@@ -257,9 +260,6 @@ def test_two_processes_share_each_batch() -> None:
 
 
 def test_pixels_become_normalised_channels_first() -> None:
-    import torch
-
-    data = Data(train="a", test="b", mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
-    tensor = to_tensor(PIXELS, data, torch.device("cpu")).numpy()
-    expected = (PIXELS / 255 - [0.1, 0.2, 0.3]) / [0.5, 0.6, 0.7]
-    np.testing.assert_allclose(tensor, expected.transpose(0, 3, 1, 2), atol=1e-5)
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    expected = (PIXELS / 255 - mean) / std
+    np.testing.assert_allclose(argument(PIXELS, mean, std).numpy(), expected.transpose(0, 3, 1, 2), atol=1e-5)

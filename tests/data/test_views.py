@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edgekd.base.draws import permutation, uniform
 from edgekd.data import Views
-from edgekd.data.views import permutation, uniform
+from edgekd.inputs import Image
+from edgekd.inputs.image import INPUT
 from edgekd.recipe import Augmentation
 
 RNG = np.random.default_rng(0)
@@ -16,32 +18,33 @@ EVERYTHING = Augmentation(crop_padding=2, flip=True, cutout=3, mixup=0.4)
 
 
 def views(augment: Augmentation, seed: int = 0) -> Views:
-    return Views(lambda ids: IMAGES[ids], LABELS, np.arange(40), augment, seed, (0.2, 0.4, 0.6))
+    input = Image((8, 8, 3), (0.2, 0.4, 0.6), (0.5,) * 3, augment)
+    return Views(input, lambda ids: {INPUT: IMAGES[ids]}, {"": LABELS}, np.arange(40), seed, augment.mixup)
 
 
 def test_a_sample_looks_the_same_in_any_batch() -> None:
     together = views(EVERYTHING)(np.arange(40), 3)
     for i in (0, 17, 39):
         alone = views(EVERYTHING)(np.array([i]), 3)
-        np.testing.assert_array_equal(alone.images[0], together.images[i])
-        assert (alone.lam[0], alone.partner_labels[0]) == (together.lam[i], together.partner_labels[i])
+        np.testing.assert_array_equal(alone.inputs[INPUT][0], together.inputs[INPUT][i])
+        assert (alone.lam[0], alone.partners[""][0]) == (together.lam[i], together.partners[""][i])
 
 
 def test_view_and_seed_each_change_the_picture() -> None:
     ids = np.arange(40)
-    base = views(EVERYTHING)(ids, 0).images
-    assert (base != views(EVERYTHING)(ids, 1).images).any()
-    assert (base != views(EVERYTHING, seed=1)(ids, 0).images).any()
+    base = views(EVERYTHING)(ids, 0).inputs[INPUT]
+    assert (base != views(EVERYTHING)(ids, 1).inputs[INPUT]).any()
+    assert (base != views(EVERYTHING, seed=1)(ids, 0).inputs[INPUT]).any()
 
 
 def test_without_augmentation_a_view_is_the_image() -> None:
     batch = views(Augmentation())(np.array([5, 2]), 7)
-    np.testing.assert_array_equal(batch.images, IMAGES[[5, 2]])
-    assert batch.labels.tolist() == LABELS[[5, 2]].tolist() and batch.lam.tolist() == [1.0, 1.0]
+    np.testing.assert_array_equal(batch.inputs[INPUT], IMAGES[[5, 2]])
+    assert batch.targets[""].tolist() == LABELS[[5, 2]].tolist() and batch.lam.tolist() == [1.0, 1.0]
 
 
 def test_a_crop_is_a_window_of_the_padded_image() -> None:
-    pictures = views(Augmentation(crop_padding=2))(np.arange(40), 0).images
+    pictures = views(Augmentation(crop_padding=2))(np.arange(40), 0).inputs[INPUT]
     for image, picture in zip(IMAGES, pictures, strict=True):
         padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
         windows = [padded[y : y + 8, x : x + 8] for y in range(5) for x in range(5)]
@@ -49,7 +52,7 @@ def test_a_crop_is_a_window_of_the_padded_image() -> None:
 
 
 def test_about_half_of_the_pictures_are_flipped_and_the_others_untouched() -> None:
-    pictures = views(Augmentation(flip=True))(np.arange(40), 0).images
+    pictures = views(Augmentation(flip=True))(np.arange(40), 0).inputs[INPUT]
     flipped = [(picture == image[:, ::-1]).all() for image, picture in zip(IMAGES, pictures, strict=True)]
     same = [(picture == image).all() for image, picture in zip(IMAGES, pictures, strict=True)]
     assert all(a != b for a, b in zip(flipped, same, strict=True))
@@ -57,7 +60,7 @@ def test_about_half_of_the_pictures_are_flipped_and_the_others_untouched() -> No
 
 
 def test_cut_out_paints_a_square_in_the_mean_colour() -> None:
-    pictures = views(Augmentation(cutout=3))(np.arange(40), 0).images
+    pictures = views(Augmentation(cutout=3))(np.arange(40), 0).inputs[INPUT]
     for image, picture in zip(IMAGES, pictures, strict=True):
         rows, columns = np.nonzero((picture != image).any(2))
         assert 0 < len(rows) <= 9
@@ -71,8 +74,8 @@ def test_mix_up_adds_the_partner_in_the_proportion_that_the_labels_have() -> Non
     for i in range(40):
         lam = batch.lam[i]
         partners = np.rint(lam * IMAGES[i] + (1 - lam) * IMAGES.astype(np.float64))
-        close = (np.abs(partners - batch.images[i]) <= 1).all((1, 2, 3))
-        assert batch.partner_labels[i] in LABELS[close]
+        close = (np.abs(partners - batch.inputs[INPUT][i]) <= 1).all((1, 2, 3))
+        assert batch.partners[""][i] in LABELS[close]
 
 
 def test_the_numbers_are_uniform_and_those_of_neighbouring_coordinates_independent() -> None:

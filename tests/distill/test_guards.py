@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import edgekd
 from edgekd.distill.features import as_tokens
 from edgekd.distill.methods import METHODS, rkd
-from edgekd.distill.objective import Seen, TaskObjective
+from edgekd.distill.objective import ForwardPass, TaskObjective
 from edgekd.errors import ModelError, RecipeError
 from edgekd.recipe.losses import Layout, Loss, mistakes_in_losses
 from edgekd.tasks.protocol import Labels
@@ -20,9 +20,9 @@ from tests.builders.recipes import RECIPE
 LABELS = Labels(torch.tensor([0, 1, 0, 1]), torch.tensor([0, 1, 0, 1]), torch.ones(4))
 
 
-def step(z_s: Tensor, z_t: Tensor | None = None, f_s: Tensor | None = None, f_t: Tensor | None = None) -> Seen:
+def step(z_s: Tensor, z_t: Tensor | None = None, f_s: Tensor | None = None, f_t: Tensor | None = None) -> ForwardPass:
     features = [{} if f is None else {"conv": f} for f in (f_s, f_t)]
-    return Seen(torch.zeros(4), torch.arange(4), LABELS, z_s, None if z_t is None else z_t[None], *features)
+    return ForwardPass((torch.zeros(4),), torch.arange(4), LABELS, z_s, None if z_t is None else z_t[None], *features)
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 8, 8), (4, 7, 3), (4,)])

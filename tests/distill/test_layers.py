@@ -18,9 +18,9 @@ from edgekd.errors import ModelError
 from edgekd.models.resnet import resnet8, resnet20
 from edgekd.models.wrn import wrn_16_2
 from edgekd.recipe.losses import Loss
-from tests.builders.training import DATA, lesson_on, samples, settings
+from tests.builders.training import lesson_on, samples, settings
 
-IMAGES = torch.zeros(2, 3, 32, 32)
+IMAGES = (torch.zeros(2, 3, 32, 32),)
 
 
 def test_stages_are_the_last_layers_of_each_resolution() -> None:
@@ -35,7 +35,7 @@ def test_layers_of_one_resolution_go_together() -> None:
 def test_a_module_that_is_called_twice_stands_for_no_stage() -> None:
     activation = nn.ReLU()
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), activation, nn.Conv2d(4, 4, 3, padding=1), activation)
-    assert stages(model, torch.zeros(1, 3, 8, 8), "student") == [("2", (1, 4, 8, 8))]
+    assert stages(model, (torch.zeros(1, 3, 8, 8),), "student") == [("2", (1, 4, 8, 8))]
 
 
 def test_without_a_common_resolution_depth_decides() -> None:
@@ -86,8 +86,10 @@ def test_every_method_that_reads_features_trains(method: str, tmp_path: Path) ->
     student, teacher = resnet8(3, 1, width=4), resnet8(3, 1, width=8).eval().requires_grad_(False)
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     layers: Any = {"layer1.0.bn2": "layer1.0.bn2"} if method == "ofd" else "auto"
-    losses = pair_layers([Loss(method=method, weight=1e-3, layers=layers)], student, teacher, torch.zeros(2, 1, 6, 6))
-    lesson = lesson_on(samples(), DATA, None, teacher)
+    losses = pair_layers(
+        [Loss(method=method, weight=1e-3, layers=layers)], student, teacher, (torch.zeros(2, 1, 6, 6),)
+    )
+    lesson = lesson_on(samples(), None, teacher)
     train(student, lesson, settings(epochs=2, losses=losses), tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert all(np.isfinite(line[f"loss/{method}"]) and line[f"loss/{method}"] != 0 for line in lines)

@@ -101,7 +101,7 @@ def test_dml_is_the_peers_ce_and_for_each_network_the_mean_divergence_from_the_o
     expected = sum(ce(z[i]) for i in range(1, students))
     for i in range(students):
         expected += sum(kl(z[j], z[i], temperature) for j in range(students) if j != i) / (students - 1)
-    assert method(Z_S, LABELS, IMAGES).item() == pytest.approx(expected)
+    assert method(Z_S, LABELS, (IMAGES,)).item() == pytest.approx(expected)
 
 
 def test_dml_among_identical_networks_is_the_peers_ce() -> None:
@@ -110,7 +110,7 @@ def test_dml_among_identical_networks_is_the_peers_ce() -> None:
     for peer in method.peers:
         peer.load_state_dict(student.state_dict())
     z_s = student(IMAGES)
-    assert method(z_s, LABELS, IMAGES).item() == pytest.approx(2 * ce(numbers(z_s)))
+    assert method(z_s, LABELS, (IMAGES,)).item() == pytest.approx(2 * ce(numbers(z_s)))
 
 
 def test_in_dml_each_divergence_moves_the_one_that_learns_alone() -> None:
@@ -119,7 +119,7 @@ def test_in_dml_each_divergence_moves_the_one_that_learns_alone() -> None:
     z_s, z_peer = Z_S.clone().requires_grad_(), torch.zeros(4, CLASSES, dtype=torch.float64)
     z_peer[:, 1] = log(2)
     method.peers = nn.ModuleList([Says(z_peer)])
-    method(z_s, LABELS, IMAGES).backward()
+    method(z_s, LABELS, (IMAGES,)).backward()
     p_s, p_peer = softmax(numbers(Z_S)), softmax(z_peer.numpy())
     assert z_s.grad is not None
     np.testing.assert_allclose(z_s.grad.numpy(), (p_s - p_peer) / 4)
@@ -150,7 +150,7 @@ def test_dmls_peers_are_networks_of_the_method_with_weights_of_their_own() -> No
     assert len(list(method.parameters())) == 2 * len(ours)
     weights = [model.stage1[0].weight for model in (student, *method.peers)]  # type: ignore[index, union-attr]
     assert not any(torch.equal(a, b) for a, b in ((weights[0], weights[1]), (weights[0], weights[2]), weights[1:]))
-    method(student(IMAGES), LABELS, IMAGES).backward()
+    method(student(IMAGES), LABELS, (IMAGES,)).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
     assert all(p.grad is not None for p in student.parameters())
 
@@ -368,7 +368,7 @@ def test_byots_gradient_is_that_of_finite_differences() -> None:
 
 
 CALLS: dict[str, Callable[[list[int]], Tensor]] = {
-    "dml": lambda order: dml(3)(Z_S[order], LABELS[order], IMAGES[order]),
+    "dml": lambda order: dml(3)(Z_S[order], LABELS[order], (IMAGES[order],)),
     "one": lambda order: one()(Z_S[order], LABELS[order], [SHALLOW[order]]),
     "byot": lambda order: byot()(Z_S[order], LABELS[order], [SHALLOW[order], DEEP[order]]),
     "adversarial": lambda order: adversarial()(Z_S[order], Z_T[order]),
@@ -389,7 +389,7 @@ def test_extreme_logits_and_features_in_half_precision_give_finite_losses_and_gr
     z, labels = scale * z_s / 256, torch.tensor([0, 1])
     shallow, deep = (scale * 1e3 * torch.sign(f[:2]).half() for f in (SHALLOW, DEEP))
     calls: dict[str, Callable[[], Tensor]] = {
-        "dml": lambda: dml().float()(z, labels, IMAGES[:2].float()),
+        "dml": lambda: dml().float()(z, labels, (IMAGES[:2].float(),)),
         "one": lambda: one().float()(z, labels, [shallow.requires_grad_()]),
         "byot": lambda: byot().float()(z, labels, [shallow.requires_grad_(), deep]),
         "adversarial": lambda: adversarial().float()(z, -z.flip(1)),

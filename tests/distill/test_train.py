@@ -11,13 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from edgekd.data.batches import epoch_of, views_of
+from edgekd.data.batches import epoch_of
 from edgekd.distill.features import Taps
 from edgekd.distill.lesson import Lesson
 from edgekd.distill.methods.sizes import embedding
 from edgekd.distill.objective import TaskObjective
 from edgekd.distill.train import CHECKPOINT, Modes, schedule, train
 from edgekd.errors import CacheError, ModelError, RecipeError
+from edgekd.inputs import Image
+from edgekd.inputs.image import INPUT
 from edgekd.models.accelerator import uses_bf16
 from edgekd.models.forward import logits_of
 from edgekd.models.resnet import resnet8
@@ -36,14 +38,14 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def hard_labels() -> Lesson:
-    return lesson_on(samples(), DATA, None, None)
+    return lesson_on(samples(), None, None)
 
 
 def test_labels_alone_teach_the_classes(tmp_path: Path) -> None:
     train(network(), hard_labels(), settings(epochs=8), tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(1, 9))
-    assert lines[-1]["loss"] < 0.5 * lines[0]["loss"] and lines[-1]["holdout_top1"] > 80
+    assert lines[-1]["loss"] < 0.5 * lines[0]["loss"] and lines[-1]["holdout"] > 80
     assert lines[0]["loss"] == pytest.approx(lines[0]["loss/labels"], rel=1e-4)
 
 
@@ -51,10 +53,10 @@ def test_the_cached_teacher_alone_teaches_what_it_says(tmp_path: Path) -> None:
     """A teacher that calls left right and right left: the student does the same."""
     wrong = np.array([2, 1, 0])[LABELS[:80]]
     cached = np.broadcast_to(np.eye(3, dtype=np.float16)[wrong] * 8, (2, 80, 3))
-    lesson = lesson_on(samples(), DATA, cached, None)
+    lesson = lesson_on(samples(), cached, None)
     taught = train(network(), lesson, settings(epochs=8, label_weight=0.0, losses=(Loss(method="kd"),)), tmp_path)
     with torch.no_grad():
-        named = logits_of(taught.eval(), PIXELS[80:], DATA).argmax(1).numpy()
+        named = logits_of(taught.eval(), samples().input, {INPUT: PIXELS[80:]}).argmax(1).numpy()
     assert (named == np.array([2, 1, 0])[LABELS[80:]]).mean() > 0.8
 
 
@@ -96,8 +98,8 @@ def test_feature_losses_read_both_networks_and_leave_the_teacher_alone(tmp_path:
         Loss(method="at", weight=10.0, layers={"0": "0"}),
         Loss(method="kd", temperature=2.0),
     )
-    cached = np.stack([logits_of(teacher, PIXELS[:80], DATA).numpy().astype(np.float16)] * 2)
-    train(student, lesson_on(samples(), DATA, cached, teacher), settings(losses=losses), tmp_path)
+    cached = np.stack([logits_of(teacher, samples().input, {INPUT: PIXELS[:80]}).numpy().astype(np.float16)] * 2)
+    train(student, lesson_on(samples(), cached, teacher), settings(losses=losses), tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert {"loss/labels", "loss/fitnet", "loss/at", "loss/kd"} <= set(lines[0])
     assert lines[-1]["loss/fitnet"] < lines[0]["loss/fitnet"]
@@ -109,7 +111,7 @@ def test_the_shipped_student_has_no_weights_of_the_losses(tmp_path: Path) -> Non
     names = set(student.state_dict())
     trained = train(
         student,
-        lesson_on(samples(), DATA, None, teacher),
+        lesson_on(samples(), None, teacher),
         settings(epochs=1, losses=(Loss(method="fitnet", layers={"2": "2"}),)),
         tmp_path,
     )
@@ -127,7 +129,7 @@ def test_a_layer_that_does_not_exist_is_told_with_the_nearest(tmp_path: Path) ->
 
     losses = (Loss(method="at", layers={"layr1": "layer1"}),)
     with pytest.raises(ModelError, match=r"'layr1'.*Did you mean layer1"):
-        train(Net(), lesson_on(samples(), DATA, None, Net()), settings(losses=losses), tmp_path)
+        train(Net(), lesson_on(samples(), None, Net()), settings(losses=losses), tmp_path)
 
 
 def test_a_feature_method_without_layers_and_a_logit_method_with_them_are_refused() -> None:
@@ -171,11 +173,11 @@ def test_the_learning_rate_warms_up_and_falls_by_half_a_cosine() -> None:
 def test_a_cache_of_another_teacher_is_noticed(tmp_path: Path) -> None:
     teacher, other = network(1).eval(), network(5).eval()
     lesson = samples()
-    images = views_of(lesson, DATA)(lesson.train_ids, 0).images
-    cached = stored(tmp_path, logits_of(teacher, images, DATA).numpy()[None])
-    check_cache(teacher, cached, lesson, DATA)
+    images = lesson.views(lesson.train_ids, 0).inputs
+    cached = stored(tmp_path, logits_of(teacher, lesson.input, images).numpy()[None])
+    check_cache(teacher, cached, lesson)
     with pytest.raises(CacheError, match=r"differ by .*cache --prune"):
-        check_cache(other, cached, lesson, DATA)
+        check_cache(other, cached, lesson)
 
 
 def test_precision_that_is_given_is_kept() -> None:
@@ -195,9 +197,9 @@ def test_several_teachers_are_averaged_by_a_method_that_reads_one(tmp_path: Path
     found = []
     for i, lesson in enumerate(
         (
-            lesson_on(samples(), DATA, first, None, more=(second,)),
-            lesson_on(samples(), DATA, first, None),
-            lesson_on(samples(), DATA, second, None),
+            lesson_on(samples(), first, None, more=(second,)),
+            lesson_on(samples(), first, None),
+            lesson_on(samples(), second, None),
         )
     ):
         (tmp_path / str(i)).mkdir()
@@ -210,13 +212,15 @@ def test_several_teachers_are_averaged_by_a_method_that_reads_one(tmp_path: Path
 def test_the_cache_gives_the_losses_of_the_live_teacher(tmp_path: Path) -> None:
     """To 1e-3 relative: float16 is all that lies between them."""
     teacher = network(1).eval().requires_grad_(False)
-    view = views_of(samples(), DATA)
-    cached = np.stack([logits_of(teacher, view(IDS[:80], v).images, DATA).numpy() for v in range(2)]).astype(np.float16)
+    view = samples().views
+    cached = np.stack([logits_of(teacher, samples().input, view(IDS[:80], v).inputs).numpy() for v in range(2)]).astype(
+        np.float16
+    )
     losses = tuple(Loss(method=name, weight=0.1) for name in ("kd", "dkd", "dist", "mse"))
     found = []
     for name, lesson in {
-        "live": lesson_on(samples(), DATA, None, teacher),
-        "cached": lesson_on(samples(), DATA, cached, None),
+        "live": lesson_on(samples(), None, teacher),
+        "cached": lesson_on(samples(), cached, None),
     }.items():
         (tmp_path / name).mkdir()
         # A low learning rate: where training is unstable, any difference grows.
@@ -229,16 +233,16 @@ def test_the_cache_gives_the_losses_of_the_live_teacher(tmp_path: Path) -> None:
 
 def test_pooled_features_from_the_cache_give_the_losses_of_the_live_teacher(tmp_path: Path) -> None:
     teacher = network(1).eval().requires_grad_(False)
-    view = views_of(samples(), DATA)
+    view = samples().views
     pooled = []
     with Taps(teacher, ["2"], "teacher") as taps:
         for v in range(2):
-            logits_of(teacher, view(IDS[:80], v).images, DATA)
+            logits_of(teacher, samples().input, view(IDS[:80], v).inputs)
             pooled.append(embedding(taps.features["2"]).numpy().astype(np.float16))
     losses = tuple(Loss(method=name, layers={"2": "2"}) for name in ("rkd", "pkt", "cc", "crd"))
     lessons = {
-        "live": lesson_on(samples(), DATA, None, teacher),
-        "cached": lesson_on(samples(), DATA, None, None, features={"2": np.stack(pooled)}),
+        "live": lesson_on(samples(), None, teacher),
+        "cached": lesson_on(samples(), None, None, features={"2": np.stack(pooled)}),
     }
     found = []
     for name, lesson in lessons.items():
@@ -258,7 +262,7 @@ def test_rows_of_other_samples_give_other_losses(tmp_path: Path) -> None:
     found = []
     for number, stored_features in enumerate((features, features[:, ::-1])):
         (tmp_path / str(number)).mkdir()
-        lesson = lesson_on(samples(), DATA, None, None, features={"2": np.ascontiguousarray(stored_features)})
+        lesson = lesson_on(samples(), None, None, features={"2": np.ascontiguousarray(stored_features)})
         losses = tuple(Loss(method=name, layers={"2": "2"}) for name in ("rkd", "pkt", "cc"))
         train(network(2), lesson, settings(epochs=1, losses=losses), tmp_path / str(number))
         found.append(json.loads((tmp_path / str(number) / "metrics.jsonl").read_text()))
@@ -271,17 +275,17 @@ def test_the_last_epoch_ships_whatever_the_splits_say(tmp_path: Path) -> None:
     last = torch.load(tmp_path / CHECKPOINT, weights_only=True)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(last["metrics"]) == 5 and same(weights(trained), last["student"])
-    assert max(line["holdout_top1"] for line in lines) > lines[-1]["holdout_top1"]  # another epoch was better there
+    assert max(line["holdout"] for line in lines) > lines[-1]["holdout"]  # another epoch was better there
 
 
 def test_pairs_are_two_samples_of_one_class() -> None:
-    view = views_of(samples(), DATA)
+    view = samples().views
     steps = list(epoch_of(view, 3, batch_size=16, number_of_views=2, seed=0, in_pairs=True))
     assert len(steps) == 5
     for step in steps:
         firsts, partners = step.rows[:8], step.rows[8:]
         assert (LABELS[firsts] == LABELS[partners]).all() and (firsts != partners).all()
-        assert (step.batch.labels == LABELS[step.rows]).all()
+        assert (step.batch.targets[""] == LABELS[step.rows]).all()
 
 
 @pytest.mark.parametrize("method", ["simkd", "crd", "dml", "ctkd", "ofd"])
@@ -302,7 +306,7 @@ def test_a_run_that_was_stopped_ends_alike_with_methods_that_have_weights(method
         student = resnet8(3, 1, width=4)
         options = {"layers": {"layer3": "layer3"}} if method in ("simkd", "crd", "ofd") else {}
         given = (
-            lesson_on(samples(), DATA, None, teacher),
+            lesson_on(samples(), None, teacher),
             settings(losses=(Loss(method=method, **options),)),
             tmp_path / name,
         )
@@ -317,15 +321,15 @@ def test_a_run_that_was_stopped_ends_alike_with_methods_that_have_weights(method
 
 def test_the_live_teacher_sees_its_own_normalisation(tmp_path: Path) -> None:
     teacher = network(1).eval().requires_grad_(False)
-    other = DATA.model_copy(update={"mean": (0.7,), "std": (0.1,)})
-    view = views_of(samples(), DATA)
-    cached = np.stack([logits_of(teacher, view(IDS[:80], v).images, other).numpy() for v in range(2)]).astype(
+    other = Image((6, 6, 1), (0.7,), (0.1,), DATA.augment)
+    view = samples().views
+    cached = np.stack([logits_of(teacher, other, view(IDS[:80], v).inputs).numpy() for v in range(2)]).astype(
         np.float16
     )
     lessons = {
-        "live": lesson_on(samples(), DATA, None, teacher, teacher_data=other),
-        "cached": lesson_on(samples(), DATA, cached, None),
-        "wrong": lesson_on(samples(), DATA, None, teacher),
+        "live": lesson_on(samples(), None, teacher, teacher_input=other),
+        "cached": lesson_on(samples(), cached, None),
+        "wrong": lesson_on(samples(), None, teacher),
     }
     found = {}
     for name, lesson in lessons.items():
@@ -345,7 +349,7 @@ def test_a_student_that_keeps_a_computed_weight_trains(ema: float, tmp_path: Pat
             torch.nn.utils.weight_norm(nn.Conv2d(1, 4, 3, padding=1)), nn.Flatten(), nn.Linear(144, 3)
         )
     student(torch.zeros(2, 1, 6, 6))
-    train(student, lesson_on(samples(), DATA, None, None), settings(epochs=2, ema=ema), tmp_path)
+    train(student, lesson_on(samples(), None, None), settings(epochs=2, ema=ema), tmp_path)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert losses[1] < losses[0]
 
@@ -367,5 +371,5 @@ def test_a_student_that_writes_over_its_input_leaves_the_teachers_alone(tmp_path
     teacher, seen = network(1).eval().requires_grad_(False), []
     teacher.register_forward_pre_hook(lambda module, inputs: seen.append(float(inputs[0].abs().sum())))
     losses = (Loss(method="fitnet", layers={"inner.2": "2"}),)
-    train(WritesOver(), lesson_on(samples(), DATA, None, teacher), settings(epochs=1, losses=losses), tmp_path)
+    train(WritesOver(), lesson_on(samples(), None, teacher), settings(epochs=1, losses=losses), tmp_path)
     assert len(seen) > 2 and min(seen) > 0

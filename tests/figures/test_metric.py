@@ -79,5 +79,5 @@ def test_a_report_that_edgekd_0_1_wrote_is_read() -> None:
     assert report.chosen.score.parts == next(c for c in old["candidates"] if c["shipped"])["accuracy"]["per_class"]
     assert "accuracy" in report.chosen.score.parts  # the name of a class stays
     assert report.quantization_path[0].holdout == 91.5
-    assert report.curves[0]["holdout_top1"] == old["curves"][0]["holdout_top1"]
+    assert report.curves[0]["holdout"] == old["curves"][0]["holdout_top1"]
     assert Report.model_validate_json(report.model_dump_json()) == report

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgekd.data.batches import to_tensor
 from edgekd.export.to_onnx import Preprocess, to_onnx
-from edgekd.inputs.image import Normalise, per_channel
+from edgekd.inputs.normalise import Normalise, per_channel
 from edgekd.recipe import Data
 from edgekd.scripts import run as run_py
 from edgekd.target import list_targets
+from tests.builders.arguments import argument
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FIGURES = [
@@ -63,7 +63,7 @@ def test_the_graph_reads_what_the_loop_trained_with(
     for images in (1, 2, 5):
         batch = all_bytes(channels, images)
         (graph,) = session.run(None, {"input": batch})
-        assert_same_bits(graph, to_tensor(batch, data(mean, std), CPU).numpy())
+        assert_same_bits(graph, argument(batch, mean, std).numpy())
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -76,7 +76,7 @@ def test_a_convolution_behind_it_changes_no_bit(tmp_path: Path, channels: int) -
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     for images in (1, 4):
         (graph,) = session.run(None, {"input": all_bytes(channels, images)})
-        assert_same_bits(graph, to_tensor(all_bytes(channels, images), data(mean, std), CPU).numpy())
+        assert_same_bits(graph, argument(all_bytes(channels, images), mean, std).numpy())
 
 
 def test_the_graph_holds_one_product_and_one_sum_a_channel(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_run_py_computes_the_bits_of_the_loop(mean: tuple[float, ...], std: tupl
     (image,) = all_bytes(len(mean))
     graph = {"dtype": "float32", "layout": "NCHW"}
     found = run_py.preprocess(image, graph, {"preprocess": {"mean": list(mean), "std": list(std)}})
-    assert_same_bits(found, to_tensor(image[None], data(mean, std), CPU).numpy())
+    assert_same_bits(found, argument(image[None], mean, std).numpy())
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -101,7 +101,7 @@ def test_in_any_memory_format_the_bits_are_the_same(channels: int) -> None:
     """The loop's images are channels_last; of one sample, of one row and of contiguous planes the bits are the same."""
     mean, std = (figures[:channels] for figures in IMAGENET)
     normalise, batch = Normalise(mean, std), all_bytes(channels, 3)
-    trained = to_tensor(batch, data(mean, std), CPU)
+    trained = argument(batch, mean, std)
     assert trained.is_contiguous(memory_format=torch.channels_last)
     planes = torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous().float()
     assert_same_bits(normalise.normalised(planes).numpy(), trained.numpy())
@@ -109,7 +109,7 @@ def test_in_any_memory_format_the_bits_are_the_same(channels: int) -> None:
         assert_same_bits(normalise(torch.from_numpy(batch[at : at + 1])).numpy(), trained[at : at + 1].numpy())
     for row in range(16):
         one = np.ascontiguousarray(batch[:, row : row + 1, :3])
-        assert_same_bits(to_tensor(one, data(mean, std), CPU).numpy(), trained[:, :, row : row + 1, :3].numpy())
+        assert_same_bits(argument(one, mean, std).numpy(), trained[:, :, row : row + 1, :3].numpy())
 
 
 @pytest.mark.parametrize(("mean", "std"), FIGURES)
@@ -118,7 +118,7 @@ def test_each_value_is_the_formula_s(mean: tuple[float, ...], std: tuple[float, 
     batch = all_bytes(len(mean))
     expected = ((batch / 255 - np.array(mean)) / np.array(std)).transpose(0, 3, 1, 2)
     largest = np.maximum(1, np.array(mean)) / np.array(std)
-    apart = np.abs(to_tensor(batch, data(mean, std), CPU).numpy() - expected)
+    apart = np.abs(argument(batch, mean, std).numpy() - expected)
     assert (apart <= 2.0**-22 * largest[:, None, None]).all()
 
 
@@ -146,8 +146,6 @@ def test_gradients_pass_through_it() -> None:
 def test_one_figure_stands_for_all_channels() -> None:
     assert per_channel((0.5,), 3) == (0.5, 0.5, 0.5) and per_channel((0.1, 0.2), 2) == (0.1, 0.2)
     batch = all_bytes(3)
-    assert torch.equal(
-        to_tensor(batch, data((0.5,), (0.25,)), CPU), to_tensor(batch, data((0.5,) * 3, (0.25,) * 3), CPU)
-    )
+    assert torch.equal(argument(batch, (0.5,), (0.25,)), argument(batch, (0.5,) * 3, (0.25,) * 3))
     with pytest.raises(ValueError):
         per_channel((0.1, 0.2, 0.3), 1)

@@ -56,7 +56,7 @@ class InTraining(nn.Module):
     ids=["strided_1x1", "strided_in_width", "functional", "in_training_alone", "view", "resnet8_of_width_4"],
 )
 def test_models_that_channels_last_would_harm_train_in_contiguous_tensors(model: nn.Module) -> None:
-    assert training_format(model, IMAGES) is torch.contiguous_format
+    assert training_format(model, (IMAGES,)) is torch.contiguous_format
 
 
 @pytest.mark.parametrize(
@@ -65,14 +65,14 @@ def test_models_that_channels_last_would_harm_train_in_contiguous_tensors(model:
     ids=["1x1", "strided_3x3", "strided_1x1_of_16_channels", "resnet8"],
 )
 def test_other_models_train_in_channels_last(model: nn.Module) -> None:
-    assert training_format(model, IMAGES) is torch.channels_last
+    assert training_format(model, (IMAGES,)) is torch.channels_last
 
 
 def test_finding_the_format_leaves_the_model_and_the_random_numbers_as_they_were() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5)).eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     torch.manual_seed(3)
-    training_format(model, IMAGES)
+    training_format(model, (IMAGES,))
     drawn = torch.rand(1)
     torch.manual_seed(3)
     assert drawn == torch.rand(1) and not model.training
@@ -83,7 +83,7 @@ def test_a_model_with_views_answers_images_in_channels_last() -> None:
     model = Flattened().eval()
     expected = model(IMAGES.contiguous())
     assert not IMAGES.is_contiguous()
-    assert torch.equal(forward(model, IMAGES), expected) and torch.equal(forward(model, IMAGES), expected)
+    assert torch.equal(forward(model, (IMAGES,)), expected) and torch.equal(forward(model, (IMAGES,)), expected)
 
 
 def test_an_error_of_the_model_itself_is_raised() -> None:
@@ -92,7 +92,7 @@ def test_an_error_of_the_model_itself_is_raised() -> None:
             return x.transpose(1, 2).view(-1)
 
     with pytest.raises(RuntimeError, match="view size"):
-        forward(Broken(), IMAGES)
+        forward(Broken(), (IMAGES,))
 
 
 @pytest.mark.parametrize("channels", [1, 4])
@@ -107,10 +107,10 @@ torch.manual_seed(0)
 torch.set_num_threads(2)
 images = torch.rand(64, 8, 8, {channels}).permute(0, 3, 1, 2)
 model = nn.Conv2d({channels}, 8, 1, 2, bias=False)
-layout = training_format(model, images[:2])
+layout = training_format(model, (images[:2],))
 for _ in range(5):
     model.weight.grad = None
-    model(arranged(images, layout)).square().sum().backward()
+    model(*arranged((images,), layout)).square().sum().backward()
 sampled = images[:, :, ::2, ::2].permute(0, 2, 3, 1).reshape(-1, {channels}).double()
 w = model.weight.detach().double().flatten(1)
 expected = (2 * sampled @ w.T).T @ sampled
@@ -124,4 +124,4 @@ def test_an_image_of_one_channel_is_copied_into_contiguous_strides() -> None:
     """Its strides are those of both formats, and convolutions take them for channels_last."""
     images = torch.rand(2, 8, 8, 1).permute(0, 3, 1, 2)
     assert images.is_contiguous() and images.stride()[1] == 1
-    assert arranged(images, torch.contiguous_format).stride() == (64, 64, 8, 1)
+    assert arranged((images,), torch.contiguous_format)[0].stride() == (64, 64, 8, 1)

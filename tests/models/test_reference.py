@@ -43,12 +43,12 @@ def parameters(model: nn.Module) -> int:
 def test_built_in_models_have_their_papers_size(name: str, expected: int) -> None:
     model = load(f"edgekd:{name}")
     assert parameters(model) == pytest.approx(expected, rel=0.0 if name == "resnet8" else 0.02)
-    assert number_of_classes(model, (32, 32, 3)) == 10
+    assert number_of_classes(model, (torch.zeros(2, 3, 32, 32),)) == 10
 
 
 def test_built_in_models_take_grey_images() -> None:
     for name in BUILT_IN:
-        assert number_of_classes(load(f"edgekd:{name}", channels=1), (16, 16, 1)) == 10
+        assert number_of_classes(load(f"edgekd:{name}", channels=1), (torch.zeros(2, 1, 16, 16),)) == 10
 
 
 def test_weights_in_safetensors_are_loaded(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_function_of_a_file_gets_the_datas_class_count_and_the_recipes_argumen
         "    return nn.Sequential(nn.Flatten(), nn.Linear(12, hidden), nn.Linear(hidden, num_classes))\n"
     )
     model = load(f"python:{tmp_path}/net.py:build", hidden=7)
-    assert number_of_classes(model, (2, 2, 3)) == 10 and parameters(model) == 13 * 7 + 8 * 10
+    assert number_of_classes(model, (torch.zeros(2, 3, 2, 2),)) == 10 and parameters(model) == 13 * 7 + 8 * 10
 
 
 def test_an_exported_program_and_an_onnx_file_compute_what_the_model_computes(tmp_path: Path) -> None:
@@ -158,5 +158,5 @@ def test_a_function_or_module_that_fails_is_told_in_one_line(tmp_path: Path) -> 
 
 
 def test_a_model_that_does_not_take_the_images_is_told() -> None:
-    with pytest.raises(ModelError, match=r"images \[batch, 1, 8, 8\]"):
-        number_of_classes(resnet8(in_channels=3), (8, 8, 1))
+    with pytest.raises(ModelError, match=r"inputs \[batch, 1, 8, 8\]"):
+        number_of_classes(resnet8(in_channels=3), (torch.zeros(2, 1, 8, 8),))

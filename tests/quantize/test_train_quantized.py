@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgekd.cache.stage import SCRATCH, Cache
-from edgekd.data.batches import to_tensor
+from edgekd.data.batches import arguments_of
 from edgekd.distill.lesson import Lesson
 from edgekd.distill.train import Modes, train
 from edgekd.export import to_onnx
@@ -53,14 +53,14 @@ def lesson(tmp_path_factory: pytest.TempPathFactory) -> Lesson:
     (folder / "edgekd.toml").write_text(RECIPE)
     data = load_recipe(folder).located().data
     with Cache(folder / "cache") as run:
-        return lesson_on(decoded(run, data).open(), data, None, None)
+        return lesson_on(decoded(run, data).open(), None, None)
 
 
 def prepared(lesson: Lesson) -> GraphModule:
     torch.manual_seed(0)
     graph = prepare(Free(), ONNXRUNTIME, (torch.zeros(2, 1, 8, 8),), qat=True)
     images = lesson.samples.train.get(lesson.samples.train_ids[:64])
-    calibrate(graph, [to_tensor(images, lesson.data, torch.device("cpu"))])
+    calibrate(graph, [arguments_of(lesson.samples.input, images, torch.device("cpu"))])
     return graph
 
 

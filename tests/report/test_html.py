@@ -157,7 +157,7 @@ def test_without_a_teacher_the_weakest_classes_come_first(report: Report) -> Non
 
 
 def test_a_loss_that_became_infinite_is_left_out_of_the_curve(report: Report) -> None:
-    curves = (*report.curves, {"epoch": 3.0, "loss": float("nan"), "holdout_top1": 10.0})
+    curves = (*report.curves, {"epoch": 3.0, "loss": float("nan"), "holdout": 10.0})
 
     html = render(report.model_copy(update={"curves": curves}))
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from edgekd.data.sources import decode_image
+from edgekd.inputs.picture import decode_image
 from edgekd.scripts import SCRIPTS, run
 
 RNG = np.random.default_rng(3)

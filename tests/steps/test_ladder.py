@@ -42,7 +42,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cache, R
     ).located()  # fmt: skip
     with Cache(folder / "cache") as run:
         on, network = decoded(run, recipe.data).training, Network.of(recipe.student)
-        distilled = run(distill, on, Teaching(recipe.distill, (TaskTeaching(on),)), network, None)
+        distilled = run(distill, Teaching(recipe.distill, (TaskTeaching(on),)), network, None)
         yield run, recipe, Subject(Trained(network, distilled), on, load_target("x86-cpu").int8, 128)
 
 

@@ -25,7 +25,7 @@ from edgekd.distill.data_free.bn_statistics import BatchNormStatistics
 from edgekd.distill.data_free.generator import Generator
 from edgekd.distill.methods import kd
 from edgekd.errors import ModelError, nearest
-from edgekd.inputs.image import Normalise, per_channel
+from edgekd.inputs.normalise import Normalise, per_channel
 from edgekd.models import ExportedModel, OnnxModel, number_of_classes
 from edgekd.models.accelerator import device_of
 
@@ -72,7 +72,7 @@ def deep_inversion(
     classes = _check(teacher, image_shape)
     space, labels = _PixelSpace(teacher, image_shape, mean, std), np.arange(n) % classes
     parts = np.array_split(labels, max(1, -(-n // batch)))
-    found = []
+    inverted = []
     with (
         _frozen(teacher),
         BatchNormStatistics(teacher) as statistics,
@@ -81,7 +81,7 @@ def deep_inversion(
         for number, part in enumerate(parts):
             kept = scratch / f"batch-{number}.npy" if scratch is not None else None
             if kept is not None and kept.exists():
-                found.append(np.load(kept))
+                inverted.append(np.load(kept))
                 advance(steps)
                 continue
             with _seeded(seed + number):
@@ -99,12 +99,12 @@ def deep_inversion(
                         x.copy_(space.clip(x))
                     advance(1)
             _check_finite(x, "lr")
-            found.append(space.to_bytes(x.detach()))
+            inverted.append(space.to_bytes(x.detach()))
             if kept is not None:
                 content = io.BytesIO()
-                np.save(content, found[-1])
+                np.save(content, inverted[-1])
                 write_atomically(kept, content.getvalue())
-    return np.concatenate(found), labels
+    return np.concatenate(inverted), labels
 
 
 def total_variation(x: Tensor) -> Tensor:
@@ -300,7 +300,8 @@ def _check(teacher: nn.Module, image_shape: tuple[int, int, int]) -> int:
             f"deep_inversion, {', '.join(METHODS)} works with it. Give the network and its weights: edgekd:NAME, "
             "python:module:function or timm:NAME"
         )
-    return number_of_classes(copy.deepcopy(teacher).cpu(), image_shape)
+    height, width, channels = image_shape
+    return number_of_classes(copy.deepcopy(teacher).cpu(), (torch.zeros(2, channels, height, width),), noun="images")
 
 
 def _check_finite(values: Tensor, lower: str) -> None:

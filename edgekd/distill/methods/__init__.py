@@ -11,7 +11,7 @@ A method's positional arguments say what it needs, and the trainer passes these:
     z_ts        logits of all teachers, `[teachers, batch, classes]`
     labels      int64 `[batch]`; with mix-up the class of the larger share
     f_s, f_t    lists of features: a pair for each entry of the recipe's `layers`, or the student's alone
-    images      what the student saw, float `[batch, channels, h, w]`
+    inputs      the student's arguments, a tuple of tensors `[batch, ...]`
     rows        int64 `[batch]`, each sample's number among the training samples, 0 to samples - 1
     epoch       float, counting steps as fractions
 

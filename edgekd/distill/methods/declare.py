@@ -42,7 +42,7 @@ class Method:
 
     @property
     def reads_logits_alone(self) -> bool:
-        """It needs no features, images or rows: a quantized graph and a head among several can give all that it reads."""
+        """It needs no features, inputs or rows: a quantized graph and a head among several can give all that it reads."""
         return set(self.needs) <= LOGITS
 
     def __call__(self, *given: Any, **options: Any) -> Any:

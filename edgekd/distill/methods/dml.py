@@ -23,7 +23,7 @@ class DML(nn.Module):
 
         student: mean_j KL(p_j ‖ p_s),  each peer: CE + mean_j KL(p_j ‖ p_peer), j all other networks, T² KL at T
 
-    z_s: `[batch, classes]`, images as the student saw them. A divergence moves the one that learns alone. The student's
+    z_s: `[batch, classes]`, inputs the student's own arguments. A divergence moves the one that learns alone. The student's
     own CE is the trainer's label term. All networks take a step at once; the paper's take turns. The method's weight
     scales the peers' CE too: leave it at 1. The peers are in train or eval mode with the method.
     """
@@ -41,8 +41,8 @@ class DML(nn.Module):
         self.peers.extend(fresh(student, seed, number) for number in range(self.students - 1))
         self.peers.train(self.training)
 
-    def forward(self, z_s: Tensor, labels: Tensor, images: Tensor) -> Tensor:
-        logits = [full(z_s), *(full(peer(images)) for peer in self.peers)]
+    def forward(self, z_s: Tensor, labels: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
+        logits = [full(z_s), *(full(peer(*inputs)) for peer in self.peers)]
         own = torch.stack([cross_entropy(z, labels) for z in logits[1:]]).sum()
         return own + torch.stack([self._learn(i, logits) for i in range(len(logits))]).sum()
 

@@ -1,4 +1,4 @@
-"""What a picture is: `as_pixels` makes uint8 `[height, width, channels]` of whatever Pillow opens, by one rule.
+"""Pictures: `as_pixels` makes uint8 `[height, width, channels]` of whatever Pillow opens, by one rule.
 
     turned            as its EXIF orientation says
     16 bits a value   the upper 8, of grey as of colour (Pillow reads colour so itself, and rounds that of PPM)
@@ -12,11 +12,13 @@ run.py, which ships alone, holds the same rule in the same lines; tests/scripts/
 
 from __future__ import annotations
 
+import io
+import struct
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -69,3 +71,27 @@ def eight_bits(image: Any) -> Any:
             f"its values are {values.dtype}, of which none is known as white; convert it to 8 bits a channel"
         )
     return Image.fromarray((np.clip(values, 0, 65535).astype(np.uint16) >> 8).astype(np.uint8))
+
+
+def decode_image(sample: bytes | Pixels, size: tuple[int, int] | None = None, channels: int | None = None) -> Pixels:
+    """A sample as uint8 `[h, w, channels]` (`as_pixels`), resized to `size` (height, width) where given.
+
+    channels: 1 or 3; none: 3 of a file, those that it has of an array. Raises ValueError with the reason where it is no image.
+    """
+    if not isinstance(sample, bytes):
+        if size in (None, sample.shape[:2]) and channels in (None, sample.shape[-1]):
+            return sample
+        if sample.shape[-1] not in (1, 3):
+            raise ValueError(
+                f"it has {sample.shape[-1]} channels; images of 1 or 3 can be resized or given other channels"
+            )
+        image = Image.fromarray(sample.squeeze(-1) if sample.shape[-1] == 1 else sample)
+        return as_pixels(image, channels or sample.shape[-1], size)
+    try:
+        with Image.open(io.BytesIO(sample)) as image:
+            return as_pixels(image, channels or 3, size)
+    except UnidentifiedImageError as error:
+        # Pillow's own text holds the address of a BytesIO, which differs from run to run.
+        raise ValueError("not an image that Pillow knows") from error
+    except (OSError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        raise ValueError(str(error)) from error

@@ -1,0 +1,96 @@
+"""Input: the half of a problem that lies before a network's arguments. An input is one file here and one test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd.base.draws import Floats, Ids
+
+if TYPE_CHECKING:  # importing torch takes seconds, which a command that only reads figures would wait for
+    from torch import nn
+
+Arrays = Mapping[str, NDArray[Any]]  # field -> [n, ...]: row i is sample i
+
+
+@dataclass(frozen=True)
+class Field:
+    """An array of each sample, as the exported graph takes it; `shape` is that of one sample.
+
+    A free size is a name, the same one in all fields that share the size. `at_most` bounds it, and so long are stored samples.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    at_most: int | None = None
+
+    @property
+    def stored(self) -> tuple[int, ...]:
+        """The shape of a stored sample. Raises ValueError for a free size without a bound."""
+        if self.at_most is None and any(isinstance(size, str) for size in self.shape):
+            raise ValueError(f"field {self.name} has a free size and no bound; give at_most")
+        return tuple(size if isinstance(size, int) else self.at_most or 0 for size in self.shape)
+
+
+class Input(Protocol):
+    """Pure functions: the same arguments give the same arrays on every machine and in every order."""
+
+    @property
+    def noun(self) -> str:
+        """The samples in words, as "images"."""
+        ...
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """The raw arrays, in the order of the arguments of `preprocess`."""
+        ...
+
+    @property
+    def offers(self) -> Mapping[str, int]:
+        """Sizes that a model's function may ask for by name, as `in_channels`."""
+        ...
+
+    def mistakes(self) -> Mapping[str, str]:
+        """Settings that do not fit these samples: the key below [data], and why."""
+        ...
+
+    def read(self, stored: Any) -> Arrays:
+        """The arrays of one sample `[...]`, as it was stored. Raises ValueError where it cannot be decoded."""
+        ...
+
+    def view(self, raw: Arrays, ids: Ids, view: int, seed: int) -> Arrays:
+        """The samples as this view augments them."""
+        ...
+
+    def mixed(self, raw: Arrays, partners: Arrays, share: Floats) -> Arrays:
+        """Each sample mixed with its partner: `share` `[n]` of it, and the rest of the partner."""
+        ...
+
+    def preprocess(self) -> nn.Module:
+        """The module that turns raw tensors into a network's arguments, for the loop and for the graph alike."""
+        ...
+
+
+def at_most(fields: Iterable[Field]) -> dict[str, int]:
+    """The bound of each free size, by its name."""
+    return {size: field.at_most for field in fields if field.at_most for size in field.shape if isinstance(size, str)}
+
+
+def number_of(raw: Arrays) -> int:
+    """The number of samples."""
+    return len(next(iter(raw.values())))
+
+
+def cut(raw: Arrays, rows: slice) -> Arrays:
+    """Some of the samples."""
+    return {name: array[rows] for name, array in raw.items()}
+
+
+def zeros(input: Input, n: int) -> Arrays:
+    """Samples whose raw arrays are 0."""
+    return {field.name: np.zeros((n, *field.stored), field.dtype) for field in input.fields}
