@@ -1,1 +1,1 @@
-"""Base: errors in words, the console, processes, files and names; nothing of distillation."""
+"""Base: errors in words, the console, processes, files and names. Nothing here knows of distillation."""

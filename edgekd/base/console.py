@@ -1,4 +1,4 @@
-"""What edgekd prints while it works: short lines and progress bars on standard error, from the main process only."""
+"""Console output: short lines and progress bars on standard error. Only the main process prints."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ IN_ASCII = str.maketrans(
 
 
 def print_what_can_be_printed() -> None:
-    """Standard output and error that know fewer characters than Unicode (LANG=C) get the nearest, or a question mark."""
+    """Replace characters that standard output or error cannot encode (LANG=C).
+
+    Each becomes its nearest ASCII text, or a question mark.
+    """
 
     def nearest(error: UnicodeError) -> tuple[str, int]:
         assert isinstance(error, UnicodeEncodeError)
@@ -38,18 +41,21 @@ def print_what_can_be_printed() -> None:
 
 
 def say(text: str) -> None:
-    """One line."""
+    """Print one line on standard error."""
     console.print(text, markup=False)
 
 
 def shows_bars() -> bool:
-    """Standard error is a terminal."""
+    """Whether standard error is a terminal."""
     return sys.stderr.isatty()
 
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Callable[..., None]]:
-    """A bar while the block runs; call what it gives with `advance` (and `note="..."` for terms beside the bar)."""
+    """Show a progress bar while the block runs.
+
+    The block gets a function: call `advance(n)` for each n steps; `note="..."` is the text beside the bar.
+    """
     columns = (
         TextColumn("  {task.description}"),
         BarColumn(24),

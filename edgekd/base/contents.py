@@ -1,7 +1,8 @@
 """Contents: hashes of files and folders, remembered by the file's state and pinned while a build runs.
 
-A state is device, inode, size, times of modification and of change. It tells a file that was replaced by one of the same
-size and time. What changed in the last seconds before it was hashed is hashed again: a clock's tick may hide a change.
+A file's state is its device, inode, size, modification time and change time. The state differs even if a file was
+replaced by another of the same size and modification time. A hash is not remembered if the file changed in the last
+seconds before it: a second change within the same tick of the clock would be invisible.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def hash_file(path: Path) -> str:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a power cut, never sees half of it."""
+    """Write a file in one step: neither a reader nor a power cut leaves half of the file."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     with open(draft, "wb") as file:
         file.write(content)
@@ -45,23 +46,23 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def state_of(path: Path) -> State:
-    """Of what a link points to, where it is one. Raises OSError."""
+    """The state of a file; for a link, that of the link's target. Raises OSError."""
     found = os.stat(path)
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 class Asked(NamedTuple):
-    """A path whose content was asked for; with an ONNX file goes what it keeps in other files."""
+    """A path whose content was asked for. `is_onnx`: the files that hold the model's weights count too."""
 
     path: Path
     is_onnx: bool
 
 
 class Contents:
-    """Hashes of the user's files, remembered in `file`; `afresh`: every content is read again.
+    """Hashes of the user's files, remembered in `file`. With `afresh` every file is read again.
 
-    What was asked for once keeps its answer as long as this object lives: a build speaks of one version of a file.
-    `asked` lists what was asked for, for `changed`.
+    The answer for a path stays the same as long as this object lives: a build sees one version of each file.
+    `asked` lists the paths asked for; `changed` compares them with the files of now.
     """
 
     def __init__(self, file: Path, *, afresh: bool = False) -> None:
@@ -77,9 +78,10 @@ class Contents:
                 self._known = {}
 
     def of(self, path: Path, *, is_onnx: bool = False) -> Any:
-        """The hash of a file, or names and hashes of a folder's or pattern's images. None where there is nothing.
+        """The hash of a file, or the names and hashes of a folder's or a pattern's images.
 
-        With an ONNX file go the files that hold its weights. Raises CacheError for a file that is being written.
+        None if no file lies at `path`. With `is_onnx` the files that hold the model's weights are hashed too.
+        Raises CacheError for a file that another program is writing.
         """
         asked = Asked(Path(os.path.abspath(path)), is_onnx)
         self.asked.append(asked)
@@ -89,7 +91,7 @@ class Contents:
         return self._pinned[asked]
 
     def changed(self, among: Iterable[Asked] | None = None) -> list[Path]:
-        """What of `among` (none: of all that was asked for) holds something else than when it was asked for."""
+        """The paths whose content has changed since `of` was called: of `among`, by default of all paths."""
         asked = self._pinned if among is None else dict.fromkeys(among)
         return [one.path for one in asked if self._of(one) != self._pinned[one]]
 
@@ -133,7 +135,7 @@ class Contents:
 
 
 def _folder(folder: Path, hash_of: Callable[[Path], str | None]) -> dict[str, dict[str, str | None]]:
-    """Every class folder, an empty one too, with its images; links are followed as the decoder follows them."""
+    """Every class folder (also an empty folder) with its images. Links are followed as the decoder follows them."""
     classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     return {
         entry.name: {file.relative_to(entry).as_posix(): hash_of(file) for file in sorted(images(entry))}
@@ -142,23 +144,26 @@ def _folder(folder: Path, hash_of: Callable[[Path], str | None]) -> dict[str, di
 
 
 def images(folder: Path) -> Iterator[Path]:
-    """The image files beneath a class folder, which may be a link; links to folders beneath it are not entered."""
+    """The image files below a class folder. The folder may be a link; links to folders below it are not followed."""
     return (file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _outside(path: Path) -> tuple[str, ...]:
-    """The files beside an ONNX file that hold its tensors; empty where it is none."""
+    """The names of the files that hold an ONNX file's tensors. Empty if the file is not ONNX."""
     import onnx  # costs a third of a second: only where a file is new
 
     try:
         model = onnx.load(str(path), load_external_data=False)
-    except Exception:  # protobuf raises what it stumbles over; whoever runs the file says so
+    except Exception:  # protobuf raises many kinds of errors; the code that runs the file reports them
         return ()
     return tuple(sorted(set(_locations(model))))
 
 
 def _locations(message: Any) -> Iterator[str]:
-    """Of a tensor anywhere in a protobuf message: in bodies of If and Loop, attributes, local functions."""
+    """The file names of all external tensors in a protobuf message.
+
+    Bodies of If and Loop, attributes and local functions are searched too.
+    """
     if message.DESCRIPTOR.name == "TensorProto":
         yield from (entry.value for entry in message.external_data if entry.key == "location")
         return

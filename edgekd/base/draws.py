@@ -1,8 +1,8 @@
-"""Draws: random numbers as hashes of their coordinates, so that each can be drawn again alone, in any order.
+"""Draws: random numbers that are hashes of their coordinates. Each can be drawn again alone, in any order.
 
-No generator is advanced: a number depends on its id and its coordinates, as the seed and the view. This is a counter-based
-generator, as in Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"; the mixing function is SplitMix64's
-(Steele et al. 2014).
+No generator is advanced: a number depends only on its id and its coordinates, for example the seed and the view. This is
+a counter-based generator, as in Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3". The mixing function
+is that of SplitMix64 (Steele et al. 2014).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _splitmix64(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def uniform(ids: Ids, *coordinates: int) -> Floats:
-    """One number in [0, 1) for each id: the hash of the id and the coordinates (seed, view, which draw)."""
+    """A number in [0, 1) for each id: the hash of the id and the coordinates (seed, view, index of the draw)."""
     with np.errstate(over="ignore"):
         state = ids.astype(np.uint64)
         for coordinate in coordinates:
@@ -31,10 +31,10 @@ def uniform(ids: Ids, *coordinates: int) -> Floats:
 
 
 def integers(ids: Ids, high: int, *coordinates: int) -> Ids:
-    """One whole number in 0..high-1 for each id."""
+    """A whole number in 0..high-1 for each id."""
     return (uniform(ids, *coordinates) * high).astype(np.int64)
 
 
 def permutation(n: int, *coordinates: int) -> Ids:
-    """An order of 0..n-1 that depends on the coordinates only (seed, epoch)."""
+    """A random order of 0..n-1 that depends on the coordinates only (seed, epoch)."""
     return np.argsort(uniform(np.arange(n), *coordinates), kind="stable")

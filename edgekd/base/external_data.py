@@ -1,4 +1,4 @@
-"""check_external_data, external_files: what an ONNX file reads beside itself stays inside its folder."""
+"""check_external_data, external_files: an ONNX file's external tensors must lie inside the file's folder."""
 
 from __future__ import annotations
 
@@ -16,16 +16,20 @@ LARGEST = 1 << 31  # bytes of the ONNX file itself: protobuf reads no more
 
 
 def check_external_data(path: str | os.PathLike[str]) -> None:
-    """Raise ModelError for an ONNX file whose tensors lie outside of its folder, behind a link, or where there is no such file.
+    """Raise ModelError for an ONNX file whose external tensors are not in its own folder.
 
-    A file that is no ONNX passes: who reads it says so.
+    Tensors behind a link and tensors in a missing file are refused too. A file that is not ONNX passes: the code that
+    reads the file reports that.
     """
     for _ in external_files(Path(path)):
         pass
 
 
 def external_files(path: Path) -> Iterator[Path]:
-    """The files that an ONNX file's tensors lie in, each checked as check_external_data says; one may come several times."""
+    """The files that hold an ONNX file's external tensors; a file may come several times.
+
+    Raises ModelError as check_external_data says.
+    """
     if not path.is_file() or path.stat().st_size > LARGEST:
         return
     try:
@@ -38,7 +42,7 @@ def external_files(path: Path) -> Iterator[Path]:
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """All of a model's, those of branches, bodies, functions and training too."""
+    """All tensors of a model, also those in branches, loop bodies, functions and training graphs."""
     training = [graph for info in model.training_info for graph in (info.initialization, info.algorithm)]
     graphs = [model.graph, *training]
     nodes = [node for function in model.functions for node in function.node]

@@ -1,4 +1,4 @@
-"""parse_json: JSON that others wrote; one that is nested too deep is a ValueError, as any other mistake is."""
+"""parse_json: reads JSON from other programs. Text that is nested too deep is a ValueError, like any other mistake."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value; NaN and infinities are read, as Python writes them. Raises ValueError for what is no JSON."""
+    """The value of a JSON text. NaN and infinities are read as Python writes them. Raises ValueError for other text."""
     try:
         return json.loads(text)
     except RecursionError:

@@ -9,14 +9,17 @@ from collections.abc import Iterable
 LONGEST_FOLDER = 200  # bytes: a draft's name is longer, and no file system takes more than 255
 LONGEST_TEXT = 2000
 LONGEST_CLASS = 500
-JOINERS = "\u200c\u200d"  # they shape Persian, Hindi and others; everything else of their kind hides or turns text
+JOINERS = "\u200c\u200d"  # needed in Persian, Hindi and others; all other characters of category Cf hide or turn text
 RESERVED = re.compile(
     r"(CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9])(\..*)?", re.IGNORECASE
 )  # devices on Windows, where a bundle may go
 
 
 def hidden(text: str) -> str | None:
-    """The first character that a terminal does not show: control, direction, line break, half a pair."""
+    """The first character that a terminal does not show, as U+XXXX; None if all are shown.
+
+    These are control and direction characters, line breaks and lone surrogates.
+    """
     for letter in text:
         kind = unicodedata.category(letter)
         if kind in ("Cc", "Cs", "Zl", "Zp") or (kind == "Cf" and letter not in JOINERS):
@@ -25,12 +28,12 @@ def hidden(text: str) -> str | None:
 
 
 def visible(text: str) -> str:
-    """The same text for a terminal: what cannot be seen stands as its number; line breaks stay."""
+    """The text for a terminal: invisible characters become escapes with their number; line breaks stay."""
     return text if text.isascii() and text.isprintable() else "".join(map(_seen, text))
 
 
 def in_a_line(text: str) -> str:
-    """The same text as part of a line: line breaks stand as what they are written as."""
+    """The text on one line of a terminal: as `visible`, with line breaks as `\\n`."""
     return visible(text).replace("\n", "\\n")
 
 
@@ -43,7 +46,7 @@ def _seen(letter: str) -> str:
 
 
 def text_problem(text: str, longest: int = LONGEST_TEXT) -> str:
-    """What is wrong with a text that is shown or names a file; empty where nothing is."""
+    """The problem with a text that is shown or names a file; empty if the text is fine."""
     if len(text) > longest:
         return f"it has {len(text):,} characters; at most {longest} are possible"
     letter = hidden(text)
@@ -51,7 +54,7 @@ def text_problem(text: str, longest: int = LONGEST_TEXT) -> str:
 
 
 def folder_problem(name: str) -> str:
-    """What is wrong with a name that a folder of its own is called by; empty where nothing is."""
+    """The problem with the name of a folder; empty if the name is fine."""
     if not name.strip(". "):
         return "a name is needed that is no dots and spaces alone"
     if "/" in name or "\\" in name:
@@ -67,7 +70,7 @@ def folder_problem(name: str) -> str:
 
 
 def class_problem(names: Iterable[object]) -> str:
-    """What is wrong with class names, of which the first that is wrong is told; empty where nothing is."""
+    """The problem with the first bad class name; empty if all class names are fine."""
     for n, name in enumerate(names):
         if not isinstance(name, str):
             return f"the name of class {n} is {type(name).__name__}; it must be a text"

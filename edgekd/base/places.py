@@ -9,12 +9,18 @@ from edgekd.errors import EdgekdError
 
 
 def expanded(path: str | Path) -> Path:
-    """`~` is the home. The home of a user that does not exist stays as it is written: a file there is then not found."""
+    """The path with `~` replaced by the home folder.
+
+    The `~name` of an unknown user stays as written: a file there is then not found.
+    """
     return Path(os.path.expanduser(path))
 
 
 def user_folder(variable: str, below_home: str) -> Path:
-    """The folder that an environment variable names, or one below the home; EdgekdError where the user has no home."""
+    """The folder that an environment variable names, or else a folder below the user's home.
+
+    Raises EdgekdError if the user has no home.
+    """
     if folder := os.environ.get(variable):
         return Path(folder)
     home = os.path.expanduser("~")

@@ -1,4 +1,4 @@
-"""The processes of `accelerate launch`: the first makes what one process can make, all of them train together."""
+"""The processes of `accelerate launch`: all train together; the first does all other work alone."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ PATIENCE = timedelta(days=2)  # how long the others wait while the first decodes
 
 
 def invite() -> None:
-    """First process: call the others into the stage that it begins now."""
+    """Called by the first process: the other processes join the stage that begins now."""
     _broadcast("join")
 
 
 def dismiss() -> None:
-    """First process: the stage is stored."""
+    """Called by the first process: the stage is stored, and the other processes stop waiting for it."""
     _broadcast("done")
 
 
 def invitations() -> Iterator[None]:
-    """Other processes: once for each `invite`, until `dismiss`."""
+    """Called by the other processes: yields once for each `invite`, until `dismiss`."""
     while _broadcast(None) == "join":
         yield
 

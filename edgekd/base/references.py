@@ -1,7 +1,7 @@
-"""`python:` references: a function of a module or of a file, loaded by name, once a build.
+"""`python:` references: functions of a module or a file, loaded by name, once in each build.
 
-A build runs one version of the user's code, whatever is edited meanwhile: `loaded` tells which. `forget_changed` begins the
-next build of the same process: what was edited since is loaded again.
+A build runs one version of the user's code, even if the user edits the code meanwhile: `loaded` tells which version.
+The next build in the same process calls `forget_changed` first, which makes edited code load again.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from edgekd.base.user_code import code_of
 from edgekd.errors import ModelError, nearest
 
 Hashes = dict[str, str]  # of the files of the user's code, by the module's name
-_LOADED: dict[str, tuple[Any, Hashes]] = {}  # by the name in the reference: the module, and what its files held
+_LOADED: dict[str, tuple[Any, Hashes]] = {}  # by the name in the reference: the module, and the hashes of its files
 
 
 def load_function(reference: str) -> Callable[..., Any]:
     """The function of `python:package.module:function` or `python:path/to/file.py:function`.
 
-    Raises ModelError where the form is wrong, the module does not import, or it
-    has no such function (with the nearest names).
+    Raises ModelError if the form is wrong, if the module does not import, or if the module has no function of that
+    name; the error lists the nearest names.
     """
     module_name, _, function_name = reference.removeprefix("python:").rpartition(":")
     if not module_name or not function_name:
@@ -54,18 +54,18 @@ def load_function(reference: str) -> Callable[..., Any]:
 
 
 def hashes_of(reference: str) -> Hashes:
-    """What the files of a reference's code hold now, by the module's name."""
+    """The hashes of the files of a reference's code as they are now, by module name."""
     return {name: hash_file(file) for name, file in sorted(code_of(reference).modules.items()) if file.is_file()}
 
 
 def loaded(reference: str) -> Hashes | None:
-    """What they held when the function was loaded; None where it was not."""
+    """The hashes of the files when the reference's function was loaded; None if it was not loaded."""
     known = _LOADED.get(reference.removeprefix("python:").rpartition(":")[0])
     return None if known is None else known[1]
 
 
 def forget_changed() -> None:
-    """Load again what was edited since it was loaded; called where a build begins."""
+    """Unload each module whose files were edited since loading. Called at the start of a build."""
     for name, (_, then) in list(_LOADED.items()):
         if hashes_of(f"python:{name}:") != then:
             del _LOADED[name]
@@ -75,7 +75,7 @@ def forget_changed() -> None:
 
 
 def _load(reference: str, name: str) -> Any:
-    """The module, loaded once: later edits are those of another build."""
+    """The module of a reference, loaded once: later edits take effect in the next build."""
     if name not in _LOADED:
         before = hashes_of(reference)
         _remove_stale_bytecode(reference)
@@ -87,7 +87,10 @@ def _load(reference: str, name: str) -> Any:
 
 
 def _remove_stale_bytecode(reference: str) -> None:
-    """Python takes bytecode for current by the source's size and the second of its time alone: it is compared."""
+    """Delete bytecode that differs from its source.
+
+    Python compares only the source's size and its time in seconds, so a quick edit of equal size would go unnoticed.
+    """
     for file in code_of(reference).modules.values():
         if file.suffix != ".py":
             continue

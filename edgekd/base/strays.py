@@ -1,6 +1,7 @@
-"""remove_strays: deletes the leftovers of killed builds from a cache: drafts of files, locks, checkpoints of stored stages.
+"""remove_strays: deletes the leftovers of killed builds from a cache.
 
-A draft of a stage that did not end is no stray: the same build goes on from it.
+These are drafts of files, locks, and checkpoints of stored stages. The draft of an unfinished stage stays: the next
+build resumes from it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ DRAFT = ".draft-"
 
 
 def remove_strays(cache: Path) -> None:
-    """Remove them; a build that runs now keeps its own."""
+    """Remove the leftovers of killed builds. The drafts of running builds stay."""
     running = {lock.stem.removeprefix(IN_USE).partition("-")[0] for lock in locks_in_use(cache)}
     for draft in cache.glob(".*.draft"):
         if draft.suffixes[-2:-1] not in [[f".{pid}"] for pid in running]:
@@ -28,7 +29,7 @@ def remove_strays(cache: Path) -> None:
 
 
 def locks_in_use(cache: Path) -> Iterator[Path]:
-    """The locks of the builds that use a cache now; those of dead processes are removed."""
+    """The locks of the builds that use a cache now. Locks of dead processes are removed."""
     for lock in cache.glob(f".locks/{IN_USE}*.lock"):
         try:
             with FileLock(lock, timeout=0):
@@ -38,7 +39,7 @@ def locks_in_use(cache: Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Whatever it is, if it is there."""
+    """Delete a file, link or folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     elif os.path.lexists(path):

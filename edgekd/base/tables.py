@@ -1,4 +1,4 @@
-"""Table: a typed table that nobody changes, as of a TOML file; a key that it does not know is an error."""
+"""Table: a typed, immutable table, for example of a TOML file. An unknown key is an error."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Table(BaseModel):
-    """A table of a file: immutable, without unknown keys, and without numbers that are not finite."""
+    """A table of a file: immutable, without unknown keys, with finite numbers only."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -1,4 +1,4 @@
-"""Text, Shown, FolderName: fields of recipes and targets, checked as edgekd.base.names says."""
+"""Text, Shown, FolderName: fields of recipes and targets, checked by edgekd.base.names."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def _folder(name: str) -> str:
 
 
 Shown = Annotated[str, AfterValidator(_shown)]
-"""A field whose text is shown, or names a file."""
+"""A field whose text is shown or names a file."""
 Text = Annotated[str, Field(min_length=1), AfterValidator(_shown)]
-"""The same, and there is one."""
+"""As `Shown`, and not empty."""
 FolderName = Annotated[str, AfterValidator(_folder)]
-"""A field that a folder is called by."""
+"""A field that names a folder."""

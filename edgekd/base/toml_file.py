@@ -1,4 +1,4 @@
-"""A TOML file's mistakes: all of them at once, each with its place in the file."""
+"""The mistakes in a TOML file: all at once, each with its place in the file."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ LARGEST = 1 << 20  # bytes of a file
 MOST_TOLD = 50  # mistakes
 DEEPEST = 50  # tables and lists in one another
 SEARCHED = 3_000_000  # characters parsed again to find lines
-ENDS = re.compile(r"(?:[\]}]|\"\"\"|''')\s*(?:#.*)?$")  # of what takes several lines
-CHAIN = re.compile(r"(?<![\w\"'-])(?:[\w\"'-]++\s*+\.\s*+){100}")  # a key of so many steps costs tomllib their square
+ENDS = re.compile(r"(?:[\]}]|\"\"\"|''')\s*(?:#.*)?$")  # the last line of a value that takes several lines
+CHAIN = re.compile(r"(?<![\w\"'-])(?:[\w\"'-]++\s*+\.\s*+){100}")  # tomllib takes time by the square of the steps
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Mistake:
 
 
 def refuse(title: str, mistakes: Sequence[Mistake]) -> None:
-    """Raise RecipeError with a table of the mistakes, where there are any."""
+    """Raise RecipeError with a table of the mistakes, if there are any."""
     if not mistakes:
         return
     width = max(len(mistake.place) for mistake in mistakes[:MOST_TOLD])
@@ -48,7 +48,7 @@ def refuse(title: str, mistakes: Sequence[Mistake]) -> None:
 
 @dataclass(frozen=True)
 class Places:
-    """Says where a value came from: `edgekd.toml:12 distill.epochs`, or `--set distill.epochs`."""
+    """Tells where a value came from: `edgekd.toml:12 distill.epochs`, or `--set distill.epochs`."""
 
     file: str
     text: str
@@ -70,13 +70,13 @@ def dotted(loc: Loc) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as one writes it in TOML, cut where it is long."""
+    """A value as it is written in TOML, shortened to 60 characters."""
     text = json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def read_text(file: Traversable) -> str:
-    """The file's text. Raises RecipeError where it cannot be read, or is larger than any recipe."""
+    """The text of a file. Raises RecipeError if the file cannot be read or is larger than 1 MB."""
     try:
         with file.open("rb") as opened:
             content = opened.read(LARGEST + 1)
@@ -90,7 +90,10 @@ def read_text(file: Traversable) -> str:
 
 
 def parse_toml(text: str, file: str) -> dict[str, Any]:
-    """The document, of plain depth and size. Raises RecipeError with line and column of a syntax error, or the key of what is beyond."""
+    """The document of a TOML text.
+
+    Raises RecipeError with the line and column of a syntax error, or with the key of a value that is too deep or large.
+    """
     if chain := CHAIN.search(text):
         raise RecipeError(f"{file}:{text.count(chr(10), 0, chain.start()) + 1}: a key of more than 100 steps")
     try:
@@ -108,7 +111,7 @@ def parse_toml(text: str, file: str) -> dict[str, Any]:
 
 
 def _where(text: str, depth: int, digits: int) -> str:
-    """The line and the key at which brackets become as deep, or a number as long."""
+    """The line and key where brackets nest deeper than `depth` or a number has more than `digits` digits."""
     key, deep = "", 0
     for number, line in enumerate(text.split("\n"), 1):
         if deep == 0 and (found := re.match(r"\s*([\w.\"'-]{1,100})\s*=", line)):
@@ -121,7 +124,7 @@ def _where(text: str, depth: int, digits: int) -> str:
 
 
 def beyond(document: Mapping[str, Any], places: Callable[[Loc], str]) -> list[Mistake]:
-    """Values that nothing here takes: nested too deep, or whole numbers beyond 64 bits."""
+    """Mistakes for values that no key can take: nested too deep, or whole numbers beyond 64 bits."""
     mistakes = []
     waiting: list[tuple[Loc, Any]] = [((), document)]
     while waiting:
@@ -144,9 +147,9 @@ def _end(text: str) -> tuple[int, int]:
 
 @cache
 def lines_of(text: str) -> Mapping[Loc, int]:
-    """The line of each key and table of a valid TOML text, which tomllib does not tell.
+    """The line of each key and table of a valid TOML text; tomllib does not give lines.
 
-    Each statement is a TOML text of its own; lines are gathered until they parse, so that multi-line values count once.
+    Each statement is a TOML text by itself. Lines are gathered until they parse, so a multi-line value is one statement.
     """
     lines: dict[Loc, int] = {}
     table: Loc = ()
@@ -159,7 +162,7 @@ def lines_of(text: str) -> Mapping[Loc, int]:
         if not is_first and not ENDS.search(line):
             continue
         left -= len(statement)
-        if left < 0:  # a list of thousands of lines: the mistakes behind it are told without theirs
+        if left < 0:  # a list of thousands of lines: mistakes after it are told without a line
             return lines
         try:
             content = tomllib.loads(statement)
@@ -175,7 +178,7 @@ def lines_of(text: str) -> Mapping[Loc, int]:
 
 
 def _header(content: dict[str, Any], last: dict[Loc, int]) -> Loc:
-    """The place that `[a.b]` or `[[a.b]]` opens; counts the entries of arrays in `last`."""
+    """The place that `[a.b]` or `[[a.b]]` opens. Counts the entries of arrays in `last`."""
     loc: Loc = ()
     rest: Any = content
     while isinstance(rest, dict) and rest:
@@ -189,7 +192,7 @@ def _header(content: dict[str, Any], last: dict[Loc, int]) -> Loc:
 
 
 def _locs(value: object) -> Iterator[Loc]:
-    """The places of all that a value holds, in its order."""
+    """The places of all values inside a value, in order."""
     waiting: list[tuple[Loc, object]] = [((), value)]
     while waiting:
         loc, value = waiting.pop()
@@ -201,12 +204,15 @@ def _locs(value: object) -> Iterator[Loc]:
 
 
 def as_json(document: object) -> str:
-    """For strict validation: pydantic takes a list for a tuple from JSON alone. Dates are refused by date_mistakes."""
+    """The document as JSON, for strict validation: only from JSON does pydantic take a list for a tuple.
+
+    Dates become text here; date_mistakes refuses them.
+    """
     return json.dumps(document, default=str)
 
 
 def date_mistakes(document: Mapping[str, Any], places: Callable[[Loc], str]) -> list[Mistake]:
-    """edgekd has no key that takes a TOML date or time."""
+    """A mistake for each TOML date or time: no key of edgekd takes them."""
     mistakes = []
     for loc in _locs(document):
         value: Any = document
@@ -223,7 +229,7 @@ def validation_mistakes(error: ValidationError, model: type[BaseModel], places: 
 
 
 def wording(item: ErrorDetails, model: type[BaseModel]) -> str:
-    """What was given and what is possible."""
+    """The words of an error: the value that was given, and the possible values."""
     match item["type"]:
         case "extra_forbidden":
             parent = _table_at(model, item["loc"][:-1])
@@ -247,7 +253,7 @@ def _keys(table: type[BaseModel]) -> list[str]:
 
 
 def _table_at(model: type[BaseModel], loc: Loc) -> type[BaseModel] | None:
-    """The model of the table at `loc`, None where that is no table."""
+    """The model of the table at `loc`; None if no table is there."""
     table: type[BaseModel] | None = model
     for key in loc:
         if isinstance(key, str):  # an index stays in the same field: tuple[Loss, ...]
@@ -256,7 +262,7 @@ def _table_at(model: type[BaseModel], loc: Loc) -> type[BaseModel] | None:
 
 
 def _model_in(annotation: object) -> type[BaseModel] | None:
-    """The model that `Loss | None` or `tuple[Loss, ...]` speaks of."""
+    """The model inside an annotation: `Loss` of `Loss | None` or `tuple[Loss, ...]`."""
     if isclass(annotation) and issubclass(annotation, BaseModel):
         return annotation
     return next((model for model in map(_model_in, get_args(annotation)) if model), None)

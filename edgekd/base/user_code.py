@@ -1,9 +1,9 @@
-"""What a `python:` reference runs: the user's files, found from their text without running it, and the libraries they use.
+"""The user's code behind a `python:` reference: files and libraries, found from the source text without running it.
 
-Counted are the file or module that is named and every module that it imports, and so on: by a statement anywhere in it,
-or by `import_module("name")`. What lies among installed packages counts by its version. Counted too are files that the
-text names in full, as `open("widths.json")`, found from the module's folder, the one above it or the working folder.
-What a name made at run time points to is not found.
+Counted are the named file or module and every module that it imports, directly or not. An import may be a statement
+anywhere in the text, or `import_module("name")`. An installed package counts by its version. Data files count too if
+the text names them in full, as in `open("widths.json")`. They are looked for in the module's folder, in its parent
+folder and in the working folder. A name that is put together at run time is not found.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ LONGEST_NAME = 255
 
 @dataclass
 class UserCode:
-    """`modules`: a name for each file of code; `named`: what the text calls a file -> the file; `libraries`: import names."""
+    """The user's files and libraries.
+
+    modules: name -> file of code; named: the text that names a data file -> the file; libraries: import names.
+    """
 
     modules: dict[str, Path] = field(default_factory=dict)
     named: dict[str, Path] = field(default_factory=dict)
@@ -35,7 +38,10 @@ class UserCode:
 
 
 def code_of(reference: str) -> UserCode:
-    """Of `python:FILE.py:function` or `python:module:function`; empty where there is no such file or module."""
+    """The code of `python:FILE.py:function` or `python:module:function`.
+
+    Empty if the file or module does not exist.
+    """
     name = reference.removeprefix("python:").rpartition(":")[0]
     found = UserCode()
     if name.endswith(".py"):
@@ -48,7 +54,7 @@ def code_of(reference: str) -> UserCode:
 
 
 def version_of(library: str) -> str:
-    """The version of the package that gives an import name; `absent` where none does."""
+    """The version of the package with this import name; `absent` if no package has it."""
     return _version(library) or next(filter(None, map(_version, _distributions().get(library, ()))), "absent")
 
 
@@ -66,16 +72,16 @@ def _distributions() -> dict[str, list[str]]:
 
 
 def _follow(code: UserCode, name: str, file: Path, package: str, search: list[str]) -> None:
-    """Add a file of the user's and what its text speaks of."""
+    """Add a file of the user with the modules and files that its text names."""
     code.modules[name] = file
-    if file.suffix != ".py":  # compiled: its bytes are all that can be told
+    if file.suffix != ".py":  # compiled code cannot be read; only its bytes count
         return
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the user's text, told when it runs
+            warnings.simplefilter("ignore")  # warnings on the user's code appear when the code runs
             tree = ast.parse(file.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
-        return  # importing it tells
+        return  # the import reports the mistake
     folders = [file.absolute().parent, file.absolute().parent.parent, Path.cwd()]
     for text in {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and type(node.value) is str}:
         place = _named(text, folders)
@@ -90,7 +96,7 @@ def _follow(code: UserCode, name: str, file: Path, package: str, search: list[st
 
 
 def _named(text: str, folders: list[Path]) -> Path | None:
-    """The file or folder that a word of the text names."""
+    """The file or folder that a string of the source text names; None if there is none."""
     if not 0 < len(text) <= LONGEST_NAME or "\n" in text or "\0" in text or set(text) <= set("./"):
         return None
     for folder in folders:
@@ -104,7 +110,7 @@ def _named(text: str, folders: list[Path]) -> Path | None:
 
 
 def _imports(tree: ast.AST, package: str) -> Iterator[str]:
-    """The full names of the modules that a text may import; `package` is where its relative names begin."""
+    """The full names of the modules that a text may import. Relative names start at `package`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -125,7 +131,10 @@ def _imports(tree: ast.AST, package: str) -> Iterator[str]:
 
 
 def _specs(module: str, search: list[str]) -> Iterator[tuple[str, ModuleSpec]]:
-    """The module and the packages around it, outermost first, as far as they are found; nothing is imported."""
+    """The specs of a module and its parent packages, outermost first, as far as they exist.
+
+    No module is imported.
+    """
     places: list[str] | None = None
     parts = module.split(".")
     for number in range(len(parts)):
@@ -161,7 +170,7 @@ def _add(code: UserCode, name: str, spec: ModuleSpec, search: list[str], named: 
     if _is_installed(file):
         if top not in sys.stdlib_module_names:
             code.libraries.add(top)
-        if named and not _is_python(file):  # its author may not count versions
+        if named and not _is_python(file):  # the user's own package may keep its version when its code changes
             code.modules[name] = file
         return
     if top == "edgekd" and file.is_relative_to(Path(__file__).parent.parent) and not named:
@@ -184,5 +193,5 @@ def _is_installed(file: Path) -> bool:
 
 
 def _is_python(file: Path) -> bool:
-    """Of Python itself."""
+    """Whether a file belongs to Python itself, not to an installed package."""
     return not {"site-packages", "dist-packages"} & set(file.resolve().parts)

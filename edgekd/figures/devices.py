@@ -1,4 +1,4 @@
-"""with_device: a report that has a device's figures and the checks that follow from them."""
+"""with_device: adds a device's figures, and the checks that follow from them, to a report."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from collections.abc import Iterator, Sequence
 from edgekd.figures.figures import Check, Latency, OnDevice, Report
 from edgekd.figures.words import milliseconds
 
-LATENCY = "latency on "  # the check of a device's latency is called so, and the budget's line `p90_latency_ms`
+LATENCY = "latency on "  # begins the name of a device's latency check; the budget's check is named `p90_latency_ms`
 GOLDEN = "stored outputs on "
-LASTING = ("score", "energy", "sustained")  # what stays of an earlier measurement of the same model
+LASTING = ("score", "energy", "sustained")  # figures kept from an earlier measurement of the same model
 P90 = "p90_latency_ms"
 
 
 def with_device(report: Report, measured: OnDevice, p90_budget_ms: float | None) -> Report:
-    """The report with a device's figures, in place of those that it gave before in the same power mode.
+    """The report with a device's figures, which replace its earlier figures in the same power mode.
 
-    Accuracy, energy and a sustained run of the same model there stay, where they were not measured anew.
+    Score, energy and sustained run of the earlier measurement stay if they were not measured again. The model and the
+    runtime must be the same, and the new measurement must have given the stored outputs.
     """
     before = next(
         (d for d in report.devices if (d.device, d.power_mode) == (measured.device, measured.power_mode)), None
@@ -35,7 +36,7 @@ def with_device(report: Report, measured: OnDevice, p90_budget_ms: float | None)
 
 
 def without_device(report: Report, name: str, p90_budget_ms: float | None) -> Report:
-    """The report without what a device said, in whatever power mode."""
+    """The report without a device's figures, in every power mode."""
     return _with_devices(report, tuple(device for device in report.devices if device.device != name), p90_budget_ms)
 
 
@@ -50,7 +51,7 @@ def _with_devices(report: Report, devices: tuple[OnDevice, ...], p90_budget_ms: 
 
 
 def not_yet(target_title: str) -> Check:
-    """The line of a latency that no device has measured."""
+    """The check line for a latency that no device has measured."""
     return Check(
         name=LATENCY + "the device",
         verdict="not measured",
@@ -60,7 +61,7 @@ def not_yet(target_title: str) -> Check:
 
 
 def device_checks(devices: Sequence[OnDevice], p90_budget_ms: float | None) -> Iterator[Check]:
-    """What the devices say; the latency budget is decided where the device is of the target's kind, and steady."""
+    """The checks from the devices. Only a steady device of the target's kind decides the latency budget."""
     if p90_budget_ms is not None:
         yield _budget(devices, p90_budget_ms)
     for device in devices:
@@ -83,13 +84,16 @@ def device_checks(devices: Sequence[OnDevice], p90_budget_ms: float | None) -> I
 
 
 def decisive(device: OnDevice) -> Latency | None:
-    """A device's first figure: copies included, the smallest batch and of it the fewest threads that were measured."""
+    """The latency that counts for a device: smallest batch, then fewest threads, copies to the GPU included."""
     candidates = [latency for latency in device.latencies if latency.transfers != "excluded"]
     return min(candidates, key=lambda latency: (latency.batch_size, latency.threads), default=None)
 
 
 def deciding(devices: Sequence[OnDevice]) -> list[tuple[OnDevice, Latency]]:
-    """The devices that decide a budget, by batch 1: those of the target's kind, else this machine."""
+    """The devices of the target's kind that decide a budget, each with its latency at batch 1.
+
+    Real devices come before this machine, which counts only if no real device of that kind was measured.
+    """
     figures = [(device, decisive(device)) for device in devices if device.is_target]
     fit = [(device, latency) for device, latency in figures if latency is not None and latency.batch_size == 1]
     if any(device.is_target and device.origin == "device" for device in devices):
@@ -98,7 +102,7 @@ def deciding(devices: Sequence[OnDevice]) -> list[tuple[OnDevice, Latency]]:
 
 
 def _budget(devices: Sequence[OnDevice], most_ms: float) -> Check:
-    """The worst verdict of the devices that can decide; `not measured` where none can."""
+    """The worst verdict of the devices that can decide; `not measured` if none can."""
     limit = f"at most {most_ms:g}"
     fit = deciding(devices)
     if not fit:

@@ -1,4 +1,4 @@
-"""Report: what a build found out. Every figure carries its origin; what was not measured says so."""
+"""Report: the results of a build. Every figure carries its origin; a figure that was not measured says so."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Record(BaseModel):
 
 
 class Score(Record):
-    """How good a model is by a metric, with its 95 % interval, over `n` samples of a split."""
+    """A model's figure of a metric over `n` samples of a split, with its 95 % interval."""
 
     metric: str = "top-1"
     unit: str = Field(default="%", description="of the value; a difference of percents is in points")
@@ -71,7 +71,10 @@ class KernelTime(Record):
 
 
 class Estimate(Record):
-    """How long one sample takes, as a range, by a device's profile or calibration; never a measurement."""
+    """An estimated time for one sample, as a range, from a device's profile or calibration.
+
+    Never a measurement.
+    """
 
     device: str
     basis: str = Field(description="what it was made from, and what the range's ends mean")
@@ -109,7 +112,7 @@ class Candidate(Record):
 
 
 class Dropped(Record):
-    """A candidate that could not be made, opened or run, so that nothing is known of it but this."""
+    """A candidate that could not be made, opened or run, and the reason."""
 
     name: str
     reason: str
@@ -130,7 +133,7 @@ MOST = 512
 
 
 def printable(text: str) -> str:
-    """A device's words: no control characters reach the terminal, and no novel the report."""
+    """A text from a device, without control characters and at most 400 characters long."""
     return "".join(c if c.isprintable() else " " for c in text)[:LONGEST]
 
 
@@ -139,13 +142,13 @@ Figures = Annotated[dict[Said, float], Field(default_factory=dict, max_length=MO
 
 
 class Reading(Record):
-    """What a device said of itself."""
+    """A record read on a device. Figures that are not finite are refused."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
 
 class DeviceState(Reading):
-    """What a figure depends on and may change while it is taken; what cannot be read there is absent."""
+    """The conditions of a measurement that may change while it runs. Unreadable conditions are absent."""
 
     power_mode: Said | None = None
     clocks_mhz: Figures = Field(description="cpu0 (a policy, by its first core), gpu")
@@ -162,7 +165,10 @@ Rails = Annotated[dict[Said, float], Field(min_length=1, max_length=MOST)]
 
 
 class Energy(Reading):
-    """Mean power of each rail at rest and while inferring, in milliwatts; energy of one inference in millijoules."""
+    """The mean power of each rail at rest and during inference, in milliwatts.
+
+    The energy of one inference is in millijoules.
+    """
 
     idle_mw: Rails
     busy_mw: Rails
@@ -171,7 +177,7 @@ class Energy(Reading):
 
 
 class Window(Reading):
-    """A stretch of a sustained run, from its start to `at_s`."""
+    """A stretch of a sustained run; it ends `at_s` seconds after the run's start."""
 
     at_s: float
     n: int
@@ -182,7 +188,7 @@ class Window(Reading):
 
 
 class OnDevice(Record):
-    """What the shipped model did on one device, and under which conditions."""
+    """The figures of the shipped model on one device, with their conditions."""
 
     device: str = Field(description="the name that the user gave it")
     origin: Origin
@@ -216,7 +222,10 @@ class OnDevice(Record):
     )
 
     def against(self, latency: Latency) -> list[str]:
-        """Why no verdict is built on one of the latencies: what concerns it or all of them, not another series alone."""
+        """The reasons against a verdict from `latency`: its own and those of the whole measurement.
+
+        Reasons of other series alone are left out.
+        """
         others = {reason for other in self.latencies if other is not latency for reason in other.unsteady}
         return [reason for reason in self.unstable if reason not in others]
 
@@ -226,7 +235,7 @@ class OnDevice(Record):
 
 
 class QuantizationStep(Record):
-    """A way to quantize that mode = "auto" tried. `drop`: how much worse than fp32 on the hold-out split."""
+    """A way to quantize that mode = "auto" tried. `drop`: the loss against fp32 on the hold-out split."""
 
     name: str
     in_float: tuple[str, ...] = Field(default=(), description="layers that it leaves in float")
@@ -238,7 +247,10 @@ class QuantizationStep(Record):
 
 
 class LayerSensitivity(Record):
-    """What one layer's quantization costs alone: the mean KL divergence of the model's answers from the float ones."""
+    """The cost of quantizing one layer alone.
+
+    This is the mean KL divergence of the model's answers from those of the float model.
+    """
 
     layer: str
     divergence: float
@@ -247,11 +259,11 @@ class LayerSensitivity(Record):
 
 
 RENAMED = {"accuracy": "score", "holdout_top1": "holdout", "top1": "value", "per_class": "parts"}
-AS_THEY_ARE = ("per_class", "versions")  # whose keys are names of other things
+AS_THEY_ARE = ("per_class", "versions")  # the keys in these are names of classes and packages
 
 
 def _of_format_1(value: Any) -> Any:
-    """A report that edgekd 0.1 wrote, by the names of today; what was made in Python has these already."""
+    """A report of format 1 (edgekd 0.1) with today's names. Objects made in Python have these names already."""
     if isinstance(value, list | tuple):
         return [_of_format_1(item) for item in value]
     if not isinstance(value, dict):
@@ -263,7 +275,7 @@ def _of_format_1(value: Any) -> Any:
 
 
 class Report(Record):
-    """Everything that `edgekd build` found; `report.json` is this, and report.html is made from it."""
+    """The complete result of `edgekd build`. `report.json` stores this object; report.html is made from it."""
 
     format: Literal[2] = Field(default=2, description="1 had `accuracy` and `top1` where this has `score` and `value`")
     recipe: str
@@ -319,7 +331,7 @@ class Report(Record):
     @computed_field(description="whether to ship it, and what speaks against that")  # type: ignore[prop-decorator]
     @property
     def headline(self) -> str:
-        """'int8 ships', or 'NOT TO SHIP' with the checks that are missed."""
+        """'int8 ships', or 'NOT TO SHIP' with the missed checks."""
         if self.ok:
             return f"{self.chosen.name} ships"
         missed = [check.name for check in self.checks if check.verdict == "missed"]
@@ -327,7 +339,7 @@ class Report(Record):
 
     @property
     def ok(self) -> bool:
-        """No check was missed."""
+        """Whether no check was missed."""
         return all(check.verdict != "missed" for check in self.checks)
 
     @property

@@ -1,4 +1,4 @@
-"""wilson_interval: of a share; paired_interval: how much more often one model is right than another."""
+"""wilson_interval: for a share; paired_interval: for the difference of two models on the same samples."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ Right = npt.NDArray[np.bool_]
 
 
 def wilson_interval(right: int, n: int) -> tuple[float, float]:
-    """95 % score interval of a share, in percent (Wilson 1927)."""
+    """The 95 % score interval of a share, in percent (Wilson 1927)."""
     low, high = _wilson(right / n, n, Z95)
     return round(100 * low, 3), round(100 * high, 3)
 
 
 def paired_interval(a: Right, b: Right, z: float = Z95) -> tuple[float, float]:
-    """By how many points `a` is right more often than `b` on the same samples, as an interval.
+    """The interval of the accuracy of `a` minus that of `b` on the same samples, in points.
 
-    a, b: which answers are right, `[samples]`; z: quantile of the normal distribution, 1.96 for 95 %. Method 10 of Newcombe
-    (1998, Statistics in Medicine 17:2635): the samples on which both agree say nothing, which two intervals side by side miss.
+    a, b: whether each answer is right, `[samples]`; z: quantile of the normal distribution, 1.96 for 95 %. This is method
+    10 of Newcombe (1998, Statistics in Medicine 17:2635). Only samples on which the models differ tell them apart; two
+    separate intervals ignore that.
     """
     n, share_a, share_b = len(a), float(a.mean()), float(b.mean())
     both, neither = int((a & b).sum()), int((~a & ~b).sum())

@@ -1,4 +1,4 @@
-"""Metric: how good answers are, from each sample's part of it; one bootstrap gives every metric its interval."""
+"""Metric: the quality of answers, computed from a part for each sample. One bootstrap gives intervals for all metrics."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric is the figure of any subset of judged samples; `better` says which way it improves.
+    """A function that gives any subset of judged samples a figure; `better` is the direction of improvement.
 
-    interval, paired: closed forms of the 95 % intervals of a figure and of a difference (reference - other) on the same
-    samples, where the metric has them; without them the bootstrap gives both.
+    interval: closed form of the 95 % interval of a figure. paired: closed form of the 95 % interval of a difference
+    (reference - other) on the same samples. Without a closed form the bootstrap gives the interval.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Drop:
-    """How much worse a model is than a reference on the same samples, in the metric's unit. Below 0: better."""
+    """A model's loss against a reference on the same samples, in the metric's unit. Below 0: better."""
 
     value: float
     low: float
@@ -55,7 +55,7 @@ def score_of(
     origin: Origin = "host",
     parts: Mapping[str, float] | None = None,
 ) -> Score:
-    """The figure of these samples with its 95 % interval. `parts`: figures of parts of them, as of each class."""
+    """The figure of the samples with its 95 % interval. `parts`: figures of subsets, for example of each class."""
     low, high = metric.interval(judged) if metric.interval is not None else bootstrap(metric, judged)
     return Score(
         metric=metric.name,
@@ -73,7 +73,7 @@ def score_of(
 
 
 def drop_of(metric: Metric, reference: Judged, judged: Judged) -> Drop:
-    """How much worse these answers are than the reference's on the same samples, with its paired 95 % interval."""
+    """The drop from the reference's answers to these on the same samples, with its paired 95 % interval."""
     value = metric.sign * (metric.value(reference) - metric.value(judged))
     low, high = metric.paired(reference, judged) if metric.paired is not None else _paired(metric, reference, judged)
     low, high = (low, high) if metric.sign > 0 else (-high, -low)
@@ -81,14 +81,14 @@ def drop_of(metric: Metric, reference: Judged, judged: Judged) -> Drop:
 
 
 def bootstrap(metric: Metric, judged: Judged) -> Interval:
-    """95 % percentile interval over resampled samples (Efron 1979)."""
+    """The 95 % percentile interval over resampled samples (Efron 1979)."""
     values = [metric.value(judged[rows]) for rows in _draws(len(judged))]
     low, high = np.percentile(values, (2.5, 97.5))
     return round(float(low), 3), round(float(high), 3)
 
 
 def _paired(metric: Metric, reference: Judged, judged: Judged) -> Interval:
-    """95 % percentile interval of reference - judged: each resample draws the same samples for both."""
+    """The 95 % percentile interval of reference - judged. Each resample draws the same samples for both."""
     values = [metric.value(reference[rows]) - metric.value(judged[rows]) for rows in _draws(len(judged))]
     low, high = np.percentile(values, (2.5, 97.5))
     return float(low), float(high)

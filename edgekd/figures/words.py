@@ -1,4 +1,4 @@
-"""Figures in words, the same in every report: milliseconds, megabytes, accuracies, where they come from."""
+"""Figures in words, the same in every report: milliseconds, megabytes, accuracies and origins."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def with_interval(score: Score) -> str:
 
 
 def metric_in(score: Score) -> str:
-    """The metric with its unit, as a column is headed: 'top-1 %'."""
+    """The metric with its unit, as a column's heading: 'top-1 %'."""
     return f"{score.metric} {score.unit}".strip()
 
 
@@ -41,7 +41,7 @@ def megabytes(size_mb: float | None) -> str:
 
 
 def origins(score: Score, latency: Latency | None) -> str:
-    """One word where both figures come from the same place, else both."""
+    """The origin of both figures in one word if they share it, else both origins."""
     if latency is None or latency.origin == score.origin:
         return score.origin
     return f"{score.origin}, ms: {latency.origin}"
@@ -53,7 +53,7 @@ def signed(points: float) -> str:
 
 
 def beside(drop: float, unit: str = "%", better: str = "higher") -> str:
-    """How far a score lies from another, in words whose sign is right: '1.50 points under', '2.67 points above'."""
+    """The distance of a score from another, in words with the right direction: '1.50 points under'."""
     worse, improved = ("under", "above") if better == "higher" else ("above", "under")
     amount = f"{abs(drop):.2f} {'points' if unit == '%' else unit}".strip()
     return f"{amount} {improved if drop < 0 else worse}"
