@@ -1,1 +1,1 @@
-"""Cache: stages stored under a hash of all that made them."""
+"""Cache: the outputs of stages, stored under a hash of everything that shapes them."""

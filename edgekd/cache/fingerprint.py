@@ -1,4 +1,7 @@
-"""Is a bundle still what its recipe would build? Answered without importing torch, so that a second build is quick."""
+"""fingerprint: tells whether a bundle is still up to date with its recipe.
+
+torch is not imported for the answer, so that a second build is quick.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,9 @@ LIBRARIES = (
 
 
 def fingerprint(recipe: Recipe, target: Target, cache: Cache) -> str:
-    """The hash of all that a bundle is made of: recipe, files that it names, target, edgekd's code and libraries.
+    """The hash of a bundle's origins: recipe, files that the recipe names, target, edgekd's code and libraries.
 
-    A build asks twice, before its stages and after: `cache` answers with what it read first.
+    A build asks before and after its stages; both times `cache` answers with the file contents of its first reading.
     """
     seen = (recipe.data, *(recipe.task_data(task) for task in recipe.tasks))
     samples = [(data.source("train"), data.source("test")) for data in seen]
@@ -40,7 +43,7 @@ def fingerprint(recipe: Recipe, target: Target, cache: Cache) -> str:
 
 
 def current_report(folder: Path, made_of: str) -> Report | None:
-    """The report of the bundle in `folder`; None if its fingerprint is another one or a byte has changed."""
+    """The report of the bundle in `folder`; None if its fingerprint differs from `made_of` or a byte has changed."""
     try:
         manifest = parse_json((folder / "manifest.json").read_text())
         if manifest.get("fingerprint") != made_of:
@@ -54,7 +57,7 @@ def current_report(folder: Path, made_of: str) -> Report | None:
 
 @once
 def _code() -> str:
-    """The hash of edgekd's own files: another edgekd measures and packages again."""
+    """The hash of edgekd's own files: after a change of edgekd a build measures and packages again."""
     package = Path(__file__).parent.parent
     files = sorted(path for path in package.rglob("*") if path.suffix in (".py", ".j2", ".toml"))
     return hashlib.sha256(

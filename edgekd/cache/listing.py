@@ -1,4 +1,4 @@
-"""What the cache holds: a list with sizes and ages, and a way to free the space."""
+"""The list of the cache's contents with sizes and ages, and a way to free their space."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgekd.errors import CacheError
 
 @dataclass(frozen=True)
 class Stored:
-    """One artifact, or the draft of a stage that did not end."""
+    """An artifact, or the draft of a stage that did not end."""
 
     folder: Path
     size_mb: float
@@ -25,7 +25,7 @@ class Stored:
 
 
 def stored(cache: Path) -> list[Stored]:
-    """All of the cache, most recently used first."""
+    """All contents of the cache, most recently used first."""
     if not cache.is_dir():
         return []
     found = []
@@ -41,7 +41,7 @@ def stored(cache: Path) -> list[Stored]:
 
 
 def list_cache(cache: Path) -> str:
-    """A line an artifact."""
+    """The cache's contents as text, one line for each artifact."""
     items = stored(cache)
     lines = [
         f"{item.size_mb:10.1f} MB  {_age(item.age_days):>9}  {item.folder.name.removeprefix('.draft-'):38}  "
@@ -56,7 +56,7 @@ class _Note(BaseModel):
 
 
 def _made_for(stamp: Path) -> str:
-    """The recipe and the target that an artifact was first made for; others may have used it since."""
+    """The recipe and the target that an artifact was first made for. Other builds may use the artifact too."""
     try:
         return _Note.model_validate_json(stamp.read_bytes()).made_for
     except FileNotFoundError:
@@ -66,7 +66,10 @@ def _made_for(stamp: Path) -> str:
 
 
 def prune_cache(cache: Path, days: float) -> str:
-    """Delete what was not used for `days`. Raises CacheError while a build uses the cache: it may need any of it."""
+    """Delete the artifacts that were not used for `days`.
+
+    Raises CacheError while a build uses the cache, because the build may need any artifact.
+    """
     for lock in locks_in_use(cache):
         pid = lock.stem.removeprefix(IN_USE).partition("-")[0]
         raise CacheError(f"a build (process {pid}) uses the cache {cache}; prune when it has ended")

@@ -5,16 +5,16 @@
     on      = TrainingSet(samples, recipe.data)
     outputs = run(record_teacher, teacher, on, recording)     # its key holds the key of `samples`
 
-A stage is a plain function `f(*inputs, out)`: it reads its inputs and writes files into the folder `out`. Its inputs are
-artifacts (their keys enter the key), sections of the recipe (with the content of the files that these name) and plain
-values. Of the user's code every file that it imports enters the key (edgekd.base.user_code), with the versions of the libraries.
-Stages are versioned by `@stage(version, libraries)`: a change of the version, or of a library that shapes the output, makes
-it anew. One build speaks of one version of a file: what it hashed first (edgekd.base.contents). A file that changed before or
-while a stage read it is refused, and the stage is not stored.
+A stage is a plain function `f(*inputs, out)`: it reads its inputs and writes files into the folder `out`. The inputs are
+artifacts (their keys enter the key), sections of the recipe, and plain values. Of a section the content of the named files
+enters the key. Every file of the user's code enters too, with the versions of the libraries (edgekd.base.user_code). Stages
+are versioned by `@stage(version, libraries)`. A new version of the stage, or of a library that shapes the output, makes
+the output again. A build sees one version of each file, the first that it hashed (edgekd.base.contents). If a file
+changed before or while a stage read it, the build stops and the stage is not stored.
 
-The folder `out` is a draft. Its stamp, written last, makes it complete; one rename puts it in place. A build that was
-killed finds its own draft again: a complete one is taken as it is, and in an incomplete one a stage that leaves checkpoints
-in `out / SCRATCH` goes on where it was.
+The folder `out` is a draft. Its stamp, written last, makes the draft complete; one rename puts it in place. A build that
+was killed finds its draft again. A complete draft is taken as it is. In an incomplete draft, a stage that leaves
+checkpoints in `out / SCRATCH` resumes from them.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ LARGEST_STAMP = 10**7  # bytes; a stage writes some ten files
 
 @dataclass(frozen=True)
 class Artifact:
-    """A stored output: `folder / "file"` is what the stage wrote there."""
+    """The stored output of a stage: `artifact / "name"` is the path of a file in it."""
 
     name: str
     key: str
@@ -70,9 +70,12 @@ class Artifact:
 def stage(
     number: int = 1, libraries: Iterable[str] = (), *, together: bool = False, sharded: bool = False
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Marks a function as a stage: its version, the packages whose versions shape its output, and whether all processes
-    of `accelerate launch` run it (else the first alone, while the others wait). Where they only share out the work
-    (`sharded`), their number shapes nothing."""
+    """Marks a function as a stage.
+
+    number: the stage's version. libraries: packages whose versions shape the output. together: all processes of
+    `accelerate launch` run the stage; otherwise the first runs it alone and the others wait. sharded: the processes only
+    share the work, so their number does not enter the key.
+    """
 
     def mark(function: Callable[..., None]) -> Callable[..., None]:
         function.stage_version = number  # type: ignore[attr-defined]
@@ -91,7 +94,7 @@ def default_cache() -> Path:
 
 
 class Stored(BaseModel):
-    """A file of an artifact: its content, and the state that it was in when that was read."""
+    """A file of an artifact: the hash of its content, and its size and times when it was hashed."""
 
     model_config = ConfigDict(strict=True)
 
@@ -102,7 +105,7 @@ class Stored(BaseModel):
 
 
 class Stamp(BaseModel):
-    """What `artifact.json` says of an artifact: a file of another form is damaged."""
+    """The content of `artifact.json`, which describes an artifact. A file of another form counts as damaged."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -114,7 +117,7 @@ class Stamp(BaseModel):
 
 
 def read_stamp(folder: Path) -> Stamp | None:
-    """None where there is none, or a damaged one."""
+    """The stamp in `folder`; None if it is missing or damaged."""
     file = folder / STAMP
     try:
         if not stat.S_ISREG(file.stat().st_mode) or file.stat().st_size > LARGEST_STAMP:
@@ -125,7 +128,7 @@ def read_stamp(folder: Path) -> Stamp | None:
 
 
 class Cache:
-    """Runs stages; see the module. `recheck`: every byte of every file and artifact is read again."""
+    """Runs stages and stores their outputs; see the module. `recheck`: all files and artifacts are read again."""
 
     def __init__(self, folder: Path, purpose: str = "", *, recheck: bool = False) -> None:
         self.folder = folder
@@ -144,9 +147,10 @@ class Cache:
         self._code: dict[str, tuple[UserCode, Hashes]] = {}
 
     def __call__(self, function: Callable[..., None], *inputs: Any) -> Artifact:
-        """The artifact of `function(*inputs, out=folder)`, made now or found.
+        """The artifact of `function(*inputs, out=folder)`, made now or found in the cache.
 
-        Raises CacheError where the folder is full or cannot be written, or another build is making the same artifact.
+        Raises CacheError if the disk is full, if the folder cannot be written, or if another build is making the same
+        artifact.
         """
         if processes.RANK > 0:
             for _ in processes.invitations():
@@ -165,7 +169,7 @@ class Cache:
         return self.folder / f".draft-{folder.name}"
 
     def key(self, function: Callable[..., None], *inputs: Any) -> str:
-        """The hash of all that shapes the artifact."""
+        """The hash of everything that shapes the artifact."""
         libraries = {name: version_of(name) for name in function.stage_libraries}  # type: ignore[attr-defined]
         depends = function.stage_together and not function.stage_sharded  # type: ignore[attr-defined]
         number = processes.SIZE if depends else 1
@@ -174,7 +178,7 @@ class Cache:
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
     def describe(self, value: Any) -> Any:
-        """What of an input enters the key."""
+        """The part of an input that enters the key."""
         if isinstance(value, Artifact):
             return value.key
         if is_dataclass(value) and not isinstance(value, type):
@@ -215,7 +219,10 @@ class Cache:
         return [value.replace(str(file), file.name), self._contents.of(file, is_onnx=kind == "onnx")]
 
     def _user_code(self, reference: str) -> Any:
-        """The function's name and all that edgekd.base.user_code counts; code as it was when this build first asked."""
+        """The function's name and everything that edgekd.base.user_code counts.
+
+        Code counts as it was when this build first asked.
+        """
         if reference not in self._code:
             self._code[reference] = code_of(reference), hashes_of(reference)
         file, (code, hashes) = file_of(reference), self._code[reference]
@@ -224,19 +231,19 @@ class Cache:
         return [reference if file is None else reference.replace(str(file), file.name), hashes, named, libraries]
 
     def user_code(self) -> list[str]:
-        """What of the user's code counts in this build: modules, and files that their texts name."""
+        """The parts of the user's code that enter keys in this build: modules, and files that their texts name."""
         counted = [(*code.modules, *code.named) for code, _ in self._code.values()]
         return sorted({name for names in counted for name in names if name.partition(".")[0] != "edgekd"})
 
     def changed(self) -> list[str]:
-        """The files that hold something else now than when this build first read them."""
+        """The files whose content has changed since this build first read them."""
         changed = self._contents.changed()
         for code, hashes in self._code.values():
             changed += [file for name, file in code.modules.items() if not _holds(file, hashes.get(name))]
         return sorted(set(map(str, changed)))
 
     def close(self) -> None:
-        """The cache is no longer in use: it may be pruned."""
+        """Release the cache: from now on `edgekd cache --prune` may prune it."""
         self._in_use.release()
 
     def __enter__(self) -> Cache:
@@ -262,28 +269,28 @@ class Cache:
         with _explained(self.folder):
             if damage(folder, thorough=thorough, key=key) is None:
                 return found(reused=True)
-            # What the stage is about to read is checked byte by byte first.
+            # The stage is about to read its inputs: a damaged input would spoil the output.
             inputs = tuple(self._intact_inside(value) for value in inputs)
             with self._lock(name, key):
                 self._discard_damaged(folder, key)
                 if folder.exists():
                     return found(reused=True)
                 if is_complete := damage(self._draft(folder), thorough=True, key=key) is None:
-                    _put_in_place(self._draft(folder), folder)  # of a build that was killed before it could
+                    _put_in_place(self._draft(folder), folder)  # a build was killed just before this step
                 else:
                     self._make(function, inputs, folder, key)
                 return found(reused=is_complete)
 
     def has(self, function: Callable[..., None], *inputs: Any) -> bool:
-        """Whether the artifact lies here, so that asking for it runs nothing."""
+        """Whether the artifact is stored here, so that a call would not run the stage."""
         return damage(self._folder(function, inputs), thorough=False, key=self.key(function, *inputs)) is None
 
     def intact(self, artifact: Artifact) -> Artifact:
-        """The artifact with every stored byte checked; a damaged one is said and made again."""
+        """The artifact with every stored byte checked. A damaged artifact is reported and made again."""
         return artifact if damage(artifact.folder, thorough=True) is None else artifact.make()
 
     def _intact_inside(self, value: Any) -> Any:
-        """The same input with every artifact in it checked."""
+        """The input with every artifact inside it checked byte by byte."""
         if isinstance(value, Artifact):
             return self.intact(value)
         if isinstance(value, tuple):
@@ -304,7 +311,7 @@ class Cache:
         if os.path.lexists(draft) and (draft.is_symlink() or not draft.is_dir()):
             remove(draft)
         (draft / SCRATCH).mkdir(parents=True, exist_ok=True)
-        for stray in (draft / STAMP, *list(draft.rglob(".*.draft*"))):  # of files and folders that were half written
+        for stray in (draft / STAMP, *list(draft.rglob(".*.draft*"))):  # files and folders that were half written
             remove(stray)
         self._contents.asked.clear()
         self.describe(list(inputs))
@@ -318,7 +325,7 @@ class Cache:
         except EdgekdError:
             raise
         except Exception as error:
-            # Libraries tell of a full disk in exceptions of their own.
+            # Libraries report a full disk with their own exceptions.
             if os.strerror(errno.ENOSPC) in str(error):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(draft)) from error
             raise
@@ -336,7 +343,10 @@ class Cache:
         _put_in_place(draft, folder)
 
     def _refuse_changed(self, read: list[Asked], name: str) -> None:
-        """What a stage reads must be what its key says. Code is loaded once a build: it is compared with what was loaded."""
+        """Raise CacheError if a file or code that a stage reads differs from the version in the stage's key.
+
+        Code is loaded once in each build, so the loaded version is compared.
+        """
         changed = [str(path) for path in self._contents.changed(read)]
         changed += [
             reference
@@ -366,9 +376,9 @@ class Cache:
 
 
 def damage(folder: Path, *, thorough: bool, key: str | None = None) -> str | None:
-    """What is wrong with a stored artifact, or None; with `key`, also where it is that of another.
+    """The problem with a stored artifact, or None. With `key`, an artifact of another key counts as damaged.
 
-    Every file's size and times are compared, and its hash where these differ or `thorough` is asked for.
+    The size and times of every file are compared. The hash is compared if the times differ, or with `thorough`.
     """
     stamp = read_stamp(folder)
     if stamp is None:
@@ -391,7 +401,7 @@ def damage(folder: Path, *, thorough: bool, key: str | None = None) -> str | Non
 
 
 def _method(samples: str) -> str | None:
-    """How samples are made, where they are not decoded from a file or a function."""
+    """The method that makes synthetic samples; None if the samples are decoded from a file or a function."""
     return samples if samples.startswith("synthetic:") else None
 
 
@@ -408,14 +418,14 @@ def _stored(file: Path) -> Stored:
 
 
 def _put_in_place(draft: Path, folder: Path) -> None:
-    """A complete draft needs its checkpoints no longer; the rename is what makes it an artifact."""
+    """Turn a complete draft into an artifact: remove its checkpoints and rename its folder."""
     remove(draft / SCRATCH)
     os.replace(draft, folder)
 
 
 @contextmanager
 def _explained(folder: Path) -> Iterator[None]:
-    """Turns the operating system's refusals into one line that says what to do."""
+    """Turns errors of the operating system into one line that says what to do."""
     try:
         yield
     except OSError as error:

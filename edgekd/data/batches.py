@@ -1,4 +1,4 @@
-"""Batches: the order of an epoch, and raw arrays to a network's arguments."""
+"""Batches: the order of an epoch, and the conversion of raw arrays to a network's arguments."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ORDER = 0x0DE5  # a coordinate of its own, so that the order shares no random nu
 
 
 class Step(NamedTuple):
-    """One step's batch: `rows` index the training ids (and the teacher's cache), `view` the view that was drawn."""
+    """The batch of one step. `rows` index the training ids and the teacher's cache; `view` is the number of the view."""
 
     batch: Batch
     rows: Ids
@@ -36,11 +36,11 @@ def epoch_of(
     world: int = 1,
     in_pairs: bool = False,
 ) -> Iterator[Step]:
-    """The steps of an epoch, each prepared while the one before is computed.
+    """The steps of an epoch. Each batch is prepared while the network computes the batch before.
 
-    The order depends on `seed` and `epoch` alone; `batch_size` is over all `world` processes, and a process takes every
-    `world`-th sample of each batch. The last, incomplete batch is left out (other samples are in it next epoch).
-    With `in_pairs` the second half of a batch holds a sample of the same class for each of the first.
+    The order depends on `seed` and `epoch` alone. `batch_size` counts over all `world` processes: each process takes
+    every `world`-th sample of a batch. The last, incomplete batch is left out; in the next epoch other samples fall into
+    it. With `in_pairs` the second half of a batch holds a sample of the same class for each sample of the first half.
     """
     order = permutation(len(views.ids), seed, epoch, ORDER)
     view = epoch % number_of_views
@@ -66,7 +66,7 @@ def epoch_of(
 
 
 def _partners(labels: Ids, seed: int, epoch: int) -> Ids:
-    """For each sample another one of its class (itself, where it is the only one)."""
+    """A partner for each sample: another sample of its class, or itself if the class has no other."""
     order = permutation(len(labels), seed, epoch, PARTNERS)
     order = order[np.argsort(labels[order], kind="stable")]  # class by class, shuffled within
     following = np.roll(order, -1)
@@ -78,7 +78,7 @@ def _partners(labels: Ids, seed: int, epoch: int) -> Ids:
 
 
 def arguments_of(input: Input, raw: Arrays, device: torch.device) -> tuple[torch.Tensor, ...]:
-    """A network's arguments on `device`, made of raw arrays `[n, ...]` by the input's own module."""
+    """A network's arguments on `device`, made from raw arrays `[n, ...]` by the input's own module."""
     preprocess = input.preprocess().to(device)
     tensors = [
         torch.from_numpy(np.ascontiguousarray(raw[field.name])).to(device, non_blocking=True) for field in input.fields
@@ -88,6 +88,6 @@ def arguments_of(input: Input, raw: Arrays, device: torch.device) -> tuple[torch
 
 
 def blank(input: Input, n: int) -> tuple[torch.Tensor, ...]:
-    """A network's arguments for `n` samples whose raw arrays are 0, in contiguous memory."""
+    """A network's arguments for `n` samples whose raw arrays are all 0, in contiguous memory."""
     arguments = arguments_of(input, zeros(input, n), torch.device("cpu"))
     return tuple(each.clone(memory_format=torch.contiguous_format) for each in arguments)

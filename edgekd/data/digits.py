@@ -1,4 +1,7 @@
-"""The built-in demo's data: scikit-learn's handwritten digits, 1,797 scans of 8x8 pixels, shipped in that package."""
+"""The data of the built-in demo: scikit-learn's handwritten digits, 1,797 scans of 8x8 pixels.
+
+They ship with that package, so that the demo needs no download.
+"""
 
 from __future__ import annotations
 

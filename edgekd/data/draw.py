@@ -1,4 +1,7 @@
-"""stratified: some samples of a split, each class in its share, chosen by a seed and not by the order of the file."""
+"""stratified: draws some samples of a split, so that each class keeps its share.
+
+A seed decides, not the order of the file.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ WITHIN, BETWEEN = 0x5747, 0xBE7E  # coordinates of their own, so that the draw s
 
 
 def stratified(labels: npt.NDArray[np.int64], n: int, seed: int) -> Ids:
-    """`n` ids in rising order, all where there are no more; a class of share p gets p · n of them, less or more than one.
+    """`n` ids in rising order, or all ids of a smaller split. A class of share p gets p · n ids, off by less than 1.
 
-    Systematic sampling: each class is shuffled and laid out evenly over 0..1 from a random start, and the first `n` of all are
-    taken. So what is drawn for a smaller `n` is a part of what is drawn for a larger one.
+    Systematic sampling: each class is shuffled and laid out evenly over 0..1 from a random start. Then the first `n` of
+    all samples are taken. So the draw for a smaller `n` is a subset of the draw for a larger `n`.
     """
     order = permutation(len(labels), seed, WITHIN)
     counts = np.bincount(labels)

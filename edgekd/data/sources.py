@@ -22,15 +22,15 @@ from edgekd.errors import DataError, nearest
 from edgekd.inputs.picture import Pixels
 
 IMAGE_COLUMNS = ("image", "img")
-MOST_CLASSES = 100_000  # where the largest label alone tells their number
+MOST_CLASSES = 100_000  # limit if the number of classes is only known from the largest label
 LABEL_COLUMNS = ("label", "labels")
 
 
 @dataclass(frozen=True)
 class EncodedSplit:
-    """One split before decoding: `read(i)` gives sample i as stored, `name(i)` what to call it.
+    """A split before decoding: `read(i)` gives sample i as stored, `name(i)` its name in messages.
 
-    A sample is encoded (bytes of an image file) or, from a Python function, already uint8 `[h, w, channels]`.
+    A sample is the bytes of an image file. From a Python function it is already uint8 `[h, w, channels]`.
     """
 
     labels: npt.NDArray[np.int64]
@@ -43,10 +43,10 @@ class EncodedSplit:
 
 
 def open_source(reference: str, split: str, column: str | None = None, label: str | None = None) -> EncodedSplit:
-    """The samples of `data.train` or `data.test`: a path, or a `python:` reference; `column` and `label` are where parquet
-    holds the images and the labels; a function is called with the split, and with `label` where one is asked for.
+    """The samples of `data.train` or `data.test`, which is a path or a `python:` reference.
 
-    Raises DataError where there is nothing to read, a column is missing, or a label is no class.
+    `column` and `label` name the parquet columns of the images and labels. A function is called with the split, and with
+    `label` if it is given. Raises DataError if nothing can be read, a column is missing, or a label is not a class.
     """
     path = Path(reference)
     asked = column if reference.startswith("python:") else column or label if path.is_dir() else None
@@ -70,9 +70,9 @@ def open_source(reference: str, split: str, column: str | None = None, label: st
 
 
 def with_classes_of(classes: tuple[str, ...], test: EncodedSplit) -> EncodedSplit:
-    """The test split with its labels numbered as train's classes are, by name; it may lack some of them.
+    """The test split with its labels numbered as train numbers the classes of these names.
 
-    Raises DataError where it has others, or where two have one name.
+    The test split may lack classes. Raises DataError if it has classes that train lacks, or if two classes share a name.
     """
     if test.classes == classes:
         return test
@@ -96,7 +96,7 @@ def with_classes_of(classes: tuple[str, ...], test: EncodedSplit) -> EncodedSpli
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:
-    """The first names, and how many more there are."""
+    """The first names as text, with the number of the rest."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
@@ -113,7 +113,7 @@ def _check_labels(source: EncodedSplit, where: str) -> None:
 
 
 def check_classes(labels: npt.NDArray[np.int64], classes: tuple[str, ...], where: str, *, known: int = 0) -> None:
-    """Raise DataError for a class without samples; the first `known` may lack them."""
+    """Raise DataError for a class without samples. The first `known` classes may have none."""
     counts = np.bincount(labels, minlength=len(classes))
     empty = [classes[i] for i in np.flatnonzero(counts == 0) if i >= known]
     if empty:
@@ -169,7 +169,7 @@ def _from_parquet(files: list[Path], column: str | None, label: str | None) -> E
 
 @dataclass(frozen=True)
 class _Shard:
-    """One parquet file: encoded images, labels, and the class names that its metadata gives, if any."""
+    """A parquet file: encoded images, labels, and the class names in its metadata, if any."""
 
     images: pa.ChunkedArray
     labels: npt.NDArray[np.int64]
@@ -188,7 +188,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _read_parquet(path: Path, image: str, label: str) -> _Shard:
-    """The two columns of a file. Raises DataError for types, labels or class names that are none."""
+    """The image and label columns of a file. Raises DataError for wrong types, labels or class names."""
     missing = {image, label} - set(_schema(path).names)
     if missing:
         raise DataError(
@@ -228,7 +228,7 @@ def _labels(path: Path, label: str, column: pa.ChunkedArray) -> npt.NDArray[np.i
 
 
 def _common_classes(files: list[Path], shards: list[_Shard]) -> tuple[str, ...]:
-    """The class names of all files, in the first one's order. Raises DataError where they are not the same."""
+    """The class names of all files, in the order of the first file. Raises DataError if the files differ in them."""
     first = shards[0].classes
     for file, shard in zip(files, shards, strict=True):
         if sorted(shard.classes) != sorted(first):
@@ -241,7 +241,10 @@ def _common_classes(files: list[Path], shards: list[_Shard]) -> tuple[str, ...]:
 
 
 def _renumbered(shard: _Shard, classes: tuple[str, ...]) -> npt.NDArray[np.int64]:
-    """A file's labels by the common class names, which may stand in another order there; others stay, to be told."""
+    """A file's labels, renumbered to the order of the common class names.
+
+    Labels that are not classes stay as they are: they are reported later.
+    """
     if shard.classes == classes:
         return shard.labels
     if len(set(classes)) < len(classes):
@@ -255,12 +258,12 @@ def _renumbered(shard: _Shard, classes: tuple[str, ...]) -> npt.NDArray[np.int64
 
 
 def _shown(kind: Any) -> str:
-    """A column's type in one line: the names of a struct's fields may hold anything."""
+    """A column's type on one line. The names of a struct's fields may hold any character, so they are escaped."""
     return in_a_line(str(kind)[:300])
 
 
 def _columns(path: Path, schema: pa.Schema, column: str | None, label: str | None) -> tuple[str, str]:
-    """The names of the image and the label column."""
+    """The names of the image column and the label column."""
     names, shown = schema.names, [in_a_line(name) for name in schema.names]
     for asked in (column, label):
         if asked is not None and asked not in names:
@@ -279,12 +282,15 @@ def _columns(path: Path, schema: pa.Schema, column: str | None, label: str | Non
 
 
 def _told(result: object) -> str:
-    """What a function returned, in words."""
+    """The kind of value that a function returned, in words."""
     return f"a tuple of {len(result)}" if isinstance(result, tuple) else type(result).__name__
 
 
 def _class_names(path: Path, schema: pa.Schema, label: str) -> tuple[str, ...]:
-    """Class names that Hugging Face's `datasets` leaves in the schema's metadata; none where it says nothing of the column."""
+    """The class names that Hugging Face's `datasets` stores in the schema's metadata.
+
+    Empty if the metadata does not describe the label column.
+    """
     stored = (schema.metadata or {}).get(b"huggingface")
     if stored is None:
         return ()
@@ -336,7 +342,7 @@ def _from_function(reference: str, split: str, label: str | None) -> EncodedSpli
 
 
 def _named(classes: Any, where: str) -> tuple[str, ...]:
-    """Class names that a function gave: texts, or numbers."""
+    """The class names from a user's function: texts or numbers."""
     try:
         given = None if isinstance(classes, str | bytes) else list(classes)
     except TypeError:

@@ -1,7 +1,7 @@
-"""The decoded store: every sample decoded once into one array a field on disk, which training maps into memory.
+"""The decoded store: every sample is decoded once, into one array on disk for each field.
 
-Where that array would be larger than `data.store_gb`, the encoded samples are kept instead and decoded when asked for:
-the same arrays, hence the same views and the same results, at the price of decoding in every epoch.
+Training maps these arrays into memory. If they would be larger than `data.store_gb`, the encoded samples are stored
+instead and decoded in every epoch. The arrays, the views and the results stay the same; only decoding takes more time.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ HOLDOUT = 0x401D  # a coordinate of its own, so that the split shares no random 
 
 @dataclass(frozen=True)
 class Split:
-    """One split: `get(ids)` gives its raw arrays by field, `[n, ...]`, as `input` tells them; labels int64 `[samples]`."""
+    """A split: `get(ids)` gives raw arrays `[n, ...]` by field, as `input` describes them; labels int64 `[samples]`."""
 
     input: Input
     get: Callable[[Ids], Arrays]
@@ -55,9 +55,9 @@ class Split:
 
 @dataclass(frozen=True)
 class Samples:
-    """The training split. Training uses `train_ids`, every choice `holdout_ids`, both of them ids of `train`.
+    """The training split. Training uses `train_ids` and every choice uses `holdout_ids`, both ids of `train`.
 
-    data: what the recipe says of the samples.
+    data: the recipe's settings for the samples.
     """
 
     train: Split
@@ -69,7 +69,7 @@ class Samples:
 
     @property
     def input(self) -> Input:
-        """The half of the problem before a network's arguments."""
+        """The kind of input, which turns samples into a network's arguments."""
         return self.train.input
 
     @property
@@ -79,16 +79,16 @@ class Samples:
 
     @property
     def views(self) -> Views:
-        """The training views as the recipe augments them, the labels those of the one task ""."""
+        """The training views as the recipe augments them, with the labels under the task name ""."""
         data, train = self.data, self.train
         return Views(self.input, train.get, {"": train.labels}, self.train_ids, data.seed, data.augment.mixup)
 
 
 @dataclass(frozen=True)
 class Unseen(Split):
-    """The test split, which the final check alone reads; its labels are numbers of train's classes.
+    """The test split, which only the final check reads. Its labels number the classes of train.
 
-    `repeated` tells of each sample whether the very same arrays are in train too.
+    `repeated` tells for each sample whether train holds a sample with the same arrays.
     """
 
     classes: tuple[str, ...]
@@ -103,10 +103,10 @@ class Unseen(Split):
 
 @stage(4, ("pillow", "pyarrow", "numpy"))
 def decode(source: recipe.Source, *, out: Path) -> None:
-    """Stage: read the training split into `out`.
+    """Stage: decode the training split into `out`.
 
-    Raises DataError for what cannot be read, for images of different sizes without `data.size`, and, unless
-    `data.on_error` is "skip", for the first image that does not decode, by its name.
+    Raises DataError for a source that cannot be read, and for images of different sizes without `data.size`. Unless
+    `data.on_error` is "skip", the first image that does not decode is a DataError too.
     """
     found = open_source(source.files, "train", source.column, source.label)
     _write(found, "train", _first_shapes(found, source), source, _room_gb(source, out), out)
@@ -114,9 +114,10 @@ def decode(source: recipe.Source, *, out: Path) -> None:
 
 @stage(2, ("pillow", "pyarrow", "numpy"))
 def decode_test(source: recipe.Source, train: Artifact, *, out: Path) -> None:
-    """Stage: read the test split into `out`, its labels numbered as train's classes are; also which samples train has too.
+    """Stage: decode the test split into `out`, with its labels numbered as train numbers its classes.
 
-    Raises DataError as `decode` does, and for classes that train has not. It is in no key of a stage that trains.
+    The stage also marks the samples that train holds too. Raises DataError as `decode` does, and for classes that train
+    lacks. The result enters the key of no stage that trains.
     """
     about = _meta(train.folder)
     found = with_classes_of(tuple(about["classes"]), open_source(source.files, "test", source.column, source.label))
@@ -127,7 +128,7 @@ def decode_test(source: recipe.Source, train: Artifact, *, out: Path) -> None:
 
 
 def _room_gb(source: recipe.Source, out: Path, taken_gb: float = 0.0) -> float:
-    """The gigabytes that a split may take decoded: the rest of the recipe's limit, or half of the free disk."""
+    """The gigabytes that a decoded split may take: the rest of the recipe's limit, or half of the free disk."""
     return max(0.0, source.store_gb - taken_gb) if source.store_gb is not None else shutil.disk_usage(out).free / 2e9
 
 
@@ -156,12 +157,12 @@ def _does_not_decode(name: str, error: Exception) -> DataError:
 def _write(
     encoded: EncodedSplit, split: str, shapes: Shapes, source: recipe.Source, allowed_gb: float, out: Path
 ) -> npt.NDArray[np.uint64]:
-    """Write one split in its own order; gives the digest of each sample that was kept.
+    """Write a split in its own order and return the digest of each sample that was kept.
 
-    Raises DataError where no image of a class of train is left; test may lack one.
+    Raises DataError if a class of train has no image left. Test may lack classes.
     """
     needed_gb = len(encoded) * sum(int(np.prod(shape)) for shape in shapes.values()) / 1e9
-    is_encoded = isinstance(encoded.read(0), bytes)  # a Python function gives pixels: nothing to decode later
+    is_encoded = isinstance(encoded.read(0), bytes)  # a Python function gives pixels, which need no decoding
     kind = "encoded" if is_encoded and needed_gb > allowed_gb else "decoded"
     if kind == "encoded":
         say(
@@ -207,7 +208,10 @@ def _write(
 def write_decoded(
     out: Path, kind: str, arrays: Arrays, labels: npt.NDArray[np.int64], classes: tuple[str, ...]
 ) -> None:
-    """A split as `decode` stores one: arrays `[n, ...]` of the input `kind` (edgekd.inputs.INPUTS), labels `[n]`."""
+    """Write a split in the form that `decode` stores: arrays `[n, ...]` by field, labels `[n]`.
+
+    kind: name of the input (edgekd.inputs.INPUTS).
+    """
     for name, array in arrays.items():
         (out / f"{name}.decoded").write_bytes(np.ascontiguousarray(array).tobytes())
     shapes = {name: array.shape[1:] for name, array in arrays.items()}
@@ -218,14 +222,14 @@ def write_decoded(
 def _write_about(
     out: Path, labels: npt.NDArray[np.int64], digests: npt.NDArray[np.uint64], about: Mapping[str, Any]
 ) -> None:
-    """Labels `[samples]`, digests `[samples]`; classes, the shapes of fields, how they are kept."""
+    """Write labels `[samples]` and digests `[samples]`, with the facts `about` the split."""
     np.save(out / "labels.npy", labels)
     np.save(out / "digests.npy", digests)
     (out / META).write_text(json.dumps(about))
 
 
 def digest(sample: Arrays) -> int:
-    """64 bits of the hash of a sample's arrays, by which it is known again in the other split."""
+    """A 64-bit hash of a sample's arrays, which tells whether the other split holds the same sample."""
     hashed = hashlib.sha256()
     for array in sample.values():
         hashed.update(np.ascontiguousarray(array).data)
@@ -233,7 +237,10 @@ def digest(sample: Arrays) -> int:
 
 
 def _in_order(function: Callable[[int], T], items: range, title: str) -> Iterator[T]:
-    """`map` over threads, in order, with a bounded number of results waiting (Pillow decodes without the GIL)."""
+    """`map` over threads, in order, with a limited number of waiting results.
+
+    Pillow decodes without the GIL, so threads run in parallel.
+    """
     with ThreadPoolExecutor(WORKERS) as pool, progress(title, len(items)) as advance:
         waiting: deque[Future[T]] = deque()
         for item in items:
@@ -247,7 +254,7 @@ def _in_order(function: Callable[[int], T], items: range, title: str) -> Iterato
 
 
 def open_samples(folder: Path, data: Data) -> Samples:
-    """The training split that `decode` wrote, `data.holdout` of it held out by `data.seed`."""
+    """The training split that `decode` wrote. `data.seed` draws the share `data.holdout` that is held out."""
     about, train = _meta(folder), _open(folder, data)
     order = permutation(len(train), data.seed, HOLDOUT)
     held = max(1, round(len(train) * data.holdout))

@@ -1,7 +1,7 @@
 """Views: augmentation as a pure function of (sample id, view number, seed), so that it replays exactly.
 
-Teacher and student must see the same sample, whatever the batch order, the number of workers or processes. So each random
-number is a hash of its coordinates (edgekd.base.draws). How a view augments its samples is the input's (edgekd.inputs).
+Teacher and student must see the same sample, whatever the batch order or the number of workers and processes. So each
+random number is a hash of its coordinates (edgekd.base.draws). The input (edgekd.inputs) does the augmentation.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Targets = Mapping[str, npt.NDArray[np.int64]]  # task -> labels `[samples]`
 class Batch(NamedTuple):
     """Some samples in one view, as training reads them.
 
-    inputs: raw arrays by field, `[n, ...]`; targets: labels by task, int64 `[n]`; with mix-up the label is that of `targets`
-    with probability `lam` (float64 `[n]`) and that of `partners` otherwise, without it `lam` is 1 everywhere.
+    inputs: raw arrays by field, `[n, ...]`; targets: labels by task, int64 `[n]`. With mix-up the label is that of
+    `targets` with probability `lam` (float64 `[n]`) and that of `partners` otherwise. Without mix-up `lam` is 1.
     """
 
     inputs: Arrays
@@ -37,8 +37,8 @@ class Batch(NamedTuple):
 class Views:
     """Augmented views of a split: `views(ids, number)` gives a Batch.
 
-    get: ids to raw arrays; targets: labels of the whole split by task; ids: those that mix-up may pick a partner from;
-    mixup: alpha of Beta(alpha, alpha), 0 is off.
+    get: function from ids to raw arrays; targets: labels of the whole split by task; ids: samples that mix-up may pick as
+    partners; mixup: alpha of Beta(alpha, alpha), 0 is off.
     """
 
     input: Input

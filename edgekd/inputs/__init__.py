@@ -1,4 +1,4 @@
-"""Inputs: what a network reads is computed here, for the training loop and for the exported graph alike."""
+"""Inputs: they compute a network's arguments from samples, for the training loop and the exported graph alike."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,6 +7,6 @@ from edgekd.inputs.protocol import Arrays, Field, Input
 from edgekd.recipe import Data
 
 INPUTS: dict[str, Callable[[Mapping[str, list[int]], Data], Input]] = {"image": Image.of}
-"""Each kind by its name: an input made of the shapes of a decoded split's fields, and of the recipe's [data]."""
+"""Name of an input -> function that makes it from the field shapes of a decoded split and the recipe's [data]."""
 
 __all__ = ["INPUTS", "Arrays", "Field", "Image", "Input"]

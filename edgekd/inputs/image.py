@@ -1,4 +1,4 @@
-"""Image: pictures of one size, as bytes. What is true of images only stands here."""
+"""Image: pictures of one size, as bytes. Code that only concerns images belongs in this file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgekd.inputs.picture import Pixels, decode_image
 from edgekd.inputs.protocol import Arrays, Field
 from edgekd.recipe import Augmentation, Data
 
-if TYPE_CHECKING:  # importing torch takes seconds, which a command that only reads figures would wait for
+if TYPE_CHECKING:  # importing torch takes seconds; a command that only reads figures would wait for it
     from edgekd.inputs.normalise import Normalise
 
 AS_THEY_ARE = Augmentation()
@@ -22,7 +22,7 @@ INPUT = "input"  # the name of the pixels, in the loop and in the graph
 
 @dataclass(frozen=True)
 class Image:
-    """Images of `shape` (height, width, channels), uint8; a network reads `(x / 255 - mean) / std` of each channel."""
+    """Images uint8 of `shape` (height, width, channels). A network reads `(x / 255 - mean) / std` of each channel."""
 
     shape: tuple[int, int, int]
     mean: tuple[float, ...] = (0.5,)
@@ -48,7 +48,7 @@ class Image:
         return {"in_channels": self.shape[2]}
 
     def mistakes(self) -> Mapping[str, str]:
-        """A normalisation of other channels, and a crop beyond the images."""
+        """Mistakes for a normalisation of another number of channels, and for a crop larger than the images."""
         found, (height, width, channels) = {}, self.shape
         if len(self.mean) not in (1, channels):
             have = f"{channels} channel{'s' * (channels > 1)}"
@@ -62,11 +62,11 @@ class Image:
         return found
 
     def read(self, stored: bytes | Pixels) -> Arrays:
-        """The pixels uint8 `[h, w, channels]` of an encoded image, or of an array."""
+        """The pixels uint8 `[h, w, channels]` of an encoded image or of an array."""
         return {INPUT: decode_image(stored, self.shape[:2], self.shape[2])}
 
     def view(self, raw: Arrays, ids: Ids, view: int, seed: int) -> Arrays:
-        """The images padded, cropped, flipped and cut out, as `augment` says."""
+        """The images after padding, crop, flip and cut-out, as `augment` says."""
         images: Pixels = raw[INPUT]
         n, height, width, _ = images.shape
         if pad := self.augment.crop_padding:
@@ -96,7 +96,10 @@ class Image:
         return np.where(inside[..., None], colour, images)
 
     def mixed(self, raw: Arrays, partners: Arrays, share: Floats) -> Arrays:
-        """The weighted sums, rounded back to bytes: teacher and student see an image as the device will see one."""
+        """The weighted sums of images and partners, rounded to bytes.
+
+        Teacher and student so see bytes, as the device will.
+        """
         weight = share.astype(np.float32)[:, None, None, None]
         return {INPUT: np.rint(weight * raw[INPUT] + (1 - weight) * partners[INPUT]).astype(np.uint8)}
 
@@ -114,7 +117,7 @@ def decoded(stored: bytes | Pixels, size: tuple[int, int] | None, channels: int 
 
 
 def another_shape(name: str, sample: Arrays, first: Mapping[str, tuple[int, ...]]) -> str:
-    """What to do about the image `name`, which has another size than the first one."""
+    """The error text for the image `name`, whose size differs from that of the first image."""
     (height, width, channels), shape = sample[INPUT].shape, first[INPUT]
     return (
         f"{name} is {width}x{height} with {channels} channels, the first image of train is {shape[1]}x{shape[0]} with "

@@ -1,4 +1,4 @@
-"""Normalise: it turns bytes of images into a network's input, in the training loop and inside the exported graph."""
+"""Normalise: turns bytes of images into a network's input, in the training loop and in the exported graph."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 
 class Normalise(nn.Module):
-    """It turns images of bytes into what a network reads: `(x / 255 - mean) / std` of each channel.
+    """Turns images of bytes into a network's input: `(x / 255 - mean) / std` of each channel.
 
-    `mean` and `std` hold one figure a channel, of values in 0..1. The loop, the exported graph and run.py compute the same
-    bits, for they share the formula `x * scale + shift`, whose two constants are computed in float64 and rounded once.
+    `mean` and `std` hold a figure for each channel, of values in 0..1. The loop, the exported graph and run.py compute the
+    same bits. All three use `x * scale + shift`, and both constants are computed in float64 and rounded once.
     """
 
-    # Product and sum are two operators on purpose. Each rounds to the nearest float32, in torch, numpy and onnxruntime alike,
-    # so that nothing is left to differ. torch.addcmul computes both in one operator, and leaves out the first rounding on
-    # processors with FMA: half of the values are then other ones than the graph's. `(x / 255 - mean) / std` would be as equal,
-    # but takes three operators, two of them divisions.
+    # Product and sum are two operators on purpose. Each rounds to the nearest float32, in torch, numpy and onnxruntime
+    # alike, so the results are equal. torch.addcmul is one operator and skips the first rounding on processors with FMA:
+    # half of its values differ from the graph's. `(x / 255 - mean) / std` would be equal everywhere too, but takes three
+    # operators, two of them divisions.
 
     scale: Tensor
     shift: Tensor
@@ -32,20 +32,19 @@ class Normalise(nn.Module):
         self.register_buffer("shift", torch.tensor(shift, dtype=torch.float32).reshape(-1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """It gives float32 `[n, channels, h, w]` of uint8 images `[n, h, w, channels]`.
+        """The network's input float32 `[n, channels, h, w]` from uint8 images `[n, h, w, channels]`.
 
-        The values keep their order in memory, so that the result is `channels_last`, which oneDNN's convolutions and GPUs
-        prefer.
+        The values keep their order in memory, so the result is `channels_last`. oneDNN's convolutions and GPUs prefer that.
         """
-        # Cast first: uint8 is an input's type in TensorRT, and no operator but Cast reads it.
+        # Cast first: in TensorRT a uint8 input can be read by Cast alone.
         return self.normalised(images.float().permute(0, 3, 1, 2))
 
     def normalised(self, planes: Tensor) -> Tensor:
-        """It computes the formula on floats in 0..255, `[n, channels, h, w]`; gradients pass through it."""
+        """The formula on floats in 0..255, `[n, channels, h, w]`. Gradients pass through it."""
         if torch.compiler.is_exporting():
             return planes * self.scale + self.shift
-        # The same two operators, but with the figures once for each pixel of a row: where the channels lie side by side torch
-        # would otherwise begin anew behind each pixel, which takes four times as long. In place, for memory takes time too.
+        # The same two operators, with the constants repeated for each pixel of a row. In channels_last memory torch would
+        # otherwise restart its loop at each pixel, which takes four times as long. In place, because memory takes time too.
         scale, shift = (
             each.expand(1, -1, 1, planes.shape[3]).contiguous(memory_format=torch.channels_last)
             for each in (self.scale, self.shift)
@@ -53,11 +52,11 @@ class Normalise(nn.Module):
         return (planes * scale).add_(shift)
 
     def to_bytes(self, planes: Tensor) -> Tensor:
-        """It gives the images, uint8 `[n, h, w, channels]`, whose normalised values are nearest to `planes`."""
+        """The images uint8 `[n, h, w, channels]` whose normalised values are nearest to `planes`."""
         pixels = ((planes - self.shift) / self.scale).round().clamp(0, 255)
         return pixels.byte().permute(0, 2, 3, 1).contiguous()
 
 
 def per_channel(figures: Sequence[float], channels: int) -> tuple[float, ...]:
-    """It repeats one figure for all channels; as many figures as channels stay as they are."""
+    """The figures for each channel: a single figure is repeated for all channels."""
     return tuple(float(figure) for figure in np.broadcast_to(figures, channels))

@@ -1,11 +1,11 @@
-"""Pictures: `as_pixels` makes uint8 `[height, width, channels]` of whatever Pillow opens, by one rule.
+"""Pictures: `as_pixels` turns any picture that Pillow opens into uint8 `[height, width, channels]`, by one rule.
 
-    turned            as its EXIF orientation says
-    16 bits a value   the upper 8, of grey as of colour (Pillow reads colour so itself, and rounds that of PPM)
-    float, 32 bits    refused: nothing says which value is white; LAB too, which not every Pillow converts
-    alpha             left out: the colours as they are stored
+    orientation       turned as the EXIF data says
+    16 bits a value   the upper 8 bits, for grey and for colour (Pillow does that itself for colour, but rounds for PPM)
+    float, 32 bits    refused, because no value is known as white; LAB is refused too: not every Pillow converts it
+    alpha             left out; the colours stay as they are stored
     other modes       (palette, CMYK, YCbCr, 1 bit, grey) become three channels of colour, or one of luma (ITU-R 601)
-    another size      resized last: Pillow's bilinear filter, which averages where it shrinks
+    another size      resized last, with Pillow's bilinear filter, which averages when it shrinks a picture
 
 run.py, which ships alone, holds the same rule in the same lines; tests/scripts/test_pictures.py compares the bytes of each kind.
 """
@@ -23,14 +23,14 @@ from PIL import Image, UnidentifiedImageError
 Pixels = npt.NDArray[np.uint8]
 
 ORIENTATION = 0x0112  # the EXIF tag
-TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # its values -> Pillow's numbers of transpositions
+TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # value of the EXIF tag -> Pillow's number of the transposition
 TELLS_ORIENTATION = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}  # keys of a picture's `info`
 
 
 def as_pixels(image: Image.Image, channels: int = 3, size: tuple[int, int] | None = None) -> Pixels:
     """The pixels of an opened picture, `channels` 1 or 3, resized to `size` (height, width).
 
-    Raises ValueError for values without a known white; whatever Pillow raises while it reads comes through.
+    Raises ValueError for values without a known white. Errors that Pillow raises while it reads pass through.
     """
     turn = turn_of(image)
     image = eight_bits(image)
@@ -38,7 +38,7 @@ def as_pixels(image: Image.Image, channels: int = 3, size: tuple[int, int] | Non
     if image.mode == "LAB":
         raise ValueError("it is in LAB; convert it to RGB")
     if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
-        image = image.convert("RGBA")  # the same colours, of which Pillow warns when they are asked for at once
+        image = image.convert("RGBA")  # the same colours; a direct conversion makes Pillow warn
     if image.mode != mode:
         image = image.convert(mode)
     if turn is not None:
@@ -50,21 +50,24 @@ def as_pixels(image: Image.Image, channels: int = 3, size: tuple[int, int] | Non
 
 
 def turn_of(image: Any) -> Any:
-    """How its EXIF orientation turns a picture, which this reads whole; None: not at all, or the EXIF data is damaged."""
+    """The transposition that a picture's EXIF orientation asks for; None without one, or if the EXIF data is damaged.
+
+    The whole picture is read for that.
+    """
     image.load()
     if not (TELLS_ORIENTATION & image.info.keys() or image.format == "TIFF"):
         return None
     try:
         return TURNS.get(image.getexif().get(ORIENTATION))
-    except Exception:  # Pillow raises whatever it stumbles over
+    except Exception:  # Pillow raises many kinds of errors
         return None
 
 
 def eight_bits(image: Any) -> Any:
-    """A picture of 16 bits a value with the upper 8 of them; ValueError for values whose white nobody knows."""
+    """The picture with 8 bits a value: of 16 bits the upper 8 stay. Raises ValueError for values without a known white."""
     if image.mode[0] not in "IF":
         return image
-    # 16-bit grey is "I;16", in some formats and releases of Pillow "I", whose values reach further.
+    # 16-bit grey has mode "I;16". In some formats and releases of Pillow it has mode "I", whose values can be larger.
     values = np.asarray(image)
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         raise ValueError(
@@ -74,9 +77,10 @@ def eight_bits(image: Any) -> Any:
 
 
 def decode_image(sample: bytes | Pixels, size: tuple[int, int] | None = None, channels: int | None = None) -> Pixels:
-    """A sample as uint8 `[h, w, channels]` (`as_pixels`), resized to `size` (height, width) where given.
+    """A sample as uint8 `[h, w, channels]` (`as_pixels`), resized to `size` (height, width) if given.
 
-    channels: 1 or 3; none: 3 of a file, those that it has of an array. Raises ValueError with the reason where it is no image.
+    channels: 1 or 3; none: 3 for a file, an array's own number. Raises ValueError with the reason if the sample is not an
+    image.
     """
     if not isinstance(sample, bytes):
         if size in (None, sample.shape[:2]) and channels in (None, sample.shape[-1]):

@@ -1,4 +1,4 @@
-"""Input: the half of a problem that lies before a network's arguments. An input is one file here and one test."""
+"""Input: a kind of samples, from the stored sample to a network's arguments. An input is one file and one test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgekd.base.draws import Floats, Ids
 
-if TYPE_CHECKING:  # importing torch takes seconds, which a command that only reads figures would wait for
+if TYPE_CHECKING:  # importing torch takes seconds; a command that only reads figures would wait for it
     from torch import nn
 
 Arrays = Mapping[str, NDArray[Any]]  # field -> [n, ...]: row i is sample i
@@ -19,9 +19,10 @@ Arrays = Mapping[str, NDArray[Any]]  # field -> [n, ...]: row i is sample i
 
 @dataclass(frozen=True)
 class Field:
-    """An array of each sample, as the exported graph takes it; `shape` is that of one sample.
+    """A named array of each sample, as the exported graph takes it. `shape` is that of one sample.
 
-    A free size is a name, the same one in all fields that share the size. `at_most` bounds it, and so long are stored samples.
+    A size that varies is given as a name; fields that share the size share the name. `at_most` is the largest value of
+    that size, and stored samples have it.
     """
 
     name: str
@@ -38,11 +39,11 @@ class Field:
 
 
 class Input(Protocol):
-    """Pure functions: the same arguments give the same arrays on every machine and in every order."""
+    """The functions of an input. They are pure: equal arguments give equal arrays on every machine, in every order."""
 
     @property
     def noun(self) -> str:
-        """The samples in words, as "images"."""
+        """The word for the samples, for example "images"."""
         ...
 
     @property
@@ -52,15 +53,15 @@ class Input(Protocol):
 
     @property
     def offers(self) -> Mapping[str, int]:
-        """Sizes that a model's function may ask for by name, as `in_channels`."""
+        """Sizes that a model's function may ask for by name, for example `in_channels`."""
         ...
 
     def mistakes(self) -> Mapping[str, str]:
-        """Settings that do not fit these samples: the key below [data], and why."""
+        """Settings that do not fit these samples: the key below [data] -> the reason."""
         ...
 
     def read(self, stored: Any) -> Arrays:
-        """The arrays of one sample `[...]`, as it was stored. Raises ValueError where it cannot be decoded."""
+        """The arrays `[...]` of one stored sample. Raises ValueError if the sample cannot be decoded."""
         ...
 
     def view(self, raw: Arrays, ids: Ids, view: int, seed: int) -> Arrays:
@@ -68,11 +69,11 @@ class Input(Protocol):
         ...
 
     def mixed(self, raw: Arrays, partners: Arrays, share: Floats) -> Arrays:
-        """Each sample mixed with its partner: `share` `[n]` of it, and the rest of the partner."""
+        """Each sample mixed with its partner: `share` `[n]` of the sample, the rest of the partner."""
         ...
 
     def preprocess(self) -> nn.Module:
-        """The module that turns raw tensors into a network's arguments, for the loop and for the graph alike."""
+        """The module that turns raw tensors into a network's arguments, for the loop and the graph alike."""
         ...
 
 
@@ -87,10 +88,10 @@ def number_of(raw: Arrays) -> int:
 
 
 def cut(raw: Arrays, rows: slice) -> Arrays:
-    """Some of the samples."""
+    """The samples of the given rows."""
     return {name: array[rows] for name, array in raw.items()}
 
 
 def zeros(input: Input, n: int) -> Arrays:
-    """Samples whose raw arrays are 0."""
+    """`n` samples whose raw arrays are all 0."""
     return {field.name: np.zeros((n, *field.stored), field.dtype) for field in input.fields}

@@ -1,4 +1,4 @@
-"""The file that a user writes: its sections, losses and schemes, overrides of the command line, and what is refused."""
+"""Recipe: the file that a user writes. Its sections, losses, schemes, command-line overrides and refusals."""
 
 from edgekd.recipe.recipe import (
     FILE,

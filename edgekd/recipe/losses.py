@@ -1,4 +1,4 @@
-"""Loss: one term of a recipe, and the check of its options. A method's signature is the schema of its options."""
+"""Loss: a term of a recipe's loss, and the check of its options. A method's signature is the schema of its options."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from edgekd.base.toml_file import Loc, as_json, dotted, shown, wording
 from edgekd.errors import nearest
 
 Layout = Literal["tokens", "channels_first"]
-"""Of a feature with three axes: `[batch, positions, channels]` or `[batch, channels, positions]`."""
+"""The order of a feature's three axes: `[batch, positions, channels]` or `[batch, channels, positions]`."""
 NonNegative = Annotated[float, Field(ge=0)]
 
 TEACHERS = frozenset({"z_t", "z_ts", "f_t"})
-"""Arguments of a method that a teacher gives: its logits, those of several, its features."""
+"""Arguments of a method that come from a teacher: its logits, the logits of several teachers, its features."""
 
 
 class Signature(Protocol):
-    """The check reads this of a method: the names of its positional arguments, and its hyper-parameters by name."""
+    """The parts of a method that the check reads: names of positional arguments, and hyper-parameters by name."""
 
     @property
     def needs(self) -> tuple[str, ...]: ...
@@ -44,10 +44,10 @@ def _layers(value: Any) -> Any:
 
 
 class Loss(BaseModel):
-    """One term: `method`, `weight`, and the method's own keyword arguments, which its signature checks.
+    """A term of the loss: `method`, `weight`, and the method's own keyword arguments, checked by its signature.
 
-    `layers`, for a method that compares features, maps the student's module paths to the teacher's, or is "auto"
-    (edgekd.distill.layers); for one that reads the student's alone it lists these.
+    For a method that compares features, `layers` maps the student's module paths to the teacher's. For a method that
+    reads the student's features alone, `layers` lists the student's paths. "auto": see edgekd.distill.layers.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
@@ -72,7 +72,7 @@ class Loss(BaseModel):
 
 
 def check_losses(losses: Sequence[Loss], methods: Methods) -> list[str]:
-    """The mistakes in the losses' methods and options, each as `distill.losses.0.temperature: what is wrong`."""
+    """The mistakes in the methods and options of losses, each as `distill.losses.0.temperature: ...`."""
     placed: Iterator[tuple[Loc, Mapping[str, Any]]] = (
         (
             ("distill", "losses", n),
@@ -84,7 +84,7 @@ def check_losses(losses: Sequence[Loss], methods: Methods) -> list[str]:
 
 
 def losses_in(document: Mapping[str, Any]) -> Iterator[tuple[Loc, Mapping[str, Any]]]:
-    """The losses of a document whose other parts may be wrong."""
+    """The losses of a document with their places. Other parts of the document may be wrong."""
     distill = document.get("distill")
     losses = distill.get("losses") if isinstance(distill, dict) else None
     for n, loss in enumerate(losses if isinstance(losses, list) else ()):
@@ -107,12 +107,12 @@ def mistakes_in_losses(losses: Iterator[tuple[Loc, Mapping[str, Any]]], methods:
 
 
 def reads_teacher(method: Signature) -> bool:
-    """Whether a method reads a teacher, its logits or its features."""
+    """Whether a method reads a teacher's logits or features."""
     return not TEACHERS.isdisjoint(method.needs)
 
 
 def _layer_mistakes(name: str, method: Signature, layers: object, layout: object) -> Iterator[tuple[Loc, str]]:
-    """A method that reads features needs layers; another has no use for them."""
+    """Mistakes in `layers` and `layout`: a method that reads features needs layers, other methods take none."""
     needs = method.needs
     if layout is not None and "f_s" not in needs:
         yield ("layout",), f"{shown(layout)} given; method {name} reads logits only, so no feature has a layout"
@@ -157,12 +157,12 @@ def _value_mistakes(value: object, annotation: Any) -> Iterator[tuple[Loc, str]]
 
 
 def is_auto(losses: Sequence[Loss]) -> bool:
-    """Some loss leaves its temperature to the hold-out split."""
+    """Whether any loss has temperature "auto", which is chosen on the hold-out split."""
     return any(loss.options.get("temperature") == "auto" for loss in losses)
 
 
 def with_temperature(losses: Sequence[Loss], temperature: float) -> tuple[Loss, ...]:
-    """The losses, each "auto" replaced."""
+    """The losses with each temperature "auto" replaced by `temperature`."""
     return tuple(
         Loss(**{**loss.model_dump(), "temperature": temperature}) if is_auto([loss]) else loss for loss in losses
     )

@@ -18,12 +18,12 @@ PATH_KEYS: tuple[Loc, ...] = (
     ("student", "weights"),
 )
 MODEL_KEYS: tuple[Loc, ...] = (("teacher", "model"), ("student", "model"))
-SUFFIXES = (".pt", ".pth", ".pt2", ".onnx", ".safetensors", ".bin", ".ckpt", ".py")  # of a path without a folder
+SUFFIXES = (".pt", ".pth", ".pt2", ".onnx", ".safetensors", ".bin", ".ckpt", ".py")  # mark a path that names no folder
 
 
 def apply(overrides: Sequence[str], document: dict[str, Any]) -> tuple[tuple[Loc, ...], list[Mistake]]:
-    """Write the overrides into the document: their keys, and the mistakes of those that cannot be written."""
-    if isinstance(overrides, str):  # a sequence too, of letters
+    """Write the overrides into the document. Returns their keys, and a mistake for each that cannot be written."""
+    if isinstance(overrides, str):  # a string is a sequence of letters
         return (), [Mistake("overrides", f"{overrides!r} given; give a list of them: [{overrides!r}]")]
     overridden: list[Loc] = []
     mistakes: list[Mistake] = []
@@ -39,7 +39,7 @@ def apply(overrides: Sequence[str], document: dict[str, Any]) -> tuple[tuple[Loc
 
 
 def _split(key: str) -> list[str]:
-    """The steps of a dotted TOML key; one that has a dot itself stands in quotes: layers."block.0"."""
+    """The steps of a dotted TOML key. A step that contains a dot is quoted: layers."block.0"."""
     try:
         rest: Any = tomllib.loads(f"{key} = 0") if key.count(".") < 50 else None
         if not isinstance(rest, dict) or len(rest) != 1:
@@ -55,7 +55,7 @@ def _split(key: str) -> list[str]:
 
 
 def _value(text: str) -> object:
-    """A TOML value, or the text as it stands where it is none: `--set quantize.mode=qat` needs no quotes."""
+    """The value of a TOML text, or the text itself if it is not TOML: `--set quantize.mode=qat` needs no quotes."""
     try:
         content = tomllib.loads(f"value = {text}")
     except RecursionError:
@@ -67,7 +67,7 @@ def _value(text: str) -> object:
 
 
 def _write(document: dict[str, Any], steps: list[str], value: object) -> Loc:
-    """Set one value and return its place. Raises ValueError where the document has no such place."""
+    """Set a value and return its place. Raises ValueError if the document cannot have that place."""
     loc: Loc = ()
     container: Any = document
     for step, following in zip(steps, [*steps[1:], None], strict=True):
@@ -91,7 +91,10 @@ def _write(document: dict[str, Any], steps: list[str], value: object) -> Loc:
 
 
 def _from_here(loc: Loc, value: object) -> object:
-    """A relative path that was typed on the command line starts at the current directory, not at the recipe."""
+    """The value with relative paths made absolute.
+
+    On the command line a relative path starts at the current directory, not at the recipe.
+    """
     if not isinstance(value, str):
         return value
     scheme, colon, rest = value.partition(":")

@@ -1,4 +1,4 @@
-"""Recipe: what to build. Reads edgekd.toml and reports every mistake at once, each with its place in the file."""
+"""Recipe: the description of a build. Reads edgekd.toml and reports all mistakes at once, with their places."""
 
 from __future__ import annotations
 
@@ -32,18 +32,19 @@ from edgekd.recipe.schemes import ELSEWHERE, SCHEMES, with_scheme
 FILE = "edgekd.toml"
 LOCATED = ("data", "teacher", "student", "tasks")  # the tables that name files
 SYNTHESES = ("deep_inversion", "dafl", "dfq")
-MOST = 10**9  # of anything that is counted
-MOST_PIXELS = 1 << 15  # of a side
+MOST = 10**9  # the largest number that a setting may have
+MOST_PIXELS = 1 << 15  # the largest side of an image
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 class Section(Table):
-    """A table of the recipe: immutable, and a key that it does not know is an error.
+    """A table of the recipe: immutable; an unknown key is an error.
 
-    What of it enters the key of a stage (edgekd.cache.stage): of `references` the file's content instead of its path, of
-    `shapes_nothing` nothing, of `decoded` nothing either: the key of the samples that were decoded stands for it.
+    Three sets of field names say what enters the key of a stage (edgekd.cache.stage). references: the content of the
+    named file enters instead of its path. shapes_nothing: the field does not enter. decoded: the field does not enter,
+    because the key of the decoded samples already covers it.
     """
 
     references: ClassVar[frozenset[str]] = frozenset()
@@ -52,7 +53,7 @@ class Section(Table):
 
 
 class Augmentation(Section):
-    """How a training view differs from the stored image; a view replays exactly (see edgekd.data.views)."""
+    """The changes from a stored image to a training view. A view replays exactly (see edgekd.data.views)."""
 
     crop_padding: int = Field(
         default=0, ge=0, le=MOST_PIXELS, description="pixels of zero padding before a random crop back to the size"
@@ -68,14 +69,14 @@ class Augmentation(Section):
 
 
 class Splits(Section):
-    """The two splits: an image folder, parquet (a file, or a pattern with `*`) or `python:module:function` each."""
+    """The two splits. Each is an image folder, parquet (a file, or a pattern with `*`) or `python:module:function`."""
 
     train: Text = Field(description="training samples, of teacher and student")
     test: Text = Field(description="test samples, read by the final check only")
 
 
 class Reading(Section):
-    """How the samples of a split are read."""
+    """The settings for reading the samples of a split."""
 
     shapes_nothing = frozenset({"store_gb"})
 
@@ -96,7 +97,7 @@ class Reading(Section):
 
 
 class Source(Reading):
-    """One split and how it is read: all that decides about its decoded store."""
+    """A split with its settings for reading: everything that shapes its decoded store."""
 
     references = frozenset({"files"})
 
@@ -104,7 +105,7 @@ class Source(Reading):
 
 
 class Synthetic(Section):
-    """How many images a data-free build makes, and how long it works on them; unset: the method's own."""
+    """The number of images that a data-free build makes, and its optimizer steps and batch."""
 
     samples: int = Field(default=10_000, ge=1, le=MOST, description="number of images")
     steps: int | None = Field(default=None, ge=1, le=MOST, description="optimizer steps; none: the method's own number")
@@ -114,8 +115,11 @@ class Synthetic(Section):
 
 
 class Data(Reading, Splits):
-    """Samples, the hold-out split, normalisation and augmentation. `train = "synthetic:deep_inversion"` (or dafl, dfq) makes
-    the training images from the teacher alone (edgekd.distill.data_free)."""
+    """The samples, the hold-out split, normalisation and augmentation.
+
+    `train = "synthetic:deep_inversion"` (or dafl, dfq) makes the training images from the teacher alone
+    (edgekd.distill.data_free).
+    """
 
     references = frozenset({"train", "test"})
     decoded = frozenset({"train", "test"})
@@ -130,19 +134,19 @@ class Data(Reading, Splits):
     synthetic: Synthetic = Field(default=Synthetic(), description="settings if train is synthetic")
 
     def source(self, split: Literal["train", "test"]) -> Source:
-        """What decides about the decoded store of a split, and nothing else; a data-free build has the test split alone."""
+        """The settings that shape the decoded store of a split, and no others. A data-free build has a test split only."""
         files = self.test if split == "test" or self.is_synthetic else self.train
         return Source.model_construct(files=files, **{name: getattr(self, name) for name in Reading.model_fields})
 
     @property
     def of_test(self) -> Self:
-        """What decides about the test split alone, which is neither split nor augmented."""
+        """The settings that shape the test split: no hold-out, no augmentation."""
         fixed = {name: Data.model_fields[name].default for name in ("holdout", "augment", "seed", "synthetic")}
         return self.model_copy(update={**fixed, "train": self.test})
 
     @property
     def is_synthetic(self) -> bool:
-        """There are no training samples: they are made from the teacher."""
+        """Whether the training samples are made from the teacher, so that the recipe names none."""
         return self.train.startswith("synthetic:")
 
     @model_validator(mode="after")
@@ -166,7 +170,7 @@ class Data(Reading, Splits):
 
 
 class Model(Section):
-    """A model reference, its weights and keyword arguments."""
+    """A model reference with its weights and keyword arguments."""
 
     references = frozenset({"model", "weights"})
 
@@ -178,7 +182,10 @@ class Model(Section):
 
 
 class TeacherModel(Model):
-    """A model that teaches, and what it is: edgekd.models.adapt makes its input and its outputs those that the data asks for."""
+    """A model that teaches, with the form of its input and outputs.
+
+    edgekd.models.adapt converts both to the form that the data needs.
+    """
 
     outputs: Literal["logits", "probabilities", "log_probabilities"] | None = Field(
         default=None, description="what its outputs are; none: logits, and any other output is refused"
@@ -194,23 +201,23 @@ class TeacherModel(Model):
 
 
 class Network(TeacherModel):
-    """A network as stages are given it; `heads` are the outputs of its further tasks, which stand behind the classes."""
+    """A network as stages take it. `heads` are the outputs of further tasks, which come after the classes."""
 
     heads: dict[str, int] = Field(default_factory=dict)
 
     @classmethod
     def of(cls, model: Model, heads: Mapping[str, int] | None = None) -> Self:
-        """The network of a table, without what the table says beside it."""
+        """The network of a table, without the table's other settings."""
         return cls(
             **{name: value for name, value in model if name in TeacherModel.model_fields}, heads=dict(heads or {})
         )
 
 
 class Teacher(TeacherModel):
-    """The trained model to learn from. `train_epochs` trains it on labels first where it has no weights.
+    """The trained model to learn from. With `train_epochs` the teacher is trained on labels first.
 
-    `also` are further teachers: methods that read one are averaged over all, others weigh them (`eb_kd`, `ca_mkd`). With
-    `column` the teachers see another column of the same rows (cross-modal distillation).
+    `also` are further teachers. A method that reads one teacher is averaged over all teachers; `eb_kd` and `ca_mkd` weigh
+    them. With `column` the teachers see another column of the same rows (cross-modal distillation).
     """
 
     train_epochs: int = Field(
@@ -227,10 +234,10 @@ class Teacher(TeacherModel):
 
 
 class Init(Section):
-    """The student's first weights, from the teacher's (or from those of the model `source`).
+    """The student's first weights, taken from the teacher or from the model `source`.
 
-    copy: layers by path, or every n-th of the repeated ones; slice: the strongest channels; wider, deeper: Net2Net, which
-    keeps the function, wider up to its `noise`; extend: everything that fits, the head's first classes (for `lwf`).
+    copy: layers by path, or every n-th repeated layer. slice: the strongest channels. wider, deeper: Net2Net, which keeps
+    the function (wider: except for the `noise`). extend: everything that fits, and the head's first classes (for `lwf`).
     """
 
     how: Literal["copy", "slice", "wider", "deeper", "extend"] = Field(description="see docs/distillation.md")
@@ -246,8 +253,11 @@ class Init(Section):
 
 
 class Student(Model):
-    """The model that ships. `assistants` (Mirzadeh et al. 2020) are trained on the way to it: each learns from the one
-    before, the first from the teacher. `init` is what it begins with, where it has no weights (edgekd.models.init)."""
+    """The model that ships.
+
+    `assistants` (Mirzadeh et al. 2020) are trained before the student: the first learns from the teacher, each next
+    assistant from the assistant before. `init` gives the student's first weights if it has none (edgekd.models.init).
+    """
 
     assistants: tuple[Model, ...] = Field(
         default=(), description="models between teacher and student; the first learns from the teacher"
@@ -256,9 +266,9 @@ class Student(Model):
 
 
 class Task(Section):
-    """A further task of the same student: a head of its own, taught by a teacher of its own (system-level distillation).
+    """A further task of the student, with its own head and its own teacher (system-level distillation).
 
-    `name` is the output's in the exported graph; `label` is the column of parquet that holds its classes.
+    `name` is the name of the task's output in the exported graph; `label` is the parquet column of its classes.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="name of the task's output")]
@@ -277,7 +287,10 @@ class Optimizer(Section):
 
 
 class Recording(Section):
-    """How the teacher's outputs are recorded: `views` augmentations of each sample, in a format of edgekd.distill.cache."""
+    """The settings for recording a teacher's outputs: `views` augmentations of each sample.
+
+    `format` is a format of edgekd.distill.cache.
+    """
 
     views: int
     format: Literal["float16", "int8", "topk"]
@@ -286,7 +299,7 @@ class Recording(Section):
 
 
 class Distill(Section):
-    """How the student is trained. Without `losses`: `kd` at T 4, weight 0.9, and labels at 0.1 (Hinton 2015)."""
+    """The settings for training the student. Default losses: `kd` at T 4, weight 0.9; labels, weight 0.1 (Hinton 2015)."""
 
     shapes_nothing = frozenset({"tensorboard"})
 
@@ -369,7 +382,7 @@ class Distill(Section):
 
 
 class Training(Section):
-    """Of quantization-aware distillation (mode = qat, or auto where it comes to that)."""
+    """The settings of quantization-aware distillation (mode = qat, or auto if its earlier steps do not suffice)."""
 
     epochs: int = Field(default=3, ge=1, le=MOST, description="epochs of quantization-aware training")
     lr: Positive = Field(
@@ -383,11 +396,11 @@ REFINEMENTS: tuple[Refinement, ...] = get_args(Refinement)
 
 
 class Quantize(Training):
-    """How the student becomes int8 where the target has it. Calibration decides ranges by the methods of
-    edgekd.quantize.ranges, from one pass over `calibration_samples` training images.
+    """The settings that turn the student into int8, if the target has int8.
 
-    auto: ptq, then refined, then with the most sensitive layers in float, then qat, until `budget.max_drop_from_fp32` holds
-    on the hold-out split.
+    Calibration sets ranges by the methods of edgekd.quantize.ranges, from one pass over `calibration_samples` training
+    images. auto tries ptq, then refinements, then the most sensitive layers in float, then qat. It stops as soon as
+    `budget.max_drop_from_fp32` holds on the hold-out split.
     """
 
     mode: Literal["ptq", "qat", "auto", "none"] = Field(default="ptq", description="see docs/quantization.md")
@@ -415,7 +428,7 @@ class Quantize(Training):
 
     @property
     def training(self) -> Training:
-        """What decides about the quantization-aware training alone."""
+        """The settings of the quantization-aware training alone."""
         return Training(epochs=self.epochs, lr=self.lr)
 
 
@@ -427,7 +440,7 @@ class Export(Section):
 
 
 class Budget(Section):
-    """What the shipped model must hold; points are percentage points of top-1 accuracy on the test split."""
+    """The limits for the shipped model. Points are percentage points of top-1 accuracy on the test split."""
 
     min_accuracy: Percent | None = Field(default=None, description="lowest top-1, in percent")
     max_drop_from_teacher: Percent | None = Field(default=None, description="largest drop under the teacher, in points")
@@ -447,7 +460,7 @@ class Budget(Section):
 
 
 class Recipe(Section):
-    """All of edgekd.toml. `folder` is where it was read from; relative paths in it start there."""
+    """The whole of edgekd.toml. `folder` is the recipe's folder, where its relative paths start."""
 
     name: FolderName = Field(description="names the bundle's folder")
     data: Data
@@ -462,7 +475,7 @@ class Recipe(Section):
 
     @property
     def teacher_data(self) -> Data:
-        """The data as the teachers see it."""
+        """The data with the column and the normalisation of the teachers."""
         if self.teacher is None:
             return self.data
         seen = {key: getattr(self.teacher, key) for key in ("column", "mean", "std") if getattr(self.teacher, key)}
@@ -472,15 +485,15 @@ class Recipe(Section):
 
     @property
     def teachers(self) -> tuple[Network, ...]:
-        """All of them, the first first; a recipe may have none."""
+        """All teachers, the main teacher first; a recipe may have none."""
         return () if self.teacher is None else tuple(map(Network.of, (self.teacher, *self.teacher.also)))
 
     def task_data(self, task: Task) -> Data:
-        """The same images with a task's labels."""
+        """The data with the labels of a task."""
         return self.data.model_copy(update={"label": task.label})
 
     def canonical(self) -> Self:
-        """Without what has no say in this recipe: a change of it makes no stage anew."""
+        """The recipe with unused settings at their defaults, so that a change of them runs no stage again."""
         data, distill = self.data, self.distill
         if not data.is_synthetic:
             data = data.model_copy(update={"synthetic": Synthetic()})
@@ -489,7 +502,7 @@ class Recipe(Section):
         return self.model_copy(update={"data": data, "distill": distill})
 
     def located(self) -> Self:
-        """The same recipe with absolute paths: `~` is the home, a relative one starts at the recipe's folder."""
+        """The recipe with absolute paths: `~` is the home, relative paths start at the recipe's folder."""
 
         def at(reference: str) -> str:
             before, file, after = split_reference(reference)
@@ -509,12 +522,15 @@ class Recipe(Section):
 
 
 def file_of(reference: str) -> Path | None:
-    """The file or folder that a reference speaks of, if any: a path, `onnx:FILE`, `exported:FILE`, `python:FILE.py:function`."""
+    """The file or folder that a reference names, or None.
+
+    A reference is a path, `onnx:FILE`, `exported:FILE` or `python:FILE.py:function`, among others.
+    """
     return split_reference(reference)[1]
 
 
 def split_reference(reference: str) -> tuple[str, Path | None, str]:
-    """What stands before the file of a reference, the file, and what stands behind it."""
+    """The text before the file in a reference, the file, and the text after it."""
     kind, colon, name = reference.partition(":")
     if kind in ("onnx", "exported"):
         return f"{kind}:", Path(name), ""
@@ -527,7 +543,7 @@ def split_reference(reference: str) -> tuple[str, Path | None, str]:
 
 
 def read_classes(file: Path) -> tuple[str, ...]:
-    """The class names of a text file, one a line. Raises RecipeError where it is none."""
+    """The class names of a text file with one name per line. Raises RecipeError for a bad name."""
     names = tuple(read_text(file).removeprefix("\ufeff").splitlines())
     if problem := class_problem(names):
         raise RecipeError(f"{file}: {problem}; write one name a line, and nothing else")
@@ -535,17 +551,17 @@ def read_classes(file: Path) -> tuple[str, ...]:
 
 
 def load_recipe(path: Path | None = None, overrides: Sequence[str] = (), methods: Methods | None = None) -> Recipe:
-    """The recipe in a folder (its edgekd.toml; none: this folder) or in a .toml file, changed by `key=value` overrides.
+    """The recipe in a folder's edgekd.toml or in a .toml file, changed by `key=value` overrides.
 
-    With `methods` (edgekd.distill.methods.METHODS, which imports torch) the options of the losses are checked too.
-    Raises RecipeError with every mistake and its place.
+    Without `path` the current folder is read. With `methods` (edgekd.distill.methods.METHODS, which imports torch) the
+    options of the losses are checked too. Raises RecipeError with every mistake and its place.
     """
     file = _recipe_file(path)
     text = read_text(file)
     document = parse_toml(text, file.name)
     overridden, mistakes = command_line.apply(overrides, document)
     places = Places(file.name, text, overridden)
-    refuse(str(file), beyond(document, places))  # what an override wrote
+    refuse(str(file), beyond(document, places))  # an override may have written such a value
     mistakes += date_mistakes(document, places)
     if methods is not None:
         mistakes += [

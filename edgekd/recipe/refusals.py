@@ -1,4 +1,4 @@
-"""What is refused before anything runs: files that are not there, settings that the device cannot run."""
+"""missing_files: the files and folders of a recipe that do not exist, refused before anything runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MODEL_FORMS = ("edgekd", "python", "timm", "onnx", "exported")
 
 
 def missing_files(recipe: Recipe) -> Iterator[Mistake]:
-    """The files and folders that a located recipe names and that are not there."""
+    """A mistake for each file or folder that a located recipe names but that does not exist."""
     for name, section in (("data", recipe.data), ("teacher", recipe.teacher), ("student", recipe.student)):
         if section is not None:
             yield from _missing_in(name, section)
@@ -22,7 +22,7 @@ def missing_files(recipe: Recipe) -> Iterator[Mistake]:
 def _missing_in(place: str, section: Section) -> Iterator[Mistake]:
     for key in sorted(section.references):
         reference: str | None = getattr(section, key)
-        # A word that is no path is explained where models are loaded, which knows their names.
+        # A word that is not a path is refused when models are loaded: that code knows their names.
         is_file = reference is not None and (key != "model" or reference.partition(":")[0] in MODEL_FORMS)
         file = file_of(reference) if reference is not None and is_file else None
         if file is not None and not (file.exists() or ("*" in file.name and any(file.parent.glob(file.name)))):

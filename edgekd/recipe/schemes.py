@@ -1,4 +1,4 @@
-"""`distill.scheme`: who teaches. A scheme is a set of defaults for the table [distill]; what the recipe states goes first.
+"""`distill.scheme`: named defaults for the table [distill]. The recipe's own settings override them.
 
 offline      a trained, frozen teacher, by its logits (Hinton et al. 2015)
 born_again   the same, then the student teaches itself anew (Furlanello et al. 2018); see `generations`
@@ -33,7 +33,7 @@ SCHEMES: Mapping[str, Mapping[str, Any]] = {
 # Those that need no [teacher] in the recipe: the student, or a peer of it, teaches.
 TEACHERLESS = ("tf_kd", "cs_kd", "byot", "dml", "one", "born_again")
 
-# What the literature calls schemes and a recipe says otherwise.
+# Schemes of the literature that a recipe states with other settings.
 ELSEWHERE = {
     "online": 'scheme = "dml" or "one"',
     "self": 'scheme = "byot", "born_again", "tf_kd" or "cs_kd"',
@@ -46,7 +46,7 @@ ELSEWHERE = {
 
 
 def with_scheme(document: dict[str, Any]) -> dict[str, Any]:
-    """A recipe's document with the defaults of the scheme that it names; an unknown name is refused by the recipe's check."""
+    """A recipe's document with the defaults of its scheme. The recipe's check refuses an unknown scheme."""
     distill = document.get("distill")
     if not isinstance(distill, dict) or not isinstance(distill.get("scheme"), str):
         return document

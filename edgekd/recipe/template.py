@@ -1,4 +1,4 @@
-"""`edgekd init`: a commented edgekd.toml for the data that lies in a folder."""
+"""`edgekd init`: writes a commented edgekd.toml for the data in a folder."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ mode = "ptq"                                # "qat" trains on in int8 arithmetic
 [budget]
 max_drop_from_fp32 = 1.0                    # points; also min_accuracy, max_drop_from_teacher, size_mb
 """
-NUMBERED = re.compile(r"([-_.]?)\d")  # how the name of a part goes on
+NUMBERED = re.compile(r"([-_.]?)\d")  # follows the split's name in the file name of a part
 SPLITS = {"train": ("train", "training"), "test": ("test", "val", "valid", "validation")}
 
 
 def write_recipe(folder: Path, *, force: bool = False) -> str:
-    """Write the recipe and return what to say; RecipeError where one is there already, unless `force`."""
+    """Write the recipe and return a message. Raises RecipeError if a recipe exists, unless `force`."""
     file = folder / FILE
     if not folder.is_dir():
         raise RecipeError(f"{folder} is no folder; give the folder that your data lies in")
@@ -69,7 +69,10 @@ def write_recipe(folder: Path, *, force: bool = False) -> str:
 
 
 def _find(folder: Path, names: tuple[str, ...]) -> str | None:
-    """A parquet file, its numbered parts, or an image folder of one of these names, here or one level below."""
+    """The data under one of these names: a parquet file, its numbered parts, or an image folder.
+
+    The folder and its subfolders are searched.
+    """
     for place in (
         folder,
         *sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")),
@@ -84,9 +87,9 @@ def _find(folder: Path, names: tuple[str, ...]) -> str | None:
 
 
 def _parquet(place: Path, name: str) -> Path | None:
-    """NAME.parquet; else the parts that are numbered (NAME-00000-of-00002.parquet), or the only file that begins so.
+    """The file NAME.parquet, or its numbered parts (NAME-00000-of-00002.parquet), or the only parquet file NAME*.
 
-    Several others may be anything, copies of each other too: none of them is taken.
+    If several files begin with NAME but have no numbers, none is taken: they may be copies of each other.
     """
     if (place / f"{name}.parquet").is_file():
         return place / f"{name}.parquet"

@@ -1,1 +1,1 @@
-"""Tasks: the answers of a network, how they are learnt, and how good they are."""
+"""Tasks: the answers of a network, with their losses and scores."""

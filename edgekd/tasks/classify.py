@@ -1,4 +1,4 @@
-"""Classify: one class is right for each sample. What is true of classes only stands here."""
+"""Classify: one class is right for each sample. Code that only concerns classes belongs in this file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def judged(right: Right) -> Judged:
-    """Each answer's part of top-1: 1 where it is right, `[n, 1]`."""
+    """Each answer's part of top-1, `[n, 1]`: 1 for a right answer, else 0."""
     return np.asarray(right, np.float64)[:, None]
 
 
@@ -32,12 +32,12 @@ TOP1 = Metric(
     interval=lambda judged: wilson_interval(int(judged[:, 0].sum()), len(judged)),
     paired=lambda reference, judged: paired_interval(_right(reference), _right(judged)),
 )  # fmt: skip
-"""The share of right answers, with Wilson's interval, and Newcombe's of a difference."""
+"""The share of right answers, with Wilson's interval; differences have Newcombe's interval."""
 
 
 @dataclass(frozen=True)
 class Classify:
-    """The class of the largest logit is the answer."""
+    """The task of naming a class: the class of the largest logit is the answer."""
 
     classes: tuple[str, ...]
 
@@ -50,7 +50,7 @@ class Classify:
         return len(self.classes)
 
     def label_loss(self, z: Tensor, labels: Labels) -> Tensor:
-        """Cross-entropy with (mixed) labels, batch mean."""
+        """The cross-entropy with the (mixed) labels, batch mean."""
         from torch.nn.functional import cross_entropy
 
         own = cross_entropy(z.float(), labels.hard, reduction="none")
@@ -58,21 +58,21 @@ class Classify:
         return (labels.lam * own + (1 - labels.lam) * partner).mean()
 
     def divergence(self, expected: Tensor, quantized: Tensor) -> Tensor:
-        """KL(expected ‖ found), mean of the rows."""
+        """The divergence KL(expected ‖ quantized), mean of the rows."""
         from torch.nn.functional import kl_div
 
         return kl_div(quantized.log_softmax(1), expected.log_softmax(1), reduction="batchmean", log_target=True)
 
     def answer(self, outputs: NDArray[np.float32]) -> Answers:
-        """The number of the class."""
+        """The number of the class with the largest logit."""
         return np.asarray(outputs.argmax(-1))
 
     def judge(self, answers: Answers, labels: NDArray[np.int64]) -> Judged:
-        """Whether the answer is right."""
+        """Each answer's part of top-1, `[n, 1]`: 1 for a right answer, else 0."""
         return judged(answers == labels)
 
     def parts(self, answers: Answers, labels: NDArray[np.int64]) -> dict[str, float]:
-        """Top-1 of each class that has samples."""
+        """The top-1 of each class that has samples, in percent."""
         right = answers == labels
         return {
             name: round(float(100 * right[labels == i].mean()), 2)
@@ -81,5 +81,5 @@ class Classify:
         }
 
     def same(self, one: Answers, other: Answers) -> NDArray[np.float64]:
-        """Whether both name one class."""
+        """1 for each sample where both answers name the same class, else 0."""
         return np.asarray(one == other, np.float64)

@@ -1,4 +1,4 @@
-"""Task: the half of a problem that lies behind a network's outputs. A task is one file here and one test."""
+"""Task: a kind of answers, from a network's outputs to the score. A task is one file and one test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgekd.figures.metric import Judged, Metric
 
-if TYPE_CHECKING:  # importing torch takes seconds, which a command that only reads figures would wait for
+if TYPE_CHECKING:  # importing torch takes seconds; a command that only reads figures would wait for it
     from torch import Tensor
 
 Answers = NDArray[Any]  # [n, ...]
@@ -19,7 +19,7 @@ Answers = NDArray[Any]  # [n, ...]
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of a batch, int64 `[batch]`; with mix-up a share `1 - lam` belongs to `partner`."""
+    """The labels of a batch, int64 `[batch]`. With mix-up the share `1 - lam` belongs to `partner`."""
 
     hard: Tensor
     partner: Tensor
@@ -27,16 +27,16 @@ class Labels:
 
 
 class Task(Protocol):
-    """Pure functions: the same arguments give the same figures in the loop, in the final check and on a device."""
+    """The functions of a task. They are pure: equal arguments give equal figures in the loop and on a device."""
 
     @property
     def metric(self) -> Metric:
-        """How good answers are."""
+        """The metric that scores answers."""
         ...
 
     @property
     def outputs(self) -> int:
-        """How many numbers of the network's last axis belong to the task."""
+        """The size of the network's last axis for this task."""
         ...
 
     def label_loss(self, z: Tensor, labels: Labels) -> Tensor:
@@ -44,11 +44,11 @@ class Task(Protocol):
         ...
 
     def divergence(self, expected: Tensor, quantized: Tensor) -> Tensor:
-        """How far answers moved, as a loss; `[rows, outputs]` of the float and of the quantized network."""
+        """The distance of the quantized network's outputs from the float network's, both `[rows, outputs]`, as a loss."""
         ...
 
     def answer(self, outputs: NDArray[np.float32]) -> Answers:
-        """What is answered for each sample, `[n, ...]`, of outputs `[n, outputs]`."""
+        """The answer for each sample, `[n, ...]`, from outputs `[n, outputs]`."""
         ...
 
     def judge(self, answers: Answers, labels: NDArray[np.int64]) -> Judged:
@@ -56,9 +56,9 @@ class Task(Protocol):
         ...
 
     def parts(self, answers: Answers, labels: NDArray[np.int64]) -> Mapping[str, float]:
-        """Figures of parts of the samples, by name: of each class."""
+        """The figures of subsets of the samples, by name, for example of each class."""
         ...
 
     def same(self, one: Answers, other: Answers) -> NDArray[np.float64]:
-        """How much of each sample's answer two networks share, `[n]`, 0 to 1."""
+        """The agreement of two networks' answers for each sample, `[n]`, from 0 to 1."""
         ...
