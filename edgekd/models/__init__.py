@@ -1,4 +1,4 @@
-"""Models: the small built-in students, references to the user's own, and their weights."""
+"""Models: the small built-in students, references to the user's own models, and their weights."""
 
 from edgekd.models.reference import BUILT_IN, ExportedModel, OnnxModel, load_model, number_of_classes
 

@@ -1,4 +1,4 @@
-"""Where training computes: one function chooses it, and everything else goes where the model is."""
+"""The device for training: one function chooses the device, and all other code follows the model."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import nn
 
 
 def device() -> torch.device:
-    """The accelerator where there is one, else the processor."""
+    """The accelerator if the machine has one, else the processor."""
     if not torch.accelerator.is_available():
         return torch.device("cpu")
     return torch.accelerator.current_accelerator() or torch.device("cpu")
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model's weights are, or its buffers; the processor where it has neither."""
+    """The device of the model's weights, or of its buffers; the processor for a model without both."""
     tensor = next(chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if tensor is None else tensor.device
 
 
 def uses_bf16(precision: str) -> bool:
-    """ "auto" is bf16 where the processor or GPU computes in it; emulation in software is slower than float32."""
+    """Whether training uses bf16. "auto": if the processor or GPU computes in bf16, because emulation is slow."""
     if precision != "auto":
         return precision == "bf16"
     if device().type == "cuda":
@@ -35,7 +35,10 @@ def uses_bf16(precision: str) -> bool:
 
 
 def autocast(where: torch.device, bf16: bool) -> AbstractContextManager[object]:
-    """Products in bf16 on the device `where` in the block, or in float32; torch has no autocast for some devices."""
+    """Computes products in the block in bf16 on the device `where`, or in float32.
+
+    Does nothing on devices for which torch has no autocast.
+    """
     if not torch.amp.is_autocast_available(where.type):
         return nullcontext()
     return torch.autocast(where.type, torch.bfloat16, enabled=bf16)

@@ -1,12 +1,13 @@
-"""A teacher as all its readers see it: pictures of the data's size in, logits in the data's order of classes out.
+"""adapt: makes a teacher take pictures of the data's size and give logits in the data's order of classes.
 
-    size      pictures are resized to it, after augmentation and normalisation: bilinear, averaged where it shrinks, which is
-              what data.size does
-    outputs   of probabilities the logarithm is taken: logits up to a constant of each row. A probability of 0 counts as the least
-              of its type (float32: 1.2e-38, float16: 6e-8), a log-probability as that of float32, -87.3, at least
-    classes   outputs are put into the data's order, by name; those of classes that the data has not are left out
+    size      pictures are resized after augmentation and normalisation: bilinear, with averages when they shrink, as data.size
+              does
+    outputs   the logarithm of probabilities is taken, which gives logits up to a constant in each row. A probability of 0
+              counts as the least of its type (float32: 1.2e-38, float16: 6e-8). A log-probability is at least that of
+              float32, -87.3
+    classes   outputs are put into the data's order, by name; outputs for other classes are left out
 
-Hooks of the model itself do it, so that its modules keep their paths and whatever calls the model reads the same.
+Hooks of the model itself do that, so that its modules keep their paths and all callers get the same outputs.
 """
 
 from __future__ import annotations
@@ -25,24 +26,24 @@ from edgekd.recipe import TeacherModel
 
 Kind = Literal["logits", "probabilities", "log_probabilities"]
 OFF = 0.01  # how far a row of probabilities in half precision may be from 1
-LEAST = {torch.float16: 2.0**-24}  # else the least normal number of the type
+LEAST = {torch.float16: 2.0**-24}  # for other types the least normal number
 
 
 def adapt(model: nn.Module, teacher: TeacherModel, classes: Sequence[str]) -> nn.Module:
-    """The same model, as `teacher` says what it is; `classes` are the data's."""
+    """The same model with hooks for its input and output, as `teacher` describes them. classes: the data's."""
     adapt_input(model, teacher)
     adapt_output(model, teacher, classes)
     return model
 
 
 def adapt_input(model: nn.Module, teacher: TeacherModel) -> None:
-    """Let the model be given pictures of another size than its own."""
+    """Make the model resize its input pictures to `teacher.size`, if given."""
     if teacher.size is not None:
         model.register_forward_pre_hook(partial(_resize, size=teacher.size))
 
 
 def adapt_output(model: nn.Module, teacher: TeacherModel, classes: Sequence[str]) -> None:
-    """Let the model give logits in the order of `classes`; ModelError where the names do not fit."""
+    """Make the model give logits in the order of `classes`. Raises ModelError if the class names do not fit."""
     order = order_of(teacher, classes)
     if order == list(range(len(teacher.classes or ()))):
         order = None
@@ -51,14 +52,17 @@ def adapt_output(model: nn.Module, teacher: TeacherModel, classes: Sequence[str]
 
 
 def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images `[n, channels, h, w]` of `size`, by the filter of Pillow's bilinear."""
+    """The images `[n, channels, h, w]` resized to `size`, with the filter of Pillow's bilinear."""
     if images.shape[2:] == size:
         return images
     return interpolate(images, size, mode="bilinear", antialias=True)
 
 
 def kind_of(rows: Tensor) -> Kind:
-    """What the outputs `[n, classes]` of a model are: all rows sum to 1 within 0..1, or their exponentials do, or neither."""
+    """The kind of a model's outputs `[n, classes]`: probabilities, log-probabilities or logits.
+
+    Probabilities lie in 0..1 and sum to 1 in each row; of log-probabilities the exponentials do.
+    """
     rows = rows.double()
     if rows.shape[1] > 1 and rows.min() >= -1e-6 and ((rows.sum(1) - 1).abs() <= OFF).all():
         return "probabilities"
@@ -68,9 +72,9 @@ def kind_of(rows: Tensor) -> Kind:
 
 
 def order_of(teacher: TeacherModel, classes: Sequence[str]) -> list[int] | None:
-    """For each of the data's classes the teacher's output; None: they are numbered alike. A teacher may know the first ones only.
+    """The number of the teacher's output for each of the data's classes; None if both number classes alike.
 
-    Raises ModelError where names are missing, or stand twice.
+    A teacher may know the first classes only. Raises ModelError if names are missing or occur twice.
     """
     own = teacher.classes
     if own is None:

@@ -1,4 +1,4 @@
-"""A model cut in two at a layer's output: `before` ends there, `after` begins there."""
+"""before, after: the two parts of a model that is cut at a layer's output."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from edgekd.errors import ModelError, nearest
 
 
 def before(model: nn.Module, path: str) -> GraphModule:
-    """From the model's inputs to the output of the module at `path`; what comes later is left out.
+    """The part of a model from its inputs to the output of the module at `path`.
 
-    The modules are the model's own under their own names, and so are the weights. There are no hooks, so that
-    `torch.export` takes the result. Raises ModelError where torch.fx cannot trace the model, and where the module at
-    `path` does not exist or is not called exactly once.
+    Modules and weights are the model's own, under their own names. The result has no hooks, so that `torch.export` takes
+    it. Raises ModelError if torch.fx cannot trace the model. The module at `path` must exist and be called exactly once,
+    or ModelError is raised too.
     """
     graph, cut = _traced(model, path)
     part, copied = Graph(), dict[Node, Node]()
@@ -26,9 +26,10 @@ def before(model: nn.Module, path: str) -> GraphModule:
 
 
 def after(model: nn.Module, path: str) -> GraphModule:
-    """From the output of the module at `path`, its one input, to the model's output: `after(before(x))` is `model(x)`.
+    """The part of a model from the output of the module at `path` to the model's output.
 
-    As `before`, and a ModelError too where the output depends on the input by a way around the module, as by a skip.
+    `after(before(x))` is `model(x)`. Raises ModelError as `before` does, and if the output also depends on the input by a
+    path around the module, for example a skip.
     """
     graph, cut = _traced(model, path)
     needed = _needed(graph.output_node(), until=cut)
@@ -44,7 +45,7 @@ def after(model: nn.Module, path: str) -> GraphModule:
 
 
 class _CutTracer(Tracer):
-    """Leaves the module at `path` whole, so that its output is the value of one node."""
+    """Traces without entering the module at `path`, so that the module's output is the value of one node."""
 
     def __init__(self, path: str) -> None:
         super().__init__()
@@ -55,7 +56,7 @@ class _CutTracer(Tracer):
 
 
 def _traced(model: nn.Module, path: str) -> tuple[Graph, Node]:
-    """The model's graph, and its node that calls the module at `path`."""
+    """The model's graph, and the node that calls the module at `path`."""
     possible = [name for name, _ in model.named_modules() if name]
     if path not in possible:
         raise ModelError(f"the model has no layer '{path}'{nearest(path, possible)}")
@@ -76,7 +77,7 @@ def _traced(model: nn.Module, path: str) -> tuple[Graph, Node]:
 
 
 def _needed(last: Node, until: Node | None = None) -> set[Node]:
-    """The nodes that `last` is computed from, itself too, without what `until` is computed from."""
+    """The node `last` and all nodes that it depends on. The search stops at `until`."""
     found: set[Node] = set()
     ahead = [last]
     while ahead:
@@ -88,7 +89,7 @@ def _needed(last: Node, until: Node | None = None) -> set[Node]:
 
 
 def _copy(graph: Graph, nodes: Container[Node], part: Graph, copied: dict[Node, Node]) -> None:
-    """Copy `nodes` to `part` in their order; `copied` holds what stands for each."""
+    """Copy `nodes` to `part` in their order. `copied`: node -> its copy."""
     for node in graph.nodes:
         if node in nodes:
             copied[node] = part.node_copy(node, copied.__getitem__)

@@ -1,9 +1,9 @@
-"""load_exported: a torch.export program (.pt2) as a module, read without unpickling or running any text of the file.
+"""load_exported: loads a torch.export program (.pt2) as a module, without unpickling or running text of the file.
 
-`torch.export.load` unpickles the sample inputs, and its program holds texts that torch evaluates as Python: sizes, guards, the
-names of variables in generated code, functions by their path in torch. Here the archive is read record by record, the program's
-text is held against what `torch.export.save` writes of a model, all that is not needed to run it is left out, and torch's own
-deserialiser is then given the rest, with tensors that were read raw or by `torch.load(weights_only=True)`.
+`torch.export.load` unpickles the sample inputs. The program also holds texts that torch evaluates as Python: sizes, guards,
+names of variables in generated code, functions by their path in torch. Here the archive is read record by record. The
+program's text is compared with the forms that `torch.export.save` writes. Parts that are not needed to run the program are
+left out. Torch's own deserialiser gets the rest, with tensors that were read raw or by `torch.load(weights_only=True)`.
 """
 
 from __future__ import annotations
@@ -66,13 +66,14 @@ TREES = frozenset([None, "builtins.tuple", "builtins.list", "builtins.dict", "co
 
 
 class _Refused(ValueError):
-    """What in the file is not read."""
+    """A part of the file that is not read, and why."""
 
 
 def load_exported(path: Path, reference: str) -> nn.Module:
-    """The program of a .pt2 file on the CPU, in the mode that it was exported in; `given` is what the user wrote.
+    """The program of a .pt2 file on the CPU, in the mode of its export. reference: the user's reference, for errors.
 
-    Raises ModelError for a file that is damaged, that another torch wrote, or that holds more than tensors and operators.
+    Raises ModelError for a file that is damaged, or that another torch wrote in an unreadable form. A file that holds more
+    than tensors and operators is refused too.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -80,7 +81,7 @@ def load_exported(path: Path, reference: str) -> nn.Module:
         return program.module()
     except _Refused as error:
         raise ModelError(f"'{reference}': {in_a_line(str(error))}; {OTHERWISE}") from error
-    except Exception as error:  # on a damaged file torch's deserialiser raises whatever it stumbles over
+    except Exception as error:  # on a damaged file torch's deserialiser raises many kinds of errors
         reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:300]}"
         raise ModelError(
             f"'{reference}': not a torch.export program that this torch ({torch.__version__}) reads ({reason}); export it anew with "
@@ -89,8 +90,10 @@ def load_exported(path: Path, reference: str) -> nn.Module:
 
 
 class _Records:
-    """A .pt2 archive's records by their names below its root folder. What is packed is refused: torch packs nothing, and a
-    record must not grow beyond the file that holds it."""
+    """The records of a .pt2 archive by their names below its root folder.
+
+    Compressed records are refused: torch compresses none, and a record must not grow larger than its file.
+    """
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
         infos = archive.infolist()
@@ -136,7 +139,7 @@ def _program(records: _Records) -> torch.export.ExportedProgram:
 
 
 def _tensors(records: _Records, what: str) -> dict[str, torch.Tensor]:
-    """Weights or constants by name; those that share storage in the file share it here."""
+    """The weights or constants by name. Tensors that share storage in the file share it here."""
     if f"data/{what}/model.pt" in records:
         return _unpacked(records.read(f"data/{what}/model.pt"), what)
     described = records.json(f"data/{what}/model_{what}_config.json")["config"]
@@ -159,7 +162,7 @@ def _tensors(records: _Records, what: str) -> dict[str, torch.Tensor]:
 
 
 def _strided(stored: dict[str, torch.Tensor], record: str, data: bytes, about: Mapping[str, Any]) -> torch.Tensor:
-    """A tensor in a record's raw bytes; `stored` keeps the record's own. torch refuses strides that leave them."""
+    """The tensor in a record's raw bytes. `stored`: record -> its bytes. torch refuses strides that leave the bytes."""
     kind = serialize.deserialize_scalar_type(about["dtype"])
     sizes, strides, (offset,) = (
         [_whole(size) for size in listed] for listed in (about["sizes"], about["strides"], [about["storage_offset"]])
@@ -181,10 +184,10 @@ def _whole(size: Any) -> int:
 
 
 def _unpacked(data: bytes, what: str, *, one: bool = False) -> dict[str, torch.Tensor]:
-    """Tensors that torch.save wrote, by name (`one`: a single one, as ""), read by what takes tensors alone."""
+    """The tensors that torch.save wrote, by name, read with `weights_only=True`. With `one`: a single tensor, named ""."""
     try:
         loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True) if data else {}
-    except Exception as error:  # torch's unpickler raises whatever it stumbles over
+    except Exception as error:  # torch's unpickler raises many kinds of errors
         raise _Refused(
             f"its {what} are pickled with more than tensors, or damaged: loading them could run any code"
         ) from error
@@ -198,7 +201,10 @@ def _unpacked(data: bytes, what: str, *, one: bool = False) -> dict[str, torch.T
 
 
 def checked(document: Any) -> dict[str, Any]:
-    """What of a program's JSON is needed to run it, on the CPU. Raises ValueError for a text that torch would run."""
+    """The part of a program's JSON that is needed to run the program on the CPU.
+
+    Raises ValueError for a text that torch would run.
+    """
     module = document["graph_module"]
     calls = [{**call, "fqn": ""} for call in module["module_call_graph"] if call["fqn"] == ""]
     needed = {
@@ -219,13 +225,13 @@ def checked(document: Any) -> dict[str, Any]:
 
 
 def _checked_graph(graph: Any) -> dict[str, Any]:
-    """Without what is told of nodes, such as the lines of the program that they come from."""
+    """The checked graph without the metadata of nodes, for example the source lines of the program."""
     nodes = [{**node, "metadata": {}} for node in graph["nodes"]]
     return {key: _checked(value, key) for key, value in {**graph, "nodes": nodes}.items()}
 
 
 def _checked(value: Any, key: str) -> Any:
-    """A part of the program; `key` is what it stands under. Every text must be one of those that are known to be harmless."""
+    """A checked part of the program: every text must have a form known to be harmless. key: the part's key."""
     if isinstance(value, dict):
         if key == "graph":
             return _checked_graph(value)
@@ -250,7 +256,10 @@ def _hold(pattern: re.Pattern[str], text: Any, what: str) -> str:
 
 
 def _hold_operator(target: str) -> None:
-    """Operators that compute: no function of torch's own, which could open files or run code, and none that takes a file."""
+    """Refuse all but operators that compute.
+
+    Other functions of torch could open files or run code. Operators that take a file name are refused too.
+    """
     if HIGHER_ORDER.fullmatch(target) or OF_SIZES.fullmatch(target):
         return
     found = OPERATOR.fullmatch(target)
@@ -260,7 +269,7 @@ def _hold_operator(target: str) -> None:
         )
     space, name, overload = found.groups()
     if space == "quantized_decomposed":
-        importlib.import_module("torch.ao.quantization.fx._decomposed")  # registers them
+        importlib.import_module("torch.ao.quantization.fx._decomposed")  # registers the operators
     operator = getattr(getattr(getattr(torch.ops, space), name, None), overload, None)
     if not isinstance(operator, torch._ops.OpOverload) or not torch._C._dispatch_has_kernel(operator._name):
         raise _Refused(f"this torch has no operator {target[:100]!r}, which its program calls")
@@ -269,7 +278,10 @@ def _hold_operator(target: str) -> None:
 
 
 def _hold_size(text: str) -> None:
-    """A size as a formula of symbols, which torch evaluates as Python: known functions, small powers, no text but symbols' names."""
+    """Refuse a size that could run code: torch evaluates the formula of a size as Python.
+
+    Allowed are known functions, small powers, numbers and names of symbols.
+    """
     refused = _Refused(f"its program has the size {text[:100]!r}, which could run code")
     if len(text) > 1000:
         raise refused
@@ -306,7 +318,10 @@ def _is_power(part: ast.AST) -> TypeGuard[ast.BinOp | ast.Call]:
 
 
 def _hold_tree(text: str) -> None:
-    """How inputs and outputs are nested: tuples, lists and dictionaries alone, since others are imported by name."""
+    """Refuse inputs and outputs that are nested in other types than tuples, lists and dictionaries.
+
+    torch would import other types by name.
+    """
     release, tree = json.loads(text)
     waiting = [tree]
     while waiting:

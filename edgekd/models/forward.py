@@ -1,4 +1,4 @@
-"""Passes without gradients: logits of raw samples, in halves where the accelerator's memory ends."""
+"""Forward passes without gradients: logits of raw samples. Batches are halved if the accelerator's memory ends."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ T = TypeVar("T")
 
 
 def logits_of(model: nn.Module, input: Input, raw: Arrays, *, bf16: bool = False) -> torch.Tensor:
-    """Logits float32 `[n, classes]` of raw samples; in halves where the memory ends."""
+    """The logits float32 `[n, classes]` of raw samples, computed in halves if the memory ends."""
     return in_halves(lambda part: answers_of(model, input, part, bf16), raw, torch.cat)
 
 
 @torch.inference_mode()
 def answers_of(model: nn.Module, input: Input, raw: Arrays, bf16: bool) -> torch.Tensor:
-    """Logits of one pass over raw samples, float32 on the processor."""
+    """The logits of a single pass over raw samples, float32 on the processor."""
     where = device_of(model)
     with autocast(where, bf16):
         return forward(model, arguments_of(input, raw, where)).float().cpu()  # type: ignore[no-any-return]
 
 
 def in_halves(compute: Callable[[Arrays], T], raw: Arrays, join: Callable[[list[T]], T]) -> T:
-    """`compute(raw)`; where the accelerator's memory ends, that of both halves, joined."""
+    """`compute(raw)`, or the joined results of both halves if the accelerator's memory ends."""
     try:
         return compute(raw)
     except torch.OutOfMemoryError:
@@ -46,7 +46,7 @@ def in_halves(compute: Callable[[Arrays], T], raw: Arrays, join: Callable[[list[
 
 
 def predict(model: nn.Module, split: Split, ids: Ids) -> npt.NDArray[np.float32]:
-    """Logits of unaugmented samples, float32 `[n, classes]`."""
+    """The logits of unaugmented samples, float32 `[n, classes]`."""
     starts = range(0, len(ids), BATCH)
     parts = [split.get(ids[start : start + BATCH]) for start in starts]
     return np.concatenate([logits_of(model, split.input, part).numpy() for part in parts])

@@ -1,4 +1,4 @@
-"""The memory format that a model computes in: `channels_last`, but where it would fail or give wrong gradients."""
+"""The memory format of a model: `channels_last`, unless that would fail or give wrong gradients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgekd.models.copies import copy_of
 BLOCK = 16
 """oneDNN computes with the channels in blocks of 8 (AVX2) or 16 (AVX-512)."""
 
-Arguments = tuple[Tensor, ...]  # of a network, in the order of its forward
+Arguments = tuple[Tensor, ...]  # the arguments of a network, in the order of its forward
 MAP = 4  # axes of a feature map: batch, channels, height, width
 NO_VIEW = "view size is not compatible with input tensor's size and stride"
 
@@ -23,23 +23,26 @@ _contiguous: WeakSet[nn.Module] = WeakSet()
 
 
 def forward(model: nn.Module, arguments: Arguments) -> Any:
-    """`model(*arguments)`; once more with contiguous ones where the model's own code needs them, as `x.view(n, -1)` does."""
+    """The result of `model(*arguments)`.
+
+    If the model's own code needs contiguous tensors, as `x.view(n, -1)` does, the arguments are made contiguous.
+    """
     if model not in _contiguous:
         try:
             return model(*arguments)
         except RuntimeError as error:
             if NO_VIEW not in str(error):
                 raise
-        result = model(*arranged(arguments, torch.contiguous_format))  # an error of this one is the model's own
+        result = model(*arranged(arguments, torch.contiguous_format))  # an error of this call is the model's own
         _contiguous.add(model)
         return result
     return model(*arranged(arguments, torch.contiguous_format))
 
 
 def arranged(arguments: Arguments, layout: torch.memory_format) -> Arguments:
-    """The arguments of a network, whose maps are in channels_last, in the memory format `layout`.
+    """The arguments of a network, converted from channels_last to the memory format `layout`.
 
-    Maps are copied: of one channel `contiguous()` keeps strides that convolutions take for channels_last.
+    Maps are copied, because for one channel `contiguous()` keeps strides that convolutions take for channels_last.
     """
     if layout is torch.channels_last:
         return arguments
@@ -49,15 +52,15 @@ def arranged(arguments: Arguments, layout: torch.memory_format) -> Arguments:
 def training_format(
     model: nn.Module, arguments: Arguments, train: Callable[[Any], Any] = nn.Module.train
 ) -> torch.memory_format:
-    """The memory format to train `model` in, found on the arguments for a few samples; `model` stays as it is.
+    """The memory format for training `model`, found with the arguments for a few samples.
 
-    It is `channels_last`, which oneDNN's convolutions and GPUs prefer, but for
+    The format is `channels_last`, which oneDNN's convolutions and GPUs prefer. It is contiguous for
     - a model that reads no map `[n, channels, h, w]`, or has weights of three dimensions in space;
-    - code that needs contiguous tensors (`x.view(n, -1)` behind a convolution);
-    - a 1×1 convolution with a stride and fewer inputs than a block, on a processor: oneDNN then writes past its
-      workspace (oneDNN #6035, open in 3.14). Its weights' gradient is wrong by half, or the process ends.
+    - code that needs contiguous tensors (`x.view(n, -1)` after a convolution);
+    - a 1×1 convolution with a stride and fewer inputs than a block, on a processor. There oneDNN writes past its
+      workspace (oneDNN #6035, open in 3.14). The gradient of its weights is wrong by half, or the process ends.
 
-    `train` puts a model into training mode.
+    `train` puts a model into training mode. `model` itself stays unchanged.
     """
     if all(each.ndim != MAP for each in arguments) or any(weight.ndim > MAP for weight in model.parameters()):
         return torch.contiguous_format
@@ -76,7 +79,7 @@ def training_format(
 
 
 class _Convolutions(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Looks at each convolution that runs on a processor, whether a module or a function made it."""
+    """Watches each convolution on a processor, called by a module or by a function."""
 
     beyond_workspace = False
 

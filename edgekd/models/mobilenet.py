@@ -18,7 +18,7 @@ def _conv(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1) 
 
 
 class InvertedResidual(nn.Module):
-    """Expand, filter each channel, project (figure 4 d); with a skip where the shape stays."""
+    """The inverted residual block (figure 4 d): expand, filter each channel, project; a skip if the shape stays."""
 
     def __init__(self, c_in: int, c_out: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -37,9 +37,9 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """Images `[batch, in_channels, h, w]` to logits `[batch, num_classes]`.
+    """MobileNetV2: images `[batch, in_channels, h, w]` to logits `[batch, num_classes]`.
 
-    Below 64 pixels the stem and the first strided stage keep the resolution, as is usual on CIFAR.
+    With `small_images` the stem and the first strided stage keep the resolution, as is usual on CIFAR.
     """
 
     def __init__(self, width: float, num_classes: int, in_channels: int, small_images: bool) -> None:
@@ -65,11 +65,11 @@ class MobileNetV2(nn.Module):
 
 
 def _multiple_of_8(channels: float) -> int:
-    """Channels rounded to a multiple of 8, but never more than 10 % down (the authors' `_make_divisible`)."""
+    """The number of channels rounded to a multiple of 8, at most 10 % down (the authors' `_make_divisible`)."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
 def mobilenetv2_05(num_classes: int = 10, in_channels: int = 3, small_images: bool = True) -> MobileNetV2:
-    """Width 0.5: 0.70 million parameters with 10 classes."""
+    """MobileNetV2 of width 0.5: 0.70 million parameters with 10 classes."""
     return MobileNetV2(0.5, num_classes, in_channels, small_images)

@@ -1,4 +1,4 @@
-"""plain_copy: a copy of a model whose weights are stored parameters, in evaluation mode; the model itself stays as it is."""
+"""plain_copy: copies a model so that all its weights are stored parameters. The model itself stays unchanged."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ with warnings.catch_warnings():
 
 
 def plain_copy(model: nn.Module) -> nn.Module:
-    """What weight normalisation, spectral normalisation and parametrizations compute becomes the weight itself.
+    """A copy of the model in evaluation mode, with each computed weight stored as a parameter.
 
-    That is the weight that ships: quantization-aware training goes on with it, not with what it was computed from.
+    Weight normalisation, spectral normalisation and parametrizations compute weights. The computed weight ships, so
+    quantization-aware training goes on with that weight and not with its origins.
     """
     copied = copy_of(model).eval()
     for module in copied.modules():
@@ -33,7 +34,7 @@ def plain_copy(model: nn.Module) -> nn.Module:
 
 
 def is_plain(model: nn.Module) -> bool:
-    """Whether all weights of a model are stored, none computed from others."""
+    """Whether all weights of a model are stored, so that none is computed from others."""
     return not any(
         parametrize.is_parametrized(module)
         or any(isinstance(hook, WeightNorm | SpectralNorm) for hook in module._forward_pre_hooks.values())
@@ -42,7 +43,10 @@ def is_plain(model: nn.Module) -> bool:
 
 
 def _store_parametrized(module: nn.Module) -> None:
-    """Torch's own removal would take the weight's property from the class, which the user's module has too."""
+    """Store the weights that parametrizations compute.
+
+    Torch's own removal would delete the weight's property from the class, which the user's module shares.
+    """
     names = [str(name) for name in module.parametrizations]  # type: ignore[union-attr]
     values = {name: getattr(module, name).detach().clone() for name in names}
     of = dict(module.parametrizations.named_children())  # type: ignore[union-attr]

@@ -41,11 +41,11 @@ FORMS = "edgekd:NAME, python:module:function, timm:NAME, onnx:FILE (teacher only
 
 
 def load_model(reference: Model, *, num_classes: int, **offers: int) -> nn.Module:
-    """The model of a recipe's section, with its weights where it names some, in eval mode.
+    """The model of a recipe's section in eval mode, with its weights if the section names some.
 
-    `num_classes` and `offers` (of images `in_channels`) are the data's; they are passed to a function that takes them and
-    whose `args` do not say otherwise. Raises ModelError for an unknown name, arguments that the
-    function does not take, a missing file, and weights that do not fit.
+    `num_classes` and `offers` (for images `in_channels`) come from the data. They are passed to a function that takes them,
+    unless `args` sets them. Raises ModelError for an unknown name, arguments that the function does not take, a missing
+    file, and weights that do not fit.
     """
     kind, _, name = reference.model.partition(":")
     if kind == "onnx":
@@ -73,7 +73,7 @@ def load_model(reference: Model, *, num_classes: int, **offers: int) -> nn.Modul
     except TypeError as error:
         raise ModelError(f"model '{reference.model}': {error}; it takes {', '.join(parameters)}") from error
     try:
-        with warnings.catch_warnings():  # of a fast path that neither training nor an export takes
+        with warnings.catch_warnings():  # torch warns of a fast path that neither training nor an export takes
             warnings.filterwarnings("ignore", "enable_nested_tensor is True")
             model = function(**arguments)
     except (Exception, SystemExit) as error:  # a user's function may raise anything, or end the program
@@ -95,9 +95,10 @@ def number_of_classes(
     remedy: str = "",
     noun: str = "inputs",
 ) -> int:
-    """The width of the logits, from one forward pass on the `arguments` for a few samples, which are `noun` in words.
+    """The width of the logits, from a forward pass on the `arguments` for a few samples.
 
-    Raises ModelError, which says how the model is `called` and ends in the `remedy`, where it does not take them.
+    Raises ModelError if the model does not take them. called, noun, remedy: the words for the model, the samples and the
+    remedy in that error.
     """
     training = model.training
     model.eval()
@@ -119,21 +120,21 @@ def number_of_classes(
 
 
 def shapes_of(arguments: Iterable[torch.Tensor]) -> str:
-    """The shapes in words: "[batch, 3, 32, 32]", several with "and" between."""
+    """The shapes of tensors in words: "[batch, 3, 32, 32]", joined by "and"."""
     return " and ".join(f"[{', '.join(['batch', *map(str, each.shape[1:])])}]" for each in arguments)
 
 
 class OnnxModel(nn.Module):
-    """An ONNX file run by onnxruntime: a network's arguments to logits, no gradients, no layers.
+    """An ONNX file run by onnxruntime: a network's arguments to logits, without gradients and layers.
 
-    `takes` are the sizes of each of its inputs, None where any is taken; of a fixed batch it is run in pieces.
+    `takes`: the sizes of each input, None for a free size. A file with a fixed batch is run in pieces.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         check_external_data(path)
         try:
-            # Its own default takes every core.
+            # onnxruntime's default takes every core.
             self.session = Session(path, threads=torch.get_num_threads(), log=2)
         except Ended as error:
             raise ModelError(
@@ -174,10 +175,10 @@ class OnnxModel(nn.Module):
 
 
 class ExportedModel(nn.Module):
-    """A torch.export program, in the mode that it was exported in; it has operators, no modules that could be tapped.
+    """A torch.export program in the mode of its export. It has operators, and no modules whose features could be read.
 
-    The program is kept out of this module's children, since it refuses `train()` and `eval()`. `takes` are the sizes of each
-    of its inputs, None where any is taken; of a fixed batch it is run in pieces.
+    The program is not a child of this module, because it refuses `train()` and `eval()`. `takes`: the sizes of each input,
+    None for a free size. A program with a fixed batch is run in pieces.
     """
 
     def __init__(self, program: nn.Module) -> None:
@@ -201,14 +202,14 @@ class ExportedModel(nn.Module):
 
 
 def fixed(takes: tuple[tuple[int | None, ...], ...]) -> int | None:
-    """The batch that a graph is written for; None: any."""
+    """The fixed batch size of a graph; None if the graph takes any batch."""
     return next((sizes[0] for sizes in takes if sizes and sizes[0] is not None), None)
 
 
 def in_pieces(run: Callable[..., torch.Tensor], arguments: tuple[torch.Tensor, ...], size: int | None) -> torch.Tensor:
-    """`run` on `size` samples at a time, as a graph of a fixed batch takes them; the last piece is filled up and cut.
+    """The results of `run` on pieces of `size` samples, as a graph of a fixed batch needs them.
 
-    None: on all at once.
+    The last piece is filled up, and its result cut. Without `size` all samples run at once.
     """
     number = len(arguments[0])
     if size is None or number == size:
@@ -251,7 +252,7 @@ def _with_weights(model: nn.Module, reference: Model) -> nn.Module:
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], where: str) -> None:
-    """Copy weights into a model; ModelError names the keys that are missing, unexpected or of another shape."""
+    """Copy weights into a model. Raises ModelError that names missing and unexpected keys and different shapes."""
     own = model.state_dict()
     problems = [f"missing {name}" for name in own if name not in weights]
     problems += [f"unexpected {name}" for name in weights if name not in own]
@@ -276,7 +277,7 @@ def _read_weights(path: Path) -> Mapping[str, torch.Tensor]:
             f"{path} is a pickle that needs more than tensors: loading it could run any code, so it is refused. Save the "
             "state dict alone: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
         ) from error
-    except Exception as error:  # on a damaged file torch's unpickler raises whatever it stumbles over, as KeyError
+    except Exception as error:  # on a damaged file torch's unpickler raises many kinds of errors, as KeyError
         reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
         raise ModelError(
             f"{path} cannot be read as weights ({reason}); give .safetensors, or a .pt of tensors"

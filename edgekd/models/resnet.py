@@ -1,4 +1,4 @@
-"""CIFAR ResNets: `resnet8` of MLPerf Tiny and `resnet20` of He et al. 2015 (1512.03385, section 4.2)."""
+"""ResNets for CIFAR: `resnet8` of MLPerf Tiny and `resnet20` of He et al. 2015 (1512.03385, section 4.2)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import nn
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a skip, `[batch, c_in, h, w]` to `[batch, c_out, h/stride, w/stride]`."""
+    """A block of two 3x3 convolutions and a skip, `[batch, c_in, h, w]` to `[batch, c_out, h/stride, w/stride]`."""
 
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images `[batch, in_channels, h, w]` to logits `[batch, num_classes]`."""
+    """A ResNet for CIFAR: images `[batch, in_channels, h, w]` to logits `[batch, num_classes]`."""
 
     def __init__(self, blocks: int, num_classes: int, in_channels: int, width: int) -> None:
         super().__init__()
@@ -55,8 +55,8 @@ class ResNet(nn.Module):
 def resnet8(num_classes: int = 10, in_channels: int = 3, width: int = 16) -> ResNet:
     """MLPerf Tiny's image classification network (77,850 parameters with 10 classes).
 
-    Its convolutions carry biases there; here they have none, since each but the two on the skips is followed by
-    BatchNorm, whose shift does the same.
+    In MLPerf Tiny its convolutions have biases; here they have none. All but the two convolutions on the skips are
+    followed by BatchNorm, whose shift does the same.
     """
     return ResNet(1, num_classes, in_channels, width)
 

@@ -1,4 +1,4 @@
-"""trace: a model as a graph of ATen operators with a dynamic batch and free sizes, or one line about what cannot be traced."""
+"""trace: turns a model into a graph of ATen operators with a dynamic batch and free sizes, or says why that fails."""
 
 from __future__ import annotations
 
@@ -59,9 +59,10 @@ _THIRD_PARTY = re.compile(r"[\\/](site-packages|dist-packages|torch|torchao)[\\/
 
 @contextlib.contextmanager
 def quiet_torch() -> Iterator[None]:
-    """Without what torch's and onnxscript's tracers log and print, and without their own deprecation warnings."""
+    """Silences logs, prints and deprecation warnings of the tracers of torch and onnxscript in the block."""
     loggers = [logging.getLogger(name) for name in ("torch", "torchao", "onnxscript", "onnx_ir")]
-    # Those without a level of their own follow these; each change makes every logger there is look up its level anew.
+    # Child loggers without their own level follow these. Each change of a level clears the caches of all loggers, so only
+    # loggers with their own level are added.
     loggers += [
         logger
         for name, logger in logging.root.manager.loggerDict.items()
@@ -82,7 +83,7 @@ def quiet_torch() -> Iterator[None]:
                 warnings.filterwarnings(
                     "ignore", category=category, module=r"(torch|torchao|onnxscript|onnx_ir|copyreg)\b"
                 )
-            # A recurrent layer lists its own weights anew where they are replaced by what the tracer sees.
+            # The tracer replaces the weights of a recurrent layer, which then lists its weights again.
             warnings.filterwarnings("ignore", r"The tensor attributes \S+_flat_weights\[")
             yield
     finally:
@@ -103,7 +104,7 @@ def trace(
     batch: int | None = None,
     free: Free = (),
 ) -> ExportedProgram:
-    """`model` in its present mode as ATen operators; the first dimension of every input is dynamic, or fixed to `batch`.
+    """The program of `model` in its present mode, as ATen operators.
 
     So are the axes that `free` names, of each input one mapping from axis to size. An example of size 1 there is repeated.
 
@@ -180,7 +181,7 @@ def _by_parameter(model: nn.Module, dims: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def _explain(name: str, error: Exception, free: Sequence[FreeSize]) -> str:
-    """One line: what failed, and at which line of the user's code."""
+    """The error in one line: the reason, and the line of the user's code."""
     text = str(error)
     reason = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     if type(error).__name__ == "GuardOnDataDependentSymNode":
@@ -215,7 +216,7 @@ def _refused_size(text: str, size: FreeSize) -> str | None:
 
 
 def user_line(text: str) -> str:
-    """` at model.py:12 in forward: code`, the last line of the user's own code that torch's message quotes."""
+    """The last line of the user's own code in torch's message, as ` at model.py:12 in forward: code`."""
     own = [m for m in _SOURCE_LINE.finditer(text) if not _THIRD_PARTY.search(m["file"])]
     if not own:
         return ""

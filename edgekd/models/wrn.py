@@ -1,4 +1,4 @@
-"""Wide residual networks (Zagoruyko & Komodakis 2016, 1605.07146): pre-activation blocks, `wrn_16_2`."""
+"""Wide residual networks with pre-activation blocks (Zagoruyko & Komodakis 2016, 1605.07146): `wrn_16_2`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from torch import nn
 
 
 class PreActBlock(nn.Module):
-    """BN-ReLU-conv twice and a skip, `[batch, c_in, h, w]` to `[batch, c_out, h/stride, w/stride]` (figure 1 b)."""
+    """A block of twice BN-ReLU-conv and a skip (figure 1 b).
+
+    `[batch, c_in, h, w]` to `[batch, c_out, h/stride, w/stride]`.
+    """
 
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
         super().__init__()
@@ -27,7 +30,7 @@ class PreActBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """Images `[batch, in_channels, h, w]` to logits `[batch, num_classes]`; depth 6n + 4."""
+    """A WRN of depth 6n + 4: images `[batch, in_channels, h, w]` to logits `[batch, num_classes]`."""
 
     def __init__(self, depth: int, widen: int, num_classes: int, in_channels: int) -> None:
         super().__init__()
@@ -53,5 +56,5 @@ class WideResNet(nn.Module):
 
 
 def wrn_16_2(num_classes: int = 10, in_channels: int = 3) -> WideResNet:
-    """WRN-16-2, 0.7 million parameters with 100 classes."""
+    """The network WRN-16-2: 0.7 million parameters with 100 classes."""
     return WideResNet(16, 2, num_classes, in_channels)

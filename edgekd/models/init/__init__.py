@@ -1,7 +1,7 @@
 """Initialising a student from its teacher: copied layers, sliced weights, and Net2Net's growth.
 
-Every function changes the weights of one model in place and only reads the other: the student is filled from the teacher,
-and with Net2Net the large model from the small one.
+Every function changes the weights of one model in place and only reads the other. The student is filled from the teacher;
+with Net2Net the large model is filled from the small model.
 """
 
 from edgekd.models.init.copy import copy_layers, every_nth

@@ -1,8 +1,8 @@
-"""Which channels of a network belong together: `channels_of` by torch.fx, and `rewire`, which picks among them.
+"""Groups of channels that belong together: `channels_of` finds them by torch.fx, `rewire` picks channels of them.
 
-A group is a set of channels that several layers write or read by the same numbers: a convolution's outputs, the
-BatchNorm that follows, whatever is added to them (a residual stream is one group), the inputs of the next layer. A
-concatenation is a sequence of groups. Whoever drops or repeats channels does it to a group, once, for all its layers.
+A group is a set of channels that several layers write or read by the same numbers. It holds a convolution's outputs, the
+BatchNorm that follows, the inputs of the next layer, and everything added to them (a residual stream is one group). A
+concatenation is a sequence of groups. Channels are dropped or repeated in a whole group, for all its layers at once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from edgekd.errors import ModelError
 from edgekd.models.init.graph import described, traced
 
-# Each output channel of these depends on the same input channel alone.
+# Operations whose output channel depends only on the same input channel.
 CHANNEL_WISE = (
     nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Mish, nn.Softplus, nn.Sigmoid, nn.Tanh,
     nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Dropout, nn.Dropout2d,
@@ -42,7 +42,7 @@ SUPPORTED = (
 
 @dataclass(frozen=True)
 class Flow:
-    """The groups of a layer: what it reads, in order, and what it writes; `depthwise` where both are one."""
+    """The groups that a layer reads, in order, and the group that it writes. depthwise: both are the same group."""
 
     reads: tuple[int, ...]
     writes: int | None = None
@@ -51,10 +51,10 @@ class Flow:
 
 @dataclass(frozen=True)
 class Channels:
-    """A model's groups: each layer with weights by module path, each group's width, and the groups that cannot change.
+    """A model's groups: the flow of each layer with weights by module path, and each group's width.
 
-    Groups are numbered in the order in which layers use them, so that models of the same operations have the same
-    numbers. `fixed` are the image's channels and the outputs.
+    Groups are numbered in the order in which layers use them, so that models of the same operations have the same numbers.
+    `fixed`: the groups that cannot change, which are the image's channels and the outputs.
     """
 
     layers: Mapping[str, Flow]
@@ -63,7 +63,7 @@ class Channels:
 
 
 class _Value(NamedTuple):
-    """What is known of a tensor: its groups in order; flattened, each channel is as many columns as it had pixels."""
+    """A tensor's groups in order. flattened: each channel has become as many columns as it had pixels."""
 
     groups: tuple[int, ...]
     flattened: bool = False
@@ -71,7 +71,7 @@ class _Value(NamedTuple):
 
 @dataclass
 class _Groups:
-    """Union-find over groups; a width of 0 is not known yet."""
+    """Union-find over groups. A width of 0 means that the width is not known yet."""
 
     widths: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
@@ -90,7 +90,7 @@ class _Groups:
         return sum(self.widths[self.root(group)] for group in value.groups)
 
     def join(self, a: _Value, b: _Value, where: str) -> None:
-        """From here on the channels of `a` are those of `b`."""
+        """Merge the groups of `a` with those of `b`."""
         ours, theirs = ([self.root(group) for group in value.groups] for value in (a, b))
         known = [self.widths[group] for group in ours], [self.widths[group] for group in theirs]
         if len(ours) != len(theirs) or any(x != y for x, y in zip(*known, strict=True) if x and y):
@@ -104,7 +104,7 @@ class _Groups:
             self.parents[high] = low
 
     def expect(self, value: _Value, width: int, where: str) -> None:
-        """The value has `width` channels, which settles the width of the image's."""
+        """Require that the value has `width` channels. A group of unknown width gets this width."""
         if len(value.groups) == 1 and not self.widths[self.root(value.groups[0])]:
             self.widths[self.root(value.groups[0])] = width
         if self.width(value) != width:
@@ -112,10 +112,10 @@ class _Groups:
 
 
 def channels_of(model: nn.Module, role: str, graph: Graph | None = None) -> Channels:
-    """The model's channel groups.
+    """The model's channel groups. role: the model's name in errors.
 
-    Raises ModelError where torch.fx cannot trace the model (`role` names it), and for an operation that mixes or moves
-    channels in a way that is not supported, by its name.
+    Raises ModelError if torch.fx cannot trace the model, and for an operation that mixes or moves channels in an
+    unsupported way.
     """
     modules = dict(model.named_modules())
     groups = _Groups()
@@ -229,7 +229,7 @@ def _through_function(node: Node, values: Mapping[Node, _Value | None], groups: 
         if isinstance(axes, tuple | list) and {axis % 4 for axis in axes if isinstance(axis, int)} == {2, 3}:
             return _known(values, first, role)
     elif target in ("size", getattr, operator.getitem):
-        return None  # a shape, which `view` may read; as a tensor it is refused where it is used
+        return None  # a shape, which `view` may read; a use as a tensor is refused later
     raise ModelError(f"{where} is not supported; {SUPPORTED}")
 
 
@@ -238,9 +238,9 @@ def rewire(
 ) -> None:
     """Fill the target's layers from the source's: channel i of group g is the source's channel `picks[g][i]`.
 
-    `channels` are the source's; `picks`: int64 `[channels of the target]`. With `divide`, a weight is divided by how
-    often its input channel was picked, so that copies add up to the original. Raises ModelError where what was picked
-    has not the target's shape.
+    channels: the source's; picks: for each group int64 `[channels of the target]`. With `divide` a weight is divided by the
+    number of copies of its input channel, so that copies add up to the original. Raises ModelError if the picked weights
+    do not have the target's shape.
     """
     ours, theirs = dict(target.named_modules()), dict(source.named_modules())
     filled: list[tuple[Tensor, Tensor]] = []
@@ -264,7 +264,7 @@ def rewire(
 def _picked(
     layer: nn.Module, flow: Flow, widths: Mapping[int, int], picks: Mapping[int, Tensor], divide: bool
 ) -> dict[str, Tensor]:
-    """The layer's state of the picked channels."""
+    """The layer's state dict, reduced to the picked channels."""
     state: dict[str, Tensor] = layer.state_dict()
     starts = [sum(widths[group] for group in flow.reads[:i]) for i in range(len(flow.reads))]
     inputs = torch.cat([start + picks[group] for start, group in zip(starts, flow.reads, strict=True)])

@@ -1,4 +1,4 @@
-"""Whole layers of the teacher into the student: `copy_layers`, and `every_nth`, which says which (DistilBERT)."""
+"""`copy_layers` copies whole layers of the teacher into the student; `every_nth` chooses them (DistilBERT)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from edgekd.errors import ModelError, nearest
 
 
 def copy_layers(student: nn.Module, teacher: nn.Module, layers: Mapping[str, str]) -> list[str]:
-    """Copy the parameters and buffers of the teacher's modules into the student's; the student's names that were filled.
+    """Copy parameters and buffers of the teacher's modules into the student's, and return the names that were filled.
 
-    `layers`: student module path = teacher module path. Raises ModelError for a path that does not exist, with the
-    nearest, and for two modules whose entries or shapes differ; then nothing has been copied.
+    layers: student module path -> teacher module path. Raises ModelError for a path that does not exist, with the nearest
+    paths, and for two modules whose entries or shapes differ. After an error nothing has been copied.
     """
     copies: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     for ours, theirs in layers.items():
@@ -40,12 +40,12 @@ def copy_layers(student: nn.Module, teacher: nn.Module, layers: Mapping[str, str
 
 
 def every_nth(student: nn.Module, teacher: nn.Module) -> dict[str, str]:
-    """Pairs for `copy_layers`: each repeated layer of the student with one of the teacher's, evenly spaced.
+    """Pairs for `copy_layers`: each repeated layer of the student with a layer of the teacher, evenly spaced.
 
-    Repeated layers are the children, all of one class, of a Sequential or ModuleList that has the same path in both
-    models. The first and the last are kept: 6 of 12 are [0, 2, 4, 7, 9, 11], as in DistilBERT (Sanh et al. 2019,
-    1910.01108); one alone is the first. Raises ModelError where the student repeats no layer, or the teacher has no
-    such container or fewer layers in it.
+    Repeated layers are the children, all of one class, of a Sequential or ModuleList that has the same path in both models.
+    The first and the last layer are kept: 6 of 12 are [0, 2, 4, 7, 9, 11], as in DistilBERT (Sanh et al. 2019,
+    1910.01108). A single layer is the first. Raises ModelError if the student repeats no layer, or if the teacher lacks
+    that container or has fewer layers in it.
     """
     possible = _repeated(teacher)
     pairs: dict[str, str] = {}
@@ -73,7 +73,7 @@ def _module(model: nn.Module, path: str, role: str) -> nn.Module:
 
 
 def _repeated(model: nn.Module) -> dict[str, list[str]]:
-    """The outermost containers of repeated layers with weights, and the paths of those layers."""
+    """The outermost containers of repeated layers with weights -> the paths of these layers."""
     found: dict[str, list[str]] = {}
     for path, module in model.named_modules():
         inner = any(path.startswith(f"{outer}.") or not outer for outer in found)

@@ -1,4 +1,7 @@
-"""A model with more classes begins as the one that knows the first of them (Li & Hoiem 2016, 1606.09282, section 3)."""
+"""extend: a model with further classes starts from the model of the first classes.
+
+The method is from Li & Hoiem (2016, 1606.09282, section 3).
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,10 @@ from edgekd.errors import ModelError
 
 
 def extend(student: nn.Module, teacher: nn.Module) -> None:
-    """Copy the teacher's weights; where the student's tensor has more rows (its head's classes), into the first of them.
+    """Copy the teacher's weights into the student, whose head may have more classes.
 
-    Raises ModelError where the networks differ in anything else; then nothing has been copied.
+    If a tensor of the student has more rows, the first rows are filled. Raises ModelError if the networks differ in anything
+    else; then nothing has been copied.
     """
     ours, theirs = student.state_dict(), teacher.state_dict()
     problems = [f"missing {name}" for name in ours if name not in theirs]

@@ -1,4 +1,4 @@
-"""A model's operations by torch.fx: `traced`, and `check_same`, which compares two models' operations."""
+"""traced: a model's operations by torch.fx; check_same: compares the operations of two models."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from torch.fx import Graph, Node, Tracer
 
 from edgekd.errors import ModelError
 
-# What two layers must agree in beside their weights to compute the same.
+# The settings in which two layers must agree, besides their weights, to compute the same.
 SETTINGS = ("kernel_size", "stride", "padding", "dilation", "padding_mode", "eps", "negative_slope", "output_size")
 
 
 class Operation(NamedTuple):
-    """What a node computes: a module's class, path and settings or a function's name; the numbers of what it reads."""
+    """The operation of a node: a module's class, path and settings, or a function's name.
+
+    inputs: the numbers of the nodes that the operation reads.
+    """
 
     kind: str
     name: str = ""
@@ -27,7 +30,7 @@ class Operation(NamedTuple):
 
 
 class _Tracer(Tracer):
-    """Traces into every module of the user's, but not into `whole`."""
+    """Traces into every module of the user, except the modules at the paths `whole`."""
 
     def __init__(self, whole: Collection[str]) -> None:
         super().__init__()
@@ -38,7 +41,10 @@ class _Tracer(Tracer):
 
 
 def traced(model: nn.Module, role: str, whole: Collection[str] = ()) -> Graph:
-    """The model's graph; modules at the paths `whole` stay one node. ModelError where torch.fx cannot trace it."""
+    """The model's graph; modules at the paths `whole` stay single nodes.
+
+    Raises ModelError if torch.fx cannot trace the model.
+    """
     try:
         return _Tracer(whole).trace(model)
     except Exception as error:  # a user's forward may raise anything
@@ -50,7 +56,7 @@ def traced(model: nn.Module, role: str, whole: Collection[str] = ()) -> Graph:
 
 
 def described(node: Node) -> str:
-    """A node as error messages name it: its operation, and the module that it was called in."""
+    """The name of a node in error messages: its operation, and the module that calls it."""
     if node.op in ("call_module", "get_attr"):
         return f"'{node.target}'"
     inside = next(reversed(node.meta.get("nn_module_stack") or {}), "")
@@ -58,7 +64,7 @@ def described(node: Node) -> str:
 
 
 def check_same(ours: Graph, own: nn.Module, theirs: Graph, other: nn.Module, roles: tuple[str, str]) -> None:
-    """ModelError naming the first operation in which the two graphs differ (widths and options apart)."""
+    """Raise ModelError for the first operation in which two graphs differ; widths may differ."""
     first = _operations(ours, dict(own.named_modules()))
     second = _operations(theirs, dict(other.named_modules()))
     for a, b in zip(first, second, strict=False):

@@ -1,4 +1,4 @@
-"""Growth that keeps the function: `wider` and `deeper` (Net2Net, Chen, Goodfellow & Shlens 2016, 1511.05641)."""
+"""wider, deeper: growth that keeps a network's function (Net2Net, Chen, Goodfellow & Shlens 2016, 1511.05641)."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ IDENTITIES = (
 
 
 def wider(small: nn.Module, large: nn.Module, *, seed: int = 0, noise: float = 0.0) -> None:
-    """Net2WiderNet (section 2.3): the large model, of the same operations but wider, computes what the small one does.
+    """Net2WiderNet (section 2.3): fills a wider model so that it computes the function of the small model.
 
-    Of each channel group the first channels are the small model's, the others copies of some that `seed` draws; the
-    layers that read them divide by the number of copies. Copies with equal weights learn equally: `noise` is the
-    standard deviation of what is added to each copied weight, relative to its layer's weights (0 keeps the function
-    exactly, the paper adds a little).
+    In each channel group the first channels are the small model's; the others are copies of channels that `seed` draws.
+    Layers that read the copies divide by their number. Copies with equal weights learn equally, so `noise` is added to each
+    copied weight. It is a standard deviation relative to the layer's weights: 0 keeps the function exactly, the paper adds
+    a little.
 
-    Raises ModelError where the two models' operations differ, where the large one is thinner, and for an operation that
-    is not supported.
+    Raises ModelError if the operations of the two models differ, if the large model is thinner, and for an unsupported
+    operation.
     """
     ours, theirs = traced(large, "large model"), traced(small, "small model")
     check_same(ours, large, theirs, small, ("large model", "small model"))
@@ -67,14 +67,14 @@ def wider(small: nn.Module, large: nn.Module, *, seed: int = 0, noise: float = 0
 
 
 def deeper(small: nn.Module, large: nn.Module) -> None:
-    """Net2DeeperNet (section 2.4): the large model has more layers, all of them identities; the others are copied.
+    """Net2DeeperNet (section 2.4): fills a deeper model, whose new layers become identities; the others are copied.
 
-    Layers are matched by path. A new convolution becomes a Dirac kernel, a new Linear the unit matrix, a new BatchNorm
-    the identity of its running statistics (hence in eval mode only), and a new residual block keeps its weights but for
-    the last layer of its branch, which is set to zero. Call it before the optimizer is made.
+    Layers are matched by path. A new convolution becomes a Dirac kernel, a new Linear the unit matrix. A new BatchNorm
+    becomes the identity for its running statistics, so in eval mode only. A new residual block keeps its weights, except
+    the last layer of its branch, which is set to zero. Call this before the optimizer is made.
 
-    Raises ModelError for a layer of the small model that the large one lacks, for a new one that cannot be an identity
-    (among them a block that ends in ReLU where its input may be negative), and where the rest of the two differs.
+    Raises ModelError for a layer of the small model that the large model lacks, and if the other layers differ. A new layer
+    must be able to be an identity, or ModelError is raised: a block that ends in ReLU must not read negative values.
     """
     smaller, larger = dict(small.named_modules()), dict(large.named_modules())
     for name in smaller:
@@ -98,7 +98,7 @@ def deeper(small: nn.Module, large: nn.Module) -> None:
 
 
 def _new_layers(smaller: dict[str, nn.Module], larger: dict[str, nn.Module]) -> list[str]:
-    """The outermost modules of the large model that the small one lacks; of a list, its children."""
+    """The outermost modules of the large model that the small model lacks; a list counts by its children."""
     new: list[str] = []
     for name, module in larger.items():
         inside = any(name.startswith(f"{outer}.") for outer in new)
@@ -108,7 +108,7 @@ def _new_layers(smaller: dict[str, nn.Module], larger: dict[str, nn.Module]) -> 
 
 
 def _leave_out(graph: Graph, layers: list[str]) -> None:
-    """Take the calls of `layers` out of the graph: what follows reads their input."""
+    """Remove the calls of `layers` from the graph: the nodes after them read the layers' inputs."""
     for node in list(graph.nodes):
         if node.op == "call_module" and node.target in layers:
             node.replace_all_uses_with(node.all_input_nodes[0])
@@ -116,7 +116,7 @@ def _leave_out(graph: Graph, layers: list[str]) -> None:
 
 
 def _is_rectified(node: Node, modules: dict[str, nn.Module], new: list[str]) -> bool:
-    """The tensor is never negative; new layers count as the identities that they are."""
+    """Whether the tensor of a node is never negative. New layers count as identities."""
     if node.op == "call_module":
         module = modules[str(node.target)]
         through = node.target in new or isinstance(module, KEEPS_SIGN)
@@ -129,7 +129,7 @@ def _is_rectified(node: Node, modules: dict[str, nn.Module], new: list[str]) -> 
 
 
 def _make_identity(layer: nn.Module, name: str) -> tuple[bool, bool]:
-    """Set a layer's weights to the identity; whether it is one now for any input, and for one without negatives."""
+    """Set a layer's weights to the identity. Returns whether it now is one: for all inputs, for inputs >= 0."""
     with torch.no_grad():
         _set_identity(layer, name)
     modes = [(module, module.training) for module in layer.modules()]
@@ -174,7 +174,7 @@ def _silence(block: nn.Module, name: str) -> None:
 
 
 def _last_layer(node: Node, modules: dict[str, nn.Module]) -> nn.Module | None:
-    """The layer with weights that ends a branch; none where the branch is the input itself."""
+    """The layer with weights that ends a branch; None if the branch is the input itself."""
     while node.op == "call_module":
         module = modules[str(node.target)]
         if next(module.parameters(), None) is not None:
@@ -184,7 +184,7 @@ def _last_layer(node: Node, modules: dict[str, nn.Module]) -> nn.Module | None:
 
 
 def _probe(layer: nn.Module) -> Tensor:
-    """Values of both signs in the shape that the layer's first weights take."""
+    """Random values of both signs, in the shape that the layer's first weights take."""
     generator = torch.Generator().manual_seed(0)
     for module in layer.modules():
         if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
@@ -199,6 +199,6 @@ def _probe(layer: nn.Module) -> Tensor:
 def _keeps(layer: nn.Module, values: Tensor) -> bool:
     try:
         out = layer(values)
-    except Exception:  # a user's forward may raise anything: then it is no identity
+    except Exception:  # a user's forward may raise any error: then the layer is no identity
         return False
     return isinstance(out, Tensor) and out.shape == values.shape and torch.allclose(out, values, rtol=1e-5, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The strongest channels of the teacher into a thinner student: `slice_weights`."""
+"""slice_weights: puts the strongest channels of the teacher into a thinner student."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ def slice_weights(student: nn.Module, teacher: nn.Module) -> None:
     """Initialise a thinner student of the teacher's architecture with the teacher's strongest channels.
 
     Of each channel group (edgekd.models.init.channels) the student keeps the channels whose weights have the largest L1
-    norm (Li et al. 2017, 1608.08710, section 3.1), summed over all layers that write the group, in their own order; the
-    layers that read them keep the same inputs. Whether channels that are left out are zero or not, nothing makes up for
-    them: BatchNorm's statistics are the teacher's.
+    norm, in their own order (Li et al. 2017, 1608.08710, section 3.1). The norm is summed over all layers that write the
+    group. Layers that read the group keep the same channels as inputs. The loss of the other channels is not compensated:
+    BatchNorm's statistics stay the teacher's.
 
-    Raises ModelError where the two models' operations differ, where the student is wider, and for an operation that is
-    not supported.
+    Raises ModelError if the operations of the two models differ, if the student is wider, and for an unsupported operation.
     """
     ours, theirs = traced(student, "student"), traced(teacher, "teacher")
     check_same(ours, student, theirs, teacher, ("student", "teacher"))
@@ -42,7 +41,7 @@ def slice_weights(student: nn.Module, teacher: nn.Module) -> None:
 
 
 def strengths(model: nn.Module, channels: Channels) -> dict[int, Tensor]:
-    """The L1 norm of the weights that write each channel, `[width]` for each group, on the CPU."""
+    """The L1 norm of the weights that write each channel: group -> `[width]`, on the CPU."""
     modules = dict(model.named_modules())
     sums = {group: torch.zeros(width) for group, width in channels.widths.items()}
     for name, flow in channels.layers.items():
@@ -53,6 +52,6 @@ def strengths(model: nn.Module, channels: Channels) -> dict[int, Tensor]:
 
 
 def written_by(channels: Channels, group: int) -> str:
-    """The layers that write a group, for an error message."""
+    """The names of the layers that write a group, for an error message."""
     names = [name for name, flow in channels.layers.items() if flow.writes == group]
     return ", ".join(f"'{name}'" for name in names) or "the image"
