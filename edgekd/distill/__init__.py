@@ -1,4 +1,4 @@
-"""Distillation: methods for anybody's training loop, and edgekd's own loop and teacher's cache."""
+"""Distillation: methods for any training loop, and edgekd's own training loop and teacher's cache."""
 
 from edgekd.distill import methods
 

@@ -2,10 +2,10 @@
 
     float16    2 bytes a logit
     int8       1 byte: each row between its least and its largest value in 255 steps
-    topk       the k largest and the log-sum-exp of all others, which are read as equal (for very many classes): soft targets
-               are exact at temperature 1, and less so the higher it is
+    topk       the k largest, and the log-sum-exp of all others, which are read as equal (for very many classes); soft targets
+               are exact at temperature 1 and less exact at higher temperatures
 
-Logits, not probabilities: every temperature and every logit method reads the same.
+Logits are stored, not probabilities, so that every temperature and every logit method can read the same cache.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ FORMAT = "format.json"
 
 @dataclass(frozen=True)
 class Format:
-    """How logits are stored: `arrays` gives each file's type and what it holds of a sample, encode and decode a batch."""
+    """A format for stored logits.
+
+    arrays: file -> its type and the shape of one sample; encode, decode: convert a batch to these arrays and back.
+    """
 
     arrays: Mapping[str, tuple[Any, tuple[int, ...]]]
     encode: Callable[[Floats], Arrays]
@@ -37,12 +40,12 @@ class Format:
 
 
 def bytes_of(arrays: Mapping[str, tuple[Any, tuple[int, ...]]], samples: int) -> int:
-    """Bytes that so many samples take."""
+    """The bytes that `samples` samples take in these arrays."""
     return samples * sum(int(np.dtype(kind).itemsize) * math.prod(shape) for kind, shape in arrays.values())
 
 
 def format_of(name: str, classes: int, top_k: int) -> Format:
-    """The format of this name for logits of so many classes."""
+    """The format `name` for logits of `classes` classes."""
     if name == "int8":
         arrays: dict[str, tuple[Any, tuple[int, ...]]] = {"steps": (np.uint8, (classes,)), "range": (np.float32, (2,))}
         return Format(arrays, _to_int8, _from_int8)
@@ -54,7 +57,7 @@ def format_of(name: str, classes: int, top_k: int) -> Format:
 
 
 class CachedLogits:
-    """Logits that a stage recorded: `cached[view, rows]` gives `[rows, classes]`; shape: `(views, samples, classes)`."""
+    """The logits that a stage recorded: `cached[view, rows]` is `[rows, classes]`; shape: `(views, samples, classes)`."""
 
     def __init__(self, folder: Path) -> None:
         about = json.loads((folder / FORMAT).read_text())
@@ -71,7 +74,10 @@ class CachedLogits:
         return self.format.decode({name: array[place] for name, array in self.stored.items()})
 
     def difference(self, place: tuple[int, npt.NDArray[np.int64]], logits: Floats) -> float:
-        """The largest difference to these logits, as far as the format can tell: of the top k, those that are stored."""
+        """The largest difference between the stored logits and `logits`, after the format's rounding.
+
+        With topk only the stored k logits are compared.
+        """
         if "index" not in self.stored:
             return float(np.abs(self[place].astype(np.float32) - self.format.decode(self.format.encode(logits))).max())
         top, index = self.stored["top"][place].astype(np.float32), self.stored["index"][place]
@@ -110,7 +116,10 @@ def _to_top_k(z: Floats, k: int) -> Arrays:
 
 
 def _from_top_k(stored: Arrays, classes: int) -> Floats:
-    """The others share the tail's mass equally: the soft targets of the top k are exact at T = 1."""
+    """Logits from the top k: all other classes share the tail's mass equally.
+
+    The soft targets of the top k are exact at T = 1.
+    """
     k = stored["top"].shape[1]
     z = np.repeat((stored["tail"] - np.log(classes - k))[:, None], classes, axis=1).astype(np.float32)
     np.put_along_axis(z, stored["index"], stored["top"].astype(np.float32), axis=1)

@@ -1,4 +1,4 @@
-"""Checkpoint: the parts of a training on disk; a kill leaves the last one or the new one, never half."""
+"""Checkpoint: the parts of a training on disk. A kill leaves the old file or the new file, never half a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from edgekd.base.contents import write_atomically
 
 
 class Checkpoint:
-    """The state of `parts` (whatever has `state_dict` and `load_state_dict`) and values beside it, in the file `path`."""
+    """The states of `parts` and further values, in the file `path`.
+
+    A part is any object with `state_dict` and `load_state_dict`.
+    """
 
     def __init__(self, path: Path, parts: Mapping[str, Any]) -> None:
         self.path = path
@@ -27,12 +30,12 @@ class Checkpoint:
         write_atomically(self.path, content.getvalue())
 
     def load(self) -> dict[str, Any]:
-        """Put the parts back and give what was saved beside them; empty where nothing was, or where the file is damaged."""
+        """Restore the parts and return the values saved with them. Empty if the file is missing or damaged."""
         if not self.path.exists():
             return {}
         try:
             saved = torch.load(self.path, map_location="cpu", weights_only=True)
-        except Exception as error:  # on a damaged file torch raises whatever it stumbles over
+        except Exception as error:  # on a damaged file torch raises many kinds of errors
             say(f"  the checkpoint is damaged ({type(error).__name__}): training from the start")
             return {}
         for name, part in self.parts.items():

@@ -1,4 +1,4 @@
-"""Feature taps: read a model's inner outputs by module path, without editing the model."""
+"""Feature taps: they read the outputs of a model's inner modules by path, without editing the model."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from edgekd.recipe.losses import Layout
 
 
 def as_tokens(feature: Any, layout: Layout | None, path: str, loss: str) -> Any:
-    """A feature with three axes as tokens `[batch, positions, channels]`; any other as it is.
+    """A feature with three axes as tokens `[batch, positions, channels]`. Other features stay as they are.
 
-    Raises ModelError where such a feature has no layout: averaged over the wrong axis it would teach a wrong number.
+    Raises ModelError if a feature with three axes has no layout: an average over the wrong axis would be a wrong number.
     """
     if not isinstance(feature, Tensor) or feature.ndim != 3 or layout == "tokens":
         return feature
@@ -29,11 +29,11 @@ def as_tokens(feature: Any, layout: Layout | None, path: str, loss: str) -> Any:
 
 
 class Taps:
-    """While the `with` block runs, `taps.features` holds what the modules at `paths` put out in the model's last pass.
+    """Reads the outputs of the modules at `paths` in the model's last pass, while the `with` block runs.
 
-    Hooks are set on the instances and removed at the end. Raises ModelError for a path that does not exist, with the
-    nearest, for a module that one pass calls more than once, and for an output that the model itself writes over before it
-    ends.
+    `taps.features` holds the outputs by path. Hooks are set on the instances and removed at the end. Raises ModelError
+    for a path that does not exist, with the nearest paths. A module that is called more than once in a pass, or whose
+    output the model overwrites before the pass ends, is a ModelError too.
     """
 
     def __init__(self, model: nn.Module, paths: Iterable[str], role: str) -> None:
@@ -71,7 +71,7 @@ class Taps:
             self.features[path] = output
             self._calls[path] = self._calls.get(path, 0) + 1
             self._versions.pop(path, None)
-            if isinstance(output, Tensor) and not output.is_inference():  # those have no version
+            if isinstance(output, Tensor) and not output.is_inference():  # inference tensors have no version
                 self._versions[path] = output._version
 
         return hook

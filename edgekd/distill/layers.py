@@ -1,4 +1,4 @@
-"""`layers = "auto"`: which of the student's layers is compared with which of the teacher's."""
+"""`layers = "auto"`: pairs layers of the student with layers of the teacher."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def pair_layers(
 ) -> tuple[Loss, ...]:
     """The losses with each `layers = "auto"` replaced by a pairing.
 
-    Layers that put out maps of one height and width are a stage, and its last one stands for it. A stage of the student
-    goes with the teacher's of the same resolution, or, where there is none, with the one at the same relative depth.
-    A method that declares `auto` as "last" takes the deepest stage of both, as one does that compares embeddings; with
-    "before_last" it takes the one before. One that reads the student alone takes the student's side.
-    Raises ModelError where a network has no layer that puts out a map, and for a method whose `auto` is "refused".
+    Layers whose output maps have the same height and width form a stage; the last layer represents the stage. A stage of
+    the student is paired with the teacher's stage of the same resolution, or else of the same relative depth. A method
+    with `auto="last"` takes the deepest stage of both; with "before_last" the stage before the deepest. A method that
+    reads only the student takes the student's layers of these pairs. Raises ModelError if no layer of a network puts out
+    a map, and for a method with `auto="refused"`.
     """
     if not any(loss.layers == "auto" for loss in losses):
         return tuple(losses)
@@ -60,7 +60,7 @@ def pair_layers(
 
 
 def paired(ours: Sequence[Stage], theirs: Sequence[Stage]) -> dict[str, str]:
-    """Student's path -> teacher's path, shallow to deep."""
+    """The pairs of stages: student's path -> teacher's path, shallow to deep."""
     by_resolution = {shape[2:]: path for path, shape in theirs}
     pairs = {}
     for i, (path, shape) in enumerate(ours):
@@ -70,9 +70,10 @@ def paired(ours: Sequence[Stage], theirs: Sequence[Stage]) -> dict[str, str]:
 
 
 def stages(model: nn.Module, arguments: tuple[Tensor, ...], role: str) -> list[Stage]:
-    """The last module of each resolution, in the order in which they run; maps of a single position are left out.
+    """The last module of each resolution, in the order of execution.
 
-    So are modules that one pass calls more than once: their output is not one feature.
+    Maps of a single position are left out. So are modules that are called more than once in a pass, because their output
+    is not a single feature.
     """
     called: list[Stage] = []
     times: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Lesson: the training samples, and for each task the labels and the teachers' answers."""
+"""Lesson: the training samples with the labels and the teachers' answers of each task."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ Stored = CachedLogits | npt.NDArray[np.float16]
 
 
 class TeacherPass(NamedTuple):
-    """The teachers' answers to a batch: logits `[teachers, batch, classes]`, None where no loss reads them; features by path."""
+    """The teachers' answers to a batch: logits `[teachers, batch, classes]`, and features by path.
+
+    The logits are None if no loss reads them.
+    """
 
     z_ts: torch.Tensor | None
     f_t: Mapping[str, torch.Tensor]
@@ -32,12 +35,12 @@ class TeacherPass(NamedTuple):
 
 @dataclass(frozen=True)
 class TaskLesson:
-    """A task of the student: its samples are the same in all tasks, with labels of its own.
+    """A task of the student. All tasks have the same samples; each has its own labels.
 
-    cached: the teachers' logits `[view, sample, class]`, empty where no loss reads them or only the live teacher can give
-    them; live: the first teacher itself, for losses that read its features; features: pooled ones by the teacher's module
-    path, `[view, sample, channels]`, where these are enough; teacher_input: how the live teacher's samples are preprocessed,
-    where otherwise than the student's.
+    cached: the teachers' logits `[view, sample, class]`; empty if no loss reads them or only the live teacher gives them.
+    live: the first teacher itself, for losses that read its features. features: pooled features `[view, sample, channels]`
+    by the teacher's module path, if these suffice. teacher_input: the live teacher's preprocessing, if it differs from
+    the student's.
     """
 
     samples: Samples
@@ -49,14 +52,14 @@ class TaskLesson:
     teacher_input: Input | None = None
 
     def taps(self, objective: TaskObjective) -> Taps:
-        """Taps of the teacher's layers that the cache does not hold."""
+        """Taps for the teacher's layers whose features are not cached."""
         paths = [path for path in objective.layers_of("teacher") if path not in self.features]
         return Taps(self.live or nn.Identity(), paths, "teacher")
 
     def teachers(self, step: Step, arguments: Arguments, taps: Taps) -> TeacherPass:
         """The teachers' answers to a step: logits `[teachers, batch, classes]`, and features by path.
 
-        They come from the cache; where the live teacher runs anyway, the first's come from it.
+        The answers come from the cache. If the live teacher runs, the first teacher's logits come from that run.
         """
         device = arguments[0].device
         logits = [read(stored, step, device) for stored in self.cached]
@@ -71,23 +74,23 @@ class TaskLesson:
 
 @dataclass(frozen=True)
 class Lesson:
-    """The tasks that are learnt on the same training samples."""
+    """The tasks that a student learns on the same training samples."""
 
     tasks: tuple[TaskLesson, ...]
 
     @property
     def samples(self) -> Samples:
-        """The samples, which are those of every task."""
+        """The training samples, the same for every task."""
         return self.tasks[0].samples
 
     @property
     def weights(self) -> dict[str, float]:
-        """Of the tasks, by name."""
+        """The weight of each task, by name."""
         return {task.name: task.weight for task in self.tasks}
 
     @property
     def label_losses(self) -> dict[str, LabelLoss]:
-        """Of the tasks, by name."""
+        """The label loss of each task, by name."""
         return {task.name: task.samples.task.label_loss for task in self.tasks}
 
     @property
@@ -97,5 +100,5 @@ class Lesson:
 
 
 def read(stored: Stored, step: Step, device: torch.device) -> torch.Tensor:
-    """What is stored of a step's samples, float32 `[batch, ...]`."""
+    """The stored values for a step's samples, float32 `[batch, ...]`."""
     return torch.from_numpy(stored[step.view, step.rows]).to(device).float()

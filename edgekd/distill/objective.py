@@ -1,4 +1,4 @@
-"""The objective: the label term and the recipe's losses, added up and named."""
+"""Objective: the sum of the label term and the recipe's losses, with each term by name."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ LabelLoss = Callable[[Tensor, Labels], Tensor]
 
 @dataclass(frozen=True)
 class ForwardPass:
-    """One pass of student and teachers over a batch, as losses read it; edgekd.distill.methods explains the names.
+    """A pass of student and teachers over a batch, as losses read it; edgekd.distill.methods explains the names.
 
-    z_ts: `[teachers, batch, classes]`, None where no loss reads a teacher; f_s, f_t: features by module path.
+    z_ts: `[teachers, batch, classes]`, None if no loss reads a teacher; f_s, f_t: features by module path.
     """
 
     inputs: tuple[Tensor, ...]
@@ -37,7 +37,7 @@ class ForwardPass:
     f_t: Mapping[str, Tensor]
 
     def __post_init__(self) -> None:
-        """Methods soften over the last of two axes: of pixels or tokens as they are each would compute another number."""
+        """Refuse logits that do not have two axes: on pixels or tokens each method would compute a wrong number."""
         teachers = [] if self.z_ts is None else list(self.z_ts)
         for role, z in (("student", self.z_s), *(("teacher", z) for z in teachers)):
             if z.ndim != 2:
@@ -46,7 +46,7 @@ class ForwardPass:
 
 @dataclass(frozen=True)
 class Term:
-    """A term is one loss of the recipe, ready to be called: `method` holds its options, `declared` is its record."""
+    """A loss of the recipe, ready to be called. `method` holds its options; `declared` is the method's record."""
 
     name: str
     method: Callable[..., Any]
@@ -59,15 +59,18 @@ class Term:
     layout: Layout | None = None
 
     def weight_at(self, epoch: float) -> float:
-        """The weight, rising linearly over the warm-up, 0 from `until_epoch`; `epoch` counts steps as fractions."""
+        """The weight at `epoch`, which counts steps as fractions.
+
+        The weight rises linearly over the warm-up and is 0 from `until_epoch` on.
+        """
         if self.until_epoch is not None and epoch >= self.until_epoch:
             return 0.0
         return self.weight * min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else self.weight
 
     def __call__(self, forward: ForwardPass, epoch: float) -> Tensor:
-        """The loss, unweighted. With several teachers a method that reads one is averaged over them."""
+        """The unweighted loss. A method that reads one teacher is averaged over all teachers."""
         needs = self.declared.needs
-        # Features are the first teacher's, and so must be the logits beside them.
+        # Features come from the first teacher, so logits that go with features must come from that teacher too.
         one_of_several = "z_t" in needs and "f_t" not in needs
         several = one_of_several and forward.z_ts is not None and len(forward.z_ts) > 1
         if several:
@@ -81,7 +84,7 @@ class Term:
         return value
 
     def argument(self, name: str, forward: ForwardPass, epoch: float, teacher: int = 0) -> Any:
-        """The positional argument of this name."""
+        """The positional argument `name` for the term's method."""
         match name:
             case "z_t":
                 return None if forward.z_ts is None else forward.z_ts[teacher]
@@ -98,11 +101,11 @@ class Term:
 
 
 class TaskObjective(nn.Module):
-    """`total = label_weight · label_loss + Σ weight · method(...)` of one task, and each term by name.
+    """The objective of a task: `total = label_weight · label_loss + Σ weight · method(...)`, and each term by name.
 
-    label_loss: the task's, of logits and labels; without one nothing is learnt from labels.
-    Methods with weights are its children, so that its parameters are those the trainer optimises beside the student's.
-    Raises RecipeError for losses that do not fit their methods.
+    label_loss: the task's loss of logits and labels; without one nothing is learnt from labels. Methods with weights are
+    children of this module, so that the trainer finds their parameters here. Raises RecipeError for losses that do not fit
+    their methods.
     """
 
     def __init__(self, losses: Sequence[Loss], label_weight: float, label_loss: LabelLoss | None = None) -> None:
@@ -118,19 +121,19 @@ class TaskObjective(nn.Module):
 
     @property
     def needs_teacher(self) -> bool:
-        """Some loss reads a teacher, its logits or its features."""
+        """Whether any loss reads a teacher's logits or features."""
         return any(reads_teacher(term.declared) for term in self.terms)
 
     @property
     def needs_features(self) -> bool:
-        """Some loss reads the teacher's features."""
+        """Whether any loss reads the teacher's features."""
         return any("f_t" in term.declared.needs for term in self.terms)
 
     @property
     def pooled_features(self) -> dict[str, Layout | None]:
-        """The teacher's layers with their layouts, where every loss that reads features is content with pooled ones.
+        """The teacher's layers with their layouts, if pooled features are enough for every loss; else empty.
 
-        These can be cached. Raises RecipeError where two losses give one layer two layouts.
+        Pooled features can be cached. Raises RecipeError if two losses give a layer different layouts.
         """
         readers = [term for term in self.terms if "f_t" in term.declared.needs]
         layouts: dict[str, Layout | None] = {}
@@ -148,23 +151,23 @@ class TaskObjective(nn.Module):
 
     @property
     def needs_pairs(self) -> bool:
-        """Some loss wants a sample of the same class for each of half of the batch."""
+        """Whether any loss needs batches of pairs of the same class."""
         return any(term.declared.pairs for term in self.terms)
 
     @property
     def in_one_process(self) -> list[str]:
-        """The methods that several processes cannot share."""
+        """The names of the terms whose method only works in a single process."""
         return [term.name for term in self.terms if term.declared.in_one_process]
 
     def layers_of(self, role: str) -> list[str]:
-        """The module paths whose outputs the methods read; `role` is "student" or "teacher"."""
+        """The paths of the modules that the methods read. role: "student" or "teacher"."""
         paths = [path for term in self.terms for path in getattr(term, f"{role}_layers")]
         return list(dict.fromkeys(paths))
 
     def prepare(
         self, forward: ForwardPass, student: nn.Module, teacher: nn.Module | None, classes: int, samples: int
     ) -> None:
-        """Let the methods that have weights of their own see one batch and the models, before the optimizer is made."""
+        """Let methods make their weights from a batch and the models, before the optimizer is made."""
         for term in self.terms:
             self.prepare_one(term, forward, student, teacher, classes, samples)
 
@@ -172,7 +175,7 @@ class TaskObjective(nn.Module):
     def prepare_one(
         term: Term, forward: ForwardPass, student: nn.Module, teacher: nn.Module | None, classes: int, samples: int
     ) -> None:
-        """`prepare` for one term; nothing for a method that has none."""
+        """Call a term's `prepare`, if its method has one."""
         prepare, names = term.declared.prepare, term.declared.prepare_needs
         if prepare is None:
             return
@@ -183,14 +186,14 @@ class TaskObjective(nn.Module):
         prepare(term.method, **given)
 
     def deployed(self, student: nn.Module) -> nn.Module:
-        """What ships: the student, or what a method makes of it (`simkd`)."""
+        """The model that ships: the student, or the model that a method makes of the student (`simkd`)."""
         for term in self.terms:
             if term.declared.deployed is not None:
                 return term.declared.deployed(term.method, student, term.student_layers[0])
         return student
 
     def forward(self, epoch: float, forward: ForwardPass) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total and the unweighted terms. A term whose weight is 0 by now is not computed."""
+        """The total and the unweighted terms by name. A term is not computed after its `until_epoch`."""
         values: dict[str, Tensor] = {}
         total = torch.zeros((), device=forward.z_s.device)
         if self.label_weight and self.label_loss is not None:
@@ -200,18 +203,16 @@ class TaskObjective(nn.Module):
             if term.until_epoch is None or epoch < term.until_epoch:
                 values[term.name] = term(forward, epoch)
                 total = total + term.weight_at(epoch) * values[term.name]
-        if (
-            processes.SIZE > 1
-        ):  # processes wait for the gradient of every parameter, also of those that nothing reads now
+        if processes.SIZE > 1:  # processes wait for the gradient of every parameter, also of unused ones
             idle = [p.sum() for term in self.terms if term.name not in values for p in _parameters(term.method)]
             total = total + 0.0 * sum(idle, forward.z_s.float().sum())
         return total, values
 
 
 class Objective(nn.Module):
-    """`total = Σ weight · task's total` over a student's tasks. Each has the same losses on its own logits.
+    """The objective of a student: `total = Σ weight · task's total`. Each task has the same losses on its own logits.
 
-    weights, label_losses: by the task's name; the terms of a task that has a name begin with it, as `parity/kd`.
+    weights, label_losses: by the task's name. The name of a named task starts the names of its terms, as in `parity/kd`.
     """
 
     def __init__(
@@ -227,18 +228,18 @@ class Objective(nn.Module):
 
     @property
     def members(self) -> dict[str, TaskObjective]:
-        """The objective of each task, by its name."""
+        """The objective of each task, by task name."""
         return {
             name: task for name, task in zip(self.weights, self.tasks, strict=True) if isinstance(task, TaskObjective)
         }
 
     @property
     def common(self) -> TaskObjective:
-        """One of them, for what is the same in all: methods, what they need, the layers that they read."""
+        """The first task's objective, for facts that all tasks share: methods, their needs, the layers they read."""
         return next(iter(self.members.values()))
 
     def forward(self, epoch: float, passes: Mapping[str, ForwardPass]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total and the unweighted terms of all tasks; `passes`: those of each task, by its name."""
+        """The total and the unweighted terms of all tasks. passes: the forward pass of each task, by task name."""
         values: dict[str, Tensor] = {}
         total: Tensor | float = 0.0
         for name, task in self.members.items():

@@ -1,4 +1,4 @@
-"""The training loop, one for everything that edgekd trains: students, their quantized twins, and the demo's teacher."""
+"""The training loop for everything that edgekd trains: students, their quantized twins, and the demo's teacher."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ from edgekd.tasks.scores import valued
 
 CHECKPOINT = f"{SCRATCH}/checkpoint.pt"
 NOTED = 10  # steps between two notes of the progress bar
-LINES = 20  # that a training prints where there is no bar, at most
+LINES = 20  # the most lines that a training prints without a progress bar
 PREPARED = 0x93E9  # a coordinate of its own, so that the choice shares no random number with any view
 PREPARED_ON = 64  # samples that methods with weights of their own see before the training
 
 
 @dataclass(frozen=True)
 class Modes:
-    """How a model changes between training and evaluation, and what else happens as epochs begin.
+    """The functions that switch a model to training and evaluation, and a function called as each epoch begins.
 
     A module exported for quantization-aware training has no `train()`: its modes are switched in the graph.
     """
@@ -62,13 +62,13 @@ class Modes:
 def train(
     student: nn.Module, lesson: Lesson, settings: Distill, out: Path, modes: Modes | None = None, title: str = "student"
 ) -> nn.Module:
-    """Train `student` for `settings.epochs` and return what ships: it, with its averaged weights where `ema` is on, or what a
-    method makes of it (`Objective.deployed`).
+    """Train `student` for `settings.epochs` epochs and return the model that ships.
 
-    A checkpoint is written to `out` after each epoch and a run that was killed goes on from there, with the same result:
-    the order of samples, their views and torch's own random numbers depend on the seed and the epoch alone. The student
-    of the last epoch ships; the figure on the hold-out split is logged, nothing is chosen by it. Writes `metrics.jsonl`: a line an
-    epoch. Runs alone or on every process of `accelerate launch`; `batch_size` is over all of them.
+    That model is the student of the last epoch, or its averaged weights if `ema` is on. A method may make another model
+    of it (`TaskObjective.deployed`). The figure on the hold-out split is logged, but nothing is chosen by it. A checkpoint
+    is written to `out` after each epoch, and a run after a kill resumes with the same result. The order of samples, their
+    views and torch's random numbers depend only on the seed and the epoch. Writes `metrics.jsonl`, a line per epoch. Runs
+    alone or on every process of `accelerate launch`; `batch_size` counts over all processes.
     """
     training = Training(student, lesson, settings, modes or Modes())
     checkpoint = Checkpoint(out / CHECKPOINT, training.parts)
@@ -97,12 +97,12 @@ def train(
 
 
 class Training:
-    """All that changes while a student is trained; `steps` and `samples` are those of an epoch."""
+    """The state of a student's training. `steps` and `samples` count those of an epoch."""
 
     def __init__(self, student: nn.Module, lesson: Lesson, settings: Distill, modes: Modes) -> None:
         self.lesson, self.settings, self.modes = lesson, settings, modes
         self.where, self.bf16 = accelerator.device(), uses_bf16(settings.precision)
-        # accelerate fixes one precision for the whole process; a build trains in several.
+        # accelerate fixes a precision for the whole process, but a build trains in several: autocast sets it per step.
         self.accelerate = Accelerator(mixed_precision="no", cpu=self.where.type == "cpu", device_placement=False)
         student = student.to(self.where)
         self.layout = training_format(student, _two_samples(lesson, self.where), modes.train)
@@ -122,7 +122,7 @@ class Training:
         self.averaged = _averaged(self.student, settings.ema) if settings.ema else None
         optimizer = _optimizer(settings.optimizer, [*self.student.parameters(), *self.objective.parameters()])
         self.model, self.optimizer = self.accelerate.prepare(self.student, optimizer)
-        # Methods with weights are trained by all processes alike too.
+        # Methods with weights are trained by all processes together too.
         learns = any(True for _ in self.objective.parameters())
         self.loss_of = self.accelerate.prepare(self.objective) if learns else self.objective
         self.steps = len(lesson.samples.train_ids) // settings.batch_size
@@ -130,7 +130,7 @@ class Training:
 
     @contextmanager
     def taps(self) -> Iterator[None]:
-        """While the `with` block runs, the features are read that the losses compare."""
+        """Reads the features that the losses compare, while the `with` block runs."""
         read = self.objective.common
         with ExitStack() as stack:
             self.f_s = stack.enter_context(Taps(self.student, read.layers_of("student"), "student")).features
@@ -139,13 +139,13 @@ class Training:
 
     @property
     def parts(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """The parts that a checkpoint stores."""
         parts = {"student": self.student, "objective": self.objective, "optimizer": self.optimizer}
         return parts if self.averaged is None else {**parts, "averaged": self.averaged}
 
     @property
     def is_first(self) -> bool:
-        """Of the processes that train together, this one writes."""
+        """Whether this process is the first of those that train together; only the first writes."""
         return bool(self.accelerate.is_main_process)
 
     def wait(self) -> None:
@@ -153,17 +153,17 @@ class Training:
         self.accelerate.wait_for_everyone()
 
     def begin(self, epoch: int) -> None:
-        """The modes of training, and the random numbers of an epoch: the same after a restart."""
-        torch.manual_seed(_seed_of(self.settings.seed, epoch))  # of dropout and the like
+        """Start an epoch: training mode, and random numbers that are the same after a restart."""
+        torch.manual_seed(_seed_of(self.settings.seed, epoch))  # for dropout and similar layers
         self.modes.train(self.student)
-        self.objective.train()  # what ships may hold a part of it, and was evaluated
+        self.objective.train()  # the shipped model may contain a part of it, and its evaluation changed the mode
         self.modes.at_epoch(self.student, epoch)
         self.sums: dict[str, torch.Tensor] = {}
         self.terms: Mapping[str, torch.Tensor] = {}
         self.started = time.perf_counter()
 
     def steps_of(self, epoch: int) -> Iterator[Step]:
-        """The batches of an epoch, this process's share of each."""
+        """This process's share of each batch of an epoch."""
         accelerate, settings = self.accelerate, self.settings
         return epoch_of(
             self.lesson.views, epoch, batch_size=settings.batch_size, number_of_views=settings.views, seed=settings.seed,
@@ -171,13 +171,13 @@ class Training:
         )  # fmt: skip
 
     def step(self, step: Step, now: float) -> None:
-        """One step of the optimizer; `now` counts epochs, steps as fractions."""
+        """Run a step of the optimizer. `now` is the epoch, with steps as fractions."""
         lesson, settings = self.lesson, self.settings
         for group in self.optimizer.param_groups:
             group["lr"] = settings.optimizer.lr * schedule(now, settings.warmup_epochs, settings.epochs)
         arguments = arranged(arguments_of(lesson.samples.input, step.batch.inputs, self.where), self.layout)
         with autocast(self.where, self.bf16):
-            # The teachers first: a student may write over its input.
+            # The teachers run first, because a student may overwrite its input.
             teachers = {
                 task.name: task.teachers(step, arguments, self.taps_of_teachers[task.name]) for task in lesson.tasks
             }
@@ -198,7 +198,10 @@ class Training:
         return f"epoch {epoch + 1}  {shown}  {speed:.0f}/s"
 
     def end(self, epoch: int) -> dict[str, float]:
-        """The epoch's figures: the speed, the mean of each term, the hold-out split's. Raises ModelError for a loss of NaN."""
+        """The figures of an epoch: speed, mean of each term, and the metric on the hold-out split.
+
+        Raises ModelError if the loss is not finite.
+        """
         speed = self.samples / (time.perf_counter() - self.started)
         metrics = {"epoch": epoch + 1, "lr": self.optimizer.param_groups[0]["lr"], "samples_per_s": round(speed, 1)}
         metrics |= {name: float(f"{float(value) / self.steps:.6g}") for name, value in self.sums.items()}
@@ -208,7 +211,7 @@ class Training:
         return metrics
 
     def shipped(self) -> nn.Module:
-        """The student, its averaged weights, or what a method makes of it."""
+        """The model that ships: the student, its averaged weights, or the model that a method makes of it."""
         return self.objective.common.deployed(self.averaged.module if self.averaged is not None else self.student)
 
 
@@ -217,7 +220,7 @@ def _averaged(student: nn.Module, decay: float) -> AveragedModel:
 
 
 def _tell(title: str, metrics: Mapping[str, float], settings: Distill, metric: Metric) -> None:
-    """A line an epoch where there is no bar, some of them where there are many epochs."""
+    """Print a line per epoch if no progress bar is shown; at most 20 lines in a training."""
     epoch = int(metrics["epoch"])
     if not shows_bars() and (settings.epochs - epoch) % math.ceil(settings.epochs / LINES) == 0:
         found = f"loss {metrics['loss']:.4g}, hold-out {in_words(metrics['holdout'], metric.unit)}"
@@ -225,10 +228,10 @@ def _tell(title: str, metrics: Mapping[str, float], settings: Distill, metric: M
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Weights as safetensors, by the first process; the same weights give the same bytes."""
+    """Write weights as safetensors, in the first process only. Equal weights give equal bytes."""
     if processes.RANK > 0:
         return
-    # Cloned, since safetensors refuses tensors that share memory, as the ranges of a concatenation's inputs do.
+    # Cloned, because safetensors refuses tensors that share memory, for example the ranges of a concatenation's inputs.
     weights = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
@@ -237,7 +240,10 @@ def save_weights(model: nn.Module, path: Path) -> None:
 
 
 def schedule(epoch: float, warmup_epochs: float, epochs: float) -> float:
-    """Share of the learning rate at a moment: linear warm-up, then half a cosine to 0 (Loshchilov & Hutter 2017, 1608.03983)."""
+    """The share of the learning rate at `epoch`: linear warm-up, then half a cosine to 0.
+
+    The cosine is from Loshchilov & Hutter (2017, 1608.03983).
+    """
     if epoch < warmup_epochs:
         return (epoch + 0.01) / (warmup_epochs + 0.01)
     return 0.5 * (1 + math.cos(math.pi * (epoch - warmup_epochs) / max(epochs - warmup_epochs, 1e-9)))
@@ -256,7 +262,7 @@ def _prepare(
     modes: Modes,
     layout: torch.memory_format,
 ) -> None:
-    """Check layer paths, and let methods with weights see a first batch, before the optimizer is made."""
+    """Check layer paths and let methods make their weights on a first batch, before the optimizer is made."""
     with ExitStack() as stack:
         ours = stack.enter_context(Taps(student, objective.common.layers_of("student"), "student"))
         theirs = {task.name: stack.enter_context(task.taps(objective.common)) for task in lesson.tasks}
@@ -294,7 +300,7 @@ def _passes(
     f_s: Mapping[str, torch.Tensor],
     teachers: Mapping[str, TeacherPass],
 ) -> dict[str, ForwardPass]:
-    """The pass of each task: its own columns of the logits, its labels, and its teachers' answers."""
+    """The forward pass of each task, with its own columns of the logits, its labels and its teachers' answers."""
 
     def here(values: npt.NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(z_s.device)
@@ -311,7 +317,7 @@ def _passes(
 
 
 def _holdout(model: nn.Module, lesson: Lesson, modes: Modes) -> dict[str, float]:
-    """The figure of each task's metric."""
+    """The figure of each task's metric on the hold-out split."""
     modes.evaluate(model)
     ids = lesson.samples.holdout_ids
     logits = predict(model, lesson.samples.train, ids)

@@ -1,4 +1,4 @@
-"""How far a batch's statistics are from those that the teacher's BatchNorm layers remember."""
+"""BatchNormStatistics: the distance of a batch's statistics from the running statistics of the teacher's BatchNorm."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from edgekd.errors import ModelError
 
 
 class BatchNormStatistics:
-    """While the `with` block runs, `distance()` compares the last forward pass with the layers' running statistics.
+    """Compares the statistics of a forward pass with those of the BatchNorm layers, while the `with` block runs.
 
-    `Σ ‖μ − running_mean‖₂ + ‖σ² − running_var‖₂` over the BatchNorm2d layers, μ and σ² (biased) of their inputs over
-    batch and image (Yin et al. 2020, 1912.08795, equation 4). The model is in eval mode; hooks are set on its instances
-    and removed at the end.
+    The distance is `Σ ‖μ − running_mean‖₂ + ‖σ² − running_var‖₂` over the BatchNorm2d layers (Yin et al. 2020, 1912.08795,
+    equation 4). μ and σ² (biased) are those of the layers' inputs, over batch and image. The model is in eval mode; hooks
+    are set on its instances and removed at the end.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -31,7 +31,10 @@ class BatchNormStatistics:
         self._handles: list[RemovableHandle] = []
 
     def distance(self) -> Tensor:
-        """A scalar with its gradient. ModelError where the model has no BatchNorm2d layers to compare with."""
+        """The distance of the last forward pass, a scalar with its gradient.
+
+        Raises ModelError if the model has no BatchNorm2d layers with running statistics.
+        """
         if not self.layers:
             raise ModelError(
                 "the teacher has no BatchNorm2d layers with running statistics, which tell what its data looked like; "

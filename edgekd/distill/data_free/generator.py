@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 
 class Generator(nn.Module):
-    """Noise `[batch, z]` to pixels in 0..1, `[batch, channels, h, w]`: DAFL's network (Chen et al. 2019, 1904.01186).
+    """DAFL's generator (Chen et al. 2019, 1904.01186): noise `[batch, z]` to pixels in 0..1, `[batch, channels, h, w]`.
 
-    It ends in a sigmoid, so that every image is one of pixels; the paper's ends in tanh and BatchNorm, whose range
-    pixels do not have. Sizes that 4 does not divide are rounded up at first.
+    The network ends in a sigmoid, so that all values are possible pixels. The paper's network ends in tanh and BatchNorm,
+    whose values leave that range. Sizes that 4 does not divide start rounded up.
     """
 
     def __init__(self, z: int, image_shape: tuple[int, int, int]) -> None:

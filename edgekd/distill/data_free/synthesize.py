@@ -1,4 +1,4 @@
-"""Training images from a frozen teacher alone: `deep_inversion` optimises pixels, `generate` trains a generator."""
+"""Training images made from a frozen teacher alone: `deep_inversion` optimises pixels, `generate` trains a generator."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from edgekd.models.accelerator import device_of
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 SAVE_EVERY = 200  # steps of a generator between two checkpoints
-DRAWS = 20  # how many images are drawn for each one kept, at most, while a class is short of its share
+DRAWS = 20  # images drawn per image kept, at most, while a class lacks images
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a generator is trained for: the weights of its loss's terms."""
+    """The weights of the terms of a generator's loss."""
 
     oh: float
     act: float
@@ -58,16 +58,17 @@ def deep_inversion(
     steps: int = 1000, lr: float = 0.1, bn: float = 10.0, oh: float = 1.0, tv: float = 2.5e-5, l2: float = 3e-8,
     batch: int = 256, seed: int = 0, jitter: int = 2, flip: bool = True, scratch: Path | None = None,
 ) -> tuple[Images, Labels]:  # fmt: skip
-    """DeepInversion (Yin et al. 2020, 1912.08795): images whose pixels were optimised until the teacher sees its classes.
+    """DeepInversion (Yin et al. 2020, 1912.08795): optimises pixels until the teacher sees its classes in them.
 
-    Minimises `oh · CE(T(x), label) + bn · BN-statistics + tv · total variation + l2 · ‖x‖₂` by Adam, from noise, for
-    `steps` a batch; before each step the batch is rolled by up to `jitter` pixels and, with `flip`, mirrored half of
-    the time (set it off where a mirror image is of no class, as of digits). Gives images uint8 `[n, h, w, channels]`
-    and labels int64 `[n]`, whose numbers differ by one at most. `image_shape`: h, w, channels; `mean`, `std` as in the
-    recipe, of values in 0..1. Finished batches are kept in the folder `scratch`, where a call that was killed goes on.
+    Adam minimises `oh · CE(T(x), label) + bn · BN-statistics + tv · total variation + l2 · ‖x‖₂`, from noise, for `steps`
+    steps per batch. Before each step the batch is rolled by up to `jitter` pixels. With `flip` it is also mirrored half of
+    the time; turn `flip` off if a mirror image belongs to no class, as with digits. Returns images uint8
+    `[n, h, w, channels]` and labels int64 `[n]`; the counts of classes differ by 1 at most. image_shape: h, w, channels;
+    mean, std: as in the recipe, of values in 0..1. Finished batches are kept in the folder `scratch`, and a call after a
+    kill continues from them.
 
-    The competition with a student (Adaptive DeepInversion) is left out. Raises ModelError for a teacher without
-    gradients, and without BatchNorm2d layers unless `bn` is 0.
+    The competition with a student (Adaptive DeepInversion) is left out. Raises ModelError for a teacher without gradients,
+    and for a teacher without BatchNorm2d layers unless `bn` is 0.
     """
     classes = _check(teacher, image_shape)
     space, labels = _PixelSpace(teacher, image_shape, mean, std), np.arange(n) % classes
@@ -108,7 +109,10 @@ def deep_inversion(
 
 
 def total_variation(x: Tensor) -> Tensor:
-    """L2 norms of the differences between neighbours, across, down and on both diagonals; x `[n, channels, h, w]`."""
+    """The sum of the L2 norms of differences between neighbours, x `[n, channels, h, w]`.
+
+    Neighbours lie to the right, below and on both diagonals.
+    """
     differences = (
         x[..., :-1] - x[..., 1:],
         x[..., :-1, :] - x[..., 1:, :],
@@ -125,20 +129,20 @@ def generate(
     adv: float | None = None, adversary: Literal["kl", "l1"] = "kl", student_lr: float = 1e-3, temperature: float = 20.0,
     z: int = 256, seed: int = 0, scratch: Path | None = None,
 ) -> tuple[Images, Labels]:  # fmt: skip
-    """Images of a generator that was trained to please the teacher: "dafl" (1904.01186) or "dfq" (2005.04136).
+    """Images from a generator that is trained with the teacher: "dafl" (1904.01186) or "dfq" (2005.04136).
 
-    Minimises `oh · CE(T, argmax T) + act · (−|f|) + bal · Σ p̄ log p̄ + bn · BN-statistics − adv · D(T, S)` by Adam for
-    `steps`: T the teacher's logits, f what its last Linear layer reads, p̄ the batch's mean probabilities. A weight that
-    is not given is the method's (`METHODS`). D, for which `adv` needs a `student`, is KL(T ‖ S) or the mean absolute
-    difference of the logits ("l1"); the student learns from the teacher alongside, by `kd` at `temperature` on the same
-    number of batches, and can be thrown away afterwards. Gives images uint8 `[n, h, w, channels]` and the teacher's own
-    labels int64 `[n]`; as many of each class where the generator makes them (a line tells where it does not). With the
-    folder `scratch` the training leaves checkpoints there, and a call that was killed goes on.
+    Adam minimises `oh · CE(T, argmax T) + act · (−|f|) + bal · Σ p̄ log p̄ + bn · BN-statistics − adv · D(T, S)` for `steps`
+    steps. T: the teacher's logits; f: the input of the teacher's last Linear layer; p̄: the batch's mean probabilities.
+    Default weights are the method's (`METHODS`). D is KL(T ‖ S) or the mean absolute difference of the logits ("l1"); with
+    `adv` a `student` is needed. This student is trained alongside by `kd` at `temperature`, on as many batches, and is not
+    needed afterwards. Returns images uint8 `[n, h, w, channels]` and the teacher's own labels int64 `[n]`, equally many of
+    each class. If the generator makes too few of a class, a printed line says so. Checkpoints are kept in the folder
+    `scratch`, and a call after a kill continues from them.
 
-    The batch matters: the counts of a small one scatter, so that sure answers cost `bal` about (classes − 1) / (2 batch)
-    and the generator learns to be unsure. DAFL took 512 on MNIST and 1024 on CIFAR.
+    The batch size matters: in a small batch the counts of classes scatter. Sure answers then cost `bal` about
+    (classes − 1) / (2 batch), and the generator learns to be unsure. DAFL took 512 on MNIST and 1024 on CIFAR.
 
-    Raises ModelError for a teacher without gradients, and for one that lacks the layers that a term reads.
+    Raises ModelError for a teacher without gradients, and for a teacher that lacks the layers that a term reads.
     """
     if method not in METHODS:
         raise ModelError(f"data-free method '{method}' not found{nearest(method, METHODS)}")
@@ -164,7 +168,7 @@ def generate(
 
 
 class _Game:
-    """The generator's training, and beside it that of the student which it plays against, where there is one."""
+    """The training of a generator, and of the student that the generator plays against, if any."""
 
     def __init__(
         self, teacher: nn.Module, space: _PixelSpace, generator: Generator, rival: nn.Module | None, weights: Weights, *,
@@ -179,7 +183,7 @@ class _Game:
             self.parts |= {"rival": rival, "lessons": self.lessons}
 
     def play(self, steps: int, scratch: Path | None, title: str) -> None:
-        """All steps, with checkpoints in `scratch`, from which a call that was killed goes on."""
+        """Run all steps, with checkpoints in `scratch`. A call after a kill continues from the last checkpoint."""
         checkpoint = Checkpoint(scratch / "generator.pt", self.parts) if scratch is not None else None
         saved = checkpoint.load() if checkpoint is not None else {}
         if saved:
@@ -198,7 +202,7 @@ class _Game:
                     checkpoint.save(step=step + 1, random=torch.get_rng_state())
 
     def step(self, statistics: BatchNormStatistics, penultimate: _Penultimate) -> None:
-        """One of the generator, then one of the student on other images."""
+        """Run a step of the generator, then a step of the student on other images."""
         weights, images = self.weights, self.draw()
         logits = self.teacher(images)
         loss = weights.oh * cross_entropy(logits, logits.argmax(1)) + weights.bal * negative_entropy(logits)
@@ -216,25 +220,31 @@ class _Game:
             _step(self.lessons, kd(self.rival(images), logits, temperature=self.temperature))
 
     def draw(self) -> Tensor:
-        """A batch of images, as the teacher reads them."""
+        """A batch of generated images, normalised for the teacher."""
         return self.space.normalised(self.generator(torch.randn(self.batch, self.z).to(self.space.device)))
 
 
 def negative_entropy(logits: Tensor) -> Tensor:
-    """`Σ p̄ log p̄` of the batch's mean probabilities p̄: smallest where all classes are as many; logits `[batch, classes]`."""
+    """The sum `Σ p̄ log p̄` of the batch's mean probabilities p̄; logits `[batch, classes]`.
+
+    The sum is smallest if all classes are equally frequent.
+    """
     p = logits.softmax(1).mean(0)
     return (p * (p + 1e-12).log()).sum()
 
 
 def disagreement(z_s: Tensor, z_t: Tensor, distance: Literal["kl", "l1"]) -> Tensor:
-    """KL(T ‖ S) at temperature 1, or the logits' mean absolute difference; gradients reach both. `[batch, classes]`."""
+    """The divergence KL(T ‖ S) at temperature 1, or the mean absolute difference of logits `[batch, classes]`.
+
+    Gradients reach both sides.
+    """
     if distance == "l1":
         return l1_loss(z_s, z_t)
     return kl_div(log_softmax(z_s, 1), log_softmax(z_t, 1), reduction="batchmean", log_target=True)
 
 
 class _PixelSpace:
-    """Between pixels and what the teacher reads; tensors `[n, channels, h, w]` on the teacher's device."""
+    """Converts between pixels and the teacher's input; tensors `[n, channels, h, w]` on the teacher's device."""
 
     def __init__(
         self, teacher: nn.Module, image_shape: tuple[int, int, int], mean: Sequence[float], std: Sequence[float]
@@ -253,11 +263,11 @@ class _PixelSpace:
         return x.clamp(self.least, self.most)
 
     def normalised(self, pixels: Tensor) -> Tensor:
-        """It gives what the teacher reads of pixels in 0..1."""
+        """The teacher's input for pixels in 0..1."""
         return self.normalise.normalised(pixels * 255)
 
     def read(self, images: Images) -> Tensor:
-        """It gives what the teacher reads of images of bytes."""
+        """The teacher's input for images of bytes."""
         x: Tensor = self.normalise(torch.from_numpy(images).to(self.device))
         return x
 
@@ -266,7 +276,10 @@ class _PixelSpace:
 
 
 class _Penultimate:
-    """While the `with` block runs, `feature` is what the model's last Linear layer read last (where it is wanted)."""
+    """Keeps the last input of the model's last Linear layer in `feature`, while the `with` block runs.
+
+    With weight 0 nothing is kept.
+    """
 
     feature: Tensor
 
@@ -292,7 +305,7 @@ class _Penultimate:
 
 
 def _check(teacher: nn.Module, image_shape: tuple[int, int, int]) -> int:
-    """The number of classes; ModelError for a teacher that gives no gradients."""
+    """The teacher's number of classes. Raises ModelError for a teacher that gives no gradients."""
     if isinstance(teacher, OnnxModel | ExportedModel):
         form = "onnx" if isinstance(teacher, OnnxModel) else "exported"
         raise ModelError(
@@ -311,7 +324,7 @@ def _check_finite(values: Tensor, lower: str) -> None:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Every random number inside follows from `seed`; the caller's generator is left as it was."""
+    """Seeds torch's random numbers in the block with `seed`. The caller's generator is restored."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
@@ -319,7 +332,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode and without gradients of its own, and afterwards as it was."""
+    """Freezes a model in the block: eval mode, no gradients of its weights. Both are restored afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.eval().requires_grad_(False)
@@ -339,7 +352,7 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 
 def _moved(x: Tensor, jitter: int, flip: bool) -> Tensor:
-    """The batch rolled by up to `jitter` pixels either way, and mirrored half of the time."""
+    """The batch rolled by up to `jitter` pixels in each direction, and with `flip` mirrored half of the time."""
     down, right = torch.randint(-jitter, jitter + 1, (2,)).tolist()
     rolled = torch.roll(x, (down, right), (2, 3))
     return rolled.flip(3) if flip and torch.rand(()) < 0.5 else rolled
@@ -349,7 +362,10 @@ def _moved(x: Tensor, jitter: int, flip: bool) -> Tensor:
 def _balanced(
     generator: Generator, teacher: nn.Module, space: _PixelSpace, n: int, classes: int, z: int, batch: int
 ) -> tuple[Images, Labels]:
-    """Images of the generator with the teacher's labels: each class its share, as far as `DRAWS` · n draws have it."""
+    """Images of the generator with the teacher's labels, equally many of each class.
+
+    After `DRAWS` · n draws images of other classes replace the missing ones.
+    """
     room = np.bincount(np.arange(n) % classes, minlength=classes)
     images: list[Images] = []
     labels: list[Labels] = []

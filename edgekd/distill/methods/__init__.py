@@ -1,35 +1,35 @@
-"""Distillation methods: one file each, usable in anybody's training loop.
+"""Distillation methods: a file for each, usable in any training loop.
 
-A method is a function, or an `nn.Module` called the same way where it has weights of its own. Its hyper-parameters are
-keyword-only: the signature is the configuration's schema. All compute in float32 also under autocast (precision.py; whole
-networks that a method trains beside the student, peers, branches and fusions, run as the student does), and none lets a gradient
-reach the teacher. `METHODS` maps names to records (declare.py); a record's `call` is the function or class itself.
+A method is a function, or an `nn.Module` if it has weights of its own. Its hyper-parameters are keyword-only: the
+signature is the schema of the configuration. All methods compute in float32 also under autocast (precision.py), and none
+lets a gradient reach the teacher. Whole networks that a method trains beside the student (peers, branches, fusions) run
+in the student's precision. `METHODS` maps names to records (declare.py); a record's `call` is the function or class.
 
-A method's positional arguments say what it needs, and the trainer passes these:
+A method's positional arguments name its inputs, which the trainer passes:
 
     z_s, z_t    logits `[batch, classes]` of student and teacher
     z_ts        logits of all teachers, `[teachers, batch, classes]`
     labels      int64 `[batch]`; with mix-up the class of the larger share
-    f_s, f_t    lists of features: a pair for each entry of the recipe's `layers`, or the student's alone
+    f_s, f_t    lists of features, an entry for each of the recipe's `layers`
     inputs      the student's arguments, a tuple of tensors `[batch, ...]`
     rows        int64 `[batch]`, each sample's number among the training samples, 0 to samples - 1
     epoch       float, counting steps as fractions
 
-`@method(...)` stands above every method, and its keywords say what else the method has or must be given:
+`@method(...)` stands above every method, and its keywords declare further needs:
 
-    pooled=True             features of `[batch, channels]` serve it too, so that they are read from the cache
-    auto="last"             `layers = "auto"` gives it the deepest pair ("before_last": the one before; "refused": it must
-                            be told; else all)
-    pairs=True              the second half of a batch holds a sample of the same class for each of the first
-    old_classes=True        a teacher that knows the first classes only is welcome
-    in_one_process=True     it keeps what it has seen, which several processes do not share
-    prepares=True           it has `prepare(...)`
-    deploys=True            it has `deployed(student, path)`, which gives what ships in place of the student
+    pooled=True             features `[batch, channels]` are enough, so that they can be read from the cache
+    auto="last"             `layers = "auto"` gives the deepest pair ("before_last": the pair before the deepest; "refused":
+                            the user must name layers; default: all pairs, or with pooled=True the deepest)
+    pairs=True              the second half of a batch holds a sample of the same class for each sample of the first half
+    old_classes=True        the teacher may know the first classes only
+    in_one_process=True     the method keeps a memory of samples, which several processes would not share
+    prepares=True           the method has `prepare(...)`
+    deploys=True            the method has `deployed(student, path)`, which gives the model that ships instead of the student
 
-A module that makes its weights to measure has `prepare(...)`, which the trainer calls once before it makes the optimizer, in
-eval mode, without gradients, on one batch; in a loop of your own do the same, or its weights are not among those that you
-train. It may ask for the arguments above by name, and for `student`, `teacher` (the live modules), `paths` (the student's, of
-`layers`), `classes` and `samples` (numbers).
+`prepare(...)` makes weights in the sizes of the features. The trainer calls it once before it makes the optimizer: in
+eval mode, without gradients, on one batch. In your own loop do the same, or the optimizer will not know these weights.
+`prepare` may ask by name for the arguments above and for these: `student`, `teacher` (the live modules), `paths` (the
+student's paths of `layers`), `classes` and `samples` (numbers).
 """
 
 from collections.abc import Callable

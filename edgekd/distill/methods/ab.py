@@ -14,7 +14,7 @@ from edgekd.distill.methods.sizes import pairs_of_one_size
 
 
 def boundary_loss(s: Tensor, t: Tensor, margin: float) -> Tensor:
-    """Squared hinge that puts s on t's side of zero by the margin: summed over a sample's neurons, batch mean."""
+    """The squared hinge that pushes s to t's side of zero by the margin; sum over neurons, batch mean."""
     beyond = torch.where(t > 0, margin - s, margin + s).relu()
     return beyond.square().sum() / len(s)
 
@@ -23,15 +23,14 @@ def boundary_loss(s: Tensor, t: Tensor, margin: float) -> Tensor:
 class AB(nn.Module):
     """Sum over layers of `‖1[f_t > 0]·relu(m − r(f_s)) + 1[f_t ≤ 0]·relu(m + r(f_s))‖²`.
 
-    r is a 1x1 convolution and BatchNorm, trained along and no part of the student; m is the margin.
+    r is a 1x1 convolution and BatchNorm, trained with the student but not part of it; m is the margin.
 
-    f_s, f_t: lists of `[batch, channels, h, w]` before their activation, shallow to deep (of the teacher's only the
-    sign counts, so that what a ReLU left serves too); the larger map is average-pooled to the smaller. The deepest
-    layer counts once, each before it half as much. Summed over neurons, so that the weights that go with it are small:
-    3e-3 in the usual comparison code.
+    f_s, f_t: lists of `[batch, channels, h, w]` before their activation, shallow to deep. Only the sign of f_t counts, so
+    the teacher's features may also be taken after a ReLU. The larger map is average-pooled to the smaller. The deepest
+    layer has weight 1, each earlier layer half the weight of the next. The loss is a sum over neurons, so its weight is
+    small: 3e-3 in the usual comparison code.
 
-    The paper initialises the student by this loss alone and trains it on labels afterwards; here both are trained
-    together.
+    The paper first trains the student by this loss alone, then on labels; here both losses are trained together.
     """
 
     def __init__(self, *, margin: Weight = 1.0) -> None:

@@ -1,4 +1,4 @@
-"""What several feature methods share: adapters of the student's channels, the teacher's head, weights of layers."""
+"""Parts that several feature methods share: adapters of the student's channels, the teacher's head, layer weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HEAD_TOLERANCE = (
 
 
 def in_full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    """Keeps autocast away from a loss: convolutions and matrix products in it stay in float32."""
+    """Decorates a loss so that its convolutions and matrix products stay in float32 under autocast."""
 
     @wraps(loss)
     def computed(*args: P.args, **kwargs: P.kwargs) -> Tensor:
@@ -33,19 +33,19 @@ def in_full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
 
 def connector(s: Tensor, t: Tensor) -> nn.Sequential:
-    """1x1 convolution and BatchNorm from the channels of s to those of t, initialised as Heo et al. do (AB, OFD)."""
+    """A 1x1 convolution and BatchNorm from the channels of s to those of t, initialised as in Heo et al. (AB, OFD)."""
     convolution = nn.Conv2d(s.shape[1], t.shape[1], 1, bias=False, device=s.device)
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out")
     return nn.Sequential(convolution, nn.BatchNorm2d(t.shape[1], device=s.device))
 
 
 def doubled(layer: int, layers: int) -> float:
-    """The weight of each layer in Heo et al. (AB, OFD): 1 for the deepest, half as much for each before it."""
+    """The weight of a layer in Heo et al. (AB, OFD): 1 for the deepest, then half of the next deeper layer's."""
     return 2.0 ** (layer - layers + 1)
 
 
 def the_pair(f_s: Sequence[Tensor], f_t: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """The one pair of features of a method that compares the last layers alone. Raises ValueError for several."""
+    """The single pair of features of a method that compares only the last layers. Raises ValueError for several."""
     if (len(f_s), len(f_t)) != (1, 1):
         raise ValueError(
             f"this method compares one pair of layers, the last ones; it was given {len(f_s)} and {len(f_t)}"
@@ -54,10 +54,10 @@ def the_pair(f_s: Sequence[Tensor], f_t: Sequence[Tensor]) -> tuple[Tensor, Tens
 
 
 def head_of(teacher: nn.Module, t: Tensor, z_t: Tensor | None) -> nn.Linear:
-    """A frozen copy of the teacher's head, its last `nn.Linear`, which must read the mean of t over its positions.
+    """A frozen copy of the teacher's head: its last `nn.Linear`, which must read the mean of t over positions.
 
-    t: the teacher's feature `[batch, channels, h, w]` or `[batch, channels]`; z_t: its logits for the same images,
-    against which the copy is checked where they are given. Raises ModelError where the head does not fit.
+    t: the teacher's feature `[batch, channels, h, w]` or `[batch, channels]`; z_t: its logits for the same images. If z_t
+    is given, the copy is checked against it. Raises ModelError if the head does not fit.
     """
     linears = [(path, module) for path, module in teacher.named_modules() if isinstance(module, nn.Linear)]
     if not linears:

@@ -1,4 +1,4 @@
-"""Adversarial distillation of logits: a discriminator tells the teacher's from the student's."""
+"""Adversarial distillation of logits: a discriminator tells the teacher's logits from the student's."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from edgekd.distill.methods.reversal import reversed_gradient
 class Adversarial(nn.Module):
     """`-mean log D(z_t) - mean log(1 - D(z_s))`, which the discriminator D lowers and the student raises.
 
-    z_s, z_t: `[batch, classes]`. D is a perceptron of three layers, trained along and no part of the student. The
-    student's gradient is reversed (Ganin & Lempitsky 2015, 1409.7495), so that one optimizer trains both at once; at
-    2 log 2 the two cannot be told apart. It knows nothing of which sample a logit belongs to: use it beside `kd`.
+    z_s, z_t: `[batch, classes]`. D is a perceptron of three layers, trained with the student but not part of it. The
+    student's gradient is reversed (Ganin & Lempitsky 2015, 1409.7495), so that one optimizer trains both at once. At
+    2 log 2 D cannot tell them apart. The loss does not know which sample a logit belongs to: use it beside `kd`.
 
-    After Xu, Hsu & Huang (2017, 1709.00513), who learn the loss of distillation by a discriminator of logits. Theirs is
-    conditional on the classes, which it predicts too, and student and discriminator take turns; this one is not.
+    After Xu, Hsu & Huang (2017, 1709.00513), who learn the loss of distillation by a discriminator of logits. Their
+    discriminator is conditional on the classes and predicts them too, and it takes turns with the student.
     """
 
     def __init__(self, *, hidden: Annotated[int, Field(ge=1)] = 128) -> None:
@@ -34,7 +34,7 @@ class Adversarial(nn.Module):
 
     def prepare(self, z_s: Tensor) -> None:
         """Make the discriminator for this number of classes."""
-        # Without batch norm, which would let it see a batch's means, not a sample.
+        # No batch norm: it would show the discriminator a batch's means instead of a sample.
         self.discriminator = nn.Sequential(
             nn.Linear(z_s.shape[1], self.hidden), nn.LeakyReLU(0.2),
             nn.Linear(self.hidden, self.hidden), nn.LeakyReLU(0.2),

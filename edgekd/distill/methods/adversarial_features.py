@@ -1,4 +1,4 @@
-"""Adversarial distillation of feature maps: a discriminator tells the teacher's from the student's."""
+"""Adversarial distillation of feature maps: a discriminator tells the teacher's maps from the student's."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from edgekd.distill.methods.sizes import pairs_of_one_size
 
 @method(prepares=True)
 class AdversarialFeatures(nn.Module):
-    """Sum over layers of `-mean log D(f_t) - mean log(1 - D(r(f_s)))`: D lowers it, the student and its regressor r raise it.
+    """Sum over layers of `-mean log D(f_t) - mean log(1 - D(r(f_s)))`.
 
-    f_s, f_t: lists of `[batch, channels, h, w]`; of each pair the larger is average-pooled to the smaller, and r is a 1x1
-    convolution to the teacher's channels. D, three convolutions, judges every position; the mean is over batch and positions.
-    Both are trained along, the student's side by a reversed gradient (see `adversarial`), and are no part of the student.
-    Use it beside `kd`: it knows nothing of which sample a feature belongs to.
+    The discriminator D lowers the loss; the student and its regressor r raise it. f_s, f_t: lists of
+    `[batch, channels, h, w]`; the larger map of a pair is average-pooled to the smaller. r is a 1x1 convolution to the
+    teacher's channels. D, three convolutions, judges every position; the mean is over batch and positions. D and r are
+    trained with the student, which gets a reversed gradient (see `adversarial`), but are not part of it. The loss does not
+    know which sample a feature belongs to: use it beside `kd`.
     """
 
     def __init__(self, *, hidden: Annotated[int, Field(ge=1)] = 64) -> None:

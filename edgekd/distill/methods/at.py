@@ -14,7 +14,7 @@ from edgekd.distill.methods.sizes import pairs_of_one_size
 
 
 def attention(f: Tensor) -> Tensor:
-    """Activation-based attention map: mean over channels of f², normalised, `[batch, c, h, w]` to `[batch, h·w]`."""
+    """The attention map: mean over channels of f², normalised, `[batch, c, h, w]` to `[batch, h·w]`."""
     return normalize(full(f).square().mean(1).flatten(1), dim=1)
 
 
@@ -23,7 +23,7 @@ def at(f_s: Sequence[Tensor], f_t: Sequence[Tensor]) -> Tensor:
     """Sum over layers of the mean squared difference of attention maps.
 
     f_s, f_t: lists of `[batch, channels, h, w]`; channels may differ, and the larger map is average-pooled to the
-    smaller. The mean is over batch and positions, as in the authors' code, with which the usual weight 1000 goes.
+    smaller. The mean is over batch and positions, as in the authors' code; the usual weight 1000 is for that mean.
     Raises ValueError for maps of a single position.
     """
     pairs = list(pairs_of_one_size(f_s, f_t))

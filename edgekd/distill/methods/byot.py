@@ -19,15 +19,15 @@ from edgekd.errors import RecipeError
 
 @method(prepares=True)
 class BYOT(nn.Module):
-    """Sum over the inner layers of `labels · CE + logits · T² KL(p ‖ p_head) + features · ‖adapted - deepest‖²`.
+    """Sum over inner layers of `labels · CE + logits · T² KL(p ‖ p_head) + features · ‖adapted - deepest‖²`.
 
-    Each inner layer has a head, trained along and no part of the student: a bottleneck that brings its map to the size
-    and width of the deepest, the mean over positions, and a linear classifier. p are the student's own probabilities.
-    The last term is summed over channels of the averaged features and averaged over the batch. What teaches, z_s and the
-    deepest feature, gets no gradient here: the student's own CE is the trainer's label term.
+    Each inner layer has a head, trained with the student but not part of it. The head is a bottleneck to the size and
+    width of the deepest map, a mean over positions, and a linear classifier. p are the student's own probabilities. The
+    last term is summed over channels of the averaged features and averaged over the batch. No gradient reaches z_s and
+    the deepest feature, which teach. The student's own CE is the trainer's label term.
 
-    z_s: `[batch, classes]`; f_s: at least two layers, shallow to deep; the last is the deepest, a map or
-    `[batch, channels]`, the others are maps `[batch, channels, h, w]`.
+    z_s: `[batch, classes]`; f_s: at least two layers, shallow to deep. The last is a map or `[batch, channels]`, the
+    others are maps `[batch, channels, h, w]`.
     """
 
     def __init__(
@@ -70,7 +70,10 @@ class BYOT(nn.Module):
 
 
 def bottleneck(f: Tensor, deepest: Tensor) -> nn.Sequential:
-    """1×1 to a quarter of the width, a strided convolution to the deepest's size, 1×1 to its width, as the authors'."""
+    """The authors' bottleneck from an inner feature to the size and width of the deepest.
+
+    A 1×1 convolution to a quarter of the width, a strided convolution to the size, a 1×1 convolution to the width.
+    """
     height, width = deepest.shape[2:] if deepest.ndim == 4 else (1, 1)
     step = (max(1, f.shape[2] // height), max(1, f.shape[3] // width))
     channels = deepest.shape[1]

@@ -13,22 +13,24 @@ from edgekd.distill.methods.precision import full, taught
 
 @method()
 def ca_mkd(z_s: Tensor, z_ts: Tensor, labels: Tensor, *, temperature: Temperature = 4.0) -> Tensor:
-    """`Σ_k w_k T² KL(p_k^T ‖ p_s^T)`, averaged over the batch, with `w_k = (1 − softmax_k(CE_k)) / (K − 1)`.
+    """`Σ_k w_k T² KL(p_k^T ‖ p_s^T)`, averaged over the batch.
 
-    z_s: `[batch, classes]`, z_ts: `[teachers, batch, classes]`, labels: int64 `[batch]`. For each sample the teachers
-    that know its label count more; the weights add up to one. CE_k is teacher k's cross-entropy without temperature.
-    The paper's second term, on features, is not part of this.
+    The weights are `w_k = (1 − softmax_k(CE_k)) / (K − 1)`, with teacher k's cross-entropy CE_k without temperature. For
+    each sample the teachers that know its label count more; the weights add up to one.
+    z_s: `[batch, classes]`, z_ts: `[teachers, batch, classes]`, labels: int64 `[batch]`. The paper's second term, on
+    features, is left out.
     """
     z_ts = taught(z_ts)
-    # Taken by hand: `cross_entropy` wants the classes in the second place.
+    # Computed by hand: `cross_entropy` needs the classes on the second axis.
     ce = -log_softmax(z_ts, 2)[:, torch.arange(len(labels), device=labels.device), labels]
     return weighted_kd(full(z_s), z_ts, aversion(ce.softmax(0)), temperature)
 
 
 def aversion(shares: Tensor) -> Tensor:
-    """Weights that are the larger the smaller the share: `(1 − share) / (K − 1)`.
+    """Weights `(1 − share) / (K − 1)`, larger for a smaller share.
 
-    Shares `[teachers, batch]` that add up to one over the teachers give such weights. A single teacher's weight is one.
+    shares: `[teachers, batch]`. Shares that add up to one over the teachers give weights that do so too. A single
+    teacher's weight is one.
     """
     return (1 - shares) / (len(shares) - 1) if len(shares) > 1 else torch.ones_like(shares)
 

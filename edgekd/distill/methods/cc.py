@@ -1,4 +1,4 @@
-"""Correlation congruence (Peng et al. 2019, 1904.01802), with the paper's Gaussian kernel by its Taylor series."""
+"""Correlation congruence (Peng et al. 2019, 1904.01802), with the Taylor series of the paper's Gaussian kernel."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def cc(
 ) -> Tensor:
     """Sum over layers of `‖C_s - C_t‖²_F / batch²`, C the correlation matrix of the batch.
 
-    f_s, f_t: lists of `[batch, channels]`, or of maps, which are averaged over positions; channels may differ. Another
-    loss goes by this name, that of RepDistiller: a product of consecutive samples' differences, which depends on the
-    batch's order. Its weight 0.02 is not for this one.
+    f_s, f_t: lists of `[batch, channels]`, or of maps, which are averaged over positions; channels may differ.
+    RepDistiller gives the same name to another loss, a product of differences of consecutive samples that depends on the
+    batch's order. The weight 0.02 of that loss does not fit here.
     """
     return torch.stack(
         [(correlation(s, gamma, order) - correlation(t, gamma, order)).square().mean() for s, t in embeddings(f_s, f_t)]
@@ -34,7 +34,10 @@ def cc(
 
 
 def correlation(e: Tensor, gamma: float, order: int) -> Tensor:
-    """`exp(-γ‖x_i - x_j‖²)` of unit vectors, `[batch, batch]`: `e^(-2γ) Σ_p (2γ)^p / p! · (x_i · x_j)^p`, p up to order."""
+    """The kernel `exp(-γ‖x_i - x_j‖²)` of unit vectors, `[batch, batch]`, by its Taylor series.
+
+    The series is `e^(-2γ) Σ_p (2γ)^p / p! · (x_i · x_j)^p` with p up to `order`.
+    """
     cosine = gram(unit(e))
     terms = [(2 * gamma) ** p / factorial(p) * cosine**p for p in range(order + 1)]
     return exp(-2 * gamma) * torch.stack(terms).sum(0)

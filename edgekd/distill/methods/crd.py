@@ -17,27 +17,27 @@ from edgekd.distill.methods.precision import full, taught
 from edgekd.distill.methods.sizes import embedding
 from edgekd.errors import RecipeError
 
-EPSILON = 1e-7  # of the authors' code
+EPSILON = 1e-7  # as in the authors' code
 UNKNOWN = -1
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
-@method(pooled=True, in_one_process=True, prepares=True)  # its memory banks are one process's own
+@method(pooled=True, in_one_process=True, prepares=True)  # each process would have its own memory banks
 class CRD(nn.Module):
-    """Noise-contrastive estimation: a sample's student embedding is told from other samples' teacher embeddings by its
-    own, and the other way round.
+    """Noise-contrastive estimation between the embeddings of student and teacher.
+
+    A sample's student embedding must pick its own teacher embedding out of those of other samples, and vice versa.
 
         h = P / (P + m/N),  P = exp(e · bank / τ) / Z,  loss = -Σ log h(own) - Σ log(1 - h(others)), mean over the batch
 
-    e: linear maps of both networks' features to `dim` numbers of length 1. Banks hold an embedding of every training
-    sample (N of them) and move by `momentum` towards those of the batch. Z is set on the first batch that is trained on
-    and kept.
+    e: linear maps of both networks' features to `dim` numbers of length 1. The banks hold an embedding of each of the N
+    training samples and move by `momentum` towards those of the batch. Z is set on the first training batch and kept.
 
-    Negatives: for each sample, `negatives` of the N - 1 others, drawn uniformly with replacement by torch's own
-    generator; where there are no more than that, each of the others once. Those known to share the sample's class are
-    left out, and m counts the rest. Labels are known once a sample was in a batch: in the first epoch negatives may be
-    of the same class, from the second on none is.
+    Negatives: for each sample, `negatives` of the N - 1 others, drawn uniformly with replacement by torch's own generator.
+    If N - 1 is not larger than `negatives`, each other sample is taken once. Negatives known to share the sample's class
+    are left out, and m counts the rest. A label is known once its sample was in a batch. So in the first epoch a negative
+    may have the same class; from the second epoch on none has.
 
     f_s, f_t: one pair, `[batch, channels]` or maps, which are averaged over positions; rows: int64 `[batch]`. In eval
     mode banks, labels and Z stay as they are. The banks are part of the state: 2 · N · dim numbers.
@@ -56,7 +56,7 @@ class CRD(nn.Module):
         self.dim, self.negatives, self.temperature, self.momentum = dim, negatives, temperature, momentum
 
     def prepare(self, f_s: Sequence[Tensor], f_t: Sequence[Tensor], samples: int) -> None:
-        """Make the linear maps for features of these shapes, and banks of random vectors of about length 1."""
+        """Make the linear maps for features of these shapes, and banks of random vectors of length about 1."""
         if len(f_s) != 1:
             raise RecipeError(
                 f"method 'crd' compares one pair of layers, the last before the classifier; {len(f_s)} given"
@@ -87,19 +87,19 @@ class CRD(nn.Module):
         return loss
 
     def draw(self, rows: Tensor) -> Tensor:
-        """Numbers of other samples, `[batch, negatives]`."""
+        """The numbers of the negatives of each sample, `[batch, negatives]`."""
         count = len(self.known) - 1
         if count <= self.negatives:
             drawn = torch.arange(count, device=rows.device).expand(len(rows), -1)
         else:
             drawn = torch.randint(count, (len(rows), self.negatives), device=rows.device)
-        return drawn + (drawn >= rows[:, None])  # the numbers from the sample's own on stand for the next
+        return drawn + (drawn >= rows[:, None])  # skip the sample's own number
 
     def _contrast(
         self, e: Tensor, bank: Tensor, constant: Tensor, rows: Tensor, others: Tensor, kept: Tensor
     ) -> Tensor:
-        # All similarities and then those drawn: 128 numbers for each negative of each sample would be a thousandfold more
-        # memory. Cloned, since the bank moves before the backward pass.
+        # Compute all similarities, then pick those of the negatives: to gather 128 numbers for each negative of each sample
+        # would take a thousand times the memory. Cloned, because the bank moves before the backward pass.
         similarities = e @ bank.clone().T
         p = (similarities.gather(1, torch.cat([rows[:, None], others], 1)) / self.temperature).exp()
         with torch.no_grad():

@@ -11,11 +11,11 @@ from edgekd.distill.methods.options import Temperature
 
 @method(pairs=True)
 def cs_kd(z_s: Tensor, labels: Tensor, *, temperature: Temperature = 4.0) -> Tensor:
-    """`T² KL(p(x')^T ‖ p(x)^T)`, summed over classes, averaged over the pairs; no gradient reaches p(x').
+    """`T² KL(p(x')^T ‖ p(x)^T)`, summed over classes, averaged over the pairs.
 
-    z_s: `[batch, classes]`, labels: int64 `[batch]`. x is a sample of the first half of the batch and x' the one at
-    the same place of the second half, of the same class: the student teaches itself to answer alike within a class. The
-    trainer's label term is over both halves.
+    x is a sample of the first half of the batch; x' is at the same place of the second half and has the same class. No
+    gradient reaches p(x'). So the student teaches itself to answer alike within a class. The trainer's label term is over
+    both halves. z_s: `[batch, classes]`, labels: int64 `[batch]`.
     """
     if len(z_s) % 2:
         raise ValueError(

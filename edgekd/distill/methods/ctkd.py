@@ -19,9 +19,9 @@ from edgekd.distill.methods.standardize import standardized
 class CTKD(nn.Module):
     """`T² KL(p_t^T ‖ p_s^T)`, averaged over the batch, with a learnt `T = start + span σ(θ)`.
 
-    The student lessens the loss and θ raises it: its gradient is multiplied by −λ, where λ rises from 0 to 1 along a
-    half cosine over the first `warmup` epochs, so that the task gets harder by and by. θ is one number for all samples
-    and starts at 1, where T is 15.6.
+    The student lowers the loss and θ raises it: the gradient of θ is multiplied by −λ. To make the task harder step by
+    step, λ rises from 0 to 1 along half a cosine over the first `warmup` epochs. θ is one number for all samples; it
+    starts at 1, where T is 15.6.
     """
 
     def __init__(
@@ -38,11 +38,11 @@ class CTKD(nn.Module):
 
     @property
     def temperature(self) -> Tensor:
-        """The temperature as of now, a scalar with its gradient on θ."""
+        """The current temperature, a scalar with its gradient on θ."""
         return self.start + self.span * full(self.theta).sigmoid()
 
     def forward(self, z_s: Tensor, z_t: Tensor, labels: Tensor | None, epoch: float) -> Tensor:
-        """z_s, z_t: `[batch, classes]`; `epoch` counts steps as fractions."""
+        """The loss. z_s, z_t: `[batch, classes]`; epoch: counts steps as fractions."""
         z_s, z_t = full(z_s), taught(z_t)
         if self.standardize:
             z_s, z_t = standardized(z_s), standardized(z_t)

@@ -1,7 +1,7 @@
-"""Every method declares here what the trainer must know of it.
+"""`@method(...)`: declares a method's facts for the trainer; `about` gives the record of a method.
 
-`@method(...)` stands above its function or class, and `about` gives the record. Python refuses a misspelt keyword at import,
-and mypy finds it before. (An attribute set on the function would, misspelt, silently be the default.)
+A decorator with keywords is used because Python refuses a misspelt keyword at import, and mypy finds it earlier. A
+misspelt attribute on the function would silently leave the default.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Call = TypeVar("Call", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Method:
-    """A record holds a method and what the trainer knows of it; edgekd.distill.methods says what the flags mean.
+    """The record of a method for the trainer. edgekd.distill.methods explains the flags.
 
-    call: the function or class, as anybody imports it; needs: the names of its positional arguments, which a class takes in
-    `forward`; options: its keyword-only arguments with evaluated annotations, of a class those of its constructor.
-    prepare, deployed: the class's functions of these names, which take the object first; prepare_needs: the names of what
-    `prepare` takes besides.
+    call: the function or class itself. needs: names of its positional arguments (for a class, those of `forward`).
+    options: its keyword-only arguments with evaluated annotations (for a class, those of the constructor). prepare,
+    deployed: the class's functions of these names, which take the object first. prepare_needs: names of the other
+    arguments of `prepare`.
     """
 
     call: Callable[..., Any]
@@ -42,11 +42,14 @@ class Method:
 
     @property
     def reads_logits_alone(self) -> bool:
-        """It needs no features, inputs or rows: a quantized graph and a head among several can give all that it reads."""
+        """Whether the method needs no features, inputs or rows.
+
+        A quantized graph, or one head among several, can give all of its arguments then.
+        """
         return set(self.needs) <= LOGITS
 
     def __call__(self, *given: Any, **options: Any) -> Any:
-        """A record is called as its method is."""
+        """Call the method itself."""
         return self.call(*given, **options)
 
 
@@ -63,11 +66,11 @@ def method(
     prepares: bool = False,
     deploys: bool = False,
 ) -> Callable[[Call], Call]:
-    """The decorator records what a method declares, and leaves the method as it is.
+    """The decorator that records a method's declarations. The method itself stays unchanged.
 
-    It stands above other decorators, which make a new function that would have no record.
-    `auto` is "last" for a method that is content with pooled features, else "all". Raises TypeError for a class that has
-    `prepare` or `deployed` and does not declare it, or declares it and has none.
+    Put it above other decorators: these make a new function, which would have no record. The default of `auto` is "last"
+    for a method with pooled=True, else "all". Raises TypeError for a class that has `prepare` or `deployed` without
+    declaring it, or declares a function that it lacks.
     """
 
     def record(call: Call) -> Call:
@@ -91,27 +94,30 @@ def method(
 
 
 def about(call: Callable[..., Any]) -> Method:
-    """This gives the record of a method. Raises TypeError for a function or class without `@method(...)`."""
+    """The record of a method. Raises TypeError for a function or class without `@method(...)`."""
     if call not in _RECORDS:
         raise TypeError(f"{call.__qualname__} declares nothing: write @method() above it")
     return _RECORDS[call]
 
 
 def _positional(call: Callable[..., Any]) -> tuple[str, ...]:
-    """The names of the positional arguments; a class takes them in a `forward` of its own."""
+    """The names of the positional arguments of a function, or of a class's own `forward`."""
     taker: Callable[..., Any] = vars(call)["forward"] if inspect.isclass(call) else call
     positional = (p for p in inspect.signature(taker).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD)
     return tuple(p.name for p in positional if p.name != "self")
 
 
 def _options(call: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The keyword-only arguments; of a class those of its constructor."""
+    """The keyword-only arguments of a function, or of a class's constructor."""
     parameters = inspect.signature(call, eval_str=True).parameters
     return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
 
 
 def _own(call: Callable[..., Any], name: str, declared: bool, keyword: str) -> Callable[..., Any] | None:
-    """The function of this name in a class's body. Raises TypeError where it is declared and absent, or the other way round."""
+    """The function `name` in a class's body, or None.
+
+    Raises TypeError if the function is declared but absent, or present but not declared.
+    """
     found: Callable[..., Any] | None = vars(call).get(name)
     if found is None and declared:
         raise TypeError(f"{call.__qualname__} declares {keyword}=True and has no {name}() of its own")

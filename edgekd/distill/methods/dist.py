@@ -17,12 +17,12 @@ def pearson(x: Tensor, y: Tensor) -> Tensor:
 
 
 def inter_class_relation(p_s: Tensor, p_t: Tensor) -> Tensor:
-    """1 − the mean correlation of the predictions of a sample."""
+    """1 − the correlation of student and teacher across the classes of a sample, mean over samples."""
     return 1 - pearson(p_s, p_t).mean()
 
 
 def intra_class_relation(p_s: Tensor, p_t: Tensor) -> Tensor:
-    """1 − the mean correlation of the samples' scores for a class."""
+    """1 − the correlation of student and teacher across the samples of a class, mean over classes."""
     return inter_class_relation(p_s.T, p_t.T)
 
 

@@ -25,8 +25,8 @@ def dkd(
 ) -> Tensor:
     """`T² (α TCKD + β NCKD)`, averaged over the batch; z_s, z_t: `[batch, classes]`, labels: int64 `[batch]`.
 
-    TCKD compares the target class against all others, NCKD the distributions among the others:
-    `KL(p_t ‖ p_s) = TCKD + (1 − p_t[y]) NCKD`.
+    TCKD compares the target class with all other classes together; NCKD compares the distributions among the other
+    classes: `KL(p_t ‖ p_s) = TCKD + (1 − p_t[y]) NCKD`.
     """
     z_s, z_t = full(z_s), taught(z_t)
     if standardize:
@@ -42,7 +42,7 @@ def dkd(
 def _decoupled(z: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Log of (target, all others) `[batch, 2]`, and log of the distribution among the others `[batch, classes - 1]`.
 
-    The target is taken out, not masked with a large negative number, which would overflow in half precision.
+    The target is removed, not masked: a large negative number would overflow in half precision.
     """
     others = z[~target].view(len(z), -1)
     pair = torch.stack([z[target], others.logsumexp(1)], 1)

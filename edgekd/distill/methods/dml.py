@@ -18,14 +18,17 @@ from edgekd.distill.methods.precision import full
 
 @method(prepares=True)
 class DML(nn.Module):
-    """`students` networks learn together and from each other; no teacher. The student is one, the others are weights of
-    the method: networks like it with weights drawn anew, trained by the same optimizer and no part of the student.
+    """`students` networks learn from each other, without a teacher: the student and its peers.
+
+    Peers have the student's architecture and newly drawn weights. They are trained by the same optimizer and are not part
+    of the student.
 
         student: mean_j KL(p_j ‖ p_s),  each peer: CE + mean_j KL(p_j ‖ p_peer), j all other networks, T² KL at T
 
-    z_s: `[batch, classes]`, inputs the student's own arguments. A divergence moves the one that learns alone. The student's
-    own CE is the trainer's label term. All networks take a step at once; the paper's take turns. The method's weight
-    scales the peers' CE too: leave it at 1. The peers are in train or eval mode with the method.
+    z_s: `[batch, classes]`; inputs: the student's own arguments. The gradient of a divergence reaches only its second
+    argument, the network that learns. The student's own CE is the trainer's label term. All networks take a step at once;
+    in the paper they take turns. The method's weight scales the peers' CE too: leave it at 1. The peers follow the
+    method's train and eval mode.
     """
 
     def __init__(
@@ -36,7 +39,7 @@ class DML(nn.Module):
         self.peers = nn.ModuleList()
 
     def prepare(self, student: nn.Module) -> None:
-        """Make the peers, from `seed` or else from torch's generator."""
+        """Make the peers, with weights drawn by `seed`, or by torch's generator without one."""
         seed = drawn() if self.seed is None else self.seed
         self.peers.extend(fresh(student, seed, number) for number in range(self.students - 1))
         self.peers.train(self.training)

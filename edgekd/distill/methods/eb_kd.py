@@ -13,14 +13,15 @@ from edgekd.distill.methods.precision import full, taught
 
 @method()
 def eb_kd(z_s: Tensor, z_ts: Tensor, labels: Tensor | None = None, *, temperature: Temperature = 4.0) -> Tensor:
-    """`Σ_k w_k T² KL(p_k^T ‖ p_s^T)`, averaged over the batch, with `w_k = (1 − H_k / Σ_j H_j) / (K − 1)`.
+    """`Σ_k w_k T² KL(p_k^T ‖ p_s^T)`, averaged over the batch.
 
-    z_s: `[batch, classes]`, z_ts: `[teachers, batch, classes]`. H_k is the entropy of teacher k's prediction without
-    temperature: for each sample the teachers that are sure count more, be they right or wrong. The weights are those of
+    The weights are `w_k = (1 − H_k / Σ_j H_j) / (K − 1)`, with the entropy H_k of teacher k's prediction without
+    temperature. For each sample the teachers that are sure count more, whether right or wrong. The weights are those of
     the comparison in CA-MKD's code (2201.00007), divided so that they add up to one.
+    z_s: `[batch, classes]`, z_ts: `[teachers, batch, classes]`.
     """
     z_ts = taught(z_ts)
     log_p = log_softmax(z_ts, 2)
-    # Where every teacher is certain all entropies are zero; the teachers then count alike.
+    # If every teacher is certain, all entropies are zero; with the 1e-7 the teachers then count alike.
     entropy = -(log_p.exp() * log_p).sum(2) + 1e-7
     return weighted_kd(full(z_s), z_ts, aversion(entropy / entropy.sum(0)), temperature)

@@ -14,7 +14,7 @@ from edgekd.distill.methods.sizes import pairs_of_one_size
 
 
 def channel_attention(f_t: Tensor) -> Tensor:
-    """`a_c = C · softmax_c(mean_hw |f_t|)`, mean 1 over the C channels: `[batch, c, h, w]` to `[batch, c, 1, 1]`."""
+    """Channel weights `a_c = C · softmax_c(mean_hw |f_t|)` with mean 1: `[batch, c, h, w]` to `[batch, c, 1, 1]`."""
     squeezed = f_t.abs().mean((2, 3), keepdim=True)
     return f_t.shape[1] * squeezed.softmax(1)
 
@@ -23,13 +23,12 @@ def channel_attention(f_t: Tensor) -> Tensor:
 class FitNet(nn.Module):
     """Sum over layers of `MSE(r(f_s), f_t)`, r a 1x1 convolution with weights of its own.
 
-    f_s, f_t: lists of `[batch, channels, h, w]`. Where the resolutions differ, the larger is average-pooled to the
-    smaller before the comparison. The regressors fit the first features that they see (`prepare`), are trained along
-    and are no part of the student. The paper fits the hint first and distils afterwards; here both are learnt at once
-    (`until_epoch` ends the hint).
+    f_s, f_t: lists of `[batch, channels, h, w]`. If the resolutions differ, the larger map is average-pooled to the
+    smaller. The regressors take their sizes from the first features (`prepare`), are trained with the student and are not
+    part of it. The paper first fits the hint and then distils; here both are learnt at once (`until_epoch` ends the hint).
 
-    attention: weigh each channel's squared error by the teacher's `channel_attention`, as of Yang et al. 2022
-    (2111.11837) at temperature 1; it is no part of FitNets.
+    attention: weigh each channel's squared error by the teacher's `channel_attention`, as in Yang et al. 2022
+    (2111.11837) at temperature 1. FitNets has no such weights.
     """
 
     def __init__(self, *, attention: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Copies of a network with weights of their own, for methods that train several."""
+"""Copies of a network with newly drawn weights, for methods that train several networks."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from torch import nn
 
 from edgekd.models.accelerator import device_of
 
-APART = 1_000_003  # a student built with torch.manual_seed(seed) would be the same network otherwise
+APART = 1_000_003  # without it a copy could equal a student built with torch.manual_seed(seed)
 
 
 def drawn() -> int:
-    """A seed from torch's generator, which the trainer seeds with the recipe's."""
+    """A seed from torch's generator, which the trainer seeds with the recipe's seed."""
     return int(torch.randint(2**31, ()))
 
 
 def fresh(model: nn.Module, seed: int, number: int) -> nn.Module:
-    """Copy `number` of a network, its weights drawn anew by `reset_parameters` of every module that has it.
+    """Copy `number` of a network, with weights newly drawn by the modules' `reset_parameters`.
 
-    The copy shares nothing with the model, which stays as it is, and has no forward hooks, so that a reader of the
-    model's features does not get the copy's. Weights of modules without `reset_parameters` stay the model's. The draw
-    depends on seed and number alone and leaves torch's own generator as it was.
+    The copy shares nothing with the model, which stays unchanged. The copy has no forward hooks, so that taps on the
+    model's features do not see it. Modules without `reset_parameters` keep the model's weights. The draw depends on seed
+    and number alone and restores torch's own generator.
     """
     device = device_of(model)
     copy = deepcopy(model).cpu()

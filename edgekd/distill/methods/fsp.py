@@ -28,10 +28,10 @@ def flow(f: Tensor, g: Tensor) -> Tensor:
 class FSP(nn.Module):
     """Sum over consecutive layers of the mean squared difference of FSP matrices.
 
-    f_s, f_t: lists of `[batch, channels, h, w]` in the order of the network, at least two (else ValueError). The
-    resolutions of student and teacher may differ, since the matrix has none. The paper needs equal widths; where they
-    differ, a 1x1 convolution adapts the student's, is trained along and is no part of the student. The paper also
-    trains in two stages, this loss first; here it stands beside the others.
+    f_s, f_t: lists of `[batch, channels, h, w]` in the order of the network, at least two (else ValueError). Student and
+    teacher may have different resolutions, because the matrix does not depend on them. The paper needs equal widths. If
+    widths differ here, a 1x1 convolution adapts the student's; it is trained with the student but not part of it. The
+    paper trains in two stages, this loss first; here it is added to the other losses.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class FSP(nn.Module):
         self.adapters = nn.ModuleList()
 
     def prepare(self, f_s: Sequence[Tensor], f_t: Sequence[Tensor]) -> None:
-        """Make adapters for features of these shapes, where their widths differ."""
+        """Make adapters for the pairs of features whose widths differ."""
         self.adapters = nn.ModuleList(
             nn.Conv2d(s.shape[1], t.shape[1], 1, bias=False, device=s.device)
             if s.shape[1] != t.shape[1]

@@ -22,16 +22,15 @@ SLOPE = 0.1
 
 @method(prepares=True)
 class FT(nn.Module):
-    """Sum over layers of `mean |F_t/‖F_t‖ − F_s/‖F_s‖|^p2`, the norm being p1's, plus the paraphraser's reconstruction.
+    """Sum over layers of `mean |F_t/‖F_t‖ − F_s/‖F_s‖|^p2` with the norm p1, plus the paraphraser's reconstruction.
 
-    f_s, f_t: lists of `[batch, channels, h, w]`; the larger map is average-pooled to the smaller. F_t is the factor
-    that a paraphraser (an autoencoder of rate `k`) finds in f_t, F_s the one that a translator makes of f_s; each is
-    normalised as one vector a sample, and the mean is over batch and entries. The authors' weight is 500.
+    f_s, f_t: lists of `[batch, channels, h, w]`; the larger map is average-pooled to the smaller. F_t is the factor that a
+    paraphraser (an autoencoder of rate `k`) finds in f_t. F_s is the factor that a translator makes of f_s. Each factor is
+    normalised as one vector per sample; the mean is over batch and entries. The authors' weight is 500.
 
-    The paper trains the paraphraser beforehand. Here it is trained along, on the mean squared error of its
-    reconstruction alone: the translator's loss does not reach it. `reconstruction` is that error's weight within the
-    loss, 1 over the weight of the whole by default, so that a weight of 500 does not raise the paraphraser's learning
-    rate.
+    The paper trains the paraphraser beforehand. Here it is trained with the student, on the mean squared error of its
+    reconstruction alone: the translator's loss does not reach it. `reconstruction` is the weight of that error within the
+    loss. Its default 1/500 makes up for the usual weight 500, which would raise the paraphraser's learning rate.
     """
 
     def __init__(
@@ -60,7 +59,7 @@ class FT(nn.Module):
         return torch.stack(losses).sum()
 
     def distance(self, factor_s: Tensor, factor_t: Tensor) -> Tensor:
-        """Of two factors `[batch, channels, h, w]`, each normalised as one vector a sample."""
+        """The distance of two factors `[batch, channels, h, w]`, each normalised as one vector per sample."""
         a, b = (normalize(factor.flatten(1), p=self.p1) for factor in (factor_s, factor_t))
         return (a - b).abs().pow(self.p2).mean()
 
@@ -74,7 +73,7 @@ class Paraphraser(nn.Module):
         self.decoder = _chain(nn.ConvTranspose2d, (width, width, t.shape[1], t.shape[1])).to(t.device)
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The factor, and the feature rebuilt from it."""
+        """The factor of t, and the feature rebuilt from that factor."""
         factor: Tensor = self.encoder(t)
         return factor, self.decoder(factor)
 
@@ -84,7 +83,7 @@ def _encoder(f: Tensor, width: int) -> nn.Sequential:
 
 
 def _chain(kind: type[nn.Conv2d] | type[nn.ConvTranspose2d], widths: Sequence[int]) -> nn.Sequential:
-    """3x3 convolutions, each followed by a leaky ReLU."""
+    """A chain of 3x3 convolutions, each followed by a leaky ReLU."""
     return nn.Sequential(
         *(layer for a, b in pairwise(widths) for layer in (kind(a, b, 3, padding=1), nn.LeakyReLU(SLOPE)))
     )

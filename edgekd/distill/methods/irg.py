@@ -21,16 +21,15 @@ from edgekd.distill.methods.sizes import embedding
 class IRG(nn.Module):
     """`vertex · MSE(vertices) + edge · MSE(edges) + transform · MSE(transformations)`.
 
-    The graph of a layer has the batch's embeddings for vertices and their squared distances for edges.
-
-    - vertices: of the deepest layer alone, since the method means to be milder than matching inner features; where the
-      widths differ a linear adapter, trained along, takes the student's to the teacher's;
+    The graph of a layer has the batch's embeddings as vertices and their squared distances as edges.
+    - vertices: those of the deepest layer alone, because the method is meant to be milder than matching inner features. If
+      widths differ, a linear adapter, trained with the student, takes the student's to the teacher's;
     - edges: `[batch, batch]`, divided by the largest, as in the authors' code; mean over layers;
-    - transformations: how far each sample moves from a layer to the next, `[batch]`, squared and divided by the largest;
-      mean over the pairs of consecutive layers. Of two widths the larger is averaged over neighbouring channels.
+    - transformations: the distance that each sample moves from a layer to the next, `[batch]`, squared and divided by the
+      largest; mean over pairs of consecutive layers. The larger of two widths is averaged over neighbouring channels.
 
-    f_s, f_t: lists, shallow to deep, of maps, which are averaged over positions, or of `[batch, channels]`. With a single
-    layer there is no transformation. The weights are those of common PyTorch versions.
+    f_s, f_t: lists, shallow to deep, of maps, which are averaged over positions, or of `[batch, channels]`. A single layer
+    has no transformation. The weights are those of common PyTorch versions.
     """
 
     def __init__(self, *, vertex: Weight = 0.1, edge: Weight = 5.0, transform: Weight = 5.0) -> None:
@@ -59,13 +58,13 @@ class IRG(nn.Module):
 
 
 def edges(e: Tensor) -> Tensor:
-    """Squared distances of all pairs over their largest, `[batch, batch]`."""
+    """The squared distances of all pairs of samples, divided by the largest, `[batch, batch]`."""
     d = differences(e).square().sum(2)
     return ratio(d, d.amax())
 
 
 def moves(shallow: Tensor, deep: Tensor) -> Tensor:
-    """Squared distances between each sample's two embeddings over their largest, `[batch]`."""
+    """The squared distances between each sample's two embeddings, divided by the largest, `[batch]`."""
     width = min(shallow.shape[1], deep.shape[1])
     d = (adaptive_avg_pool1d(deep, width) - adaptive_avg_pool1d(shallow, width)).square().sum(1)
     return ratio(d, d.amax())

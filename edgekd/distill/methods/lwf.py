@@ -11,10 +11,10 @@ from edgekd.distill.methods.options import Temperature
 
 @method(old_classes=True)
 def lwf(z_s: Tensor, z_t: Tensor, labels: Tensor | None = None, *, temperature: Temperature = 2.0) -> Tensor:
-    """`T² KL(p_t^T ‖ p_s^T)` over the old classes alone, summed over them, averaged over the batch.
+    """`T² KL(p_t^T ‖ p_s^T)`, summed over the old classes alone, averaged over the batch.
 
-    z_t: `[batch, old classes]`, of the network before the new task; z_s: `[batch, classes]`, whose first are the old
-    ones. The softmax of the student, too, is over the old classes: new ones may rise without being held back.
+    z_t: `[batch, old classes]`, logits of the network before the new task; z_s: `[batch, classes]`, old classes first. The
+    student's softmax is over the old classes too, so the logits of new classes may rise freely.
     """
     old, classes = z_t.shape[1], z_s.shape[1]
     if old > classes:

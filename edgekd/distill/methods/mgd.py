@@ -18,14 +18,14 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 @method(auto="last", prepares=True)
 class MGD(nn.Module):
-    """Sum over layers of `‖G(align(f_s)·M) − f_t‖²`: the teacher's feature, generated from a masked student's.
+    """Sum over layers of `‖G(align(f_s)·M) − f_t‖²`: G generates the teacher's feature from the masked student's.
 
     f_s, f_t: lists of `[batch, channels, h, w]`; the larger map is average-pooled to the smaller. `align` is a 1x1
-    convolution where the widths differ, M drops the share `mask` of each sample's positions at random, G is two 3x3
-    convolutions with a ReLU between them. The squares are summed over channels and positions and averaged over the
-    batch, for which the paper's weights hold: 7e-5 for classification (mask 0.15), 2e-5 for detection (mask 0.65).
+    convolution if the widths differ. M drops the share `mask` of each sample's positions at random. G is two 3x3
+    convolutions with a ReLU between them. The squares are summed over channels and positions and averaged over the batch.
+    The paper's weights are for that sum: 7e-5 for classification (mask 0.15), 2e-5 for detection (mask 0.65).
 
-    M is the paper's, over positions; the authors' code for classification drops whole channels.
+    M drops positions, as in the paper; the authors' code for classification drops whole channels.
     """
 
     def __init__(self, *, mask: Share = 0.15) -> None:

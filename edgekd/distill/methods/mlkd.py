@@ -33,11 +33,11 @@ def mlkd(
         classes     mean over classes of the squared rows of `p_tᵀ p_t − p_sᵀ p_s`, `[classes, classes]`
         batch       mean over samples of the squared rows of `p_t p_tᵀ − p_s p_sᵀ`, `[batch, batch]`
 
-    The teacher's predictions at T = 1 choose what counts, the rest being zero in these means: the samples whose largest
-    probability, and the classes whose summed probability, is at most the batch's median. The authors' released code
-    takes the means first, so that its masks merely halve each term.
+    The teacher's predictions at T = 1 choose the samples and classes that count; all others are zero in these means. A
+    sample counts if its largest probability, and a class if its summed probability, is at most the batch's median. The
+    authors' released code takes the means first, so that its masks merely halve each term.
 
-    This is the loss of one view of each image; the authors add a second, strongly augmented one. `standardize` concerns
+    This is the loss for one view of each image; the authors add a second, strongly augmented view. `standardize` concerns
     the first term alone, as in the code of Sun et al. (2403.01427).
     """
     z_s, z_t = full(z_s), taught(z_t)
@@ -55,13 +55,13 @@ def mlkd(
 
 
 def instances(z_s: Tensor, z_t: Tensor, t: float) -> Tensor:
-    """`T² KL(p_t^T ‖ p_s^T)` of each sample, `[batch]`."""
+    """The divergence `T² KL(p_t^T ‖ p_s^T)` of each sample, `[batch]`."""
     return t**2 * kl_div(log_softmax(z_s / t, 1), log_softmax(z_t / t, 1), reduction="none", log_target=True).sum(1)
 
 
 def correlations(p_s: Tensor, p_t: Tensor) -> Tensor:
     """The squared distance of each row's products with all rows, `[rows, n]` and `[rows, n]` to `[rows]`."""
-    with autocast(p_s.device, bf16=False):  # it would multiply matrices in half precision
+    with autocast(p_s.device, bf16=False):  # autocast would multiply matrices in half precision
         return (p_t @ p_t.T - p_s @ p_s.T).square().sum(1)
 
 

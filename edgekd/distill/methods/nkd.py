@@ -23,9 +23,9 @@ def nkd(
 ) -> Tensor:
     """`−p_t[y] log p_s[y] − γ T² Σ_{i≠y} q_t[i] log q_s[i]`, averaged over the batch.
 
-    z_s, z_t: `[batch, classes]`, labels: int64 `[batch]`. p is the softmax without temperature: the target's term is
+    z_s, z_t: `[batch, classes]`, labels: int64 `[batch]`. p is the softmax without temperature: the first term is a
     cross-entropy with the teacher's soft label. q is the softmax with temperature over the other classes alone. The
-    defaults are those for ImageNet; for small images the authors use T 3 and γ 3.5. Both terms are cross-entropies, so
+    defaults are the authors' for ImageNet; for small images they use T 3 and γ 3.5. Both terms are cross-entropies, so
     the least value is not zero.
     """
     z_s, z_t = full(z_s), taught(z_t)
@@ -40,5 +40,8 @@ def nkd(
 
 
 def _others(z: Tensor, target: Tensor) -> Tensor:
-    """Logits without the target's, `[batch, classes - 1]`: masked by a large negative number, large ones would stay."""
+    """The logits without the target's, `[batch, classes - 1]`.
+
+    The target is removed, not masked: very large logits would survive a large negative number.
+    """
     return z[~target].view(len(z), -1)

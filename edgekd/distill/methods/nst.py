@@ -23,9 +23,9 @@ Degree = Annotated[int, Field(ge=1)]
 def nst(f_s: Sequence[Tensor], f_t: Sequence[Tensor], *, degree: Degree = 2, constant: Weight = 0.0) -> Tensor:
     """Sum over layers of the squared maximum mean discrepancy between the channels of student and teacher.
 
-    `E k(t, t') + E k(s, s') − 2 E k(s, t)` with the polynomial kernel `k(x, y) = (xᵀy + c)^d`. A channel's pattern over
-    positions, normalised to length 1, is one sample of the distribution; the means are over batch and pairs of
-    channels.
+    The discrepancy is `E k(t, t') + E k(s, s') − 2 E k(s, t)` with the polynomial kernel `k(x, y) = (xᵀy + c)^d`. A
+    channel's pattern over positions, normalised to length 1, is a sample of the distribution. The means are over batch and
+    pairs of channels.
 
     f_s, f_t: lists of `[batch, channels, h, w]`; channels may differ, and the larger map is average-pooled to the
     smaller.

@@ -13,27 +13,27 @@ from edgekd.distill.methods.sizes import pairs_of_one_size
 
 
 def margin_of(t: Tensor) -> Tensor:
-    """Each channel's mean of its negative responses, `[batch, c, h, w]` to `[1, c, 1, 1]`; 0 where it has none."""
+    """The mean of each channel's negative responses, or 0 without any; `[batch, c, h, w]` to `[1, c, 1, 1]`."""
     count = (t < 0).sum((0, 2, 3), keepdim=True)
     return t.clamp(max=0).sum((0, 2, 3), keepdim=True) / count.clamp(min=1)
 
 
 def partial_l2(s: Tensor, t: Tensor) -> Tensor:
-    """`0 where s ≤ t ≤ 0, else (t − s)²`: summed over a sample's neurons, batch mean."""
+    """The partial distance, 0 for s ≤ t ≤ 0 and else (t − s)²: sum over neurons, batch mean."""
     indifferent = (s <= t) & (t <= 0)
     return (t - s).square().masked_fill(indifferent, 0).sum() / len(s)
 
 
-@method(auto="refused", prepares=True)  # the last layer of a stage stands behind its ReLU
+@method(auto="refused", prepares=True)  # the last layer of a stage comes after the ReLU
 class OFD(nn.Module):
     """Sum over layers of the partial L2 distance of `r(f_s)` to `max(f_t, m)`, r a 1x1 convolution and BatchNorm.
 
     f_s, f_t: lists of `[batch, channels, h, w]` before their ReLU, shallow to deep; the larger map is average-pooled to
-    the smaller. The deepest layer counts once, each before it half as much. Summed over neurons, for which the authors'
-    weight is 1e-3.
+    the smaller. The deepest layer has weight 1, each earlier layer half the weight of the next. The loss is a sum over
+    neurons, for which the authors' weight is 1e-3.
 
-    The margin m is a channel's mean negative response on the first batch (`prepare`); the paper also computes it from
-    the parameters of the BatchNorm before the ReLU.
+    The margin m is a channel's mean negative response on the first batch (`prepare`). The paper also computes the margin
+    from the parameters of the BatchNorm before the ReLU.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class OFD(nn.Module):
 
 
 class Distance(nn.Module):
-    """One layer's connector and margin."""
+    """The connector and the margin of a layer."""
 
     margin: Tensor
 

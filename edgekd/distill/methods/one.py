@@ -22,15 +22,16 @@ from edgekd.models.cut import after
 
 @method(auto="before_last", prepares=True)
 class ONE(nn.Module):
-    """`Σ CE(extra branches) + CE(ensemble) + Σ T² KL(p_ensemble ‖ p_branch)`, the last over all branches.
+    """`Σ CE(extra branches) + CE(ensemble) + Σ T² KL(p_ensemble ‖ p_branch)`, the last sum over all branches.
 
-    The student from the layer named on is one of `branches`; the others begin at the same layer, look the same, have
-    weights drawn anew and are no part of the student. Their gradient reaches the student's layers before the fork. The
-    ensemble's logits are the branches', weighted for each sample by a gate: the fork's feature, averaged over positions,
-    through linear, batch norm, ReLU and softmax. The divergence teaches the branches, not the ensemble.
+    The student's layers after the named layer (the fork) are one of the `branches`. The extra branches start at the fork
+    with the same architecture and newly drawn weights; they are not part of the student. Their gradient reaches the
+    student's layers before the fork. The ensemble's logits are a weighted sum of the branches' logits. A gate gives each
+    sample's weights: the fork's feature, averaged over positions, through linear, batch norm, ReLU and softmax. The
+    divergence teaches the branches, not the ensemble.
 
-    z_s: `[batch, classes]`, f_s: the one layer's output. The student's own CE is the trainer's label term. The authors
-    let the divergence alone rise over 80 epochs; a recipe's `warmup_epochs` lets the branches' CE rise too.
+    z_s: `[batch, classes]`, f_s: the output of the fork. The student's own CE is the trainer's label term. The authors let
+    the divergence alone rise over 80 epochs; a recipe's `warmup_epochs` lets the branches' CE rise too.
     """
 
     def __init__(
@@ -42,11 +43,14 @@ class ONE(nn.Module):
         self.gate = nn.Sequential()
 
     def prepare(self, f_s: Sequence[Tensor], student: nn.Module, paths: Sequence[str]) -> None:
-        """Make the branches after the student's layer at `paths[0]`, from `seed` or else from torch's generator, and the gate."""
+        """Make the gate, and the branches after the student's layer at `paths[0]`.
+
+        The weights of branches are drawn by `seed`, or by torch's generator without one.
+        """
         if len(paths) != 1:
             raise RecipeError(f"method 'one' forks the student at one layer; {len(paths)} given: {', '.join(paths)}")
         seed = drawn() if self.seed is None else self.seed
-        # Cut from copies, since the student's hooks would see what is traced; in train mode, as they are used.
+        # Cut from copies, because the student's hooks would see the traced values. In train mode, as the branches are used.
         self.branches.extend(after(fresh(student, seed, i).train(), paths[0]) for i in range(self.count - 1))
         width = embedding(f_s[0]).shape[1]
         self.gate = nn.Sequential(
@@ -55,7 +59,7 @@ class ONE(nn.Module):
 
     def forward(self, z_s: Tensor, labels: Tensor, f_s: Sequence[Tensor]) -> Tensor:
         fork = full(f_s[0])
-        # Cloned, since a branch may begin with an activation in place.
+        # Cloned, because a branch may begin with an in-place activation.
         logits = torch.stack([full(z_s), *(full(branch(fork.clone())) for branch in self.branches)])
         gate = full(self.gate(embedding(fork)))
         ensemble = (gate.T[:, :, None] * logits).sum(0)

@@ -1,4 +1,4 @@
-"""The ranges of hyper-parameters, written once and read by the recipe's check."""
+"""The ranges of hyper-parameters, shared by all methods and read by the recipe's check."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Gradient reversal (Ganin & Lempitsky 2015, 1409.7495): one optimizer trains two sides that want the opposite."""
+"""Gradient reversal (Ganin & Lempitsky 2015, 1409.7495): one optimizer trains two sides with opposite aims."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from torch import Tensor
 
 
 def reversed_gradient(x: Tensor, lambda_: float = 1.0) -> Tensor:
-    """x itself, whose gradient is multiplied by −λ on the way back."""
+    """The tensor x, with its gradient multiplied by −λ in the backward pass."""
     return x.detach() - lambda_ * (x - x.detach())

@@ -16,11 +16,12 @@ WIDEST = 512
 
 
 def hierarchical_context_loss(s: Tensor, t: Tensor) -> Tensor:
-    """Weighted mean of the MSE of the full maps (1) and of maps pooled to 4x4, 2x2 and 1x1 (1/2, 1/4, 1/8).
+    """The weighted mean of the MSE of full maps and of pooled maps.
 
-    s, t: `[batch, channels, h, w]` of one shape. Levels that are no smaller than the map are left out.
+    The weights are 1 for full maps and 1/2, 1/4, 1/8 for maps pooled to 4x4, 2x2 and 1x1. s, t: `[batch, channels, h, w]`
+    of the same shape. Levels that are not smaller than the map are left out.
     """
-    difference = full(s) - taught(t)  # pooling is linear, so what is pooled is the difference
+    difference = full(s) - taught(t)  # pooling is linear, so the difference can be pooled
     levels = [level for level in LEVELS if level < min(s.shape[2:])]
     differences = [difference, *(adaptive_avg_pool2d(difference, level) for level in levels)]
     weights = [0.5**i for i in range(len(differences))]
@@ -32,9 +33,9 @@ def hierarchical_context_loss(s: Tensor, t: Tensor) -> Tensor:
 class ReviewKD(nn.Module):
     """Sum over layers of the hierarchical context loss between fused student features and the teacher's.
 
-    f_s, f_t: lists of `[batch, channels, h, w]` from shallow to deep, of any widths and resolutions. From the deepest
-    on, each student feature is fused with what came from the deeper ones, then brought to the teacher's shape. The
-    fusions are trained along, in the student's precision, and are no part of it. The authors raise the weight linearly
+    f_s, f_t: lists of `[batch, channels, h, w]` from shallow to deep, of any widths and resolutions. Starting with the
+    deepest, each student feature is fused with the result of the deeper features, then brought to the teacher's shape. The
+    fusions are trained with the student, in its precision, but are not part of it. The authors raise the weight linearly
     over 20 epochs.
     """
 
@@ -43,7 +44,7 @@ class ReviewKD(nn.Module):
         self.fusions = nn.ModuleList()
 
     def prepare(self, f_s: Sequence[Tensor], f_t: Sequence[Tensor]) -> None:
-        """Make the fusions for features of these shapes; their inner width is the deepest student feature's."""
+        """Make the fusions for features of these shapes, as wide inside as the deepest student feature, at most 512."""
         width = min(WIDEST, f_s[-1].shape[1])
         self.fusions = nn.ModuleList(
             Fusion(s, t, width, deepest=i == len(f_s) - 1) for i, (s, t) in enumerate(zip(f_s, f_t, strict=True))
@@ -60,7 +61,10 @@ class ReviewKD(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Attention-based fusion: `x ← a_x·x + a_y·y` with attention maps made of both, y from the deeper layers."""
+    """Attention-based fusion `x ← a_x·x + a_y·y` of a feature x with y from the deeper layers.
+
+    The attention maps a_x and a_y are made from both.
+    """
 
     def __init__(self, s: Tensor, t: Tensor, width: int, *, deepest: bool) -> None:
         super().__init__()
@@ -70,7 +74,10 @@ class Fusion(nn.Module):
         self.to(s.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, s: Tensor, deeper: Tensor | None, size: torch.Size) -> tuple[Tensor, Tensor]:
-        """The feature in the teacher's shape, and what the shallower layers are fused with; `size`: the teacher's."""
+        """The fused feature in the teacher's shape, and the tensor for the fusion of the next shallower layer.
+
+        size: height and width of the teacher's feature.
+        """
         x: Tensor = self.narrow(s)
         if self.attention is not None and deeper is not None:
             y = interpolate(deeper, s.shape[2:], mode="nearest")

@@ -17,9 +17,9 @@ from edgekd.distill.methods.options import Weight
 def rkd(f_s: Sequence[Tensor], f_t: Sequence[Tensor], *, distance: Weight = 25.0, angle: Weight = 50.0) -> Tensor:
     """Sum over layers of `distance · SmoothL1(distances) + angle · SmoothL1(angles)`.
 
-    f_s, f_t: lists of `[batch, channels]`, or of maps, which are averaged over positions; channels may differ. Means are
-    over all pairs and all triplets, those of a sample with itself included, as in the authors' code. The angles hold
-    batch³ numbers.
+    f_s, f_t: lists of `[batch, channels]`, or of maps, which are averaged over positions; channels may differ. The means
+    are over all pairs and triplets, also those of a sample with itself, as in the authors' code. The angles take batch³
+    numbers.
     """
     return torch.stack(
         [
@@ -30,11 +30,14 @@ def rkd(f_s: Sequence[Tensor], f_t: Sequence[Tensor], *, distance: Weight = 25.0
 
 
 def distances(e: Tensor) -> Tensor:
-    """Euclidean distances of all pairs, divided by the mean of those that are not 0, `[batch, batch]`."""
+    """The Euclidean distances of all pairs, divided by the mean of the distances that are not 0, `[batch, batch]`."""
     d = torch.cdist(e, e, compute_mode="donot_use_mm_for_euclid_dist")
     return ratio(d, d.sum() / (d > 0).sum().clamp(min=1))
 
 
 def angles(e: Tensor) -> Tensor:
-    """Entry `[i, j, k]` is the cosine of the angle at i between j and k; 0 where one of them coincides with i."""
+    """The cosines of angles: entry `[i, j, k]` is for the angle at i between j and k.
+
+    The entry is 0 if j or k coincides with i.
+    """
     return gram(unit(differences(e)))

@@ -23,12 +23,11 @@ Factor = Annotated[int, Field(ge=1)]
 class SimKD(nn.Module):
     """`MSE(projector(f_s), f_t)`; the student then answers through the teacher's classifier (`reused`).
 
-    f_s: one feature `[batch, channels, h, w]`, the student's last; f_t: the teacher's last, whose average its head
+    f_s: the student's last feature `[batch, channels, h, w]`; f_t: the teacher's last, whose average the teacher's head
     reads. The larger map is average-pooled to the smaller. The projector is 1x1, 3x3 and 1x1 convolutions, each with
-    BatchNorm and ReLU, through 1/`factor` of the teacher's channels. The paper trains by this loss alone, without
-    labels.
+    BatchNorm and ReLU, through 1/`factor` of the teacher's channels. The paper trains by this loss alone, without labels.
 
-    What is deployed changes: the student's own head is left out, projector and teacher's head are added.
+    The deployed model changes: projector and teacher's head replace the student's own head.
     """
 
     def __init__(self, *, factor: Factor = 2) -> None:
@@ -36,12 +35,12 @@ class SimKD(nn.Module):
         self.factor = factor
         self.projector = nn.Sequential()
         self.head: nn.Linear | None = None
-        self.size: tuple[int, int] | None = None  # what a larger map of the student is pooled to
+        self.size: tuple[int, int] | None = None  # a larger map of the student is pooled to this size
 
     def prepare(
         self, f_s: Sequence[Tensor], f_t: Sequence[Tensor], teacher: nn.Module, z_t: Tensor | None = None
     ) -> None:
-        """Make the projector and copy the teacher's head. Raises ModelError where it does not read f_t."""
+        """Make the projector and copy the teacher's head. Raises ModelError if the head does not read f_t."""
         self.head = head_of(teacher, the_pair(f_s, f_t)[1], z_t)
         self._project(f_s, f_t)
 
@@ -53,7 +52,7 @@ class SimKD(nn.Module):
         return mse_loss(self.projector(s), t)
 
     def deployed(self, student: nn.Module, path: str) -> SimStudent:
-        """What ships in place of the student, whose feature at `path` was taught."""
+        """The model that ships instead of the student, whose feature at `path` was taught."""
         return reused(student, path, self)
 
     def _project(self, f_s: Sequence[Tensor], f_t: Sequence[Tensor]) -> None:
@@ -68,7 +67,10 @@ class SimKD(nn.Module):
 
 
 class SimStudent(nn.Module):
-    """Images to logits `[batch, classes]`: the student's layers up to a feature, projector, average, teacher's head."""
+    """SimKD's deployed model, images to logits `[batch, classes]`.
+
+    The student's layers up to a feature, the projector, an average over positions, and the teacher's head.
+    """
 
     def __init__(
         self, features: nn.Module, projector: nn.Module, head: nn.Linear, size: tuple[int, int] | None
@@ -78,7 +80,7 @@ class SimStudent(nn.Module):
 
     @property
     def added_parameters(self) -> int:
-        """The number of parameters of projector and head, which the student alone does not have."""
+        """The number of parameters of projector and head, which come on top of the student's."""
         return sum(p.numel() for module in (self.projector, self.head) for p in module.parameters())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,10 +92,10 @@ class SimStudent(nn.Module):
 
 
 def reused(student: nn.Module, path: str, method: SimKD) -> SimStudent:
-    """What SimKD deploys: `student` up to the layer at `path`, whose feature `method` was prepared and trained on.
+    """SimKD's deployed model: `student` up to the layer at `path`, then projector and teacher's head of `method`.
 
-    Its modules are the student's and the method's own, no copies. Raises ModelError where torch.fx cannot cut the
-    student at `path` (see `edgekd.models.cut`), and where the method has not seen the teacher yet.
+    The modules are those of student and method, not copies. Raises ModelError if torch.fx cannot cut the student at
+    `path` (see `edgekd.models.cut`), or if the method has not seen the teacher yet.
     """
     if method.head is None:
         raise ModelError("simkd answers through the teacher's head: call method.prepare(f_s, f_t, teacher) first")
@@ -101,7 +103,7 @@ def reused(student: nn.Module, path: str, method: SimKD) -> SimStudent:
 
 
 def rebuilt(student: nn.Module, path: str, size: tuple[int, int] | None, weights: Mapping[str, Tensor]) -> SimStudent:
-    """The `SimStudent` whose weights these are, without its teacher: their shapes say how wide it is."""
+    """The `SimStudent` for these weights, built without a teacher: widths come from the shapes of the weights."""
     method = SimKD()
     shapes = [tensor.shape for name, tensor in weights.items() if name.startswith("projector.") and tensor.ndim == 4]
     steps = zip(((shape[1], shape[0]) for shape in shapes), (1, 3, 1), strict=True)

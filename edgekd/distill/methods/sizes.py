@@ -1,4 +1,4 @@
-"""Feature maps of different resolutions, brought to one."""
+"""Feature maps of different resolutions, brought to the same size or averaged to vectors."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from edgekd.distill.methods.precision import full, taught
 
 
 def pairs_of_one_size(f_s: Sequence[Tensor], f_t: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs of `[batch, channels, h, w]`; of each the larger map is average-pooled to the smaller (as `at`'s authors do).
+    """Pairs of maps `[batch, channels, h, w]` of one size: the larger map is average-pooled to the smaller.
 
-    Raises ValueError for features that are no maps.
+    The authors of `at` do so too. Raises ValueError for features that are not maps.
     """
     for s, t in zip(f_s, f_t, strict=True):
         if s.ndim != 4 or t.ndim != 4:
@@ -23,8 +23,11 @@ def pairs_of_one_size(f_s: Sequence[Tensor], f_t: Sequence[Tensor]) -> Iterator[
 
 
 def embedding(f: Tensor) -> Tensor:
-    """One vector a sample, `[batch, channels]`: maps `[batch, channels, h, w]` and tokens `[batch, tokens, channels]` are averaged
-    over their positions, a vector stays as it is. Raises ValueError for other shapes."""
+    """A vector for each sample, `[batch, channels]`.
+
+    Maps `[batch, channels, h, w]` and tokens `[batch, tokens, channels]` are averaged over positions; vectors stay as they
+    are. Raises ValueError for other shapes.
+    """
     match f.ndim:
         case 2:
             return f

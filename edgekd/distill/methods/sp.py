@@ -17,14 +17,14 @@ from edgekd.distill.methods.sizes import embedding
 def sp(f_s: Sequence[Tensor], f_t: Sequence[Tensor]) -> Tensor:
     """Sum over layers of `‖G_s - G_t‖²_F / batch²`, G the row-normalised similarity matrix of the batch.
 
-    f_s, f_t: lists of maps `[batch, channels, h, w]`, flattened as in the paper, or of `[batch, channels]`. Where one is
-    a map and the other a vector (a cached embedding, say), the map is averaged over its positions too.
+    f_s, f_t: lists of maps `[batch, channels, h, w]`, flattened as in the paper, or of vectors `[batch, channels]`. If a
+    map is compared with a vector (for example a cached embedding), the map is averaged over positions.
     """
     return torch.stack([_one(full(s), taught(t)) for s, t in zip(f_s, f_t, strict=True)]).sum()
 
 
 def similarity(f: Tensor) -> Tensor:
-    """`F Fᵀ` with rows of length 1, `[batch, ...]` to `[batch, batch]`."""
+    """The similarity matrix `F Fᵀ` with rows of length 1, `[batch, ...]` to `[batch, batch]`."""
     return unit(gram(f.flatten(1)))
 
 

@@ -17,14 +17,14 @@ from edgekd.errors import ModelError
 
 @method(auto="last", prepares=True)
 class SRRL(nn.Module):
-    """`α · MSE(h_s, h_t) + β · MSE(head_t(h_s), z_t)`: the student's feature, read by the teacher's own head.
+    """`α · MSE(h_s, h_t) + β · MSE(head_t(h_s), z_t)`: the teacher's own head reads the student's feature.
 
-    f_s: one feature `[batch, channels, h, w]`, the student's last; f_t: the teacher's that its head reads, of any
-    resolution; z_t: `[batch, classes]`. `h_s = mean_hw relu(BN(conv1x1(f_s)))` is trained along and is no part of the
-    student, `h_t = mean_hw f_t`. The means are over batch and entries; α and β are 1 in the authors' code (others use β
-    5).
+    f_s: the student's last feature `[batch, channels, h, w]`; f_t: the feature that the teacher's head reads, of any
+    resolution; z_t: `[batch, classes]`. The convolution and BatchNorm of `h_s = mean_hw relu(BN(conv1x1(f_s)))` are trained
+    with the student but not part of it; `h_t = mean_hw f_t`. The means are over batch and entries. α and β are 1 in the
+    authors' code (others use β 5).
 
-    The head is a frozen copy of the teacher's last `nn.Linear`, which `prepare` needs the teacher for.
+    The head is a frozen copy of the teacher's last `nn.Linear`, so `prepare` needs the teacher.
     """
 
     def __init__(self, *, alpha: Weight = 1.0, beta: Weight = 1.0) -> None:
@@ -36,7 +36,7 @@ class SRRL(nn.Module):
     def prepare(
         self, f_s: Sequence[Tensor], f_t: Sequence[Tensor], teacher: nn.Module, z_t: Tensor | None = None
     ) -> None:
-        """Make the connector and copy the teacher's head. Raises ModelError where it does not read f_t."""
+        """Make the connector and copy the teacher's head. Raises ModelError if the head does not read f_t."""
         s, t = the_pair(f_s, f_t)
         self.head = head_of(teacher, t, z_t)
         self.connector = connector(s, t).append(nn.ReLU())

@@ -6,9 +6,9 @@ from torch import Tensor
 
 
 def standardized(z: Tensor) -> Tensor:
-    """Logits `[batch, classes]`, each row with mean 0 and standard deviation 1.
+    """The logits `[batch, classes]`, each row scaled to mean 0 and standard deviation 1.
 
-    The student then need not match the teacher's scale and shift, only its relations. The deviation is the unbiased
-    one and 1e-7 guards constant rows, both as in the authors' code.
+    The student then need not match the teacher's scale and shift, only the relations between classes. The deviation is
+    unbiased, and 1e-7 guards constant rows; both are as in the authors' code.
     """
     return (z - z.mean(1, keepdim=True)) / (z.std(1, keepdim=True) + 1e-7)

@@ -21,10 +21,9 @@ def tf_kd(z_s: Tensor, labels: Tensor, *, correct: Probability = 0.99, temperatu
     """`KL(softmax(p_d / T) ‖ softmax(z_s))`, summed over classes, averaged over the batch.
 
     z_s: `[batch, classes]`, labels: int64 `[batch]`. p_d gives `correct` to the true class and shares the rest evenly
-    among the others. As in the authors' code the temperature softens these probabilities, not their logarithms, it
-    leaves the student's logits as they are and no T² follows. The target is therefore close to uniform.
-
-    Their code averages over the classes and multiplies by a number, 100 for CIFAR-100: the sum over its 100 classes.
+    among the others. As in the authors' code, the temperature divides these probabilities, not their logarithms. The
+    student's logits have no temperature, and the loss has no factor T². The target is therefore close to uniform. The
+    authors average over classes and multiply by a number; for CIFAR-100 the number is 100, which gives the sum.
     """
     z_s = full(z_s)
     p_d = torch.full_like(z_s, (1 - correct) / (z_s.shape[1] - 1)).scatter(1, labels[:, None], correct)

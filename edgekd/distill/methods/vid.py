@@ -23,8 +23,8 @@ class VID(nn.Module):
     """Sum over layers of the negative log-likelihood of the teacher's feature, `½[log σ² + (f_t − μ(f_s))² / σ²]`.
 
     f_s, f_t: lists of `[batch, channels, h, w]`; the larger map is average-pooled to the smaller. μ is three 1x1
-    convolutions with ReLU between them, σ² has a value for each channel of the teacher; both are trained along. The
-    mean is over batch, channels and positions, without the constant ½ log 2π.
+    convolutions with ReLU between them; σ² has a value for each channel of the teacher. Both are trained with the student.
+    The mean is over batch, channels and positions, without the constant ½ log 2π.
     """
 
     def __init__(self, *, initial_variance: Variance = 5.0, eps: Variance = 1e-5) -> None:
@@ -46,7 +46,7 @@ class VID(nn.Module):
 
 
 class Gaussian(nn.Module):
-    """`q(f_t | f_s)` with mean μ(f_s) and a variance for each channel, `σ² = softplus(ρ) + ε`."""
+    """The Gaussian `q(f_t | f_s)` with mean μ(f_s) and a variance for each channel, `σ² = softplus(ρ) + ε`."""
 
     def __init__(self, s: Tensor, t: Tensor, initial_variance: float, eps: float) -> None:
         super().__init__()

@@ -17,9 +17,9 @@ def wsld(
 ) -> Tensor:
     """`T² (1 − exp(−CE_s / CE_t)) KL(p_t^T ‖ p_s^T)`, averaged over the batch.
 
-    z_s, z_t: `[batch, classes]`, labels: int64 `[batch]`. A sample counts less the better the student knows its label
-    compared with the teacher. The cross-entropies are those of the logits as they are, without temperature or
-    standardization, and no gradient flows through the weight. The paper's α is the recipe's `weight` (2.25 to 2.5).
+    z_s, z_t: `[batch, classes]`, labels: int64 `[batch]`. A sample counts less if the student knows its label better than
+    the teacher does. The cross-entropies are of the plain logits, without temperature or standardization. No gradient
+    flows through the weight. The paper's α is the recipe's `weight` (2.25 to 2.5).
     """
     z_s, z_t = full(z_s), taught(z_t)
     weight = -(-_ratio(z_s.detach(), z_t, labels)).expm1()
@@ -31,5 +31,5 @@ def wsld(
 
 
 def _ratio(z_s: Tensor, z_t: Tensor, labels: Tensor) -> Tensor:
-    """CE_s / CE_t `[batch]`; the 1e-7 of the authors' code guards a teacher that is certain."""
+    """The ratio CE_s / CE_t, `[batch]`. The 1e-7 of the authors' code guards against a teacher that is certain."""
     return cross_entropy(z_s, labels, reduction="none") / (cross_entropy(z_t, labels, reduction="none") + 1e-7)
