@@ -1,1 +1,1 @@
-"""Steps: the stages of a build, one file each."""
+"""Steps: the stages of a build and the functions that run them."""

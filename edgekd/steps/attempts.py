@@ -1,4 +1,4 @@
-"""Attempts: what is made of each candidate; one that fails is dropped with its reason, and the others go on."""
+"""Attempts: makes the candidates. A candidate that fails is dropped with its reason, and the others go on."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from edgekd.errors import BundleError, CacheError, DataError, DeviceError, Edgek
 
 T = TypeVar("T")
 NOT_THE_CANDIDATE = (BundleError, CacheError, DataError, DeviceError, OSError, RecipeError)
-"""What would fail for each candidate alike: the build ends there."""
+"""Errors that would occur for every candidate alike: they end the build."""
 
 
 class Attempts:
-    """`candidates`: name -> the model that was exported; `dropped`: name -> why it is none of them."""
+    """The attempts so far. candidates: name -> exported model; dropped: name -> reason."""
 
     def __init__(self) -> None:
         self.candidates: dict[str, Artifact] = {}
         self.dropped: dict[str, str] = {}
 
     def export(self, name: str, make: Callable[[], Artifact]) -> None:
-        """The model of a candidate, if it can be made and computes what it should."""
+        """Add the model of a candidate, if `make` succeeds."""
         if (made := self.of(name, make)) is not None:
             self.candidates[name] = made
 
     def of(self, name: str, make: Callable[[], T]) -> T | None:
-        """What `make` gives; None, and the candidate dropped, where it fails."""
+        """The result of `make`. If `make` fails, the candidate is dropped and the result is None."""
         try:
             return make()
         except NOT_THE_CANDIDATE:
             raise
         except Exception as error:  # exporters, quantizers and the user's code raise anything
             if processes.RANK == 0 and processes.SIZE > 1:
-                processes.dismiss()  # the others wait for the stage that failed
+                processes.dismiss()  # the other processes wait for the stage that failed
             self.drop(name, reason_of(error))
             return None
 
@@ -45,7 +45,7 @@ class Attempts:
         say(f"  {name} was dropped: {reason}")
 
     def left(self) -> dict[str, Artifact]:
-        """The candidates. Raises ExportError, with every reason, where none is left."""
+        """The remaining candidates. Raises ExportError with every reason if none is left."""
         if not self.candidates:
             raise ExportError(none_left(self.dropped))
         return self.candidates
@@ -57,6 +57,9 @@ def none_left(dropped: dict[str, str]) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """In one line; the type of what edgekd did not raise itself, for a KeyError's text alone says nothing."""
+    """The text of an error on one line.
+
+    Errors of other packages get their type, because the text of a KeyError alone says nothing.
+    """
     text = " ".join(str(error).split())[:400]
     return text if isinstance(error, EdgekdError) else f"{type(error).__name__}: {text}".removesuffix(": ")

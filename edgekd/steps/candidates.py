@@ -1,4 +1,7 @@
-"""export_candidates: the student in each precision of the target, scored; one that fails falls out and the others go on."""
+"""export_candidates: exports the student in each precision of the target and scores it.
+
+A candidate that fails is dropped, and the others go on.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +35,8 @@ from edgekd.target import Target
 class Exported:
     """The candidates that can ship, by name, and their scores on the test split.
 
-    student: with its trained weights; dropped: name -> why it is no candidate; quantized, as_trained: how int8 was made, and
-    what it computed in torch; in_torch: the float student's scores where fp32 is among those that were dropped.
+    student: with its trained weights; dropped: name -> reason; quantized: the rungs and result of quantization;
+    as_trained: logits of the fake-quantized model in torch; in_torch: the float student's scores if fp32 was dropped.
     """
 
     student: Trained
@@ -48,7 +51,7 @@ class Exported:
 def export_candidates(
     run: Cache, recipe: Recipe, target: Target, problem: Problem, student: Trained, teaching: Teaching, form: Form
 ) -> Exported:
-    """Every precision of the target. Raises ExportError, with every reason, where no candidate is left."""
+    """The candidates in every precision of the target. Raises ExportError with every reason if none is left."""
     tried, precisions, on = Attempts(), target.runtime.precisions, problem.training
     tried.export("fp32", lambda: run(export_fp32, student, on, form))
     fp32 = tried.candidates.get("fp32")
@@ -79,6 +82,6 @@ def export_candidates(
         as_trained = tried.of("int8", partial(run, score_quantized, *made, int8, evaluation, form.export))
     candidates = tried.left()
     scores = {name: found for name, found in scores.items() if name in candidates}
-    # What the others are compared with is then the module itself.
+    # Without fp32 the others are compared with the module itself.
     in_torch = run(score_student, student, evaluation) if "fp32" not in scores else None
     return Exported(student, candidates, scores, tried.dropped, quantized, as_trained, in_torch)

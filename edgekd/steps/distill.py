@@ -1,4 +1,4 @@
-"""The stages that train: the student from its teachers, and a teacher from labels where it has no weights yet."""
+"""The stages that train: a student learns from its teachers; a teacher without weights learns from labels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from edgekd.steps.record import cached_features, check_cache
 from edgekd.steps.teaching import RecordedTeacher, TaskTeaching, Teaching
 from edgekd.steps.trained import REUSED, WEIGHTS, FirstWeights, new_model, new_student
 
-BATCH = 64  # of a teacher that is trained on labels
+BATCH = 64  # batch size for a teacher that is trained on labels
 
 
 @stage(5, ("torch", "accelerate", "numpy"), together=True)
@@ -52,13 +52,13 @@ def distill(teaching: Teaching, student: Network, begins_with: FirstWeights | No
 
 
 def lesson_of(teaching: Teaching) -> Lesson:
-    """What the stages left, opened: the caches, each checked against its live teacher on a few samples."""
+    """The lesson for a teaching: opens the caches and checks each against its live teacher on a few samples."""
     objective = TaskObjective(teaching.settings.losses, teaching.settings.label_weight)
     return Lesson(tuple(_task_lesson(task, objective) for task in teaching.tasks))
 
 
 def _task_lesson(task: TaskTeaching, objective: TaskObjective) -> TaskLesson:
-    """A task's labels and caches; the live teacher too where a loss needs it."""
+    """The lesson of a task: its labels and caches, and the live teacher if a loss needs it."""
     lesson = TaskLesson(task.on.open(), task.name, task.weight)
     if not objective.needs_teacher or not task.teachers:
         return lesson
@@ -72,7 +72,7 @@ def _task_lesson(task: TaskTeaching, objective: TaskObjective) -> TaskLesson:
 
 
 def checked(recorded: RecordedTeacher) -> tuple[CachedLogits, nn.Module]:
-    """A teacher's cache, checked against the live teacher on a few samples, and that teacher."""
+    """A teacher's cache and the live teacher. The cache is checked against the teacher on a few samples."""
     samples = recorded.on.open()
     model = recorded.teacher.load_teacher(samples)
     logits = CachedLogits(recorded.outputs.folder)

@@ -44,7 +44,7 @@ LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "ml_dtypes")
 
 @dataclass(frozen=True)
 class Form:
-    """How graphs are written: what the recipe asks for, and the opset that the target takes."""
+    """The form of exported graphs: the recipe's settings, and the opset for the target."""
 
     export: Export
     opset: int
@@ -52,15 +52,15 @@ class Form:
 
 @stage(3, LIBRARIES)
 def export_fp32(student: Trained, on: TrainingSet, form: Form, *, out: Path) -> None:
-    """Stage: the float student."""
+    """Stage: export the float student as `model.onnx`."""
     _export(student.load(on.open()), student, on, form, out / MODEL)
 
 
 @stage(6, LIBRARIES)
 def export_fp16(student: Trained, on: TrainingSet, fp32: Artifact, export: Export, *, out: Path) -> None:
-    """Stage: the float student with half-precision weights and arithmetic, between the input's and the output's own types.
+    """Stage: export the student in float16. Inputs and outputs keep their own types.
 
-    Also `kept_fp32.json`: the operators that stay float32, because a hold-out sample takes them out of the safe range.
+    Also writes `kept_fp32.json`: the operators that stay float32, because a hold-out sample leaves the safe range there.
     """
     _halve(fp32 / MODEL, on, export, out)
     _check(out / MODEL, student.load(on.open()), student, on, export)
@@ -68,9 +68,9 @@ def export_fp16(student: Trained, on: TrainingSet, fp32: Artifact, export: Expor
 
 @stage(4, LIBRARIES)
 def export_bf16(student: Trained, on: TrainingSet, form: Form, *, out: Path) -> None:
-    """Stage: the float student in bfloat16, between the input's and the output's own types; the opset is 22 or later.
+    """Stage: export the student in bfloat16, at opset 22 or later. Inputs and outputs keep their own types.
 
-    Also `kept_fp32.json`: the operators that stay float32, because ONNX has none of them in bfloat16.
+    Also writes `kept_fp32.json`: the operators that stay float32, because ONNX does not have them in bfloat16.
     """
     model = student.load(on.open())
     _export(model, student, on, form, out / MODEL)
@@ -81,9 +81,10 @@ def export_bf16(student: Trained, on: TrainingSet, form: Form, *, out: Path) -> 
 
 @stage(8, (*LIBRARIES, "torchao"))
 def export_int8(subject: Subject, plan: Plan, quantized: Artifact, form: Form, *, out: Path) -> None:
-    """Stage: the quantized student, and `from_module.json`, how far its graph without quantizers is from the student itself.
+    """Stage: export the quantized student.
 
-    Where the target computes the rest in fp16, `between.onnx` is the graph before its rest is made fp16.
+    Also writes `from_module.json`: the distance of the graph without quantizers from the student itself. If the target
+    computes the rest in fp16, `between.onnx` is the graph before that conversion.
     """
     on, student, opened = subject.on, subject.student, subject.on.open()
     arguments = _arguments(opened.input, opened.train.get(opened.holdout_ids[:CHECKED]))
@@ -107,10 +108,10 @@ def export_int8(subject: Subject, plan: Plan, quantized: Artifact, form: Form, *
 def score_quantized(
     subject: Subject, plan: Plan, quantized: Artifact, int8: Artifact, on: EvaluationSet, export: Export, *, out: Path
 ) -> None:
-    """Stage: what the torch model that became int8 computes on the test split, `fake_quantized.npy` `[samples, classes]`.
+    """Stage: the fake-quantized model's logits on the test split, `fake_quantized.npy` `[samples, classes]`.
 
-    That is the very model that was calibrated or trained, before its conversion. Where the target computes the rest in
-    fp16, `fp32_between.npy` is what the graph gives before its rest is made fp16.
+    This is the torch model that was calibrated or trained, before its conversion to int8. If the target computes the rest
+    in fp16, `fp32_between.npy` holds the logits of the graph before the conversion to fp16.
     """
     unseen = on.open()
     np.save(out / TRAINED, _logits(load_quantized(subject, plan, quantized), unseen))
@@ -122,8 +123,10 @@ def score_quantized(
 
 @stage(3, ("onnxruntime", "numpy"))
 def score(model: Artifact, on: EvaluationSet, export: Export, *, out: Path) -> None:
-    """Stage: what an exported model computes in onnxruntime on the whole test split, `test.npy` float32 `[samples, classes]`, and
-    `test.TASK.npy` for each further output."""
+    """Stage: an exported model's logits on the test split in onnxruntime, `test.npy` float32 `[samples, classes]`.
+
+    `test.TASK.npy` holds those of each further output.
+    """
     runner = OnnxRunner(model / MODEL, threads=torch.get_num_threads())
     for number, logits in enumerate(_run(runner, on.open(), export)):
         np.save(out / (f"test.{runner.outputs[number]}.npy" if number else "test.npy"), logits)
@@ -132,14 +135,14 @@ def score(model: Artifact, on: EvaluationSet, export: Export, *, out: Path) -> N
 
 @stage(3, ("torch", "numpy"))
 def score_student(student: Trained, on: EvaluationSet, *, out: Path) -> None:
-    """Stage: what the float student computes in torch on the whole test split, as `score`; for where its export failed."""
+    """Stage: the float student's logits on the test split in torch, as `score`. Used if the fp32 export failed."""
     unseen = on.open()
     np.save(out / "test.npy", _logits(student.load(unseen), unseen))
     (out / "runtime.json").write_text(json.dumps(f"torch {torch.__version__} CPU"))
 
 
 def kept_fp32(model: Artifact) -> list[Kept]:
-    """The operators of a half-precision export that stayed float32, and why."""
+    """The operators of a half-precision export that stayed float32, with reasons."""
     path = model / KEPT
     return [Kept(**found) for found in json.loads(path.read_text())] if path.exists() else []
 
@@ -158,21 +161,21 @@ def _halve(source: Path, on: TrainingSet, export: Export, out: Path) -> None:
 
 
 def _run(runner: OnnxRunner, unseen: Unseen, export: Export) -> list[np.ndarray]:
-    """What a file computes on the whole test split, float32 `[samples, classes]` of each output."""
+    """The outputs of an exported file on the test split, each float32 `[samples, classes]`."""
     batches = (as_input(unseen.input, unseen.get(ids), export) for ids in _batches(len(unseen)))
     found = [runner.run_all(batch) for batch in batches]
     return [np.concatenate(output).astype(np.float32) for output in zip(*found, strict=True)]
 
 
 def _logits(model: nn.Module, unseen: Unseen) -> np.ndarray:
-    """On the whole test split, float32 `[samples, classes]`, of the first task."""
+    """The logits of the first task on the test split, float32 `[samples, classes]`."""
     batches = (_arguments(unseen.input, unseen.get(ids)) for ids in _batches(len(unseen)))
     with torch.inference_mode():
         return np.concatenate([model(*batch).numpy() for batch in batches])[:, : len(unseen.classes)]
 
 
 def as_input(input: Input, raw: Arrays, export: Export) -> dict[str, NDArray[Any]]:
-    """Raw samples as the exported graph takes them, by name: as they are, or as a network's arguments."""
+    """The inputs of the exported graph by name: raw samples, or a network's arguments without `preprocess`."""
     if export.preprocess:
         return {field.name: np.ascontiguousarray(raw[field.name]) for field in input.fields}
     names = [field.name for field in input.fields]
@@ -186,7 +189,7 @@ def _export(model: nn.Module, student: Trained, on: TrainingSet, form: Form, pat
 
 
 def write_onnx(model: nn.Module, network: Network, input: Input, form: Form, example: Arrays, path: Path) -> None:
-    """Writes a network's graph as the recipe asks. `example`: two raw samples."""
+    """Write a network's graph in the form that the recipe asks for. example: two raw samples."""
     export = form.export
     batch = None if export.batch == "dynamic" else export.batch
     to_onnx(
@@ -213,13 +216,13 @@ def _check(path: Path, model: nn.Module, student: Trained, on: TrainingSet, expo
         return [part.softmax(1) if export.output == "probabilities" else part for part in each]
 
     batch = tuple(torch.from_numpy(each) for each in as_input(samples.input, raw, export).values())
-    # Float outputs are compared as numbers: where two classes tie, a rounding decides. An int8 graph may round a tie of its
-    # own in any layer, so that its classes are compared, here of a few samples and later of the whole test split.
+    # Float outputs are compared as numbers, because rounding decides between classes that tie. An int8 graph may round a
+    # tie in any layer, so its classes are compared: here of a few samples, later of the whole test split.
     check(path, run, [batch], min_agreement=0.9 if isinstance(model, GraphModule) else 0.0)
 
 
 def _arguments(input: Input, raw: Arrays) -> Arguments:
-    # As a device gives them; a model's own code may call `view`.
+    # Contiguous, as a device gives them, because a model's own code may call `view`.
     return arranged(arguments_of(input, raw, torch.device("cpu")), torch.contiguous_format)
 
 

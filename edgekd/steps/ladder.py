@@ -1,7 +1,7 @@
-"""quantize_student: what `quantize.mode` asks for. With "auto" a ladder: up to the first rung that holds the budget.
+"""quantize_student: quantizes the student by `quantize.mode`; "auto" climbs a ladder of ways.
 
-Each rung is a stage, scored on the hold-out split; which one is enough is decided here, so that another budget trains
-nothing again and a build that was killed goes on where it was.
+The ladder ends at the first rung that holds the budget. Each rung is a stage, scored on the hold-out split. The decision
+is not part of a stage, so another budget trains nothing again. A build after a kill resumes at its rung.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from edgekd.steps.quantize import (
 )
 from edgekd.steps.teaching import Teaching
 
-FLOAT_SHARE = 0.25  # of all multiplications: with more of them in float there is little left to gain from int8
+FLOAT_SHARE = 0.25  # of all multiplications: with a larger share in float, int8 gains little
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One way to quantize the student, with its score on the hold-out split and its drop from fp32."""
+    """A way to quantize the student, with its score on the hold-out split and its drop from fp32."""
 
     name: str
     plan: Plan
     quantized: Artifact
     value: float | None = None
     drop: float | None = None
-    holds: bool | None = None  # none: not looked at
+    holds: bool | None = None  # none: not scored
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """The rungs that were tried, in order, and the one that was taken."""
+    """The rungs that were tried, in order, and the rung that was taken."""
 
     taken: Rung
     tried: tuple[Rung, ...]
@@ -64,14 +64,14 @@ def quantize_student(
     teaching: Teaching,
     metric: Metric,
 ) -> Quantized:
-    """The quantized student. `max_drop`: how much worse "auto" may be than fp32 on the hold-out split; none: any."""
+    """The quantized student. max_drop: the largest drop from fp32 on the hold-out split for "auto"; none: any drop."""
 
     @cache
     def recorded(equalized: bool, in_float: tuple[str, ...]) -> Artifact:
         return run(record_activations, subject, equalized, in_float)
 
     def statistics(plan: Plan) -> Artifact:
-        # A layer in float parts what was fused with it: other tensors are quantized then.
+        # A layer in float is no longer fused with its neighbours, so other tensors are quantized.
         return recorded(plan.equalized, plan.in_float)
 
     def make(name: str, plan: Plan) -> Rung:
@@ -119,7 +119,7 @@ def _plans(
     statistics: Callable[[Plan], Artifact],
     table: list[Sensitivity],
 ) -> Iterator[tuple[str, Plan]]:
-    """The rungs from the cheapest to the dearest; `table` is filled where it comes to mixed precision."""
+    """The rungs from the cheapest to the most expensive. `table` is filled if mixed precision is tried."""
     calibrated = Plan(recipe.calibration)
     refined = Plan(recipe.calibration, recipe.refine or REFINEMENTS)
     yield "ptq", calibrated
@@ -133,7 +133,7 @@ def _plans(
 
 
 def worst(table: Sequence[Sensitivity]) -> Iterator[tuple[str, ...]]:
-    """The 1, 2, 4, ... most sensitive layers that together have no more than their share of the multiplications."""
+    """The 1, 2, 4, ... most sensitive layers, within the allowed share of all multiplications."""
     allowed = FLOAT_SHARE * sum(layer.multiplications for layer in table)
     chosen: list[str] = []
     for layer in sorted(table, key=lambda layer: -layer.divergence):

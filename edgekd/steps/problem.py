@@ -1,4 +1,4 @@
-"""Problem: what is learnt and what judges it, two artifacts: nothing that trains reads the second."""
+"""Problem: the samples to learn from and the samples for the final check. No stage that trains reads the latter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgekd.recipe import Data, Recipe
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """The decoded training split, and how it is held out, augmented and normalised."""
+    """The decoded training split with the settings for hold-out, augmentation and normalisation."""
 
     samples: Artifact
     data: Data
@@ -24,7 +24,7 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """The decoded test split, and how it is normalised."""
+    """The decoded test split with the settings for its normalisation."""
 
     samples: Artifact
     data: Data
@@ -36,7 +36,7 @@ class EvaluationSet:
 
 @dataclass(frozen=True)
 class Problem:
-    """Both decoded splits, as the student sees them or as its teacher does."""
+    """Both decoded splits, as the student or the teacher sees them."""
 
     train: Artifact
     test: Artifact
@@ -44,12 +44,12 @@ class Problem:
 
     @property
     def training(self) -> TrainingSet:
-        """What stages that train are given: another test split changes no key of theirs."""
+        """The input of stages that train. It does not hold the test split, so that split changes none of their keys."""
         return TrainingSet(self.train, self.data)
 
     @property
     def evaluation(self) -> EvaluationSet:
-        """What stages that score are given: neither the hold-out split nor augmentation changes a key of theirs."""
+        """The input of stages that score. Hold-out and augmentation change none of their keys."""
         return EvaluationSet(self.test, self.data.of_test)
 
     def open(self) -> Samples:
@@ -63,7 +63,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Problems:
-    """The same samples as the student sees them, as its teachers do, and with the labels of each further task."""
+    """The samples as the student sees them, as its teachers see them, and with the labels of each further task."""
 
     student: Problem
     teacher: Problem
@@ -71,22 +71,22 @@ class Problems:
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        """The images of both splits that do not decode."""
+        """The names of the images in both splits that do not decode."""
         return (*self.student.open().skipped, *self.student.open_test().skipped)
 
 
 def problems_of(run: Cache, recipe: Recipe) -> Problems:
-    """Everything that a recipe names, decoded."""
+    """The decoded splits of a recipe, for the student, the teachers and each further task."""
     student, seen = decoded(run, recipe.data), recipe.teacher_data
     teacher = decoded(run, seen) if seen.column != recipe.data.column else replace(student, data=seen)
     return Problems(student, teacher, {task.name: decoded(run, recipe.task_data(task)) for task in recipe.tasks})
 
 
 def decoded(run: Cache, data: Data) -> Problem:
-    """Both splits of a recipe's data. Of a data-free build the test split stands for both until images are made."""
+    """Both splits of a recipe's data. In a data-free build the test split serves as both until images are made."""
     return with_training_split(run, run(decode, data.source("train")), data)
 
 
 def with_training_split(run: Cache, train: Artifact, data: Data) -> Problem:
-    """The problem of a training split that is there already."""
+    """The problem for a training split that is decoded already."""
     return Problem(train, run(decode_test, data.source("test"), train), data)

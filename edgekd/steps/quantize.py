@@ -47,13 +47,13 @@ BATCH = 32
 PREPARED = "prepared.safetensors"
 STATISTICS = "statistics.safetensors"
 IN_FLOAT, SENSITIVITY, HOLDOUT = "in_float.json", "sensitivity.json", "holdout.json"
-SENSITIVITY_BATCHES = 8  # one pass over them for each layer
+SENSITIVITY_BATCHES = 8  # batches that are run once for each layer
 LIBRARIES = ("torch", "torchao", "numpy")
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The student that is quantized, for which scheme, on how many training samples it is calibrated, and what stays float."""
+    """The student to quantize, with the target's scheme, the number of calibration samples, and layers kept in float."""
 
     student: Trained
     on: TrainingSet
@@ -64,7 +64,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Plan:
-    """How: the method that decides ranges, what follows it, the layers that stay float, or whether weights are trained."""
+    """A way to quantize: the method for ranges, the refinements, layers kept in float, or training of the weights."""
 
     calibration: str
     refine: tuple[str, ...] = ()
@@ -73,15 +73,15 @@ class Plan:
 
     @property
     def equalized(self) -> bool:
-        """The weights are other ones from the start: calibration sees other activations."""
+        """Whether the weights are equalized before calibration, which then sees other activations."""
         return "cle" in self.refine
 
 
 @stage(7, LIBRARIES)
 def record_activations(subject: Subject, equalized: bool, in_float: tuple[str, ...], *, out: Path) -> None:
-    """Stage: the one pass over the calibration samples, `statistics.safetensors`; every method decides from it.
+    """Stage: a single pass over the calibration samples, `statistics.safetensors`, from which every method sets ranges.
 
-    Also `in_float.json`: the operators that the scheme has no rule for.
+    Also writes `in_float.json`: the operators that the scheme has no rule for.
     """
     opened = subject.on.open()
     prepared = _prepared(subject, opened, Plan("", refine=("cle",) if equalized else (), in_float=in_float))
@@ -91,7 +91,7 @@ def record_activations(subject: Subject, equalized: bool, in_float: tuple[str, .
 
 @stage(7, LIBRARIES)
 def quantize(subject: Subject, statistics: Artifact, plan: Plan, *, out: Path) -> None:
-    """Stage: post-training quantization, `prepared.safetensors`: the prepared graph's weights and ranges."""
+    """Stage: post-training quantization. Writes `prepared.safetensors`, the weights and ranges of the prepared graph."""
     opened = subject.on.open()
     prepared = _prepared(subject, opened, plan)
     set_ranges(prepared, load_statistics(statistics / STATISTICS), plan.calibration)
@@ -102,7 +102,7 @@ def quantize(subject: Subject, statistics: Artifact, plan: Plan, *, out: Path) -
 
 @stage(4, LIBRARIES)
 def measure_sensitivity(subject: Subject, statistics: Artifact, plan: Plan, *, out: Path) -> None:
-    """Stage: what each layer's quantization costs alone, on some of the calibration samples, `sensitivity.json`."""
+    """Stage: the cost of quantizing each layer alone, on some of the calibration samples, `sensitivity.json`."""
     opened = subject.on.open()
     prepared = _prepared(subject, opened, plan)
     set_ranges(prepared, load_statistics(statistics / STATISTICS), plan.calibration)
@@ -114,14 +114,14 @@ def measure_sensitivity(subject: Subject, statistics: Artifact, plan: Plan, *, o
 
 @stage(3, LIBRARIES)
 def score_holdout(subject: Subject, plan: Plan | None, quantized: Artifact | None, *, out: Path) -> None:
-    """Stage: top-1 on the hold-out split of what was quantized, or of the float student, `holdout.json`."""
+    """Stage: the score of the quantized or of the float student on the hold-out split, `holdout.json`."""
     opened = subject.on.open()
     if plan is None or quantized is None:
         model: nn.Module = subject.student.load(opened)
     else:
         model = load_quantized(subject, plan, quantized)
     ids = opened.holdout_ids
-    logits = predict(model, opened.train, ids)[:, : opened.task.outputs]  # of the first task
+    logits = predict(model, opened.train, ids)[:, : opened.task.outputs]  # the columns of the first task
     found = valued(opened.task, logits, opened.train.labels[ids])
     (out / HOLDOUT).write_text(json.dumps({"value": found, "n": len(ids)}))
 
@@ -132,10 +132,10 @@ def train_quantized(
 ) -> None:
     """Stage: quantization-aware distillation, `prepared.safetensors` and `metrics.jsonl`.
 
-    It starts from the distilled student and its calibrated ranges, and learns from the same cache by the same losses
-    (those that read logits; by `kd` where there is none) at a low learning rate. BatchNorm is folded as in the exported
-    graph from the start; the ranges, and the statistics of BatchNorms that nothing absorbed, are frozen for the last third
-    of the epochs.
+    The training starts from the distilled student and its calibrated ranges, at a low learning rate. It learns from the
+    same cache by the losses that read logits, or by `kd` if no such loss is left. BatchNorm is folded from the start, as in
+    the exported graph. In the last third of the epochs the ranges, and the statistics of BatchNorms that were not folded,
+    are frozen.
     """
     opened, settings = subject.on.open(), teaching.settings
     torch.manual_seed(settings.seed)
@@ -157,13 +157,13 @@ def train_quantized(
         }
     )
     lesson = lesson_of(replace(teaching, settings=schedule))
-    # In place: there is no averaging.
+    # `train` changes the graph in place, because nothing is averaged.
     train(prepared, lesson, schedule, out, modes_of(training.epochs), title="quantized student")
     save_weights(prepared, out / PREPARED)
 
 
 def modes_of(epochs: int) -> Modes:
-    """The modes of a prepared graph: ranges and statistics are frozen in the last third of the epochs."""
+    """The modes of a prepared graph. Ranges and statistics are frozen in the last third of the epochs."""
     frozen_from = epochs - math.ceil(epochs / 3)
 
     def at_epoch(model: GraphModule, epoch: int) -> None:
@@ -175,10 +175,10 @@ def modes_of(epochs: int) -> Modes:
 
 
 def last_losses(settings: Distill, *, has_teacher: bool) -> tuple[Loss, ...]:
-    """The losses that the quantized student goes on with: those that read logits, at the weights that they ended with.
+    """The losses for the quantized student: those that read logits, at their final weights.
 
-    The graph has operators, no modules: what reads features or trains a copy of the student stays behind. Where nothing
-    is left of the recipe's losses, `kd` takes their place.
+    The graph has operators instead of modules, so losses that read features or train a copy of the student are dropped. If
+    no loss of the recipe is left, `kd` replaces them.
     """
     going = [
         loss.model_copy(update={"warmup_epochs": 0.0})
@@ -193,7 +193,7 @@ def _reads_logits_alone(loss: Loss) -> bool:
 
 
 def load_quantized(subject: Subject, plan: Plan, quantized: Artifact) -> GraphModule:
-    """What was quantized by `plan`, in eval mode: the graph with its fake-quantizers and their ranges."""
+    """The graph that was quantized by `plan`, in eval mode, with its fake-quantizers and their ranges."""
     prepared, _ = load_compared(subject, plan, quantized, None)
     return prepared
 
@@ -201,10 +201,10 @@ def load_quantized(subject: Subject, plan: Plan, quantized: Artifact) -> GraphMo
 def load_compared(
     subject: Subject, plan: Plan, quantized: Artifact, arguments: Arguments | None
 ) -> tuple[GraphModule, float | None]:
-    """What `load_quantized` gives, and how far its graph is from the student's own module on `arguments`.
+    """The graph of `load_quantized`, and its distance from the student's own module on `arguments`.
 
-    That is the relative root mean square with all quantizers off and the weights that the student was distilled to: those
-    that came after (AdaRound, training) belong to the graph alone.
+    The distance is the relative root mean square of the difference, with all quantizers off and with the distilled
+    student's weights. Later weights (AdaRound, training) belong to the graph alone. None without `arguments`.
     """
     samples = subject.on.open()
     prepared, apart = _prepared(subject, samples, plan), None
@@ -217,7 +217,7 @@ def load_compared(
 
 
 def calibration_batches(subject: Subject, samples: Samples) -> Iterator[Arguments]:
-    """A network's arguments for training samples, never augmented: the same for the same seed of the data."""
+    """A network's arguments for unaugmented training samples, chosen by the seed of the data."""
     order = permutation(len(samples.train_ids), subject.on.data.seed, CALIBRATION)
     chosen = np.sort(samples.train_ids[order[: subject.calibration_samples]])
     for ids in np.array_split(chosen, -(-len(chosen) // BATCH)):
@@ -226,7 +226,7 @@ def calibration_batches(subject: Subject, samples: Samples) -> Iterator[Argument
 
 def _prepared(subject: Subject, samples: Samples, plan: Plan) -> GraphModule:
     model = subject.student.load(samples)
-    # Real samples, on which the captured graph is compared with the student.
+    # The captured graph is compared with the student on real samples.
     real = arguments_of(samples.input, samples.train.get(samples.train_ids[:ROWS]), torch.device("cpu"))
     example = arranged(real, torch.contiguous_format)
     in_float = (*subject.keep_float, *plan.in_float)

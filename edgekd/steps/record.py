@@ -1,7 +1,7 @@
 """The stages that record a teacher: its outputs for every training sample in every view, and its scores.
 
-They belong to one teacher, one augmentation and one data set: all three are in the key of the stage that records them,
-and a few samples are compared with the live teacher before each training.
+The outputs belong to one teacher, one augmentation and one data set. All three are in the key of the stage, and a few
+samples are compared with the live teacher before each training.
 """
 
 from __future__ import annotations
@@ -38,12 +38,15 @@ from edgekd.recipe.losses import Layout
 from edgekd.steps.problem import EvaluationSet, TrainingSet
 from edgekd.steps.trained import Trained
 
-SAVE_EVERY = 40  # batches between two notes of how far the recording has come
+SAVE_EVERY = 40  # batches between two notes of the recording's progress
 
 
 @stage(5, ("torch", "onnxruntime", "numpy"), together=True, sharded=True)
 def record_teacher(teacher: Trained, on: TrainingSet, recording: Recording, *, out: Path) -> None:
-    """Stage: the teacher's logits for the training ids, as edgekd.distill.cache stores them; a killed recording goes on."""
+    """Stage: record the teacher's logits for the training ids, in a format of edgekd.distill.cache.
+
+    A recording resumes after a kill.
+    """
     opened = on.open()
     model = teacher.load_teacher(opened)
     bf16 = recording.bf16 and not isinstance(model, OnnxModel)
@@ -63,7 +66,7 @@ def record_teacher(teacher: Trained, on: TrainingSet, recording: Recording, *, o
 def record_features(
     teacher: Trained, on: TrainingSet, recording: Recording, layers: Mapping[str, Layout | None], *, out: Path
 ) -> None:
-    """Stage: pooled features of the teacher's `layers` for the training ids, `N.npy` `[views, samples, channels]` each."""
+    """Stage: record pooled features of the teacher's `layers`: a file `N.npy` `[views, samples, channels]` for each."""
     opened = on.open()
     model = teacher.load_teacher(opened)
     with Taps(model, layers, "teacher") as taps:
@@ -88,7 +91,7 @@ def record_features(
 
 
 def cached_features(recorded: Artifact, layers: Iterable[str]) -> dict[str, npt.NDArray[np.float16]]:
-    """What `record_features` stored, by layer."""
+    """The features that `record_features` stored, by layer."""
     return {path: np.load(recorded / f"{i}.npy", mmap_mode="r") for i, path in enumerate(layers)}
 
 
@@ -100,9 +103,9 @@ def _record(
     values_of: Callable[[Arrays], Arrays],
     what: str,
 ) -> None:
-    """Write `values_of` every view of every training sample to `out`; each process of a team takes its share.
+    """Write `values_of` every view of every training sample to `out`. Each process takes its share of the batches.
 
-    Raises CacheError where the disk lacks the room.
+    Raises CacheError if the disk lacks space.
     """
     ids = samples.train_ids
     drafts = {name: out / f"{name}.npy" for name in arrays}
@@ -131,7 +134,7 @@ def _record(
 
 
 def _batches_done(position: Path) -> int:
-    """As noted; 0 where there is no note, or a damaged one."""
+    """The number of recorded batches in the note; 0 if the note is missing or damaged."""
     try:
         return TypeAdapter(Annotated[int, Field(ge=0, lt=2**62, strict=True)]).validate_json(position.read_bytes())
     except (OSError, ValueError):
@@ -144,7 +147,7 @@ def _claim(
     outer: tuple[int, int],
     what: str,
 ) -> None:
-    """Make the files and claim the disk's space now: a map that cannot grow would end in a bus error."""
+    """Make the files and reserve their space on disk: a memory map without space would end in a bus error."""
     needed = bytes_of(arrays, math.prod(outer))
     folder = next(iter(drafts.values())).parent
     free = shutil.disk_usage(folder).free
@@ -166,7 +169,7 @@ def _flush(arrays: Mapping[str, Any]) -> None:
 
 
 def check_cache(model: nn.Module, cached: CachedLogits, samples: Samples, n: int = 16) -> None:
-    """Compare `n` samples of the last view with the live teacher; CacheError where they differ."""
+    """Compare `n` samples of the last view with the live teacher. Raises CacheError if they differ."""
     view = len(cached) - 1
     if cached.shape[1] != len(samples.train_ids):
         raise CacheError(

@@ -1,4 +1,4 @@
-"""rehearse: what a student cannot become is told before it is trained."""
+"""rehearse: refuses a student that cannot be quantized or exported, before it is trained."""
 
 from __future__ import annotations
 
@@ -37,16 +37,14 @@ def rehearse(
     *,
     out: Path,
 ) -> None:
-    """Stage: the student, untrained, is captured, quantized (for training too, where `trained`) and written.
+    """Stage: capture, quantize and export the untrained student, as a rehearsal.
 
-    What the target's runtime would refuse of it is kept, `REFUSED`: a list of lines.
-
-    Without a `scheme` it is written in float.
-
-    Raises ExportError or QuantizationError, before hours of training, for what a student of this code could not become.
+    With `trained` it is prepared for quantization-aware training too; without a `scheme` it is exported in float. Writes
+    the refusals of the target's runtime to `REFUSED`, a list of lines. Raises ExportError or QuantizationError, before
+    hours of training, if a student of this code cannot be captured, quantized or exported.
     """
     opened = on.open()
-    # Real samples: a network may take what they hold alone.
+    # Real samples, because a network may accept only values that occur in them.
     raw = opened.train.get(opened.train_ids[:ROWS])
     arguments = arranged(arguments_of(opened.input, raw, torch.device("cpu")), torch.contiguous_format)
     model, free = new_model(student, opened, 0).eval(), free_sizes(opened.input)
@@ -59,7 +57,7 @@ def rehearse(
             prepared = prepare(model, scheme, arguments, keep_float=keep_float, free=free)
             calibrate(prepared, [arguments])
             model = convert(prepared)
-        except UnknownLayerError:  # of keep_float
+        except UnknownLayerError:  # keep_float names a layer that does not exist
             raise
         except QuantizationError as error:
             raise QuantizationError(

@@ -1,4 +1,4 @@
-"""The stage that makes a training split from the teacher alone, where `data.train` is "synthetic:METHOD"."""
+"""The stage that makes a training split from the teacher alone, for `data.train` = "synthetic:METHOD"."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from edgekd.steps.trained import Trained, new_model
 
 @dataclass(frozen=True)
 class Wanted:
-    """The classes and the shape of the images to make; the test split tells both."""
+    """The classes and the shape of the images to make, both taken from the test split."""
 
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]
 
     @property
     def input(self) -> Image:
-        """The images, before they are made."""
+        """The input for images of this shape."""
         return Image(self.image_shape)
 
 
 @stage(7, ("torch", "numpy"))
 def synthesize(wanted: Wanted, data: Data, teacher: Network, rival: Network | None, *, out: Path) -> None:
-    """Stage: a synthetic training split, stored as `decode` stores one, of the shape and the classes of `wanted`.
+    """Stage: make a synthetic training split, in the form that `decode` stores.
 
-    The labels are the classes that the images were made for, or that the teacher sees in them. A student learns from
-    the teacher's logits: `label_weight = 0` suits it. `rival`: the student that "dfq" plays against; `data`: as the
-    teacher sees it. A build that was killed goes on. Raises ModelError for a teacher without gradients.
+    wanted: the shape and classes of the images; data: as the teacher sees it; rival: the student that "dfq" plays against.
+    The labels are the classes that the images were made for, or that the teacher sees in them. The student should learn
+    from the teacher's logits, with `label_weight = 0`. A build resumes after a kill. Raises ModelError for a teacher
+    without gradients.
     """
     model = Trained(teacher).load_teacher(wanted)
     asked = data.synthetic
@@ -56,7 +57,7 @@ def synthesize(wanted: Wanted, data: Data, teacher: Network, rival: Network | No
 
 
 def synthesized(run: Cache, recipe: Recipe, problems: Problems, student: Network) -> Problems:
-    """The same problems; without training data of the recipe's own, with images made from the teacher."""
+    """The problems, with images made from the teacher if the recipe has no training data."""
     if not recipe.data.is_synthetic:
         return problems
     (teacher,), rival = recipe.teachers[:1], student if recipe.data.train == "synthetic:dfq" else None

@@ -1,4 +1,4 @@
-"""teach: the teachers recorded, the temperature chosen, and all that is trained between the teachers and the student."""
+"""teach: records the teachers, chooses the temperature, and trains the models between teachers and student."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from edgekd.steps.trained import FirstWeights, Trained
 
 @dataclass(frozen=True)
 class Instruction:
-    """What the student learns from, and what of its making the report tells.
+    """The student's teachers and settings, with further results for the report.
 
-    temperature: the temperatures that were tried; chain: what was trained between the teachers and the student; scores,
-    task_scores: logits on the test split of the first teacher and of each further task's.
+    temperature: the temperatures that were tried; chain: the models trained between the teachers and the student; scores,
+    task_scores: logits on the test split of the first teacher, and of the teacher of each further task.
     """
 
     teachers: tuple[Trained, ...]
@@ -38,7 +38,7 @@ class Instruction:
 
 
 def teachers_of(run: Cache, recipe: Recipe, problem: Problem) -> tuple[Trained, ...]:
-    """The recipe's teachers; the first is trained on labels first where the recipe says so."""
+    """The recipe's teachers. The main teacher is trained on labels first if the recipe asks for that."""
     if recipe.teacher is None or not recipe.teacher.train_epochs:
         return tuple(map(Trained, recipe.teachers))
     first, *others = recipe.teachers
@@ -51,7 +51,7 @@ def teach(
 ) -> Instruction:
     """Record the teachers, choose what "auto" leaves open, and train the assistants and generations before the student."""
     on = problems.student.training
-    # The weights that the student begins with are part of its key only where it does.
+    # None without student.init, so that the teacher's weights enter the student's key only if the student starts from them.
     begins_with = first_weights(recipe, teachers)
     own = record(run, teachers, problems.teacher.training, settings, TaskTeaching(on))
     teaching = Teaching(settings, (own, *record_tasks(run, recipe, problems.tasks, settings)))
@@ -65,7 +65,7 @@ def teach(
     learns = teaching if teachers or not recipe.distill.generations else without_teacher(teaching)
     for network in (*map(Network.of, recipe.student.assistants), *[student] * recipe.distill.generations):
         chain.append(run(distill, learns, network, begins_with))
-        # Each link is drawn anew (born-again networks, Furlanello et al. 2018).
+        # Each link starts from newly drawn weights (born-again networks, Furlanello et al. 2018).
         recorded = record(run, (Trained(network, chain[-1]),), on, teaching.settings, TaskTeaching(on))
         learns = teaching = _with(Teaching(teaching.settings, (recorded,)), seed=teaching.settings.seed + 1)
     return Instruction(teachers, teaching, begins_with, temperature, tuple(chain), scores, task_scores)
@@ -74,7 +74,7 @@ def teach(
 def score_teachers(
     run: Cache, recipe: Recipe, problems: Problems, teachers: tuple[Trained, ...]
 ) -> tuple[Artifact | None, dict[str, Artifact]]:
-    """Logits on the test split, of the first teacher and of each further task's."""
+    """The logits on the test split of the first teacher, and of the teacher of each further task."""
     first = run(score_teacher, teachers[0], problems.teacher.evaluation) if teachers else None
     further = {}
     for task in recipe.tasks:
@@ -84,7 +84,7 @@ def score_teachers(
 
 
 def first_weights(recipe: Recipe, teachers: tuple[Trained, ...]) -> FirstWeights | None:
-    """What the student begins with, where the recipe has `student.init`: the teacher's weights, or those of its source."""
+    """The student's first weights, if the recipe has `student.init`: those of the teacher or of `init.source`."""
     init = recipe.student.init
     if init is None:
         return None
@@ -94,7 +94,7 @@ def first_weights(recipe: Recipe, teachers: tuple[Trained, ...]) -> FirstWeights
 def record(
     run: Cache, teachers: tuple[Trained, ...], on: TrainingSet, settings: Distill, task: TaskTeaching
 ) -> TaskTeaching:
-    """The task with what the losses read of these teachers, recorded; `on` is what the teachers see."""
+    """The task with recorded logits and features of the teachers, as its losses read them. on: the teachers' samples."""
     objective = TaskObjective(with_temperature(settings.losses, 1.0), settings.label_weight)
     if not objective.needs_teacher or not teachers:
         return task
@@ -104,7 +104,7 @@ def record(
     )
     recorded = tuple(RecordedTeacher(teacher, on, run(record_teacher, teacher, on, recording)) for teacher in teachers)
     layers = objective.pooled_features
-    plainly = recording.model_copy(update={"format": "float16", "top_k": 0})  # logits alone have formats
+    plainly = recording.model_copy(update={"format": "float16", "top_k": 0})  # only logits have other formats
     features = run(record_features, teachers[0], on, plainly, layers) if layers else None
     return replace(task, teachers=recorded, features=features)
 
@@ -112,14 +112,14 @@ def record(
 def record_tasks(
     run: Cache, recipe: Recipe, problems: Mapping[str, Problem], settings: Distill
 ) -> Iterator[TaskTeaching]:
-    """The tasks of [[tasks]], each with a teacher of its own."""
+    """The tasks of [[tasks]], each with its own teacher."""
     for task in recipe.tasks:
         on = problems[task.name].training
         yield record(run, (Trained(Network.of(task.teacher)),), on, settings, TaskTeaching(on, task.name, task.weight))
 
 
 def without_teacher(teaching: Teaching) -> Teaching:
-    """How the first generation of a student that teaches itself learns: from labels, and by what reads no teacher."""
+    """The teaching for the first generation of a self-taught student: labels, and losses that read no teacher."""
     losses = [loss for loss in teaching.settings.losses if loss.weight]
     going = tuple(loss for loss in losses if not reads_teacher(METHODS[loss.method]))
     if len(going) < len(losses):

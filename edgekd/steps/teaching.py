@@ -1,4 +1,4 @@
-"""Teaching: what a student learns from and how, as a stage's key holds it."""
+"""Teaching: a student's settings, labels and recorded teachers, in the form that enters a stage's key."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgekd.steps.trained import Trained
 
 @dataclass(frozen=True)
 class RecordedTeacher:
-    """A teacher and its recorded logits; `on` is what it sees: another column of the same rows, perhaps."""
+    """A teacher and its recorded logits. on: the samples that it sees, perhaps another column of the same rows."""
 
     teacher: Trained
     on: TrainingSet
@@ -22,9 +22,9 @@ class RecordedTeacher:
 
 @dataclass(frozen=True)
 class TaskTeaching:
-    """A task of the student: its labels, and its teachers where a loss reads them.
+    """A task of the student: its labels, and its teachers if a loss reads them.
 
-    The first teacher may be read for features: live, or pooled from `features`.
+    Features come from the first teacher: from the live model, or pooled from `features`.
     """
 
     on: TrainingSet
@@ -36,11 +36,11 @@ class TaskTeaching:
 
 @dataclass(frozen=True)
 class Teaching:
-    """How a student is trained, and the tasks that it learns."""
+    """The settings of a student's training, and the tasks that the student learns."""
 
     settings: Distill
     tasks: tuple[TaskTeaching, ...]
 
     def samples(self) -> Samples:
-        """The training samples, which are those of every task, with the first one's labels."""
+        """The training samples, the same for every task, with the labels of the first task."""
         return self.tasks[0].on.open()

@@ -1,4 +1,4 @@
-"""`temperature = "auto"`: chosen on the hold-out split by short runs from the teacher's cache."""
+"""`temperature = "auto"`: chooses a temperature on the hold-out split, by short runs from the teacher's cache."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from edgekd.steps.teaching import Teaching
 from edgekd.steps.trained import FirstWeights, new_student
 
 TEMPERATURES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
-SHARE = 0.1  # of the recipe's epochs, for each temperature
+SHARE = 0.1  # each temperature gets this share of the recipe's epochs
 FILE = "temperature.json"
 
 
 @stage(7, ("torch", "accelerate", "numpy"), together=True)
 def choose_temperature(teaching: Teaching, student: Network, begins_with: FirstWeights | None, *, out: Path) -> None:
-    """Stage: the hold-out accuracy of a tenth of the training at each temperature, `temperature.json`; the best is chosen."""
+    """Stage: train for a tenth of the epochs at each temperature, and choose the best on the hold-out split.
+
+    Writes `temperature.json`.
+    """
     opened, settings = teaching.samples(), teaching.settings
     epochs = max(1, round(SHARE * settings.epochs))
     curve = {}
@@ -37,7 +40,7 @@ def choose_temperature(teaching: Teaching, student: Network, begins_with: FirstW
         train(
             new_student(student, begins_with, opened, settings.seed), lesson, short, folder, title=f"T {temperature:g}"
         )
-        if processes.RANK == 0:  # which alone writes what was measured
+        if processes.RANK == 0:  # only this process writes the figures
             last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
             curve[temperature] = float(last["holdout"])
     if processes.RANK > 0:

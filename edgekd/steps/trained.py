@@ -1,4 +1,4 @@
-"""Networks before and after training: made with a seed, or loaded from what a training stage left."""
+"""Networks before and after training: made with a seed, or loaded from the files of a training stage."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from edgekd.models.init import copy_layers, deeper, every_nth, extend, slice_wei
 from edgekd.recipe import Init, Network
 
 WEIGHTS = "student.safetensors"
-REUSED = "reused.json"  # where the student reuses its teacher's classifier: at which layer, and what that adds
+REUSED = "reused.json"  # for a student that reuses its teacher's classifier: the layer, and the added parameters
 
 
 class Shape(Protocol):
-    """What a network is made for: the classes and the input of a split."""
+    """The classes and the input of a split, which give a network its sizes."""
 
     @property
     def classes(self) -> tuple[str, ...]: ...
@@ -35,13 +35,13 @@ class Shape(Protocol):
 
 @dataclass(frozen=True)
 class Trained:
-    """A network with its weights. `weights` None: those that the recipe names or a seed draws."""
+    """A network with its weights. Without `weights` they come from the recipe's file or from a seed."""
 
     network: Network
     weights: Artifact | None = None
 
     def load(self, shape: Shape) -> nn.Module:
-        """The network in eval mode, with the teacher's classifier where it reuses that (`simkd`)."""
+        """The network in eval mode, with the teacher's classifier if it reuses that (`simkd`)."""
         if self.weights is None:
             return new_model(self.network, shape, 0).eval()
         if (self.weights / REUSED).exists():
@@ -53,7 +53,7 @@ class Trained:
         return load_model(own, num_classes=number_of_outputs(own, shape), **shape.input.offers)
 
     def load_teacher(self, shape: Shape) -> nn.Module:
-        """The frozen network where teachers compute, which gives logits in the data's order of classes."""
+        """The frozen network on the accelerator, adapted to give logits in the data's order of classes."""
         model = self.load(shape)
         for parameter in model.parameters():
             parameter.requires_grad_(False)
@@ -62,25 +62,25 @@ class Trained:
 
 @dataclass(frozen=True)
 class FirstWeights:
-    """How a student begins (`student.init`), and the network whose weights it takes for that."""
+    """The setting `student.init`, and the network whose weights it reads."""
 
     init: Init
     source: Trained
 
 
 def new_model(network: Network, shape: Shape, seed: int) -> nn.Module:
-    """The network with weights that `seed` fixes (where the recipe names none)."""
+    """The network with the recipe's weights, or else with weights drawn by `seed`."""
     torch.manual_seed(seed)
     return load_model(network, num_classes=number_of_outputs(network, shape), **shape.input.offers)
 
 
 def number_of_outputs(network: Network, shape: Shape) -> int:
-    """The classes, and those of further heads; of a teacher the classes that the recipe names."""
+    """The number of outputs: the classes and those of further heads. A teacher may name its own classes."""
     return len(shape.classes if network.classes is None else network.classes) + sum(network.heads.values())
 
 
 def initialise(student: nn.Module, begins_with: FirstWeights, shape: Shape) -> None:
-    """Give the student the first weights that the recipe asks for. Raises ModelError where the networks do not fit for it."""
+    """Give the student the first weights that the recipe asks for. Raises ModelError if the networks do not fit."""
     init, source = begins_with.init, begins_with.source.load(shape)
     if isinstance(source, OnnxModel | ExportedModel):
         raise ModelError(
@@ -103,7 +103,7 @@ def initialise(student: nn.Module, begins_with: FirstWeights, shape: Shape) -> N
 
 
 def new_student(student: Network, begins_with: FirstWeights | None, shape: Shape, seed: int) -> nn.Module:
-    """The student as its training begins."""
+    """The student at the start of its training."""
     model = new_model(student, shape, seed)
     if begins_with is not None:
         initialise(model, begins_with, shape)
