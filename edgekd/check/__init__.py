@@ -1,1 +1,1 @@
-"""Check: what is refused before training, and what decides at the end."""
+"""Check: refusals before the training, and decisions at the end of a build."""

@@ -1,4 +1,4 @@
-"""choose: which candidate ships, and why each other lost."""
+"""choose: picks the candidate that ships, and says why each other candidate lost."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from edgekd.figures.words import valued
 from edgekd.measure.protocol import faster
 from edgekd.recipe import Budget
 
-SIZE_MARGIN = 0.02  # as a share: a smaller difference in size decides only where nothing else does
+SIZE_MARGIN = 0.02  # as a share: a smaller difference in size decides only if nothing else does
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A candidate with everything that was found out about it.
+    """A candidate with all its figures.
 
-    order_ms: the median on the device or on the host, or the low end of the estimate where the target's runtime does not run
-    here (`order_origin` says which). p90_ms: on the device, if steady. judged: each test sample's part of `metric`; drops: how
-    much worse it is than the teacher and than fp32 on the same samples.
-    same_runtime: `latency` was taken on this machine in the target's runtime, though the machine is of another kind.
-    in_float: the float student's score; none: that of the contender fp32.
-    floors: what it must keep beside the budgets. fault: why it must not ship whatever the budget allows; empty: nothing.
+    order_ms: the median on the device or the host. If the target's runtime does not run here, the estimate's low end.
+    `order_origin` says which. p90_ms: the p90 latency on the device, if steady. judged: each test sample's part of
+    `metric`. drops: the loss against the teacher and against fp32 on the same samples. same_runtime: `latency` was taken
+    on this machine in the target's runtime, though the machine is of another kind. in_float: the float student's score;
+    none: that of the contender fp32. floors: limits besides the budgets. fault: a reason against shipping, whatever the
+    budget allows, or empty.
     """
 
     name: str
@@ -48,11 +48,11 @@ class Contender:
 
 
 def choose(contenders: Sequence[Contender], budget: Budget, teacher: Score | None) -> tuple[Candidate, ...]:
-    """The candidates with their verdicts, exactly one of which is taken.
+    """The candidates with their verdicts; exactly one candidate is taken.
 
-    Those that miss the fewest budgets, and of them the least, compete; one with a fault only where every one has a fault. Among
-    them the fastest is taken where the order in time is known; else accuracy decides, then size, then what this machine
-    measured in the target's runtime. None is taken that another is better than in everything.
+    Candidates with a fault compete only if all have a fault. Of the rest those compete that miss the fewest budgets, by the
+    least. The fastest of them is taken if the order in time is known. Otherwise accuracy decides, then size, then the
+    latency on this machine in the target's runtime. A candidate is never taken if another is better in everything.
     """
     missed = misses(contenders, budget, teacher)
     sound = [contender for contender in contenders if not contender.fault] or list(contenders)
@@ -83,13 +83,13 @@ def choose(contenders: Sequence[Contender], budget: Budget, teacher: Score | Non
 
 
 def misses(contenders: Sequence[Contender], budget: Budget, teacher: Score | None) -> dict[str, list[Limit]]:
-    """Candidate -> the budgets and floors that it misses."""
+    """The budgets and floors that each candidate misses, by the candidate's name."""
     fp32 = next((contender.score for contender in contenders if contender.name == "fp32"), None)
     return {c.name: [limit for limit in _limits(c, budget, teacher, fp32) if not limit.keeps] for c in contenders}
 
 
 def budget_checks(contenders: Sequence[Contender], shipped: str, budget: Budget, teacher: Score | None) -> list[Check]:
-    """The checks of budgets and floors, and one line if the order in time is unknown."""
+    """The checks of budgets and floors, and a further check if the order in time is unknown."""
     fp32 = next((contender.score for contender in contenders if contender.name == "fp32"), None)
     taken = next(contender for contender in contenders if contender.name == shipped)
     checks = list(limit_checks(_limits(taken, budget, teacher, fp32), budget))
@@ -117,12 +117,12 @@ def _limits(contender: Contender, budget: Budget, teacher: Score | None, fp32: S
 
 
 def _weight(missed: Sequence[Limit]) -> tuple[int, float]:
-    """How many are missed, then how far in all."""
+    """The number of missed limits, then the sum of their misses."""
     return len(missed), round(sum(limit.miss for limit in missed), 6)
 
 
 def _taken(equals: Sequence[Contender]) -> tuple[Contender, str, dict[str, str]]:
-    """Who is left, what decided last, and why each other fell out."""
+    """The winner, the criterion that decided last, and the reason against each other contender."""
     lost: dict[str, str] = {}
     rest, by = list(equals), "nothing"
     for name, worse in (("dominated", _dominated), ("time", _slower), ("accuracy", _less_accurate), ("size", _larger),
@@ -138,7 +138,10 @@ def _taken(equals: Sequence[Contender]) -> tuple[Contender, str, dict[str, str]]
 
 
 def _dominated(loser: Contender, other: Contender) -> str:
-    """In everything that is known the other is as good, and better in something. Nothing is known of a time of one alone."""
+    """The reason if `other` is as good in every known figure and better in one; else empty.
+
+    Also empty if only one of the two has a time: then nothing is known of the other's.
+    """
     times = [(loser.order_ms, other.order_ms), (_here(loser), _here(other))]
     if any((one is None) != (two is None) for one, two in times):
         return ""
@@ -156,7 +159,7 @@ def _dominated(loser: Contender, other: Contender) -> str:
 
 
 def _slower(loser: Contender, other: Contender) -> str:
-    """Clearly, on the device or by estimates that tell it."""
+    """The reason if `loser` is clearly slower, on the device or by estimates that do not overlap; else empty."""
     if loser.order_ms is None or other.order_ms is None or loser.order_origin != other.order_origin:
         return ""
     if loser.order_origin == "estimate":
@@ -197,12 +200,12 @@ def _slower_here(loser: Contender, other: Contender) -> str:
 
 
 def _here(contender: Contender) -> float | None:
-    """Milliseconds on this machine, where they say something of the device."""
+    """The milliseconds on this machine, if this machine runs the target's runtime; else None."""
     return contender.latency.p50_ms if contender.latency is not None and contender.same_runtime else None
 
 
 def _estimates_tell_nothing(a: Contender, b: Contender) -> str:
-    """Why two estimates give no order; empty where they do."""
+    """The reason why two estimates give no order in time; empty if they give an order."""
     one, two = a.estimate, b.estimate
     if one is None or two is None:
         return "the profile states no memory bandwidth, so nothing is estimated"
@@ -223,7 +226,7 @@ def _estimates_tell_nothing(a: Contender, b: Contender) -> str:
 
 
 def _why(best: Contender, by: str, equals: Sequence[Contender], missed: Sequence[Limit], among: int) -> str:
-    """Why it was taken, and what of the budget it misses."""
+    """The reason why the best contender was taken, with the budgets that it misses."""
     unknown = order_unknown(equals)
     order = f"the order in time is unknown ({unknown})" if unknown else "no difference in time is clear"
     reasons = {
@@ -248,7 +251,7 @@ def _why(best: Contender, by: str, equals: Sequence[Contender], missed: Sequence
 
 
 def _misses_more(missed: Sequence[Limit], of_best: Sequence[Limit], best: str) -> str:
-    """Why it does not compete; where the best misses budgets too, how much less."""
+    """The reason why a contender does not compete: it misses more than the best contender does."""
     first = f"{missed[0].found}; {missed[0].key} is {missed[0].limit}"
     if not of_best:
         return first

@@ -1,4 +1,4 @@
-"""mistaken_order: recognises a teacher that numbers the classes otherwise than the data, from its answers for each class."""
+"""mistaken_order: recognises a teacher that numbers the classes differently from the data, by its answers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from scipy.optimize import linear_sum_assignment
 from edgekd.figures.intervals import wilson_interval
 
 Numbers = npt.NDArray[np.int64]
-STAY = 0.01  # of a class's samples: where nothing speaks for another order, a class keeps its number
+STAY = 0.01  # a share of a class's samples: without evidence for another order a class keeps its number
 
 
 @dataclass(frozen=True)
 class Mistaken:
-    """`classes[i]` is the data's class that output i stands for; top-1 in percent of all samples, as numbered and by that."""
+    """A mistaken order: `classes[i]` is the data's class for output i.
+
+    as_numbered, by_order: top-1 in percent of all samples, with the data's order and with this order.
+    """
 
     classes: tuple[int, ...]
     as_numbered: float
@@ -25,11 +28,12 @@ class Mistaken:
 
 
 def mistaken_order(predicted: Numbers, labels: Numbers, classes: int) -> Mistaken | None:
-    """The order that explains the predictions, where it does so beyond doubt; else None.
+    """The order of classes that explains the predictions beyond doubt; else None.
 
-    predicted, labels: `[samples]`, of 0..classes-1. The order is the linear assignment on the confusion matrix, each class
-    weighing the same. It is judged on the samples of the classes that it moves, each half by the order that the other half
-    gives: the lower end of its interval (95 %) must be twice the upper end of what the data's own order gets.
+    predicted, labels: `[samples]`, of 0..classes-1. The order is the linear assignment on the confusion matrix, with equal
+    weight for each class. It is judged on the samples of the classes that it moves; each half is judged by the order that
+    the other half gives. Its accuracy must be clear: the lower end of its interval (95 %) must be at least twice the upper
+    end for the data's own order.
     """
     order = _order(predicted, labels, classes)
     moved = np.isin(labels, np.flatnonzero(order != np.arange(classes)))
@@ -54,7 +58,7 @@ def mistaken_order(predicted: Numbers, labels: Numbers, classes: int) -> Mistake
 
 
 def _order(predicted: Numbers, labels: Numbers, classes: int) -> Numbers:
-    """For each class the output that stands for it."""
+    """The output that stands for each class."""
     confusion = np.zeros((classes, classes))
     np.add.at(confusion, (labels, predicted), 1.0)
     confusion /= np.maximum(confusion.sum(1, keepdims=True), 1)
@@ -62,7 +66,7 @@ def _order(predicted: Numbers, labels: Numbers, classes: int) -> Numbers:
 
 
 def _rank_within_class(labels: Numbers) -> Numbers:
-    """0, 1, 2 ... for the samples of each class, in their order."""
+    """The rank of each sample within its class: 0, 1, 2 ..., in the order of samples."""
     order = np.argsort(labels, kind="stable")
     counts = np.bincount(labels)
     ranks = np.empty(len(labels), np.int64)

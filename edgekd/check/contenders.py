@@ -1,4 +1,4 @@
-"""contenders: the candidates as they are compared, measured here in turns, or on the device that decides."""
+"""Contenders: the candidates with their latencies, measured in turns on this machine or on the device."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ from edgekd.target import Target
 
 @dataclass(frozen=True)
 class TimedHere:
-    """The candidates, and the teacher's latency, in turns on this machine; `failed`: name -> why one could not be timed."""
+    """The candidates and the teacher's latency, timed in turns on this machine.
+
+    failed: name -> the reason why a candidate could not be timed.
+    """
 
     contenders: list[Contender]
     teacher: Latency | None
@@ -55,7 +58,7 @@ def timed_here(
 ) -> TimedHere:
     """The candidates and the teacher, timed here in turns at batch 1 on one thread.
 
-    Where the target's runtime or architecture is another than this host's, the order comes from the device's profile.
+    If the target has another runtime or architecture than this host, the order comes from the device's profile.
     """
     say("  measuring latency on this machine")
     test, others, runner = problems.student.open_test(), {}, None
@@ -66,7 +69,7 @@ def timed_here(
     sizes = {name: array.shape for name, array in one.items()}  # of a free size the longest, which is timed
     threads = torch.get_num_threads()
     timings = time_models({name: artifact / MODEL for name, artifact in candidates.items()}, one, others, timing)
-    torch.set_num_threads(threads)  # a torch teacher was timed on one
+    torch.set_num_threads(threads)  # a torch teacher was timed on one thread
     found = [
         _contender(name, artifact / MODEL, scores[name], timings, target, sizes)
         for name, artifact in candidates.items()
@@ -82,7 +85,7 @@ def timed_here(
 
 
 def _contender(name: str, file: Path, score: Score, timings: Timings, target: Target, sizes: Sizes) -> Contender:
-    # What is fast on this processor says little about one of another architecture: x86, say, computes fp16 in fp32.
+    # Speed on this processor says little about another architecture: x86, for example, computes fp16 in fp32.
     runs_here = target.runtime.name == "onnxruntime" and is_architecture(platform.machine(), target)
     timed, by_profile = timings.series.get(name), estimate(file, target, sizes)
     latency = timed.latency(threads=1, machine=machine(), runtime=timings.runtimes[name]) if timed else None
@@ -102,19 +105,19 @@ def _contender(name: str, file: Path, score: Score, timings: Timings, target: Ta
 
 
 def _low_ms(by_profile: Estimate | None, runs_here: bool) -> float | None:
-    """The estimate's low end, which orders nothing beside what was measured."""
+    """The low end of the estimate; None if latency is measured here, because estimates and measurements do not mix."""
     return None if runs_here or by_profile is None else by_profile.low_ms
 
 
 def _teacher_runner(teacher: Trained, problem: Problem) -> Runner:
-    """The teacher on the processor, in the runtime that it was given for."""
+    """The teacher on the processor: in onnxruntime for an ONNX file, else in torch."""
     if teacher.network.model.startswith("onnx:"):
         return OnnxRunner(Path(teacher.network.model.removeprefix("onnx:")))
     return TorchRunner(teacher.load_teacher(problem.open()).cpu())
 
 
 def _teacher_call(runner: Runner, teacher: Trained, problem: Problem) -> Call:
-    """One pass of the teacher on a picture as it takes it."""
+    """A call that runs the teacher on one test sample, in the form and size that the teacher takes."""
     test = problem.open_test()
     arguments = arguments_of(test.input, test.get(np.zeros(1, np.int64)), torch.device("cpu"))
     if (size := teacher.network.size) is not None:
@@ -127,7 +130,7 @@ def _teacher_call(runner: Runner, teacher: Trained, problem: Problem) -> Call:
 def measured_on(
     device: str, recipe: Recipe, target: Target, test: Unseen, candidates: Mapping[str, Artifact]
 ) -> dict[str, OnDevice | DeviceError]:
-    """Every candidate on the device, in turns."""
+    """The figures of every candidate on the device, measured in turns; a DeviceError for a candidate that fails."""
     say(f"  measuring {', '.join(candidates)} on {device}")
     trials, failed = {}, {}
     for name, artifact in candidates.items():
@@ -139,11 +142,9 @@ def measured_on(
 
 
 def as_measured(contender: Contender, measured: OnDevice | DeviceError) -> Contender:
-    """A contender ordered by what the device says of it; one that fails there cannot ship."""
+    """The contender with the device's figures for its order. A contender that fails there cannot ship."""
     if isinstance(measured, DeviceError):
-        return replace(
-            contender, latency=None, order_ms=None, order_origin="device", fault=str(measured).splitlines()[0]
-        )
+        return replace(contender, latency=None, order_ms=None, order_origin="device", fault=str(measured).splitlines()[0])
     fault = contender.fault or (
         "" if measured.golden_ok is not False else f"on {measured.device} it computes something else: {measured.golden}"
     )

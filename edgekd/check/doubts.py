@@ -1,4 +1,4 @@
-"""doubts: reasons to trust the test split's figures less, such as pictures from train or missing classes."""
+"""doubts: reasons to trust the test split's figures less, for example pictures from train or missing classes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgekd.tasks.scores import valued
 
 
 def doubts(test: Unseen, name: str = "", logits: npt.NDArray[np.float32] | None = None) -> Iterator[str]:
-    """A sentence for each doubt. With a model's `name` and `logits` also its score without the repeated pictures."""
+    """A sentence for each doubt. A model's `name` and `logits` add its score without the repeated pictures."""
     labels, repeated = test.labels, test.repeated
     n = int(repeated.sum())
     if n and n == len(labels):

@@ -1,4 +1,4 @@
-"""evaluate: accuracies on the test split, latencies, the choice, and the report of all that."""
+"""evaluate: measures accuracies on the test split and latencies, chooses a candidate and writes the report."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ Scores = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Compared:
-    """The candidates side by side: timed, linted, held against the model that was trained and against the default floors.
+    """The candidates side by side: timed, linted, compared with the trained model and with the default floors.
 
-    student: the float student's score; same: percent of the answers that int8 shares with what was trained; measured: what
-    the device said of each, where one was asked; failed: name -> why it could not be timed.
+    student: the float student's score; same: percent of answers that int8 shares with the trained model; measured: the
+    device's figures for each candidate, if a device was asked; failed: name -> the reason why it could not be timed.
     """
 
     contenders: Sequence[Contender]
@@ -69,7 +69,7 @@ def evaluate(
     device: str = "",
     timing: Timing = PROTOCOL,
 ) -> Report:
-    """Measure the candidates, here or on the named device, and choose among them; nothing of this is cached."""
+    """Measure the candidates, here or on the named device, and choose among them. Nothing of this is cached."""
     test, trained = problems.student.open_test(), exported.student.weights
     assert trained is not None  # build has trained it
     compared = compare(recipe, target, run, problems, instruction, exported, device, timing)
@@ -120,7 +120,7 @@ def compare(
     device: str,
     timing: Timing,
 ) -> Compared:
-    """Time the candidates and find what speaks against each. Raises ExportError where none is left."""
+    """Time the candidates and find the faults of each. Raises ExportError if no candidate is left."""
     test, candidates, scores = problems.student.open_test(), dict(exported.candidates), exported.scores
     read = (*candidates.values(), *scores.values(), exported.as_trained, exported.in_torch)
     for artifact in filter(None, read):
@@ -172,7 +172,7 @@ def checks(
     compared: Compared,
     shipped: Candidate,
 ) -> list[Check]:
-    """The lines of the report's checks, budgets first."""
+    """The report's checks, budgets first."""
     scores, test = exported.scores[shipped.name], problems.student.open_test()
     int8 = exported.candidates.get("int8")
     agreement = (
@@ -195,19 +195,19 @@ def checks(
 
 
 def score_of(scores: Artifact, test: Unseen) -> Score:
-    """The score on the test split with its interval, of a stage's logits `[samples, classes]`."""
+    """The score on the test split with its interval, from a stage's logits `[samples, classes]`."""
     runtime = str(json.loads((scores / "runtime.json").read_text()))
     return scored(test.task, answers_of(scores, test), test.labels, runtime)
 
 
 def answers_of(scores: Artifact, test: Unseen) -> Answers:
-    """The answers to the test split, of a stage's logits."""
+    """The answers to the test split, from a stage's logits."""
     logits: Scores = np.load(scores / "test.npy")
     return test.task.answer(logits)
 
 
 def in_float(exported: Exported) -> Artifact:
-    """The float student's answers: its export's, or the module's where that was dropped."""
+    """The float student's logits: those of the fp32 export, or of the module if that export was dropped."""
     found = exported.scores.get("fp32") or exported.in_torch
     if found is None:
         raise ExportError(none_left(dict(exported.dropped)))
@@ -215,10 +215,10 @@ def in_float(exported: Exported) -> Artifact:
 
 
 def judged_of(scores: Artifact, test: Unseen) -> Judged:
-    """Each test sample's part of the metric, of a stage's logits."""
+    """Each test sample's part of the metric, from a stage's logits."""
     return test.task.judge(answers_of(scores, test), test.labels)
 
 
 def drops_of(metric: Metric, own: Judged, references: Mapping[str, Judged]) -> dict[str, Drop]:
-    """How much worse these answers are than those of each reference, on the same samples."""
+    """The drop from each reference's answers to these, on the same samples."""
     return {name: drop_of(metric, reference, own) for name, reference in references.items()}

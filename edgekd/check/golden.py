@@ -1,4 +1,4 @@
-"""golden_of: real inputs of the test split with what the model computes from them, for a bundle or a device."""
+"""golden_of: real inputs of the test split with the model's outputs for them, for a bundle or a device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ SAMPLES = 16
 
 
 def golden_of(model: Path, precision: str, recipe: Recipe, test: Unseen) -> Golden:
-    """A few samples, evenly over the split. Another machine sums in another order, which the tolerance allows."""
+    """Inputs and outputs for a few samples, evenly spaced in the split.
+
+    Another machine sums in another order; the tolerance allows that.
+    """
     ids = np.linspace(0, len(test) - 1, min(SAMPLES, len(test))).astype(np.int64)
     inputs = as_input(test.input, test.get(ids), recipe.export)
     return Golden.of(model, inputs, share=0.05 if precision != "fp32" else 1e-3)

@@ -1,4 +1,4 @@
-"""limits, floors: each budget and each default floor, whether a candidate keeps it, and by how much it is missed."""
+"""limits, floors: whether a candidate keeps each budget and each default floor, and how far it misses them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from edgekd.figures.metric import Drop
 from edgekd.figures.words import beside, valued
 from edgekd.recipe import Budget
 
-CHANCE = 0.05  # that a floor is missed by chance alone, over all classes and all models that it is compared with
-REFERENCES = 2  # the teacher and fp32: a candidate that is compared with one alone keeps the same floor
+CHANCE = 0.05  # the chance that a floor is missed by chance alone, over all classes and all reference models
+REFERENCES = 2  # the teacher and fp32; with a single reference the floor stays the same
 
 
 @dataclass(frozen=True)
 class Limit:
-    """One budget or floor and whether a candidate keeps it.
+    """A budget or floor, and whether a candidate keeps it.
 
-    miss: how far it is missed, 0 where it is kept: points of percent as a share of 100, any other figure as a share of its limit.
+    miss: the distance to the limit, 0 if it is kept. Points of percent count as a share of 100, any other figure as
+    a share of its limit.
     """
 
     key: str
@@ -42,11 +43,11 @@ def limits(
     p90_ms: float | None = None,
     drops: Mapping[str, Drop] | None = None,
 ) -> list[Limit]:
-    """The budgets that the recipe sets, with what was found, for all that can be found here.
+    """The budgets that the recipe sets and that can be decided here, with the candidate's figures.
 
-    drops: how much worse the candidate is than "the teacher" and than "fp32" on the same samples, where these are known.
+    drops: the candidate's loss against "the teacher" and against "fp32" on the same samples, if known.
     """
-    # Rounded to the hundredth that is shown, so that 0.3 points of 10,000 samples are not 0.30000000000001.
+    # Rounded to hundredths, as shown, so that 0.3 points of 10,000 samples are not 0.30000000000001.
     value = round(score.value, 2)
     checked = []
     if (bound := budget.min_accuracy) is not None:
@@ -77,7 +78,7 @@ def _share(miss: float, of: float, score: Score) -> float:
 
 
 def _noise(drop: Drop | None, most: float, n: int) -> str:
-    """The paired interval of a drop, and whether the limit lies in it."""
+    """The paired interval of a drop in words, and whether the limit lies inside that interval."""
     if drop is None:
         return ""
     inside = drop.low <= most <= drop.high
@@ -92,17 +93,18 @@ def floors(
     budget: Budget,
     references: Mapping[str, Right],
 ) -> Iterator[Limit]:
-    """The default floors: better than naming one class for all, and no class lost.
+    """The default floors: better than naming the same class for all samples, and no class lost.
 
-    answers, labels: class numbers of the test split, `[samples]`; references: whose classes may not fall, by name, as which of
-    their answers are right. Intervals decide, so that a class of few samples is not missed by chance.
+    answers, labels: class numbers of the test split, `[samples]`; references: name of a model -> whether each of its
+    answers is right. No class may fall far below these models. Intervals decide, so that a class of few samples is not
+    missed by chance.
     """
     right, counts = answers == labels, np.bincount(labels)
     if budget.above_majority and (counts > 0).sum() > 1:
         commonest = int(counts.argmax())
         low, _ = paired_interval(right, labels == commonest)
         found = f"{100 * right.mean():.2f} %; naming {classes[commonest]} always gives {100 * counts.max() / len(labels):.2f} %"
-        # Above, or on the line: the interval must lie above 0.
+        # An interval that touches 0 misses the floor too.
         yield Limit("above_majority", low > 0, found, "more, by its 95 % interval", max(-low / 100, 0.0))
     if budget.max_class_drop is not None and references:
         yield _class_drop(right, labels, classes, budget.max_class_drop, references)
@@ -111,7 +113,7 @@ def floors(
 def _class_drop(
     right: Right, labels: npt.NDArray[np.integer], classes: Sequence[str], most: float, references: Mapping[str, Right]
 ) -> Limit:
-    """The class that surely fell the furthest under one of the references."""
+    """The floor for the class with the largest certain fall below a reference."""
     rows = [(i, labels == i) for i in np.unique(labels)]
     z = NormalDist().inv_cdf(1 - CHANCE / 2 / (len(rows) * REFERENCES))
     sure = {
@@ -130,9 +132,9 @@ def _class_drop(
 
 
 def limit_checks(checked: Sequence[Limit], budget: Budget) -> Iterator[Check]:
-    """One line a budget or floor."""
+    """A check for each budget and floor."""
     for limit in checked:
-        if limit.key != "p90_latency_ms":  # decided by the device's own line
+        if limit.key != "p90_latency_ms":  # the device's own check decides this budget
             verdict = "pass" if limit.keeps else "missed"
             yield Check(name=limit.key, verdict=verdict, found=limit.found, limit=limit.limit)  # type: ignore[arg-type]
     if (most := budget.p90_latency_ms) is not None:
@@ -143,6 +145,6 @@ def limit_checks(checked: Sequence[Limit], budget: Budget) -> Iterator[Check]:
 
 
 def _limit(key: str, figure: str, limit: str, miss: float) -> Limit:
-    # What is kept exactly must not be missed by a rounding error of the subtraction.
+    # A limit that is kept exactly must not be missed by a rounding error of the subtraction.
     kept = miss <= 1e-12
     return Limit(key, kept, figure, limit, 0.0 if kept else miss)

@@ -1,4 +1,4 @@
-"""What the report's checks and warnings say beside the budgets: that int8 computes what was trained, lint, what was added."""
+"""The report's checks and warnings besides the budgets: agreement of int8 with training, lint, notes."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ AGREEMENT = 99.5  # percent of the test split on which the fake-quantized model 
 
 
 def same_as_trained(task: Task, as_trained: Artifact, scores: Artifact) -> float:
-    """Percent of the test split that the fake-quantized model and the exported one in onnxruntime put in one class.
+    """The percent of the test split on which fake-quantized and exported model name the same class.
 
-    Where the rest is fp16 the graph is compared before that: a processor rounds each value between two layers to half
-    precision, an engine of TensorRT computes the layer and the rounding to int8 in one.
+    If the rest of the graph is fp16, the graph before that step is compared. A processor rounds each value between two
+    layers to half precision; an engine of TensorRT fuses a layer with its rounding to int8.
     """
     deployed = as_trained / SAME if (as_trained / SAME).exists() else scores / "test.npy"
     return _same(task, as_trained / TRAINED, deployed)
 
 
 def _same(task: Task, one: Path, other: Path) -> float:
-    """Percent of the answers that two files of logits share."""
+    """The percent of answers that two files of logits share."""
     return 100 * float(task.same(task.answer(np.load(one)), task.answer(np.load(other))).mean())
 
 
@@ -49,7 +49,7 @@ def with_floors(
     answers: Mapping[str, Answers],
     teacher_scores: Artifact | None,
 ) -> list[Contender]:
-    """The contenders with their default floors; `answers`: each candidate's on the test split.
+    """The contenders with their default floors. answers: each candidate's answers on the test split.
 
     No class may be lost against the float student, nor against a teacher that knows the same classes.
     """
@@ -69,7 +69,7 @@ def with_floors(
 
 
 def kept_in_fp32(candidates: Mapping[str, Artifact]) -> Iterator[Check]:
-    """What stays fp32 in half-precision exports, and why."""
+    """A note for the operators that stay fp32 in each half-precision export, with reasons."""
     for name, artifact in candidates.items():
         kept = kept_fp32(artifact)
         if kept:
@@ -80,7 +80,10 @@ def kept_in_fp32(candidates: Mapping[str, Artifact]) -> Iterator[Check]:
 def agreement(
     task: Task, same: float, int8: Artifact, as_trained: Artifact, scores: Artifact, shipped: str
 ) -> Iterator[Check]:
-    """Whether int8 computes what was trained; where fp16 stands between its layers, also what that changes on a processor."""
+    """The check that int8 computes the trained model's answers.
+
+    With fp16 between the layers a further note gives the agreement on a processor.
+    """
     n = len(np.load(as_trained / TRAINED, mmap_mode="r"))
     graph = json.loads((int8 / FROM_MODULE).read_text())
     yield Check(
@@ -99,7 +102,7 @@ def agreement(
 
 
 def under_teacher(recipe: Recipe, shipped: Candidate, teacher: Score | None) -> Iterator[Check]:
-    """How far below its teacher the student is, where no budget limits that."""
+    """A note with the student's distance to its teacher, if no budget limits that."""
     if teacher is not None and recipe.budget.max_drop_from_teacher is None:
         above = round(shipped.score.value - teacher.value, 2)
         points = f"{abs(above):.2f} points {'higher' if above > 0 else 'lower'}" if above else "no difference"
@@ -108,7 +111,7 @@ def under_teacher(recipe: Recipe, shipped: Candidate, teacher: Score | None) -> 
 
 
 def refusal(findings: Sequence[Finding]) -> str:
-    """Why the target's runtime refuses a candidate; empty where it does not."""
+    """The reason why the target's runtime refuses a candidate; empty if it does not."""
     refused = [finding for finding in findings if finding.severity == "error"]
     return f"{refused[0].node}: {refused[0].why}" if refused else ""
 
@@ -123,13 +126,13 @@ def linted(findings: Sequence[Finding], target: Target) -> Check:
 
 
 def slow(findings: Sequence[Finding]) -> Iterator[str]:
-    """What lint warns of in the model that ships."""
+    """The warnings of lint on the model that ships."""
     for finding, nodes in grouped([finding for finding in findings if finding.severity != "note"]):
         yield f"lint, {listed(nodes)}: {finding.why}; {finding.remedy}"
 
 
 def chain_found(recipe: Recipe, chain: Sequence[Artifact], unit: str) -> Iterator[Check]:
-    """How good those between the teacher and the student became."""
+    """A note with the score of each assistant and generation between the teacher and the student."""
     assistants = [f"assistant {model.model}" for model in recipe.student.assistants]
     names = [*assistants, *(f"generation {n + 1}" for n in range(recipe.distill.generations))]
     for name, trained in zip(names, chain, strict=True):
@@ -138,7 +141,7 @@ def chain_found(recipe: Recipe, chain: Sequence[Artifact], unit: str) -> Iterato
 
 
 def reused(distilled: Artifact | None) -> Iterator[Check]:
-    """What simkd adds to the student that ships."""
+    """A note on the parameters that simkd adds to the student that ships."""
     if distilled is not None and (distilled / REUSED).exists():
         added = json.loads((distilled / REUSED).read_text())["added_parameters"]
         found = f"projector and the teacher's classifier: {added:,} parameters that the student alone would not have"
@@ -167,7 +170,7 @@ def old_and_new(teacher_scores: Artifact | None, scores: Artifact, test: Unseen)
 
 
 def curves(trained: Artifact | None) -> tuple[dict[str, float], ...]:
-    """What the training loop logged, a dict an epoch; empty where nothing was trained."""
+    """The figures that the training loop logged, a dict per epoch; empty if nothing was trained."""
     if trained is None or not (trained / "metrics.jsonl").exists():
         return ()
     return tuple(json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines())
@@ -181,7 +184,7 @@ def warnings(
     shipped: Candidate,
     quantized: Quantized | None,
 ) -> Iterator[str]:
-    """What no budget forbids and a careful reader would want to know."""
+    """Warnings on facts that no budget forbids but that a careful reader should know."""
     if quantized is not None:
         yield from map(str, quantized.float_operators)
         if quantized.taken.holds is False:

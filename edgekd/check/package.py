@@ -1,4 +1,4 @@
-"""package: what ships, written as a bundle: the model and its fp32 twin, labels, golden outputs, scripts and the report."""
+"""package: writes the bundle: the model and its fp32 twin, labels, golden outputs, scripts and the report."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from edgekd.target import Target
 def package(
     folder: Path, recipe: Recipe, target: Target, run: Cache, problems: Problems, exported: Exported, report: Report
 ) -> Report:
-    """Write the bundle; gives the report with what devices said before of this very model."""
+    """Write the bundle and return its report, with earlier device figures of the same model."""
     shipped = exported.candidates[report.chosen.name] / MODEL
     report = with_earlier_devices(report, folder, shipped, recipe.budget.p90_latency_ms)
     report = told_of_files(report, run.user_code(), run.changed())
@@ -60,11 +60,11 @@ def _preprocess(input: Input) -> Preprocess | None:
 
 
 def with_earlier_devices(report: Report, folder: Path, model: Path, p90_budget_ms: float | None) -> Report:
-    """The report with what devices said of this very model in the bundle that `folder` holds."""
+    """The report with the device figures of the bundle in `folder`, if that bundle ships the same model."""
     try:
         earlier = Report.model_validate_json((folder / "report.json").read_bytes())
         same = read_manifest(folder).files[SHIPPED] == hash_file(model)
-    except (OSError, ValueError, KeyError, EdgekdError):  # none, or not of this edgekd
+    except (OSError, ValueError, KeyError, EdgekdError):  # no bundle, or a bundle of another edgekd
         return report
     measured = {(device.device, device.power_mode) for device in report.devices}
     for device in earlier.devices if same else ():
@@ -74,9 +74,9 @@ def with_earlier_devices(report: Report, folder: Path, model: Path, p90_budget_m
 
 
 def told_of_files(report: Report, code: list[str], changed: list[str]) -> Report:
-    """The report, which lists the user's code that counted, and warns of files that were edited while the build ran.
+    """The report with a list of the user's code, and a warning about files that changed while the build ran.
 
-    The bundle is of what these held before.
+    The bundle contains the earlier state of these files.
     """
     if code:
         report = report.model_copy(update={"summary": (*report.summary, ("your code", ", ".join(code)))})

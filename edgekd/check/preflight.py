@@ -1,4 +1,4 @@
-"""Checks before anything is trained: do the models fit the data, and does the teacher know anything?"""
+"""preflight: checks before the training whether the models fit the data and the teacher knows the task."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from edgekd.tasks.protocol import Labels
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """What the recipe's open questions came to: the network with its heads, the losses with their layers, the opset."""
+    """The recipe's open settings, decided: the network with its heads, the losses with their layers, the opset."""
 
     student: Network
     learning: Distill
@@ -52,7 +52,7 @@ class BuildPlan:
 
 
 def preflight(run: Cache, recipe: Recipe, target: Target, problems: Problems) -> BuildPlan:
-    """Refuse what cannot work, and settle what the recipe leaves open.
+    """Refuse a recipe that cannot work, and decide the settings that the recipe leaves open.
 
     Raises ModelError, RecipeError, ExportError or QuantizationError, before anything is trained.
     """
@@ -60,15 +60,15 @@ def preflight(run: Cache, recipe: Recipe, target: Target, problems: Problems) ->
     losses = check_models(recipe, target, student, problems)
     form = Form(recipe.export, recipe.export.opset or target.runtime.default_opset)
     _rehearse(run, recipe, target, student, problems, form)
-    # Which of the two "auto" is on this machine shapes the weights, so it is part of their key.
+    # "auto" depends on this machine and shapes the weights, so the precision it stands for enters their key.
     precision = "bf16" if uses_bf16(recipe.distill.precision) else "fp32"
-    # What only decides how often the stages run is no part of theirs.
+    # Settings that only decide how often the stages run do not enter their keys.
     settled = {"precision": precision, "losses": losses, "generations": 0, "scheme": "offline"}
     return BuildPlan(student, recipe.distill.model_copy(update=settled), form)
 
 
 def _rehearse(run: Cache, recipe: Recipe, target: Target, student: Network, problems: Problems, form: Form) -> None:
-    """The student's graph is written once, whatever weights it will have; what the runtime would refuse of it is told."""
+    """Write the untrained student's graph once, and print the parts that the target's runtime would refuse."""
     scheme = target.int8 if recipe.quantize.mode != "none" else None
     on = TrainingSet(problems.student.train, recipe.data.of_test)
     untrained, trains_on = student.model_copy(update={"weights": None}), recipe.quantize.mode in ("qat", "auto")
@@ -78,7 +78,7 @@ def _rehearse(run: Cache, recipe: Recipe, target: Target, student: Network, prob
 
 
 def check_output(folder: Path) -> None:
-    """Raise BundleError where the bundle could not be written at the end."""
+    """Raise BundleError if the bundle could not be written at the end of the build."""
     check_replaceable(folder)
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
@@ -88,9 +88,9 @@ def check_output(folder: Path) -> None:
 
 
 def check_models(recipe: Recipe, target: Target, network: Network, problems: Problems) -> tuple[Loss, ...]:
-    """Raise ModelError or RecipeError where teachers, students, data and losses do not fit each other.
+    """Raise ModelError or RecipeError if teachers, students, data and losses do not fit each other.
 
-    Returns the losses with `layers = "auto"` paired.
+    Returns the losses with each `layers = "auto"` replaced by pairs.
     """
     samples, by_teacher = problems.student.open(), problems.teacher.open()
     _check_data(recipe, problems, samples, by_teacher)
@@ -111,7 +111,7 @@ def check_models(recipe: Recipe, target: Target, network: Network, problems: Pro
                 f"{role} '{reference.model}' cannot be trained; give edgekd:NAME, python:module:function or timm:NAME"
             )
         check_trains(model, role, samples)
-        if not (role == "student" and network.heads):  # whose rows are of several tasks
+        if not (role == "student" and network.heads):  # the rows of such a student belong to several tasks
             raw = samples.train.get(samples.train_ids[:SHOWN])
             shown = arguments_of(samples.input, raw, torch.device("cpu"))
             check_no_softmax(model, role, arranged(shown, torch.contiguous_format))
@@ -120,7 +120,7 @@ def check_models(recipe: Recipe, target: Target, network: Network, problems: Pro
 
 
 def _check_data(recipe: Recipe, problems: Problems, samples: Samples, by_teacher: Samples) -> None:
-    """Raise RecipeError for settings that do not fit the images, and say what makes the figures doubtful."""
+    """Raise RecipeError for settings that do not fit the images, and print doubts about the test split."""
     for table, input in (("data", samples.input), ("teacher", by_teacher.input)):
         for key, why in input.mistakes().items():
             raise RecipeError(f"{table}.{key} {why}")
@@ -128,8 +128,8 @@ def _check_data(recipe: Recipe, problems: Problems, samples: Samples, by_teacher
     same = np.array_equal(samples.train.labels, by_teacher.train.labels)
     if not same or not np.array_equal(unseen.labels, unseen_by_teacher.labels):
         raise RecipeError(f"teacher.column = '{recipe.teacher_data.column}' holds other rows than the student's images")
-    if not recipe.data.is_synthetic:  # whose images are not there yet
-        for doubt in doubts(unseen):  # the report says it too, at the end
+    if not recipe.data.is_synthetic:  # synthetic images do not exist yet
+        for doubt in doubts(unseen):  # the report repeats the doubts at the end
             say(f"  {doubt}")
     made = recipe.data.synthetic.samples
     number = made - max(1, round(made * recipe.data.holdout)) if recipe.data.is_synthetic else len(samples.train_ids)
@@ -140,7 +140,7 @@ def _check_data(recipe: Recipe, problems: Problems, samples: Samples, by_teacher
 
 
 def _check_first_weights(recipe: Recipe, student: nn.Module, samples: Samples) -> None:
-    """Raise ModelError or RecipeError where `student.init` cannot give the student its first weights."""
+    """Raise ModelError or RecipeError if `student.init` cannot give the student its first weights."""
     begins_with = first_weights(recipe, tuple(map(Trained, recipe.teachers)))
     if begins_with is None:
         return
@@ -155,7 +155,7 @@ def _check_first_weights(recipe: Recipe, student: nn.Module, samples: Samples) -
 def _check_classes(
     recipe: Recipe, network: Network, students: list[tuple[str, nn.Module]], sizes: list[int], samples: Samples
 ) -> None:
-    """Raise ModelError where a network gives other classes than the data has; `sizes`: those that the teachers give."""
+    """Raise ModelError if a network gives another number of classes than the data. sizes: those of the teachers."""
     found = [
         (role, number_of_classes(model, blank(samples.input, 2), f"the {role}", noun=samples.input.noun))
         for role, model in students
@@ -172,12 +172,12 @@ def _check_classes(
     if len(set(sizes)) > 1:
         raise ModelError(f"the teachers give {', '.join(map(str, sizes))} classes; several teachers know the same ones")
     if not recipe.data.is_synthetic:
-        known = sizes[0] if sizes and sizes[0] < len(samples.classes) else 0  # of old classes there may be no samples
+        known = sizes[0] if sizes and sizes[0] < len(samples.classes) else 0  # old classes may have no samples
         check_classes(samples.train.labels, samples.classes, f"data.train = '{recipe.data.train}'", known=known)
 
 
 def _reads_old_classes_only(recipe: Recipe) -> bool:
-    """Every loss that reads a teacher is content with one that knows the first classes only."""
+    """Whether every loss that reads a teacher allows a teacher that knows the first classes only."""
     readers = [loss.method for loss in recipe.distill.losses if reads_teacher(METHODS[loss.method])]
     return all(METHODS[method].old_classes for method in readers)
 
@@ -231,7 +231,7 @@ def _check_losses(
 def try_losses(
     objective: TaskObjective, student: nn.Module, teacher: nn.Module | None, samples: Samples, by_teacher: Samples
 ) -> None:
-    """Compute the losses once on four blank samples, so that layers that do not fit are told before training."""
+    """Compute the losses once on four blank samples, so that a bad pair of layers is refused before training."""
     arguments, labels = blank(samples.input, 4), torch.tensor([0, 1, 0, 1])
     with (
         torch.no_grad(),
@@ -239,7 +239,7 @@ def try_losses(
         Taps(teacher or nn.Identity(), objective.layers_of("teacher"), "teacher") as theirs,
     ):
         z_s = student.eval()(*arguments)[:, : len(samples.classes)]
-        # The first generation of a student that teaches itself comes later.
+        # A student that teaches itself has no teacher yet: its own logits stand for the first generation's.
         z_t = z_s if teacher is None else teacher.cpu()(*blank(by_teacher.input, 4))
         forward = ForwardPass(
             arguments,
@@ -257,7 +257,7 @@ def try_losses(
                 term(forward, 0.0)
             except EdgekdError:
                 raise
-            except Exception as error:  # whatever a method makes of features that it was not made for
+            except Exception as error:  # on features of the wrong kind a method may raise any error
                 f_s = [f"{path} {_shape(ours.features.get(path))}" for path in term.student_layers]
                 f_t = [_shape(theirs.features.get(path)) for path in term.teacher_layers]
                 f_t = [f"{path} {shape}" for path, shape in zip(term.teacher_layers, f_t, strict=True)]
@@ -273,9 +273,11 @@ def _shape(feature: object) -> str:
 def check_teachers(
     recipe: Recipe, problems: Problems, teachers: tuple[Trained, ...], confirm: Callable[[str], bool]
 ) -> None:
-    """Refuse a teacher that numbers the classes otherwise than the data, and ask whether to go on with one that is no better
-    than chance."""
-    if recipe.data.is_synthetic:  # what it made itself cannot tell
+    """Refuse a teacher that numbers the classes differently from the data.
+
+    Ask whether to go on with a teacher that is no better than chance.
+    """
+    if recipe.data.is_synthetic:  # images made from the teacher cannot judge the teacher
         return
     seen = problems.teacher
     for teacher in teachers:

@@ -1,4 +1,4 @@
-"""check_inputs: what is refused before anything runs, files that are not there and settings that the device cannot run."""
+"""check_inputs: refuses missing files, and settings that the device cannot run, before anything runs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from edgekd.target import Target
 
 
 def check_inputs(recipe: Recipe, target: Target) -> None:
-    """Raise RecipeError with every file that a located recipe names in vain, and every setting that `target` cannot run."""
+    """Raise RecipeError with every missing file of a located recipe and every setting that `target` cannot run."""
     refuse(
         f"recipe {recipe.name} for target {target.name}", [*missing_files(recipe), *impossible_settings(recipe, target)]
     )
 
 
 def impossible_settings(recipe: Recipe, target: Target) -> Iterator[Mistake]:
-    """What the recipe asks of the device and the device has not, and what contradicts itself."""
+    """A mistake for each setting that the device cannot run or that contradicts another setting."""
     if recipe.teacher is None:
         yield from _wants_a_teacher(recipe)
     elif recipe.data.is_synthetic and (recipe.teacher.train_epochs or recipe.teacher.column):
@@ -34,7 +34,7 @@ def impossible_settings(recipe: Recipe, target: Target) -> Iterator[Mistake]:
     if recipe.student.init is not None and recipe.student.weights is not None:
         yield Mistake("student.init", "given beside student.weights; a student begins with one of them")
     if recipe.tasks:
-        from edgekd.check.tasks import mistakes_in_tasks  # imports torch, which a build that is current does without
+        from edgekd.check.tasks import mistakes_in_tasks  # imports torch, which a current build does not need
 
         yield from (Mistake(place, what) for place, what in mistakes_in_tasks(recipe))
     runtime = target.runtime
@@ -64,7 +64,7 @@ def impossible_settings(recipe: Recipe, target: Target) -> Iterator[Mistake]:
 
 
 def _wants_a_teacher(recipe: Recipe) -> Iterator[Mistake]:
-    """What a recipe without [teacher] cannot ask for."""
+    """A mistake for each setting that needs a [teacher], for a recipe without one."""
     losses, readers = [loss for loss in recipe.distill.losses if loss.weight], []
     if losses:
         from edgekd.distill.methods import METHODS  # imports torch

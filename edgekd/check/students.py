@@ -1,4 +1,4 @@
-"""Checks before training: can the networks learn the task, and run on the target?"""
+"""Checks of students before training: whether a network can learn the task and run on the target."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}  # bytes of a weight
 
 
 def check_memory(student: nn.Module, target: Target) -> None:
-    """Raise ModelError where the student's weights, in the smallest type that the target runs, are beyond its memory."""
+    """Raise ModelError if the student's weights do not fit the target's memory, in the smallest type it runs."""
     size, name = min((SIZES[precision], precision) for precision in target.runtime.precisions)
     parameters = sum(parameter.numel() for parameter in student.parameters())
     most = max(target.hardware.ram_gb, default=float("inf"))
@@ -36,7 +36,7 @@ def check_trains(model: nn.Module, role: str, samples: Samples) -> None:
             f"no weight of the {role} learns: of all its parameters requires_grad is False; give it weights to train"
         )
     arguments = blank(samples.input, 2)
-    copied = copy_of(model)  # a pass in training moves statistics
+    copied = copy_of(model)  # a forward pass in training changes the statistics of BatchNorm
     with torch.no_grad():
         expected = copied.eval()(*arguments)
         try:
@@ -61,7 +61,7 @@ def _told(answer: object) -> str:
 
 
 def check_no_softmax(model: nn.Module, role: str, arguments: Arguments) -> None:
-    """Raise ModelError for a network that ends in a softmax on its `arguments`. Losses read logits."""
+    """Raise ModelError for a network that ends in a softmax, tried on `arguments`. Losses read logits."""
     with torch.inference_mode():
         found = kind_of(model.eval()(*arguments))
     if found != "logits":

@@ -1,4 +1,4 @@
-"""summary: the recipe as it was trained, in rows for the report: models, data, losses with options and layers."""
+"""summary: rows for the report with the recipe as it was trained: models, data, losses with options and layers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from edgekd.recipe.losses import Loss
 
 
 def summary(recipe: Recipe, settings: Distill) -> Iterator[tuple[str, str]]:
-    """(what, how) in the order of the flow; `settings` are those that the student was trained by, their layers paired."""
+    """The rows (name, value) of the summary, in the order of the flow.
+
+    settings: those that the student was trained by, with paired layers.
+    """
     data, train = recipe.data, settings.optimizer
     augmented = data.augment.model_dump(exclude_defaults=True)
     yield "data", f"train {_file(data.train)}, test {_file(data.test)}; {_words(augmented) or 'no augmentation'}"
@@ -63,7 +66,7 @@ def _model(model: Model) -> str:
 
 
 def _own(teacher: TeacherModel) -> str:
-    """What of a teacher is otherwise than the data."""
+    """The settings of a teacher that differ from the data, in words."""
     told = {
         "gives": teacher.outputs and teacher.outputs.replace("_", "-"),
         "takes": teacher.size and f"{teacher.size[0]} x {teacher.size[1]}",
@@ -73,7 +76,7 @@ def _own(teacher: TeacherModel) -> str:
 
 
 def _file(reference: str) -> str:
-    """The reference with the file's name alone: whose folder it was is nobody's business."""
+    """The reference with the file's name alone: the user's folders do not belong in a report."""
     before, file, after = split_reference(reference)
     return reference if file is None else f"{before}{Path(file).name}{after}"
 

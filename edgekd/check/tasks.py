@@ -1,7 +1,7 @@
-"""Several tasks: one student with a head for each, one teacher a head (system-level distillation).
+"""Checks of several tasks: the student has a head for each task, and each head a teacher (system-level distillation).
 
 A task's samples are the images of [data] with another column of labels. The student's last layer gives the classes of all
-tasks side by side; in the exported graph each task is an output of its own.
+tasks side by side; in the exported graph each task is a separate output.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def with_heads(recipe: Recipe, problems: Problems) -> Network:
 
 
 def check_tasks(recipe: Recipe, problems: Problems) -> None:
-    """Raise RecipeError or ModelError where tasks, losses, labels and teachers do not fit each other."""
+    """Raise RecipeError or ModelError if tasks, labels and teachers do not fit each other."""
     first, tested = problems.student.open(), problems.student.open_test()
     for n, task in enumerate(recipe.tasks):
         problem = problems.tasks[task.name]
@@ -44,7 +44,7 @@ def check_tasks(recipe: Recipe, problems: Problems) -> None:
 
 
 def mistakes_in_tasks(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """What cannot be combined with [[tasks]]: the place in the recipe and why."""
+    """The settings that cannot be combined with [[tasks]]: place in the recipe, and reason."""
     if not recipe.tasks:
         return
     names = [task.name for task in recipe.tasks]
@@ -69,7 +69,7 @@ def mistakes_in_tasks(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 
 def task_notes(problems: Mapping[str, Problem], teachers: Mapping[str, Artifact], scores: Artifact) -> Iterator[Check]:
-    """How good the model that ships is at each further task, beside that task's teacher."""
+    """A note for each further task with the score of the model that ships and of that task's teacher."""
     for name, problem in problems.items():
         test = problem.open_test()
         task, labels = test.task, test.labels

@@ -1,4 +1,4 @@
-"""What is refused of a teacher before anything is trained: its input, its outputs, its order of classes, knowing nothing."""
+"""Checks of a teacher before training: its input, its outputs, its order of classes, its knowledge."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from edgekd.models.reference import fixed, shapes_of
 from edgekd.recipe import Network
 from edgekd.steps.trained import Trained, new_model
 
-PROBED = 500  # samples that a teacher is tried on, or
-OF_A_CLASS = 10  # so many of each class, where that is more
-SHOWN = 8  # pictures that tell what its outputs are
-A_TENTH = 0.1  # of the way from chance to always right: what is surely below is no better than chance
+PROBED = 500  # samples that a teacher is tried on, at least
+OF_A_CLASS = 10  # samples per class, if that is more in all
+SHOWN = 8  # pictures that show the kind of the outputs
+A_TENTH = 0.1  # of the way from chance to always right: a teacher certainly below this is no better than chance
 TOLD = {
     "probabilities": "its rows lie between 0 and 1 and sum to 1",
     "log_probabilities": "the exponentials of its rows sum to 1",
@@ -36,10 +36,10 @@ TOLD = {
 
 
 def checked_teacher(teacher: Network, place: str, samples: Samples) -> tuple[nn.Module, int]:
-    """The teacher as all its readers see it (edgekd.models.adapt), and the number of classes that it knows.
+    """The adapted teacher (edgekd.models.adapt), and the number of classes that it knows.
 
-    place: its table in the recipe, for what is told; samples: as it sees them. Raises ModelError where it takes other ones, or
-    gives something else than the recipe says.
+    place: the teacher's table in the recipe, for messages; samples: as the teacher sees them. Raises ModelError if the
+    teacher takes other samples, or gives other outputs than the recipe says.
     """
     model, example = new_model(teacher, samples, 0), blank(samples.input, 2)
     _check_input(model, teacher, place, samples.input, example)
@@ -63,7 +63,7 @@ def _called(place: str) -> str:
 def _check_input(
     model: nn.Module, teacher: Network, place: str, input: Input, example: tuple[torch.Tensor, ...]
 ) -> None:
-    """Where a file says what it takes, that is held against the data; `example`: the arguments for a few samples."""
+    """Compare the inputs that a file declares with the data. example: the arguments for a few samples."""
     if not isinstance(model, OnnxModel | ExportedModel):
         return
     offered = f"the data gives {shapes_of(example)}"
@@ -90,7 +90,7 @@ def _check_input(
 def _check_size(
     takes: tuple[int | None, ...], teacher: Network, place: str, example: torch.Tensor, called: str, offered: str
 ) -> None:
-    """The channels and the size of a teacher of images, held against the data's; `called`, `given`: both in words."""
+    """Compare the channels and size of an image teacher with the data's. called, given: both sides in words."""
     channels, height, width = example.shape[1:]
     wanted = (None, channels, *(teacher.size or (height, width)))
     if takes[1] not in (None, channels):
@@ -103,8 +103,8 @@ def _check_size(
 
 
 def _check_outputs(model: nn.Module, teacher: Network, place: str, samples: Samples) -> None:
-    """Raise ModelError for outputs of another kind than the recipe says, and for NaN."""
-    if samples.data.is_synthetic:  # there is no training picture yet
+    """Raise ModelError for outputs of another kind than the recipe says, and for outputs of NaN."""
+    if samples.data.is_synthetic:  # synthetic training pictures do not exist yet
         rng = np.random.default_rng(0)
         raw: Arrays = {
             of.name: rng.integers(0, 256, (SHOWN, *of.stored)).astype(of.dtype) for of in samples.input.fields
@@ -137,21 +137,21 @@ def _check_outputs(model: nn.Module, teacher: Network, place: str, samples: Samp
 
 
 def check_knowledge(teacher: Trained, samples: Samples, ask: Callable[[str], bool]) -> None:
-    """Raise ModelError for a teacher that numbers the classes otherwise; ask about one that is no better than chance.
+    """Raise ModelError for a teacher with another order of classes; ask about a teacher no better than chance.
 
-    It is tried on the hold-out split, and on training samples where that is too small to tell.
+    The teacher is tried on the hold-out split, and also on training samples if the hold-out split is too small.
     """
     network = teacher.network
     ids = probed(samples, samples.data.seed)
     logits = predict(teacher.load_teacher(samples), samples.train, ids)
-    known = samples.train.labels[ids] < logits.shape[1]  # it may know the first classes only
+    known = samples.train.labels[ids] < logits.shape[1]  # the teacher may know the first classes only
     labels, predicted = samples.train.labels[ids][known], logits[known].argmax(1)
-    if len(labels) == 0:  # no sample of the classes that it knows: nothing can be told
+    if len(labels) == 0:  # without samples of the teacher's classes it cannot be judged
         return
     _check_order(network, samples, predicted, labels, logits.shape[1], ask)
     right, n = int((predicted == labels).sum()), len(labels)
     low, high = wilson_interval(right, n)
-    chance = 100 * float(np.bincount(labels).max()) / n  # of always naming the most frequent class
+    chance = 100 * float(np.bincount(labels).max()) / n  # accuracy of always naming the most frequent class
     found = f"the teacher '{network.model}' gets {100 * right / n:.1f} % of {n} samples right (95 %: {low:.1f} to {high:.1f})"
     if low > chance:
         return
@@ -167,7 +167,7 @@ def check_knowledge(teacher: Trained, samples: Samples, ask: Callable[[str], boo
 
 
 def probed(samples: Samples, seed: int) -> npt.NDArray[np.int64]:
-    """The samples that a teacher is tried on, each class in its share; those of the hold-out split first."""
+    """The ids of samples to try a teacher on, each class in its share. Hold-out samples come first."""
     n = max(PROBED, OF_A_CLASS * len(samples.classes))
     held, rest = samples.holdout_ids, samples.train_ids
     if len(held) >= n:

@@ -1,4 +1,4 @@
-"""What stages left, in the report's own rows: sizes, temperatures, the ways to quantize, the layers' sensitivities."""
+"""Rows of the report from the files of stages: sizes, temperatures, ways to quantize, sensitivities of layers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgekd.steps.temperature import FILE
 
 
 def teacher_size_mb(recipe: Recipe) -> float | None:
-    """The size of the teacher's file, where it has one that is no code."""
+    """The size of the teacher's file of weights or model, in MB; None if the teacher has no such file."""
     if recipe.teacher is None:
         return None
     file = file_of(recipe.teacher.weights or recipe.teacher.model)
@@ -24,7 +24,7 @@ def teacher_size_mb(recipe: Recipe) -> float | None:
 
 
 def parameters(weights: Path) -> int:
-    """How many numbers the student learnt, without the statistics of its BatchNorms."""
+    """The number of the student's learnt numbers, without the statistics of its BatchNorms."""
     with safetensors.safe_open(weights, "np") as file:
         names = file.keys()
         learnt = [name for name in names if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))]
@@ -32,12 +32,12 @@ def parameters(weights: Path) -> int:
 
 
 def temperatures(tuned: Artifact | None) -> tuple[tuple[float, float], ...]:
-    """The temperatures that "auto" tried, each with its hold-out accuracy."""
+    """The temperatures that "auto" tried, each with its figure on the hold-out split."""
     return () if tuned is None else tuple(json.loads((tuned / FILE).read_text())["curve"])
 
 
 def path(quantized: Quantized | None) -> tuple[QuantizationStep, ...]:
-    """The rungs that "auto" tried, the one that was taken marked; empty where nothing was to be decided."""
+    """The rungs that "auto" tried, with a mark at the rung taken; empty if nothing had to be decided."""
     if quantized is None:
         return ()
     return tuple(
@@ -51,7 +51,7 @@ def path(quantized: Quantized | None) -> tuple[QuantizationStep, ...]:
 
 
 def sensitivity(quantized: Quantized | None) -> tuple[LayerSensitivity, ...]:
-    """What each layer's quantization costs alone, where that was measured."""
+    """The cost of quantizing each layer alone, if it was measured."""
     if quantized is None:
         return ()
     total = sum(layer.multiplications for layer in quantized.sensitivities)

@@ -1,1 +1,1 @@
-"""What a build found out: `model.Report`, written to the terminal (`terminal`), as JSON and as HTML (`html`)."""
+"""Report: writes a build's report as text for the terminal (`terminal`) and as HTML (`html`)."""

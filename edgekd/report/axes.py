@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Axis:
-    """Maps values to pixels. `ticks` are (pixel, text)."""
+    """A scale that maps values to pixels. `ticks`: pairs (pixel, text)."""
 
     low: float
     high: float
@@ -27,13 +27,13 @@ class Axis:
     @property
     def ticks(self) -> list[tuple[float, str]]:
         values = log_ticks(self.low, self.high) if self.logarithmic else linear_ticks(self.low, self.high)
-        if self.whole:  # there is no epoch 1.5
+        if self.whole:  # an epoch has no fraction
             values = [value for value in values if value == round(value)]
         return [(self(value), f"{value:g}") for value in values]
 
 
 def linear_ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten within the range, about as many as asked."""
+    """The multiples of 1, 2 or 5 times a power of ten within the range, about `about` of them."""
     if high <= low:
         return [low]
     raw = (high - low) / about
@@ -44,6 +44,6 @@ def linear_ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten within the range."""
+    """The numbers 1, 2 and 5 times powers of ten within the range."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     return [v for p in powers for v in (10.0**p, 2 * 10.0**p, 5 * 10.0**p) if low <= v <= high]

@@ -1,4 +1,4 @@
-"""render: a report as one HTML file that loads nothing from elsewhere. Charts are SVG drawn by report.html.j2."""
+"""render: writes a report as a single HTML file that loads no other file. report.html.j2 draws charts as SVG."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TERM_COLOURS = 8
 
 @dataclass(frozen=True)
 class Mark:
-    """A model in the accuracy plot, in pixels; without a latency it stands in the column at the right."""
+    """A model in the accuracy plot, in pixels. A model without latency is drawn in the column at the right."""
 
     name: str
     role: str
@@ -38,7 +38,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Speed:
-    """Where a model stands along the axis of latency (or of size, in MB), its interval, and both in words."""
+    """A model's place and interval on the axis of latency (or of size, in MB), and both in words."""
 
     ms: float
     low_ms: float
@@ -54,7 +54,7 @@ def speed(latency: Latency | None) -> Speed | None:
 
 
 def estimated_speed(candidate: Candidate) -> Speed | None:
-    """By what decides the order where the device is not at hand and estimates tell it: their range, at its middle."""
+    """The middle and range of a candidate's estimate, for a plot whose order comes from estimates."""
     found = candidate.estimate
     if found is None or found.high_ms is None or found.low_ms <= 0:
         return None
@@ -63,13 +63,13 @@ def estimated_speed(candidate: Candidate) -> Speed | None:
 
 
 def file_size(size_mb: float | None) -> Speed | None:
-    """The place along the axis where no order in time is known: what is known of the cost is the file."""
+    """A model's place on the axis of size, for a report whose order in time is not known."""
     return None if not size_mb else Speed(size_mb, size_mb, size_mb, f"{size_mb:.3f} MB, order in time not known")
 
 
 @dataclass(frozen=True)
 class Scatter:
-    """The score against latency, as measured or as estimated, by which decided; where no order in time is known, against size."""
+    """The plot of score against measured or estimated latency, or against size if the order in time is not known."""
 
     heading: str
     unknown: str
@@ -86,7 +86,7 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM, GUTTER = 920, 380, 56, 24, 24, 48, 170
 
 
 def scatter(report: Report) -> Scatter:
-    """Teacher and candidates; those whose latency is not known stand apart, at their score alone."""
+    """The plot of teacher and candidates. Models without a known latency are drawn apart, at their score."""
     origin = report.chosen.order_origin
     by_estimate, by_size = origin == "estimate", origin == "not measured"
     teacher = file_size(report.teacher_size_mb) if by_size else None if by_estimate else speed(report.teacher_latency)
@@ -122,14 +122,14 @@ def scatter(report: Report) -> Scatter:
 
 
 def latency_axis(timed: Sequence[Speed], right: float) -> Axis:
-    """Logarithmic: what matters is how many times faster. At least a factor of four wide, so that ticks exist."""
+    """The logarithmic axis of latency, because ratios matter. It spans at least a factor of four, so that ticks exist."""
     low, high = min(t.low_ms for t in timed) / 1.5, max(t.high_ms for t in timed) * 1.5
     widen = max(1.0, math.sqrt(4 * low / high))
     return Axis(max(low / widen, 1e-6), max(high * widen, 1e-5), LEFT + 8, right, logarithmic=True)
 
 
 def score_axis(scores: Sequence[Score]) -> Axis:
-    """Wide enough for every interval; a share ends at 0 and 100 %."""
+    """The axis of scores, wide enough for every interval. The axis of a share ends at 0 and 100 %."""
     low, high = min(score.low for score in scores), max(score.high for score in scores)
     share = scores[0].unit == "%"
     margin = max(0.12 * (high - low), 0.25 if share else 0.01 * abs(high), 1e-6)
@@ -147,7 +147,7 @@ def mark(
     y: Axis,
     others: Sequence[Mark],
 ) -> Mark:
-    """A point with its label to the right, moved below where a label already stands."""
+    """A point with its label, to the right if there is room. The label moves down if another label is near."""
     height = y(score.value)
     label_y = height - 10
     near = [m.label_y for m in others if abs(m.x - centre) < 110]
@@ -180,7 +180,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """One small line chart over epochs."""
+    """A small line chart over epochs."""
 
     title: str
     width: int
@@ -191,7 +191,10 @@ class Chart:
 
 
 def charts(curves: Sequence[dict[str, float]], metric: str) -> list[Chart]:
-    """The `metric` on the hold-out split, the loss with its terms, and the learning rate, as far as the curves have them."""
+    """Charts of the metric on the hold-out split, of the loss with its terms, and of the learning rate.
+
+    A chart without data is left out.
+    """
     keys = list(dict.fromkeys(key for epoch in curves for key in epoch))
     terms = [key for key in keys if key.startswith("loss/")]
     panels = {
@@ -204,12 +207,12 @@ def charts(curves: Sequence[dict[str, float]], metric: str) -> list[Chart]:
 
 
 def temperatures(report: Report) -> list[dict[str, float]]:
-    """The curve of the temperature, as if T were epochs."""
+    """The curve of the temperature, with T in the place of epochs."""
     return [{"epoch": temperature, "holdout": found} for temperature, found in report.temperature_curve]
 
 
 def chosen_temperature(report: Report) -> str:
-    """The title of that curve: the best, the first of equals, is taken."""
+    """The title of the temperature's curve, with the best temperature, the first of equals."""
     sign = 1 if report.student.better == "higher" else -1
     best, found = max(report.temperature_curve, key=lambda point: sign * point[1], default=(0.0, 0.0))
     return f"Temperature {best:g} was chosen, {valued(found, report.student.unit)} on the hold-out split (x: T)"
@@ -240,7 +243,7 @@ def chart(title: str, curves: Sequence[dict[str, float]], keys: Sequence[str]) -
 
 
 def finite_points(curves: Sequence[dict[str, float]], key: str) -> list[tuple[float, float]]:
-    """(epoch, value) of every epoch that has the value, a number that can be drawn."""
+    """The points (epoch, value) of every epoch that has a finite value."""
     numbered = [(epoch.get("epoch", float(i)), epoch.get(key, math.nan)) for i, epoch in enumerate(curves)]
     return [(epoch, value) for epoch, value in numbered if math.isfinite(value)]
 
@@ -250,7 +253,7 @@ LAYERS_SHOWN = 25
 
 @dataclass(frozen=True)
 class SensitivityRow:
-    """A layer of the sensitivity plot; its bar in percent of the longest."""
+    """A layer in the sensitivity plot. `width`: the length of its bar in percent of the longest."""
 
     name: str
     divergence: str
@@ -260,7 +263,7 @@ class SensitivityRow:
 
 
 def sensitivity_rows(report: Report) -> list[SensitivityRow]:
-    """The most sensitive layers. Bars are of the divergence's logarithm: it spans decades."""
+    """The rows of the most sensitive layers. Bars show the logarithm of the divergence, which spans decades."""
     layers = report.sensitivity[:LAYERS_SHOWN]
     positive = [layer.divergence for layer in layers if layer.divergence > 0]
     if not positive:
@@ -277,7 +280,7 @@ def sensitivity_rows(report: Report) -> list[SensitivityRow]:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """Top-1 of one class in percent, and where it lies on the bar (0..100 %)."""
+    """The score of a class, and its place on the bar (0..100 %)."""
 
     name: str
     teacher: float | None
@@ -291,8 +294,10 @@ class ClassRow:
 
 
 def class_rows(report: Report) -> tuple[list[ClassRow], float]:
-    """Every class of the shipped model, the largest loss against the teacher first, without one the lowest, and where the bar
-    begins."""
+    """The rows of all classes of the shipped model, and the value at which the bars begin.
+
+    The largest loss against the teacher comes first; without a teacher the lowest score.
+    """
     shipped, teacher = report.chosen.score.parts, report.teacher.parts if report.teacher is not None else {}
     sign = report.chosen.score.sign
     if not shipped:
@@ -314,7 +319,7 @@ def class_rows(report: Report) -> tuple[list[ClassRow], float]:
 
 
 def conditions(report: Report) -> list[str]:
-    """Each distinct set of conditions under which a latency of the plot was found, as a sentence; none where it shows sizes."""
+    """A sentence for each distinct set of conditions of the plot's latencies. Empty if the plot shows sizes."""
     if report.chosen.order_origin == "not measured":
         return []
     if report.chosen.order_origin == "estimate" and report.chosen.estimate is not None:
@@ -332,7 +337,7 @@ def unique(texts: Iterable[str]) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """3725.0 -> '1 h 02 min'."""
+    """A duration in words: 3725.0 -> '1 h 02 min'."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes = round(seconds / 60)
@@ -340,7 +345,7 @@ def duration(seconds: float) -> str:
 
 
 def render(report: Report) -> str:
-    """The report as one HTML page: offline, light or dark as the reader's system is, everything escaped."""
+    """The report as an HTML page: works offline, follows the reader's light or dark mode, escapes all text."""
     environment = templates()
     environment.filters |= {"duration": duration, "milliseconds": milliseconds}
     environment.filters |= {"signed": signed, "further": further, "in_words": in_words, "time_by_kind": time_by_kind}

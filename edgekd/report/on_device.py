@@ -1,4 +1,4 @@
-"""with_device: a report that has a device's figures and the checks that follow; table: devices side by side."""
+"""table: the figures of devices side by side, for the terminal."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from edgekd.figures.devices import _called
 from edgekd.figures.figures import Latency, OnDevice
 from edgekd.figures.words import NOT_MEASURED, milliseconds, with_interval
 
-BUSY = 0.1  # cores that other programs may keep busy without a word
+BUSY = 0.1  # cores that other programs may keep busy without a remark in the report
 
 
 def table(devices: Sequence[OnDevice]) -> RenderableType:
-    """A row a device and series, then what was not steady, what else was measured, and what the figures were taken on."""
+    """A row for each device and series, then warnings, further figures, and the conditions of the measurement."""
     rows = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     rows.add_column("device", overflow="fold")
     copies = any(latency.transfers != "none" for device in devices for latency in device.latencies)
@@ -35,7 +35,7 @@ def table(devices: Sequence[OnDevice]) -> RenderableType:
 
 
 def further(device: OnDevice) -> Iterator[str]:
-    """What else was measured, a sentence each."""
+    """The device's further figures, each as a sentence."""
     if (score := device.score) is not None:
         found = f"{score.metric} {with_interval(score)} {score.unit}".strip()
         yield f"{found} of {score.n} {score.split} samples{_earlier(device, 'score')}"
@@ -101,6 +101,6 @@ def _conditions(device: OnDevice) -> Iterator[str]:
 
 
 def _change(before: dict[str, float], after: dict[str, float], unit: str) -> str:
-    """The two highest, before and after."""
+    """The two highest readings, before and after, in words."""
     names = sorted(set(before) & set(after), key=lambda name: -after[name])[:2]
     return ", ".join(f"{name} {before[name]:.0f} → {after[name]:.0f} {unit}" for name in names)

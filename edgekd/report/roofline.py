@@ -1,4 +1,4 @@
-"""roofline: an estimate's kernels under the device's roofs, as one SVG drawing that loads nothing."""
+"""roofline: draws an estimate's kernels under the device's roofs, as an SVG drawing that loads no other file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NO_PRODUCTS = ("elementwise", "pool", "move")
 
 @dataclass(frozen=True)
 class Roof:
-    """The most that the profile allows at each intensity, for one number format."""
+    """The highest speed that the profile allows at each intensity, for a number format."""
 
     name: str
     points: str
@@ -28,7 +28,7 @@ class Roof:
 
 @dataclass(frozen=True)
 class Dot:
-    """A kernel; its area is its share of the time."""
+    """A kernel in the drawing. The area of the dot is the kernel's share of the time."""
 
     x: float
     y: float
@@ -39,7 +39,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Roofline:
-    """left_out: kernels that are not drawn, and why; empty: none."""
+    """A roofline drawing. left_out: counts of kernels that are not drawn, with reasons."""
 
     width: int
     height: int
@@ -52,10 +52,10 @@ class Roofline:
 
 
 def roofline(estimate: Estimate) -> Roofline | None:
-    """Operations a second over operations a byte, both logarithmic; None where no kernel can be drawn.
+    """The plot of operations per second over operations per byte, both logarithmic; None if no kernel can be drawn.
 
-    All points and lines are of the estimate's own device. A kernel of a number format for which its profile states no peak has
-    no roof, so it is not drawn; nor is one that lies above its roof, which no device can.
+    All points and lines are of the estimate's own device. A kernel whose number format has no peak in the profile has no
+    roof and is not drawn. A kernel above its roof is not drawn either, because no device can reach that.
     """
     computing = [kernel for kernel in estimate.kernels if kernel.operations and kernel.bytes and kernel.ms > 0]
     kernels = [kernel for kernel in computing if not not_drawn(estimate, kernel)]
@@ -86,7 +86,7 @@ def roofline(estimate: Estimate) -> Roofline | None:
 
 
 def not_drawn(estimate: Estimate, kernel: KernelTime) -> str:
-    """Why a kernel has no place under the roofs; empty where it has one. A calibration has measured rates, and no roofs."""
+    """The reason why a kernel cannot be drawn under the roofs, or empty. A calibration has no roofs."""
     bandwidth, peak = estimate.bandwidth_gbs, estimate.peaks_gops.get(kernel.precision)
     if bandwidth is None:
         return ""
@@ -99,14 +99,14 @@ def not_drawn(estimate: Estimate, kernel: KernelTime) -> str:
 
 
 def left_out_of_plot(estimate: Estimate) -> tuple[str, ...]:
-    """'12 kernels: the profile states no peak for fp32, ...', a line a reason."""
+    """A line for each reason that kernels are not drawn: '12 kernels: the profile states no peak for fp32, ...'."""
     computing = [kernel for kernel in estimate.kernels if kernel.operations and kernel.bytes and kernel.ms > 0]
     whys = Counter(why for kernel in computing if (why := not_drawn(estimate, kernel)))
     return tuple(f"{number} kernel{'s' if number > 1 else ''}: {why}" for why, number in whys.items())
 
 
 def time_by_kind(estimate: Estimate) -> list[tuple[str, int, float, float]]:
-    """(kind and number format, kernels, milliseconds, share of the time), the longest first."""
+    """Rows (kind and number format, kernels, milliseconds, share of the time), the longest time first."""
     groups: dict[str, list[float]] = defaultdict(list)
     for kernel in estimate.kernels:
         groups[f"{kernel.kind} {kernel.precision}"].append(kernel.ms)
@@ -116,7 +116,10 @@ def time_by_kind(estimate: Estimate) -> list[tuple[str, int, float, float]]:
 
 
 def in_words(estimate: Estimate) -> str:
-    """'0.12 to 1.2 ms', or 'at least 0.12 ms'; a low end that leaves the kernels' starts out is no time that a device takes."""
+    """The estimate in words: '0.12 to 1.2 ms', or 'at least 0.12 ms'.
+
+    A low end without the kernels' launch time is marked, because no device reaches that time.
+    """
     low, high = milliseconds(estimate.low_ms), estimate.high_ms
     if estimate.low_ms == 0 and high is not None:  # a branch that does nothing
         return f"up to {milliseconds(high)} ms"
@@ -128,7 +131,7 @@ def in_words(estimate: Estimate) -> str:
 
 
 def svg(estimate: Estimate) -> str:
-    """The drawing as a file of its own; empty where there is nothing to draw."""
+    """The drawing as the text of a separate SVG file; empty if no kernel can be drawn."""
     plot = roofline(estimate)
     if plot is None:
         return ""
@@ -144,13 +147,13 @@ def _gops(kernel: KernelTime) -> float:
 
 
 def _peaks(estimate: Estimate) -> dict[str, float]:
-    """Of the number formats that its products have."""
+    """The peaks of the number formats that the estimate's products use."""
     used = {kernel.precision for kernel in estimate.kernels if kernel.kind not in NO_PRODUCTS}
     return {precision: peak for precision, peak in estimate.peaks_gops.items() if precision in used}
 
 
 def _ridges(estimate: Estimate) -> list[float]:
-    """Operations a byte from which on a format's peak, not the bandwidth, is the limit."""
+    """The intensities, in operations per byte, above which the peak and not the bandwidth is the limit."""
     return [peak / estimate.bandwidth_gbs for peak in _peaks(estimate).values()] if estimate.bandwidth_gbs else []
 
 

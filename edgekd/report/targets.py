@@ -1,4 +1,4 @@
-"""`edgekd targets`: the devices, a line each, or one with all that is known of it."""
+"""`edgekd targets`: prints a line for each device, or everything that is known of a single device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgekd.target import Target, list_targets, load_target
 
 
 def print_targets() -> None:
-    """A line a device."""
+    """Print a line for each target."""
     table = Table(box=None, pad_edge=False)
     for column in ("target", "device", "runtime", "runs"):
         table.add_column(column, no_wrap=column == "target")
@@ -21,7 +21,7 @@ def print_targets() -> None:
 
 
 def print_target(name: str) -> None:
-    """Everything that a target's file says, each table with its source and date."""
+    """Print everything in a target's file, each table with its source and date."""
     target = load_target(name)
     console = Console(highlight=False)
     console.print(Text(f"{target.name}: {target.title}", style="bold"))

@@ -1,4 +1,4 @@
-"""templates: the report's Jinja templates; everything is escaped, and a name that is missing is an error."""
+"""templates: the report's Jinja templates. All text is escaped, and a missing name is an error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 
 def templates() -> Environment:
-    """Of this folder, by file name."""
+    """The templates of this folder, by file name."""
     return Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""render: a report for the terminal, readable in 80 columns."""
+"""render: writes a report for the terminal, readable in 80 columns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VERDICT_STYLE = {"pass": "green", "missed": "bold red", "not measured": "yellow"
 
 
 def render(report: Report, bundle: Path | None = None) -> RenderableType:
-    """The figures with their origin, the checks, what ships and why, and where the bundle lies."""
+    """The figures with their origins, the checks, the shipped model with the reason, and the bundle's folder."""
     parts: list[RenderableType] = [
         Text.assemble((report.recipe, "bold"), " for ", (report.target_title, "bold"), f" ({report.target})"),
         Text(report.headline, style="bold green" if report.ok else "bold red"),
@@ -42,7 +42,7 @@ def render(report: Report, bundle: Path | None = None) -> RenderableType:
 
 
 def figures(report: Report) -> Table:
-    """Teacher and candidates, a row each: top-1 with its interval, latency, size, and where each comes from."""
+    """A row for the teacher and for each candidate: score with its interval, latency, size and origin."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("model", no_wrap=True)
     table.add_column(metric_in(report.student), justify="right")
@@ -71,7 +71,7 @@ def figures(report: Report) -> Table:
 
 
 def what_shipped(report: Report) -> Table:
-    """A line for each candidate: why it ships, or why it lost."""
+    """A line for each candidate with the reason why it ships or lost."""
     lines = Table.grid(padding=(0, 1))
     lines.add_column(no_wrap=True)
     lines.add_column()
@@ -89,13 +89,13 @@ def verb(candidate: Candidate, ok: bool) -> Text:
 
 
 def on_devices(report: Report) -> list[RenderableType]:
-    """What `edgekd measure` found, where it was run."""
+    """The table of figures from `edgekd measure`; empty if no device was measured."""
 
     return [Padding(table(report.devices), (0, 0, 1, 0))] if report.devices else []
 
 
 def by_estimate(report: Report) -> list[RenderableType]:
-    """The range that the target's profile gives for what ships, and what it leaves out."""
+    """The estimated latency of the shipped model on the target, and the parts that the estimate leaves out."""
 
     found = report.chosen.estimate
     if found is None:
@@ -105,7 +105,7 @@ def by_estimate(report: Report) -> list[RenderableType]:
 
 
 def quantization(path: tuple[QuantizationStep, ...], unit: str) -> Table:
-    """The ways to quantize that were tried, and which was taken."""
+    """A table of the ways to quantize that were tried, with a mark at the way taken."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("quantized by")
     table.add_column(f"hold-out {unit}".strip(), justify="right")
@@ -135,7 +135,7 @@ def checks(rows: tuple[Check, ...]) -> Table:
 
 
 def where_measured(report: Report) -> Text:
-    """The conditions, once for all rows: who computed accuracy, what latency was taken on, what an unusual mark is."""
+    """The conditions for all rows: runtime of the scores, machine of the latencies, meaning of the mark `~`."""
     text = Text(style="dim")
     chosen = report.chosen
     text.append(
