@@ -1,4 +1,4 @@
-"""`edgekd.build`: a recipe and a target to a bundle and its report; what is current already is not built again."""
+"""`edgekd.build`: builds a bundle and its report from a recipe and a target. A current bundle is not built again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Built(NamedTuple):
-    """A build's report, its bundle's folder, and whether anything was built: what is current already is not."""
+    """A build's report, the bundle's folder, and whether it was built now (`is_new`) or was current already."""
 
     report: Report
     folder: Path
@@ -48,9 +48,10 @@ def build(
 ) -> Report:
     """Build the bundle `output/<recipe>/<target>` and return its report.
 
-    recipe: a Recipe, a folder with edgekd.toml or a .toml file; target: a Target, its name or a .toml file; overrides: as
-    `--set` on the command line; device: as `--device` there; ask: what to answer where the build would ask whether to go on;
-    timing: how long the candidates are timed here, else as the protocol says (what is current is not timed again). Raises EdgekdError.
+    recipe: a Recipe, a folder with edgekd.toml or a .toml file; target: a Target, its name or a .toml file; overrides,
+    device: as `--set` and `--device` on the command line; ask: answers the question whether to go on in a doubtful case, by
+    default with no; timing: how long the candidates are timed here, by default as the protocol says. A bundle that is current
+    is not timed again. Raises EdgekdError.
     """
     opened = _checked(recipe, overrides) if isinstance(recipe, Recipe) else _load(Path(recipe), overrides)
     place = Path(cache) if cache else None
@@ -70,7 +71,7 @@ def build_bundle(
     device: str = "",
     timing: Timing | None = None,
 ) -> Built:
-    """As `build`, with the built-in demo where no recipe is given or found."""
+    """Build as `build` does, or build the demo if no recipe is given or found."""
     if path is None and not Path(FILE).exists():
         say(f"no {FILE} in this folder and no recipe given: building the demo, scikit-learn's handwritten digits")
         say("(`edgekd init` writes a recipe for your own data)")
@@ -80,20 +81,20 @@ def build_bundle(
 
 
 def _load(path: Path | None, overrides: Sequence[str]) -> Recipe:
-    """The recipe; the methods' signatures, which cost importing torch, are read only where there is something to check."""
+    """The recipe. The methods' signatures need an import of torch, so they are read only if a loss must be checked."""
     try:
         recipe = load_recipe(path, overrides)
         if all(loss.method == "kd" and not loss.options and not loss.layers for loss in recipe.distill.losses):
             return recipe
     except RecipeError:
-        pass  # told below, together with the mistakes in the losses
+        pass  # raised again below, together with the mistakes in the losses
     from edgekd.distill.methods import METHODS
 
     return load_recipe(path, overrides, METHODS)
 
 
 def _checked(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
-    """A recipe that was made in Python: the options of its losses have not been checked yet."""
+    """The recipe, after a check of its losses: a recipe made in Python has unchecked options. Raises RecipeError."""
     from edgekd.distill.methods import METHODS
 
     if overrides:
@@ -103,7 +104,10 @@ def _checked(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
 
 
 def check_names(recipe: str, target: str) -> None:
-    """What was copied or made without validation names folders too. Raises RecipeError."""
+    """Raise RecipeError for a name that cannot name a folder.
+
+    Objects that were copied or made without validation are checked here too.
+    """
     for what, name in (("recipe", recipe), ("target", target)):
         if problem := folder_problem(name):
             raise RecipeError(f"the {what}'s name is {name[:60]!a}; {problem}")
@@ -136,7 +140,7 @@ def _build(
         made = None if recheck else current_report(folder, fingerprint(recipe, goal, run))
         if made is not None and (not device or device in {measured.device for measured in made.devices}):
             return Built(made, folder, is_new=False)
-        if device:  # what it lacks is told before anything is trained
+        if device:  # a device that cannot measure is refused before anything is trained
             from edgekd.measure.on_candidates import check_device
 
             check_device(device, goal)
@@ -146,7 +150,7 @@ def _build(
         say(f"{recipe.name} for {goal.title}, stages kept in {run.folder}")
         try:
             report = run_pipeline(recipe, goal, run, folder, ask, device, timing or PROTOCOL)
-        except SystemExit as end:  # a student's forward, say: the build would end with this code and no bundle
+        except SystemExit as end:  # the user's code, for example a forward, called sys.exit
             raise ModelError(
                 f"the build was ended by sys.exit({end.code!r}) in {line_of(end)}; what a recipe names must return or raise"
             ) from end

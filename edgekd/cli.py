@@ -1,4 +1,4 @@
-"""The commands: parse, call, print. Nothing heavy is imported before a command needs it."""
+"""The commands of `edgekd`: they parse, call and print. No heavy module is imported before a command needs it."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def build(
     from edgekd.target import load_target
 
     missed = False
-    for one in target:  # before the first of them is built
+    for one in target:  # a wrong target is refused before the first build
         load_target(one)
     for one in dict.fromkeys(target):
         report, folder, fresh = build_bundle(
@@ -264,15 +264,15 @@ def _print_report(report: Report, folder: Path) -> None:
 
 
 def main(timing: Timing | None = None) -> None:
-    """The command `edgekd`: an error of edgekd's own is one line (or one table) and exit code 2.
+    """Run the command `edgekd`. An error of edgekd's own gives one line or table, and exit code 2 or 3.
 
-    timing: how long a build times its candidates here, else as the protocol says.
+    timing: how long a build times its candidates here, by default as the protocol says.
     """
     print_what_can_be_printed()
     try:
         app(obj=timing)
     except SystemExit as end:
-        if end.code == INTERRUPTED:  # typer ends so, without a word, where Ctrl-C was pressed
+        if end.code == INTERRUPTED:  # typer ends with this code, without a message, after Ctrl-C
             goes_on = "build" in sys.argv[1:2]
             kept = "; what is finished is kept, and the same command goes on from there" if goes_on else ""
             typer.echo(f"\nedgekd: stopped{kept}", err=True)
@@ -281,7 +281,7 @@ def main(timing: Timing | None = None) -> None:
         typer.echo(f"edgekd: {visible(str(error))}", err=True)
         sys.exit(MISSED if isinstance(error, (DiffersError, NotToShipError)) else WRONG_INPUT)
     except OSError as error:
-        name = error.filename2 or error.filename  # of a copy the place that it went to
+        name = error.filename2 or error.filename  # filename2 is the destination of a copy
         where = f"{name}: " if name else ""
         typer.echo(
             f"edgekd: {visible(f'{where}{error.strerror or error}')}; what is finished is kept in the cache", err=True

@@ -1,4 +1,4 @@
-"""The commands that speak to devices: `edgekd device`, `measure`, `ship`; `verify --device` calls verify_there."""
+"""The commands for devices: `edgekd device`, `measure`, `ship`. `verify --device` calls verify_there."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def add(
             if device.python:
                 _print_facts(name, look(device))
             else:
-                device.run(["true"])  # no Python there: it answers, that is all
+                device.run(["true"])  # without Python only the connection can be checked
         finally:
             device.close()
     named.write_device(name, settings)
@@ -204,7 +204,7 @@ def measure(
 def _measured(
     bundle: Path, devices: list[str], options: Options, accuracy: str | None, runner: str
 ) -> tuple[list[OnDevice], Report]:
-    """What the devices found, and the report with it."""
+    """The figures of the devices, and the report with these figures."""
     from contextlib import nullcontext
 
     from edgekd.measure.side_by_side import measure_all
@@ -214,7 +214,7 @@ def _measured(
 
 
 def _brought_in(bundle: Path, devices: list[str], figures: Path) -> tuple[list[OnDevice], Report]:
-    """What device_runner.py wrote on a device that is not reached from here."""
+    """The figures in a file that device_runner.py wrote on a device without connection, and the report with them."""
     from edgekd.bundle.read import read_report
     from edgekd.measure.devices import named
     from edgekd.measure.on_device import figures_of, trial_of
@@ -232,7 +232,7 @@ def _brought_in(bundle: Path, devices: list[str], figures: Path) -> tuple[list[O
 
 
 def _told(devices: list[OnDevice], report: Report, inside: bool) -> None:
-    """The figures as a table, and what the report says of them."""
+    """Print the figures as a table, then missed checks and the latency budget."""
     from rich.console import Console
 
     from edgekd.figures.devices import P90
@@ -268,7 +268,7 @@ def ship(
         raise DeviceError("where to? Give --device and --to, the place there")
     if rollback == (bundle is not None):
         raise DeviceError("give either a bundle to ship, or --rollback")
-    if bundle is not None and not anyway:  # told before a device is asked
+    if bundle is not None and not anyway:  # refused before a device is asked
         refuse_not_to_ship(bundle)
     with open_device(device) as opened:
         done = (
@@ -287,7 +287,10 @@ def ship(
 
 
 def verify_there(bundle: Path, device: str, runtime: str, samples: int = 0) -> None:
-    """`edgekd verify --device`; on an emulated processor, or with samples, also what differs from this machine and where."""
+    """Run `edgekd verify --device`.
+
+    On an emulated processor, or with samples, the differences from this machine are printed too.
+    """
     from edgekd.bundle.read import check_file, read_manifest, unlisted
     from edgekd.measure.devices.named import open_device
     from edgekd.measure.on_device import verify_on
@@ -337,7 +340,7 @@ def _print_facts(name: str, facts: Facts) -> None:
 
 
 def _samples(bundle: Path, accuracy: str):  # type: ignore[no-untyped-def]
-    """What --accuracy asks for."""
+    """The samples that --accuracy asks for."""
     split, _, most = accuracy.partition(":")
     if split != "test" or (most and not most.isdigit()) or most == "0":
         raise DeviceError(
@@ -355,7 +358,7 @@ def _runtime(chosen: str) -> str:
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:
-    """`1,4-6` -> (1, 4, 5, 6)."""
+    """The numbers of an option: `1,4-6` -> (1, 4, 5, 6)."""
     numbers: list[int] = []
     for part in filter(None, text.split(",")):
         found = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
@@ -372,7 +375,7 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
 
 
 def _seconds(text: str) -> float:
-    """`90s`, `30m`, `2h`."""
+    """The seconds of a duration such as `90s`, `30m` or `2h`."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text)
     if found is None:
         raise DeviceError(f"--sustained {text}; write 90s, 30m or 2h")

@@ -1,4 +1,4 @@
-"""The flow: from a recipe and a target to a bundle. Start here."""
+"""The flow of a build, from a recipe and a target to a bundle. Start reading here."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def build(
     device: str = "",
     timing: Timing = PROTOCOL,
 ) -> Report:
-    """Run every stage that the cache does not hold, choose the candidate that ships and write the bundle to `folder`.
+    """Run every stage that is not cached, choose the candidate that ships and write the bundle to `folder`.
 
-    `confirm` is asked whether to go on with something doubtful; `device`: the name of the one that the candidates
-    are measured on, else this machine; `timing`: how long they are timed here, which enters no stage's key. Raises
-    EdgekdError for what cannot work; a missed budget is told by the report.
+    confirm: asked whether to go on in a doubtful case; device: the name of the device that measures the candidates, by
+    default this machine; timing: how long they are timed here, which enters no stage's key. Raises EdgekdError if the build
+    cannot work; the report tells missed budgets.
     """
     as_written, recipe = recipe, recipe.canonical()
     check_output(folder)
@@ -49,7 +49,7 @@ def build(
     instruction = teach(run, recipe, problems, teachers, plan.student, plan.learning)
     student = Trained(plan.student, run(distill, instruction.teaching, plan.student, instruction.begins_with))
     exported = export_candidates(run, recipe, target, problems.student, student, instruction.teaching, plan.form)
-    if processes.RANK > 0:  # of the processes of `accelerate launch` the first checks and packages
+    if processes.RANK > 0:  # only the first process of `accelerate launch` checks and packages
         list(processes.invitations())
         return Report.model_validate_json((folder / "report.json").read_bytes())
     report = evaluate(as_written, target, run, problems, instruction, exported, device, timing)

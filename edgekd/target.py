@@ -1,4 +1,4 @@
-"""Target: what a device can do. Reads targets/*.toml, dated and sourced data."""
+"""Target: the facts of a device, its runtime and its int8 scheme. Reads targets/*.toml, with sources and dates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 
 class Sourced(Table):
-    """A table of figures that were all read in one place: `source` says where, `date` when."""
+    """A table of figures from a single source, which was read on `date`."""
 
     shapes_nothing: ClassVar[frozenset[str]] = frozenset({"source", "date"})  # see edgekd.recipe.Section
 
@@ -32,7 +32,7 @@ class Sourced(Table):
 
 
 class Hardware(Sourced):
-    """What the device is. A figure that no source states is left out, never guessed.
+    """The hardware of a device. A figure that no source states is left out, never guessed.
 
     Peaks are dense (no sparsity) and of the GPU or CPU alone, unless their name says `dla`.
     """
@@ -56,7 +56,7 @@ class Hardware(Sourced):
 
 
 class Runtime(Sourced):
-    """The software that runs the model there."""
+    """The software that runs the model on the device."""
 
     name: Literal["tensorrt", "onnxruntime", "qnn"]
     version: Text | None = None
@@ -66,7 +66,7 @@ class Runtime(Sourced):
 
     @model_validator(mode="after")
     def _runs_something(self) -> Self:
-        if not self.precisions:  # min_length would count a wrong entry as none, and report it twice
+        if not self.precisions:  # min_length would not count a wrong entry, so it would be reported twice
             raise ValueError("precisions is empty; have: fp32, fp16, bf16, int8")
         return self
 
@@ -88,15 +88,15 @@ class JetPack(Sourced):
 
 
 class Operator(Table):
-    """What of an operator the target computes in integers.
+    """The tensors of an operator that the target computes in integers.
 
-    sites: inputs               what it reads, its weight too; its output is float until somebody quantizes it
-           inputs_and_output    these, and what it gives, after an activation that it fuses
-           among_integers       these too, where an operator before it gives integers; between float operators two conversions
+    sites: inputs               its inputs and its weight; the output is float until another operator quantizes it
+           inputs_and_output    inputs, weight and output, after an activation that the operator fuses
+           among_integers       the same, if an operator before it gives integers; between float operators two conversions
                                 would cost more than integer kernels save
-           skip                 of a residual addition the shorter branch: the longer one is fused into its last operator
+           skip                 the shorter branch of a residual addition; the longer branch is fused into its last operator
            passes_on            if its input is quantized, its output too, at the same scale
-           commutes             nothing by itself; what is quantized before and after it has one scale
+           commutes             none by itself; quantized tensors before and after it have one scale
     """
 
     sites: Literal["inputs", "inputs_and_output", "among_integers", "skip", "passes_on", "commutes"]
@@ -111,7 +111,7 @@ class Operator(Table):
 
 
 class Operators(Table):
-    """The operators that a target computes in integers; what is left out stays float, `other` is all that have no name here."""
+    """The operators that a target computes in integers; all others stay float. `other`: operators without a name here."""
 
     conv: Operator | None = None
     conv_transpose: Operator | None = None
@@ -168,7 +168,7 @@ class Quantization(Sourced):
 
 
 class Target(Table):
-    """A device and what runs there. `runtime` is that of the first `jetpack`, where the board has JetPack."""
+    """A device with its runtime. On a board with JetPack `runtime` is that of the first `jetpack`."""
 
     name: FolderName = Field(description="names the bundle's folder")
     title: Text
@@ -181,7 +181,7 @@ class Target(Table):
 
     @property
     def int8(self) -> Quantization:
-        """The int8 scheme. Raises QuantizationError where the target has none."""
+        """The int8 scheme of the target. Raises QuantizationError if the target has none."""
         if self.quantization is None:
             raise QuantizationError(
                 f"target '{self.name}' has no int8 scheme; quantize with mode = \"none\", or choose a target that has one"
@@ -239,14 +239,14 @@ class Target(Table):
 
 
 def version(release: str) -> tuple[int, ...]:
-    """`10.13.3` as (10, 13), by which TensorRT's releases differ in what they read."""
+    """A release as numbers: `10.13.3` is (10, 13). The files that TensorRT reads depend on these two."""
     return tuple(int(part) for part in release.split(".")[:2])
 
 
 def load_target(name: str) -> Target:
-    """The target of this name or alias, or of the user's own file (a path that ends in .toml).
+    """The target of a name or alias, or of the user's own file (a path that ends in .toml).
 
-    Raises RecipeError for an unknown name (with the nearest), and for a file with mistakes (with all of them).
+    Raises RecipeError for an unknown name, with the nearest names, and for a file with mistakes, with all of them.
     """
     if name.endswith(".toml"):
         return _read_target(expanded(name))
@@ -257,7 +257,7 @@ def load_target(name: str) -> Target:
 
 
 def list_targets() -> list[Target]:
-    """The targets that come with edgekd, by name."""
+    """The targets that come with edgekd, in the order of their names."""
     return list(_own_targets())
 
 

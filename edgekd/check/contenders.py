@@ -144,7 +144,9 @@ def measured_on(
 def as_measured(contender: Contender, measured: OnDevice | DeviceError) -> Contender:
     """The contender with the device's figures for its order. A contender that fails there cannot ship."""
     if isinstance(measured, DeviceError):
-        return replace(contender, latency=None, order_ms=None, order_origin="device", fault=str(measured).splitlines()[0])
+        return replace(
+            contender, latency=None, order_ms=None, order_origin="device", fault=str(measured).splitlines()[0]
+        )
     fault = contender.fault or (
         "" if measured.golden_ok is not False else f"on {measured.device} it computes something else: {measured.golden}"
     )
