@@ -45,13 +45,13 @@ def package(
         labels=test.classes,
         tasks={name: task.open().classes for name, task in problems.tasks.items()},
         golden=golden_of(shipped, report.chosen.name, recipe, test),
-        preprocess=_preprocess(test.input),
+        preprocess=preprocess_of(test.input),
         at_most=at_most(test.input.fields),
     )
     return report
 
 
-def _preprocess(input: Input) -> Preprocess | None:
+def preprocess_of(input: Input) -> Preprocess | None:
     """Mean and std once for each channel, because run.py takes them so; None for what are no images."""
     if not isinstance(input, Image):
         return None

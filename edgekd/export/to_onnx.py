@@ -68,8 +68,7 @@ class Camera(nn.Module):
         self.normalise = Normalise(preprocess.mean, preprocess.std)
 
     def forward(self, image: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-        # In order of memory: the model's own code may call `view`.
-        return (self.normalise(image).clone(memory_format=torch.contiguous_format), *others)
+        return (self.normalise(image), *others)
 
 
 class Deployed(nn.Module):
@@ -88,8 +87,9 @@ class Deployed(nn.Module):
         self.output = output
 
     def forward(self, *raw: Tensor) -> Any:
-        given = raw if self.preprocess is None else as_tuple(self.preprocess(*raw))
-        y = self.model(*given)
+        arguments = raw if self.preprocess is None else as_tuple(self.preprocess(*raw))
+        # In order of memory: the model's own code may call `view`.
+        y = self.model(*(x.clone(memory_format=torch.contiguous_format) if x.dim() == 4 else x for x in arguments))
         if (self.heads or self.output == "probabilities") and (not isinstance(y, Tensor) or y.dim() != 2):
             # Of more axes the classes may lie on the second, as in maps, or on the last, as of tokens.
             gives = f"a tensor of {y.dim()} axes" if isinstance(y, Tensor) else f"a {type(y).__name__}"

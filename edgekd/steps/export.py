@@ -56,7 +56,7 @@ def export_fp32(student: Trained, on: TrainingSet, form: Form, *, out: Path) -> 
     _export(student.load(on.open()), student, on, form, out / MODEL)
 
 
-@stage(6, LIBRARIES)
+@stage(7, LIBRARIES)
 def export_fp16(student: Trained, on: TrainingSet, fp32: Artifact, export: Export, *, out: Path) -> None:
     """Stage: export the student in float16. Inputs and outputs keep their own types.
 

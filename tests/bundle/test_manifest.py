@@ -11,9 +11,12 @@ import pytest
 from edgekd.bundle.golden import Golden
 from edgekd.bundle.manifest import Figure, Manifest, figures
 from edgekd.bundle.read import add_to_report, read_manifest, write_manifest
+from edgekd.check.package import preprocess_of
 from edgekd.errors import BundleError
 from edgekd.figures.figures import DeviceState, Estimate, OnDevice, Report
-from tests.builders.bundles import listed, recipe, report, target, write
+from edgekd.inputs import Image
+from tests.builders.bundles import listed, report, target, write
+from tests.builders.tokens import Tokens
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +95,13 @@ def test_what_is_in_the_manifest_is_typed(made: Path) -> None:
 
 
 def test_one_mean_for_all_channels_stands_once_for_each(tmp_path: Path) -> None:
-    bundle = write(tmp_path, recipe=recipe(data={**recipe().data.model_dump(), "mean": (0.25,), "std": (2,)}))
-    assert listed(bundle)["preprocess"] == {"mean": [0.25] * 3, "std": [2.0] * 3}
+    preprocess = preprocess_of(Image((4, 4, 3), (0.25,), (2.0,)))
+    assert listed(write(tmp_path, preprocess=preprocess))["preprocess"] == {"mean": [0.25] * 3, "std": [2.0] * 3}
+
+
+def test_inputs_that_are_no_images_have_no_mean(tmp_path: Path) -> None:
+    assert preprocess_of(Tokens()) is None
+    assert "preprocess" not in listed(write(tmp_path, preprocess=None))
 
 
 def test_figures_say_where_they_come_from_and_under_which_conditions() -> None:

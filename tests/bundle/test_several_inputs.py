@@ -27,6 +27,7 @@ from edgekd.measure.side_by_side import measure_all
 from edgekd.measure.timings import time_models
 from edgekd.target import load_target
 from tests.builders.bundles import WORDS, failures, listed, meanings, sentences, target, write
+from tests.builders.measuring import SHORT as SHORT_HERE
 
 SHORT = Options(warmup_s=0.02, block_s=0.02, min_n=30, batches=(1, 4))
 LENGTH = {"length": 8}
@@ -299,9 +300,8 @@ def test_candidates_are_measured_and_timed(made: Path, tmp_path: Path, monkeypat
     assert isinstance(found, OnDevice) and found.golden_ok and found.latencies
 
 
-@pytest.mark.usefixtures("short_measurements")
 def test_models_are_timed_here_with_their_memory(made: Path) -> None:
-    found = time_models({"fp32": made / "model.onnx"}, sentences(1, 6), {})
+    found = time_models({"fp32": made / "model.onnx"}, sentences(1, 6), {}, SHORT_HERE)
 
     assert found.failed == {} and len(found.series["fp32"].blocks_ms) == 3 and "fp32" in found.memory_mb
 
