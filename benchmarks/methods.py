@@ -17,7 +17,7 @@ import numpy as np
 import typer
 
 from edgekd.cache.stage import Cache, default_cache
-from edgekd.data.batches import blank
+from edgekd.data.batches import examples_of
 from edgekd.distill.layers import pair_layers
 from edgekd.models import ExportedModel, OnnxModel
 from edgekd.models.accelerator import uses_bf16
@@ -119,7 +119,7 @@ def trained(
         settings.losses,
         new_model(student, samples, 0),
         new_model(recipe.teachers[0], samples, 0),
-        blank(samples.input, 2),
+        examples_of(samples, 2),
     )
     generations = settings.generations
     settings = settings.model_copy(update={"losses": losses, "generations": 0})

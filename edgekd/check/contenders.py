@@ -21,6 +21,7 @@ from edgekd.errors import DeviceError, ModelError
 from edgekd.export.shapes import Sizes
 from edgekd.figures.devices import decisive
 from edgekd.figures.figures import Estimate, Latency, OnDevice, Score
+from edgekd.inputs.protocol import at_most
 from edgekd.measure.estimate.estimate import estimate
 from edgekd.measure.fitness import is_architecture
 from edgekd.measure.on_candidates import measure_candidates
@@ -122,7 +123,7 @@ def _teacher_call(runner: Runner, teacher: Trained, problem: Problem) -> Call:
     arguments = arguments_of(test.input, test.get(np.zeros(1, np.int64)), torch.device("cpu"))
     if (size := teacher.network.size) is not None:
         arguments = resized(arguments[0], size), *arguments[1:]
-    names = runner.inputs if isinstance(runner, OnnxRunner) else [field.name for field in test.input.fields]
+    names = runner.inputs if isinstance(runner, OnnxRunner) else [field.name for field in test.input.arguments]
     given = {name: each.contiguous().numpy() for name, each in zip(names, arguments, strict=True)}
     return runner.timed(given) if isinstance(runner, OnnxRunner) else partial(runner.run, given)
 
@@ -138,7 +139,7 @@ def measured_on(
             trials[name] = artifact / MODEL, golden_of(artifact / MODEL, name, recipe, test)
         except ModelError as error:
             failed[name] = DeviceError(f"not measured there: {error}")
-    return {**measure_candidates(device, target, trials), **failed}
+    return {**measure_candidates(device, target, trials, at_most(test.input.fields)), **failed}
 
 
 def as_measured(contender: Contender, measured: OnDevice | DeviceError) -> Contender:

@@ -21,7 +21,7 @@ from edgekd.check.students import check_memory, check_no_softmax, check_trains
 from edgekd.check.tasks import check_tasks, with_heads
 from edgekd.check.teachers import SHOWN, check_knowledge, checked_teacher
 from edgekd.data import Samples
-from edgekd.data.batches import arguments_of, blank
+from edgekd.data.batches import arguments_of, examples_of
 from edgekd.data.sources import check_classes
 from edgekd.distill.features import Taps
 from edgekd.distill.layers import pair_layers
@@ -122,8 +122,8 @@ def check_models(recipe: Recipe, target: Target, network: Network, problems: Pro
 def _check_data(recipe: Recipe, problems: Problems, samples: Samples, by_teacher: Samples) -> None:
     """Raise RecipeError for settings that do not fit the images, and print doubts about the test split."""
     for table, input in (("data", samples.input), ("teacher", by_teacher.input)):
-        for key, why in input.mistakes().items():
-            raise RecipeError(f"{table}.{key} {why}")
+        if mistakes := [f"{table}.{key} {why}" for key, why in input.mistakes().items()]:
+            raise RecipeError("; ".join(mistakes))
     unseen, unseen_by_teacher = problems.student.open_test(), problems.teacher.open_test()
     same = np.array_equal(samples.train.labels, by_teacher.train.labels)
     if not same or not np.array_equal(unseen.labels, unseen_by_teacher.labels):
@@ -157,7 +157,7 @@ def _check_classes(
 ) -> None:
     """Raise ModelError if a network gives another number of classes than the data. sizes: those of the teachers."""
     found = [
-        (role, number_of_classes(model, blank(samples.input, 2), f"the {role}", noun=samples.input.noun))
+        (role, number_of_classes(model, examples_of(samples, 2), f"the {role}", noun=samples.input.noun))
         for role, model in students
     ]
     for role, classes in (*found, *(("teacher", classes) for classes in sizes)):
@@ -214,7 +214,7 @@ def _check_losses(
             f"{', '.join(reads_features)} read the teacher's features while the student trains, and this teacher sees another "
             f"column ('{recipe.teacher.column}'); use methods that read its logits"
         )
-    losses = pair_layers(losses, student, teacher, blank(opened.input, 2))
+    losses = pair_layers(losses, student, teacher, examples_of(opened, 2))
     for loss, given in zip(losses, recipe.distill.losses, strict=True):
         if given.layers == "auto":
             shown = loss.layers.items() if isinstance(loss.layers, dict) else [(path, "") for path in loss.layers]
@@ -232,7 +232,7 @@ def try_losses(
     objective: TaskObjective, student: nn.Module, teacher: nn.Module | None, samples: Samples, by_teacher: Samples
 ) -> None:
     """Compute the losses once on four blank samples, so that a bad pair of layers is refused before training."""
-    arguments, labels = blank(samples.input, 4), torch.tensor([0, 1, 0, 1])
+    arguments, labels = examples_of(samples, 4), torch.tensor([0, 1, 0, 1])
     with (
         torch.no_grad(),
         Taps(student, objective.layers_of("student"), "student") as ours,
@@ -240,7 +240,7 @@ def try_losses(
     ):
         z_s = student.eval()(*arguments)[:, : len(samples.classes)]
         # A student that teaches itself has no teacher yet: its own logits stand for the first generation's.
-        z_t = z_s if teacher is None else teacher.cpu()(*blank(by_teacher.input, 4))
+        z_t = z_s if teacher is None else teacher.cpu()(*examples_of(by_teacher, 4))
         forward = ForwardPass(
             arguments,
             torch.arange(4),

@@ -7,7 +7,7 @@ from torch import nn
 
 from edgekd.check.teachers import TOLD
 from edgekd.data import Samples
-from edgekd.data.batches import blank
+from edgekd.data.batches import examples_of
 from edgekd.errors import ModelError
 from edgekd.models.adapt import kind_of
 from edgekd.models.copies import copy_of
@@ -35,7 +35,7 @@ def check_trains(model: nn.Module, role: str, samples: Samples) -> None:
         raise ModelError(
             f"no weight of the {role} learns: of all its parameters requires_grad is False; give it weights to train"
         )
-    arguments = blank(samples.input, 2)
+    arguments = examples_of(samples, 2)
     copied = copy_of(model)  # a forward pass in training changes the statistics of BatchNorm
     with torch.no_grad():
         expected = copied.eval()(*arguments)

@@ -12,7 +12,7 @@ from torch import nn
 from edgekd.base.console import say
 from edgekd.check.class_order import mistaken_order
 from edgekd.data import Samples
-from edgekd.data.batches import blank
+from edgekd.data.batches import examples_of
 from edgekd.data.draw import stratified
 from edgekd.errors import ModelError
 from edgekd.figures.intervals import wilson_interval
@@ -41,7 +41,12 @@ def checked_teacher(teacher: Network, place: str, samples: Samples) -> tuple[nn.
     place: the teacher's table in the recipe, for messages; samples: as the teacher sees them. Raises ModelError if the
     teacher takes other samples, or gives other outputs than the recipe says.
     """
-    model, example = new_model(teacher, samples, 0), blank(samples.input, 2)
+    model, example = new_model(teacher, samples, 0), examples_of(samples, 2)
+    if teacher.size is not None and (len(example) > 1 or example[0].ndim != MAP):
+        raise ModelError(
+            f"{place}.size is [{teacher.size[0]}, {teacher.size[1]}], and the {samples.input.noun} are no pictures: {shapes_of(example)}; "
+            f"leave {place}.size out"
+        )
     _check_input(model, teacher, place, samples.input, example)
     adapt_input(model, teacher)
     remedy = "" if teacher.size else f"; where it was made for another size, write {place}.size = [height, width]"

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from edgekd.base.draws import Ids, permutation
+from edgekd.data.store import Samples
 from edgekd.data.views import Batch, Views
-from edgekd.inputs.protocol import Arrays, Input, zeros
+from edgekd.inputs.protocol import Arrays, Input
 
 PARTNERS = 0x9A12
 ORDER = 0x0DE5  # a coordinate of its own, so that the order shares no random number with any view
@@ -83,11 +84,17 @@ def arguments_of(input: Input, raw: Arrays, device: torch.device) -> tuple[torch
     tensors = [
         torch.from_numpy(np.ascontiguousarray(raw[field.name])).to(device, non_blocking=True) for field in input.fields
     ]
-    arguments: torch.Tensor | tuple[torch.Tensor, ...] = preprocess(*tensors)
+    # In the precision of the graph: half precision would give the teacher another input than the student.
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        arguments: torch.Tensor | tuple[torch.Tensor, ...] = preprocess(*tensors)
     return (arguments,) if isinstance(arguments, torch.Tensor) else arguments
 
 
-def blank(input: Input, n: int) -> tuple[torch.Tensor, ...]:
-    """A network's arguments for `n` samples whose raw arrays are all 0, in contiguous memory."""
-    arguments = arguments_of(input, zeros(input, n), torch.device("cpu"))
+def examples_of(samples: Samples, n: int) -> tuple[torch.Tensor, ...]:
+    """A network's arguments for the first `n` training samples, in contiguous memory: a network may take real values alone.
+
+    Of fewer samples some come twice.
+    """
+    ids = samples.train_ids[np.arange(n) % len(samples.train_ids)]
+    arguments = arguments_of(samples.input, samples.train.get(ids), torch.device("cpu"))
     return tuple(each.clone(memory_format=torch.contiguous_format) for each in arguments)

@@ -140,6 +140,11 @@ def shapes_of(sample: Arrays) -> Shapes:
     return {name: array.shape for name, array in sample.items()}
 
 
+def dtypes_of(arrays: Arrays) -> dict[str, str]:
+    """The types of fields, by numpy's names."""
+    return {name: str(array.dtype) for name, array in arrays.items()}
+
+
 def _first_shapes(encoded: EncodedSplit, source: recipe.Source) -> Shapes:
     for i in range(len(encoded)):
         try:
@@ -170,6 +175,7 @@ def _write(
             "decoding on the fly"
         )
     kept, digests, skipped, offsets = [], [], [], [0]
+    dtypes: dict[str, str] = {}
 
     def read(i: int) -> tuple[Any, Arrays | ValueError, int]:
         stored = encoded.read(i)
@@ -190,6 +196,7 @@ def _write(
                 continue
             if shapes_of(sample) != shapes:
                 raise DataError(another_shape(encoded.name(i), sample, shapes))
+            dtypes = dtypes or dtypes_of(sample)
             kept.append(encoded.labels[i])
             digests.append(hashed)
             parts = [stored] if kind == "encoded" else [sample[name].tobytes() for name in shapes]
@@ -200,7 +207,8 @@ def _write(
     if missing and split == "train":
         raise DataError(f"{split}: no image of class {', '.join(encoded.classes[i] for i in sorted(missing))} decodes")
     np.save(out / "offsets.npy", np.array(offsets, np.int64))
-    about = {"classes": encoded.classes, "input": "image", "shapes": shapes, "kind": kind, "skipped": skipped}
+    about = {"classes": encoded.classes, "input": "image", "shapes": shapes, "dtypes": dtypes, "kind": kind}
+    about["skipped"] = skipped
     _write_about(out, np.array(kept, np.int64), np.array(digests, np.uint64), about)
     return np.array(digests, np.uint64)
 
@@ -215,7 +223,8 @@ def write_decoded(
     for name, array in arrays.items():
         (out / f"{name}.decoded").write_bytes(np.ascontiguousarray(array).tobytes())
     shapes = {name: array.shape[1:] for name, array in arrays.items()}
-    about = {"classes": classes, "input": kind, "shapes": shapes, "kind": "decoded", "skipped": []}
+    about = {"classes": classes, "input": kind, "shapes": shapes, "dtypes": dtypes_of(arrays), "kind": "decoded"}
+    about["skipped"] = []
     _write_about(out, labels, np.zeros(0, np.uint64), about)
 
 
@@ -277,6 +286,10 @@ def _meta(folder: Path) -> dict[str, Any]:
 def _open(folder: Path, data: Data) -> Split:
     about, labels = _meta(folder), np.load(folder / "labels.npy")
     input = INPUTS[about["input"]](about["shapes"], data)
+    holds = {name: (about["dtypes"][name], shape) for name, shape in about["shapes"].items()}
+    wants = {field.name: (field.dtype, list(field.stored)) for field in input.fields}
+    if holds != wants:  # a map would read other numbers without a word
+        raise DataError(f"{folder} holds {holds}, and {input.noun} are {wants}; delete the folder, and build again")
     if about["kind"] == "decoded":
         arrays = {
             field.name: np.memmap(

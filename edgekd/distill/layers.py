@@ -33,6 +33,11 @@ def pair_layers(
     """
     if not any(loss.layers == "auto" for loss in losses):
         return tuple(losses)
+    if all(argument.ndim != 4 for argument in arguments):
+        raise ModelError(
+            'layers = "auto" pairs feature maps [batch, channels, h, w], and the student reads none; write layers = { student path = '
+            "teacher path }"
+        )
     for loss in losses:
         if loss.layers == "auto" and METHODS[loss.method].auto == "refused":
             raise ModelError(

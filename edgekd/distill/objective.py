@@ -28,7 +28,7 @@ class ForwardPass:
     z_ts: `[teachers, batch, classes]`, None if no loss reads a teacher; f_s, f_t: features by module path.
     """
 
-    inputs: tuple[Tensor, ...]
+    arguments: tuple[Tensor, ...]
     rows: Tensor
     labels: Labels
     z_s: Tensor

@@ -112,6 +112,7 @@ def to_onnx(
     output: Literal["logits", "probabilities"] = "logits",
     heads: Mapping[str, int] | None = None,
     batch: int | None = None,
+    inputs: Sequence[str] = (),
     free: Free = (),
 ) -> None:
     """Writes `model`, in evaluation mode, to `path`; the same model gives the same bytes.
@@ -143,8 +144,8 @@ def to_onnx(
         plain = model if is_plain(model) else plain_copy(model)
         deployed = Deployed(plain, before, output, tuple((heads or {}).values()))
         program = trace(deployed, given, name=type(model).__name__, batch=batch, free=free)
-        inputs = _names(preprocess if isinstance(preprocess, nn.Module) else model, len(given))
-        exported = _export(program, max(opset, LOWEST), inputs, [output, *(heads or {})])
+        names = list(inputs or _names(preprocess if isinstance(preprocess, nn.Module) else model, len(given)))
+        exported = _export(program, max(opset, LOWEST), names, [output, *(heads or {})])
     finally:
         for module, was in training.items():
             module.training = was

@@ -326,7 +326,12 @@ class Report(Record):
         if not isinstance(data, dict):
             return data
         known = {key: value for key, value in data.items() if key != "headline"}
-        return known if "format" in known else _of_format_1(known)
+        if "format" not in known:
+            return _of_format_1(known)
+        for key in ("curves", "quantization_curves"):  # 0.2 began with the name of 0.1
+            if isinstance(rows := known.get(key), list | tuple) and all(isinstance(row, dict) for row in rows):
+                known[key] = [{RENAMED.get(name, name): value for name, value in row.items()} for row in rows]
+        return known
 
     @computed_field(description="whether to ship it, and what speaks against that")  # type: ignore[prop-decorator]
     @property

@@ -44,6 +44,11 @@ class Image:
         return (Field(INPUT, "uint8", self.shape),)
 
     @property
+    def arguments(self) -> tuple[Field, ...]:
+        height, width, channels = self.shape
+        return (Field(INPUT, "float32", (channels, height, width)),)
+
+    @property
     def offers(self) -> Mapping[str, int]:
         return {"in_channels": self.shape[2]}
 
@@ -55,6 +60,8 @@ class Image:
             found["mean"] = (
                 f"and std have {len(self.mean)} values, the images {have}; give 1{f' or {channels}' * (channels > 1)}"
             )
+        if self.augment.fill is not None and len(self.augment.fill) not in (1, channels):
+            found["augment.fill"] = f"has {len(self.augment.fill)} values for {channels} channels; give 1 or {channels}"
         if (padding := self.augment.crop_padding) > min(height, width):
             found["augment.crop_padding"] = (
                 f"is {padding}, the images are {min(height, width)} pixels wide or high; give less"

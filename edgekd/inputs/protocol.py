@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.base.draws import Floats, Ids
@@ -19,16 +18,17 @@ Arrays = Mapping[str, NDArray[Any]]  # field -> [n, ...]: row i is sample i
 
 @dataclass(frozen=True)
 class Field:
-    """A named array of each sample, as the exported graph takes it. `shape` is that of one sample.
+    """A named array of each sample, raw or as a network's argument. `shape` is that of one sample.
 
-    A size that varies is given as a name; fields that share the size share the name. `at_most` is the largest value of
-    that size, and stored samples have it.
+    A size that varies is given as a name; fields that share the size share the name. `at_least` and `at_most` bound that
+    size, and stored samples have the largest.
     """
 
     name: str
     dtype: str
     shape: tuple[int | str, ...]
     at_most: int | None = None
+    at_least: int = 1
 
     @property
     def stored(self) -> tuple[int, ...]:
@@ -49,6 +49,11 @@ class Input(Protocol):
     @property
     def fields(self) -> tuple[Field, ...]:
         """The raw arrays, in the order of the arguments of `preprocess`."""
+        ...
+
+    @property
+    def arguments(self) -> tuple[Field, ...]:
+        """The network's arguments, in their order, as `preprocess` computes them; free sizes keep their names."""
         ...
 
     @property
@@ -73,7 +78,10 @@ class Input(Protocol):
         ...
 
     def preprocess(self) -> nn.Module:
-        """The module that turns raw tensors into a network's arguments, for the loop and the graph alike."""
+        """The module that turns raw tensors into a network's arguments, for the loop and the graph alike.
+
+        The loop calls this function for each batch, so a result that takes long to compute is kept.
+        """
         ...
 
 
@@ -90,8 +98,3 @@ def number_of(raw: Arrays) -> int:
 def cut(raw: Arrays, rows: slice) -> Arrays:
     """The samples of the given rows."""
     return {name: array[rows] for name, array in raw.items()}
-
-
-def zeros(input: Input, n: int) -> Arrays:
-    """`n` samples whose raw arrays are all 0."""
-    return {field.name: np.zeros((n, *field.stored), field.dtype) for field in input.fields}

@@ -37,7 +37,7 @@ def measure_candidates(
     name: str,
     target: Target,
     candidates: Mapping[str, tuple[Path, Golden]],
-    at_most: Mapping[str, int] | None = None,
+    at_most: Mapping[str, int],
 ) -> dict[str, OnDevice | DeviceError]:
     """Candidate -> what the device says of it, or why it failed there; they are timed in turns.
 

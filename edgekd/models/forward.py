@@ -48,5 +48,5 @@ def in_halves(compute: Callable[[Arrays], T], raw: Arrays, join: Callable[[list[
 def predict(model: nn.Module, split: Split, ids: Ids) -> npt.NDArray[np.float32]:
     """The logits of unaugmented samples, float32 `[n, classes]`."""
     starts = range(0, len(ids), BATCH)
-    parts = [split.get(ids[start : start + BATCH]) for start in starts]
-    return np.concatenate([logits_of(model, split.input, part).numpy() for part in parts])
+    batches = (split.get(ids[start : start + BATCH]) for start in starts)  # one at a time in memory
+    return np.concatenate([logits_of(model, split.input, batch).numpy() for batch in batches])

@@ -106,7 +106,8 @@ def trace(
 ) -> ExportedProgram:
     """The program of `model` in its present mode, as ATen operators.
 
-    So are the axes that `free` names, of each input one mapping from axis to size. An example of size 1 there is repeated.
+    The first axis of every input is dynamic, or fixed to `batch`. So are the axes that `free` names: one mapping from axis to
+    size for each input. An example of size 1 on such an axis is repeated.
 
     Raises ExportError, naming the model (`name`, or its class) and the user's source line, where the model's control
     flow depends on its data, where it fixes a free size, or where an operator cannot be traced.
@@ -175,7 +176,8 @@ def _dimension(size: FreeSize) -> Any:
 
 def _by_parameter(model: nn.Module, dims: Sequence[Any]) -> tuple[Any, ...]:
     """An entry for each parameter of the model's forward: what `*others` takes is one."""
-    named = [p for p in inspect.signature(model.forward).parameters.values() if p.kind is not p.VAR_POSITIONAL]
+    parameters = inspect.signature(model.forward).parameters.values()
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     rest = (tuple(dims[len(named) :]),) if len(dims) > len(named) else ()
     return (*dims[: len(named)], *rest)
 

@@ -21,7 +21,7 @@ from edgekd.data.draw import stratified
 from edgekd.errors import QuantizationError
 from edgekd.export.to_half import Kept, to_bf16, to_fp16
 from edgekd.export.to_onnx import to_onnx
-from edgekd.inputs import Arrays, Input
+from edgekd.inputs import Arrays, Field, Input
 from edgekd.models.free import free_sizes
 from edgekd.models.memory_format import Arguments, arranged
 from edgekd.quantize.ptq import convert
@@ -176,10 +176,14 @@ def _logits(model: nn.Module, unseen: Unseen) -> np.ndarray:
 
 def as_input(input: Input, raw: Arrays, export: Export) -> dict[str, NDArray[Any]]:
     """The inputs of the exported graph by name: raw samples, or a network's arguments without `preprocess`."""
-    if export.preprocess:
-        return {field.name: np.ascontiguousarray(raw[field.name]) for field in input.fields}
-    names = [field.name for field in input.fields]
-    return {name: np.ascontiguousarray(each) for name, each in zip(names, _arguments(input, raw), strict=True)}
+    fields = graph_fields(input, export)
+    arrays = [raw[field.name] for field in fields] if export.preprocess else list(_arguments(input, raw))
+    return {field.name: np.ascontiguousarray(array) for field, array in zip(fields, arrays, strict=True)}
+
+
+def graph_fields(input: Input, export: Export) -> tuple[Field, ...]:
+    """What the exported graph takes: raw arrays, or a network's arguments."""
+    return input.fields if export.preprocess else input.arguments
 
 
 def _export(model: nn.Module, student: Trained, on: TrainingSet, form: Form, path: Path) -> None:
@@ -198,7 +202,8 @@ def write_onnx(model: nn.Module, network: Network, input: Input, form: Form, exa
         tuple(torch.from_numpy(each) for each in as_input(input, example, export).values()),
         opset=form.opset,
         preprocess=input.preprocess() if export.preprocess else None,
-        free=free_sizes(input),
+        inputs=[field.name for field in graph_fields(input, export)],
+        free=free_sizes(graph_fields(input, export)),
         output=export.output,
         heads=network.heads,
         batch=batch,

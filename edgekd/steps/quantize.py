@@ -231,7 +231,7 @@ def _prepared(subject: Subject, samples: Samples, plan: Plan) -> GraphModule:
     example = arranged(real, torch.contiguous_format)
     in_float = (*subject.keep_float, *plan.in_float)
     prepared = prepare(
-        model, subject.scheme, example, qat=plan.trained, keep_float=in_float, free=free_sizes(samples.input)
+        model, subject.scheme, example, qat=plan.trained, keep_float=in_float, free=free_sizes(samples.input.arguments)
     )
     if "bias_correction" in plan.refine:
         give_biases(prepared)

@@ -47,7 +47,7 @@ def rehearse(
     # Real samples, because a network may accept only values that occur in them.
     raw = opened.train.get(opened.train_ids[:ROWS])
     arguments = arranged(arguments_of(opened.input, raw, torch.device("cpu")), torch.contiguous_format)
-    model, free = new_model(student, opened, 0).eval(), free_sizes(opened.input)
+    model, free = new_model(student, opened, 0).eval(), free_sizes(opened.input.arguments)
     with as_it_was(model), torch.no_grad():
         check_answers(model.eval(), arguments)  # in float too
     if scheme is not None:

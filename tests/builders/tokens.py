@@ -34,6 +34,7 @@ class Tokens:
 
     noun = "sentences"
     fields = (Field("ids", "int64", ("length",), LONGEST), Field("mask", "int64", ("length",), LONGEST))
+    arguments = fields
     offers = {"vocab_size": WORDS}  # noqa: RUF012
 
     def mistakes(self) -> Mapping[str, str]:

@@ -48,7 +48,7 @@ DECLARED: dict[str, dict[str, Any]] = {
     "irg": {"needs": FEATURES, "options": "vertex edge transform", "prepare": FEATURES},
     "crd": {"needs": f"{FEATURES} labels rows", "options": "dim negatives temperature momentum",
         "pooled": True, "auto": "last", "in_one_process": True, "prepare": f"{FEATURES} samples"},
-    "dml": {"needs": "z_s labels inputs", "options": "students temperature seed", "prepare": "student"},
+    "dml": {"needs": "z_s labels arguments", "options": "students temperature seed", "prepare": "student"},
     "one": {"needs": "z_s labels f_s", "options": "branches temperature seed", "auto": "before_last",
         "prepare": "f_s student paths"},
     "byot": {"needs": "z_s labels f_s", "options": "labels logits features temperature", "prepare": "f_s classes"},

@@ -11,7 +11,7 @@ A method's positional arguments name its inputs, which the trainer passes:
     z_ts        logits of all teachers, `[teachers, batch, classes]`
     labels      int64 `[batch]`; with mix-up the class of the larger share
     f_s, f_t    lists of features, an entry for each of the recipe's `layers`
-    inputs      the student's arguments, a tuple of tensors `[batch, ...]`
+    arguments   what the student read, a tuple of tensors `[batch, ...]`
     rows        int64 `[batch]`, each sample's number among the training samples, 0 to samples - 1
     epoch       float, counting steps as fractions
 

@@ -42,7 +42,7 @@ class Method:
 
     @property
     def reads_logits_alone(self) -> bool:
-        """Whether the method needs no features, inputs or rows.
+        """Whether the method needs no features, arguments or rows.
 
         A quantized graph, or one head among several, can give all of its arguments then.
         """

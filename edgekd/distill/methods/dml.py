@@ -25,7 +25,7 @@ class DML(nn.Module):
 
         student: mean_j KL(p_j ‖ p_s),  each peer: CE + mean_j KL(p_j ‖ p_peer), j all other networks, T² KL at T
 
-    z_s: `[batch, classes]`; inputs: the student's own arguments. The gradient of a divergence reaches only its second
+    z_s: `[batch, classes]`; arguments: as the student reads them. The gradient of a divergence reaches only its second
     argument, the network that learns. The student's own CE is the trainer's label term. All networks take a step at once;
     in the paper they take turns. The method's weight scales the peers' CE too: leave it at 1. The peers follow the
     method's train and eval mode.
@@ -44,8 +44,8 @@ class DML(nn.Module):
         self.peers.extend(fresh(student, seed, number) for number in range(self.students - 1))
         self.peers.train(self.training)
 
-    def forward(self, z_s: Tensor, labels: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
-        logits = [full(z_s), *(full(peer(*inputs)) for peer in self.peers)]
+    def forward(self, z_s: Tensor, labels: Tensor, arguments: tuple[Tensor, ...]) -> Tensor:
+        logits = [full(z_s), *(full(peer(*arguments)) for peer in self.peers)]
         own = torch.stack([cross_entropy(z, labels) for z in logits[1:]]).sum()
         return own + torch.stack([self._learn(i, logits) for i in range(len(logits))]).sum()
 
