@@ -1,8 +1,8 @@
-"""round_weight: AdaRound, up or down for each weight (Nagel et al. 2020, 2004.10568).
+"""round_weight: AdaRound chooses up or down for each weight (Nagel et al. 2020, 2004.10568).
 
-The output of a layer is linear in its weight, so what its rounding costs, E||W x - W̃ x̃||², follows from second moments
-of its inputs (equation 20; asymmetric as in equation 25, without the activation function): with Δ = W̃ - W, A = E[x̃ x̃ᵀ]
-and R = E[x̃ (x̃ - x)ᵀ] Wᵀ it is `Δ A Δᵀ + 2 Δ R` and what no rounding changes. No sample is needed after these.
+A layer's output is linear in its weight. The cost of rounding, E||W x - W̃ x̃||², therefore follows from second moments of
+the inputs (equation 20; asymmetric as in equation 25, without the activation function). Let Δ = W̃ - W, A = E[x̃ x̃ᵀ] and R
+= E[x̃ (x̃ - x)ᵀ] Wᵀ. The cost is `Δ A Δᵀ + 2 Δ R` plus a constant. Once the moments are known, no sample is needed.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from edgekd.quantize.layers import Layer
 from edgekd.quantize.operators import LAYERS, aten
 
 ZETA, GAMMA = 1.1, -0.1  # stretch of the rectified sigmoid, equation 23
-BETA = (20.0, 2.0)  # annealed: first only weights near 0 and 1 are drawn there, then all
+BETA = (20.0, 2.0)  # annealed: at first only weights near 0 and 1 are drawn to them, later all
 LAMBDA = 1.0
 STEPS = 500
 WARM_UP = 0.2  # share of the steps without the regulariser
 RATE = 1e-2
-POSITIONS = 65_536  # places of the maps that the moments are taken over
+POSITIONS = 65_536  # about this many places of the maps enter the moments
 
 
 def round_weight(layer: Layer, inputs: Sequence[tuple[Tensor, Tensor]]) -> None:
-    """Writes to the layer's weight the multiples of its scales that rebuild its float output best.
+    """Rounds the layer's weight to the multiples of its scales that best reproduce the float output.
 
-    inputs: (x in float, x̃ as the quantized model computes it) for each batch. No channel becomes worse than by rounding to
-    the nearest. A transposed convolution keeps the nearest.
+    inputs: (x in float, x̃ as the quantized model computes it) for each batch. No channel becomes worse than with rounding
+    to nearest. The weight of a transposed convolution is left to rounding to nearest.
     """
     if layer.node.target not in LAYERS:
         return
@@ -70,18 +70,18 @@ def moments(layer: Layer, w: Tensor, inputs: Sequence[tuple[Tensor, Tensor]]) ->
 
 
 def unfold(layer: Layer, x: Tensor, places: int) -> Tensor:
-    """What each output is a product of, `[groups, d, places]`, at evenly spread places."""
+    """The inputs that each output multiplies, `[groups, d, places]`, at evenly spread places."""
     if layer.node.target is aten.linear.default:
         flat = x.reshape(1, -1, x.shape[-1]).mT
     else:
         columns = _columns(layer, x)
         flat = columns.reshape(len(x), layer.groups, -1, columns.shape[2]).permute(1, 2, 0, 3).flatten(2)
-    step = max(1, flat.shape[2] // places) | 1  # odd: no column of a map is always left out
+    step = max(1, flat.shape[2] // places) | 1  # odd, so that no column of a map is always skipped
     return flat[:, :, ::step]
 
 
 def _columns(layer: Layer, x: Tensor) -> Tensor:
-    """The window under each output, `[batch, channels * kernel, places]`, of maps of one, two or three dimensions."""
+    """The input window of each output, `[batch, channels * kernel, places]`. Maps have one, two or three dimensions."""
     kernel = layer.weight.shape[2:]
     axes = range(len(kernel))
     options: Any = tuple(
@@ -104,10 +104,11 @@ def _columns(layer: Layer, x: Tensor) -> Tensor:
 
 def _optimise(rounded: Callable[[Tensor], Tensor], w: Tensor, scale: Tensor, a: Tensor, r: Tensor) -> Tensor:
     fraction = w / scale - torch.floor(w / scale)
-    v = nn.Parameter(-torch.log((ZETA - GAMMA) / (fraction - GAMMA) - 1))  # h(V) is the fraction: the float weight
+    v = nn.Parameter(-torch.log((ZETA - GAMMA) / (fraction - GAMMA) - 1))  # h(V) starts at the float weight
     optimizer = torch.optim.Adam([v], RATE)
     nearest = rounded(fraction.round()) - w
-    unit = w.numel() / ((nearest @ a) * nearest).sum().clamp_min(1e-30)  # what rounding costs, 1 a weight: any λ fits
+    # Scales the cost of rounding to 1 a weight, so that the same λ fits all layers.
+    unit = w.numel() / ((nearest @ a) * nearest).sum().clamp_min(1e-30)
     for step in range(STEPS):
         h = (v.sigmoid() * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
         loss = unit * error(rounded(h) - w, a, r).sum()
@@ -122,6 +123,6 @@ def _optimise(rounded: Callable[[Tensor], Tensor], w: Tensor, scale: Tensor, a: 
 
 
 def _each(value: int | Sequence[int], axes: int) -> Sequence[int]:
-    """An option of a convolution for each of its axes: one number stands for all."""
+    """A convolution's option for each of its axes. A single number stands for all axes."""
     given = [value] if isinstance(value, int) else list(value)
     return given * axes if len(given) == 1 else given

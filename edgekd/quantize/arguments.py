@@ -1,4 +1,4 @@
-"""arguments: a batch as the arguments of a prepared graph, or one line about what does not fit."""
+"""arguments: turns a batch into the arguments of a prepared graph, or raises an error of one line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from edgekd.models.trace import Batch, as_tuple
 
 
 def arguments(prepared: GraphModule, batch: Batch, number: int = 0) -> tuple[Tensor, ...]:
-    """The tensors of a batch, one for each input. Raises QuantizationError for another count, naming the batch's `number`."""
+    """The tensors of a batch, one for each input.
+
+    Raises QuantizationError if their count differs from the model's; the error names the batch's `number`.
+    """
     given = as_tuple(batch)
     names = [node.name for node in prepared.graph.find_nodes(op="placeholder")]
     if len(given) != len(names):

@@ -1,4 +1,4 @@
-"""correct_bias: quantization must not shift a layer's mean (Nagel et al. 2019, 1906.04721, section 4.2, appendix D)."""
+"""correct_bias: keeps a layer's mean under quantization (Nagel et al. 2019, 1906.04721, section 4.2, appendix D)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from torch import Tensor
 
 
 def correct_bias(bias: Tensor, in_float: Sequence[Tensor], quantized: Sequence[Tensor], channels: int) -> None:
-    """Subtracts `E[ỹ] - E[y]` of each channel from the bias; `channels` is the axis of the outputs, given in batches, that
-    holds them: 1 of a convolution, be it transposed, in any number of dimensions, -1 of a linear layer.
+    """Subtracts `E[ỹ] - E[y]` of each channel from the bias.
+
+    in_float, quantized: the outputs y and ỹ in batches. channels: the outputs' channel axis. The axis is 1 for a
+    convolution of any kind and -1 for a linear layer.
     """
     pairs = zip(in_float, quantized, strict=True)
     shift = torch.stack([(y_q - y).double().sum(_others(y, channels)) for y, y_q in pairs]).sum(0)

@@ -1,4 +1,4 @@
-"""capture: a model as a functional ATen graph whose BatchNorms are part of the convolutions before them."""
+"""capture: turns a model into a functional ATen graph whose BatchNorms are absorbed by the convolutions before them."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from edgekd.quantize.sizes import keep_bounds
 NEUTRAL: dict[Any, tuple[Any, ...]] = {
     aten.add.Tensor: (0,), aten.sub.Tensor: (0,), aten.mul.Tensor: (1,), aten.div.Tensor: (1,),
 }  # fmt: skip
-"""What changes nothing, as the 0 that Python's `sum` begins with."""
+"""Operands that change nothing, such as the 0 that Python's `sum` begins with."""
 
 
 def capture(model: nn.Module, example_inputs: tuple[Tensor, ...], *, trainable: bool, free: Free = ()) -> GraphModule:
-    """A copy of `model` in evaluation mode as ATen operators, with a dynamic batch and `free` sizes (edgekd.models.trace).
+    """A copy of `model` in evaluation mode, as a graph of ATen operators.
 
-    BatchNorm after a convolution or a linear layer becomes a scale of its weight and a shift of its bias, with the
-    running statistics: what the quantizer sees is the weight that ships. With `trainable` scale and shift stay
-    expressions of BatchNorm's parameters, which go on learning; its statistics are frozen. Otherwise they are folded.
-
-    Raises ExportError where the model cannot be traced.
+    The batch size is dynamic, and so are the `free` sizes (edgekd.models.trace). A BatchNorm after a convolution or a
+    linear layer becomes a scale of its weight and a shift of its bias. Both use the running statistics. The quantizer thus
+    sees the weight that ships. With `trainable`, scale and shift stay expressions of BatchNorm's parameters, which continue
+    to learn; the statistics are frozen. Otherwise scale and shift are folded. Raises ExportError if the model cannot be
+    traced.
     """
     with _readable():
         program = trace(plain_copy(model), example_inputs, name=type(model).__name__, free=free)
@@ -48,7 +48,10 @@ def capture(model: nn.Module, example_inputs: tuple[Tensor, ...], *, trainable: 
 
 
 def _merge_equal(graph: Graph) -> None:
-    """One node for what is computed twice of the same values: the exporter would merge the two, and with them their sites."""
+    """Merges nodes that compute the same from the same values.
+
+    The exporter would merge them too, and with them their sites.
+    """
     first: dict[Any, Node] = {}
     for node in list(graph.nodes):
         if node.op != "call_function" or _is_random(node):
@@ -56,7 +59,7 @@ def _merge_equal(graph: Graph) -> None:
         flat, shape = tree_flatten((node.args, node.kwargs))
         key = (node.target, str(shape), tuple((type(value), value) for value in flat))
         if first.setdefault(key, node) is not node:
-            stack = "nn_module_stack"  # by either module's path the operator can be kept in float
+            stack = "nn_module_stack"  # `keep_float` may name either module's path
             first[key].meta[stack] = {**(first[key].meta.get(stack) or {}), **(node.meta.get(stack) or {})}
             node.replace_all_uses_with(first[key])
             graph.erase_node(node)
@@ -68,7 +71,10 @@ def _is_random(node: Node) -> bool:
 
 @contextmanager
 def _readable() -> Iterator[None]:
-    """Attention as its products: torch has one operator for a whole encoder layer, which no scheme has a rule for."""
+    """Traces attention as its matrix products while the block runs.
+
+    Otherwise torch uses one operator for a whole encoder layer, for which no scheme has a rule.
+    """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -78,7 +84,7 @@ def _readable() -> Iterator[None]:
 
 
 def spell_out_silu(module: GraphModule) -> None:
-    """`silu(x)` as `x * sigmoid(x)`, for targets that have integer kernels of these two and none of their product."""
+    """Rewrites `silu(x)` as `x * sigmoid(x)`, for targets that have integer kernels of these two operators only."""
     for node in list(module.graph.nodes):
         if node.target is aten.silu.default:
             with module.graph.inserting_before(node):
@@ -87,8 +93,8 @@ def spell_out_silu(module: GraphModule) -> None:
 
 
 def flatten_linears(module: GraphModule) -> None:
-    """Linear layers on matrices: the first dimensions of a longer input are made one, and come back after the layer."""
-    flat: dict[Node, Node] = {}  # one for all layers that read it: the exporter would merge equal ones
+    """Rewrites linear layers to act on matrices: a longer input is reshaped before the layer and back after it."""
+    flat: dict[Node, Node] = {}  # one reshape for all readers of a value: the exporter would merge equal ones
     for node in list(module.graph.nodes):
         if node.target is not aten.linear.default or node.args[0].meta["val"].dim() == 2:
             continue
@@ -103,7 +109,7 @@ def flatten_linears(module: GraphModule) -> None:
 
 
 def _sizes(node: Node, outer: Sequence[int]) -> list[Any]:
-    """A tensor's first sizes for a reshape, of which one may be free; further free ones are read where the model runs."""
+    """A tensor's first sizes for a reshape. The first free size is -1; further free sizes are read at run time."""
     sizes: list[Any] = list(outer)
     free = [axis for axis, size in enumerate(outer) if not isinstance(size, int)] or [0]
     sizes[free[0]] = -1
@@ -113,7 +119,10 @@ def _sizes(node: Node, outer: Sequence[int]) -> list[Any]:
 
 
 def split_means(module: GraphModule) -> None:
-    """A mean over height and width that drops them as a pool that keeps them, which has an integer kernel, and a reshape."""
+    """Splits each mean over height and width that drops these axes into a pool and a flatten.
+
+    The pool, a mean that keeps the axes, has an integer kernel.
+    """
     for node in list(module.graph.nodes):
         if not is_spatial_mean(node) or node.args[2:3] == (True,):
             continue
@@ -132,7 +141,7 @@ def is_spatial_mean(node: Node) -> bool:
 
 
 def _call(like: Node, operator: Any, arguments: tuple[Any, ...]) -> Node:
-    """A new operator, of the same module as `like`, with the shape that it gives."""
+    """A new node before `like`, of the same module, with the shape of its result in the metadata."""
     node = like.graph.call_function(operator, arguments)
     values = [a.meta["val"] if isinstance(a, Node) else a for a in arguments]
     node.meta = {**like.meta, "val": operator(*values)}
@@ -140,13 +149,13 @@ def _call(like: Node, operator: Any, arguments: tuple[Any, ...]) -> Node:
 
 
 def _alike(*nodes: Any) -> bool:
-    """Whether values have one shape and one type."""
+    """Whether two values have the same shape and type."""
     first, *others = (node.meta["val"] for node in nodes[:2])
     return all(value.shape == first.shape and value.dtype == first.dtype for value in others)
 
 
 def _takes_all(node: Node) -> bool:
-    """Whether a slice, read or written, goes from the first element to the last."""
+    """Whether a slice covers its axis from the first element to the last, in a read or in a write."""
     given = node.args[1 if node.target is aten.slice.Tensor else 2 :]
     defaults: tuple[Any, ...] = (0, None, None, 1)
     axis, start, end, step = tuple(given) + defaults[len(given) :]
@@ -156,13 +165,16 @@ def _takes_all(node: Node) -> bool:
 
 
 def _drop_no_ops(graph: Graph) -> None:
-    """Without what the exported graph has not either: a site on a copy would be a second one on the same values."""
+    """Removes operators that the exported graph does not have either.
+
+    A site on a copy would be a second site on the same values.
+    """
     for node in list(graph.nodes):
         copies = node.target in (aten.contiguous.default, aten.clone.default)
         if copies or (node.target is aten.dropout.default and node.args[1] == 0):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
-        elif node.target is aten.copy.default and _alike(*node.args):  # what a write in place became
+        elif node.target is aten.copy.default and _alike(*node.args):  # a former write in place
             node.replace_all_uses_with(node.args[1])
             graph.erase_node(node)
         elif node.args[1:] == NEUTRAL.get(node.target) and not node.kwargs and _alike(node.args[0], node):
@@ -172,5 +184,5 @@ def _drop_no_ops(graph: Graph) -> None:
             whole = node.args[0] if node.target is aten.slice.Tensor else node.args[1]
             node.replace_all_uses_with(whole)
             graph.erase_node(node)
-        elif node.target is aten.view.default:  # it may have read a copy, whose memory lay in order
+        elif node.target is aten.view.default:  # the copy that made the memory contiguous may be gone
             node.target = aten.reshape.default

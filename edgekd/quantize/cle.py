@@ -1,8 +1,8 @@
 """equalize: cross-layer equalization (Nagel et al. 2019, 1906.04721, section 4.1).
 
-Behind a positively homogeneous f a channel may be scaled down in one layer and up in the next without any change of the
-function: f(W1 x / s) · s = f(W1 x). The scales that give both layers the same range in each channel, `r1 = r2`, waste the
-fewest of a tensor's 256 levels: `s = sqrt(r1 r2) / r2` (equation 11).
+Let f be positively homogeneous. A channel may be scaled down before f and up again after f. The function stays the same:
+f(W1 x / s) · s = f(W1 x). The best scales give both layers the same range in each channel, `r1 = r2`: `s = sqrt(r1 r2) /
+r2` (equation 11). They waste the fewest of a tensor's 256 levels.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from torch.fx import GraphModule, Node
 from edgekd.quantize.layers import Layer, layers_of, unquantized
 from edgekd.quantize.operators import LAYERS, aten
 
-# f(s x) = s f(x) for s > 0, number by number
+# Homogeneous for each number alone: f(s x) = s f(x) for s > 0.
 POINTWISE = (aten.relu.default, aten.leaky_relu.default, aten.dropout.default)
-# and place by place: of `[batch, C, H, W]` alone, for of three axes the first would be the channels
+# Homogeneous for each channel of `[batch, C, H, W]`. Three axes would be `[C, H, W]`, with the channels first.
 POOLS = (aten.max_pool2d.default, aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default)
 HOMOGENEOUS = (*POINTWISE, *POOLS, aten.mean.dim, aten.flatten.using_ints)
 SWEEPS = 40
-LEAST = 1e-8  # a channel that is all zeros in one of the two layers has no range to give
+LEAST = 1e-8  # a channel that is all zeros in one of the two layers has no range
 
 
 def equalize(prepared: GraphModule) -> list[tuple[str, str]]:
-    """Equalizes each pair of layers that only homogeneous operators lie between; the pairs, by the layers' names.
+    """Equalizes each pair of layers with only homogeneous operators between them, and returns the pairs' layer names.
 
-    The float function stays what it was. It changes activations, so it comes before calibration.
+    The float function does not change. Activations do, so calibration comes afterwards.
     """
     pairs = list(pairs_of(prepared))
     with torch.no_grad():
@@ -39,7 +39,7 @@ def equalize(prepared: GraphModule) -> list[tuple[str, str]]:
 
 
 def pairs_of(prepared: GraphModule) -> list[tuple[Layer, Layer]]:
-    """(layer, the only layer that reads it through homogeneous operators)."""
+    """Pairs (layer, its only reader among the layers), with only homogeneous operators between them."""
     layers = {layer.node: layer for layer in layers_of(prepared) if layer.node.target in LAYERS}
     found = []
     for second in layers.values():
@@ -54,13 +54,16 @@ def pairs_of(prepared: GraphModule) -> list[tuple[Layer, Layer]]:
 
 
 def _only_source(prepared: GraphModule, node: Node) -> Node:
-    """The node, where nothing else reads it; else a stop."""
+    """The node if it has one reader; otherwise the graph's output node, which ends the search."""
     readers = {reader for user in node.users for reader in (user.users if user.op == "call_module" else (user,))}
     return node if len(readers) == 1 else prepared.graph.output_node()
 
 
 def _fit(first: Layer, between: Sequence[Node], second: Layer) -> bool:
-    """The second layer reads the first one's channels, each alone, or as a block of equally many inputs: a flattened map's."""
+    """Whether the second layer reads each channel of the first layer as one input or as one block of inputs.
+
+    Blocks of equal size come from a flattened map.
+    """
     value: Tensor = first.node.meta["val"]
     axis: int | None = first.channels % value.dim()
     for node in between:
@@ -74,7 +77,10 @@ def _fit(first: Layer, between: Sequence[Node], second: Layer) -> bool:
 
 
 def _axis_behind(node: Node, value: Tensor, axis: int) -> int | None:
-    """Where the channels lie behind an operator that reads `value`, alone or as blocks; None where it mixes them."""
+    """The channel axis after an operator that reads `value`, or None if the operator mixes the channels.
+
+    The channels may lie there in blocks.
+    """
     if node.target in POOLS:
         return axis if value.dim() == 4 and axis == 1 else None
     if node.target is aten.mean.dim:
@@ -92,13 +98,13 @@ def _inputs(layer: Layer) -> int:
 
 
 def _by_input(layer: Layer, channels: int) -> Tensor:
-    """A view of the weight `[groups, outputs, channels in the group, the rest]`."""
+    """A view of the weight: `[groups, outputs, channels in the group, inputs a channel]`."""
     weight, groups = layer.weight, layer.groups
     return weight.view(groups, len(weight) // groups, channels // groups, -1)
 
 
 def _equalize(first: Layer, second: Layer) -> float:
-    """Equation 11 for one pair; how far its scales were from 1."""
+    """Applies equation 11 to one pair, and returns the largest distance of its scales from 1."""
     channels = len(first.weight)
     incoming = _by_input(second, channels)
     r1 = first.weight.flatten(1).abs().amax(1)

@@ -1,4 +1,4 @@
-"""Values that depend on parameters and buffers alone: found, computed, stored as parameters."""
+"""Constant expressions, which depend on parameters and buffers alone: recognised, computed and stored as parameters."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from edgekd.quantize.operators import FILLS
 
 
 def is_constant(node: Node) -> bool:
-    """Whether the value depends on parameters and buffers only."""
+    """Whether a node's value depends on parameters and buffers only."""
     pending, seen = [node], set()
-    while pending:  # a chain as long as the model: no recursion
+    while pending:  # no recursion: a chain may be as long as the model
         node = pending.pop()
         if node.op == "get_attr" or node in seen:
             continue
@@ -28,7 +28,7 @@ def is_constant(node: Node) -> bool:
 
 
 def depends_on_samples(node: Node) -> bool:
-    """Whether the values, not the shape alone, are computed from the model's input."""
+    """Whether a node's numbers, not only its shape, are computed from the model's input."""
     pending, seen = [node], {node}
     while pending:
         node = pending.pop()
@@ -64,9 +64,10 @@ def evaluate(module: GraphModule, node: Node) -> Tensor:
 
 
 def fold_constant(module: GraphModule, node: Node, name: str) -> Node:
-    """Computes a constant expression now and stores it as the parameter `name`, in place of what had that name.
+    """Computes a constant expression now and stores the value as the parameter `name`.
 
-    Where something else still reads what has that name, the new one is called `name` with a number.
+    The parameter replaces the old holder of the name. If other nodes still read the old holder, the new parameter gets a
+    number in its name.
     """
     with torch.no_grad():
         folded = nn.Parameter(evaluate(module, node).detach().clone())
@@ -81,7 +82,7 @@ def fold_constant(module: GraphModule, node: Node, name: str) -> Node:
 
 
 def store(module: nn.Module, value: nn.Parameter, name: str) -> None:
-    """Registers a parameter by its path, in place of what had that name; modules on the way are made."""
+    """Registers a parameter by its path, in place of the old holder of the name. Missing modules on the path are created."""
     *path, leaf = name.split(".")
     owner = module
     for step in path:
@@ -94,7 +95,7 @@ def store(module: nn.Module, value: nn.Parameter, name: str) -> None:
 
 
 def _free(module: GraphModule, node: Node, name: str) -> str:
-    """`name`, or a numbered one where a reader outside the expression `node` would see another value."""
+    """`name`, or a numbered name if a reader outside the expression `node` would otherwise see a changed value."""
     inside, pending = {node}, [node]
     while pending:
         for source in pending.pop().all_input_nodes:

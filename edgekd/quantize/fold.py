@@ -1,4 +1,4 @@
-"""absorb_batch_norms: batch norms as part of the layers before them, where that is the same function; others are hidden."""
+"""absorb_batch_norms: folds batch norms into the layers before them if the function stays the same; hides the others."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ GROUPS_AT = 6  # the argument of a transposed convolution
 
 
 def absorb_batch_norms(module: GraphModule, *, trainable: bool) -> None:
-    """A batch norm behind a layer becomes a scale of its weight and a shift of its bias, with the running statistics.
+    """Turns a batch norm behind a layer into a scale of the layer's weight and a shift of its bias.
 
-    With `trainable` these stay expressions of the batch norm's parameters, which go on learning; otherwise they are folded.
+    The running statistics are used. With `trainable`, scale and shift stay expressions of the batch norm's parameters,
+    which continue to learn. Otherwise they are folded.
     """
     pairs = [(layer, bn) for bn in module.graph.nodes if (layer := _layer_of(bn)) is not None]
     part_uses(module, {layer for layer, _ in pairs})
@@ -28,19 +29,19 @@ def absorb_batch_norms(module: GraphModule, *, trainable: bool) -> None:
 
 
 def _layer_of(bn: Node) -> Node | None:
-    """The layer that a batch norm can be folded into; None where that is another function."""
+    """The layer that a batch norm can be folded into, or None if folding would change the function."""
     if bn.target is not aten.batch_norm.default:
         return None
     layer, gamma, beta, mean, variance, from_batch = bn.args[:6]
     if not isinstance(layer, Node) or layer.target not in WITH_WEIGHTS or len(layer.users) > 1:
         return None
-    if from_batch or mean is None or variance is None:  # normalised by its batch, whatever that is
+    if from_batch or mean is None or variance is None:  # normalised by its batch, so its scale is not constant
         return None
     parameters = [layer.args[1], *layer.args[2:3], gamma, beta, mean, variance]
     if not all(is_constant(given) for given in parameters if isinstance(given, Node)):
         return None
     rank = layer.meta["val"].dim()
-    # A batch norm's channels are axis 1; a linear layer's are the last one, and a convolution's without a batch the first.
+    # A batch norm's channels are axis 1. A linear layer's are the last axis; a convolution's without a batch the first.
     fits = rank == 2 if layer.target is aten.linear.default else rank == layer.args[1].meta["val"].dim()  # type: ignore[union-attr]
     return layer if fits else None
 
@@ -88,9 +89,10 @@ def _scaled(call: Any, layer: Node, weight: Node, scale: Node) -> Node:
 
 @contextmanager
 def hidden_batch_norms(graph: Graph) -> Iterator[None]:
-    """Those that no layer absorbed, out of torchao's sight.
+    """Hides the batch norms that no layer absorbed from torchao while the block runs.
 
-    It would fold them by patterns of its own, without the conditions here, and trace each of these for minutes.
+    torchao would fold them by its own patterns, without the conditions checked here. It would also trace each pattern for
+    minutes.
     """
     for node in graph.find_nodes(op="call_function", target=aten.batch_norm.default):
         node.target = _batch_norm
@@ -101,7 +103,7 @@ def hidden_batch_norms(graph: Graph) -> Iterator[None]:
 
 
 def show_batch_norms(graph: Graph) -> None:
-    """Undoes `hidden_batch_norms`, in a graph that was made of the hidden one."""
+    """Undoes `hidden_batch_norms` in a graph that was derived while the batch norms were hidden."""
     for node in graph.find_nodes(op="call_function", target=_batch_norm):
         node.target = aten.batch_norm.default
 

@@ -21,10 +21,10 @@ ALLOCATES = (
 
 
 def make_functional(program: ExportedProgram) -> GraphModule:
-    """The model of a program, of which no operator writes to what another one reads.
+    """The model of a program, without operators that write to memory which another operator reads.
 
-    Where nothing but the writer itself can see the written memory, as of `ReLU(inplace=True)` behind a convolution, the
-    functional twin takes its place. All else (views, slices, aliases, buffers) torch functionalises.
+    A write that only the writer can see, such as `ReLU(inplace=True)` behind a convolution, is replaced with its functional
+    twin. Torch functionalises all other writes (views, slices, aliases, buffers).
     """
     _rename_own_writes(program.graph)
     if any(_writes(node) for node in program.graph.nodes):
@@ -35,7 +35,7 @@ def make_functional(program: ExportedProgram) -> GraphModule:
         module = program.module(check_guards=False)
     assert isinstance(module, GraphModule)
     for node in list(module.graph.nodes):
-        # What the model does to its inputs and buffers for a caller to see is no part of its answer.
+        # A write to an input or a buffer is for the caller to see; the answer does not depend on it.
         if node.target is aten.copy_.default and node.args[0].op in ("placeholder", "get_attr"):
             node.replace_all_uses_with(node.args[1])
             module.graph.erase_node(node)
@@ -50,7 +50,7 @@ def _writes(node: Node) -> bool:
 
 
 def _rename_own_writes(graph: Graph) -> None:
-    """`relu_(x)` as `relu(x)` where x is fresh memory that nothing else reads."""
+    """Rewrites `relu_(x)` as `relu(x)` if x is fresh memory with no other reader; so for all operators."""
     for node in graph.nodes:
         if not _writes(node) or not node.args or not isinstance(node.args[0], Node):
             continue
@@ -64,7 +64,7 @@ def _rename_own_writes(graph: Graph) -> None:
 
 
 def _is_fresh(node: Node) -> bool:
-    """Whether the value lies in memory of its own."""
+    """Whether a node's value lies in newly allocated memory."""
     if node.target in ALLOCATES:
         return True
     if not isinstance(node.target, torch._ops.OpOverload) or node.target._schema.is_mutable:
@@ -74,7 +74,10 @@ def _is_fresh(node: Node) -> bool:
 
 
 def _keep_dropouts(graph: Graph) -> None:
-    """Functionalisation takes a dropout in evaluation away, and quantization-aware training needs it: by its other name it stays."""
+    """Renames dropouts to `native_dropout`, which functionalisation keeps.
+
+    Functionalisation removes a dropout in evaluation mode, but quantization-aware training needs it.
+    """
     for node in list(graph.nodes):
         if node.target is not aten.dropout.default or node.args[2] is not False:
             continue
@@ -89,7 +92,7 @@ def _keep_dropouts(graph: Graph) -> None:
 
 
 def _name_as_before(graph: Graph) -> None:
-    """The operators that functionalisation gives in place of batch norm and dropout, by the names that tracing gave."""
+    """Renames the batch norms and dropouts of functionalisation back to the operators of the trace."""
     for node in list(graph.nodes):
         if node.target is not operator.getitem or node.args[1] != 0:
             continue

@@ -16,14 +16,14 @@ from edgekd.quantize.operators import TRANSPOSED, WITH_WEIGHTS, aten
 from edgekd.quantize.qat import FakeQuantizer, quantizer_of
 from edgekd.quantize.sizes import numbers_of_one_sample
 
-GROUPS_AT = 6  # the argument of a convolution, be it transposed
+GROUPS_AT = 6  # the argument of a convolution and of a transposed convolution
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer `y = W x + b`: its operator's node and the parameter that its weight is.
+    """A layer `y = W x + b`: its operator's node and the name of its weight parameter.
 
-    The weight has its output channels first, but for a transposed convolution: there they are second, those of one group.
+    Output channels are the weight's first axis. A transposed convolution has them on the second axis, for one group.
     """
 
     graph: GraphModule
@@ -46,19 +46,19 @@ class Layer:
 
     @property
     def input(self) -> Node:
-        """What the layer reads, before its quantization."""
+        """The node of the layer's input, before quantization."""
         return unquantized(self.graph, self.node.args[0])  # type: ignore[arg-type]
 
     @property
     def quantizer(self) -> FakeQuantizer:
-        """Of the weight."""
+        """The weight's fake-quantizer."""
         found = quantizer_of(self.graph, self.node.args[1])  # type: ignore[arg-type]
         assert found is not None
         return found
 
     @property
     def quantizers(self) -> list[FakeQuantizer]:
-        """Of everything that the layer reads."""
+        """The fake-quantizers of all tensors that the layer reads."""
         found = (quantizer_of(self.graph, source) for source in self.node.all_input_nodes)
         return [quantizer for quantizer in found if quantizer is not None]
 
@@ -68,12 +68,12 @@ class Layer:
 
     @property
     def channels(self) -> int:
-        """The axis of what the layer gives that holds its channels."""
+        """The channel axis of the layer's output."""
         return -1 if self.node.target is aten.linear.default else 1
 
     @property
     def outputs(self) -> int:
-        """How many channels it gives."""
+        """The number of output channels."""
         return self.weight.shape[1] * self.groups if self.is_transposed else len(self.weight)
 
     @property
@@ -83,16 +83,19 @@ class Layer:
 
     @property
     def multiplications(self) -> int:
-        """Of one sample, at the sizes of the example: each output value is a sum over one row of the weight.
+        """The multiplications for one sample at the example's sizes: each output value is a sum over a row of the weight.
 
-        Of a transposed convolution each input value is multiplied with one row.
+        In a transposed convolution each input value is multiplied with a row.
         """
         counted = self.input if self.is_transposed else self.node
         return numbers_of_one_sample(counted) * self.weight[0].numel()
 
 
 def layers_of(prepared: GraphModule) -> list[Layer]:
-    """In the graph's order. A layer whose weight still is an expression (`qat`), or shared with another, is left out."""
+    """The layers in the graph's order.
+
+    A layer is left out if its weight is shared with another layer, or still an expression (`qat`).
+    """
     found = [
         Layer(prepared, node, str(source.target))
         for node in prepared.graph.nodes
@@ -105,12 +108,12 @@ def layers_of(prepared: GraphModule) -> list[Layer]:
 
 
 def unquantized(graph: GraphModule, node: Node) -> Node:
-    """The tensor itself, where `node` is its fake-quantizer."""
+    """The tensor behind `node` if that is a fake-quantizer, otherwise `node` itself."""
     return node.all_input_nodes[0] if quantizer_of(graph, node) is not None else node
 
 
 def give_biases(prepared: GraphModule) -> None:
-    """A bias of zeros for each layer that has none, so that it can be corrected."""
+    """Adds a bias of zeros to each layer without a bias, so that bias correction can change it."""
     for layer in layers_of(prepared):
         if layer.bias is not None:
             continue

@@ -1,4 +1,4 @@
-"""The operators that have a weight, by torch's names, and the axis of the weight that holds output channels."""
+"""The operators with a weight, by torch's names, and the axis of the weight with the output channels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ CONVOLUTIONS: dict[Any, int] = {
     aten.conv3d.padding: 0,
 }
 LAYERS = (*CONVOLUTIONS, aten.linear.default)
-"""What has a weight, output channels first, and a bias, its third argument or None, in steps of the integer accumulator."""
+"""Operators with a weight, output channels first, and a bias, their third argument or None.
+
+The bias ships in steps of the integer accumulator.
+"""
 TRANSPOSED: dict[Any, int] = {
     aten.conv_transpose1d.default: 1,
     aten.conv_transpose2d.input: 1,

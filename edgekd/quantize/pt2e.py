@@ -1,4 +1,4 @@
-"""The names of torchao's PT2E quantization that edgekd uses, imported without its log lines on missing GPU kernels."""
+"""The names from torchao's PT2E quantization that edgekd uses, imported without log lines on missing GPU kernels."""
 
 from __future__ import annotations
 

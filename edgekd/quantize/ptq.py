@@ -1,4 +1,4 @@
-"""prepare, calibrate, convert: post-training quantization, and the two ends of quantization-aware training."""
+"""prepare, calibrate, convert: post-training quantization, and the first and last step of quantization-aware training."""
 
 from __future__ import annotations
 
@@ -27,10 +27,16 @@ from edgekd.target import Quantization, Target
 DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
 DEQUANTIZE_EACH = torch.ops.quantized_decomposed.dequantize_per_channel.default
 TIE_BREAK = 1 + 2**-10
-"""Pixels are multiples of 1/255: with a scale of exactly 2/255 each lies halfway between two integers, and torch and
-the runtime would round it differently. A slightly larger scale moves all of them off."""
+"""A factor that makes each scale slightly larger.
+
+Pixels are multiples of 1/255. With a scale of exactly 2/255 each pixel lies halfway between two integers. Torch and the
+runtime would round such a pixel differently.
+"""
 LEAST_OF_SOFTMAX = 1 / 128
-"""onnxruntime's integer softmax of n values overflows below a scale of 1 / (148 n), which 1.7 times an equal share has."""
+"""Least scale of a softmax's output, times its number of values n.
+
+onnxruntime's integer softmax overflows below a scale of 1 / (148 n). A largest value of 1.7 equal shares has this scale.
+"""
 DEFAULT = "mse"
 
 
@@ -45,12 +51,13 @@ def prepare(
 ) -> GraphModule:
     """A copy of `model` as a graph with a fake-quantizer at each of the target's sites.
 
-    With `qat` BatchNorm's parameters go on learning; else they are folded into the weights. `example_inputs` is one
-    batch of each of the model's arguments, `[batch, ...]`; the graph takes any batch size. The model is not changed.
-    `keep_float` names what is left out: "first", "last", or the path of a module. `free` names further sizes that are free,
-    of each input one mapping from axis to `FreeSize`: `({1: length}, {1: length})`.
-    Raises QuantizationError where the target has no int8 scheme, `keep_float` names nothing or the model does not take a free
-    size within its bounds, ExportError where it cannot be traced.
+    With `qat` BatchNorm's parameters continue to learn; otherwise they are folded into the weights. `example_inputs` is a
+    batch of each of the model's arguments, `[batch, ...]`. The graph takes any batch size. The model is not changed.
+    `keep_float` names operators that stay float: "first", "last", or the path of a module. `free` lists further free sizes,
+    with one mapping from axis to `FreeSize` for each input: `({1: length}, {1: length})`.
+
+    Raises QuantizationError if the target has no int8 scheme or if `keep_float` names nothing. Raises it also if the model
+    fails at a free size within its bounds. Raises ExportError if the model cannot be traced.
     """
     quantization = target.int8 if isinstance(target, Target) else target
     graph = capture(model, example_inputs, trainable=qat, free=free)
@@ -60,37 +67,38 @@ def prepare(
         prepared: GraphModule = prepare_qat_pt2e(graph, Scheme(quantization, fake_quantizer, keep_float))
     show_batch_norms(prepared.graph)
     _name_observers_once(prepared)
-    for _, quantizer in weight_quantizers(prepared):  # all of a weight is known at once: there is nothing to average
+    for _, quantizer in weight_quantizers(prepared):  # a weight is known at once: no average is needed
         quantizer.activation_post_process.averaging_constant = 1.0
     sizes = {node.name: _size_of_softmax(node) for node in prepared.graph.nodes}
     for tensor, quantizer in activation_quantizers(prepared):
-        if (size := sizes.get(tensor)) is not None:  # of a free size the least: fewer values have larger shares
+        # A free size counts with its least value: fewer values have larger shares.
+        if (size := sizes.get(tensor)) is not None:
             quantizer.least_scale = LEAST_OF_SOFTMAX / least(prepared.graph, size)
     if quantization.int32_bias:
         quantize_biases(prepared)
     prepared.meta["trainable"] = qat
     with in_float(prepared):
         check_prepared(model, prepared, samples, free)
-    prepared.meta["quantization"] = quantization  # the export asks for it: biases are written as it says
+    prepared.meta["quantization"] = quantization  # the export reads from it how biases are written
     return prepared
 
 
 def calibrate(prepared: GraphModule, batches: Iterable[Batch], method: str = DEFAULT) -> None:
-    """Shows real samples to the model and decides each activation's range.
+    """Runs the model on real samples and decides each activation's range.
 
     A batch is the model's argument, `[batch, ...]`, or the tuple of its arguments in their order.
 
-    Raises QuantizationError for no samples, for samples that are all one value, for NaN or infinity, and for a
-    batch of other arguments than the model's.
+    Raises QuantizationError for no samples, for samples that are all one value, and for NaN or infinity. Raises it also if
+    a batch does not fit the model's arguments.
     """
     set_ranges(prepared, observe(prepared, batches), method)
 
 
 def set_ranges(prepared: GraphModule, statistics: Mapping[str, Statistics], method: str = DEFAULT) -> None:
-    """Decides each activation's range by a method of edgekd.quantize.ranges; the model then computes as it will ship."""
+    """Decides each activation's range by a method of edgekd.quantize.ranges. The model then computes as the shipped model."""
     for tensor, quantizer in quantizers_by_tensor(prepared).items():
         symmetric = quantizer.qscheme == torch.per_tensor_symmetric
-        # Of 16 bits nothing is won by clipping.
+        # With 16 bits, clipping gains nothing.
         bits = quantizer.activation_post_process
         decide = RANGES[method if bits.quant_max - bits.quant_min < 256 else "minmax"]
         seen = statistics[tensor]
@@ -103,7 +111,7 @@ def set_ranges(prepared: GraphModule, statistics: Mapping[str, Statistics], meth
 
 
 def _size_of_softmax(node: Node) -> int | torch.SymInt | None:
-    """How many values a softmax shares out; None for another operator."""
+    """The number of values that a softmax normalises together; None for another operator."""
     if node.target is not aten.softmax.int:
         return None
     value, axis = node.meta["val"], node.args[1]
@@ -111,15 +119,18 @@ def _size_of_softmax(node: Node) -> int | torch.SymInt | None:
 
 
 def _around(value: float) -> tuple[float, float]:
-    """A range for what is always one value: from 0 to it, so that it is exact. Of a 0, as a dead layer gives, any is."""
+    """A range from 0 to `value`, for an activation that always has this value: it is then exact.
+
+    An activation that is always 0, as of a dead layer, is exact with any range.
+    """
     return (min(value, 0.0), max(value, 0.0)) if value else (0.0, 1.0)
 
 
 def convert(prepared: GraphModule) -> GraphModule:
-    """The integer model: weights stored as int8, quantize and dequantize at each site, float operators between.
+    """The integer model: int8 weights, quantize and dequantize at each site, float operators between them.
 
-    `prepared` is consumed: torchao reuses its modules; pass a deep copy to keep it.
-    Raises QuantizationError where the model was not calibrated.
+    torchao reuses the modules of `prepared`; pass a deep copy to keep it. Raises QuantizationError if the model was not
+    calibrated.
     """
     for tensor, quantizer in activation_quantizers(prepared):
         if not quantizer.has_range:
@@ -140,7 +151,10 @@ def convert(prepared: GraphModule) -> GraphModule:
 
 
 def _name_observers_once(prepared: GraphModule) -> None:
-    """torchao registers an observer that two tensors share under two names: its state would be saved twice."""
+    """Gives an observer that two tensors share a single name.
+
+    torchao registers the observer under two names, so its state would be saved twice.
+    """
     names: dict[int, str] = {}
     for node in prepared.graph.nodes:
         if node.op == "call_module":
@@ -150,14 +164,14 @@ def _name_observers_once(prepared: GraphModule) -> None:
 
 
 def _observe_weights(prepared: GraphModule) -> None:
-    """Takes the weights' scales from the weights as they are now: they may have been averaged or loaded since."""
+    """Computes the weights' scales from the current weights, which may have been averaged or loaded since."""
     with torch.no_grad():
         for weight, quantizer in weight_quantizers(prepared):
             quantizer(evaluate(prepared, weight))
 
 
 def _weight_names(prepared: GraphModule) -> dict[tuple[str, int], str]:
-    """(operator, argument) -> the parameter that is quantized there; conversion forgets the names."""
+    """(operator, argument) -> the name of the parameter quantized there. The conversion forgets these names."""
     return {
         (node.name, index): constant_name(arg)
         for node in prepared.graph.nodes
@@ -167,7 +181,7 @@ def _weight_names(prepared: GraphModule) -> dict[tuple[str, int], str]:
 
 
 def _fold_biases(converted: GraphModule, names: dict[tuple[str, int], str]) -> None:
-    """Computes the shifts of absorbed BatchNorms, which training kept as expressions."""
+    """Computes the shifts of absorbed BatchNorms. The training had kept them as expressions."""
     for node in list(converted.graph.nodes):
         weight = names.get((node.name, 1))
         bias = node.args[2] if weight is not None and len(node.args) > 2 else None
@@ -178,7 +192,7 @@ def _fold_biases(converted: GraphModule, names: dict[tuple[str, int], str]) -> N
 
 
 def _round_biases(converted: GraphModule) -> None:
-    """Rounds biases to multiples of `s_x * s_w`, the int32 that the export stores, so that torch computes the same."""
+    """Rounds biases to multiples of `s_x * s_w`, as the export stores them in int32. Torch then computes the same."""
     with torch.no_grad():
         for node in converted.graph.nodes:
             if node.target not in LAYERS or len(node.args) < 3 or node.args[2] is None:

@@ -1,4 +1,4 @@
-"""Fake-quantizers, which compute int8 in float, and the switches that calibration and a training loop need."""
+"""Fake-quantizers, which compute int8 in float, and their switches for calibration and the training loop."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from edgekd.quantize.pt2e import (
 
 
 class FakeQuantizer(FakeQuantize):  # type: ignore[misc]
-    """torchao's, with the scale that its observer gives while the range follows the data, and the one it has once that is settled.
+    """torchao's fake-quantizer with the scale of its observer, or with its last scale once the range is settled.
 
-    Not torchao's fused kernel: that derives the scale by another formula than the observer (128 levels below zero, not 127.5),
-    and gives a symmetric range that lies on one side of zero, as behind a ReLU, a zero-point other than 0, which TensorRT
-    refuses. A model is converted with the very scale that it computed with.
+    torchao's fused kernel is not used. It derives the scale by another formula than the observer (128 levels below zero,
+    not 127.5). It also gives a symmetric range on one side of zero, as behind a ReLU, a zero-point other than 0. TensorRT
+    refuses such a zero-point. This class keeps the same scale for training and for conversion.
     """
 
     least_scale = 0.0
-    """The runtime computes wrongly below it."""
+    """The runtime computes wrongly with a smaller scale."""
 
     def forward(self, X: Tensor) -> Tensor:
         observer = self.activation_post_process
@@ -48,16 +48,16 @@ class FakeQuantizer(FakeQuantize):  # type: ignore[misc]
 
     @property
     def has_range(self) -> bool:
-        """It was calibrated, or has seen its first batch."""
+        """Whether the quantizer was calibrated or has observed a batch."""
         observer = self.activation_post_process
         return bool((observer.min_val < observer.max_val).all()) and observer.min_val.numel() > 0
 
     def cover(self, low: float, high: float) -> None:
-        """Takes the scale and zero-point that cover a range."""
+        """Sets the scale and zero-point that cover a range."""
         self._settle(torch.tensor(low), torch.tensor(high))
 
     def fit(self, weight: Tensor) -> None:
-        """Takes the scales of a weight that is not trained, once and for all."""
+        """Sets the scales from a weight that is not trained, and stops observing."""
         others = [dim for dim in range(weight.dim()) if not self.is_per_channel or dim != self.ch_axis]
         self._settle(weight.detach().amin(others), weight.detach().amax(others))
         self.enable_observer(False)
@@ -74,7 +74,10 @@ class FakeQuantizer(FakeQuantize):  # type: ignore[misc]
 
 
 def fake_quantizer(dtype: torch.dtype, symmetric: bool, per_channel: bool) -> Any:
-    """Activations by a moving average of their extremes; weights, which are all known, by their present ones."""
+    """A constructor of fake-quantizers for torchao.
+
+    Activations use a moving average of their extremes. Weights use their present extremes, because they are fully known.
+    """
     if per_channel:
         return FakeQuantizer.with_args(
             observer=MovingAveragePerChannelMinMaxObserver, averaging_constant=1.0, eps=2**-20
@@ -83,19 +86,22 @@ def fake_quantizer(dtype: torch.dtype, symmetric: bool, per_channel: bool) -> An
 
 
 def train_mode(prepared: GraphModule) -> GraphModule:
-    """Dropout drops, a BatchNorm that no convolution absorbed takes its batch's statistics, ranges follow the data."""
+    """Switches dropout, batch statistics and range updates on.
+
+    Only the BatchNorms that no convolution absorbed take their batch's statistics.
+    """
     _set_training(prepared, True)
     _switch(prepared, observe=not prepared.meta.get("observers_frozen", False), quantize=True)
     inputs = {node.name for node in prepared.graph.find_nodes(op="placeholder")}
     for tensor, fake_quantizer in activation_quantizers(prepared):
-        # Calibration has settled an image's range: pixels do not drift as activations do.
+        # A calibrated input keeps its range: pixels do not drift as activations do.
         if tensor in inputs and fake_quantizer.has_range:
             fake_quantizer.enable_observer(False)
     return prepared
 
 
 def eval_mode(prepared: GraphModule) -> GraphModule:
-    """The model as it will ship: no forward pass changes it."""
+    """Switches the model to its shipped behaviour: no forward pass changes it."""
     _set_training(prepared, False)
     _switch(prepared, observe=False, quantize=True)
     return prepared
@@ -103,7 +109,7 @@ def eval_mode(prepared: GraphModule) -> GraphModule:
 
 @contextmanager
 def in_float(prepared: GraphModule) -> Iterator[None]:
-    """The model in evaluation without any quantization, weights included."""
+    """Switches all quantization off while the block runs, weights included, in evaluation mode."""
     _set_training(prepared, False)
     modules = [module for module in prepared.modules() if isinstance(module, FakeQuantizeBase)]
     were = [(bool(module.fake_quant_enabled), bool(module.observer_enabled)) for module in modules]
@@ -119,7 +125,7 @@ def in_float(prepared: GraphModule) -> Iterator[None]:
 
 
 def freeze_observers(prepared: GraphModule) -> GraphModule:
-    """Keeps the activations' ranges from now on, in training too; for the last part of the training."""
+    """Freezes the activations' ranges from now on, in training too. Used for the last part of a training."""
     prepared.meta["observers_frozen"] = True
     for _, fake_quantizer in activation_quantizers(prepared):
         fake_quantizer.enable_observer(False)
@@ -127,7 +133,7 @@ def freeze_observers(prepared: GraphModule) -> GraphModule:
 
 
 def freeze_bn(prepared: GraphModule) -> GraphModule:
-    """Keeps the statistics of the BatchNorms that no convolution absorbed; those of the others are always kept."""
+    """Freezes the statistics of the BatchNorms that no convolution absorbed. Absorbed ones are always frozen."""
     prepared.meta["bn_frozen"] = True
     _set_training(prepared, prepared.meta.get("training", False))
     return prepared
@@ -151,17 +157,17 @@ def _switch(prepared: GraphModule, *, observe: bool, quantize: bool) -> None:
 
 
 def activation_quantizers(prepared: GraphModule) -> list[tuple[str, FakeQuantizer]]:
-    """(tensor's name, its fake-quantizer) in the graph's order; several tensors may share one."""
+    """(name of the tensor, its fake-quantizer) in the graph's order. Several tensors may share a fake-quantizer."""
     return [(source.name, quantizer) for source, quantizer in _quantizers(prepared) if not is_constant(source)]
 
 
 def weight_quantizers(prepared: GraphModule) -> list[tuple[Node, FakeQuantizer]]:
-    """(the node that gives a weight, its fake-quantizer) in the graph's order."""
+    """(node of the weight, its fake-quantizer) in the graph's order."""
     return [(source, quantizer) for source, quantizer in _quantizers(prepared) if is_constant(source)]
 
 
 def quantizer_of(prepared: GraphModule, node: Node) -> FakeQuantizer | None:
-    """The fake-quantizer that a node calls, None where it is something else."""
+    """The fake-quantizer that a node calls, or None if the node calls another module or function."""
     module = prepared.get_submodule(str(node.target)) if node.op == "call_module" else None
     return module if isinstance(module, FakeQuantizer) else None
 

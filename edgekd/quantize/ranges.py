@@ -1,6 +1,6 @@
 """The range of values that 8 bits cover, decided from an activation's statistics: `quantize.calibration`.
 
-minmax          all that was seen
+minmax          all observed values
 moving_average  of the batches' extremes (Jacob et al. 2018, 1712.05877, section 3.1)
 percentile      all but the outermost 0.001 % (Wu et al. 2020, 2004.09602, section 3.2)
 entropy         least information lost (Migacz 2017, "8-bit Inference with TensorRT", GTC; KL divergence)
@@ -36,7 +36,7 @@ def moving_average(seen: Statistics, *, symmetric: bool) -> Range:
 
 
 def percentile(seen: Statistics, *, symmetric: bool) -> Range:
-    """Of |x| where the range is symmetric; else of both tails, each as far out as the other."""
+    """The percentile of |x| for a symmetric range, otherwise the same percentile of each tail."""
     counts, edges = seen.counts.numpy(), np.linspace(-seen.limit, seen.limit, BINS + 1)
     if symmetric:
         outwards = counts[BINS // 2 :] + counts[: BINS // 2][::-1]
@@ -49,7 +49,7 @@ def percentile(seen: Statistics, *, symmetric: bool) -> Range:
 def entropy(seen: Statistics, *, symmetric: bool) -> Range:
     """The threshold whose quantized distribution diverges least from the clipped one."""
     counts = seen.counts.numpy().astype(np.float64)
-    counts[BINS // 2] = counts[BINS // 2 + 1]  # the zeros of a ReLU are exact with every scale: they tell nothing
+    counts[BINS // 2] = counts[BINS // 2 + 1]  # the zeros of a ReLU are exact at every scale, so they must not decide
     return min(_candidates(seen), key=lambda limits: _divergence(counts, seen, limits, symmetric))
 
 
@@ -76,12 +76,12 @@ RANGES: Mapping[str, Callable[..., Range]] = {
 
 
 def clipped(seen: Statistics, threshold: float) -> Range:
-    """What was seen within `[-threshold, threshold]`."""
+    """The observed range, clipped to `[-threshold, threshold]`."""
     return max(seen.low, -threshold), min(seen.high, threshold)
 
 
 def grid(limits: Range, symmetric: bool) -> tuple[float, float]:
-    """Scale and zero-point, counted from the lowest of 256 levels, of a range that zero is in."""
+    """Scale and zero-point of a range extended to contain zero. The zero-point counts from the lowest of 256 levels."""
     low, high = min(limits[0], 0.0), max(limits[1], 0.0)
     if symmetric:
         return 2 * max(-low, high) / (LEVELS - 1), LEVELS / 2
@@ -90,19 +90,22 @@ def grid(limits: Range, symmetric: bool) -> tuple[float, float]:
 
 
 def _candidates(seen: Statistics) -> Iterator[Range]:
-    """Ranges from all that was seen down to a hundredth of it."""
+    """Ranges from the full observed range down to a hundredth of it."""
     largest = max(-seen.low, seen.high)
     return (clipped(seen, share * largest) for share in np.geomspace(1, 0.01, CANDIDATES))
 
 
 def _quantile(counts: npt.NDArray[np.int64], share: float) -> int:
-    """How many bins, from the first on, hold this share of the values."""
+    """The number of bins, from the first on, that hold this share of the values."""
     cumulated = np.cumsum(counts)
     return int(np.searchsorted(cumulated, share * cumulated[-1])) + 1
 
 
 def _divergence(counts: Floats, seen: Statistics, limits: Range, symmetric: bool) -> float:
-    """KL(P || Q): P is the histogram with what lies outside added to its ends, Q its mass within, level by level."""
+    """KL(P || Q) of the clipped histogram P and its quantized form Q.
+
+    P has the values outside the range added to its ends. Q spreads each level's inner mass evenly over the filled bins.
+    """
     scale, zero_point = grid(limits, symmetric)
     level = np.rint(seen.centres.numpy() / scale) + zero_point
     inside = np.flatnonzero((level >= 0) & (level < LEVELS))
@@ -114,7 +117,7 @@ def _divergence(counts: Floats, seen: Statistics, limits: Range, symmetric: bool
     q = np.where(filled, mass[level] / np.maximum(bins[level], 1), 0.0)
     p[0] += counts[: inside[0]].sum()
     p[-1] += counts[inside[-1] + 1 :].sum()
-    if q[0] == 0 < p[0] or q[-1] == 0 < p[-1]:  # an end that had nothing of its own
+    if q[0] == 0 < p[0] or q[-1] == 0 < p[-1]:  # the end bin was empty before clipping
         return float("inf")
     p, q = p[filled] / p.sum(), q[filled] / q.sum()
     return float((p * np.log(p / q)).sum())

@@ -1,7 +1,7 @@
-"""refine: what comes after calibration, layer by layer: AdaRound, then bias correction.
+"""refine: improves a calibrated graph layer by layer, by AdaRound, then by bias correction.
 
-Two runs of the same graph go side by side over the calibration samples, one in float, one as it will ship. At each layer
-the second is given its better weights and biases before it goes on, so every layer sees what is wrong in those before it.
+Two runs of the same graph go over the calibration samples side by side: one in float, one as shipped. At each layer the
+second run gets the improved weight and bias before it continues. Every layer thus sees the errors of the layers before it.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from edgekd.quantize.constants import evaluate
 from edgekd.quantize.layers import Layer, layers_of
 from edgekd.quantize.qat import FakeQuantizer
 
-MEMORY = 2 * 2**30  # bytes that the activations of both runs may take: of large images fewer are taken
-ALIVE = 6  # tensors of the largest size that are needed at once: an input, an output and a skip, in both runs
+MEMORY = 2 * 2**30  # bytes for the activations of both runs: fewer large images are used
+ALIVE = 6  # tensors of the largest size held at once: an input, an output and a skip, in both runs
 
 
 def refine(prepared: GraphModule, batches: Sequence[Batch], steps: Collection[str]) -> None:
-    """Refines a calibrated graph in place by `steps`, of "adaround" and "bias_correction".
+    """Refines a calibrated graph in place by the named `steps`, of "adaround" and "bias_correction".
 
-    `batches` are real samples, the model's argument `[batch, ...]` or the tuple of its arguments.
-    Raises QuantizationError for a batch of other arguments than the model's.
+    `batches` are real samples, the model's argument `[batch, ...]` or the tuple of its arguments. Raises QuantizationError
+    if a batch does not fit the model's arguments.
     """
     if not {"adaround", "bias_correction"} & set(steps):
         return
@@ -65,7 +65,7 @@ def _refine(layer: Layer, in_float: Sequence[_Run], shipped: Sequence[_Run], ste
 
 
 class _Run(Interpreter):
-    """One batch on its way through the graph; a node that was computed is not computed again in float."""
+    """The run of one batch through the graph. In float, a computed node is not computed again."""
 
     def __init__(self, prepared: GraphModule, batch: Sequence[Tensor], quantized: bool) -> None:
         super().__init__(prepared)
@@ -90,8 +90,8 @@ class _Run(Interpreter):
 
 
 def _affordable(prepared: GraphModule, batches: Sequence[tuple[Tensor, ...]]) -> Sequence[tuple[Tensor, ...]]:
-    """The first batches, as many as fit into memory."""
-    largest: dict[tuple[torch.Size, ...], int] = {}  # by the shapes of one sample: a longer text takes more
+    """The first batches, as many as fit into memory, but at least one."""
+    largest: dict[tuple[torch.Size, ...], int] = {}  # by the shapes of one sample: a longer text needs more memory
     room = MEMORY // (ALIVE * 4)
     for number, batch in enumerate(batches):
         one = tuple(x[:1] for x in batch)
@@ -105,12 +105,12 @@ def _affordable(prepared: GraphModule, batches: Sequence[tuple[Tensor, ...]]) ->
 
 
 class _Largest(Interpreter):
-    """It finds the largest of a graph's values."""
+    """An interpreter that finds the largest value of a graph."""
 
     numbers = 0
 
     def of(self, batch: tuple[Tensor, ...]) -> int:
-        """It runs the graph; how many numbers the largest value holds that was computed from the batch."""
+        """Runs the graph, and returns the size of the largest value computed from the batch, in numbers."""
         self.run(*batch)
         return self.numbers
 

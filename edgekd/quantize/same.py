@@ -1,4 +1,4 @@
-"""check_same: the captured graph computes what the model computes, compared on samples before any quantizer is in it."""
+"""check_same: checks on samples, before quantizers are inserted, that the captured graph computes the model's function."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from edgekd.models.trace import Free, resized, sizes_of
 from edgekd.quantize.operators import aten
 
 TOLERANCE = 1e-3
-"""Root mean square of a difference over that of the answer. Folding and another order of sums stay near 1e-6."""
-ROWS = 3  # a batch of other size than the one of the trace, and few enough to cost little
+"""Root mean square of a difference over that of the answer. Folding and reordered sums stay near 1e-6."""
+ROWS = 3  # another batch size than that of the trace, and small enough to be cheap
 
 MASKED = "masked"  # in a node's meta
 HUGE, GAP = 1000.0, 50.0
@@ -27,9 +27,9 @@ Inputs = tuple[Tensor, ...]
 
 
 def samples_of(example_inputs: Inputs) -> Inputs:
-    """Some of the given samples, with noise in place of those that carry no signal: a zero hides what is wrong.
+    """Three samples of each input, with noise in place of samples that carry no signal: zeros would hide errors.
 
-    A mask of integers that hides nothing (all 1, or True) hides the second half of the second sample.
+    An integer mask of ones (or True) hides nothing. It is changed to hide the second half of the second sample.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -37,7 +37,7 @@ def samples_of(example_inputs: Inputs) -> Inputs:
         few = torch.cat([x[:ROWS]] * ROWS)[:ROWS].detach().clone()
         if not few.is_floating_point():
             if few.dim() > 1 and bool((few == 1).all()):
-                few[1, ..., few.shape[-1] // 2 + 1 :] = 0  # of one place it hides none
+                few[1, ..., few.shape[-1] // 2 + 1 :] = 0  # a mask of a single place stays as it is
         elif bool((few == few.flatten()[0]).all()):
             few = few + torch.randn(few.shape, generator=generator, dtype=few.dtype).to(few.device)
         else:  # no row repeats another
@@ -49,10 +49,13 @@ def samples_of(example_inputs: Inputs) -> Inputs:
 
 
 def at_other_sizes(samples: Inputs, free: Free) -> list[Inputs]:
-    """The samples with each free size at its least, and with all of them longer: twice the given one, or what bounds it."""
+    """The samples with each free size at its least, and with all free sizes longer.
+
+    A longer size is about twice the size of the samples, or the size's bound.
+    """
     given = {size.name: number for size, number in sizes_of(samples, free).items()}
     least = {size.name: size.at_least for size in sizes_of(samples, free)}
-    longer = {  # each by another number: a graph that takes one for another is told apart
+    longer = {  # each size grows by another number, so that a graph that confuses two sizes fails
         size.name: min(2 * number + 1 + index, size.at_most or 2 * number + 1 + index)
         for index, (size, number) in enumerate(sizes_of(samples, free).items())
     }
@@ -60,14 +63,14 @@ def at_other_sizes(samples: Inputs, free: Free) -> list[Inputs]:
 
 
 def check_same(model: nn.Module, graph: GraphModule, samples: Inputs, *, trained: bool, free: Free = ()) -> None:
-    """Compares the graph with the model itself, on one sample and on several; with `trained` in training too.
+    """Compares the graph with the model on one sample and on several; with `trained` also in training mode.
 
-    Where sizes are `free` (edgekd.models.trace), on samples of other sizes as well. Neither is changed, but that the nodes whose
-    values contain a mask are marked (`MASKED`). In training, the batch norms that no layer absorbed take the statistics of
-    their batch; dropout stays off in both.
+    With `free` sizes (edgekd.models.trace) samples of other sizes are compared as well. Model and graph are left unchanged,
+    except that nodes whose values contain a mask are marked (`MASKED`). In training mode, batch norms that no layer
+    absorbed use the statistics of their batch; dropout stays off in both.
 
-    Raises QuantizationError naming the layer where a difference begins, or saying that a model answers at random, mixes
-    the samples of a batch or does not take a size within its bounds.
+    Raises QuantizationError naming the layer where a difference begins. Raises it also if the model answers at random,
+    mixes the samples of a batch, or fails at a size within its bounds.
     """
     one = tuple(x[:1] for x in samples)
     with as_it_was(model), as_it_was(graph), torch.no_grad():
@@ -87,7 +90,10 @@ def check_same(model: nn.Module, graph: GraphModule, samples: Inputs, *, trained
 
 
 def check_answers(model: nn.Module, samples: Inputs) -> list[Tensor]:
-    """What a model in evaluation mode answers. Raises QuantizationError where that is no function of the sample alone."""
+    """The model's answers in evaluation mode.
+
+    Raises QuantizationError if an answer is not a function of its sample alone.
+    """
     expected = _answers(model, samples)
     name = type(model).__name__
     if (found := distance(_answers(model, samples), expected)) > TOLERANCE:
@@ -105,7 +111,7 @@ def check_answers(model: nn.Module, samples: Inputs) -> list[Tensor]:
 
 
 def check_prepared(model: nn.Module, prepared: GraphModule, samples: Inputs, free: Free = ()) -> None:
-    """Compares a graph with its quantizers switched off with the model. Raises QuantizationError for a difference."""
+    """Compares the model with a graph whose quantizers are switched off. Raises QuantizationError for a difference."""
     with as_it_was(model), torch.no_grad():
         model.eval()
         each = (samples, *at_other_sizes(samples, free))
@@ -118,7 +124,7 @@ def check_prepared(model: nn.Module, prepared: GraphModule, samples: Inputs, fre
 
 
 def distance(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """Root mean square of the difference over that of what is expected, the largest of several tensors."""
+    """Root mean square of the difference over that of the expected values; the largest over several tensors."""
     if [x.shape for x in found] != [x.shape for x in expected]:
         return float("inf")
     return max((_distance(a.double(), b.double()) for a, b in zip(found, expected, strict=True)), default=0.0)
@@ -134,8 +140,10 @@ def _distance(found: Tensor, expected: Tensor) -> float:
 
 
 def is_masked(values: Tensor) -> bool:
-    """Infinite values, or a gap above hugely negative ones (-10000, the least float): one scale for both leaves nothing of the
-    others."""
+    """Whether values contain a mask: infinities, or huge negative values (-10000, the least float) below a gap.
+
+    A common scale for a mask and the other values would leave nothing of the others.
+    """
     low, high = (float(end) for end in values.aminmax())
     if math.isinf(low) or math.isinf(high):
         return True
@@ -147,7 +155,7 @@ def is_masked(values: Tensor) -> bool:
 
 @contextmanager
 def as_it_was(model: nn.Module) -> Iterator[None]:
-    """Modes and buffers are afterwards what they were before."""
+    """Restores the model's modes and buffers after the block."""
     modes = {module: module.training for module in model.modules()}
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     try:
@@ -186,7 +194,7 @@ def _compare(
 ) -> None:  # fmt: skip
     try:
         found = distance(_answers(run or graph, inputs), expected)
-    except (RuntimeError, IndexError, ValueError) as error:  # torch's, of a graph that takes one batch size alone
+    except (RuntimeError, IndexError, ValueError) as error:  # torch's, of a graph that fixes its batch size
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise QuantizationError(
             f"the captured graph of {type(model).__name__} does not run on a batch of {len(inputs[0])}{at}: {reason}"
@@ -199,7 +207,7 @@ def _compare(
 
 
 def _begins(model: nn.Module, graph: GraphModule, inputs: Inputs) -> str:
-    """Where the values of the graph part from those of the model's modules."""
+    """The place where the graph's values begin to differ from the values of the model's modules, in words."""
     seen = _outputs_of_modules(model, inputs)
     last: dict[str, Node] = {}
     for node in graph.graph.nodes:
@@ -225,13 +233,13 @@ def _begins(model: nn.Module, graph: GraphModule, inputs: Inputs) -> str:
 
 
 def _reads(graph: GraphModule, node: Node, path: str) -> list[Node]:
-    """What the nodes of a module read from outside it."""
+    """The values from outside a module that the module's nodes read."""
     inside = [other for other in graph.graph.nodes if path in _paths(other)] or [node]
     return [x for other in inside for x in other.all_input_nodes if x not in inside and x.op != "get_attr"]
 
 
 def _outputs_of_modules(model: nn.Module, inputs: Inputs) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
-    """Path -> what a module that is called once was given and gave."""
+    """Path -> the inputs and the output of each module that is called once."""
     calls: dict[str, list[tuple[list[Tensor], list[Tensor]]]] = {}
 
     def keep(path: str) -> Callable[..., None]:
@@ -253,7 +261,10 @@ def _outputs_of_modules(model: nn.Module, inputs: Inputs) -> dict[str, tuple[lis
 
 
 def _paths(node: Node) -> list[str]:
-    """The modules that a node is computed in, the outermost first; of a layer that absorbed a batch norm, also that one."""
+    """The modules that a node is computed in, the outermost first.
+
+    A layer that absorbed a batch norm counts to the batch norm's modules.
+    """
     stacks = [node.meta.get("nn_module_stack") or {}]
     if "computes" in node.meta:  # its value is the batch norm's
         stacks = [{key: entry for key, entry in (node.meta["computes"] or {}).items()}]
@@ -279,7 +290,7 @@ class _Values(Interpreter):
 
 
 class _Marking(Interpreter):
-    """Runs a graph and marks the nodes whose values contain a mask, as the sum of attention's scores and a mask does."""
+    """Runs a graph and marks the nodes whose values contain a mask, for example attention scores plus a mask."""
 
     def run_node(self, n: Node) -> Any:
         value = super().run_node(n)
@@ -290,7 +301,7 @@ class _Marking(Interpreter):
 
 @contextmanager
 def _normalised_by_batch(model: nn.Module, graph: GraphModule, left: Sequence[Node]) -> Iterator[None]:
-    """The batch norms of these nodes take their batch's statistics, in the model and in the graph."""
+    """Makes the batch norms of these nodes use batch statistics while the block runs, in model and graph."""
     paths = {paths[-1] for node in left if (paths := _paths(node))}
     arguments = {node: node.args for node in left}
     try:

@@ -1,4 +1,4 @@
-"""Scheme: where a target quantizes. Marks a graph's tensors for torchao, and lists what was marked (`sites`)."""
+"""Scheme: marks the tensors of a graph that a target quantizes, for torchao. `sites` lists the marked tensors."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ MakeObserver = Callable[[torch.dtype, bool, bool], Any]
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """A quantized tensor: the node or parameter that it is, `int8` or `uint8`, one scale or one a channel."""
+    """A quantized tensor: the name of its node or parameter, its type, and whether each channel has its own scale."""
 
     tensor: str
     dtype: str
@@ -82,9 +82,9 @@ class Site:
 class Scheme(Quantizer):  # type: ignore[misc]
     """A target's rules (edgekd.target.Quantization) as torchao annotations.
 
-    First every operator is asked which tensors around it the target's table quantizes; then tensors that only moving or
-    selecting operators lie between get one scale; then the annotations are written. `keep_float` leaves operators out:
-    "first" and "last" of those with weights, or all inside a module by its path.
+    First, the target's table decides for every operator which tensors around it are quantized. Then tensors that are
+    connected by moving or selecting operators only get a common scale. Then the annotations are written. `keep_float`
+    excludes operators: "first" and "last" of those with weights, or all operators inside a module, named by its path.
     """
 
     def __init__(self, quantization: Quantization, make_observer: MakeObserver, keep_float: Sequence[str] = ()) -> None:
@@ -103,7 +103,7 @@ class Scheme(Quantizer):  # type: ignore[misc]
         )
 
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
-        """The graph in the operators that the target has integer kernels of."""
+        """Rewrites the graph in operators for which the target has integer kernels."""
         operators = self.quantization.operators
         if operators.sigmoid is not None and operators.mul is not None:
             spell_out_silu(model)
@@ -126,18 +126,18 @@ class Scheme(Quantizer):  # type: ignore[misc]
         return model
 
     def validate(self, model: GraphModule) -> None:
-        """Nothing to refuse: what no rule names stays float."""
+        """Refuses nothing: operators without a rule stay float."""
 
     def _marks(self, model: GraphModule) -> Marks:
-        """Which inputs and which outputs of which operators are quantized."""
+        """The inputs and outputs of operators that are quantized."""
         marks, kept, depth = Marks(), self._kept(model), _depths(model)
         read_in_float = self._read_in_float(model, kept)
-        integers: set[Node] = set()  # what comes out of integer operators, be it through some that pass it on
+        integers: set[Node] = set()  # outputs of integer operators, directly or through operators that pass them on
         passing = []
         for node in model.graph.nodes:
             rule = None if node in kept else self._rule(node)
             node.meta[WHY_FLOAT] = self._why_float(node, rule, node in kept)
-            if rule is None or node in marks.outputs:  # an activation that was fused
+            if rule is None or node in marks.outputs:  # the latter is an activation fused into its operator
                 continue
             if rule.sites == "inputs":
                 marks.inputs[node] = self._operands(node, rule)
@@ -167,7 +167,10 @@ class Scheme(Quantizer):  # type: ignore[misc]
         return marks
 
     def _read_in_float(self, model: GraphModule, kept: set[Node]) -> set[Node]:
-        """What nobody reads as integers, be it behind operators that only move it: the model's output, a GELU's input."""
+        """The values that no reader takes as integers, directly or behind moving operators.
+
+        Examples are the model's output and a GELU's input.
+        """
         found: set[Node] = set()
         for node in reversed(model.graph.nodes):
             rules = {user: None if user in kept or user.op == "output" else self._rule(user) for user in node.users}
@@ -176,7 +179,7 @@ class Scheme(Quantizer):  # type: ignore[misc]
         return found
 
     def _rule(self, node: Node) -> Operator | None:
-        """What the target's table says of an operator; None: it stays float."""
+        """The rule of the target's table for an operator, or None if the operator stays float."""
         name, operators = NAMES.get(node.target), self.quantization.operators
         if node.op != "call_function" or is_constant(node) or not _is_float(node):
             return None
@@ -190,7 +193,7 @@ class Scheme(Quantizer):  # type: ignore[misc]
         return rule or operators.other
 
     def _why_float(self, node: Node, rule: Operator | None, kept: bool) -> str:
-        """Why an operator computes in float, where no scale comes to lie beside it."""
+        """The reason why an operator computes in float, used if no scale lies beside the operator."""
         if kept:
             return "keep_float names it"
         if _has_mask(node) or any(map(_has_mask, node.all_input_nodes)):
@@ -205,14 +208,20 @@ class Scheme(Quantizer):  # type: ignore[misc]
         return "the target has no int8 rule for it"
 
     def _is_wide(self, node: Node) -> bool:
-        """Whether there are channels enough for integer kernels: of a convolution on one side, of a product on both."""
+        """Whether an operator has enough channels for integer kernels.
+
+        A convolution needs them on one side, a matrix product on both.
+        """
         is_product = node.target not in CONVOLUTIONS and node.target not in TRANSPOSED
         axis, needed = (-1, all) if is_product else (1, any)
         sizes = [value.meta["val"].shape[axis] for value in (node.args[0], node)]  # type: ignore[union-attr]
         return needed(may_reach(node.graph, size, self.quantization.min_channels) for size in sizes)
 
     def _operands(self, node: Node, rule: Operator) -> dict[Node, QuantizationSpecBase]:
-        """The inputs of an operator, each with its specification; a weight has its own. None where a mask is in one."""
+        """The inputs of an operator, each with its specification; a weight has its own.
+
+        The result is empty if an input contains a mask.
+        """
         if any(_has_mask(x) for x in node.all_input_nodes):
             return {}
         if NAMES.get(node.target) not in WEIGHTED:
@@ -224,7 +233,7 @@ class Scheme(Quantizer):  # type: ignore[misc]
             groups = node.args[6] if len(node.args) > 6 else 1
             axis = TRANSPOSED[node.target] if groups == 1 else None
         elif node.target in PRODUCTS:
-            # onnxruntime and TensorRT take one scale a column of a matrix, but only one in all for a batch of them.
+            # onnxruntime and TensorRT take a scale for each column of a matrix, but a single scale for a batch of matrices.
             axis = 1 if weight.meta["val"].dim() == 2 else None
         per_channel = (
             self.quantization.weight_per_channel if rule.weight_per_channel is None else rule.weight_per_channel
@@ -235,7 +244,10 @@ class Scheme(Quantizer):  # type: ignore[misc]
         }
 
     def weight(self, axis: int | None) -> QuantizationSpec:
-        """-127..127: symmetric, so that the range of a channel does not depend on its sign. `axis` None: one scale."""
+        """The specification of a weight; `axis` None means a single scale.
+
+        The levels -127..127 are symmetric, so that a channel's range does not depend on its sign.
+        """
         return QuantizationSpec(
             dtype=torch.int8,
             quant_min=-127,
@@ -246,14 +258,14 @@ class Scheme(Quantizer):  # type: ignore[misc]
         )
 
     def _end(self, node: Node, kept: set[Node]) -> Node:
-        """The last of what the target computes together with `node`: an activation that it fuses, or `node` itself."""
+        """The last operator that the target computes together with `node`: an activation that it fuses, or `node` itself."""
         reader = next(iter(node.users)) if len(node.users) == 1 else None
         return reader if reader is not None and reader.target in self.fused and reader not in kept else node
 
     def _specs(self, model: GraphModule, marks: Marks) -> dict[Node, QuantizationSpecBase]:
-        """The specification of each quantized tensor: its own, or that of the first with the same values."""
+        """The specification of each quantized tensor: its own, or that of the first tensor with the same values."""
         quantized, order = marks.tensors(), {node: index for index, node in enumerate(model.graph.nodes)}
-        # torchao goes through the graph in order: what others refer to is the one that it comes to first.
+        # torchao walks the graph in order, so the tensor that it meets first must hold the shared specification.
         readers = {x: (x, node) for node in reversed(order) for x in marks.inputs.get(node, ())}
         met = {x: order[x] + 0.5 if x in marks.outputs else order[readers[x][1]] for x in quantized}
         first: dict[Node, Node] = {}
@@ -273,7 +285,7 @@ class Scheme(Quantizer):  # type: ignore[misc]
         }
 
     def _kept(self, model: GraphModule) -> set[Node]:
-        """The operators that `keep_float` names. Raises UnknownLayerError for a name that stands for none."""
+        """The operators that `keep_float` names. Raises UnknownLayerError for a name that matches no operator."""
         nodes = [node for node in model.graph.nodes if node.op == "call_function" and not is_constant(node)]
         weighted = [node for node in nodes if NAMES.get(node.target) in WEIGHTED and is_constant(node.args[1])]
         kept: set[Node] = set()
@@ -291,7 +303,9 @@ class Scheme(Quantizer):  # type: ignore[misc]
 
 @dataclass
 class Marks:
-    """What is quantized: of an operator the inputs, each with its specification, and the operators whose output is."""
+    """The quantized tensors: each operator's quantized inputs with their specification, and operators with quantized
+    outputs.
+    """
 
     inputs: dict[Node, dict[Node, QuantizationSpecBase]] = field(default_factory=dict)
     outputs: set[Node] = field(default_factory=set)
@@ -304,9 +318,9 @@ class Marks:
 def sites(model: GraphModule | onnx.ModelProto | str | os.PathLike[str]) -> set[Site]:
     """The quantized tensors of a prepared or converted graph, or of an ONNX model that edgekd exported.
 
-    Of a graph they are named by its nodes and parameters, of ONNX by the Q node's output and the stored weight, which
-    the export names after them: equal sets mean that what was trained is what ships. An int32 bias is none: its scale
-    follows from the other two.
+    In a graph, the nodes and parameters name them. In ONNX, the output of the Q node and the stored weight do, which the
+    export names alike. Equal sets therefore mean that the trained model is the shipped model. An int32 bias is not listed:
+    its scale follows from the other two.
     """
     if isinstance(model, GraphModule):
         return _graph_sites(model)
@@ -339,7 +353,7 @@ def _graph_sites(model: GraphModule) -> set[Site]:
 
 SUFFIX = "_quantized"
 COPY = re.compile(r"\.copy\d+$")
-"""A weight that several layers read is stored for each of them (edgekd.export.passes.part_integer_weights)."""
+"""The suffix of copies: a shared weight is stored for each reader (edgekd.export.passes.part_integer_weights)."""
 
 
 def _onnx_sites(model: onnx.ModelProto) -> set[Site]:
@@ -359,33 +373,36 @@ def _onnx_sites(model: onnx.ModelProto) -> set[Site]:
 
 
 def _joins_two(node: Node) -> bool:
-    """Whether both operands come from the model's input, as in a residual addition: by what it does, not by any name."""
+    """Whether both operands depend on the model's input, as in a residual addition. Names do not matter."""
     return all(isinstance(x, Node) and _is_float(x) and not is_constant(x) for x in node.args[:2])
 
 
 def _is_float(node: Node) -> bool:
-    """Whether there is something to quantize: floats that samples decide. The exporter would fold what is always the same."""
+    """Whether a value can be quantized: floats that depend on the samples.
+
+    The exporter would fold a constant value.
+    """
     value = node.meta.get("val")
     floats = isinstance(value, torch.Tensor) and value.is_floating_point()
     return floats and depends_on_samples(node) and not _has_mask(node)
 
 
 def _has_mask(node: Node) -> bool:
-    """Whether a mask is among a value's numbers, be it moved."""
+    """Whether a value contains a mask, also behind moving operators."""
     while MASKED not in node.meta and NAMES.get(node.target) == "move":
         node = node.all_input_nodes[0]
     return MASKED in node.meta
 
 
 def _modules(node: Node) -> list[str]:
-    """The paths of the module that an operator belongs to and, where it has one, of its weight."""
+    """The paths of the modules around an operator, and the name of its weight, if any."""
     stack = node.meta.get("nn_module_stack") or {}
     paths = [str(path).removeprefix("L['self'].") for path, _ in stack.values()]
     return [*paths, *(constant_name(x) for x in node.all_input_nodes if is_constant(x))]
 
 
 def _depths(model: GraphModule) -> dict[Node, int]:
-    """How many convolutions and matrix products a value has gone through at most."""
+    """The largest number of convolutions and matrix products on any path to a node."""
     depth: dict[Node, int] = {}
     for node in model.graph.nodes:
         weighted = NAMES.get(node.target) in WEIGHTED

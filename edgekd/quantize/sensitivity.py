@@ -1,4 +1,4 @@
-"""What each layer's quantization alone costs, and which operators a scheme leaves in float."""
+"""The cost of quantizing each layer alone, and the operators that a scheme leaves in float."""
 
 from __future__ import annotations
 
@@ -34,8 +34,10 @@ FOLLOWERS = {
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """A layer: the mean KL(float ‖ quantized) of the model's answers where it alone is quantized, and its multiplications
-    for one sample."""
+    """A layer's sensitivity: mean KL(float ‖ quantized) of the answers if only this layer is quantized.
+
+    `multiplications` counts those for one sample.
+    """
 
     layer: str
     divergence: float
@@ -44,7 +46,7 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class FloatOperator:
-    """An operator that computes in float: in how many places, its share of all values, and why."""
+    """An operator that computes in float: number of places, share of all values, and reason."""
 
     operator: str
     nodes: int
@@ -58,12 +60,12 @@ class FloatOperator:
 
 
 def sensitivities(prepared: GraphModule, batches: Sequence[Batch], task: Task) -> list[Sensitivity]:
-    """Of each layer of a calibrated graph, the most sensitive first.
+    """The sensitivity of each layer of a calibrated graph, the most sensitive layer first.
 
-    `batches` are samples without labels, the model's argument `[batch, ...]` or the tuple of its arguments. Of several tasks
-    `task` counts, whose outputs come first on the last axis; of answers `[batch, ..., outputs]` each place is a row.
-
-    Raises QuantizationError for a batch of other arguments than the model's, and for answers with fewer outputs than the task.
+    `batches` are samples without labels, the model's argument `[batch, ...]` or the tuple of its arguments. With several
+    tasks only `task` counts; its outputs come first on the last axis. In answers `[batch, ..., outputs]` each place is a
+    row. Raises QuantizationError if a batch does not fit the model's arguments or an answer has fewer outputs than the
+    task.
     """
     found = []
     with torch.no_grad(), in_float(prepared):
@@ -94,10 +96,10 @@ def _rows(prepared: GraphModule, batches: Sequence[Batch], task: Task) -> Tensor
 
 
 def float_operators(prepared: GraphModule) -> list[FloatOperator]:
-    """The operators of a prepared graph that the scheme has no rule for, the most costly first.
+    """The operators of a prepared graph without a rule in the scheme, the most costly first.
 
-    What only follows an operator that has one (a ReLU, a pool, a sum) is none; nor is what a scale lies beside, but for a
-    transposed convolution with a float weight.
+    An operator that only follows one with a rule (a ReLU, a pool, a sum) is not listed. An operator beside a scale is not
+    listed either, except a transposed convolution with a float weight.
     """
     computed = [
         node

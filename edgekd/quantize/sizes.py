@@ -1,4 +1,4 @@
-"""Sizes of a graph's values, of which some are free: how many numbers the example has, what bounds follow from the inputs'."""
+"""Sizes of a graph's values, some of them free: numbers for the example, and bounds from the inputs' bounds."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ Size = int | torch.SymInt
 
 
 def keep_bounds(graph: Graph, free: Free) -> None:
-    """Notes the free sizes of each input, so that later passes know their bounds."""
+    """Stores the free sizes of each input in the graph, so that later passes know their bounds."""
     for node, axes in zip(graph.find_nodes(op="placeholder"), free, strict=False):
         node.meta[BOUNDS] = dict(axes)
 
 
 def numbers_of_one_sample(node: Node) -> int:
-    """How many numbers a node's tensor holds where the batch is one sample, its free sizes those of the example."""
+    """The count of numbers in a node's tensor for one sample, with free sizes as in the example."""
     inputs = node.graph.find_nodes(op="placeholder")
     free = {size.node.expr: size.node.hint for each in inputs for size in _symbolic(each.meta["val"].shape[1:])}
     return math.prod(size if isinstance(size, int) else _at(size, free) for size in node.meta["val"].shape)
 
 
 def least(graph: Graph, size: Size) -> int:
-    """The least that a size can be: sizes grow with those of the inputs."""
+    """The least value of a size. Sizes grow with the sizes of the inputs."""
     if isinstance(size, int):
         return size
     return _at(size, {symbol: free.at_least for symbol, free in _free(graph).items()})
 
 
 def may_reach(graph: Graph, size: Size, number: int) -> bool:
-    """Whether a size can be so large: a free one can, unless a bound of the inputs' sizes keeps it below."""
+    """Whether a size can be `number` or more. A free size can, unless a bound of the inputs prevents it."""
     if isinstance(size, int):
         return size >= number
     bounds = {symbol: free.at_most for symbol, free in _free(graph).items()}
@@ -46,7 +46,7 @@ def may_reach(graph: Graph, size: Size, number: int) -> bool:
 
 
 def _free(graph: Graph) -> dict[Any, FreeSize]:
-    """Torch's symbol -> the free size that it is."""
+    """Torch's symbol -> its free size."""
     return {
         node.meta["val"].shape[axis].node.expr: size
         for node in graph.find_nodes(op="placeholder")
@@ -55,7 +55,7 @@ def _free(graph: Graph) -> dict[Any, FreeSize]:
 
 
 def _at(size: torch.SymInt, values: dict[Any, int]) -> int:
-    """A size where its symbols have these values; those of batches, which have none, are 1."""
+    """A size with these values for its symbols. Symbols without a value are batch sizes and count as 1."""
     expression = size.node.expr
     return int(expression.subs({symbol: values.get(symbol, 1) for symbol in expression.free_symbols}))
 

@@ -1,4 +1,4 @@
-"""observe: one pass over the calibration samples keeps what every method of edgekd.quantize.ranges decides by."""
+"""observe: collects in one pass over the calibration samples all statistics for edgekd.quantize.ranges."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ from edgekd.quantize.arguments import arguments
 from edgekd.quantize.qat import FakeQuantizer, activation_quantizers, in_float
 
 BINS = 8192
-"""Over both signs: what lies on one side of zero has 2048 bins or more, the number that Migacz (2017) searches."""
+"""Bins over both signs.
+
+The range `[low, high]` of one sign covers 2048 bins or more, the number that Migacz (2017) searches.
+"""
 
 
 @dataclass
 class Statistics:
-    """What is kept of one activation: `counts` int64 `[BINS]` over `[-limit, limit]`, and each batch's extremes.
+    """The statistics of an activation: `counts` int64 `[BINS]` over `[-limit, limit]`, and each batch's extremes.
 
-    The limit is a power of two. Where a value lies outside it doubles, and bins are added up in pairs: no value is moved
-    to a bin that it was not in.
+    The limit is a power of two. If a value lies outside, the limit doubles and pairs of bins are added up. Values thus
+    never move to a wrong bin.
     """
 
     counts: Tensor = field(default_factory=lambda: torch.zeros(BINS, dtype=torch.int64))
@@ -42,7 +45,7 @@ class Statistics:
 
     @property
     def centres(self) -> Tensor:
-        """The value that stands for each bin, float64 `[BINS]`."""
+        """The centre of each bin, float64 `[BINS]`."""
         return (torch.arange(BINS, dtype=torch.float64) + 0.5) * (2 * self.limit / BINS) - self.limit
 
     @property
@@ -50,7 +53,7 @@ class Statistics:
         return all(abs(low) < float("inf") and abs(high) < float("inf") for low, high in self.extremes)
 
     def add(self, x: Tensor) -> None:
-        """Count a batch's values; NaN and infinity enter the extremes alone."""
+        """Counts a batch's values. NaN and infinity only enter the extremes."""
         low, high = (float(extreme) for extreme in x.aminmax())
         self.extremes.append((low, high))
         if not self.is_finite:
@@ -59,7 +62,7 @@ class Statistics:
             inner = self.counts.reshape(-1, 2).sum(1)
             self.counts = torch.nn.functional.pad(inner, (BINS // 4, BINS // 4))
             self.limit *= 2
-        # All factors are powers of two, so no value is rounded into another bin; histc does round, and takes about twice as long.
+        # All factors are powers of two, so no value is rounded into another bin. `histc` rounds, and takes about twice as long.
         bins = (x.reshape(-1).float() * (BINS / 2 / self.limit)).floor_().add_(BINS // 2).clamp_(max=BINS - 1)
         self.counts += torch.bincount(bins.int(), minlength=BINS)
 
@@ -67,10 +70,9 @@ class Statistics:
 def observe(prepared: GraphModule, batches: Iterable[Batch]) -> dict[str, Statistics]:
     """Statistics of the float model at each of a prepared graph's activations, by tensor.
 
-    `batches` are real samples, the model's argument `[batch, ...]` or the tuple of its arguments. Tensors that share a scale
-    share their statistics.
-    Raises QuantizationError for no samples, for samples that are all one value, for NaN or infinity in them or behind them,
-    and for a batch of other arguments than the model's.
+    `batches` are real samples, the model's argument `[batch, ...]` or the tuple of its arguments. Tensors that share a
+    scale share their statistics. Raises QuantizationError for no samples, for samples that are all one value, and for NaN
+    or infinity. Raises it also if a batch does not fit the model's arguments.
     """
     statistics, hooks = {}, []
     for tensor, quantizer in quantizers_by_tensor(prepared).items():
@@ -100,7 +102,7 @@ def observe(prepared: GraphModule, batches: Iterable[Batch]) -> dict[str, Statis
 
 
 def quantizers_by_tensor(prepared: GraphModule) -> dict[str, FakeQuantizer]:
-    """Each activation's fake-quantizer, in order; one that several tensors share once, under the first one's name."""
+    """Each activation's fake-quantizer, in order. A shared one is listed once, under its first tensor."""
     found: dict[int, tuple[str, FakeQuantizer]] = {}
     for tensor, quantizer in activation_quantizers(prepared):
         found.setdefault(id(quantizer), (tensor, quantizer))
@@ -108,7 +110,7 @@ def quantizers_by_tensor(prepared: GraphModule) -> dict[str, FakeQuantizer]:
 
 
 def save_statistics(statistics: Mapping[str, Statistics], path: str | os.PathLike[str]) -> None:
-    """As safetensors: `<tensor>.counts`, `<tensor>.limit`, `<tensor>.extremes`."""
+    """Writes the statistics as safetensors: `<tensor>.counts`, `<tensor>.limit`, `<tensor>.extremes`."""
     stored = {}
     for tensor, seen in statistics.items():
         stored[f"{tensor}.counts"] = seen.counts.clone()  # safetensors refuses tensors that share memory
@@ -118,7 +120,7 @@ def save_statistics(statistics: Mapping[str, Statistics], path: str | os.PathLik
 
 
 def load_statistics(path: str | os.PathLike[str]) -> dict[str, Statistics]:
-    """What `save_statistics` wrote."""
+    """Reads statistics that `save_statistics` wrote."""
     stored = safetensors.torch.load_file(path)
     return {tensor: _stored(stored, tensor) for tensor in _tensors(stored)}
 
@@ -135,7 +137,7 @@ def _stored(stored: Mapping[str, Tensor], tensor: str) -> Statistics:
 def _check(tensor: str, seen: Statistics, inputs: Sequence[str]) -> None:
     if not seen.is_finite:
         raise QuantizationError(f"activation '{tensor}' is NaN or infinite on the calibration samples")
-    # Of a layer that is always one value any range that holds it is exact.
+    # Only inputs are refused: if a layer's output is always one value, any range that contains it is exact.
     if tensor in inputs and seen.low == seen.high:
         named = f" as '{tensor}'" if len(inputs) > 1 else ""
         raise QuantizationError(

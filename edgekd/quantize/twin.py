@@ -1,4 +1,4 @@
-"""part_uses: weights and biases that several layers share, or that are computed from others, as parameters of their own."""
+"""part_uses: turns shared or computed weights and biases into separate parameters of each layer."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from edgekd.quantize.operators import WITH_WEIGHTS
 
 
 def part_uses(module: GraphModule, normalised: Collection[Node]) -> None:
-    """Gives each layer parameters of its own where it must have them; the function stays what it was.
+    """Gives a layer its own parameters where it needs them. The function does not change.
 
-    A weight that something else reads as well has a copy for each layer that a batch norm is folded into (`normalised`):
-    these are different weights. Other shared weights stay one. A shared bias is copied always, for it ships in steps of its
-    layer's scales. A weight that is computed, such as another one transposed, is stored as what it is. The copy for the
-    second reader of `conv.weight` is called `conv.use2.weight`.
+    A shared weight is copied for each layer that absorbs a batch norm (`normalised`), because the folded weights differ.
+    Other shared weights stay shared. A shared bias is always copied, because it ships in steps of its layer's scales. A
+    computed weight, such as the transpose of another weight, is stored as a parameter. The copy for the second reader of
+    `conv.weight` is called `conv.use2.weight`.
     """
     uses: dict[str, int] = {}
     for node in list(module.graph.nodes):
