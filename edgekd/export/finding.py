@@ -1,4 +1,4 @@
-"""Finding: what lint says of a node; LintedModel: what its rules look at, with the few questions that they ask of a graph."""
+"""Finding: a lint result for a node. LintedModel: the input of lint's rules, with helpers that query a graph."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ from edgekd.target import Target
 
 Severity = Literal["error", "warning", "note"]
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""The operators that cost: what is quantized, and what the other rules speak of."""
+"""The costly operators, which are quantized."""
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """error: the runtime refuses it or computes something else; warning: it costs speed or accuracy; note: good to know."""
+    """A lint result for a node.
+
+    An error means that the runtime refuses the node or computes something else. A warning costs speed or accuracy. A note
+    is good to know.
+    """
 
     severity: Severity
     rule: str
@@ -32,7 +36,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class LintedModel:
-    """What a rule looks at. `samples` are arrays by input name, `dla` says that the engine is meant for the DLA."""
+    """The input of lint's rules: a model with its file and target.
+
+    `samples` are arrays by input name. `dla` is true if the engine is meant for the DLA.
+    """
 
     path: Path
     model: ir.Model
@@ -42,7 +49,7 @@ class LintedModel:
 
     @property
     def nodes(self) -> Iterator[ir.Node]:
-        """All nodes, those of subgraphs too."""
+        """All nodes, including those of subgraphs."""
         return self.model.graph.all_nodes()
 
     @property
@@ -56,7 +63,7 @@ class LintedModel:
 
 
 def runtime_title(target: Target) -> str:
-    """`TensorRT 10.3.0`."""
+    """A target's runtime in words, e.g. `TensorRT 10.3.0`."""
     names = {"tensorrt": "TensorRT", "qnn": "QNN"}
     return f"{names.get(target.runtime.name, target.runtime.name)} {target.runtime.version or ''}".strip()
 
@@ -65,12 +72,12 @@ Rule = Callable[[LintedModel], Iterator[Finding]]
 
 
 def title(node: ir.Node) -> str:
-    """How a node is called: by its name, else by its operator and what it gives."""
+    """A node's name, or its operator and first output if it has no name."""
     return node.name or f"{node.op_type} -> {node.outputs[0].name}"
 
 
 def given(node: ir.Node, index: int) -> ir.Value | None:
-    """The node's input, None where it is left out."""
+    """The node's input at this index, or None if the input is left out."""
     return node.inputs[index] if index < len(node.inputs) else None
 
 
@@ -82,7 +89,7 @@ def array(value: ir.Value | None) -> NDArray[Any] | None:
 
 
 def producer(value: ir.Value | None, *op_types: str) -> ir.Node | None:
-    """The node that makes a value, where it is one of these operators (none named: any)."""
+    """The node that computes a value, or None if its operator is not among `op_types` (empty: any operator)."""
     node = value.producer() if value is not None else None
     return node if node is not None and (not op_types or node.op_type in op_types) else None
 
@@ -93,7 +100,7 @@ def readers(value: ir.Value) -> list[ir.Node]:
 
 
 def sizes(value: ir.Value | None) -> tuple[int, ...] | None:
-    """The shape, -1 for a free dimension; None where it is unknown."""
+    """A value's shape with -1 for a free dimension, or None if the shape is unknown."""
     if value is None or value.shape is None:
         return None
     return tuple(size if isinstance(size, int) else -1 for size in value.shape)

@@ -1,4 +1,4 @@
-"""lint: what would keep an ONNX file from running fast, or at all, on a target; each finding with its remedy."""
+"""lint: finds the causes that would make an ONNX file slow or unusable on a target, each with a remedy."""
 
 from __future__ import annotations
 
@@ -66,13 +66,12 @@ def lint(
     dla: bool = False,
     shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> list[Finding]:
-    """What is wrong with an ONNX file on `target`, errors first.
+    """The findings for an ONNX file on `target`, errors first.
 
-    `samples` are run through the model for the values that fp16 could not hold: arrays `[n, ...]` by input name, or an
-    .npz of these, or an .npy for a model with one input. `dla`: the engine is meant for the target's DLA. `shapes`: sizes of
-    inputs that the file leaves free, by name.
-
-    Raises ModelError for a file that is no valid ONNX or has no such sizes, DataError for samples that the model does not take.
+    `samples` are run through the model to find values beyond the range of fp16: arrays `[n, ...]` by input name, an .npz of
+    these, or an .npy for a model with one input. `dla`: the engine is meant for the target's DLA. `shapes`: sizes, by name,
+    of inputs that the file leaves free. Raises ModelError if the file is not valid ONNX or cannot have these sizes. Raises
+    DataError if the model does not take the samples.
     """
     path = Path(path)
     model = read_model(path, shapes)
@@ -84,7 +83,7 @@ def lint(
 
 
 def read_model(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> ir.Model:
-    """The file with inferred shapes, its functions inlined and its constants as initializers."""
+    """The model of a file, with inferred shapes, inlined functions and constants as initializers. Raises ModelError."""
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise ModelError(f"{path} {what}; give an ONNX file")
@@ -92,7 +91,7 @@ def read_model(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) ->
     try:
         _check(path)
         model = ir.load(path)
-        # A function's operators are what the runtime meets, and shapes are inferred through constants alone.
+        # The runtime sees a function's operators, and shapes are inferred through constants alone.
         for run in (common.InlinePass(), common.LiftConstantsToInitializersPass(True, size_limit=0)):
             run(model)
         if shapes:
@@ -100,7 +99,7 @@ def read_model(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) ->
         common.ShapeInferencePass()(model)
         for value in model.graph.initializers.values():
             if value.const_value is not None:
-                value.const_value.numpy()  # the checker does not count a constant's numbers
+                value.const_value.numpy()  # fails if numbers are missing: the checker does not count them
     except (
         *(onnx.checker.ValidationError, onnx.shape_inference.InferenceError),
         *(DecodeError, ValueError, RuntimeError),
@@ -111,20 +110,20 @@ def read_model(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) ->
 
 
 def _tell(model: ir.Model, shapes: Mapping[str, Sequence[int]], path: Path) -> None:
-    """Raises ModelError for sizes that the model does not have."""
+    """Sets free sizes of the inputs and clears the inferred shapes. Raises ModelError for sizes that the model cannot have."""
     told = onnx.load(path, load_external_data=False)
     tell_sizes(told, shapes, path)
     for given, value in zip(told.graph.input, model.graph.inputs, strict=True):
         value.shape = ir.from_proto(given).shape
     for node in model.graph:
         for output in node.outputs if node.domain in ("", "ai.onnx") else ():
-            output.shape = None  # they are inferred anew
+            output.shape = None  # inferred again afterwards
 
 
 def _check(path: Path) -> None:
-    """The checker's word, but on a plugin of TensorRT in ONNX's own domain, which the checker calls no operator.
+    """Runs the ONNX checker on a file, and accepts TensorRT's plugins in ONNX's own domain.
 
-    Raises onnx.checker.ValidationError and onnx.shape_inference.InferenceError.
+    The checker does not know these plugins. Raises onnx.checker.ValidationError and onnx.shape_inference.InferenceError.
     """
     try:
         onnx.checker.check_model(str(path), full_check=True)
@@ -140,12 +139,15 @@ def _check(path: Path) -> None:
 
 
 def read_samples(path: Path, model: ir.Model) -> dict[str, NDArray[Any]]:
-    """Samples by input name from an .npz (arrays named as the inputs), or from an .npy for a model with one input."""
+    """Samples by input name, from an .npz or, for a model with one input, from an .npy.
+
+    The arrays of an .npz are named as the inputs. Raises DataError.
+    """
     inputs = [str(value.name) for value in model.graph.inputs]
     try:
         content = np.load(path, allow_pickle=False)
         arrays = {} if isinstance(content, np.ndarray) else {name: content[name] for name in content.files}
-    except Exception as error:  # numpy and zipfile raise whatever they stumble over, also for sizes that are not there
+    except Exception as error:  # a damaged file makes numpy and zipfile raise errors of many kinds
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(f"{path} cannot be read as .npy or .npz: {reason[:300]}") from error
     if isinstance(content, np.ndarray):
@@ -158,7 +160,7 @@ def read_samples(path: Path, model: ir.Model) -> dict[str, NDArray[Any]]:
 
 
 def grouped(findings: Sequence[Finding]) -> list[tuple[Finding, list[str]]]:
-    """Findings that say the same of several nodes, once, with the nodes."""
+    """Findings with the same text, grouped: each group has one finding and its nodes."""
     groups: dict[tuple[str, str, str], tuple[Finding, list[str]]] = {}
     for finding in findings:
         groups.setdefault((finding.severity, finding.why, finding.remedy), (finding, []))[1].append(finding.node)
@@ -166,7 +168,7 @@ def grouped(findings: Sequence[Finding]) -> list[tuple[Finding, list[str]]]:
 
 
 def lines(findings: Sequence[Finding]) -> Iterator[str]:
-    """For the terminal: severity, rule and nodes, then why and the remedy."""
+    """The terminal's lines: severity, rule and nodes, then reason and remedy."""
     for finding, nodes in grouped(findings):
         yield f"{finding.severity:<8} {finding.rule}: {listed(nodes)}"
         yield f"         {finding.why}"
@@ -174,12 +176,12 @@ def lines(findings: Sequence[Finding]) -> Iterator[str]:
 
 
 def listed(nodes: Sequence[str], most: int = 8) -> str:
-    """The first nodes by name, and how many more there are."""
+    """The names of the first nodes, and the number of further nodes."""
     more = f" and {len(nodes) - most} more" if len(nodes) > most else ""
     return ", ".join(nodes[:most]) + more
 
 
 def counted(findings: Sequence[Finding]) -> str:
-    """`2 errors, 1 warning`; `nothing found`."""
+    """The number of findings by severity, e.g. `2 errors, 1 warning`, or `nothing found`."""
     counts = {severity: sum(finding.severity == severity for finding in findings) for severity in SEVERITIES}
     return ", ".join(f"{n} {name}{'s' if n > 1 else ''}" for name, n in counts.items() if n) or "nothing found"

@@ -1,7 +1,7 @@
-"""Rules on Q/DQ pairs: their parameters, and where they stand.
+"""Rules on Q/DQ pairs: their parameters and their places.
 
-Sources: NVIDIA, "Working with Quantized Types" (explicit quantization, placement recommendations), and the operators
-that onnxruntime fuses into QLinear kernels.
+Sources: NVIDIA, "Working with Quantized Types" (explicit quantization, placement recommendations), and the operators that
+onnxruntime fuses into QLinear kernels.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from edgekd.export.finding import LAYERS, Finding, LintedModel, Severity, array,
 
 Q, DQ = "QuantizeLinear", "DequantizeLinear"
 FEWEST_CHANNELS = 16
-"""NVIDIA's own quantizer leaves convolutions and matrix products below it in float."""
+"""With fewer channels NVIDIA's own quantizer leaves convolutions and matrix products in float."""
 ACTIVATIONS = (
     "Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "Selu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Softplus", "Gelu",
     "Mish",
 )  # fmt: skip
-# What an integer kernel absorbs after a layer: TensorRT fuses any pointwise activation, onnxruntime cuts at zero or at a clip.
+# Operators that an integer kernel absorbs after a layer. TensorRT fuses any pointwise activation, onnxruntime only a clip.
 ABSORBED = {"tensorrt": ("BatchNormalization", *ACTIVATIONS), "onnxruntime": ("BatchNormalization", "Relu", "Clip")}
 # Operators that no runtime here computes in int8.
 FLOAT_ONLY = (
@@ -30,12 +30,12 @@ FLOAT_ONLY = (
 
 
 def zero_points(subject: LintedModel) -> Iterator[Finding]:
-    """TensorRT: zero-points are constant int8 zeros."""
+    """TensorRT requires zero-points that are constant int8 zeros."""
     for node in _nodes(subject, Q, DQ):
         zero_point = given(node, 2)
         quantize = producer(given(node, 0), Q)
         if _is_int32(node) or (quantize is not None and given(quantize, 2) is zero_point):
-            continue  # see int32_biases; a pair is told once
+            continue  # int32_biases reports the first case; a pair is reported once
         if zero_point is None:
             means_uint8 = node.op_type == Q and node.outputs[0].dtype == ir.DataType.UINT8
             why = "no zero-point: ONNX then means uint8, which TensorRT does not compute in" if means_uint8 else ""
@@ -53,7 +53,7 @@ def zero_points(subject: LintedModel) -> Iterator[Finding]:
 
 
 def int32_biases(subject: LintedModel) -> Iterator[Finding]:
-    """TensorRT: a bias stays float."""
+    """TensorRT requires float biases."""
     for node in _nodes(subject, DQ):
         if _is_int32(node):
             why = "dequantizes int32, as onnxruntime does with a bias; TensorRT's parser knows int8 only and refuses it"
@@ -61,7 +61,7 @@ def int32_biases(subject: LintedModel) -> Iterator[Finding]:
 
 
 def per_tensor_weights(subject: LintedModel) -> Iterator[Finding]:
-    """One scale for all output channels of a weight, where the target takes one a channel."""
+    """A weight has a single scale for all output channels, while the target takes a scale for each channel."""
     scheme = subject.target.quantization
     if scheme is None or not scheme.weight_per_channel:
         return
@@ -75,7 +75,7 @@ def per_tensor_weights(subject: LintedModel) -> Iterator[Finding]:
 
 
 def half_quantized_layers(subject: LintedModel) -> Iterator[Finding]:
-    """A layer of which one operand is quantized and the other is not runs in float."""
+    """A layer has one quantized and one float operand, so it runs in float."""
     for node in _nodes(subject, *LAYERS):
         sources = [producer(given(node, index), DQ) for index in (0, 1)]
         if (sources[0] is None) != (sources[1] is None):
@@ -86,7 +86,7 @@ def half_quantized_layers(subject: LintedModel) -> Iterator[Finding]:
 
 
 def unquantized_skips(subject: LintedModel) -> Iterator[Finding]:
-    """A residual addition behind a quantized layer, without what lets the runtime fuse it: int8 operands."""
+    """A residual addition behind a quantized layer has float operands, so the runtime cannot fuse it."""
     for node in _nodes(subject, "Add", "Sum"):
         if len(node.inputs) != 2 or any(array(value) is not None for value in node.inputs):
             continue  # a bias
@@ -106,7 +106,7 @@ def unquantized_skips(subject: LintedModel) -> Iterator[Finding]:
 
 
 def pairs_inside_a_fusion(subject: LintedModel) -> Iterator[Finding]:
-    """A Q/DQ pair between a layer and its BatchNorm or activation."""
+    """A Q/DQ pair stands between a layer and its BatchNorm or activation."""
     absorbed = ABSORBED.get(subject.target.runtime.name, ABSORBED["onnxruntime"])
     for node in _nodes(subject, Q):
         source = producer(given(node, 0), *LAYERS, "BatchNormalization")
@@ -119,7 +119,7 @@ def pairs_inside_a_fusion(subject: LintedModel) -> Iterator[Finding]:
 
 
 def surplus_pairs(subject: LintedModel) -> Iterator[Finding]:
-    """Pairs that change nothing, and pairs before operators that compute in float anyway."""
+    """Q/DQ pairs change nothing, or stand before operators that compute in float anyway."""
     for node in _nodes(subject, Q):
         before = producer(given(node, 0), DQ)
         if before is not None and _parameters(before) == _parameters(node):
@@ -141,7 +141,7 @@ def surplus_pairs(subject: LintedModel) -> Iterator[Finding]:
 
 
 def few_channels(subject: LintedModel) -> Iterator[Finding]:
-    """TensorRT's int8 kernels work on 16 channels or more at a time."""
+    """A layer has fewer than 16 channels, the step of TensorRT's int8 kernels."""
     for node in _nodes(subject, *LAYERS):
         dequantize = producer(given(node, 1), DQ)
         shape = sizes(dequantize.inputs[0]) if dequantize is not None and _is_stored(dequantize) else None
@@ -171,14 +171,17 @@ def _is_int32(node: ir.Node) -> bool:
 
 
 def _is_stored(dequantize: ir.Node) -> bool:
-    """Whether it dequantizes a weight: stored as integers, or as floats with a Q before it."""
+    """Whether a DequantizeLinear reads a weight, stored as integers or as floats with a Q before the DQ."""
     stored = given(dequantize, 0)
     quantize = producer(stored, Q)
     return array(given(quantize, 0) if quantize is not None else stored) is not None
 
 
 def _output_channels(node: ir.Node) -> int:
-    """Of a weight that takes one scale each; 0 where it takes one in all (grouped transposed, batched products)."""
+    """The number of output channels of a weight, or 0 if the weight takes a single scale.
+
+    Grouped transposed convolutions and batched products take a single scale.
+    """
     shape = sizes(given(node, 1))
     if shape is None:
         return 0
@@ -193,7 +196,7 @@ def _output_channels(node: ir.Node) -> int:
 
 
 def _layer_behind(value: ir.Value | None) -> ir.Node | None:
-    """The layer that a value comes from, through what is fused to it."""
+    """The layer that a value comes from, found through the operators fused to the layer."""
     node = producer(value)
     while node is not None and node.op_type not in LAYERS:
         node = producer(given(node, 0)) if node.op_type in ("BatchNormalization", Q, DQ, *ACTIVATIONS) else None
@@ -201,13 +204,13 @@ def _layer_behind(value: ir.Value | None) -> ir.Node | None:
 
 
 def _is_absorbed(user: ir.Node, followers: list[ir.Node], absorbed: tuple[str, ...]) -> bool:
-    if user.op_type == "Mul":  # x * sigmoid(x): both read the pair
+    if user.op_type == "Mul":  # x * sigmoid(x): both operators read the pair
         return any(gate.outputs[0] in user.inputs for gate in followers if gate.op_type in absorbed)
     return user.op_type in absorbed
 
 
 def _parameters(node: ir.Node) -> tuple[object, ...] | None:
-    """Scale, zero-point and axis; something that equals nothing where they are not constant."""
+    """Scale, zero-point and axis for comparison. A computed scale equals nothing."""
     scale, zero_point = array(given(node, 1)), array(given(node, 2))
     if scale is None:
         return (object(),)

@@ -1,4 +1,4 @@
-"""Rules on the range of fp16: constants that it cannot hold, and values, measured on samples."""
+"""Rules on the range of fp16: constants beyond the range, and values beyond it, measured on samples."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from edgekd.export.finding import Finding, LintedModel, array, readers, title
 from edgekd.export.to_half import FP16_MAX, SAFE
 from edgekd.export.values import largest_values
 
-MEASURED = 32  # samples that are run for the values
+MEASURED = 32  # samples that are run to measure the values
 
 
 def fp16_constants(subject: LintedModel) -> Iterator[Finding]:
-    """Constants that fp16 cannot hold."""
+    """Constants lie beyond the range of fp16."""
     half = "fp16" in subject.target.runtime.precisions
     for value in subject.model.graph.initializers.values():
         users = readers(value)
@@ -38,17 +38,17 @@ def fp16_constants(subject: LintedModel) -> Iterator[Finding]:
 
 
 def _meant(values: NDArray[np.float32], users: list[ir.Node]) -> bool:
-    """Whether infinities are bounds or a mask of 0 and -inf, and no overflow of a weight."""
+    """Whether infinities are intended, as bounds or in a mask of 0 and -inf. Otherwise a weight overflowed."""
     mask = bool(np.all((values == 0) | (values == -np.inf)))
     return mask or all(user.op_type in ("Clip", "Min", "Max", "Where", "Pad") for user in users)
 
 
 def fp16_values(subject: LintedModel) -> Iterator[Finding]:
-    """Values beyond the range of fp16 on the samples that were given."""
+    """Values lie beyond the range of fp16 on the given samples."""
     if subject.samples is None or "fp16" not in subject.target.runtime.precisions:
         return
     if any(value.dtype == ir.DataType.BFLOAT16 for value in subject.model.graph.initializers.values()):
-        return  # in bf16, which has the range of fp32
+        return  # a model in bf16 has the range of fp32
     n = min([MEASURED, *(len(rows) for rows in subject.samples.values())]) if subject.samples else 0
     if n == 0:
         raise DataError(f"the samples for {subject.path} hold no rows; give some as the model takes them")

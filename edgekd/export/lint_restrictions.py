@@ -1,4 +1,4 @@
-"""What TensorRT's parser asks of the operators that it lists, as data: attributes, constants, ranks, inputs, outputs."""
+"""Restrictions of TensorRT's parser on the operators that it lists, as data: attributes, constants, ranks, inputs, outputs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Constant = str | int | float
 
 
 class Restriction(BaseModel):
-    """An entry of tensorrt_restrictions.toml, where the fields are described."""
+    """An entry of tensorrt_restrictions.toml. The file describes the fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -41,7 +41,7 @@ class Restriction(BaseModel):
     asks: str = ""
 
     def broken(self, node: ir.Node) -> tuple[str, str, str] | None:
-        """What a node has, what is asked for, and the remedy; None where nothing speaks against it."""
+        """The violation as (property of the node, requirement, remedy), or None without a violation."""
         if self.attribute:
             odd = [value for value in _values(node, self.attribute) if value not in self.takes]
             takes = _or(self.takes)
@@ -90,7 +90,7 @@ class Restriction(BaseModel):
 
 @cache
 def restrictions() -> tuple[Mapping[str, list[Restriction]], str]:
-    """Those of each operator, and their source."""
+    """The restrictions of each operator, and their source."""
     document = tomllib.loads((Path(__file__).parent / "tensorrt_restrictions.toml").read_text())
     found: dict[str, list[Restriction]] = defaultdict(list)
     for entry in document["restriction"]:
@@ -101,7 +101,7 @@ def restrictions() -> tuple[Mapping[str, list[Restriction]], str]:
 
 
 def tensorrt_restrictions(subject: LintedModel) -> Iterator[Finding]:
-    """Nodes that the parser of the target's TensorRT refuses though it has their operator."""
+    """The parser of the target's TensorRT refuses a node although it lists the operator."""
     release = subject.target.runtime.version or "10.15"
     below, above = lists_around(release)
     known, _ = restrictions()
@@ -114,13 +114,13 @@ def tensorrt_restrictions(subject: LintedModel) -> Iterator[Finding]:
             if version(newest) < version(below.release) or (broken := restriction.broken(node)) is None:
                 continue
             has, asked, remedy = broken
-            lifted = newest == below.release != above.release  # the next list asks it no more
+            lifted = newest == below.release != above.release  # the next list no longer requires it
             why = f"{has}; TensorRT {release} takes {asked} for {node.op_type} (its lists of {', '.join(lists)})"
             yield Finding("warning" if lifted else "error", "tensorrt_restrictions", title(node), why, remedy)
 
 
 def is_fixed(value: ir.Value) -> bool:
-    """Whether a value is a constant, or follows from constants and fixed shapes alone."""
+    """Whether a value is constant, or follows from constants and fixed shapes alone."""
     waiting, seen = [value], {value}
     while waiting:
         value = waiting.pop()
@@ -135,7 +135,7 @@ def is_fixed(value: ir.Value) -> bool:
                 return False
             continue
         read = [source for source in node.inputs if source is not None]
-        if not read:  # it draws numbers
+        if not read:  # a generator of random numbers
             return False
         waiting += [source for source in read if source not in seen]
         seen.update(read)
@@ -143,7 +143,10 @@ def is_fixed(value: ir.Value) -> bool:
 
 
 def _sizes_read(node: ir.Node) -> tuple[int, ...] | None:
-    """The sizes that a Shape or Size gives, or a Gather behind a Shape, -1 for a free one; None where that is not known."""
+    """The sizes that a Shape, a Size or a Gather behind a Shape returns. None if the shape is unknown.
+
+    A free size is -1.
+    """
     if node.op_type == "Gather":
         source, picked = producer(node.inputs[0], "Shape"), array(given(node, 1))
         found = _sizes_read(source) if source is not None else None
@@ -157,7 +160,7 @@ def _sizes_read(node: ir.Node) -> tuple[int, ...] | None:
 
 
 def _values(node: ir.Node, name: str) -> list[Any]:
-    """An attribute's values; none where it has its default."""
+    """An attribute's values, or none if it is left at its default."""
     attribute = node.attributes.get(name)
     if attribute is None or attribute.value is None:
         return []

@@ -1,4 +1,4 @@
-"""Rules on what a target's runtime has: operators, element types, opset, the DLA."""
+"""Rules on a target's runtime: operators, element types, opset, DLA."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ QUANTIZED = (ir.DataType.INT8, ir.DataType.FLOAT8E4M3FN, ir.DataType.INT4, ir.Da
 
 
 PLUGIN = "_TRT"
-"""How the names of TensorRT's own plugins end: EfficientNMS_TRT, BatchedNMS_TRT, ROIAlign_TRT."""
+"""The ending of the names of TensorRT's own plugins: EfficientNMS_TRT, BatchedNMS_TRT, ROIAlign_TRT."""
 
 
 class Listed(NamedTuple):
-    """A release's published operators, each with its element types."""
+    """The published operators of a release, each with its element types."""
 
     release: str
     max_opset: int
@@ -46,7 +46,7 @@ class Listed(NamedTuple):
 
 @cache
 def published() -> tuple[tuple[Listed, ...], dict[str, str]]:
-    """The lists, oldest first, and the release that an operator came with where that is known."""
+    """The published lists, oldest first, and the release that introduced an operator, where known."""
     document = tomllib.loads((Path(__file__).parent / "tensorrt_operators.toml").read_text())
     lists = []
     for entry in document["list"]:
@@ -56,7 +56,10 @@ def published() -> tuple[tuple[Listed, ...], dict[str, str]]:
 
 
 def lists_around(release: str) -> tuple[Listed, Listed]:
-    """The newest list that is not newer than a release (else the oldest), and the next one (else the same)."""
+    """The last list up to a release, and the first list from the release on.
+
+    At the ends the oldest or newest list stands for a missing one.
+    """
     lists, _ = published()
     at = max((i for i, listed in enumerate(lists) if version(listed.release) <= version(release)), default=0)
     exact = version(lists[at].release) == version(release)
@@ -64,7 +67,7 @@ def lists_around(release: str) -> tuple[Listed, Listed]:
 
 
 def memory(subject: LintedModel) -> Iterator[Finding]:
-    """Weights that the largest variant of the device has no room for."""
+    """The weights need more memory than the largest variant of the device has."""
     stored = sum(value.const_value.nbytes for value in subject.model.graph.initializers.values() if value.const_value)
     if stored / 1e9 > (most := max(subject.target.hardware.ram_gb, default=float("inf"))):
         why = f"its weights take {stored / 1e9:.3g} GB, {subject.target.title} has {most:g} GB of memory"
@@ -72,13 +75,13 @@ def memory(subject: LintedModel) -> Iterator[Finding]:
 
 
 def opsets(subject: LintedModel) -> Iterator[Finding]:
-    """The opset that the runtime of the target reads, and that of the other JetPack releases of the board."""
+    """The opset is too new for the target's runtime, or for another JetPack release of the board."""
     opset = subject.model.opset_imports.get("", 0)
     most = subject.target.runtime.max_opset
     remedy = "export with opset {0}, or convert: onnx.version_converter.convert_version(model, {0})"
     if opset > most:
         why = f"opset {opset}; {subject.runtime} on {subject.target.name} takes up to {most}"
-        # onnxruntime itself was asked, see onnxruntime_operators
+        # a note for onnxruntime: onnxruntime_operators loads the model itself
         severity: Severity = "error" if subject.is_tensorrt else "note"
         yield Finding(severity, "opsets", "the graph", why, remedy.format(most))
     for jetpack in subject.target.jetpack[1:]:
@@ -89,7 +92,7 @@ def opsets(subject: LintedModel) -> Iterator[Finding]:
 
 
 def precisions(subject: LintedModel) -> Iterator[Finding]:
-    """A precision that the target does not run."""
+    """The graph uses a precision that the target does not run."""
     runs = subject.target.runtime.precisions
     firsts: dict[str, ir.Node] = {}
     for node in subject.nodes:
@@ -107,7 +110,7 @@ def precisions(subject: LintedModel) -> Iterator[Finding]:
 
 
 def fp32_layers(subject: LintedModel) -> Iterator[Finding]:
-    """From release 10 on TensorRT keeps the graph's types: what is left in fp32 beside int8 or fp16 runs in fp32."""
+    """A layer is left in fp32 beside int8 or fp16, and TensorRT from release 10 on keeps the graph's types."""
     runtime = subject.target.runtime
     if "fp16" not in runtime.precisions or version(runtime.version or "10.15") < (10, 0):
         return
@@ -124,7 +127,7 @@ def fp32_layers(subject: LintedModel) -> Iterator[Finding]:
 
 
 def tensorrt_operators(subject: LintedModel) -> Iterator[Finding]:
-    """Operators that the parser of the target's TensorRT does not list."""
+    """The parser of the target's TensorRT does not list an operator."""
     release = subject.target.runtime.version or "10.15"
     below, above = lists_around(release)
     _, since = published()
@@ -156,11 +159,11 @@ def tensorrt_operators(subject: LintedModel) -> Iterator[Finding]:
 
 
 def tensorrt_types(subject: LintedModel) -> Iterator[Finding]:
-    """Element types that TensorRT, this release, this GPU or the operator does not have."""
+    """TensorRT, the release, the GPU or the operator does not have an element type."""
     release = subject.target.runtime.version or "10.15"
     below, above = lists_around(release)
     for node in subject.nodes:
-        # The lists speak of a constant's elements, not of the shape that it is made from.
+        # The lists mean the elements of ConstantOfShape's result, not its input, a shape.
         read = node.outputs[0] if node.op_type == "ConstantOfShape" else next(iter(node.inputs), None)
         kind = read.dtype if read is not None else None
         if kind is None or kind in QUANTIZED or node.op_type in ("QuantizeLinear", "DequantizeLinear"):
@@ -170,7 +173,7 @@ def tensorrt_types(subject: LintedModel) -> Iterator[Finding]:
             yield Finding("warning", "tensorrt_types", title(node), why, "export in fp32, which it computes in anyway")
             continue
         name = TYPES.get(kind, kind.name)
-        name = "INT32" if name == "INT64" and version(release) < (9, 0) else name  # the parser casts it there
+        name = "INT32" if name == "INT64" and version(release) < (9, 0) else name  # there the parser casts INT64
         listed = below.types.get(node.op_type, frozenset()) | above.types.get(node.op_type, frozenset())
         if not listed or name in listed:
             continue
@@ -180,7 +183,7 @@ def tensorrt_types(subject: LintedModel) -> Iterator[Finding]:
         if kind == ir.DataType.UINT8:
             why += ": uint8 is the type of inputs and outputs alone"
             remedy = "cast to float before it"
-            refused = node.op_type not in ("Shape", "Size")  # these read no element
+            refused = node.op_type not in ("Shape", "Size")  # these operators read no element
         yield Finding("error" if refused else "warning", "tensorrt_types", title(node), why, remedy)
     yield from _types_of_newer_gpus(subject, release)
 
@@ -204,18 +207,18 @@ def _types_of_newer_gpus(subject: LintedModel, release: str) -> Iterator[Finding
 
 
 def unlisted_operators(subject: LintedModel) -> Iterator[Finding]:
-    """QNN publishes no list by release that could be read here."""
+    """No operator was checked: QNN publishes no list of operators by release that could be read here."""
     why = f"no operator was checked: edgekd has no list of what {subject.runtime} reads"
     yield Finding("note", "unlisted_operators", "the graph", why, "run it on the device: edgekd verify --device NAME")
 
 
 def onnxruntime_operators(subject: LintedModel) -> Iterator[Finding]:
-    """What the installed onnxruntime says when it is given the graph, and then each operator alone."""
+    """The installed onnxruntime refuses the graph. Each operator is then loaded alone to find the cause."""
     here = f"onnxruntime {onnxruntime.__version__}, CPU"
     reason = _refusal(str(subject.path))
     if reason is None:
         return
-    alone: dict[tuple[object, ...], str | None] = {}  # the answers, one for each operator and its types
+    alone: dict[tuple[object, ...], str | None] = {}  # onnxruntime's reason by operator and types
     for node in subject.nodes:
         types = [value.dtype for value in node.inputs if value is not None]
         key = (node.domain, node.op_type, *types)
@@ -232,7 +235,7 @@ def onnxruntime_operators(subject: LintedModel) -> Iterator[Finding]:
 
 
 def _refusal(model: str | bytes) -> str | None:
-    """onnxruntime's reason not to load a model, None where it does."""
+    """onnxruntime's reason for refusing a model, or None if the model loads."""
     try:
         Session(model, optimise=False, log=4).close()
     except Ended as error:
@@ -240,12 +243,15 @@ def _refusal(model: str | bytes) -> str | None:
     except Refused as error:
         return " ".join(str(error).split(" : ", 3)[-1].split())[
             :200
-        ]  # behind "[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED"
+        ]  # the text behind "[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED"
     return None
 
 
 def _alone(model: ir.Model, node: ir.Node) -> onnx.ModelProto | None:
-    """A model of this node alone; None for one with subgraphs, which read what lies around it."""
+    """A model of a single node, or None if a type is unknown or the node has subgraphs.
+
+    Subgraphs read values of the graph around them.
+    """
     subgraphs = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
     if any(attribute.type in subgraphs for attribute in node.attributes.values()):
         return None
@@ -263,7 +269,10 @@ def _alone(model: ir.Model, node: ir.Node) -> onnx.ModelProto | None:
 
 
 def dynamic_shapes_on_a_dla(subject: LintedModel) -> Iterator[Finding]:
-    """The DLA takes static shapes; a free batch can be pinned when the engine is built, other dimensions cannot."""
+    """The DLA takes static shapes only.
+
+    A free batch can be fixed when the engine is built; other free dimensions cannot.
+    """
     if (subject.target.hardware.dla or "none").startswith("none"):
         if subject.dla:
             why = f"{subject.target.name} has no DLA"

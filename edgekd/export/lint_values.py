@@ -1,4 +1,4 @@
-"""Rules on what makes every value wrong, or a graph no graph of the runtime: scales, and branches of different ranks."""
+"""Rules on faults that make all values wrong, or the graph invalid: scales, and branches of different ranks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from onnxscript import ir
 
 from edgekd.export.finding import Finding, LintedModel, Severity, array, given, title
 
-# Where operators keep scales: the inputs by number.
+# The inputs, by number, that hold an operator's scales.
 SCALES = {
     "QuantizeLinear": (1,), "DequantizeLinear": (1,), "QLinearConv": (1, 4, 6), "QLinearMatMul": (1, 4, 6), "QGemm": (1, 4, 7),
     "QLinearAdd": (1, 4, 6), "QLinearMul": (1, 4, 6),
@@ -17,7 +17,7 @@ SCALES = {
 
 
 def scales(subject: LintedModel) -> Iterator[Finding]:
-    """Scales are positive and finite: TensorRT refuses others, elsewhere they give NaN, zeros or wrong signs."""
+    """A scale is not positive and finite. TensorRT refuses it; elsewhere it gives NaN, zeros or wrong signs."""
     severity: Severity = "error" if subject.is_tensorrt else "warning"
     told: set[int] = set()
     for node in subject.nodes:
@@ -25,7 +25,7 @@ def scales(subject: LintedModel) -> Iterator[Finding]:
             value = given(node, index)
             values = array(value)
             if values is None or id(value) in told:
-                continue  # a pair shares its scale, and is told once
+                continue  # a pair shares its scale and is reported once
             numbers = values.astype(np.float32)
             bad = numbers[~(np.isfinite(numbers) & (numbers > 0))]
             if bad.size:
@@ -39,7 +39,7 @@ def scales(subject: LintedModel) -> Iterator[Finding]:
 
 
 def branch_ranks(subject: LintedModel) -> Iterator[Finding]:
-    """TensorRT: both branches of an If give tensors of one rank."""
+    """The branches of an If return tensors of different ranks, which TensorRT refuses."""
     for node in subject.nodes:
         if node.op_type != "If" or node.domain not in ("", "ai.onnx"):
             continue

@@ -1,4 +1,4 @@
-"""at_opset: writes a graph at an opset below 18; supplies the rewrites that onnx's converter lacks."""
+"""at_opset: writes a graph at an opset below 18, with rewrites that onnx's converter lacks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ SIZES = "/sizes"
 
 
 def at_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """The model at `opset`. Raises ExportError, with the least that it can be written at, for what has no older form."""
+    """The model at `opset`.
+
+    Raises ExportError if an operator has no older form. The error names the least possible opset.
+    """
     try:
         return _converted(model, opset)
     except Exception as error:  # its C++ raises RuntimeError or ConvertError
@@ -68,14 +71,14 @@ def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     return older
 
 
-# Each writes a node as opset 13 has it, where that is possible, and says whether it is. onnx's converter lacks the way, or, of
-# a reduction, in some releases loses the axes.
+# Each function rewrites a node in its form of opset 13, and returns whether that was possible. onnx's converter lacks these
+# rewrites, or loses the axes of a reduction in some releases.
 Constants = dict[str, TensorProto]
 Shapes = Mapping[str, TensorShapeProto]
 
 
 def _same(node: NodeProto, constants: Constants, shapes: Shapes) -> bool:
-    """What opset 14 or 15 brought is further types, or an attribute that says what was so before."""
+    """Drops attributes at their default: opsets 14 and 15 added only these attributes and further types."""
     for name in ("training_mode", "allowzero", "start"):
         _drop(node, name, 0)
     return not {a.name for a in node.attribute} & {"training_mode", "allowzero", "start", "end"}
@@ -92,7 +95,7 @@ def _resize(node: NodeProto, constants: Constants, shapes: Shapes) -> bool:
 
 
 def _split(node: NodeProto, constants: Constants, shapes: Shapes) -> bool:
-    """With the parts' sizes in place of their number; not where a size is free, for the last part may be the smaller one."""
+    """Replaces the number of parts with their sizes. Refuses a free size, because the last part may be smaller."""
     if any(node.input[1:]):
         return True
     axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
@@ -107,7 +110,7 @@ def _split(node: NodeProto, constants: Constants, shapes: Shapes) -> bool:
 
 
 def _reduce(node: NodeProto, constants: Constants, shapes: Shapes) -> bool:
-    """With the axes as an attribute."""
+    """Turns the axes of a reduction into an attribute."""
     axes = node.input[1] if len(node.input) > 1 else ""
     _drop(node, "noop_with_empty_axes", 0)
     if any(a.name == "noop_with_empty_axes" for a in node.attribute) or (axes and axes not in constants):
@@ -129,13 +132,13 @@ REWRITTEN: dict[str, Callable[[NodeProto, Constants, Shapes], bool]] = {
 
 
 def _drop(node: NodeProto, name: str, default: object) -> None:
-    """Without an attribute that has its default."""
+    """Removes an attribute that has its default value."""
     for attribute in [a for a in node.attribute if a.name == name and helper.get_attribute_value(a) == default]:
         node.attribute.remove(attribute)
 
 
 def _spelt_out(node: NodeProto, opset: int, graph: GraphProto) -> list[NodeProto]:
-    """A younger operator as those that it is made of."""
+    """The older operators that compute a younger operator."""
     if node.op_type == "Mish":  # since 18; Misra 2020, eq. 1
         (x,), (y,) = node.input, node.output
         return [
@@ -149,13 +152,16 @@ def _spelt_out(node: NodeProto, opset: int, graph: GraphProto) -> list[NodeProto
 
 
 def _layer_norm(node: NodeProto, graph: GraphProto) -> list[NodeProto]:
-    """`(x - mean) / sqrt(variance + epsilon) * scale + bias` over the last axes (Ba et al. 2016, eq. 4)."""
+    """A layer norm in older operators, over the last axes (Ba et al. 2016, eq. 4).
+
+    The nodes compute `(x - mean) / sqrt(variance + epsilon) * scale + bias`.
+    """
     given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     x, scale, *bias = node.input
     y, *others = node.output
     axis = given.get("axis", -1)
     if axis >= 0 or any(others):
-        return [node]  # no model of torch has one
+        return [node]  # torch's exporter never writes this form
     epsilon, axes = f"{y}/epsilon", f"{y}/axes"
     graph.initializer.append(numpy_helper.from_array(np.array(given.get("epsilon", 1e-5), np.float32), epsilon))
     graph.initializer.append(numpy_helper.from_array(np.arange(axis, 0, dtype=np.int64), axes))

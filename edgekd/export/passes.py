@@ -1,4 +1,4 @@
-"""The few rewrites between torch's exporter and the file. Each changes the model in place."""
+"""Rewrites between torch's exporter and the file. Each function changes the model in place."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from edgekd.errors import ExportError
 SUFFIX = "_quantized"
 WRAPPER = "model."
 BEFORE = "preprocess."
-"""What `Deployed` puts before the names of the model and of the preprocessing that it wraps."""
+"""The prefix that `Deployed` adds to names of the preprocessing; `WRAPPER` is the prefix of the model's names."""
 INT32_LIMIT = 2.0**30
-FILTERS = 16  # of a convolution, from which on a padded image was measured to pay (docs/quantization.md)
+FILTERS = 16  # with fewer filters a convolution's padded image was measured not to pay (docs/quantization.md)
 
 
 class QuantizedTensor(NamedTuple):
-    """An activation's name in the converted graph and its quantization."""
+    """A quantized activation: its name in the converted graph, its scale and its zero-point."""
 
     name: str
     scale: float
@@ -28,7 +28,10 @@ class QuantizedTensor(NamedTuple):
 
 
 def simplify(model: ir.Model) -> None:
-    """Average pools as such, and weights stored as the layers read them: no operator between DQ and layer."""
+    """Simplifies the exporter's graph: global average pools by name, weights stored as the layers read them.
+
+    No operator then stands between a DQ and its layer.
+    """
     for node in list(model.graph):
         if node.op_type == "ReduceMean":
             if not node.attributes.get_int("noop_with_empty_axes", 0):
@@ -39,14 +42,14 @@ def simplify(model: ir.Model) -> None:
         elif node.op_type == "Shape":
             _read_shape_behind_cast(model, node)
         elif node.op_type == "Cast" and (stored := _value(node.inputs[0])) is not None:
-            # The exporter computes constants of up to 8192 numbers; of more channels the zero-points were left to the runtime.
+            # The exporter computes constants of at most 8192 numbers, so larger zero-points still have a cast.
             kind = ir.DataType(node.attributes.get_int("to", 0))
             constant = _constant(model, str(node.outputs[0].name), stored.astype(kind.numpy()))
             node.outputs[0].replace_all_uses_with(constant)
         elif node.op_type == "Reshape":
             shape = _value(node.inputs[1])
             if shape is not None and 0 not in shape:
-                node.attributes.pop("allowzero", None)  # without a 0 it says nothing, and older parsers lack it
+                node.attributes.pop("allowzero", None)  # meaningless without a 0, and older parsers lack it
         elif node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             scale = _value(node.inputs[1])
             if scale is not None and scale.ndim == 0:
@@ -54,7 +57,7 @@ def simplify(model: ir.Model) -> None:
 
 
 def _read_shape_behind_cast(model: ir.Model, node: ir.Node) -> None:
-    """A raw input's shape from its cast: TensorRT reads uint8 in a Cast alone."""
+    """Reads a uint8 input's shape from the input's cast, because TensorRT reads uint8 in a Cast only."""
     value = node.inputs[0]
     if value is None or value.dtype != ir.DataType.UINT8:
         return
@@ -67,10 +70,10 @@ def _read_shape_behind_cast(model: ir.Model, node: ir.Node) -> None:
 def name_sites(
     model: ir.Model, tensors: Sequence[QuantizedTensor], weights: Sequence[tuple[str, np.ndarray]] = ()
 ) -> None:
-    """Names each Q/DQ pair after the tensor of the converted graph that it quantizes.
+    """Names each Q/DQ pair after the tensor of the converted graph that the pair quantizes.
 
-    The exporter keeps the operators' order; scale and zero-point are compared, so that a node that was lost, doubled
-    or changed on the way raises ExportError. `weights` are the names and scales of the stored weights.
+    The exporter keeps the operators' order. Scale and zero-point are compared, so ExportError is raised for a node that was
+    lost, doubled or changed. `weights` are the names and scales of the stored weights.
     """
     nodes = [node for node in model.graph if node.op_type == "QuantizeLinear"]
     exported = [(np.float32(_value(n.inputs[1])), int(_value(n.inputs[2]))) for n in nodes]  # type: ignore[arg-type]
@@ -87,7 +90,7 @@ def name_sites(
             user.outputs[0].name = tensor.name + "_dequantized" + (f"_{index}" if index else "")
         _own_parameters(model, tensor.name, [node, *dequantizers])
     dequantizers = [n for n in model.graph if n.op_type == "DequantizeLinear" and _value(n.inputs[0]) is not None]
-    # The exporter stores equal integers once, and merges dequantizers that are alike in all: what is left has none of its own.
+    # The exporter stores equal integers once and merges equal dequantizers. The weights in `left` lost theirs this way.
     stored = {_stored_name(node) for node in dequantizers}
     left = [weight for weight in weights if weight[0] not in stored]
     for node in dequantizers:
@@ -108,14 +111,14 @@ def name_sites(
 
 
 def _stored_name(dequantizer: ir.Node) -> str:
-    """The parameter whose integers a dequantizer reads."""
+    """The name of the parameter whose integers a dequantizer reads."""
     stored = dequantizer.inputs[0]
     assert stored is not None
     return str(stored.name).removeprefix(WRAPPER).removesuffix(SUFFIX)
 
 
 def _next_alike(left: list[tuple[str, np.ndarray]], scale: np.ndarray | None) -> str | None:
-    """The first weight that is `left` with this scale; it is not left then."""
+    """The first weight in `left` with this scale, removed from `left`; None without such a weight."""
     for index, (name, its) in enumerate(left):
         if scale is not None and np.array_equal(its, scale):
             del left[index]
@@ -128,7 +131,7 @@ def _scale_of(name: str, weights: Sequence[tuple[str, np.ndarray]]) -> np.ndarra
 
 
 def _name_weight(model: ir.Model, node: ir.Node, weight: str) -> None:
-    """Gives a weight's dequantizer its name, and constants of its own where they bear another one's."""
+    """Names a weight's dequantizer after the weight, and gives it separate constants if its integers have another name."""
     if _stored_name(node) != weight:
         integers = _value(node.inputs[0])
         assert integers is not None
@@ -140,8 +143,8 @@ def _name_weight(model: ir.Model, node: ir.Node, weight: str) -> None:
 def _own_parameters(model: ir.Model, name: str, nodes: Sequence[ir.Node]) -> None:
     """Gives a site its own scale and zero-point.
 
-    The exporter shares equal constants, and onnxruntime 1.31 fails with `session.x64quantprecision` where two weights
-    share a zero-point ("Attempt to replace the existing tensor").
+    The exporter shares equal constants. With `session.x64quantprecision` onnxruntime 1.31 fails if two weights share a
+    zero-point ("Attempt to replace the existing tensor").
     """
     for index, part in ((1, "_scale"), (2, "_zero_point")):
         array = _value(nodes[0].inputs[index])
@@ -152,9 +155,9 @@ def _own_parameters(model: ir.Model, name: str, nodes: Sequence[ir.Node]) -> Non
 
 
 def quantize_biases(model: ir.Model) -> None:
-    """Biases as int32 with scale `s_x * s_w`, the scale of the integer accumulator that they are added to."""
+    """Stores biases as int32 with scale `s_x * s_w`, the scale of the integer accumulator."""
     found = [(node, *parts) for node in model.graph if (parts := _float_bias(node)) is not None]
-    for _, x, weight, bias in found:  # all before the first is quantized: two layers may share a weight
+    for _, x, weight, bias in found:  # all first: two layers may share a weight
         _widen_scale(x, weight, bias)
     for node, x, weight, bias in found:
         scale = (_value(x.inputs[1]) * _value(weight.inputs[1])).astype(np.float32)  # type: ignore[operator]
@@ -166,14 +169,14 @@ def quantize_biases(model: ir.Model) -> None:
             [quantized, _constant(model, name + "_scale", scale)],
             attributes={"axis": 0} if scale.ndim else None,
         )
-        # Of a layer that runs twice there are two, each with the scale of what it reads.
+        # A layer that runs twice has two biases, each with the scale of its input.
         dequantize.outputs[0].name = str(quantized.name).replace(SUFFIX, "_dequantized")
         model.graph.insert_before(node, dequantize)
         node.replace_input_with(2, dequantize.outputs[0])
 
 
 def _float_bias(node: ir.Node) -> tuple[ir.Node, ir.Node, np.ndarray] | None:
-    """What dequantizes the input and the weight of an integer layer, and its bias that is float still."""
+    """The dequantizers of an integer layer's input and weight, and its float bias. None for other nodes."""
     if node.op_type not in ("Conv", "Gemm") or len(node.inputs) < 3:
         return None
     x, weight = (value.producer() if value is not None else None for value in node.inputs[:2])
@@ -184,9 +187,10 @@ def _float_bias(node: ir.Node) -> tuple[ir.Node, ir.Node, np.ndarray] | None:
 
 
 def pad_channels(model: ir.Model, channels: int) -> None:
-    """Gives what a convolution reads, where it has fewer channels (an image), some more, of zeros; the weights there are 0 too.
+    """Pads the input of convolutions with few channels (an image) to `channels`, with zeros in input and weight.
 
-    The sums are the same, bit for bit. Only where windows overlap and the filters are many: else padding costs more than it gains.
+    The sums stay the same, bit for bit. Only convolutions with overlapping windows and many filters are padded; for others
+    the padding costs more than it saves.
     """
     for node in list(model.graph):
         if node.op_type != "Conv" or node.attributes.get_int("group", 1) != 1:
@@ -199,7 +203,7 @@ def pad_channels(model: ir.Model, channels: int) -> None:
         if integers is None or stored is None or pixels is None or integers.shape[1] >= channels:
             continue
         if any(len(value.uses()) != 1 for value in (x.outputs[0], weight.outputs[0], stored)):
-            continue  # somebody else reads the image or the weight as it is
+            continue  # another node reads the unpadded image or weight
         filters, *_, kernel = integers.shape
         if filters < FILTERS or node.attributes.get_ints("strides", (1,))[-1] >= kernel or _value(pixels) is not None:
             continue
@@ -211,14 +215,14 @@ def pad_channels(model: ir.Model, channels: int) -> None:
         pad.outputs[0].name = f"{pixels.name}_padded"
         model.graph.insert_before(x, pad)
         x.replace_input_with(0, pad.outputs[0])
-        x.outputs[0].shape = weight.outputs[0].shape = None  # they are wider now
+        x.outputs[0].shape = weight.outputs[0].shape = None  # their shapes have changed
 
 
 def part_integer_weights(model: ir.Model) -> None:
-    """Stores an integer weight once for each layer that reads it, as `NAME.copyN`.
+    """Stores a separate copy of an integer weight for each reading layer, as `NAME.copyN`.
 
-    On processors with AVX2 alone onnxruntime 1.31 rewrites int8 weights as uint8, and cannot load a graph in which two layers
-    share one ("Attempt to replace the existing tensor").
+    On processors with AVX2 only, onnxruntime 1.31 rewrites int8 weights as uint8. It then cannot load a graph in which two
+    layers share a weight ("Attempt to replace the existing tensor").
     """
     taken: set[ir.Value] = set()
     for node in [node for node in model.graph if node.op_type == "DequantizeLinear"]:
@@ -241,7 +245,7 @@ def part_integer_weights(model: ir.Model) -> None:
 
 
 def clean(model: ir.Model) -> None:
-    """Drops what nothing reads, what only the exporter wanted to know, and source paths; names in order."""
+    """Removes unread nodes, the exporter's metadata and source paths, and numbers the nodes' names."""
     _unwrap_names(model)
     for run in (
         common.IdentityEliminationPass(),
@@ -268,11 +272,11 @@ def clean(model: ir.Model) -> None:
 
 
 def _unwrap_names(model: ir.Model) -> None:
-    """Weights by the names that they have in the model, and in the preprocessing, whose own come first in the file."""
+    """Gives the weights the names that they have in the model and the preprocessing, and stores the latter's first."""
     stored = [(str(value.name), value) for value in model.graph.initializers.values()]
     wrapped = {start: [name for name, _ in stored if name.startswith(start)] for start in (WRAPPER, BEFORE)}
     names = {name: name for name, _ in stored if not name.startswith((WRAPPER, BEFORE))}
-    # The model's are the names of sites: of two equal ones the preprocessing's stays long.
+    # The model's names are names of sites. If two names clash, the preprocessing's keeps its prefix.
     for start, found in wrapped.items():
         taken = set(names.values())
         names |= {name: short if (short := name.removeprefix(start)) not in taken else name for name in found}
@@ -283,7 +287,7 @@ def _unwrap_names(model: ir.Model) -> None:
 
 
 def _name_global_pool(node: ir.Node) -> None:
-    """A mean over height and width is GlobalAveragePool, which has integer kernels."""
+    """Turns a mean over height and width into GlobalAveragePool, which has integer kernels."""
     axes = _value(node.inputs[1]) if len(node.inputs) > 1 else None
     shape = node.inputs[0].shape  # type: ignore[union-attr]
     keep = node.attributes.get_int("keepdims", 1)
@@ -295,7 +299,7 @@ def _name_global_pool(node: ir.Node) -> None:
 
 
 def _transpose_stored_weight(model: ir.Model, node: ir.Node) -> None:
-    """Transpose(DQ(w)) as DQ(w transposed)."""
+    """Rewrites Transpose(DQ(w)) as DQ(w transposed)."""
     source = node.inputs[0]
     dequantize = source.producer() if source is not None else None
     if not _is_dequantize(dequantize) or dequantize is None or len(dequantize.outputs[0].uses()) != 1:
@@ -317,7 +321,7 @@ def _transpose_stored_weight(model: ir.Model, node: ir.Node) -> None:
 
 
 def _widen_scale(x: ir.Node, weight: ir.Node, bias: np.ndarray) -> None:
-    """A channel whose weights vanish beside its bias gets a scale that lets the bias fit 32 bits."""
+    """Widens the scale of a channel with tiny weights and a large bias: the bias then fits into 32 bits."""
     s_x, s_w = _value(x.inputs[1]), _value(weight.inputs[1])
     assert s_x is not None and s_w is not None
     least = (np.abs(bias) / (INT32_LIMIT * s_x)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""with_shapes: an ONNX graph with every shape that follows from the sizes of its inputs; bodies of Loop, Scan and If too."""
+"""with_shapes: infers the shapes of an ONNX graph from the sizes of its inputs, through Loop, Scan and If too."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from edgekd.errors import ModelError
 Shaped = tuple[tuple[int, ...], int]
 """A tensor's shape and element type."""
 Sizes = Mapping[str, Sequence[int]]
-SHAPES = 64  # numbers in the largest constant that a shape is read from
+SHAPES = 64  # largest number of elements of a constant that may hold a shape
 
 
 def read_sizes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """`x=1,3,640,640` as sizes by name. Raises ModelError for another form."""
+    """Sizes by name from texts such as `x=1,3,640,640`. Raises ModelError for another form."""
     sizes = {}
     for text in texts:
         name, _, numbers = text.rpartition("=")
@@ -30,9 +30,9 @@ def read_sizes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
 
 
 def fix_sizes(model: onnx.ModelProto, sizes: Sizes, path: object) -> None:
-    """Every free size of an input is what `sizes` tells; the first axis is a batch of one where nothing is told.
+    """Fixes every free size of the inputs as in `sizes`; other batches, the first axes, become 1.
 
-    Raises ModelError for other free sizes, and for sizes that the model does not have.
+    Raises ModelError for free sizes that remain, and for sizes that the model cannot have.
     """
     inputs = _inputs(model)
     tell_sizes(model, sizes, path, batch=1)
@@ -51,9 +51,9 @@ def fix_sizes(model: onnx.ModelProto, sizes: Sizes, path: object) -> None:
 
 
 def tell_sizes(model: onnx.ModelProto, sizes: Sizes, path: object, *, batch: int | None = None) -> None:
-    """Free sizes of the inputs as `sizes` tells, and every other first axis as `batch`; one symbol has one size.
+    """Sets the inputs' free sizes as in `sizes`, and other free first axes to `batch`. A symbol has a single size.
 
-    Raises ModelError for sizes that the model does not have.
+    Raises ModelError for sizes that the model cannot have.
     """
     inputs = _inputs(model)
     if unknown := [name for name in sizes if name not in inputs]:
@@ -80,24 +80,24 @@ def tell_sizes(model: onnx.ModelProto, sizes: Sizes, path: object, *, batch: int
             size = known.get(dim.dim_param or f"{name}:{axis}")
             if not dim.HasField("dim_value") and size is not None:
                 dim.dim_value = size
-    for value in model.graph.value_info:  # what shapes cannot be inferred for may stand in the file by these names
+    for value in model.graph.value_info:  # the file may name the sizes of values whose shape cannot be inferred
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in known:
                 dim.dim_value = known[dim.dim_param]
 
 
 def _inputs(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
-    """What the caller gives, by name."""
+    """The inputs that the caller provides, by name."""
     stored = {tensor.name for tensor in model.graph.initializer}
     return {value.name: value for value in model.graph.input if value.name not in stored}
 
 
 def with_shapes(model: onnx.ModelProto) -> dict[str, Shaped]:
-    """Shapes and types by name, those that are unknown left out."""
+    """Shapes and types of the graph's values by name, without unknown ones."""
     graph = model.graph
     own = {output for node in graph.node if node.domain not in ("", "ai.onnx") for output in node.output}
     kept = [value for value in graph.value_info if value.name in own and _shaped(value) is not None]
-    for _ in range(4):  # a loop behind a loop needs the shapes of the first
+    for _ in range(4):  # a loop behind another loop needs the shapes of that one
         del graph.value_info[:]
         graph.value_info.extend(kept)
         for value in graph.output:
@@ -113,7 +113,7 @@ def with_shapes(model: onnx.ModelProto) -> dict[str, Shaped]:
 
 
 def body_of(graph: onnx.GraphProto, inputs: Sequence[Shaped | None], outer: Mapping[str, Shaped], model: onnx.ModelProto) -> onnx.ModelProto:  # fmt: skip  # noqa: E501
-    """A body as a model of its own: its inputs with these shapes, and what it reads of the graph around it as inputs."""
+    """A body as a separate model: its inputs have these shapes, and values of the outer graph become inputs."""
     body = onnx.GraphProto()
     body.CopyFrom(graph)
     for value, shaped in zip(body.input, inputs, strict=False):
@@ -135,7 +135,7 @@ def body_of(graph: onnx.GraphProto, inputs: Sequence[Shaped | None], outer: Mapp
 
 
 def reads_of(graph: onnx.GraphProto) -> set[str]:
-    """All names that the nodes of a graph read, those of its bodies too."""
+    """All names that a graph's nodes read, including those of its bodies."""
     names = {value.name for value in graph.output}
     for node in graph.node:
         names |= {name for name in node.input if name}
@@ -146,12 +146,12 @@ def reads_of(graph: onnx.GraphProto) -> set[str]:
 
 
 def loop_inputs(node: onnx.NodeProto, found: Mapping[str, Shaped]) -> list[Shaped | None]:
-    """What a Loop's body is given: the iteration, the condition, and what it carries, where that keeps its shape."""
+    """The inputs of a Loop's body: the iteration, the condition, and the carried values with their shapes."""
     return [((), onnx.TensorProto.INT64), ((), onnx.TensorProto.BOOL), *(found.get(name) for name in node.input[2:])]
 
 
 def _carried(node: onnx.NodeProto, found: Mapping[str, Shaped], model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """The outputs of a Loop whose shape stays as it goes round."""
+    """The outputs of a Loop whose shape is the same in each iteration."""
     (graph,) = (attribute.g for attribute in node.attribute if attribute.name == "body")
     inside = with_shapes(body_of(graph, loop_inputs(node, found), found, model))
     carried = []

@@ -1,4 +1,4 @@
-"""to_fp16, to_bf16: an ONNX file whose weights and arithmetic have 16 bits, its inputs and outputs as they were."""
+"""to_fp16, to_bf16: write an ONNX file with 16-bit weights and arithmetic, and unchanged inputs and outputs."""
 
 from __future__ import annotations
 
@@ -23,14 +23,17 @@ from edgekd.runtime.check import read_onnx, types_of
 FP16_MAX = 65504.0
 FP16_LEAST_NORMAL = 2.0**-14
 BF16_OPSET = 22
-"""From here on ONNX has convolutions and pools in bf16."""
+"""The first opset of ONNX with convolutions and pools in bf16."""
 SAFE = 512.0
-"""Half precision has 11 bits: beyond 512 its steps are 0.5, and sums of such values soon leave its range."""
-# These add nothing up: what half precision can hold, they may, unless what they read is float32 anyway. So may a layer whose
-# operands are integers.
+"""The largest value that is safe in half precision, which has 11 bits.
+
+Beyond 512 its steps are 0.5, and sums of such values soon leave its range.
+"""
+# These operators add nothing up, so they are safe up to the range of half precision, unless they read float32 anyway. The
+# same holds for a layer with integer operands.
 NO_SUMS = ("QuantizeLinear", "DequantizeLinear", "Relu", "Clip", "MaxPool", "Transpose", "Reshape", "Flatten", "Concat")
-# What turns camera bytes into the network's input, and what turns logits into probabilities, keep float32: they cost
-# nothing, and half precision would lose bits of the pixel and of small probabilities.
+# Operators that turn camera bytes into the network's input or logits into probabilities stay float32: they cost nothing,
+# and half precision would lose bits of the pixels and of small probabilities.
 PREPROCESSING = ("Cast", "Transpose", "Div", "Sub", "Mul", "Add")
 KEPT = ("Softmax", "LogSoftmax")
 NAMES: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
@@ -44,7 +47,7 @@ DTYPES: dict[int, Any] = {
 
 @dataclass(frozen=True)
 class Kept:
-    """An operator that stays float32, because 16 bits cannot hold what it reads or gives, or ONNX has none of it."""
+    """An operator that stays float32, because 16 bits cannot hold its values or ONNX has no 16-bit form."""
 
     node: str
     operator: str
@@ -56,15 +59,16 @@ def to_fp16(
     dst_path: str | os.PathLike[str],
     samples: NDArray[Any] | Mapping[str, NDArray[Any]] | None = None,
 ) -> list[Kept]:
-    """Writes `src_path`'s graph to `dst_path` in half precision between its first and last operators.
+    """Writes `src_path`'s graph to `dst_path` in half precision, between its first and last operators.
 
     Inputs and outputs keep their types and names; preprocessing and softmax stay float32. Scales of Q/DQ become half
-    precision too, which takes opset 19. Operators stay float32, and are returned with the reason, where a weight lies
-    beyond 65504, a scale below 6.1e-05, or a value beyond 512 on `samples`, and where ONNX defines the operator for float32
-    alone. `samples` are real rows `[n, ...]` as the file takes them, by input's name; one array is the first input's.
+    precision too, which takes opset 19. An operator stays float32 if a weight lies beyond 65504 or a scale below 6.1e-05.
+    It stays float32 also if a value exceeds 512 on `samples`, or if ONNX defines it for float32 only. These operators are
+    returned with the reason. `samples` are real rows `[n, ...]` as the file takes them, by input's name; a single array
+    belongs to the first input.
 
-    Raises ExportError for a file that is no valid model, and for an opset before 19 where the graph is quantized; DataError for
-    samples that the file does not take.
+    Raises ExportError for a file that is not a valid model and for a quantized graph before opset 19. Raises DataError if
+    the file does not take the samples.
     """
     model = read_onnx(src_path)
     opset = opset_of(model)
@@ -83,13 +87,13 @@ def to_fp16(
 
 
 def to_bf16(src_path: str | os.PathLike[str], dst_path: str | os.PathLike[str]) -> list[Kept]:
-    """Writes `src_path`'s float graph to `dst_path` in bfloat16 between its first and last operators.
+    """Writes `src_path`'s float graph to `dst_path` in bfloat16, between its first and last operators.
 
-    Inputs, outputs, preprocessing and softmax are kept as by `to_fp16`. bfloat16 has the range of float32, and 8 bits instead
-    of fp16's 11: an operator stays float32, and is returned, only where ONNX has none of it in bfloat16.
+    Inputs, outputs, preprocessing and softmax are kept as by `to_fp16`. bfloat16 has the range of float32, but 8 bits where
+    fp16 has 11. An operator stays float32, and is returned, only if ONNX has no bfloat16 form of it.
 
-    Raises ExportError for a file that is no valid model, for a quantized one, and for an opset before 22, where convolutions
-    have no bf16.
+    Raises ExportError for a file that is not a valid model or is quantized, and for an opset before 22. Before 22
+    convolutions have no bf16.
     """
     model = read_onnx(src_path)
     if (opset := opset_of(model)) < BF16_OPSET:
@@ -112,9 +116,9 @@ def _name_nodes(model: onnx.ModelProto) -> None:
 def values_on(
     path: str | os.PathLike[str], samples: NDArray[Any] | Mapping[str, NDArray[Any]] | None
 ) -> dict[str, float]:
-    """Tensor -> its largest magnitude, of all tensors that nodes give and of float inputs; empty without any samples.
+    """Tensor -> its largest magnitude, for all outputs of nodes and all float inputs. Empty without samples.
 
-    `samples` are rows by input's name, or of the first input. Raises DataError where the file does not take them.
+    `samples` are rows by input's name, or rows of the first input. Raises DataError if the file does not take them.
     """
     if samples is None:
         return {}
@@ -127,7 +131,7 @@ def values_on(
 
 
 def unsafe_nodes(model: onnx.ModelProto, largest: dict[str, float]) -> list[Kept]:
-    """The operators that half precision would harm; `largest` as `values_on` gives it."""
+    """The operators that half precision would harm. `largest` comes from `values_on`."""
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
     kept: list[Kept] = []
@@ -153,7 +157,10 @@ def unsafe_nodes(model: onnx.ModelProto, largest: dict[str, float]) -> list[Kept
 
 
 def _without_type(model: onnx.ModelProto, half: int, types: Mapping[str, int]) -> list[Kept]:
-    """The operators that ONNX, at the model's opset, has no form of in 16 bits; what gives no floats needs none."""
+    """The operators without a 16-bit form in ONNX at the model's opset.
+
+    Operators without a float output are left out.
+    """
     opset = opset_of(model)
     return [
         Kept(node.name, node.op_type, f"opset {opset} of ONNX has no {node.op_type} in {NAMES[half]}")
@@ -164,23 +171,26 @@ def _without_type(model: onnx.ModelProto, half: int, types: Mapping[str, int]) -
 
 
 def _takes(types: set[str], half: int) -> bool:
-    """Whether what may be float32 may be of 16 bits too."""
+    """Whether a type set that allows float32 also allows the 16-bit type."""
     return "tensor(float)" not in types or TENSORS[half] in types
 
 
 def _types_of(node: onnx.NodeProto, opset: int, *, outputs: bool = False) -> list[set[str]]:
-    """The types that each input of an operator may have, or each output; empty for an operator that ONNX does not define."""
+    """The allowed types of each input, or each output, of an operator. Empty if ONNX does not define the operator."""
     if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type):
         return []
     schema = onnx.defs.get_schema(node.op_type, opset)
     constraints = {of.type_param_str: set(of.allowed_type_strs) for of in schema.type_constraints}
     formal = [constraints.get(of.type_str, {of.type_str}) for of in (schema.outputs if outputs else schema.inputs)]
     more = len(node.output if outputs else node.input) - len(formal)
-    return formal + formal[-1:] * more  # the last one may stand for many
+    return formal + formal[-1:] * more  # the last formal input or output may be variadic
 
 
 def with_dequantizers(graph: onnx.GraphProto, kept: set[str]) -> set[str]:
-    """The kept nodes with the DequantizeLinear that each reads: a cast between would part a layer from its integers."""
+    """The kept nodes and the DequantizeLinear nodes that they read.
+
+    A cast between the two would separate a layer from its integers.
+    """
     makers = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
     read = {name for node in graph.node if node.name in kept for name in node.input}
     return kept | {makers[name].name for name in read if name in makers}
@@ -191,7 +201,7 @@ def _is_scale(node: onnx.NodeProto, name: str) -> bool:
 
 
 def _widen_scales(graph: onnx.GraphProto) -> None:
-    """A channel of weights that all but vanish gets the least scale that half precision holds, and its integers anew."""
+    """Raises tiny weight scales to the least that half precision holds, and rounds the integers again."""
     stored = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type != "DequantizeLinear" or node.input[0] not in stored:
@@ -208,7 +218,7 @@ def _widen_scales(graph: onnx.GraphProto) -> None:
 
 
 class _Halved:
-    """One pass over a graph in order; keeps which tensors are float32 and which have 16 bits, of the type `half`."""
+    """A pass over a graph in order. It tracks the tensors in float32 and in 16 bits, of the type `half`."""
 
     def __init__(self, model: onnx.ModelProto, original: Mapping[str, int], half: int, kept: set[str]) -> None:
         self.graph = graph = model.graph
@@ -237,7 +247,7 @@ class _Halved:
                 if name in outputs and self.types.get(name) == self.half:
                     node.output[index] = short = self._new_name(name, self.half)
                     self.types[name], self.types[short] = TensorProto.FLOAT, self.half
-                    self.copies[name, self.half] = short  # what other nodes read of it
+                    self.copies[name, self.half] = short  # the 16-bit tensor for the other readers
                     self.nodes.append(
                         onnx.helper.make_node("Cast", [short], [name], name=f"{name}_cast", to=TensorProto.FLOAT)
                     )
@@ -252,7 +262,7 @@ class _Halved:
     def _rewrite_node(self, node: onnx.NodeProto, wanted: int) -> None:
         types = _types_of(node, self.opset)
         for index, name in enumerate(node.input):
-            fixed = bool(types) and not _takes(types[index], self.half)  # as the scales of a Resize
+            fixed = bool(types) and not _takes(types[index], self.half)  # for example the scales of a Resize
             if self.types.get(name) in NAMES:
                 node.input[index] = self._as(name, TensorProto.FLOAT if fixed else wanted)
         for attribute in node.attribute:
@@ -273,7 +283,7 @@ class _Halved:
         return new
 
     def _as(self, name: str, wanted: int) -> str:
-        """The tensor in the wanted precision: itself, a stored copy of a weight, or a cast."""
+        """The tensor in the wanted precision: the tensor itself, a stored copy of a weight, or a cast."""
         if self.types[name] == wanted:
             return name
         if (name, wanted) not in self.copies:

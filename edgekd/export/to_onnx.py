@@ -1,4 +1,7 @@
-"""to_onnx: a model as an ONNX file that takes what a device has, such as a camera's bytes, and gives logits or probabilities."""
+"""to_onnx: writes a model as an ONNX file that takes the device's data, such as camera bytes.
+
+The file returns logits or probabilities.
+"""
 
 from __future__ import annotations
 
@@ -32,35 +35,35 @@ from edgekd.target import Quantization
 aten = torch.ops.aten
 
 LEAST_OPSET, HIGHEST_OPSET = 13, 23
-"""Q/DQ with one scale a channel exist from 13 on; 23 is the newest that every runtime of ours was seen to load."""
+"""Q/DQ with a scale for each channel exist from 13 on. 23 is the newest opset that all our runtimes load."""
 MESSAGE_LIMIT = 2**31 - 2**24
-"""A protobuf message ends at 2 GB; some room for what is no weight."""
+"""The 2 GB limit of a protobuf message, less some room for data other than weights."""
 WRITTEN_AS_THEY_ARE = frozenset(
     {
         aten.conv2d.default, aten.linear.default, aten.relu.default, aten.hardtanh.default, aten.sigmoid.default,
         aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor, aten.mean.dim, aten.max_pool2d.default,
         aten.avg_pool2d.default, aten.cat.default, aten.flatten.using_ints, aten.reshape.default, aten.view.default,
         aten.permute.default, aten.softmax.int, aten._to_copy.default, aten.clone.default,
-        aten._assert_tensor_metadata.default,  # left out of what is written
+        aten._assert_tensor_metadata.default,  # the exporter drops it
     }
 )  # fmt: skip
-"""Operators that the exporter translates without decomposing them first; so it does quantizers and dequantizers."""
+"""Operators that the exporter translates without decomposing them first; quantizers and dequantizers are others."""
 HIGHEST_IR = 10
-"""TensorRT 10.3 and onnxruntime since 1.18 read it."""
+"""TensorRT 10.3 and onnxruntime since 1.18 read this IR version."""
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """It asks for a graph that takes a camera's bytes and normalises them itself (edgekd.inputs.image)."""
+    """The request for a graph that takes a camera's bytes and normalises them itself (edgekd.inputs.image)."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
 
 class Camera(nn.Module):
-    """What `Preprocess` asks for as a module: the first input's bytes are normalised, what else comes passes through.
+    """The module for `Preprocess`: it normalises the first input's bytes and passes the other inputs through.
 
-    It maps uint8 `[batch, H, W, C]` to float `[batch, C, H, W]`.
+    The first input is mapped from uint8 `[batch, H, W, C]` to float `[batch, C, H, W]`.
     """
 
     def __init__(self, preprocess: Preprocess) -> None:
@@ -72,11 +75,11 @@ class Camera(nn.Module):
 
 
 class Deployed(nn.Module):
-    """`model` with what comes before and after it on a device.
+    """`model` with its preprocessing and its output layer on a device.
 
-    `preprocess` maps what the device has to the model's arguments, a tensor or a tuple of them; without it the device gives
-    these. The answer is logits or probabilities `[batch, classes]`; with further `heads` (outputs of each) one such tensor a
-    head, the classes' first. What else a model gives stays as it is.
+    `preprocess` maps the device's data to the model's arguments, a tensor or a tuple of them. Without it the device
+    provides the arguments. The answer is logits or probabilities `[batch, classes]`. With further `heads` (outputs of each)
+    each head has such a tensor, the classes' first. Other answers of a model stay unchanged.
     """
 
     def __init__(self, model: nn.Module, preprocess: nn.Module | None, output: str, heads: Sequence[int] = ()) -> None:
@@ -91,7 +94,7 @@ class Deployed(nn.Module):
         # In order of memory: the model's own code may call `view`.
         y = self.model(*(x.clone(memory_format=torch.contiguous_format) if x.dim() == 4 else x for x in arguments))
         if (self.heads or self.output == "probabilities") and (not isinstance(y, Tensor) or y.dim() != 2):
-            # Of more axes the classes may lie on the second, as in maps, or on the last, as of tokens.
+            # With more axes the classes may lie on the second (maps) or on the last (tokens).
             gives = f"a tensor of {y.dim()} axes" if isinstance(y, Tensor) else f"a {type(y).__name__}"
             raise ExportError(
                 f"{type(self.model).__name__} gives {gives}; probabilities and heads are of [batch, classes] alone: write logits"
@@ -115,22 +118,22 @@ def to_onnx(
     inputs: Sequence[str] = (),
     free: Free = (),
 ) -> None:
-    """Writes `model`, in evaluation mode, to `path`; the same model gives the same bytes.
+    """Writes `model`, in evaluation mode, to `path`. The same model gives the same bytes.
 
-    example_input   the model's argument, `[batch, ...]`, or the tuple of its arguments; of a `preprocess` module its own
-    preprocess      a module that maps what the file takes to the model's arguments. Or `Preprocess`: the file's first input
+    example_input   the model's argument, `[batch, ...]`, or the tuple of its arguments; with a `preprocess` module, that module's
+    preprocess      a module that maps the file's inputs to the model's arguments. Or `Preprocess`: the file's first input
                     is then uint8 `[batch, H, W, C]`, while `example_input` is float `[batch, C, H, W]`, as the model takes it
-    heads           further outputs (name: number of its classes), the last columns of what the model gives
-    batch           the one batch size that the file takes; without it the batch is dynamic, and named `batch`
-    free            further free sizes: of each input of the file one mapping from axis to `FreeSize`
+    heads           further outputs (name: number of its classes), the last columns of the model's output
+    batch           the only batch size that the file takes; without it the batch is dynamic, and named `batch`
+    free            further free sizes: a mapping from axis to `FreeSize` for each input of the file
 
-    One input is called `input`; of several the names are those of the arguments. One output is called as `output` says;
-    several are `output_0`, `output_1`... A free axis bears its size's name, in inputs and outputs. A graph from
-    `edgekd.quantize.convert` is written with a Q/DQ pair for each of its sites, its weights as int8. Above 2 GB the weights
-    stand in a file beside it, `<name>.data`.
+    A single input is called `input`; several inputs have the names of the arguments. A single output is called as `output`
+    says; several are `output_0`, `output_1`... A free axis has its size's name, in inputs and outputs. A graph from
+    `edgekd.quantize.convert` is written with a Q/DQ pair for each of its sites and with int8 weights. Above 2 GB the
+    weights are stored beside the file, in `<name>.data`.
 
-    Raises ExportError where the model cannot be traced or written at this opset, fixes a free size, or would not be the one
-    that was trained.
+    Raises ExportError if the model cannot be traced or written at this opset, or fixes a free size. Raises it also if the
+    written model would differ from the trained one.
     """
     if not LEAST_OPSET <= opset <= HIGHEST_OPSET:
         raise ExportError(f"opset {opset} given; edgekd writes {LEAST_OPSET} to {HIGHEST_OPSET}")
@@ -140,7 +143,7 @@ def to_onnx(
     try:
         for module in training:
             module.training = False  # not eval(): a traced graph refuses it
-        # What a weight is computed with needs no translation, and ships no code: the weight does.
+        # Code that only computes a weight is not exported, because the weight itself ships.
         plain = model if is_plain(model) else plain_copy(model)
         deployed = Deployed(plain, before, output, tuple((heads or {}).values()))
         program = trace(deployed, given, name=type(model).__name__, batch=batch, free=free)
@@ -168,7 +171,7 @@ def to_onnx(
 def _as_the_file_takes(
     given: tuple[Tensor, ...], preprocess: Preprocess | nn.Module | None
 ) -> tuple[tuple[Tensor, ...], nn.Module | None]:
-    """Examples of the file's inputs, and the module that maps them to the model's arguments."""
+    """Examples of the file's inputs, and the module that maps the inputs to the model's arguments."""
     if not isinstance(preprocess, Preprocess):
         return given, preprocess
     first, *others = given
@@ -177,7 +180,7 @@ def _as_the_file_takes(
 
 
 def _names(module: nn.Module, count: int) -> list[str]:
-    """The names of a file's inputs: of several those of the module's arguments."""
+    """The names of a file's inputs: `input` for a single one, otherwise those of the module's arguments."""
     if count == 1:
         return ["input"]
     names: list[str] = []
@@ -197,14 +200,15 @@ def _check_channels(preprocess: Preprocess, channels: int) -> None:
 
 
 def opset_of(model: onnx.ModelProto) -> int:
-    """The version of ONNX's own operators that a model is written in."""
+    """The version of ONNX's own operators in a model."""
     return next(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
 
 
 def write(model: onnx.ModelProto, path: str | os.PathLike[str], *, limit: int = MESSAGE_LIMIT) -> None:
-    """Checks a model and writes it beside `path`, then renames: a reader never sees half of it.
+    """Checks a model and writes it beside `path`, then renames it, so that a reader never sees half a file.
 
-    Weights of more than `limit` bytes in all go to `<name>.data`, which is in place before the model that names it.
+    If the weights exceed `limit` bytes, they go to `<name>.data`, which is in place before the model that names it. Raises
+    ExportError for an invalid graph.
     """
     path = Path(path)
     size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
@@ -213,8 +217,9 @@ def write(model: onnx.ModelProto, path: str | os.PathLike[str], *, limit: int = 
         if size > limit:
             external = onnx.ModelProto()
             external.CopyFrom(model)
-            onnx.save(external, draft, save_as_external_data=True, location=data.name)  # from 1 kB on: shapes stay
-            data.chmod(draft.stat().st_mode)  # onnx makes it for its owner alone
+            # Only tensors from 1 kB on leave the file, so small ones such as shapes stay inside.
+            onnx.save(external, draft, save_as_external_data=True, location=data.name)
+            data.chmod(draft.stat().st_mode)  # onnx gives it to its owner only
         else:
             draft.write_bytes(model.SerializeToString(deterministic=True))
         try:
@@ -231,17 +236,17 @@ def write(model: onnx.ModelProto, path: str | os.PathLike[str], *, limit: int = 
 def _export(program: ExportedProgram, opset: int, inputs: list[str], outputs: list[str]) -> ir.Model:
     count = len(program.graph_signature.user_outputs)
     for node in program.graph.nodes:
-        # The decomposition of a global pool reads the memory's strides; a mean is the same and exports as one node.
+        # The decomposition of a global pool reads the memory's strides. An equal mean exports as a single node.
         if node.target is aten.adaptive_avg_pool2d.default and tuple(node.args[1]) == (1, 1):
             node.target, node.args = aten.mean.dim, (node.args[0], [-2, -1], True)
         elif node.target is aten.scaled_dot_product_attention.default and node.args[0].meta["val"].dim() == 3:
             _add_head(program.graph, node)
-        # And of the two names of a cast the exporter itself translates one.
+        # The exporter translates only one of the two names of a cast.
         elif node.target is aten.to.dtype and len(node.args) == 2 and not node.kwargs:
             node.target, node.args, node.kwargs = aten._to_copy.default, node.args[:1], {"dtype": node.args[1]}
     operators = {node.target for node in program.graph.nodes if node.op == "call_function"}
     if all(of in WRITTEN_AS_THEY_ARE or getattr(of, "namespace", "") == "quantized_decomposed" for of in operators):
-        # The exporter decomposes whatever it is given, which traces the whole graph once more: half of the time that it takes.
+        # The exporter always decomposes, which traces the whole graph again and takes half of its time.
         program.run_decompositions = lambda decomp_table=None: program
     try:
         with quiet_torch(), translations_read_once():
@@ -265,11 +270,11 @@ def _export(program: ExportedProgram, opset: int, inputs: list[str], outputs: li
 
 
 def _add_head(graph: Graph, attention: Node) -> None:
-    """Attention of `[batch, tokens, width]` as one head: the exporter translates four dimensions alone."""
+    """Gives attention of `[batch, tokens, width]` a head axis: the exporter translates four dimensions only."""
     heads: list[Any] = []
     with graph.inserting_before(attention):
         for x in attention.args[:4]:
-            if not isinstance(x, Node) or x.meta["val"].dim() != 3:  # no mask, or one for all samples
+            if not isinstance(x, Node) or x.meta["val"].dim() != 3:  # no mask, or a mask for all samples
                 heads.append(x)
                 continue
             head = graph.call_function(aten.unsqueeze.default, (x, 1))
@@ -285,7 +290,7 @@ def _add_head(graph: Graph, attention: Node) -> None:
 
 
 def _chain(error: BaseException | None) -> str:
-    """The texts of an error and of what caused it."""
+    """The texts of an error and of its causes."""
     texts = []
     while error is not None:
         texts.append(str(error))
@@ -301,9 +306,9 @@ def _first_line(error: BaseException) -> str:
 
 
 def _name_sizes(graph: onnx.GraphProto, free: Free) -> None:
-    """Calls dynamic dimensions `batch` and as `free` says, and drops the inner shapes, which hold torch's own symbols for them.
+    """Names dynamic dimensions `batch` and as in `free`, and drops the inner shapes, which hold torch's own symbols.
 
-    A size that is computed from free ones, such as half of a length, is written in their names.
+    A computed size, such as half of a length, is written with these names.
     """
     names: dict[str, str] = {}
     for value, axes in zip(graph.input, free or ({},) * len(graph.input), strict=True):
@@ -318,7 +323,7 @@ def _name_sizes(graph: onnx.GraphProto, free: Free) -> None:
 
 
 def _stored_weights(model: GraphModule) -> list[tuple[str, np.ndarray]]:
-    """The weights that a converted graph stores as integers, each with its scales."""
+    """The names of the weights that a converted graph stores as integers, each with its scales."""
     quantized = torch.ops.quantized_decomposed
     found = []
     for node in model.graph.nodes:
@@ -333,7 +338,7 @@ def _stored_weights(model: GraphModule) -> list[tuple[str, np.ndarray]]:
 
 
 def _quantized_tensors(model: GraphModule) -> list[passes.QuantizedTensor]:
-    """The activations that a converted graph quantizes, in order."""
+    """The activations that a converted graph quantizes, in order. Raises ExportError if the graph was not converted."""
     found = []
     for node in model.graph.nodes:
         if node.target is torch.ops.quantized_decomposed.quantize_per_tensor.default:

@@ -1,4 +1,4 @@
-"""to_tensorrt: the engine of an ONNX file on this machine, by the very source that a bundle takes to its device."""
+"""to_tensorrt: builds an ONNX file's engine on this machine, with the script that a bundle takes to its device."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from edgekd.scripts.build_engine import Options
 def to_tensorrt(
     onnx_path: str | os.PathLike[str], engine_path: str | os.PathLike[str], *, precision: str, **options: Any
 ) -> str:
-    """Builds `onnx_path` as TensorRT builds it here and writes `engine_path`; returns what was made, in words.
+    """Builds the engine of `onnx_path` with the TensorRT of this machine and writes it to `engine_path`.
 
-    precision   int8, fp16, bf16 or fp32: what the graph was exported as
+    precision   int8, fp16, bf16 or fp32: the precision of the exported graph
     options     those of `edgekd.scripts.build_engine.Options`: max_batch, profile, workspace_mb, dla_core, ...
 
-    The timing cache lies beside the engine. Raises ExportError where TensorRT is not installed, reads the file not (every
-    error of its parser, with the node), cannot build it, or built layers in a wider type than the graph asks for.
+    Returns a description of the engine. The timing cache lies beside the engine. Raises ExportError if TensorRT is not
+    installed or cannot build the file. For a file that the parser refuses, the error lists all parser errors with their
+    nodes. Raises it also for layers built in a wider type than the graph asks for.
     """
     engine = Path(engine_path)
     given: dict[str, Any] = {"timing_cache": str(engine.with_name("timing.cache")), **options}

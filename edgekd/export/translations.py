@@ -1,4 +1,4 @@
-"""translations_read_once: torch's ONNX exporter with its table of translations kept from one export to the next."""
+"""translations_read_once: keeps the translation table of torch's ONNX exporter from one export to the next."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 
 @contextmanager
 def translations_read_once() -> Iterator[None]:
-    """While the block runs, `torch.onnx.export` makes the table of an opset once, and reads it afterwards.
+    """Makes `torch.onnx.export` build the table of an opset only once while the block runs.
 
-    Torch makes it anew for each model, from the source text of some 500 functions, and only reads it: a third of the time
-    that a small model's export takes. The table leaves out what no library has registered yet, so a further operator makes it
-    anew. A torch whose table is made elsewhere exports as it does.
+    Torch builds the table for each model, from the source text of some 500 functions, but only reads it. This takes a third
+    of a small model's export time. The table lacks operators that no library has registered yet, so it is built again when
+    an operator was added. A torch version that builds its table elsewhere exports as usual.
     """
     try:
         from torch.onnx._internal.exporter._registration import ONNXRegistry

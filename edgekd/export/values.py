@@ -1,4 +1,4 @@
-"""largest_values: the largest magnitude of every float tensor inside a graph, on real samples."""
+"""largest_values: measures the largest magnitude of every float tensor of a graph, on real samples."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from edgekd.runtime.runners import fixed_batch
 from edgekd.runtime.sessions import Refused
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-MOST_OUTPUTS = 64  # values that are read in one run: all at once could exceed the memory
+MOST_OUTPUTS = 64  # values read in a single run: all at once could exceed the memory
 
 
 def largest_values(model: ir.Model, samples: Mapping[str, NDArray[Any]], title: str) -> dict[str, float]:
-    """Tensor -> its largest magnitude over `samples`, rows by the input's name; infinite where one is no number.
+    """Tensor -> its largest magnitude over `samples`, rows by the input's name. NaN counts as infinite.
 
-    The graph runs as it is written, no operator fused, on a row (or the batch that it fixes) at a time. Its types must be
-    known. `title` is what the errors call it: DataError where it does not run on these rows, ExportError where onnxruntime
+    The graph runs as written, without fused operators, on a row (or its fixed batch) at a time. Its types must be known.
+    `title` names the graph in errors. Raises DataError if the graph does not run on these rows, ExportError if onnxruntime
     cannot run it at all.
     """
     values = [value for node in model.graph for value in node.outputs if value.dtype in FLOATS and value.name]
@@ -39,7 +39,7 @@ def largest_values(model: ir.Model, samples: Mapping[str, NDArray[Any]], title: 
         for first in range(0, len(names), MOST_OUTPUTS):
             part = names[first : first + MOST_OUTPUTS]
             for start in range(0, count, size):
-                rows = np.arange(start, start + size).clip(max=count - 1)  # a last batch is filled up
+                rows = np.arange(start, start + size).clip(max=count - 1)  # fills up the last batch
                 try:
                     outputs = session.run(part, {name: array[rows] for name, array in samples.items()})
                 except Refused as error:
@@ -53,7 +53,7 @@ def largest_values(model: ir.Model, samples: Mapping[str, NDArray[Any]], title: 
 
 
 def _save_giving(model: ir.Model, values: list[ir.Value], file: Path) -> None:
-    """The model with these values as its outputs; weights beside it, so that 2 GB are no limit."""
+    """Writes the model with these values as its outputs. Weights lie beside it, so the 2 GB limit does not apply."""
     outputs = model.graph.outputs
     own = list(outputs)
     outputs[:] = values
