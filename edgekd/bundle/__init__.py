@@ -1,1 +1,1 @@
-"""Bundle: the folder that ships, written, read and verified."""
+"""Bundle: the shipped folder is written, read and verified here."""

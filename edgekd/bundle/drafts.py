@@ -1,4 +1,4 @@
-"""draft_of, put_in_place: a bundle is written beside the one that stands there, and takes its place in one step."""
+"""draft_of, put_in_place: write a bundle beside its predecessor, then replace the predecessor in one step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ DRAFT, OLD = ".draft-", ".old"
 
 @contextmanager
 def draft_of(folder: Path) -> Iterator[Path]:
-    """An empty folder beside a bundle's, gone afterwards; others that ask for one at the same place wait."""
+    """An empty folder beside a bundle's folder, removed afterwards. Others who want a draft there wait.
+
+    Raises BundleError if the disk is full.
+    """
     with _alone(folder.parent):
         _remove_drafts(folder)
         draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}{DRAFT}", dir=folder.parent))
@@ -39,7 +42,7 @@ def draft_of(folder: Path) -> Iterator[Path]:
 
 
 def remove_drafts(folder: Path) -> None:
-    """What killed builds left beside a bundle's folder; one that is being written is waited for."""
+    """Removes the drafts of killed builds beside a bundle's folder, after waiting for a draft in use."""
     if folder.parent.is_dir():
         with _alone(folder.parent):
             _remove_drafts(folder)
@@ -49,7 +52,7 @@ def _remove_drafts(folder: Path) -> None:
     for draft in folder.parent.iterdir():
         if not draft.name.startswith(f".{folder.name}{DRAFT}"):
             continue
-        if draft.name.endswith(OLD) and not folder.exists():  # killed between two renames: it is the bundle
+        if draft.name.endswith(OLD) and not folder.exists():  # a build was killed between two renames
             draft.rename(folder)
         else:
             shutil.rmtree(draft, ignore_errors=True)
@@ -57,7 +60,7 @@ def _remove_drafts(folder: Path) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Others that ask for the same folder wait; nothing is left behind in it."""
+    """Locks a folder while the block runs. Others who lock the same folder wait. No lock file is left behind."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -67,14 +70,14 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def put_in_place(draft: Path, folder: Path) -> None:
-    """Swap the draft with the bundle that stands there; afterwards `draft` is the old one, to be removed."""
+    """Swaps the draft with the existing bundle. Afterwards `draft` is the old bundle, to be removed."""
     for path in draft.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
     if not folder.exists():
         draft.rename(folder)
     elif not exchange(draft, folder):
-        # no such call on this system: for an instant there is no bundle, but never half of one
+        # Without an exchange of folders, no bundle exists for an instant, but never half a bundle.
         old = draft.with_name(draft.name + OLD)
         folder.rename(old)
         draft.rename(folder)
@@ -82,7 +85,7 @@ def put_in_place(draft: Path, folder: Path) -> None:
 
 
 def exchange(a: Path, b: Path) -> bool:
-    """Swap two folders in one step (Linux, renameat2); False where the system cannot."""
+    """Swaps two folders in one step (Linux, renameat2). Returns False if the system cannot."""
     if not sys.platform.startswith("linux"):
         return False
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)

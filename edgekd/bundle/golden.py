@@ -1,4 +1,4 @@
-"""Golden: real inputs with what the shipped model computes from them, by which any machine is told right or wrong."""
+"""Golden: real inputs with the shipped model's outputs, which prove whether a machine computes the same."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from edgekd.errors import BundleError
 from edgekd.runtime.runners import Inputs, OnnxRunner
 from edgekd.scripts.run import Failure, golden
 
-FIRST = ""  # the first output's name here: it is the classes', whatever the graph calls it
+FIRST = ""  # the name of the first output (the classes) here, whatever its name in the graph
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Golden:
-    """`inputs` [n, ...] by name, in the graph's order and as it takes them; of every output by its name (the first one's is "")
-    `outputs` [n, classes] and `tolerances`, the largest absolute difference that another machine may show."""
+    """Stored inputs and outputs with tolerances.
+
+    `inputs` `[n, ...]` by name, in the graph's order and as the graph takes them. `outputs` `[n, classes]` by name; the
+    first output's name is "". `tolerances`, by output, are the largest absolute differences allowed on another machine.
+    """
 
     inputs: Inputs
     outputs: Mapping[str, Array]
@@ -41,12 +44,15 @@ class Golden:
             )
 
     def __len__(self) -> int:
-        """It counts the samples."""
+        """The number of samples."""
         return len(next(iter(self.inputs.values())))
 
     @classmethod
     def of(cls, model: Path, inputs: Inputs, share: float) -> Golden:
-        """What onnxruntime computes here; another machine may differ by `share` of an output's largest magnitude."""
+        """The outputs that onnxruntime computes here for `inputs`.
+
+        Another machine may differ by `share` of an output's largest magnitude.
+        """
         runner = OnnxRunner(model)
         inputs = {name: inputs[name] for name in runner.inputs if name in inputs} | dict(inputs)
         outputs = dict(zip([FIRST, *runner.outputs[1:]], runner.run_all(inputs), strict=True))
@@ -54,7 +60,10 @@ class Golden:
 
     @classmethod
     def read(cls, folder: Path, manifest: Manifest) -> Golden:
-        """A bundle's, by run.py's rules. Raises BundleError for what is no numbers, of another shape, or proves nothing."""
+        """A bundle's stored outputs, read by the rules of run.py.
+
+        Raises BundleError for arrays that are not numbers, have another shape, or prove nothing.
+        """
         try:
             about = manifest.golden
             first, *further = ({**table.written(), "shape": [*table.shape]} for table in manifest.inputs)  # as in JSON
@@ -65,7 +74,9 @@ class Golden:
         return cls(inputs, outputs, {name: float(most) for name, most in tolerances.items()})
 
     def write(self, path: Path) -> None:
-        """As run.py reads it: `inputs` and `outputs` are the first ones, `inputs.NAME` and `outputs.NAME` further ones."""
+        """Writes the file for run.py: `inputs` and `outputs` are the first ones, `inputs.NAME` and `outputs.NAME` further
+        ones.
+        """
         first, *_ = self.inputs
         inputs = {"inputs" if name == first else f"inputs.{name}": array for name, array in self.inputs.items()}
         further = {f"outputs.{name}": output for name, output in self.outputs.items() if name != FIRST}
@@ -74,7 +85,7 @@ class Golden:
 
     @property
     def about(self) -> StoredOutputs:
-        """This is the manifest's `golden`; `further` stands there only where there are further outputs."""
+        """The manifest's table `golden`. `further` is set only if there are further outputs."""
         n, tolerance = len(self), self.tolerances[FIRST]
         further = {name: most for name, most in self.tolerances.items() if name != FIRST}
         if not further:
@@ -82,7 +93,7 @@ class Golden:
         return StoredOutputs(n=n, tolerance=tolerance, further=further)
 
     def compare(self, found: Mapping[str, Array]) -> tuple[bool, str]:
-        """Whether every output is within its tolerance, and how near each came."""
+        """Whether every output is within its tolerance, and the largest difference of each, in words."""
         ok, details = True, []
         for name, expected in self.outputs.items():
             title = f"{name}: " if name else ""

@@ -1,6 +1,6 @@
-"""Manifest is what manifest.json says of a bundle. This module reads it, writes it, and lists the figures of a report.
+"""Manifest: the content of manifest.json. This module reads it, writes it, and lists the figures of a report.
 
-A key that a newer edgekd added is kept as it is. A key that an older edgekd did not write stays absent.
+A key that a newer edgekd added is kept unchanged. A key that an older edgekd did not write stays absent.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LONGEST_KEY = 80
 
 
 def _as_written(value: Any, check: Callable[[Any], float]) -> float:
-    """A whole number stays an int, because 1 and 1.0 are different bytes in a file."""
+    """Keeps a whole number an int, because 1 and 1.0 are different bytes in a file."""
     checked = check(value)
     return value if type(value) is int else checked
 
@@ -30,17 +30,17 @@ Finite = Annotated[float, Field(allow_inf_nan=False), WrapValidator(_as_written)
 
 
 class Part(BaseModel):
-    """A table of the manifest: nobody changes it, and a text is never taken for a number."""
+    """A table of the manifest. It is immutable, and a text is never taken for a number."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
     def written(self) -> dict[str, Any]:
-        """This gives the keys that were read or given, and no others."""
+        """The keys that were read or given, and no others."""
         return self.model_dump(exclude_unset=True)
 
 
 class GraphInput(Part):
-    """The graph takes this input; a free size of one name is one size in all inputs."""
+    """An input of the graph. A free size of the same name is the same size in all inputs."""
 
     name: str
     dtype: str = Field(description="numpy's name of it")
@@ -50,7 +50,7 @@ class GraphInput(Part):
 
 
 class StoredOutputs(Part):
-    """golden.npz holds `n` inputs; an output may differ from the stored one by its tolerance."""
+    """The table about golden.npz: `n` inputs, and the tolerance of each output."""
 
     n: int = 0
     tolerance: Number = Field(description="of the first output")
@@ -58,36 +58,36 @@ class StoredOutputs(Part):
 
 
 class Preprocess(Part):
-    """A channel's values are (x / 255 - mean) / std, where the graph does not compute that itself."""
+    """The normalisation (x / 255 - mean) / std of each channel, if the graph does not contain it."""
 
     mean: tuple[Finite, ...]
     std: tuple[Finite, ...]
 
 
 class Stage(Part):
-    """A stage of the build is known by its name and its key in the cache."""
+    """A stage of the build: its name and its key in the cache."""
 
     name: str | None = None
     key: str | None = None
 
 
 class StoredBudget(Part):
-    """This is what devices are judged by after the build."""
+    """The budget that devices are judged by after the build."""
 
     p90_latency_ms: Finite | None = None
 
 
 class StoredRecipe(Part):
-    """The recipe is kept as it was written; edgekd.measure.samples makes a Recipe of it.
+    """The recipe as written. edgekd.measure.samples makes a Recipe of it.
 
-    Another edgekd may know other keys. Its bundles are verified and shipped all the same.
+    Another edgekd may know other keys. Its bundles are verified and shipped nevertheless.
     """
 
     budget: StoredBudget = StoredBudget()
 
 
 class Figure(Part):
-    """A figure has an origin; one that was not measured has no value and says so."""
+    """A figure of the report with its origin. A figure that was not measured has no value and says so."""
 
     model: str
     figure: str
@@ -110,7 +110,7 @@ class Figure(Part):
 
 
 class Manifest(Part):
-    """Everything that manifest.json says."""
+    """The content of manifest.json."""
 
     format: Literal[1]
     files: Mapping[str, str] = Field(description="name -> SHA-256, of every other file")
@@ -132,11 +132,11 @@ class Manifest(Part):
 
     @classmethod
     def of(cls, content: Any) -> Manifest:
-        """The content is the JSON's. Raises ValueError with a line that names the key that is wrong."""
+        """The manifest from parsed JSON. Raises ValueError with a line that names the wrong key."""
         if problem := manifest_problem(content):
             raise ValueError(problem)
         try:
-            # As JSON once more: there a list may stand for a tuple, although every other kind is strict.
+            # Validated as JSON, because strict validation accepts a list for a tuple only there.
             return cls.model_validate_json(json.dumps(content))
         except ValidationError as error:
             raise ValueError(_told(error)) from None
@@ -145,16 +145,19 @@ class Manifest(Part):
 
     @property
     def inputs(self) -> tuple[GraphInput, ...]:
-        """These are all of the graph's inputs, in its order."""
+        """All inputs of the graph, in its order."""
         return self.input, *self.further_inputs
 
     def text(self) -> str:
-        """The same content gives the same bytes. Raises ValueError for NaN and infinities, which JSON does not have."""
+        """The manifest as JSON text. The same content gives the same bytes.
+
+        Raises ValueError for NaN and infinities, which JSON does not have.
+        """
         return json.dumps(self.written(), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def tables_of(inputs: Sequence[GraphInput]) -> dict[str, Any]:
-    """The keys of a manifest that tell its inputs: one input has the same key as ever, and no other."""
+    """The manifest's keys for its inputs. A single input keeps its old key and adds no other."""
     first, *further = inputs
     return {"input": first, "further_inputs": tuple(further)} if further else {"input": first}
 
@@ -167,7 +170,7 @@ def _told(error: ValidationError) -> str:
 
 
 def figures(report: Report) -> tuple[Figure, ...]:
-    """Every figure of the report says where it comes from; what was not measured is listed as such."""
+    """All figures of the report with their origin. Figures that were not measured are listed as such."""
     rows: list[Figure] = []
     if report.teacher is not None:
         rows += [_score("teacher", report.teacher), *_latency("teacher", report.teacher_latency)]
@@ -190,11 +193,11 @@ def figures(report: Report) -> tuple[Figure, ...]:
 
 
 def _on_device(model: str, device: OnDevice) -> list[Figure]:
-    """The device said this of the model that ships; its name, power mode and clocks stand beside each figure."""
+    """The device's figures of the shipped model, each with the device's name, power mode and clocks."""
     rows = [_score(model, device.score)] if device.score else []
     for latency in device.latencies:
         rows += [row.model_copy(update={"transfers": latency.transfers}) for row in _latency(model, latency)]
-    # what the samples agree on is no figure where clocks, power mode or throttling moved
+    # Samples may agree, but a figure is not stable if clocks, power mode or throttling changed.
     rows = [row if row.stable is None else row.model_copy(update={"stable": not device.unstable}) for row in rows]
     single = {"load_ms": device.load_ms, "first_ms": device.first_ms, "peak_memory_mb": device.peak_memory_mb}
     rows += [
@@ -207,7 +210,7 @@ def _on_device(model: str, device: OnDevice) -> list[Figure]:
 
 
 def _figure(found: Score) -> str:
-    """The metric's name with its unit: 'top1_percent'."""
+    """The metric's name with its unit, e.g. `top1_percent`."""
     name = found.metric.lower().replace("-", "").replace(" ", "_")
     return f"{name}_percent" if found.unit == "%" else name
 

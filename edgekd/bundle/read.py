@@ -1,6 +1,6 @@
-"""A bundle as data: its manifest, its files' hashes, its report. What writes one is edgekd.bundle.write.
+"""A bundle as data: its manifest, its files' hashes, its report. edgekd.bundle.write writes bundles.
 
-Nothing here imports torch or a runtime, so that commands which only read or ship a bundle start at once.
+This module imports neither torch nor a runtime, so commands that only read or ship a bundle start at once.
 """
 
 from __future__ import annotations
@@ -29,15 +29,18 @@ MANIFEST = "manifest.json"
 README = "README.txt"
 SHIPPED = "model.onnx"
 GOLDEN = "golden.npz"
-# made on the device by build_engine.py and Python, so no part of what was shipped
+# Files that build_engine.py and Python create on the device, so they are not part of the shipped bundle.
 MADE_THERE = re.compile(r"model\.plan|timing\.cache|reference_input(_[0-9]+)?\.bin|reference_output\.bin|figures\.json")
-BYTECODE = "__pycache__"  # left by Python where somebody imported a script: nothing here reads it, verify refuses it
+BYTECODE = "__pycache__"  # left by Python after an import of a script; never read here, and refused by verify
 LARGEST_TEXT = 1 << 26  # bytes of a manifest or a report
 LONGEST_NAME = 255  # bytes; no file system takes more
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises BundleError, in one line, for what is no manifest of this edgekd's format."""
+    """The manifest of a bundle's folder.
+
+    Raises BundleError, in a line, for a file that is not a manifest of this edgekd's format.
+    """
     path = folder / MANIFEST
     if path.is_symlink() or not path.is_file():
         raise BundleError(f"{folder} is no bundle: it has no file {MANIFEST}")
@@ -60,14 +63,14 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def read_text(path: Path) -> str:
-    """Raises BundleError for what is no plain file, or larger than a text of edgekd's can be."""
+    """The text of a plain file. Raises BundleError for any other file and for one larger than edgekd writes."""
     if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST_TEXT:
         raise BundleError(f"{path} is no plain file of at most {LARGEST_TEXT >> 20} MB; edgekd wrote none such")
     return path.read_text(encoding="utf-8")
 
 
 def refuse_links(folder: Path) -> None:
-    """Links, pipes and devices are not read, whatever their names; Raises BundleError."""
+    """Raises BundleError if the folder holds links, pipes or devices, whatever their names: these are never read."""
     links = sorted(path.name for path in folder.iterdir() if path.is_symlink())
     if links:
         raise BundleError(f"{folder} has links: {', '.join(links)}; a bundle holds plain files only")
@@ -77,7 +80,7 @@ def refuse_links(folder: Path) -> None:
 
 
 def unlisted(folder: Path, listed: Mapping[str, str]) -> list[str]:
-    """Files that the manifest does not list and that are not made on a device."""
+    """Files that the manifest does not list and that are not created on a device."""
     names = {path.name for path in folder.iterdir()} - {*listed, MANIFEST}
     return sorted(name for name in names if not MADE_THERE.fullmatch(name))
 
@@ -92,10 +95,10 @@ def check_file(folder: Path, name: str, expected: str) -> Row:
 
 
 def add_to_report(folder: Path, change: Callable[[Report, Manifest], Report]) -> Report:
-    """Change a bundle's report: the files and the manifest that speak of it change with it, in one step.
+    """Changes a bundle's report together with the files and the manifest that depend on it, in one step.
 
-    `change` is given the report and the manifest. Two that do so at once wait for each other. Raises BundleError for a
-    bundle that was changed by something else.
+    `change` gets the report and the manifest. Two callers at once wait for each other. Raises BundleError for a bundle
+    whose files were changed by other means.
     """
     folder = folder.resolve()
     with draft_of(folder) as draft:
@@ -117,7 +120,7 @@ def add_to_report(folder: Path, change: Callable[[Report, Manifest], Report]) ->
 
 
 def read_report(folder: Path) -> Report:
-    """Raises BundleError where there is none, or one that another edgekd wrote."""
+    """The report of a bundle. Raises BundleError if the report is missing or was written by another edgekd."""
     file = folder / "report.json"
     try:
         if not os.path.lexists(file):
@@ -128,7 +131,7 @@ def read_report(folder: Path) -> Report:
 
 
 def _shown(value: Any) -> Any:
-    """The same document with texts that a terminal shows as they are: a report may come from anywhere."""
+    """The same document with texts that are safe to print on a terminal: a report may come from anywhere."""
     if isinstance(value, dict):
         return {visible(key): _shown(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -149,12 +152,12 @@ def with_verdict(readme: str, report: Report) -> str:
     missed = [check for check in report.checks if check.verdict == "missed"]
     lines = [f"{NOT_TO_SHIP}. `edgekd ship` refuses this bundle. What it misses:"]
     lines += [f"  {check.name}: {check.found}{f', limit {check.limit}' if check.limit else ''}" for check in missed]
-    # An empty line ends the verdict: nothing that is said in it may hold one.
+    # An empty line ends the verdict, so no text in the verdict may contain one.
     return "\n".join(" ".join(line.splitlines()) for line in lines) + "\n\n" + text
 
 
 def refuse_not_to_ship(folder: Path) -> None:
-    """Raise NotToShipError for a bundle whose report has a missed check."""
+    """Raises NotToShipError for a bundle whose report has a missed check."""
     report = read_report(folder)
     if not report.ok:
         raise NotToShipError(

@@ -1,4 +1,4 @@
-"""write_bundle, verify_bundle: the folder that goes to the device, and the proof that it arrived unchanged."""
+"""write_bundle, verify_bundle: write the folder for the device, and prove that it arrived unchanged."""
 
 from __future__ import annotations
 
@@ -54,19 +54,19 @@ def write_bundle(
     preprocess: Preprocess | None = None,
     at_most: Mapping[str, int] | None = None,
 ) -> None:
-    """Write a complete bundle to `folder`, replacing the bundle that stood there in one step.
+    """Writes a complete bundle to `folder` and replaces an older bundle there in one step.
 
-    recipe       what the bundle was built by; it also says what the outputs are
-    fingerprint  the hash of all that the bundle is made of
+    recipe       the recipe of the build; it also decides what the outputs are
+    fingerprint  the hash of everything that the bundle is made of
     models       file name in the bundle -> ONNX file; `model.onnx` is the one that ships
     labels       class names in the order of the model's outputs
     tasks        further output -> its class names
-    golden       inputs, what onnxruntime gave for them, and how far another machine may be from it
+    golden       inputs, onnxruntime's outputs for them, and the tolerance for another machine
     preprocess   mean and std of the images' channels; none: the inputs are no images
     at_most      free size of the inputs -> its largest; an engine is built for sizes up to it
 
-    The same arguments give the same bytes. Raises BundleError for what cannot be a bundle, and for a `folder` that
-    holds something else than one.
+    The same arguments give the same bytes. Raises BundleError for arguments that cannot make a bundle. Raises it also for a
+    `folder` with content other than a bundle.
     """
     check_replaceable(folder)
     inputs = check_content(models, labels, golden, at_most or {})
@@ -101,7 +101,7 @@ def write_bundle(
 
 
 def check_replaceable(folder: Path) -> None:
-    """A wrong `--output` must not cost the user a folder of other files."""
+    """Raises BundleError if `folder` is not a bundle: a wrong `--output` must not cost the user other files."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise BundleError(f"{folder} exists and is no folder; give another place for the bundle")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
@@ -111,7 +111,7 @@ def check_replaceable(folder: Path) -> None:
 def check_content(
     models: Mapping[str, Path], labels: Sequence[str], golden: Golden, at_most: Mapping[str, int]
 ) -> tuple[GraphInput, ...]:
-    """Refuse what run.py could not use; returns the descriptions of the graph's inputs."""
+    """The descriptions of the graph's inputs. Raises BundleError for content that run.py could not use."""
     if SHIPPED not in models:
         raise BundleError(f"no {SHIPPED} among the models {sorted(models)}; it is the file that ships")
     for name in models:
@@ -136,9 +136,12 @@ def check_content(
 
 
 def describe_inputs(model: Path, at_most: Mapping[str, int] | None = None) -> tuple[GraphInput, ...]:
-    """Of each input, in the graph's order: name, dtype, shape (a free dimension is its name or null), layout (NHWC, NCHW, or ""
-    for no image) and which of its free sizes `at_most` bounds. Raises BundleError for a model without inputs, or where one
-    has no axis for the samples."""
+    """Descriptions of a model's inputs, in the graph's order.
+
+    Each has name, dtype, shape, layout (NHWC, NCHW, or "" for no image) and the bounds of its free sizes from `at_most`. In
+    a shape a free dimension is its name or null. Raises BundleError for a model without inputs, or with an input that has
+    no axis for the samples.
+    """
     graph = onnx.load(str(model), load_external_data=False).graph
     stored = {tensor.name for tensor in graph.initializer}
     inputs = tuple(_described(value, at_most or {}) for value in graph.input if value.name not in stored)
@@ -156,7 +159,7 @@ def _described(value: onnx.ValueInfoProto, at_most: Mapping[str, int]) -> GraphI
     shape = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim)
     found = GraphInput(name=value.name, dtype=dtype, shape=shape, layout=layout(dtype, shape))
     bounds = {name: most for name, most in at_most.items() if name in shape[1:]}
-    return found.model_copy(update={"at_most": bounds}) if bounds else found  # without any there is no such key
+    return found.model_copy(update={"at_most": bounds}) if bounds else found  # no bounds, no key
 
 
 def layout(dtype: str, shape: Sequence[object]) -> Literal["NHWC", "NCHW", ""]:
@@ -175,7 +178,7 @@ def write_files(
     for name, path in models.items():
         if path.with_name(
             f"{path.name}.data"
-        ).exists():  # the model names that file: it cannot just be called otherwise
+        ).exists():  # the model refers to that file by name, so a rename needs a new model
             write(onnx.load(path), draft / name)
         else:
             shutil.copyfile(path, draft / name)
@@ -187,7 +190,7 @@ def write_files(
 
 
 def write_instructions(draft: Path, report: Report, target: Target, inputs: Sequence[GraphInput]) -> dict[str, Any]:
-    """README.txt and, for TensorRT, the engine's builder; gives the manifest's key about it, which other runtimes do not have."""
+    """Writes README.txt and, for TensorRT, the engine's builder. Returns the manifest's key about the builder, if any."""
     trtexec: dict[str, str] = {}
     tensorrt = target.runtime.name == "tensorrt"
     if tensorrt:
@@ -199,9 +202,9 @@ def write_instructions(draft: Path, report: Report, target: Target, inputs: Sequ
 
 
 def trtexec_lines(inputs: Sequence[GraphInput], precision: str) -> dict[str, str]:
-    """TensorRT release -> the command that builds and times the same engine with NVIDIA's own tool, batch 1.
+    """TensorRT release -> the command of NVIDIA's own tool that builds and times the same engine, batch 1.
 
-    Empty for a graph with a free size that is no batch and has no bound: only its user knows the sizes.
+    Empty for a graph with an unbounded free size other than the batch: only the user knows such sizes.
     """
     tables = [table.written() for table in inputs]
     shapes = {table.name: [size if isinstance(size, int) else -1 for size in table.shape] for table in inputs}
@@ -214,19 +217,19 @@ def trtexec_lines(inputs: Sequence[GraphInput], precision: str) -> dict[str, str
 
 
 def example_of(inputs: Sequence[GraphInput]) -> str:
-    """The name of a file that run.py could be given."""
+    """The name of an example file for run.py."""
     return "sample.npz" if len(inputs) > 1 else "cat.png" if inputs[0].layout else "sample.npy"
 
 
 def readme(report: Report, target: Target, trtexec: Mapping[str, str], example: str = "cat.png") -> str:
-    """What the folder is and the commands that it is used with."""
+    """The text of README.txt: the folder's content and the commands for it."""
     chosen = report.chosen
     speed = "not measured"
     if chosen.latency is not None:
         speed = f"{chosen.latency.p50_ms:.3g} ms median ({chosen.latency.origin}: {chosen.latency.machine})"
         if chosen.latency.origin != "device":
             speed = f"not measured on the device; {speed}"
-    # onnxruntime's processor kernels know no bf16
+    # onnxruntime's CPU kernels have no bf16
     run = "python3 run.py --engine model.plan" if chosen.name == "bf16" else "python3 run.py"
     flags = "--bf16" if chosen.name == "bf16" else "the flags of release 8"
     lines = [
@@ -260,10 +263,10 @@ def readme(report: Report, target: Target, trtexec: Mapping[str, str], example: 
 
 
 def verify_bundle(folder: Path) -> list[Row]:
-    """(what, ok, detail) of every file and of the stored outputs, which are computed again in onnxruntime.
+    """The rows (subject, ok, detail) of every file and of the stored outputs, computed again in onnxruntime.
 
-    A missing, changed or unlisted file is a row that is not ok, and no model is run then. Raises BundleError for what
-    is no bundle at all: no manifest, a link, a path that leaves the folder.
+    A missing, changed or unlisted file gives a row that is not ok, and then no model is run. Raises BundleError if the
+    folder is not a bundle at all: no manifest, a link, a path that leaves the folder.
     """
     manifest = read_manifest(folder)
     listed = manifest.files
@@ -276,7 +279,7 @@ def verify_bundle(folder: Path) -> list[Row]:
 
 
 def check_outputs(folder: Path, golden: Golden) -> Row:
-    """The shipped model on the stored inputs, one at a time: a graph may be fixed to batch 1."""
+    """Runs the shipped model on the stored inputs and compares, a sample at a time: a graph may be fixed to batch 1."""
     runner = OnnxRunner(folder / SHIPPED)
     runs = [runner.run_all(rows_of(golden.inputs, slice(i, i + 1))) for i in range(len(golden))]
     found = {name: np.concatenate([run[at] for run in runs]) for at, name in enumerate([FIRST, *runner.outputs[1:]])}

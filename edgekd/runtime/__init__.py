@@ -1,1 +1,1 @@
-"""Runtime: models run as they ship, each in a process of its own."""
+"""Runtime: runs models as they ship, each in a separate process."""

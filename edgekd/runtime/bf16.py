@@ -1,4 +1,4 @@
-"""as_on_a_gpu: a bf16 graph as onnxruntime's processor kernels can compute it, which know no bf16."""
+"""as_on_a_gpu: rewrites a bf16 graph for onnxruntime's CPU kernels, which have no bf16."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 def as_on_a_gpu(path: Path | str) -> bytes | None:
-    """The model with every operator in fp32 between casts, so that each reads and gives bfloat16 values; None for a file that has none.
+    """The model with all operators in fp32 between casts to bfloat16, or None for a file without bfloat16 weights.
 
-    That is what a GPU's units compute: products of bfloat16, summed up in fp32, the result rounded; an engine that fuses operators
-    rounds less often. Weights beside the file stay there: a session of these bytes is to be told
-    the `FOLDER`.
+    A GPU's units compute the same: products of bfloat16, summed in fp32, with a rounded result. An engine that fuses
+    operators rounds less often. Weights beside the file stay there, so a session of these bytes needs the entry `FOLDER`.
     """
     model = onnx.load(path, load_external_data=False)
     if not any(tensor.data_type == TensorProto.BFLOAT16 for tensor in model.graph.initializer):
@@ -28,7 +27,7 @@ def as_on_a_gpu(path: Path | str) -> bytes | None:
     nodes: list[onnx.NodeProto] = []
     widened: set[str] = set()
     for node in model.graph.node:
-        if node.op_type in ("Cast", "Constant"):  # these have bf16
+        if node.op_type in ("Cast", "Constant"):  # onnxruntime has these two in bf16
             nodes.append(node)
             continue
         for index, name in enumerate(node.input):

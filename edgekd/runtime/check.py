@@ -1,4 +1,4 @@
-"""check: does an exported file compute what the torch model computes?"""
+"""check: compares the outputs of an exported file with those of the torch model."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from edgekd.runtime import runners
 from edgekd.runtime.runners import fixed_batch, in_batches
 from edgekd.runtime.sessions import Ended, Refused, Session
 
-# Largest difference relative to the largest output; int8 rounds ties another way than torch, so that only the
+# Largest difference relative to the largest output. In int8 onnxruntime rounds ties differently from torch, so only the
 # classes are compared.
 TOLERANCE = {"fp32": 1e-3, "fp16": 5e-2, "bf16": 1e-1, "int8": float("inf")}
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How an exported model compares with its torch model on `samples` samples; `answers`: classes that were compared.
+    """The agreement of an exported model with its torch model on `samples` samples.
 
-    A sample has one answer, or one for each pixel or token.
+    `answers` counts the compared classes: one for a sample, or one for each pixel or token of it.
     """
 
     samples: int
@@ -53,16 +53,16 @@ def check(
     tolerance: float | None = None,
     class_axis: int | None = None,
 ) -> Agreement:
-    """Validates the file and runs it in onnxruntime beside `torch_fn` on real samples.
+    """Validates the file and compares its outputs in onnxruntime with `torch_fn`'s on real samples.
 
-    Each of `samples` is a batch as the file takes it: a tensor `[batch, ...]`, or a tuple with one for each of the file's
-    inputs, in their order. `torch_fn(*batch)` gives `[batch, classes]`, or one such tensor for each of the file's
-    outputs, of which the first tells the class. An output with more axes needs
-    `class_axis`: 1 for `[batch, classes, h, w]`, -1 for `[batch, length, classes]`. `tolerance` bounds the largest difference
-    relative to the largest output (none: 1e-3 in fp32, 0.05 in fp16, 0.1 in bf16, unbounded in int8).
+    Each of `samples` is a batch as the file takes it: a tensor `[batch, ...]`, or a tuple with a tensor for each of the
+    file's inputs, in their order. `torch_fn(*batch)` gives `[batch, classes]`, or such a tensor for each of the file's
+    outputs. The first output decides the class. An output with more axes needs `class_axis`: 1 for `[batch, classes, h,
+    w]`, -1 for `[batch, length, classes]`. `tolerance` bounds the largest difference relative to the largest output
+    (default: 1e-3 in fp32, 0.05 in fp16, 0.1 in bf16, unbounded in int8).
 
-    Raises ExportError, with the figures, where the file is invalid, takes another number of inputs, gives another shape or
-    NaN, or differs; Ended where it ends the process that it runs in.
+    Raises ExportError, with the figures, if the outputs differ in values or shape or contain NaN. Raises it also if the
+    file is invalid or takes another number of inputs. Raises Ended if the file ends the process that runs it.
     """
     path = os.fspath(path)
     model = read_onnx(path)
@@ -102,7 +102,10 @@ def check(
 
 
 def _batch_for(names: Sequence[str], given: Tensor | tuple[Tensor, ...], path: str) -> dict[str, Tensor]:
-    """A batch by the names of the file's inputs. Raises ExportError where there are more or fewer, or unequal numbers of samples."""
+    """A batch by the names of the file's inputs.
+
+    Raises ExportError for another number of tensors, and for unequal numbers of samples.
+    """
     batch = (given,) if isinstance(given, Tensor) else given
     if len(batch) != len(names):
         raise ExportError(
@@ -117,7 +120,7 @@ def _batch_for(names: Sequence[str], given: Tensor | tuple[Tensor, ...], path: s
 
 
 def _class_axis(shape: tuple[int, ...], told: int | None, path: str) -> int:
-    """The axis that the classes of an output lie on. Raises ExportError where an output of more than two axes has none told."""
+    """The axis of an output's classes. Raises ExportError if an output of more than two axes has no given axis."""
     axis = 1 if told is None and len(shape) == 2 else told
     if axis is None:
         raise ExportError(
@@ -130,26 +133,29 @@ def _class_axis(shape: tuple[int, ...], told: int | None, path: str) -> int:
 
 
 def read_onnx(path: str | os.PathLike[str]) -> onnx.ModelProto:
-    """The model in a file, its external data too. Raises ExportError for what is no valid ONNX."""
+    """The model in a file, with its external data. Raises ExportError for a file that is not valid ONNX."""
     path = os.fspath(path)
     try:
         check_external_data(path)
         model = onnx.load(path)
-        onnx.checker.check_model(path, full_check=True)  # by path: one above 2 GB does not fit a message
-    except Exception as error:  # protobuf, onnx's checker and its shape inference raise types of their own
+        onnx.checker.check_model(path, full_check=True)  # by path: a model above 2 GB does not fit a message
+    except Exception as error:  # errors of protobuf, onnx's checker and its shape inference share no base class
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ExportError(f"{path} is no valid ONNX model: {first}; export it anew") from error
     return model
 
 
 def types_of(path: str | os.PathLike[str]) -> dict[str, int]:
-    """Element type of every tensor that a node or the caller gives; weights stay in their file, so that 2 GB are no limit."""
+    """Element types of all tensors except weights, by name.
+
+    Weights are not loaded, so the 2 GB limit does not apply.
+    """
     graph = onnx.shape_inference.infer_shapes(onnx.load(os.fspath(path), load_external_data=False)).graph
     return {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.value_info, *graph.output)}
 
 
 def open_session(path: str | os.PathLike[str], *, optimise: bool = True) -> Session:
-    """The file in onnxruntime on one thread, as edgekd.runtime.runners opens it. Raises ExportError, or Ended."""
+    """A single-threaded onnxruntime session of a file, opened as by edgekd.runtime.runners. Raises ExportError or Ended."""
     try:
         return runners.open_session(os.fspath(path), optimise=optimise).session
     except Ended:
@@ -159,7 +165,7 @@ def open_session(path: str | os.PathLike[str], *, optimise: bool = True) -> Sess
 
 
 def precision_of(model: onnx.ModelProto) -> str:
-    """int8 where tensors are quantized, fp16 or bf16 where a weight is, else fp32."""
+    """A model's precision: int8 if tensors are quantized, fp16 or bf16 if a weight has that type, else fp32."""
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         return "int8"
     types = {tensor.data_type for tensor in model.graph.initializer}

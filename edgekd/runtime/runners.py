@@ -1,4 +1,7 @@
-"""Runner: one way to run a model, a short class a runtime; machine, versions: what a figure was taken on."""
+"""Runner: a protocol for a model in a runtime, with a short class for each runtime.
+
+machine, versions: the conditions of a figure.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +33,11 @@ from edgekd.scripts.run import rows_of, sizes_problem
 
 Batch = NDArray[Any]
 Inputs = Mapping[str, NDArray[Any]]
-"""Arrays `[n, ...]` by the names of a graph's inputs, in the graph's order; row i of each belongs to sample i."""
+"""Arrays `[n, ...]` by the names of a graph's inputs, in the graph's order. Row i of each belongs to sample i."""
 
 QDQ_APART = "Q and DQ apart"
 NCHWC = "NchwcTransformer"
-"""onnxruntime's pass that blocks channels on x86. On some fp16 graphs it ends the process (seen with 1.23 to 1.31)."""
+"""onnxruntime's pass that blocks channels on x86. On some fp16 graphs it ends the process (observed with 1.23 to 1.31)."""
 
 NOTABLE_FEATURES = (
     ("avx2", "avx2"),
@@ -50,7 +53,7 @@ NOTABLE_FEATURES = (
 
 
 class Runner(Protocol):
-    """A model in a runtime. `name` is the runtime with its version and what was set otherwise than usual."""
+    """A model in a runtime. `name` is the runtime with its version and any unusual settings."""
 
     @property
     def name(self) -> str: ...
@@ -59,14 +62,14 @@ class Runner(Protocol):
     def threads(self) -> int: ...
 
     def run(self, inputs: Inputs) -> Batch:
-        """[batch, ...] of each input as the model takes it -> [batch, classes]."""
+        """Runs the model: `[batch, ...]` of each input as the model takes it -> `[batch, classes]`."""
         ...
 
 
 class TorchRunner:
-    """A module in eager PyTorch on the CPU; the inputs, in their order, are its arguments.
+    """A module in eager PyTorch on the CPU. The inputs, in their order, are its arguments.
 
-    Setting the threads is global to the process: `run` sets them.
+    The number of threads is global to the process; `run` sets it.
     """
 
     def __init__(self, module: torch.nn.Module, *, threads: int = 1) -> None:
@@ -85,25 +88,25 @@ class TorchRunner:
 
 @dataclass(frozen=True)
 class Opened:
-    """A session, and what was set otherwise than usual, in words."""
+    """An open session, and its unusual settings in words."""
 
     session: Session
     set_otherwise: tuple[str, ...]
 
 
 def open_session(path: Path | str, *, threads: int = 1, optimise: bool = True) -> Opened:
-    """An ONNX file in onnxruntime on the CPU, so that it computes what the file says.
+    """Opens an ONNX file in onnxruntime on the CPU, with settings that make it compute as the file says.
 
-    On x86 without VNNI int8 products saturate in 16 bit and accuracy would be another than the device's:
-    `session.x64quantprecision` is set there. A bf16 graph is computed in fp32 and rounded after every operator. Where the
-    processor has fp16, onnxruntime's integer operators refuse the fp16 scales of a TensorRT graph: Q and DQ then stay apart.
-    The pass `NCHWC` is left out for the fp16 graphs that it may end the process on.
-    With `optimise` off every tensor has the value that the file says. The model runs in a process of its own (see
-    edgekd.runtime.sessions). Raises ModelError where the file cannot be loaded, or ends that process.
+    On x86 without VNNI, int8 products saturate at 16 bits, and accuracy would differ from the device's.
+    `session.x64quantprecision` is set there. A bf16 graph is computed in fp32 and rounded after every operator. On a
+    processor with fp16, onnxruntime's integer operators refuse the fp16 scales of a TensorRT graph. There Q and DQ are not
+    fused. The pass `NCHWC` is disabled for fp16 graphs on which it may end the process. With `optimise` off every tensor
+    has the value that the file says. The model runs in a separate process (see edgekd.runtime.sessions). Raises ModelError
+    if the file cannot be loaded, or ends that process.
     """
     check_external_data(path)
     entries = {FOLDER: os.path.dirname(os.path.abspath(path))}
-    # WeightBiasQuantization would round float biases to integers, which a TensorRT engine does not.
+    # WeightBiasQuantization would round float biases to integers; a TensorRT engine keeps them float.
     disabled = ["WeightBiasQuantization"]
     set_otherwise = []
     if int8_saturates(platform.machine(), cpu_features()):
@@ -138,11 +141,11 @@ def open_session(path: Path | str, *, threads: int = 1, optimise: bool = True) -
 
 
 class OnnxRunner:
-    """An ONNX file in onnxruntime on the CPU (see open_session); `run` gives the first of `outputs`.
+    """An ONNX file in onnxruntime on the CPU (see open_session). `run` gives the first of `outputs`.
 
-    `inputs` and `outputs` are names in the graph's order. `name` tells what was set otherwise than usual; of a graph that is
-    `rounds_to_bf16` a latency says nothing. Raises ModelError where the file cannot be loaded, and for inputs of other
-    names, of unequal numbers of samples, or that give one free size two values.
+    `inputs` and `outputs` are names in the graph's order. `name` includes unusual settings. If `rounds_to_bf16` is true,
+    the latency has no meaning. Raises ModelError if the file cannot be loaded, for inputs of other names, and for unequal
+    numbers of samples. Raises it also if the inputs give a free size two values.
     """
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
@@ -161,11 +164,13 @@ class OnnxRunner:
         return in_batches(lambda part: self._run(self.outputs[:1], part), self._checked(inputs), self._batch)[0]
 
     def run_all(self, inputs: Inputs) -> list[Batch]:
-        """Every output, in the order of `outputs`."""
+        """Runs the model and returns all outputs, in the order of `outputs`."""
         return in_batches(lambda part: self._run(None, part), self._checked(inputs), self._batch)
 
     def timed(self, one: Inputs) -> TimedThere:
-        """What `protocol.interleave` times, `run` on one batch, by the clock of the process that it runs in."""
+        """A call of `run` on a batch for `protocol.interleave`, timed by the clock of the model's process. Raises
+        ModelError.
+        """
         inputs = self._checked(one)
         count = samples_of(inputs)
         size = self._batch or count
@@ -174,12 +179,12 @@ class OnnxRunner:
         return TimedThere(self._session, self.outputs[:1], filled(inputs, size))
 
     def _checked(self, inputs: Inputs) -> Inputs:
-        """The inputs by the graph's names and in its order. Raises ModelError."""
+        """The inputs by the graph's names and in its order. Raises ModelError if they do not fit the graph."""
         if set(inputs) != set(self.inputs):
             raise ModelError(f"{self._session.path} takes the inputs {self.inputs}; given: {list(inputs)}")
         free = [
             {**table, "shape": [None, *table["shape"][1:]]} for table in self._tables
-        ]  # a fixed batch is run in parts
+        ]  # the batch is free here: for a graph with a fixed batch, samples are run in parts
         if problem := sizes_problem(inputs, free):
             raise ModelError(f"{self._session.path}: {problem}")
         return {name: inputs[name] for name in self.inputs}
@@ -191,13 +196,13 @@ class OnnxRunner:
             raise ModelError(f"onnxruntime {ort.__version__} does not run {self._session.path}: {error}") from error
 
     def close(self) -> None:
-        """Let its process be used for the next model; else that happens with the last reference."""
+        """Frees the process for the next model. Without this call the last reference frees it."""
         self._session.close()
 
 
 @dataclass(frozen=True)
 class TimedThere:
-    """A call that is timed in the process that it is made in."""
+    """A call that is timed in the model's process."""
 
     session: Session
     outputs: list[str]
@@ -207,32 +212,43 @@ class TimedThere:
         return self.session.run(self.outputs, self.feeds)
 
     def block(self, min_s: float, min_n: int) -> NDArray[np.float64]:
-        """Milliseconds of each call."""
+        """The time of each call, in milliseconds."""
         return self.session.time(self.outputs, self.feeds, min_s, min_n)
 
 
 def nchwc_may_end_it(path: Path | str) -> bool:
-    """Attention behind a convolution in fp16: nothing narrower tells the graphs that `NCHWC` ends the process on."""
+    """Whether `NCHWC` may end the process on this graph: an fp16 graph with Conv and MatMul.
+
+    No narrower criterion is known.
+    """
     graph = onnx.load(path, load_external_data=False).graph
     computes_fp16 = any(tensor.data_type == TensorProto.FLOAT16 for tensor in graph.initializer)
     return computes_fp16 and {"Conv", "MatMul"} <= {node.op_type for node in graph.node}
 
 
 def refuses_fp16_scales(error: Exception) -> bool:
-    """Where the processor has fp16 arithmetic, onnxruntime fuses Q and DQ with fp16 scales, which are meant for TensorRT, into
-    operators that take none (seen with 1.31 on Cortex-A76)."""
+    """Whether onnxruntime failed on fp16 scales, which are meant for TensorRT.
+
+    On a processor with fp16 arithmetic, onnxruntime fuses Q and DQ into operators that take no fp16 scales (seen with 1.31
+    on Cortex-A76).
+    """
     return "QLinear" in str(error) and "float16" in str(error)
 
 
 def fixed_batch(session: Session) -> int | None:
-    """The batch that a graph is written for: the first axis of the first input that fixes it; None: any."""
+    """The batch size that a graph is written for, or None for any size.
+
+    The first axis of the first input with a fixed first axis decides.
+    """
     sizes = (given.shape[0] for given in session.get_inputs() if given.shape)
     return next((size for size in sizes if isinstance(size, int)), None)
 
 
 def in_batches(run: Callable[[Inputs], list[Batch]], inputs: Inputs, size: int | None) -> list[Batch]:
-    """Each output of `run` on `size` samples at a time, as a graph with a fixed batch takes them; the last part is filled up
-    and cut. Raises ModelError where the inputs hold unequal numbers of samples."""
+    """The outputs of `run`, computed on `size` samples at a time for a graph with a fixed batch.
+
+    The last part is filled up, and its outputs are cut. Raises ModelError if the inputs hold unequal numbers of samples.
+    """
     count = samples_of(inputs)
     if size is None:
         return run(inputs)
@@ -242,7 +258,7 @@ def in_batches(run: Callable[[Inputs], list[Batch]], inputs: Inputs, size: int |
 
 
 def filled(inputs: Inputs, size: int) -> Inputs:
-    """The samples with the last one repeated until `size` divides their number."""
+    """The samples, with the last sample repeated until `size` divides their number."""
     return {
         name: np.concatenate([array, np.repeat(array[-1:], -len(array) % size, axis=0)])
         for name, array in inputs.items()
@@ -250,7 +266,7 @@ def filled(inputs: Inputs, size: int) -> Inputs:
 
 
 def samples_of(inputs: Inputs) -> int:
-    """How many samples the inputs hold. Raises ModelError where they are unequally many, or none is given."""
+    """The number of samples in the inputs. Raises ModelError if there are no inputs or their numbers differ."""
     rows = {name: len(array) if array.ndim else 0 for name, array in inputs.items()}
     if len(set(rows.values())) != 1:
         raise ModelError(f"{rows} samples were given by input; every input needs as many")
@@ -258,7 +274,7 @@ def samples_of(inputs: Inputs) -> int:
 
 
 def int8_saturates(architecture: str, features: frozenset[str]) -> bool:
-    """x86 that has none of the VNNI instructions, or does not say so."""
+    """Whether int8 products saturate: on x86 without a known VNNI instruction."""
     return architecture.lower() in {"x86_64", "amd64", "i386", "i686"} and not features & {
         "avx512_vnni",
         "avx_vnni",
@@ -267,7 +283,7 @@ def int8_saturates(architecture: str, features: frozenset[str]) -> bool:
 
 
 def cpu_features() -> frozenset[str]:
-    """The CPU's flags as Linux names them; empty elsewhere."""
+    """The CPU's flags as Linux names them. Empty on other systems."""
     text = _read(Path("/proc/cpuinfo"))
     return frozenset(
         flag for line in text.splitlines() if line.startswith(("flags", "Features")) for flag in _value(line).split()
@@ -275,7 +291,7 @@ def cpu_features() -> frozenset[str]:
 
 
 def machine() -> str:
-    """CPU model, cores that this process may use, features that decide about int8 and fp16, and the system."""
+    """A description of this machine: CPU model, usable cores, CPU features for int8 and fp16, and the system."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     features = cpu_features()
     notable = [title for flag, title in NOTABLE_FEATURES if flag in features]
@@ -284,7 +300,7 @@ def machine() -> str:
 
 
 def cpu_model() -> str:
-    """The CPU's name as the system gives it; on arm64 Linux it is the board's, where the CPU itself has none."""
+    """The CPU's name as the system gives it. On arm64 Linux a nameless CPU gets the name of its board."""
     for line in _read(Path("/proc/cpuinfo")).splitlines():
         if line.lower().startswith(("model name", "hardware")) and _value(line):
             return _value(line)
@@ -293,7 +309,7 @@ def cpu_model() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, of edgekd and of the libraries that shape its output, those that are installed."""
+    """The versions of Python, edgekd and the installed libraries that shape its output."""
     found = {"python": platform.python_version()}
     for package in ("edgekd", "numpy", "torch", "torchao", "onnx", "onnxruntime"):
         try:
@@ -340,11 +356,11 @@ print(status_kb("VmHWM") - before)
 
 
 def peak_memory_mb(path: Path, inputs: Inputs, *, threads: int = 1) -> float | None:
-    """Resident memory in MB (2^20) that loading an ONNX file and running it on `inputs` adds at its peak.
+    """The peak of resident memory in MB (2^20) that loading an ONNX file and running it on `inputs` adds.
 
-    Measured in a fresh process: the high-water mark (VmHWM) after loading and three runs, less what Python, numpy and
-    onnxruntime held before (VmRSS, the mark reset there). None where the kernel does not tell, so outside of Linux.
-    Raises ModelError where the model cannot be run.
+    Measured in a fresh process as the high-water mark (VmHWM) after loading and three runs. The memory of Python, numpy and
+    onnxruntime before (VmRSS) is subtracted, and the mark is reset there. None if the kernel does not report it, so outside
+    Linux. Raises ModelError if the model cannot be run, and Ended if the process is killed.
     """
     if not os.access("/proc/self/clear_refs", os.W_OK):
         return None

@@ -1,8 +1,8 @@
-"""Runs in a process of its own: one ONNX file at a time in onnxruntime, so that a crash there ends this process alone.
+"""The worker process: opens an ONNX file in onnxruntime at a time, so that a crash ends this process only.
 
-sessions.py starts it as a script, speaks with it through its standard input and output and keeps open a pipe whose end means
-that nobody is left to answer to. A message is a line of JSON and the raw bytes of its arrays. Only numpy and onnxruntime are
-imported: a start takes a quarter of a second.
+sessions.py starts it as a script and talks to it through its standard input and output. The end of a pipe that sessions.py
+keeps open means that the build has ended. A message is a line of JSON and the raw bytes of its arrays. Only numpy and
+onnxruntime are imported: a start takes a quarter of a second.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Array = NDArray[Any]
 
 
 def send(to: IO[bytes], words: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
-    """One message. Raises ValueError for an array of Python objects, which a graph of strings gives."""
+    """Writes a message. Raises ValueError for an array of Python objects, as a graph of strings returns."""
     about = []
     plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     for name, array in plain.items():
@@ -38,7 +38,7 @@ def send(to: IO[bytes], words: Mapping[str, Any], arrays: Mapping[str, Array]) -
 
 
 def receive(source: IO[bytes]) -> tuple[dict[str, Any], dict[str, Array]]:
-    """The next message. Raises EOFError where the other side has ended."""
+    """Reads the next message. Raises EOFError if the other side has ended."""
     line = source.readline()
     if not line.endswith(b"\n"):
         raise EOFError
@@ -81,7 +81,7 @@ def time_block(
 
 
 class Worker:
-    """The open session, and an answer to each question."""
+    """The open session; each method answers a question of the build."""
 
     def __init__(self) -> None:
         self.session: Any = None
@@ -120,15 +120,15 @@ class Worker:
 
 
 def end_with(lifeline: int) -> None:
-    """The end of the pipe is the end of the build: nobody waits for what is computed here, however long that takes."""
+    """Ends this process when the build ends and closes the pipe, however long a computation still takes."""
     os.read(lifeline, 1)
     os._exit(0)
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the build decides what it means
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the build handles it
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # libraries print to standard error instead: standard output carries answers only
     questions = os.fdopen(os.dup(0), "rb")
     threading.Thread(target=end_with, args=(int(sys.argv[1]),), daemon=True).start()
     worker = Worker()

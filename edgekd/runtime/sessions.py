@@ -1,7 +1,7 @@
-"""Session: an ONNX file in onnxruntime, in a process of its own; what ends that process is a ModelError here.
+"""Session: an ONNX file in onnxruntime, in a separate process. A crash of that process is a ModelError here.
 
-onnxruntime can end the process that it runs in (a graph that one of its optimisations breaks, memory that the system takes
-back). So edgekd never opens a model in the process that builds. A process is used again once its session is closed.
+onnxruntime can end its process: some optimisations fail on some graphs, and the system may reclaim memory. So edgekd never
+opens a model in the process that builds. A process is used again once its session is closed.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from edgekd.errors import ModelError
 from edgekd.runtime import session_worker
 
 Array = NDArray[Any]
-PATIENCE_S = 1800.0  # for one answer: opening a model of gigabytes takes minutes, a batch of 250 images too
+PATIENCE_S = 1800.0  # for an answer: opening a model of gigabytes takes minutes, and so does a batch of 250 images
 
 
 class Refused(Exception):
-    """onnxruntime's own words: why it does not load a model, or does not run it on these inputs."""
+    """onnxruntime's reason why it does not load a model, or does not run it on these inputs."""
 
 
 class Ended(ModelError):
-    """The process that a model ran in ended, or did not answer; `session` is the one that it was for."""
+    """A model's process ended or did not answer. `session` is the session of that process."""
 
     def __init__(self, message: str, session: object = None) -> None:
         super().__init__(message)
@@ -43,7 +43,7 @@ class Ended(ModelError):
 
 @dataclass(frozen=True)
 class Value:
-    """An input or an output of a graph; `type` as onnxruntime writes it, `tensor(float)`; a free size is a name or None."""
+    """An input or output of a graph. `type` is onnxruntime's text, as `tensor(float)`. A free size is a name or None."""
 
     name: str
     type: str
@@ -51,7 +51,7 @@ class Value:
 
 
 class Process:
-    """A process that opens one model at a time; it ends with this one."""
+    """A process that opens a model at a time, and that ends with this process."""
 
     def __init__(self) -> None:
         lifeline, self._lifeline = os.pipe()
@@ -74,8 +74,11 @@ class Process:
     def ask(
         self, words: Mapping[str, Any], arrays: Mapping[str, Array], patience_s: float
     ) -> tuple[dict[str, Any], dict[str, Array]]:
-        """Its answer. Raises Refused with onnxruntime's words, EOFError where the process ended, TimeoutError where it was
-        ended because it did not answer in time."""
+        """Sends a question and returns the process's answer.
+
+        Raises Refused with onnxruntime's reason, EOFError if the process ended. Raises TimeoutError if the process was
+        ended because it did not answer in time.
+        """
         assert self._child.stdin is not None and self._child.stdout is not None
         late = threading.Event()
 
@@ -94,7 +97,7 @@ class Process:
             if late.is_set():
                 raise TimeoutError from None
             raise EOFError from None
-        except BaseException:  # Ctrl-C in the middle of an answer: nothing after it would be understood
+        except BaseException:  # after Ctrl-C in the middle of an answer, the rest of the stream has no meaning
             self.end()
             raise
         finally:
@@ -111,7 +114,7 @@ class Process:
         self._child.kill()
         self._child.wait()
         for pipe in (self._child.stdin, self._child.stdout):
-            with contextlib.suppress(OSError):  # what was not sent yet goes nowhere
+            with contextlib.suppress(OSError):  # a flush of unsent bytes fails, because the reader has ended
                 if pipe is not None:
                     pipe.close()
         if self._lifeline >= 0:
@@ -134,7 +137,7 @@ def _take() -> Process:
 
 
 def _give_back(process: Process) -> None:
-    """Keep one for the next session; further ones end."""
+    """Keeps a single idle process for the next session, and ends further ones."""
     try:
         process.ask({"do": "close"}, {}, 60.0)
     except (Refused, EOFError, TimeoutError):
@@ -155,7 +158,7 @@ def _end_idle() -> None:
 
 
 def ending(code: int) -> str:
-    """How a process ended, in words: the signal by its name, or the exit code."""
+    """The end of a process in words: the signal's name, or the exit code."""
     if code >= 0:
         return f"ended with exit code {code}"
     try:
@@ -167,10 +170,10 @@ def ending(code: int) -> str:
 
 
 class Session:
-    """A model in onnxruntime on the CPU, as `onnxruntime.InferenceSession` but for the process.
+    """A model in onnxruntime on the CPU, like `onnxruntime.InferenceSession`, but in a separate process.
 
     source: a path, or the model itself as bytes; entries: session configuration; disabled: names of optimisers. Raises
-    Refused where onnxruntime does not load it, Ended where the process does not live through that.
+    Refused if onnxruntime does not load the model, Ended if the process ends meanwhile.
     """
 
     def __init__(
@@ -186,7 +189,7 @@ class Session:
     ) -> None:
         self.path = title or ("a model" if isinstance(source, bytes) else str(source))
         self._process = _take()
-        # `close`, or the last reference: the process goes back, or ends.
+        # `close` or the loss of the last reference gives the process back, or ends it.
         self._finish = weakref.finalize(self, _finished, self._process)
         level = "at its highest optimisation level" if optimise else "without optimisation"
         words: dict[str, Any] = {
@@ -210,11 +213,11 @@ class Session:
 
     @property
     def pid(self) -> int:
-        """The process that the model runs in."""
+        """The id of the model's process."""
         return self._process.pid
 
     def run(self, outputs: Sequence[str] | None, feeds: Mapping[str, Array]) -> list[Array]:
-        """The named outputs, all of them for None. Raises Refused, Ended."""
+        """Runs the model and returns the named outputs, or all outputs for None. Raises Refused and Ended."""
         words = {"do": "run", "outputs": None if outputs is None else list(outputs)}
         _, found = self._ask(words, feeds, "while it ran the model")
         return list(found.values())
@@ -222,7 +225,7 @@ class Session:
     def time(
         self, outputs: Sequence[str] | None, feeds: Mapping[str, Array], min_s: float, min_n: int
     ) -> NDArray[np.float64]:
-        """One block of `protocol.interleave`, timed there: milliseconds of each run."""
+        """A block for `protocol.interleave`, timed in the model's process: the time of each run, in milliseconds."""
         words = {"do": "time", "outputs": None if outputs is None else list(outputs), "min_s": min_s, "min_n": min_n}
         _, found = self._ask(words, feeds, "while it was timed")
         return found["ms"]
