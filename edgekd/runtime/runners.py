@@ -229,8 +229,7 @@ def nchwc_may_end_it(path: Path | str) -> bool:
 def refuses_fp16_scales(error: Exception) -> bool:
     """Whether onnxruntime failed on fp16 scales, which are meant for TensorRT.
 
-    On a processor with fp16 arithmetic, onnxruntime fuses Q and DQ into operators that take no fp16 scales (seen with 1.31
-    on Cortex-A76).
+    On a processor with fp16 arithmetic it fuses Q and DQ into operators without fp16 scales (seen with 1.31 on Cortex-A76).
     """
     return "QLinear" in str(error) and "float16" in str(error)
 

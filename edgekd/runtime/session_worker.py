@@ -59,9 +59,9 @@ def receive(source: IO[bytes]) -> tuple[dict[str, Any], dict[str, Array]]:
 def time_block(
     call: Callable[[], object], min_s: float, min_n: int, clock_ns: Callable[[], int]
 ) -> NDArray[np.float64]:
-    """Milliseconds of each call, until both `min_s` have passed and `min_n` calls were made.
+    """The time of each call in milliseconds, until `min_s` have passed and `min_n` calls were made.
 
-    The garbage collector is held off, as by timeit: its pauses belong to Python, not to the model.
+    The garbage collector is off meanwhile, as in timeit: its pauses belong to Python, not to the model.
     """
     collecting = gc.isenabled()
     gc.disable()

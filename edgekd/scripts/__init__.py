@@ -1,4 +1,4 @@
-"""What ships in a bundle or is sent to a device: Python 3.8, numpy and the runtime, nothing of edgekd."""
+"""Scripts that ship in a bundle or are sent to a device. They need Python 3.8, numpy and the runtime, not edgekd."""
 
 from pathlib import Path
 

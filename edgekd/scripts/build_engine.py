@@ -17,9 +17,9 @@ from __future__ import annotations
 import sys
 
 if __name__ == "__main__":
-    sys.dont_write_bytecode = True  # this folder holds what was sent and nothing else
+    sys.dont_write_bytecode = True  # this folder holds the sent files and nothing else
     if "__file__" in globals() and not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
-        del sys.path[0]  # this folder: a json.py or a numpy beside this file is not what is imported
+        del sys.path[0]  # this folder: a json.py or a numpy beside this file must not be imported
 
 import argparse
 import ast
@@ -59,12 +59,12 @@ LEVELS = {"none": "none", "ampere+": "ampere+", "same-compute-capability": "same
 
 
 class Failure(Exception):
-    """What went wrong and what to do; printed without a traceback."""
+    """A failure as a message: the fault and the remedy; printed without a traceback."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is asked of the engine; each is an argument of the same name."""
+    """Options of the engine. Each is a command-line argument of the same name."""
 
     model: str = os.path.join(HERE, "model.onnx")
     output: str = os.path.join(HERE, "model.plan")
@@ -97,7 +97,7 @@ def import_tensorrt() -> Any:
 
 
 def release(trt: Any) -> tuple[int, int]:
-    """(major, minor) of the TensorRT that is installed."""
+    """(major, minor) of the installed TensorRT."""
     major, minor = trt.__version__.split(".")[:2]
     return int(major), int(minor)
 
@@ -106,7 +106,7 @@ def release(trt: Any) -> tuple[int, int]:
 
 
 def typings(trt: Any, asked: str) -> list[str]:
-    """How to type the network, in the order to be tried."""
+    """The typings of the network to try, in this order. Raise Failure if this release lacks the asked typing."""
     version = release(trt)
     if version[0] >= 11:
         if asked == "weak":
@@ -122,7 +122,7 @@ def typings(trt: Any, asked: str) -> list[str]:
 
 
 def network_flags(trt: Any, typing: str) -> int:
-    """The members' values differ between releases, so they are read, never written down."""
+    """The flags for a new network. Their values differ between releases, so they are read from TensorRT."""
     flags = 0
     if hasattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH"):
         flags |= 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
@@ -134,7 +134,7 @@ def network_flags(trt: Any, typing: str) -> int:
 def parse_network(
     trt: Any, logger: Any, builder: Builder, path: str, typing: str
 ) -> tuple[INetworkDefinition, OnnxParser]:
-    """(network, parser); the network's weights lie in the parser's memory, so keep it alive."""
+    """(network, parser). The network's weights lie in the parser's memory, so keep the parser alive."""
     network = builder.create_network(network_flags(trt, typing))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(path):
@@ -144,7 +144,7 @@ def parse_network(
 
 
 def describe(error: ParserError) -> str:
-    """A parser error with its node, by name where the release knows it."""
+    """A parser error with its node, by name if the release gives node names."""
     node = f"node {error.node()}"
     if hasattr(error, "node_name") and hasattr(error, "node_operator"):
         node += f" {error.node_name()} ({error.node_operator()})"
@@ -161,10 +161,10 @@ def input_shapes(network: INetworkDefinition) -> dict[str, list[int]]:
 
 
 def profiles(inputs: Mapping[str, list[int]], options: Options, tables: Tables = ()) -> list[Profile]:
-    """The ranges of sizes that the engine is built for; empty where the graph leaves none free.
+    """The ranges of sizes that the engine is built for. Empty for a graph without free sizes.
 
     inputs   input -> its shape in the graph, -1 for a free size
-    tables   the manifest's: there free sizes have names and bounds
+    tables   the manifest's tables of the inputs, with names and bounds of free sizes
     """
     if options.profile and options.at_most:
         raise Failure("--at-most goes without --profile, which tells the largest sizes itself")
@@ -179,7 +179,10 @@ def profiles(inputs: Mapping[str, list[int]], options: Options, tables: Tables =
 
 
 def usual_profile(inputs: Mapping[str, list[int]], options: Options, tables: Tables) -> Profile:
-    """Of every input with free sizes: batches of `min_batch` to `max_batch`, and each other free size from 1 to its bound."""
+    """The profile of every input with free sizes.
+
+    Batches range from `min_batch` to `max_batch`, and each other free size from 1 to its bound.
+    """
     given = read_bounds(options.at_most, tables)
     batches = (options.min_batch, options.opt_batch or options.max_batch, options.max_batch)
     fixed = [shape[0] for shape in inputs.values() if shape]
@@ -197,7 +200,7 @@ def usual_profile(inputs: Mapping[str, list[int]], options: Options, tables: Tab
 
 
 def bound(name: str, shape: list[int], axis: int, given: Mapping[str, int], tables: Tables) -> int:
-    """The largest value of a free size that is no batch. Raise Failure where neither the user nor the manifest tells one."""
+    """The largest value of a free size other than the batch. Raise Failure if neither the user nor the manifest gives it."""
     named = [table["shape"] for table in tables if table["name"] == name and len(table["shape"]) == len(shape)]
     size = named[0][axis] if named else None
     if not isinstance(size, str):
@@ -258,7 +261,7 @@ def add_profiles(builder: Builder, config: IBuilderConfig, found: Sequence[Profi
 
 
 def configure(trt: Any, builder: Builder, network: INetworkDefinition, typing: str, options: Options) -> IBuilderConfig:
-    """The builder's configuration but for its profiles and timing cache."""
+    """The builder's configuration, without profiles and timing cache."""
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb << 20)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
@@ -275,7 +278,7 @@ def configure(trt: Any, builder: Builder, network: INetworkDefinition, typing: s
 
 
 def allow_types(trt: Any, config: IBuilderConfig, precision: str) -> None:
-    """The types that a weakly typed network may use; its Q/DQ nodes still say where int8 is used."""
+    """Allows a weakly typed network to use the types of `precision`. Its Q/DQ nodes still decide where int8 is used."""
     if precision in ("fp16", "int8") and hasattr(trt.BuilderFlag, "FP16"):
         config.set_flag(trt.BuilderFlag.FP16)
     if precision == "int8" and hasattr(trt.BuilderFlag, "INT8"):
@@ -287,7 +290,10 @@ def allow_types(trt: Any, config: IBuilderConfig, precision: str) -> None:
 
 
 def set_compatibility(trt: Any, config: IBuilderConfig, options: Options) -> None:
-    """What other releases and GPUs the engine may run on; costs speed, and JetPack allows no other GPU."""
+    """Sets the other releases and GPUs that the engine may run on.
+
+    Compatibility costs speed, and JetPack allows no other GPU.
+    """
     if options.version_compatible:
         if not hasattr(trt.BuilderFlag, "VERSION_COMPATIBLE"):
             raise Failure(f"TensorRT {trt.__version__} has no --version-compatible; 8.6 and later have")
@@ -308,7 +314,7 @@ def set_compatibility(trt: Any, config: IBuilderConfig, options: Options) -> Non
 def use_dla(
     trt: Any, builder: Builder, network: INetworkDefinition, config: IBuilderConfig, core: int, options: Options
 ) -> None:
-    """Everything on a DLA core; what it does not take runs on the GPU only where that was allowed."""
+    """Puts all layers on a DLA core. Layers that the core does not take run on the GPU if allowed, else raise Failure."""
     if options.precision == "fp32":
         raise Failure("the DLA computes in fp16 and int8; this model is fp32")
     if not 0 <= core < builder.num_DLA_cores:
@@ -327,7 +333,10 @@ def use_dla(
 
 
 def load_timing_cache(config: IBuilderConfig, path: str) -> None:
-    """A later build with the same cache tries no kernel twice; one of another device or release is not taken."""
+    """Loads the timing cache, with which a later build tries no kernel twice.
+
+    The cache of another device or release is not used.
+    """
     content = b""
     if os.path.isfile(path):
         with open(path, "rb") as file:
@@ -345,7 +354,7 @@ def save_timing_cache(config: IBuilderConfig, path: str) -> None:
 
 
 def write(path: str, content: Any) -> None:
-    """Written beside and renamed, so that no half of a file is left behind."""
+    """Write a file beside its place and rename it, so that no half-written file is left behind."""
     with open(path + ".draft", "wb") as file:
         file.write(memoryview(content))
     os.replace(path + ".draft", path)
@@ -355,13 +364,13 @@ def write(path: str, content: Any) -> None:
 
 
 def requested_types(trt: Any, network: INetworkDefinition, typing: str, precision: str) -> dict[str, str]:
-    """Layer name -> int8, fp16, bf16 or fp32 of every convolution and matrix product of the parsed network.
+    """Layer name -> int8, fp16, bf16 or fp32, for every convolution and matrix product of the parsed network.
 
-    int8 where the input comes out of a DequantizeLinear; else the tensor's own type in a strongly typed network, and
-    the half precision that a weakly typed one was allowed to use.
+    The type is int8 if the input comes from a DequantizeLinear. Otherwise it is the tensor's own type in a strongly typed
+    network. In a weakly typed network it is the half precision that was allowed.
     """
     heavy = [trt.LayerType.CONVOLUTION, trt.LayerType.DECONVOLUTION, trt.LayerType.MATRIX_MULTIPLY]
-    if hasattr(trt.LayerType, "FULLY_CONNECTED"):  # release 8 makes one of a Gemm
+    if hasattr(trt.LayerType, "FULLY_CONNECTED"):  # release 8 reads a Gemm as this layer
         heavy.append(trt.LayerType.FULLY_CONNECTED)
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     dequantized = {layer.get_output(0).name for layer in layers if layer.type == trt.LayerType.DEQUANTIZE}
@@ -389,7 +398,7 @@ def float_type(trt: Any, tensor: ITensor) -> str:
 
 
 def inspect_engine(trt: Any, engine: ICudaEngine, shapes: Mapping[str, list[int]]) -> list[dict[str, Any]]:
-    """The engine's layers as its inspector describes them; types of free shapes are known only for a given input."""
+    """The engine's layers as its inspector describes them. With free shapes, types are known only for a given input."""
     context: IExecutionContext = engine.create_execution_context()
     for name, shape in shapes.items():
         context.set_input_shape(name, tuple(shape))
@@ -399,13 +408,13 @@ def inspect_engine(trt: Any, engine: ICudaEngine, shapes: Mapping[str, list[int]
 
 
 def layers_of(information: str) -> list[dict[str, Any]]:
-    """The layers in the inspector's JSON; of an engine that was built without details they are plain names, left out."""
+    """The layers in the inspector's JSON. An engine built without details has plain names there, which are left out."""
     layers = json.loads(information).get("Layers", [])
     return [layer for layer in layers if isinstance(layer, dict)]
 
 
 def built_type(layer: Mapping[str, Any]) -> str:
-    """The type of a layer's first input; empty where the inspector does not say.
+    """The type of a layer's first input. Empty if the inspector does not report the type.
 
     Up to release 10 it stands within `Format/Datatype` ("... row major Int8 format"), from 11 on in `DataType`.
     """
@@ -419,7 +428,7 @@ def built_type(layer: Mapping[str, Any]) -> str:
 
 
 def source_layers(layer: Mapping[str, Any]) -> set[str]:
-    """Names of the network's layers that were fused into one of the engine's, from its name and its metadata."""
+    """Names of the network's layers that an engine's layer fuses, from the latter's name and metadata."""
     name = str(layer.get("Name", "")).split(" [profile ")[0]
     names = {part.strip() for part in name.split(" + ")}
     metadata = str(layer.get("Metadata", "")).replace("\x1e", "\n").replace("]", "\n").splitlines()
@@ -427,20 +436,20 @@ def source_layers(layer: Mapping[str, Any]) -> set[str]:
 
 
 def is_heavy(layer: Mapping[str, Any]) -> bool:
-    """Whether an engine layer is a convolution or matrix product itself, not a conversion that bears its name."""
+    """Whether an engine layer is a convolution or matrix product itself, and not a conversion with its name."""
     kind = "{} {}".format(layer.get("LayerType", ""), layer.get("ParameterType", "")).lower().replace("convert", "")
     return any(word in kind for word in ("conv", "gemm", "matrix", "matmul", "fullyconnected"))
 
 
 def compare_types(asked: Mapping[str, str], layers: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
-    """(layers that run in a wider type than asked, layers whose type the inspector does not tell), as sentences.
+    """(layers that run in a wider type than asked, layers of unknown type), as sentences.
 
     asked    layer name -> type, see `requested_types`
-    layers   the inspector's JSON, see `layers_of`; a layer may stand there once a profile, the widest counts
+    layers   the inspector's JSON, see `layers_of`; a layer may stand there once for each profile, the widest type counts
     """
     found: dict[str, str] = {}
     for heavy in (True, False):
-        seen = set(found)  # what convolutions and products told is not overruled by what is fused around them
+        seen = set(found)  # the types of convolutions and products are not overruled by layers fused around them
         for layer in layers:
             name_type = built_type(layer)
             if is_heavy(layer) != heavy or not name_type or layer.get("LayerType") in ("Reformat", "NoOp", "Constant"):
@@ -459,7 +468,7 @@ def compare_types(asked: Mapping[str, str], layers: Sequence[Mapping[str, Any]])
 
 
 def build(trt: Any, options: Options, typing: str) -> tuple[Any, dict[str, str], list[Profile]]:
-    """(serialized engine, requested types, profiles)."""
+    """(serialized engine, requested types, profiles) of a typing. Raise Failure if TensorRT builds no engine."""
     logger = trt.Logger(trt.Logger.INFO if options.verbose else trt.Logger.WARNING)
     builder = trt.Builder(logger)
     network, parser = parse_network(trt, logger, builder, options.model, typing)
@@ -478,7 +487,7 @@ def build(trt: Any, options: Options, typing: str) -> tuple[Any, dict[str, str],
 
 
 def build_as_typed(trt: Any, options: Options) -> tuple[Any, dict[str, str], list[Profile], str]:
-    """The first typing that builds; a fallback is said, never silent."""
+    """The engine of the first typing that builds. A fallback is printed, never silent."""
     order = typings(trt, options.typing)
     for i, typing in enumerate(order):
         try:
@@ -491,10 +500,10 @@ def build_as_typed(trt: Any, options: Options) -> tuple[Any, dict[str, str], lis
 
 
 def check_types(trt: Any, plan: Any, asked: Mapping[str, str], ranges: Sequence[Profile], options: Options) -> None:
-    """Raise Failure, naming the layers, where the engine computes in a wider type than the network asks for."""
+    """Raise Failure, naming the layers, if the engine computes in a wider type than the network asks for."""
     runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
     if options.version_compatible and hasattr(runtime, "engine_host_code_allowed"):
-        runtime.engine_host_code_allowed = True  # such an engine carries its own runtime, and we have just built it
+        runtime.engine_host_code_allowed = True  # such an engine contains a runtime; safe, because it was just built
     engine: ICudaEngine = runtime.deserialize_cuda_engine(plan)
     usual = {name: shapes[1] for name, shapes in ranges[0].items()} if ranges else {}
     wider, unknown = compare_types(asked, inspect_engine(trt, engine, usual))
@@ -512,7 +521,7 @@ def check_types(trt: Any, plan: Any, asked: Mapping[str, str], ranges: Sequence[
 
 
 def build_engine(options: Options) -> str:
-    """Build, compare and write the engine; returns what was made, in words. Raises Failure."""
+    """Build, compare and write the engine. Returns a description of the engine. Raises Failure."""
     trt = import_tensorrt()
     plan, asked, ranges, typing = build_as_typed(trt, options)
     check_types(trt, plan, asked, ranges, options)
@@ -525,19 +534,19 @@ def build_engine(options: Options) -> str:
 
 
 def majors(precision: str) -> tuple[int, ...]:
-    """Of the releases that `trtexec_line` knows those that build this precision; 8 has no bf16."""
+    """The releases known to `trtexec_line` that build this precision. Release 8 has no bf16."""
     return (10, 11) if precision == "bf16" else (8, 10, 11)
 
 
 def trtexec_line(
     major: int, inputs: Mapping[str, list[int]], options: Options, reference: Mapping[str, Any], tables: Tables = ()
 ) -> str:
-    """NVIDIA's own tool for the same engine, and to time it, on release 8, 10 or 11.
+    """The command of NVIDIA's own tool that builds and times the same engine, on release 8, 10 or 11.
 
-    Release 11 has only strong typing; it times without transfers, with spinning and with a CUDA graph by default, which
-    the older ones are told here, or their figures would not compare. It alone compares outputs: `reference` has `inputs`,
-    a raw file by the name of each, `shapes`, theirs, `output`, a pair of a tensor's name and a raw file, and `tolerance`,
-    the largest difference; empty for no check. `tables`: see `profiles`.
+    Release 11 has only strong typing. By default it times without transfers, with spinning and with a CUDA graph. The older
+    releases get these options here, because their figures would not compare otherwise. Only release 11 compares outputs,
+    with `reference` (empty for no check): `inputs` holds a raw file by the name of each input, `shapes` their shapes.
+    `output` is a pair of a tensor's name and a raw file, and `tolerance` the largest difference. `tables`: see `profiles`.
     """
     words = ["trtexec", f"--onnx={os.path.basename(options.model)}", f"--saveEngine={os.path.basename(options.output)}"]
     words += [f"--timingCacheFile={os.path.basename(options.timing_cache)}"]
@@ -563,7 +572,7 @@ def trtexec_line(
     if reference:
         usual = {name: sizes[1] for name, sizes in ranges[0].items()} if ranges else {}
         stored = {name: reference["shapes"][name] for name in usual}
-        if stored != usual:  # trtexec runs the usual shapes unless it is told others
+        if stored != usual:  # by default trtexec runs the usual shapes
             words.append("--shapes=" + shape_words(stored))
         words += ["--loadInputs=" + ",".join(f"{name}:{file}" for name, file in reference["inputs"].items())]
         words += ["--loadRefOutputs={}:{}".format(*reference["output"])]
@@ -572,12 +581,12 @@ def trtexec_line(
 
 
 def shape_words(shapes: Mapping[str, list[int]]) -> str:
-    """`ids:1x16,mask:1x16`."""
+    """Shapes in trtexec's form, e.g. `ids:1x16,mask:1x16`."""
     return ",".join("{}:{}".format(name, "x".join(map(str, shape))) for name, shape in shapes.items())
 
 
 def plain(name: str, folder: str = "") -> str:
-    """The path of a file of a bundle: no link, device or pipe, and no larger than what can be meant."""
+    """The path of a plain file of a bundle. Raise Failure for a link, device, pipe or oversized file."""
     path = os.path.join(folder or HERE, name)
     state = os.lstat(path)
     if not stat.S_ISREG(state.st_mode) or state.st_size > LARGEST_TEXT:
@@ -588,8 +597,10 @@ def plain(name: str, folder: str = "") -> str:
 
 
 def bundle_manifest(folder: str = "") -> dict[str, Any]:
-    """A bundle's manifest, with its tolerance and with `tables`, one of each input. Raise Failure where what is read of it is
-    of another kind than edgekd writes."""
+    """A bundle's manifest with its tolerance and with `tables`, a table for each input.
+
+    Raise Failure if a key that is read here has another kind of value than edgekd writes.
+    """
     try:
         with open(plain("manifest.json", folder), encoding="utf-8") as file:
             manifest = json.load(file)
@@ -619,7 +630,7 @@ def shape_is_one(shape: Any, bounds: Any) -> bool:
 
 
 def input_tables(shapes: Mapping[str, list[int]], options: Options) -> Tables:
-    """What the manifest beside the model says of its inputs; nothing where it is not needed, or there is none."""
+    """The manifest's tables of the inputs of the model beside it. Empty without a manifest or need."""
     folder = os.path.dirname(os.path.abspath(options.model))
     free = any(size < 0 for shape in shapes.values() for size in shape[1:])
     if not free or options.profile or not os.path.lexists(os.path.join(folder, "manifest.json")):
@@ -628,7 +639,10 @@ def input_tables(shapes: Mapping[str, list[int]], options: Options) -> Tables:
 
 
 def print_trtexec(options: Options) -> None:
-    """The commands of every release; for 11 the stored inputs and output are written as the raw files that it compares."""
+    """Prints the commands of every release.
+
+    For release 11 the stored inputs and output are written as the raw files that it compares.
+    """
     manifest = bundle_manifest()
     if "output" not in manifest:
         raise Failure("manifest.json of this bundle names no output that could be compared")
@@ -647,7 +661,10 @@ def print_trtexec(options: Options) -> None:
 
 
 def first_samples(name: str, n: int) -> tuple[bytes, list[int]]:
-    """(raw bytes, shape) of the first n rows of an array of golden.npz, without numpy (the format: numpy.lib.format)."""
+    """(raw bytes, shape) of the first n rows of an array of golden.npz, read without numpy.
+
+    The format is described in numpy.lib.format. Raise Failure.
+    """
     try:
         with zipfile.ZipFile(plain("golden.npz")) as stored:
             member = stored.getinfo(name + ".npy")
@@ -663,7 +680,7 @@ def first_samples(name: str, n: int) -> tuple[bytes, list[int]]:
             raise ValueError("its header makes no sense")
     except Failure:
         raise
-    except Exception as error:  # zipfile and ast raise whatever they stumble over
+    except Exception as error:  # a damaged file makes zipfile and ast raise errors of many kinds
         raise Failure(f"golden.npz cannot be read: {type(error).__name__} {str(error)[:200]}") from None
     if n > rows:
         raise Failure(f"golden.npz holds {rows} samples; a batch of {n} cannot be compared, give a smaller --max-batch")

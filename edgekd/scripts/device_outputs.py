@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Runs on a device: what onnxruntime computes there from given inputs, one at a time.
+"""Runs on a device: computes with onnxruntime the outputs for given inputs, a sample at a time.
 
     python3 device_outputs.py inputs.npz model.onnx ...     pairs; writes model.onnx.npz beside each model, all of its outputs
 
-`inputs.npz` holds an array of samples by the name of each input.
-Prints one line of JSON: machine, features and runtime. Needs Python 3.8+, numpy, onnxruntime, and run.py and device_task.py beside it.
+`inputs.npz` holds an array of samples by the name of each input. Prints a line of JSON: machine, features and runtime.
+Needs Python 3.8+, numpy, onnxruntime, and run.py and device_task.py beside it.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ def main() -> None:
 
 
 def outputs(model: OnnxModel, inputs: dict[str, np.ndarray[Any, Any]]) -> dict[str, Any]:
-    """Output name -> [n, ...]: every output of each sample alone, for a graph may be fixed to batch 1."""
+    """Output name -> `[n, ...]`: every output, computed for each sample alone, because a graph may be fixed to batch 1."""
     count = len(next(iter(inputs.values())))
     found = [model(rows_of(inputs, slice(i, i + 1))) for i in range(count)]
     return {name: np.concatenate([each[i] for each in found]) for i, name in enumerate(model.outputs)}
 
 
 def features() -> list[str]:
-    """The CPU's features as Linux names them; empty elsewhere."""
+    """The CPU's features as Linux names them. Empty on other systems."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             lines = file.read().splitlines()

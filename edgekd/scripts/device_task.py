@@ -1,7 +1,7 @@
-"""Runs on a device, beside a task's script: ends it where the host is gone.
+"""Runs on a device beside a task's script, and ends the script when the host is gone.
 
-The host holds a script's standard input open while it waits for the answer: at its end nobody wants that any more. Needs Python
-3.8+ alone.
+The host holds a script's standard input open while it waits for the answer. At the end of that input the host no longer
+wants the answer. Needs Python 3.8+ only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ import threading
 
 
 def end_with_connection() -> None:
-    """Remove the task's folder and end every process of it when the connection is lost; by hand, in another folder, nothing."""
+    """Removes the task's folder and ends all its processes when the connection is lost.
+
+    Does nothing for a script that is run by hand in another folder.
+    """
     folder = os.path.dirname(os.path.abspath(__file__))
     if not re.fullmatch(r"task-[0-9a-f]{16}", os.path.basename(folder)):
         return

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Runs on a device: how long a runtime takes for each of several models there, in interleaved rounds.
+"""Runs on a device: times several models in a runtime, in interleaved rounds.
 
     python3 device_timings.py onnxruntime|tensorrt ROUNDS BLOCK_MS fp32-one.onnx int8-two.onnx ...
 
-Prints one line of JSON: {"runtime", "machine", "wall_ms": {model: [of each round]}, "cpu_ms": the same}. A round takes a block
-of each model, in an order that is reversed every second round; a block lasts at least BLOCK_MS and gives the mean of its runs.
-onnxruntime runs on one thread, whose own processor time a busy machine does not stretch by making it wait. TensorRT runs an
-engine that is built here, of the format that the file's name begins with, without copies; the wall's time stands for both.
-Inputs are random. Needs Python 3.8+, numpy, the runtime, and run.py, build_engine.py and device_task.py beside it.
+Prints a line of JSON: {"runtime", "machine", "wall_ms": {model: [of each round]}, "cpu_ms": the same}. A round takes a
+block of each model; the order is reversed every second round. A block lasts at least BLOCK_MS and gives the mean of its
+runs. onnxruntime runs on a single thread. Its own processor time does not grow when a busy machine makes it wait. TensorRT
+runs an engine that is built here, in the format that the file's name begins with, without copies. For TensorRT the wall
+time stands for both. Inputs are random. Needs Python 3.8+, numpy, the runtime, and run.py, build_engine.py and
+device_task.py beside it.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def main() -> None:
     for number in range(rounds):
         order = list(zip(paths, calls))  # noqa: B905 (Python 3.8)
         for path, call in order if number % 2 == 0 else reversed(order):
-            call()  # brings the caches back from the model before
+            call()  # reloads the caches after the previous model
             wall_ms, cpu_ms = block(call, block_ms)
             wall[path].append(wall_ms)
             cpu[path].append(wall_ms if runtime == "tensorrt" else cpu_ms)
@@ -62,7 +63,7 @@ def main() -> None:
 
 
 def open_model(path: str) -> tuple[Callable[[], object], str]:
-    """A call that runs one sample in onnxruntime, and the runtime's name."""
+    """A call that runs a sample in onnxruntime, and the runtime's name."""
     model = OnnxModel(path, 1)
     inputs = {
         given.name: values([size if isinstance(size, int) else 1 for size in given.shape], TYPES[given.type])
@@ -72,7 +73,10 @@ def open_model(path: str) -> tuple[Callable[[], object], str]:
 
 
 def values(shape: list[int], dtype: Any) -> np.ndarray[Any, Any]:
-    """Random values of an input: bytes in their range, floats in 0..1; of other integers 0 and 1, which index every table of two rows."""
+    """Random values of an input: bytes in their range, floats in 0..1, other integers 0 or 1.
+
+    The integers 0 and 1 are valid indices of every table with two rows.
+    """
     kind, rng = np.dtype(dtype), np.random.default_rng(0)
     if kind == np.uint8:
         return (rng.uniform(0, 1, shape) * 255).astype(kind)
@@ -80,7 +84,10 @@ def values(shape: list[int], dtype: Any) -> np.ndarray[Any, Any]:
 
 
 def open_engine(path: str) -> tuple[Callable[[], object], str]:
-    """The same in TensorRT: the engine is built, with a timing cache that all of them share, and the sample lies on the GPU."""
+    """A call that runs a sample in TensorRT, and the runtime's name.
+
+    The engine is built here, with a timing cache for all models, and the sample lies on the GPU.
+    """
     folder, plan, precision = os.path.dirname(path), path + ".plan", os.path.basename(path).partition("-")[0]
     words = [sys.executable, os.path.join(folder, "build_engine.py"), "--model", path, "--output", plan]
     words += ["--timing-cache", os.path.join(folder, "timing.cache"), "--precision", precision]
@@ -102,7 +109,7 @@ def open_engine(path: str) -> tuple[Callable[[], object], str]:
 
 
 def block(call: Callable[[], object], least_ms: float) -> tuple[float, float]:
-    """Mean milliseconds of one call: of the wall, and of this thread's processor time."""
+    """Mean milliseconds of a call: of the wall, and of this thread's processor time."""
     runs, wall, cpu = 0, time.perf_counter_ns(), time.thread_time_ns()
     while runs == 0 or time.perf_counter_ns() - wall < least_ms * 1e6:
         call()

@@ -16,9 +16,9 @@ from __future__ import annotations
 import sys
 
 if __name__ == "__main__":
-    sys.dont_write_bytecode = True  # this folder holds what was sent and nothing else
+    sys.dont_write_bytecode = True  # this folder holds the sent files and nothing else
     if "__file__" in globals() and not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
-        del sys.path[0]  # this folder: a json.py or a numpy beside this file is not what is imported
+        del sys.path[0]  # this folder: a json.py or a numpy beside this file must not be imported
 
 import argparse
 import ctypes
@@ -54,7 +54,7 @@ FORMAT = 1
 LARGEST = 1 << 32  # bytes of a file that is read
 LARGEST_TEXT = 1 << 26  # of the manifest and of golden.npz
 MADE_HERE = re.compile(r"model\.plan|timing\.cache|reference_input(_[0-9]+)?\.bin|reference_output\.bin|figures\.json")
-WIDEST = 0.25  # of an output's largest magnitude: a tolerance beyond it is kept by any model
+WIDEST = 0.25  # of an output's largest magnitude: any model would pass a wider tolerance
 NUMPY_TYPES = {
     "FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "INT32": np.int32, "INT64": np.int64,
     "UINT8": np.uint8, "BOOL": np.bool_,
@@ -62,11 +62,11 @@ NUMPY_TYPES = {
 
 
 class Failure(Exception):
-    """What went wrong and what to do; printed without a traceback."""
+    """A failure as a message: the fault and the remedy; printed without a traceback."""
 
 
 def read_file(name: str, most: int) -> bytes:
-    """A file of this bundle: no link, device or pipe, and no larger than what can be meant."""
+    """The bytes of a plain file of this bundle. Raise Failure for a link, device, pipe or oversized file."""
     path = os.path.join(HERE, name)
     try:
         state = os.lstat(path)
@@ -90,7 +90,7 @@ def read_manifest() -> dict[str, Any]:
 
 
 def manifest_problem(manifest: Any) -> str:
-    """What of a manifest is of another kind than edgekd writes; empty where nothing is."""
+    """The fault of a manifest with another kind of value than edgekd writes. Empty without a fault."""
     if not isinstance(manifest, dict) or type(manifest.get("format")) is not int or manifest["format"] != FORMAT:
         return "format {!r:.40}; this file reads {}".format(
             str(manifest.get("format")) if isinstance(manifest, dict) else "", FORMAT
@@ -116,7 +116,7 @@ def manifest_problem(manifest: Any) -> str:
 
 
 def inputs_problem(manifest: dict[str, Any]) -> str:
-    """What of the inputs' tables is of another kind than edgekd writes; empty where nothing is."""
+    """The fault of the inputs' tables with another kind of value than edgekd writes. Empty without a fault."""
     further = manifest.get("further_inputs", [])
     if not isinstance(further, list):
         return "`further_inputs` is no list of tables"
@@ -138,7 +138,7 @@ def inputs_problem(manifest: dict[str, Any]) -> str:
 
 
 def input_problem(table: Any) -> str:
-    """What of an input's table is of another kind, behind the name of the table; empty where nothing is."""
+    """The fault of an input's table, as a text that follows the table's name. Empty without a fault."""
     shape = table.get("shape") if isinstance(table, dict) else None
     if (
         not isinstance(table, dict)
@@ -170,7 +170,7 @@ def read_labels() -> list[str]:
 
 
 class OnnxModel:
-    """model.onnx in onnxruntime on the CPU; `stand_in`: for a device that computes in fp16, as few CPUs do."""
+    """model.onnx in onnxruntime on the CPU. `stand_in`: it stands in for a device with fp16, which few CPUs have."""
 
     def __init__(self, path: str, threads: int, stand_in: bool = False) -> None:
         try:
@@ -183,13 +183,13 @@ class OnnxModel:
         options.log_severity_level = 3
         self.name = f"onnxruntime {ort.__version__} CPU"
         if x86_without_vnni():
-            # 16-bit saturation would change int8 outputs there
+            # without this entry, 16-bit saturation would change int8 outputs
             options.add_session_config_entry("session.x64quantprecision", "1")
             self.name += " (x64quantprecision)"
 
         def start() -> Any:
-            # A float bias beside quantized inputs stays float, as in the model that was trained.
-            # NchwcTransformer ends the process on some fp16 graphs; without it x86 alone is slower.
+            # A float bias beside quantized inputs stays float, as in the trained model.
+            # NchwcTransformer ends the process on some fp16 graphs. Without it only x86 is slower.
             disabled = ["WeightBiasQuantization", *(["NchwcTransformer"] if stand_in else [])]
             return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled)
 
@@ -213,10 +213,11 @@ class OnnxModel:
         self.outputs = [output.name for output in self.session.get_outputs()]
 
     def __call__(self, inputs: dict[str, Array]) -> list[Array]:
-        """Every output, in the graph's order, of arrays by the names of its inputs."""
+        """Every output in the graph's order, for arrays by the names of the inputs."""
         try:
             found: list[Array] = self.session.run(None, inputs)
-        except Exception:  # onnxruntime's exceptions share no other base; asked before, it would be in every figure
+        except Exception:  # onnxruntime's exceptions share no other base
+            # A check before each run would cost time in every figure.
             check_names(inputs, self.inputs)
             raise
         return found
@@ -226,8 +227,10 @@ QDQ_APART = "Q and DQ apart"
 
 
 def refuses_fp16_scales(error: Exception) -> bool:
-    """Where the processor has fp16 arithmetic, onnxruntime fuses Q and DQ with fp16 scales, which are meant for TensorRT, into
-    operators that take none (seen with 1.31 on Cortex-A76)."""
+    """Whether onnxruntime failed on fp16 scales, which are meant for TensorRT.
+
+    On a processor with fp16 arithmetic it fuses Q and DQ into operators without fp16 scales (seen with 1.31 on Cortex-A76).
+    """
     return "QLinear" in str(error) and "float16" in str(error)
 
 
@@ -243,7 +246,7 @@ def x86_without_vnni() -> bool:
 
 
 class EngineModel:
-    """A TensorRT engine; copies to and from the GPU are part of each call, and apart in its steps."""
+    """A TensorRT engine. A call includes the copies to and from the GPU; the steps can also run apart."""
 
     def __init__(self, path: str) -> None:
         try:
@@ -269,7 +272,7 @@ class EngineModel:
         self.stream = self.cuda.stream()
 
     def __call__(self, inputs: dict[str, Array]) -> list[Array]:
-        """Every output, in the engine's order, of arrays by the names of its inputs."""
+        """Every output in the engine's order, for arrays by the names of the inputs."""
         results = self.place(inputs)
         self.execute()
         for name, result in zip(self.outputs, results):  # noqa: B905 (Python 3.8)
@@ -278,12 +281,12 @@ class EngineModel:
         return results
 
     def place(self, inputs: dict[str, Array]) -> list[Array]:
-        """Copy a batch to the GPU; returns the arrays that its outputs fit in."""
+        """Copies a batch to the GPU, and returns the arrays for its outputs."""
         check_names(inputs, self.inputs)
         context = self.context
-        # kept: the copies may still be reading them
+        # kept, because the copies may still read these arrays
         self.placed = {name: self.as_taken(name, inputs[name]) for name in self.inputs}
-        for name, array in self.placed.items():  # TensorRT tells the outputs' shapes when it knows those of all inputs
+        for name, array in self.placed.items():  # TensorRT knows the outputs' shapes once those of all inputs are set
             if not context.set_input_shape(name, tuple(array.shape)):
                 raise Failure(f"the engine takes no input {name!r} of shape {array.shape}")
             context.set_tensor_address(name, self.buffer(name, array.nbytes))
@@ -297,7 +300,7 @@ class EngineModel:
         return results
 
     def as_taken(self, name: str, array: Array) -> Array:
-        """An array in the engine's own type: before release 10 TensorRT takes int64 as int32."""
+        """An array in the engine's own type: before release 10 TensorRT takes int64 as int32. Raise Failure for a loss."""
         dtype = NUMPY_TYPES.get(self.engine.get_tensor_dtype(name).name, array.dtype)
         taken = np.ascontiguousarray(array, dtype)
         if taken.dtype != array.dtype and not np.array_equal(taken, array):
@@ -311,7 +314,7 @@ class EngineModel:
             raise Failure("TensorRT could not run the engine; its message stands above")
 
     def compute(self) -> None:
-        """One inference on what was placed last, without copies: what is timed as `transfers excluded`."""
+        """Runs an inference on the placed batch, without copies, for the figures `transfers excluded`."""
         self.execute()
         self.cuda.synchronize(self.stream)
 
@@ -326,13 +329,13 @@ class EngineModel:
 
 
 def check_names(given: Iterable[str], wanted: Sequence[str]) -> None:
-    """Raise Failure where arrays come by other names than a model's inputs have."""
+    """Raise Failure if the arrays' names differ from the names of the model's inputs."""
     if set(given) != set(wanted):
         raise Failure("the model takes the inputs {}; given: {}".format(", ".join(wanted), ", ".join(given)))
 
 
 class Cuda:
-    """The six calls of the CUDA runtime that an engine needs, so that no further package is."""
+    """The calls of the CUDA runtime that an engine needs, so that no further package is needed."""
 
     LIBRARIES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so.10.2")
 
@@ -383,17 +386,17 @@ class Cuda:
 
 
 def input_tables(manifest: Mapping[str, Any]) -> list[Table]:
-    """What the graph takes, in its order."""
+    """The manifest's tables of the graph's inputs, in the graph's order."""
     return [manifest["input"], *manifest.get("further_inputs", [])]
 
 
 def rows_of(inputs: Mapping[str, Array], at: slice | Array) -> dict[str, Array]:
-    """Some samples: the same rows of every input."""
+    """Some samples, as the same rows of every input."""
     return {name: np.ascontiguousarray(array[at]) for name, array in inputs.items()}
 
 
 def load_input(path: str, manifest: dict[str, Any]) -> dict[str, Array]:
-    """A file as the graph takes it: input -> array with a batch dimension."""
+    """A file as the graph takes it: input -> array with a batch dimension. Raise Failure."""
     tables = input_tables(manifest)
     if path.endswith(".npz"):
         return load_arrays(path, tables)
@@ -405,7 +408,7 @@ def load_input(path: str, manifest: dict[str, Any]) -> dict[str, Array]:
 
 
 def load_arrays(path: str, tables: Sequence[Table]) -> dict[str, Array]:
-    """Arrays by input name, each a batch, or a sample without the batch dimension."""
+    """Arrays by input name. Each may be a batch, or a sample without the batch dimension. Raise Failure."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: np.asarray(stored[name]) for name in stored.files}
@@ -435,7 +438,7 @@ def load_arrays(path: str, tables: Sequence[Table]) -> dict[str, Array]:
 
 
 def takes(tables: Sequence[Table]) -> str:
-    """The inputs of a graph in words."""
+    """The graph's inputs in words."""
     inputs = ["{!r} {} {}".format(table["name"], table["dtype"], table["shape"]) for table in tables]
     return "the graph takes {}".format(", ".join(inputs))[:500]
 
@@ -445,7 +448,10 @@ def listed(names: Sequence[str]) -> str:
 
 
 def sizes_problem(inputs: Mapping[str, Array], tables: Sequence[Table]) -> str:
-    """Where a free size has two values, or more than its bound; empty where every name is one size."""
+    """The fault of a free size with two values or above its bound. Empty without a fault.
+
+    Unequal numbers of samples are a fault too.
+    """
     bounds = {size: most for table in tables for size, most in table.get("at_most", {}).items()}
     known: dict[str, tuple[int, str]] = {}
     for table in tables:
@@ -467,13 +473,13 @@ def sizes_problem(inputs: Mapping[str, Array], tables: Sequence[Table]) -> str:
 
 
 def load_one(path: str, graph: Table, manifest: dict[str, Any]) -> Array:
-    """A picture, or an array, as a graph of one input takes it."""
+    """A picture or an array, for a graph with a single input. Raise Failure."""
     if path.endswith(".npy"):
         try:
             array = np.load(path, allow_pickle=False)
         except (
             Exception
-        ) as error:  # numpy raises whatever it stumbles over, and MemoryError for sizes that are not there
+        ) as error:  # a damaged file makes numpy raise errors of many kinds, also MemoryError for false sizes
             raise Failure(f"{path} cannot be read as an array: {error}") from error
         if array.dtype == np.dtype(graph["dtype"]) and fits(array.shape, graph["shape"]):
             return np.asarray(array)
@@ -493,14 +499,14 @@ def load_one(path: str, graph: Table, manifest: dict[str, Any]) -> Array:
 
 
 def fits(shape: tuple[int, ...], wanted: list[Any]) -> bool:
-    """The number of dimensions and every fixed one agree; a free dimension is a name or null."""
+    """Whether a shape has the wanted number of dimensions and fixed sizes. A free dimension is a name or null."""
     return len(shape) == len(wanted) and all(
         not isinstance(size, int) or size == shape[i] for i, size in enumerate(wanted)
     )
 
 
 def read_image(path: str, array: Array | None, graph: Table) -> Array:
-    """uint8 [height, width, channels] of the graph's size."""
+    """A picture as uint8 `[height, width, channels]` of the graph's size. Raise Failure."""
     channels, height, width = image_size(graph)
     if array is not None:
         array = array[:, :, None] if array.ndim == 2 else array
@@ -518,25 +524,28 @@ def read_image(path: str, array: Array | None, graph: Table) -> Array:
     try:
         with pillow.open(path) if array is None else pillow.fromarray(array.squeeze()) as image:
             return as_pixels(pillow, image, channels, (height, width) if fixed else None)
-    except Exception as error:  # on a damaged file Pillow raises whatever it stumbles over
+    except Exception as error:  # a damaged file makes Pillow raise errors of many kinds
         raise Failure(f"{path} is not an image that can be read: {error}") from None
 
 
-# What a picture is: the same as edgekd/inputs/picture.py says for the pictures that the model was trained on.
+# The rules for pictures are those of edgekd/inputs/picture.py, which reads the pictures of the training.
 ORIENTATION = 0x0112  # the EXIF tag
 TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # its values -> Pillow's numbers of transpositions
 TELLS_ORIENTATION = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
 
 
 def as_pixels(pillow: Any, image: Any, channels: int, size: tuple[int, int] | None) -> Array:
-    """uint8 [height, width, channels]: turned as EXIF says, the upper 8 of 16 bits, without alpha, resized (bilinear) last."""
+    """The pixels of an opened picture, uint8 `[height, width, channels]`.
+
+    The picture is turned as EXIF says and reduced to the upper 8 of 16 bits, without alpha. Resizing (bilinear) comes last.
+    """
     turn = turn_of(image)
     image = eight_bits(pillow, image)
     mode = "L" if channels == 1 else "RGB"
     if image.mode == "LAB":
         raise ValueError("it is in LAB; convert it to RGB")
     if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
-        image = image.convert("RGBA")  # the same colours, of which Pillow warns when they are asked for at once
+        image = image.convert("RGBA")  # same colours: a direct conversion would make Pillow warn
     if image.mode != mode:
         image = image.convert(mode)
     if turn is not None:
@@ -548,18 +557,21 @@ def as_pixels(pillow: Any, image: Any, channels: int, size: tuple[int, int] | No
 
 
 def turn_of(image: Any) -> Any:
-    """How its EXIF orientation turns a picture, which this reads whole; None: not at all, or the EXIF data is damaged."""
+    """The transposition for a picture's EXIF orientation, or None without one or for damaged EXIF data.
+
+    The function reads the whole picture.
+    """
     image.load()
     if not (TELLS_ORIENTATION & set(image.info) or image.format == "TIFF"):
         return None
     try:
         return TURNS.get(image.getexif().get(ORIENTATION))
-    except Exception:  # Pillow raises whatever it stumbles over
+    except Exception:  # damaged EXIF data makes Pillow raise errors of many kinds
         return None
 
 
 def eight_bits(pillow: Any, image: Any) -> Any:
-    """A picture of 16 bits a value with the upper 8 of them; ValueError for values whose white nobody knows."""
+    """The picture with 8 bits a value: of 16 bits the upper 8 stay. Raises ValueError for values without a known white."""
     if image.mode[0] not in "IF":
         return image
     # 16-bit grey is "I;16", in some formats and releases of Pillow "I", whose values reach further.
@@ -578,7 +590,10 @@ def image_size(graph: Table) -> tuple[Any, Any, Any]:
 
 
 def preprocess(image: Array, graph: Table, manifest: dict[str, Any]) -> Array:
-    """uint8 as it is, where the graph normalises; else (x / 255 - mean) / std per channel, to the bit as training did it."""
+    """The batch for the graph: uint8 unchanged if the graph normalises, else (x / 255 - mean) / std per channel.
+
+    The result equals that of the training to the bit.
+    """
     batch = image[None]
     if graph["dtype"] != "uint8":
         mean, std = (np.asarray(manifest["preprocess"][name], np.float64) for name in ("mean", "std"))
@@ -593,7 +608,10 @@ def preprocess(image: Array, graph: Table, manifest: dict[str, Any]) -> Array:
 
 
 def predict(model: Callable[..., Any], path: str, manifest: dict[str, Any]) -> None:
-    """The five likeliest classes of the first output, and of each further one (a task), by its name; for each sample of a batch."""
+    """Prints the five likeliest classes of each output, for each sample of a batch.
+
+    The first output has no title. Each further output (a task) is titled by its name.
+    """
     tasks = [("", read_labels()), *manifest.get("tasks", {}).items()]
     inputs = load_input(path, manifest)
     outputs, n = run_on(model, inputs, path), len(inputs[manifest["input"]["name"]])
@@ -613,7 +631,7 @@ def predict(model: Callable[..., Any], path: str, manifest: dict[str, Any]) -> N
 
 
 def run_on(model: Callable[..., Any], inputs: dict[str, Array], what: str) -> list[Array]:
-    """A model's outputs; raises Failure where the runtime does not run it on these inputs."""
+    """A model's outputs. Raises Failure if the runtime does not run the model on these inputs."""
     try:
         return list(model(inputs))
     except Failure:
@@ -624,7 +642,10 @@ def run_on(model: Callable[..., Any], inputs: dict[str, Array], what: str) -> li
 
 
 def verify(manifest: dict[str, Any], start: Callable[[], Any]) -> bool:
-    """Hashes first: a model that was changed is not run, nor is one beside files that nobody sent."""
+    """Whether all files and the stored outputs are right; prints a line for each.
+
+    Hashes come first: a changed model is not run, nor is a model beside unlisted files.
+    """
     rows = [(name, file_problem(name, expected)) for name, expected in sorted(manifest["files"].items())]
     unlisted = sorted(set(os.listdir(HERE)) - set(manifest["files"]) - {"manifest.json"})
     foreign = [name for name in unlisted if not MADE_HERE.fullmatch(name)]
@@ -640,12 +661,15 @@ def verify(manifest: dict[str, Any], start: Callable[[], Any]) -> bool:
 
 
 def printable(text: str) -> str:
-    """A name for a terminal."""
+    """A name that is safe to print on a terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)[:300]
 
 
 def golden(folder: str | os.PathLike[str], manifest: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str, Array]]:
-    """The stored inputs by name, as the graph takes them, and the outputs that were computed from them: the first as "", others by name."""
+    """The stored inputs by name, as the graph takes them, and their stored outputs: the first as "", others by name.
+
+    Raise Failure for outputs or tolerances that prove nothing.
+    """
     arrays, tables = read_arrays(os.path.join(folder, "golden.npz")), input_tables(manifest)
     inputs = stored_inputs(arrays, tables)
     count = len(inputs[tables[0]["name"]])
@@ -672,7 +696,7 @@ def golden(folder: str | os.PathLike[str], manifest: Mapping[str, Any]) -> tuple
 
 
 def stored_inputs(arrays: Mapping[str, Array], tables: Sequence[Table]) -> dict[str, Array]:
-    """Input -> array: the file holds the first as `inputs`, each further one as `inputs.NAME`."""
+    """Input -> array. The file holds the first input as `inputs`, each further one as `inputs.NAME`. Raise Failure."""
     keys = {table["name"]: f"inputs.{table['name']}" if number else "inputs" for number, table in enumerate(tables)}
     extra = sorted({key for key in arrays if key == "inputs" or key[:7] == "inputs."} - set(keys.values()))
     if extra:
@@ -699,7 +723,10 @@ def stored_inputs(arrays: Mapping[str, Array], tables: Sequence[Table]) -> dict[
 
 
 def read_arrays(path: str) -> dict[str, Array]:
-    """The arrays of a .npz by name. A shape that is written there takes no memory before it is held against the file's size."""
+    """The arrays of a .npz by name. Raise Failure.
+
+    A stated shape is compared with the file's size before memory is used for it.
+    """
     found = {}
     name, most = os.path.basename(path), LARGEST_TEXT
     try:
@@ -711,14 +738,14 @@ def read_arrays(path: str) -> dict[str, Array]:
                 if member.compress_type != zipfile.ZIP_STORED or member.file_size > state.st_size:
                     raise ValueError("it is packed")
                 found[member.filename[: -len(".npy")]] = read_array(archive.read(member))
-    except Exception as error:  # zipfile and numpy raise whatever they stumble over
+    except Exception as error:  # a damaged file makes zipfile and numpy raise errors of many kinds
         reason = (str(error).splitlines() or [""])[0][:200]
         raise Failure(f"{name} cannot be read: {type(error).__name__} {reason}") from None
     return found
 
 
 def read_array(data: bytes) -> Array:
-    """Numbers in numpy's own format, nothing else."""
+    """An array of numbers in numpy's own format. Raises ValueError for other content."""
     file = io.BytesIO(data)
     version = np.lib.format.read_magic(file)
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -733,7 +760,7 @@ def read_array(data: bytes) -> Array:
 
 
 def verify_outputs(model: Any, manifest: dict[str, Any]) -> tuple[bool, str]:
-    """Whether the model gives the stored outputs, and how near it came."""
+    """Whether the model gives the stored outputs, and the differences in words."""
     inputs, expected = golden(HERE, manifest)
     tolerances = {"": manifest["golden"]["tolerance"], **manifest["golden"].get("further", {})}
     names, count = ["", *model.outputs[1:]], len(next(iter(inputs.values())))
@@ -748,7 +775,7 @@ def verify_outputs(model: Any, manifest: dict[str, Any]) -> tuple[bool, str]:
 
 
 def compare_output(name: str, found: Array, expected: Array, tolerance: float) -> tuple[bool, str]:
-    """One output beside the stored one: is it within the tolerance, and the figures in words."""
+    """Whether an output is within its tolerance of the stored output, and the figures in words."""
     title = f"{name}: " if name else ""
     if found.shape != expected.shape:
         return False, f"{title}shape {found.shape}, expected {expected.shape}"
@@ -759,7 +786,7 @@ def compare_output(name: str, found: Array, expected: Array, tolerance: float) -
 
 
 def file_problem(name: str, expected: str) -> str:
-    """What is wrong with a file of the bundle; empty where nothing is."""
+    """The fault of a file of the bundle. Empty without a fault."""
     if name != os.path.basename(name) or name in ("", ".", "..") or "\\" in name or "\0" in name:
         return "leaves the bundle"
     path = os.path.join(HERE, name)
@@ -781,7 +808,7 @@ def file_problem(name: str, expected: str) -> str:
 def bench(
     model: Callable[..., Any], name: str, arguments: argparse.Namespace, manifest: dict[str, Any]
 ) -> dict[str, Any]:
-    """Warm-up, then blocks: milliseconds of one inference of batch 1 on the first stored input."""
+    """Times an inference of batch 1 on the first stored input, in milliseconds: warm-up, then blocks."""
     batch = rows_of(golden(HERE, manifest)[0], slice(1))
     time_calls(lambda: model(batch), arguments.warmup_s, 1)
     blocks = [time_calls(lambda: model(batch), arguments.block_s, arguments.min_n) for _ in range(arguments.blocks)]
@@ -818,9 +845,9 @@ def summarize(blocks: list[Array]) -> dict[str, Any]:
 
 
 def time_calls(call: Callable[[], object], seconds: float, n: int) -> Array:
-    """Milliseconds of each call, until both the time has passed and `n` calls were made.
+    """The time of each call in milliseconds, until the time has passed and `n` calls were made.
 
-    The garbage collector is held off: its pauses are not the model's.
+    The garbage collector is off meanwhile: its pauses do not belong to the model.
     """
     gc.disable()
     try:

@@ -1,7 +1,8 @@
-"""joined: the text of device_runner.py, which is sent and shipped as one file; here it lies in parts that are modules.
+"""joined: the text of device_runner.py, which is sent and shipped as a single file, from its parts here.
 
-A part is its docstring, its imports, and from its first ruled line on the code that is joined. What a part takes from another it
-imports; in the one file every name is there. So a name stands at the top of one part alone (a test sees to that).
+The parts are modules. Each consists of its docstring, its imports and, from its first ruled line on, the joined code. A
+part imports names of other parts; in the joined file every name is defined. So a name stands at the top of a single part (a
+test checks this).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ PARTS = ("start", "facts", "store", "model", "measuring", "shipping", "commands"
 
 @cache
 def joined() -> str:
-    """The parts in their order, behind one docstring and one block of imports."""
+    """The parts in their order, behind a single docstring and a single block of imports."""
     folder = Path(__file__).parent
     texts = [(folder / f"{part}.py").read_text(encoding="utf-8") for part in PARTS]
     heads, bodies = zip(*(re.split(r"^(?=# -{9})", text, maxsplit=1, flags=re.M) for text in texts), strict=True)
@@ -29,13 +30,13 @@ def joined() -> str:
 
 
 def _start(text: str) -> str:
-    """All before the imports: the docstring, and what takes the file's own folder off the path before anything is imported."""
+    """The text before the imports: the docstring, and the guard that removes the file's own folder from the path."""
     guard = next(node for node in ast.parse(text).body if isinstance(node, ast.If))
     return "".join(text.splitlines(keepends=True)[: guard.end_lineno])
 
 
 def _types(heads: tuple[str, ...]) -> str:
-    """The names that only annotations need."""
+    """The imports for names that only annotations need."""
     found = re.findall(r"^    from collections\.abc import (.+)$", "\n".join(heads), re.M)
     names = sorted({name for line in found for name in line.split(", ")})
     return (

@@ -1,4 +1,4 @@
-"""answer, main: the verbs that the host asks for, and the command that a person gives."""
+"""answer, main: the verbs that the host asks for, and the command for a person."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 
 def probe(request: dict[str, Any]) -> dict[str, Any]:
-    """What runs here, and which of the host's files are here already; touches nothing but the store's folder."""
+    """The machine's facts, the host's files that are missing here, and the state of the place `to`.
+
+    Nothing but the store's folder is touched.
+    """
     facts = find_facts(request.get("root", "/"))
     folder = request.get("folder")
     if folder:
@@ -43,7 +46,7 @@ VERBS = {
 
 
 def answer(request: dict[str, Any]) -> int:
-    """One JSON after the mark that the host chose: what a login shell prints cannot be taken for it."""
+    """Prints the reply as JSON after the host's mark, so that a login shell's output is not taken for it."""
     own = own_s()
     try:
         reply: dict[str, Any] = {
@@ -56,13 +59,13 @@ def answer(request: dict[str, Any]) -> int:
 
 
 def numbers(text: str) -> list[int]:
-    """`0,4-7` -> [0, 4, 5, 6, 7]."""
+    """The numbers of a text: `0,4-7` -> [0, 4, 5, 6, 7]."""
     listed: list[int] = []
     for part in text.split(","):
         low, dash, high = part.partition("-")
         numbered = range(int(low), int(high if dash else low) + 1)
         if not numbered:
-            raise ValueError(part)  # told by argparse
+            raise ValueError(part)  # argparse reports it
         listed += numbered
     return listed
 
@@ -92,7 +95,7 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 
 def summary(result: dict[str, Any], run: Any) -> Iterator[str]:
-    """What a person reads; the host judges whether a verdict can be built on it."""
+    """Lines for a person. The host judges whether the figures allow a verdict."""
     import numpy as np
 
     yield "{}: stored outputs {}".format(result["runtime"], result["golden"]["detail"])

@@ -1,4 +1,4 @@
-"""find_facts, state: what the machine is, and the state that figures depend on; what cannot be told is null."""
+"""find_facts, state: the machine's facts, and the state that figures depend on. Unknown values are null."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def find_facts(root: str) -> dict[str, Any]:
-    """Board, processor, memory, system, JetPack, runtimes, power modes; what cannot be told is null."""
+    """Board, processor, memory, system, JetPack, runtimes and power modes. Unknown values are null."""
     return {
         "format": FORMAT,
         "machine": platform.machine(),
@@ -44,7 +44,7 @@ def board(root: str) -> str | None:
 
 
 def processor(root: str) -> str | None:
-    """The processor's name; arm64 Linux gives none, there the parts are listed: `4x 0xd0b`."""
+    """The processor's name. On arm64 Linux, which gives no name, the parts are listed: `4x 0xd0b`."""
     text = read(root, "proc/cpuinfo")
     names = re.findall(r"^(?:model name|Hardware)\s*:\s*(.+)$", text, re.M)
     if names:
@@ -62,13 +62,13 @@ ARM_PARTS = {
 
 
 def l4t(root: str) -> str | None:
-    """`36.4.3` of `# R36 (release), REVISION: 4.3, ...`."""
+    """The release of L4T: `36.4.3` from `# R36 (release), REVISION: 4.3, ...`."""
     found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", read(root, "etc/nv_tegra_release"))
     return "{}.{}".format(*found.groups()) if found else None
 
 
 def package_version(root: str, name: str) -> str | None:
-    """The version of a Debian package that is installed."""
+    """The version of an installed Debian package."""
     found = re.search(
         rf"^Package: {re.escape(name)}\nStatus: install ok installed\n(?:.+\n)*?Version: (\S+)$",
         read(root, "var/lib/dpkg/status"),
@@ -78,7 +78,7 @@ def package_version(root: str, name: str) -> str | None:
 
 
 def version_of(name: str) -> str | None:
-    """The version of a Python package, from its metadata or, where it has none, from the package itself."""
+    """The version of a Python package, from its metadata or, without metadata, from the package itself."""
     from importlib import metadata
 
     for called in DISTRIBUTIONS.get(name, (name,)):
@@ -98,7 +98,7 @@ DISTRIBUTIONS = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}
 
 
 def read(root: str, path: str) -> str:
-    """A small file's text; empty where it is absent or may not be read."""
+    """A small file's text. Empty if the file is absent or may not be read."""
     try:
         with open(os.path.join(root, path), encoding="utf-8", errors="replace") as file:
             return file.read()
@@ -114,7 +114,7 @@ def number(root: str, path: str) -> float | None:
 
 
 def found(root: str, pattern: str) -> list[str]:
-    """Paths below the root folder, relative to it."""
+    """The paths that match a pattern below the root folder, relative to it."""
     return sorted(os.path.relpath(path, root) for path in glob.glob(os.path.join(root, pattern)))
 
 
@@ -124,13 +124,13 @@ def meminfo_mb(root: str, key: str) -> float | None:
 
 
 def power_modes(root: str) -> dict[str, int]:
-    """Name -> id, from this board's own table: ids differ between boards."""
+    """Name -> id of the power modes, from this board's own table. Ids differ between boards."""
     lines = re.findall(r"<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+?)\s*>", read(root, "etc/nvpmodel.conf"))
     return {name: int(number) for number, name in lines}
 
 
 def power_mode(root: str) -> str | None:
-    """The name of the mode that is set."""
+    """The name of the current power mode."""
     modes = {number: name for name, number in power_modes(root).items()}
     status = re.search(r"pmode:(\d+)", read(root, "var/lib/nvpmodel/status"))
     if status:
@@ -145,7 +145,7 @@ def power_mode(root: str) -> str | None:
 
 
 def clocks_mhz(root: str) -> dict[str, float]:
-    """`cpu0` (a policy, by its first core) and `gpu`, as they run now."""
+    """The present clocks: `cpu0` (a policy, named by its first core) and `gpu`."""
     clocks = {}
     for policy in found(root, "sys/devices/system/cpu/cpufreq/policy*"):
         khz = number(root, policy + "/scaling_cur_freq")
@@ -164,7 +164,7 @@ def gpus(root: str) -> list[str]:
 
 
 def policies_of(root: str, cpus: list[int]) -> list[str]:
-    """The clocks that some cores run by, named as in clocks_mhz."""
+    """The names of the clocks that drive these cores, as in clocks_mhz."""
     names = []
     for policy in found(root, "sys/devices/system/cpu/cpufreq/policy*"):
         related = {int(word) for word in read(root, policy + "/related_cpus").split() if word.isdigit()}
@@ -210,7 +210,7 @@ def throttle_counts(root: str) -> dict[str, int]:
 
 
 def state(root: str) -> dict[str, Any]:
-    """What a figure depends on and may change while it is taken."""
+    """The conditions that a figure depends on and that may change during the measurement."""
     load = read(root, "proc/loadavg").split()
     return {
         "power_mode": power_mode(root),
@@ -224,7 +224,7 @@ def state(root: str) -> dict[str, Any]:
 
 
 def busy_s(root: str) -> float | None:
-    """Seconds that all cores together were busy since the start of the system."""
+    """Seconds that all cores together were busy since the system started."""
     fields = read(root, "proc/stat").split("\n", 1)[0].split()[1:9]
     if len(fields) < 8:
         return None

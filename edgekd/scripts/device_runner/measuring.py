@@ -1,4 +1,4 @@
-"""measure: bundles are timed in turns, block by block; energy, samples and what lasts stand beside."""
+"""measure: times bundles in turns, block by block, and records energy, predictions and sustained speed."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure_bundles(bundles: dict[str, str], tools: str, timing: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Label -> all that is found out about that bundle here, or `failure`; `options` as parse() fills them in.
+    """Label -> the measurements of that bundle here, or `failure`. `options` are those of parse().
 
-    Several are timed in turns, block by block, so that what the machine does meanwhile hits all alike; one that fails
-    stops no other.
+    Several bundles are timed in turns, block by block, so that disturbances hit all alike. A bundle that fails does not
+    stop the others.
     """
     start, root = time.perf_counter(), options["root"]
     facts = find_facts(root)
@@ -63,7 +63,7 @@ def measure_bundles(bundles: dict[str, str], tools: str, timing: str, options: d
         for batch in options["batches"] if options["time"] else []:
             each(Candidate.take, batch)
             time_in_turns(candidates, failed, threads, batch, options)
-        if threads == options["threads"][0]:  # of the first number of threads, as the cost of loading is
+        if threads == options["threads"][0]:  # only with the first number of threads, as for the cost of loading
             each(Candidate.go_on)
     after, busy_after, taken = state(root), busy_s(root), time.perf_counter() - start
     others = None
@@ -75,7 +75,7 @@ def measure_bundles(bundles: dict[str, str], tools: str, timing: str, options: d
 
 @contextlib.contextmanager
 def noted(failed: dict[str, dict[str, Any]], label: str) -> Iterator[None]:
-    """What goes wrong is kept under the label."""
+    """Records an exception of the block as the label's failure."""
     try:
         yield
     except Exception as failure:  # a runtime's errors share no other base
@@ -83,7 +83,7 @@ def noted(failed: dict[str, dict[str, Any]], label: str) -> Iterator[None]:
 
 
 def told(failure: Exception) -> dict[str, Any]:
-    """A failure as the host reads it."""
+    """A failure in the host's format."""
     if isinstance(failure, Failure):
         return {"failure": str(failure), "differs": isinstance(failure, Differs)}
     if not isinstance(failure, OSError):
@@ -94,7 +94,7 @@ def told(failure: Exception) -> dict[str, Any]:
 
 
 class Candidate:
-    """A bundle that is measured; `found` is what was found out about it."""
+    """A bundle under measurement. `found` holds its results."""
 
     def __init__(self, label: str, bundle: str, tools: str, options: dict[str, Any]) -> None:
         self.title = label and label + ": "
@@ -113,7 +113,7 @@ class Candidate:
 
     @property
     def right(self) -> bool:
-        """It gives the stored outputs; else it is not measured."""
+        """Whether the model gives the stored outputs. A wrong model is not measured."""
         return bool(self.found["golden"]["ok"])
 
     def build(self, timing: str) -> None:
@@ -124,7 +124,10 @@ class Candidate:
             )
 
     def load(self, threads: int) -> None:
-        """The model for so many threads; the first time its cost, its stored outputs and the samples are looked at."""
+        """Loads the model for this number of threads.
+
+        The first time, the cost of loading, the stored outputs and the samples are examined too.
+        """
         progress(f"{self.title}loading and checking the stored outputs, {threads} thread(s)")
         if self.options["time"] and "loading" not in self.found:
             asked = {"bundle": self.bundle, "runtime": self.runtime, "threads": threads}
@@ -139,7 +142,7 @@ class Candidate:
             self.found["predictions"] = predict(self.run, self.model, samples)
 
     def take(self, batch: int) -> None:
-        """What is timed of a batch, by its transfers: the runtime as it is called, on a GPU also without the copies."""
+        """Prepares the calls to be timed for a batch, by transfers: with copies and, on a GPU, also without."""
         import numpy as np
 
         if not self.right:
@@ -149,7 +152,7 @@ class Candidate:
         try:
             model(inputs)
         except Exception as error:
-            if isinstance(error, Failure) or batch > 1:  # a graph that is fixed to another batch size
+            if isinstance(error, Failure) or batch > 1:  # the graph may be fixed to another batch size
                 raise Failure("batch {} does not run: {}".format(batch, str(error).split("\n")[0])) from None
             raise
         self.calls = {"included" if hasattr(model, "compute") else "none": lambda: model(inputs)}
@@ -158,7 +161,7 @@ class Candidate:
             self.calls["excluded"] = model.compute
 
     def go_on(self) -> None:
-        """Energy, and what is asked for beyond the blocks."""
+        """Measures energy and the sustained speed that was asked for."""
         if not self.options["time"] or not self.right:
             return
         root, one = self.options["root"], self.run.rows_of(self.run.golden(self.bundle, self.manifest)[0], slice(1))
@@ -176,10 +179,10 @@ def time_in_turns(
     batch: int,
     options: dict[str, Any],
 ) -> None:
-    """A block of everything that is timed, in turns, into `found`; the order is reversed every second round.
+    """Times a block of every call in turns and adds it to `found`. The order is reversed every second round.
 
-    Each is warmed up first and, where another ran in between, a tenth as long before each block, unrecorded. One that fails
-    is left out from there on.
+    Each call is warmed up first. If another call ran in between, it also runs for a tenth of that time before each block,
+    unrecorded. A failing candidate is left out from then on.
     """
     timed = []
     for label, candidate in candidates.items():
@@ -203,19 +206,22 @@ def time_in_turns(
                 if len(timed) > 1:
                     time_calls(call, options["warmup_s"] / 10, 1)
                 samples = time_calls(call, options["block_s"], -(-options["min_n"] // options["blocks"]))
-                series["states"].append(state(options["root"]))  # at once: clocks fall as soon as nothing runs
+                series["states"].append(state(options["root"]))  # at once, because clocks fall as soon as nothing runs
                 series["blocks_ms"].append([round(ms, 5) for ms in samples.tolist()])
 
 
 def pin(cpus: list[int]) -> None:
     have = os.sched_getaffinity(0)
-    if not set(cpus) <= have:  # the kernel would take those that are there without a word
+    if not set(cpus) <= have:  # the kernel would silently ignore missing cores
         raise Failure(f"cores {cpus} cannot be used; have: {sorted(have)}")
     os.sched_setaffinity(0, cpus)
 
 
 def predict(run: Any, model: Any, path: str) -> list[int]:
-    """The likeliest class of every sample, one at a time; the file holds an array of samples by the name of each input."""
+    """The likeliest class of every sample, run a sample at a time.
+
+    The file holds an array of samples by the name of each input.
+    """
     import numpy as np
 
     with np.load(path, allow_pickle=False) as stored:
@@ -226,7 +232,7 @@ def predict(run: Any, model: Any, path: str) -> list[int]:
 
 
 def sustain(run: Any, call: Callable[[], object], seconds: float, root: str) -> list[dict[str, Any]]:
-    """Without a rest for so long: a window every ten seconds, or sixty of them."""
+    """Runs without a rest for `seconds`, and returns a window of figures every ten seconds, or sixty windows."""
     windows = []
     start = time.perf_counter()
     while time.perf_counter() - start < seconds:
@@ -244,7 +250,7 @@ def sustain(run: Any, call: Callable[[], object], seconds: float, root: str) -> 
 
 
 def rails(root: str) -> dict[str, tuple[str, str]]:
-    """Rail -> (millivolt file, milliampere file) of the INA sensors that may be read."""
+    """Rail -> (millivolt file, milliampere file) of the readable INA sensors."""
     sensors = {}
     for chip in found(root, "sys/class/hwmon/hwmon*"):
         if not read(root, chip + "/name").startswith("ina"):
@@ -283,7 +289,10 @@ def sample_power(root: str, during: Callable[[], object], every_s: float = 0.05)
 
 
 def measure_energy(root: str, call: Callable[[], object], seconds: float) -> dict[str, Any] | None:
-    """Power at rest and while inferring, sampled apart from the latency so that sampling costs that nothing."""
+    """Power at rest and during inference, or None without sensors.
+
+    Sampled apart from the latency, so that sampling does not slow the latter.
+    """
     if not rails(root):
         return None
     idle = sample_power(root, lambda: time.sleep(min(seconds, 1.0)))

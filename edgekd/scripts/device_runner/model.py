@@ -1,4 +1,4 @@
-"""A bundle is checked and its model loaded: the manifest, the files, run.py, the engine, the processes that load alone."""
+"""Checks a bundle (manifest, files) and loads its model: run.py, the engine, and processes that load alone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MADE_HERE = ("model.plan", "timing.cache", "__pycache__", "figures.json")
 
 
 def plain(path: str, most: int = LARGEST) -> bool:
-    """A file of its own, no link, device or pipe, and no larger than what can be meant."""
+    """Whether a path is a plain file of at most `most` bytes, not a link, device or pipe."""
     try:
         state = os.lstat(path)
     except (OSError, ValueError):
@@ -54,7 +54,7 @@ def read_manifest(bundle: str) -> dict[str, Any]:
 
 
 def manifest_problem(manifest: Any) -> str:
-    """What of a manifest is of another kind than edgekd writes; empty where nothing is."""
+    """The fault of a manifest with another kind of value than edgekd writes. Empty without a fault."""
     if not isinstance(manifest, dict) or type(manifest.get("format")) is not int or manifest["format"] != FORMAT:
         return "format {!r:.40}; this file reads {}".format(
             str(manifest.get("format")) if isinstance(manifest, dict) else "", FORMAT
@@ -80,7 +80,7 @@ def manifest_problem(manifest: Any) -> str:
 
 
 def inputs_problem(manifest: dict[str, Any]) -> str:
-    """What of the inputs' tables is of another kind than edgekd writes; empty where nothing is."""
+    """The fault of the inputs' tables with another kind of value than edgekd writes. Empty without a fault."""
     further = manifest.get("further_inputs", [])
     if not isinstance(further, list):
         return "`further_inputs` is no list of tables"
@@ -102,7 +102,7 @@ def inputs_problem(manifest: dict[str, Any]) -> str:
 
 
 def input_problem(table: Any) -> str:
-    """What of an input's table is of another kind, behind the name of the table; empty where nothing is."""
+    """The fault of an input's table, as a text that follows the table's name. Empty without a fault."""
     shape = table.get("shape") if isinstance(table, dict) else None
     if (
         not isinstance(table, dict)
@@ -127,7 +127,7 @@ def input_problem(table: Any) -> str:
 
 
 def check_files(bundle: str, manifest: dict[str, Any]) -> None:
-    """Raise Failure for a file that is missing, changed, no plain file or not listed."""
+    """Raise Differs for a file that is missing, changed, not a plain file or not listed."""
     problems = []
     for name, expected in sorted(manifest["files"].items()):
         path = os.path.join(bundle, check_name(name))
@@ -146,7 +146,7 @@ def check_files(bundle: str, manifest: dict[str, Any]) -> None:
 
 
 def foreign_files(folder: str) -> list[str]:
-    """Those that a bundle's manifest does not list; none where it cannot be read."""
+    """Files that a bundle's manifest does not list. Empty if the manifest cannot be read."""
     try:
         listed = read_manifest(folder)["files"]
     except Failure:
@@ -155,7 +155,7 @@ def foreign_files(folder: str) -> list[str]:
 
 
 def load_tools(bundle: str, tools: str) -> Any:
-    """run.py as a module that speaks of this bundle; its file's hash has been checked. Bytecode beside it is not read."""
+    """run.py as a module for this bundle. The hash of its file has been checked, and bytecode beside it is not read."""
     path = os.path.join(tools, "run.py")
     run: Any = types.ModuleType("edgekd_run")
     run.__file__ = path
@@ -164,12 +164,12 @@ def load_tools(bundle: str, tools: str) -> Any:
             exec(compile(file.read(), path, "exec", dont_inherit=True), run.__dict__)
     except ImportError as error:
         raise Failure(f"{error}; run: python3 -m pip install numpy") from None
-    run.HERE, run.Failure = bundle, Failure  # what fails there is told as what fails here
+    run.HERE, run.Failure = bundle, Failure  # run.py's failures are reported like failures of this file
     return run
 
 
 def build_engine(bundle: str, tools: str, timing: str, most: int, request: dict[str, Any]) -> dict[str, Any]:
-    """model.plan, built here by build_engine.py; what it prints is kept, the timing cache too."""
+    """Builds model.plan with build_engine.py. The latter's output and timing cache are kept."""
     start = time.perf_counter()
     model, plan, trt = os.path.join(bundle, "model.onnx"), os.path.join(bundle, "model.plan"), version_of("tensorrt")
     words = [request["python"], os.path.join(tools, "build_engine.py"), "--model", model, "--output", plan]
@@ -193,15 +193,13 @@ def load_model(run: Any, bundle: str, runtime: str, threads: int) -> Any:
 
 
 def loading(request: dict[str, Any]) -> dict[str, Any]:
-    """What loading the model and its first runs cost, in a process that has loaded no other."""
+    """The cost of loading the model and of its first runs, in a process that has loaded no other model."""
     bundle, runtime = request["bundle"], request["runtime"]
     run = load_tools(bundle, request["tools"])
-    with contextlib.suppress(
-        ImportError
-    ):  # so that the import counts in neither figure; a missing one is told by run.py
+    with contextlib.suppress(ImportError):  # the import must count in neither figure; run.py reports a missing package
         importlib.import_module("tensorrt" if runtime == "tensorrt" else "onnxruntime")
     first, reset = run.rows_of(run.golden(bundle, read_manifest(bundle))[0], slice(1)), False
-    with contextlib.suppress(OSError):  # without, the peak would be that of what came before
+    with contextlib.suppress(OSError):  # without this reset, the peak would include earlier memory
         with open("/proc/self/clear_refs", "w") as peak:
             peak.write("5")
         reset = True
@@ -221,7 +219,7 @@ def loading(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def apart(tools: str, python: str, verb: str, request: dict[str, Any]) -> dict[str, Any]:
-    """A verb's answer from a process of its own: this file once more, out of the tools."""
+    """A verb's answer from a separate process, which runs this file again, from the tools."""
     asked = json.dumps({**request, "verb": verb, "tools": tools, "mark": "answer:"})
     code, text = child([python, os.path.join(tools, "device_runner.py"), "--request", asked])
     try:
@@ -239,9 +237,9 @@ PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent(parent: int) -> None:
-    """In a child before it starts: the kernel ends it where this process is killed without a chance to.
+    """Makes the kernel end a child when this process is killed. Runs in the child before its program starts.
 
-    Threads run here by then, so nothing that takes a lock is done.
+    Threads may run here by then, so the function must not take a lock.
     """
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -249,7 +247,7 @@ def end_with_parent(parent: int) -> None:
 
 
 def child(words: list[str]) -> tuple[int, str]:
-    """(exit code, what it printed) of a process that ends where this one does."""
+    """(exit code, printed text) of a process that ends together with this one."""
     process = subprocess.Popen(
         words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         start_new_session=True, preexec_fn=functools.partial(end_with_parent, os.getpid()),

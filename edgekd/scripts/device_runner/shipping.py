@@ -1,4 +1,4 @@
-"""verify, ship, rollback: a version is proved, switched to in one step, proved again; the one before is kept."""
+"""verify, ship, rollback: prove a version, switch to it in one step, prove it again, and keep the version before."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 # ------------------------------------------------------------------------------------------------------------ shipping
 
-VERSION = re.compile(r"([0-9a-f]{16})(-[\w.]+)?")  # what the bundle is (identity), and the TensorRT of its engine
+VERSION = re.compile(r"([0-9a-f]{16})(-[\w.]+)?")  # the bundle's identity, and the TensorRT of its engine
 
 
 def describe_place(to: str) -> dict[str, Any]:
-    """What stands where a bundle is to be shipped, and whether there is room and permission."""
+    """The state of the place for a bundle: its current version, other content, free room and permission."""
     to = place_of(to)
     parent = os.path.dirname(to)
     while not os.path.isdir(parent) and parent != os.path.dirname(parent):
@@ -61,13 +61,13 @@ def place_of(to: str) -> str:
 
 
 def versions_of(to: str) -> str:
-    """The hidden folder beside the place where its versions lie."""
+    """The hidden folder beside the place, which holds its versions."""
     return os.path.join(os.path.dirname(to), "." + os.path.basename(to) + ".edgekd")
 
 
 @contextlib.contextmanager
 def shipping(to: str) -> Iterator[str]:
-    """The folder of a place's versions, for one at a time; what an interrupted shipment left there is removed."""
+    """Locks and gives the folder of a place's versions. Leftovers of interrupted shipments are removed."""
     versions = versions_of(to)
     os.makedirs(versions, exist_ok=True)
     if os.path.islink(versions) or os.stat(versions).st_uid != os.geteuid():
@@ -79,7 +79,7 @@ def shipping(to: str) -> Iterator[str]:
 
 
 def remove(path: str) -> None:
-    """A folder, a file or a link; what is gone already, is."""
+    """Removes a folder, a file or a link, if it exists."""
     if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path, ignore_errors=True)
         return
@@ -88,7 +88,7 @@ def remove(path: str) -> None:
 
 
 def current_version(to: str) -> str | None:
-    """The version that stands at a place: what a link of ours names; None where there is none."""
+    """The version that our link at a place names, or None without such a link."""
     try:
         folder, version = os.path.split(os.readlink(to))
     except OSError:
@@ -97,16 +97,16 @@ def current_version(to: str) -> str | None:
 
 
 def version_before(versions: str, version: str) -> str | None:
-    """The version that stood there before this one did; None where it is gone.
+    """The version that was current before this version, or None if its folder is gone.
 
-    It is written down beside each version before the place is turned to it, so one rename switches both.
+    A note beside each version names it. The note is written before the place is switched, so a single rename switches both.
     """
     name = read(versions, version + ".before").strip()
     return name if VERSION.fullmatch(name) and name != version and os.path.isdir(os.path.join(versions, name)) else None
 
 
 def point(to: str, versions: str, version: str) -> None:
-    """Turn a place to a version in one step, with the one that stands there now noted as the one before."""
+    """Switches a place to a version in one step. The present version is noted as the version before."""
     now = current_version(to)
     if now not in (None, version):
         note = os.path.join(versions, "draft-before")
@@ -146,7 +146,7 @@ def sync_files(folder: str) -> None:
 
 
 def prove(folder: str, tools: str, runtime: str) -> dict[str, Any]:
-    """The stored outputs of a bundle in the runtime that ships; raises Differs where they are others."""
+    """Computes a bundle's stored outputs in the shipped runtime. Raises Differs if the outputs differ."""
     manifest = read_manifest(folder)
     check_files(folder, manifest)
     run = load_tools(folder, tools)
@@ -158,7 +158,7 @@ def prove(folder: str, tools: str, runtime: str) -> dict[str, Any]:
 
 
 def verify(request: dict[str, Any]) -> dict[str, Any]:
-    """Are these the files, and does this device compute the same?"""
+    """Checks a bundle's files, and that this device computes the stored outputs."""
     with work_folder(request) as (bundles, tools):
         (bundle,) = bundles.values()
         runtime = request["runtime"] or read_manifest(bundle)["runtime"]
@@ -169,7 +169,10 @@ def verify(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def ship(request: dict[str, Any]) -> dict[str, Any]:
-    """Written beside, proved there, switched to by one rename, proved again; the version before is kept."""
+    """Writes and proves a version beside the place, switches to it by a rename, and proves it again.
+
+    The version before is kept.
+    """
     to = place_of(request["to"])
     if os.path.lexists(to) and current_version(to) is None:
         raise Failure(f"{to} exists and was not shipped by edgekd; give another place or remove it")
@@ -177,7 +180,7 @@ def ship(request: dict[str, Any]) -> dict[str, Any]:
         (bundle,) = bundles.values()
         runtime = request["runtime"] or read_manifest(bundle)["runtime"]
         version = identity(bundle)
-        if runtime == "tensorrt":  # an engine is of one release: after an update the same bundle is another version
+        if runtime == "tensorrt":  # an engine belongs to a release: after an update the same bundle is another version
             version += "-{}".format(version_of("tensorrt"))
         now, final = current_version(to), os.path.join(versions, version)
         damaged = damage(final, version, tools, runtime) if os.path.lexists(final) else ""
@@ -211,7 +214,7 @@ def ship(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def damaged_before(versions: str, before: str | None) -> str:
-    """Why there can be no rollback, though a version before is kept; empty where there can."""
+    """The reason why the kept version before cannot be rolled back to. Empty without a fault."""
     try:
         if before is not None:
             check_version(os.path.join(versions, before), before)
@@ -221,7 +224,7 @@ def damaged_before(versions: str, before: str | None) -> str:
 
 
 def undo(to: str, versions: str, before: str | None) -> str:
-    """Turn a place back to what stood there; says so."""
+    """Switches a place back to the version before, and returns a sentence about it."""
     if before is None:
         os.remove(to)
         return f"{to}: nothing stands there, as before"
@@ -230,9 +233,9 @@ def undo(to: str, versions: str, before: str | None) -> str:
 
 
 def damage(folder: str, version: str, tools: str, runtime: str) -> str:
-    """What is wrong with a version that lies there; empty where it is as it was sent and computes what it should.
+    """The fault of a stored version. Empty if its files are unchanged and it computes the stored outputs.
 
-    Raise Failure where somebody else's files lie in it: writing it anew would cost them.
+    Raise Failure if other users' files lie in its folder, because a repair would delete them.
     """
     foreign = foreign_files(folder)
     if foreign:
@@ -242,13 +245,16 @@ def damage(folder: str, version: str, tools: str, runtime: str) -> str:
     try:
         check_version(folder, version)
         prove(folder, tools, runtime)
-    except Exception as failure:  # a plan that is cut off ends in an error of the runtime's own
+    except Exception as failure:  # a truncated plan makes the runtime raise its own errors
         return str(failure) or repr(failure)
     return ""
 
 
 def check_version(folder: str, version: str) -> None:
-    """Raise Differs for a folder that is another than the version's: what was changed together with its hash is seen, too."""
+    """Raise Differs if a folder does not hold this version.
+
+    A file that was changed together with its hash in the manifest is detected too.
+    """
     manifest = read_manifest(folder)
     if version[:16] != identity(folder):
         raise Differs("the bundle is not as it was written: manifest.json was changed")
@@ -256,7 +262,7 @@ def check_version(folder: str, version: str) -> None:
 
 
 def identity(bundle: str) -> str:
-    """What a version is named by: all that its manifest says, but for the report, which grows with every measurement."""
+    """The name of a version: a hash of its manifest without the report, which grows with every measurement."""
     manifest = read_manifest(bundle)
     files = {name: key for name, key in manifest["files"].items() if not name.startswith("report.")}
     about = {key: value for key, value in manifest.items() if key != "figures"}
@@ -264,7 +270,7 @@ def identity(bundle: str) -> str:
 
 
 def settle(bundle: str, tools: str, versions: str, version: str, runtime: str, request: dict[str, Any]) -> None:
-    """The version's own folder, complete and proved, or absent; one that was damaged is swapped with it."""
+    """Creates the version's folder, complete and proved, or leaves none. A damaged folder is replaced."""
     final = os.path.join(versions, version)
     draft = tempfile.mkdtemp(prefix="draft-", dir=versions)
     try:
@@ -286,7 +292,7 @@ def settle(bundle: str, tools: str, versions: str, version: str, runtime: str, r
 
 
 def swap(draft: str, final: str) -> None:
-    """Exchange two folders in one step (Linux, renameat2); where the system cannot, there is none for an instant."""
+    """Exchanges two folders in one step (Linux, renameat2). On other systems `final` is absent for an instant."""
     at_cwd, rename_exchange = -100, 2
     renameat2 = getattr(LIBC, "renameat2", None)  # glibc 2.28
     if renameat2 and renameat2(at_cwd, os.fsencode(draft), at_cwd, os.fsencode(final), rename_exchange) == 0:
@@ -298,7 +304,7 @@ def swap(draft: str, final: str) -> None:
 
 
 def prune(versions: str, version: str) -> None:
-    """Only the current version and the one before it stay."""
+    """Removes all versions except the current one and the one before."""
     keep = {version, version_before(versions, version)}
     for name in os.listdir(versions):
         if VERSION.fullmatch(name.replace(".before", "")) and name.replace(".before", "") not in keep:
@@ -306,7 +312,7 @@ def prune(versions: str, version: str) -> None:
 
 
 def rollback(request: dict[str, Any]) -> dict[str, Any]:
-    """Switch to the version before, after its stored outputs were proved. A second rollback returns to the newer version."""
+    """Proves the stored outputs of the version before and switches to it. A second rollback returns to the newer version."""
     to = place_of(request["to"])
     if current_version(to) is None:
         raise Failure(f"nothing was shipped to {to}")
@@ -319,14 +325,14 @@ def rollback(request: dict[str, Any]) -> dict[str, Any]:
         lost = damaged_before(versions, before)
         if lost:
             raise Differs(f"{to}: version {before} in {folder} cannot be put back: {lost}; ship what shall stand there")
-        # a version with an engine has its release in its name; one without was shipped for onnxruntime
+        # A version with an engine has TensorRT's release in its name. Others were shipped for onnxruntime.
         proof = prove(folder, tools, request["runtime"] or ("tensorrt" if "-" in before else "onnxruntime"))
         point(to, versions, before)
     return {"version": before, "before": now, "to": to, **proof}
 
 
 def forget(request: dict[str, Any]) -> dict[str, Any]:
-    """Remove what lies in the store, and its folder where it was made for it; what was shipped stays."""
+    """Removes the store's files, and its folder if it was created for the store. Shipped bundles stay."""
     folder = os.path.realpath(request["folder"])
     if os.path.isdir(folder):
         own(folder)
@@ -340,6 +346,6 @@ def forget(request: dict[str, Any]) -> dict[str, Any]:
             for name in ("lock", MARK):
                 remove(os.path.join(folder, name))
         if made:
-            with contextlib.suppress(OSError):  # something else lies in it
+            with contextlib.suppress(OSError):  # other files lie in it
                 os.rmdir(folder)
     return {}

@@ -16,9 +16,9 @@ from __future__ import annotations
 import sys
 
 if __name__ == "__main__":
-    sys.dont_write_bytecode = True  # this folder holds what was sent and nothing else
+    sys.dont_write_bytecode = True  # this folder holds the sent files and nothing else
     if "__file__" in globals() and not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
-        del sys.path[0]  # this folder: a json.py or a numpy beside this file is not what is imported
+        del sys.path[0]  # this folder: a json.py or a numpy beside this file must not be imported
 
 
 # ------------------------------------------------------------------------------------- what every part raises and says
@@ -27,11 +27,11 @@ FORMAT = 1
 
 
 class Failure(Exception):
-    """What went wrong and what to do; told to the host, or printed without a traceback."""
+    """A failure as a message: the fault and the remedy; sent to the host, or printed without a traceback."""
 
 
 class Differs(Failure):
-    """The bundle's files or what it computes are not what they should be."""
+    """The bundle's files, or the outputs computed here, differ from the stored ones."""
 
 
 def progress(text: str) -> None:

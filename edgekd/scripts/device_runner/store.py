@@ -1,4 +1,4 @@
-"""The store holds files by their hash; what is sent goes through it, and a task's folder is assembled from it."""
+"""The store holds sent files by their hash. A task's folder is assembled from it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MARK = "made-by-edgekd"  # a file in the store
 PARTS = ("objects", "incoming", "timing", "work")
-STALE_S = 24 * 3600  # an upload that nobody came back for
+STALE_S = 24 * 3600  # age of an abandoned upload
 
 
 def sha256(path: str) -> str:
@@ -45,7 +45,7 @@ def object_path(folder: str, key: str) -> str:
 
 
 def held(folder: str, key: str) -> bool:
-    """Whether the store has these bytes; a damaged file is thrown away."""
+    """Whether the store has these bytes. A damaged file is removed."""
     path = object_path(folder, key)
     if not os.path.isfile(path) or os.path.islink(path):
         return False
@@ -56,10 +56,11 @@ def held(folder: str, key: str) -> bool:
 
 
 def own(folder: str) -> None:
-    """Make sure that the store is ours before anything is removed in it. Raise Failure for a folder of other files."""
+    """Makes sure that the store is ours before files are removed in it. Raise Failure for a folder of other files."""
     made = not os.path.isdir(folder)
     os.makedirs(folder, mode=0o700, exist_ok=True)
-    there = [name for name in os.listdir(folder) if not re.fullmatch(r"task-[0-9a-f]{16}", name)]  # one task's
+    # Folders of tasks do not count.
+    there = [name for name in os.listdir(folder) if not re.fullmatch(r"task-[0-9a-f]{16}", name)]
     if os.stat(folder).st_uid != os.geteuid() or (there and MARK not in there):
         raise Failure(
             f"{folder} holds other files and was not made by edgekd, which removes what it no longer needs in its folder: "
@@ -75,7 +76,7 @@ def own(folder: str) -> None:
 
 @contextlib.contextmanager
 def lasting(folder: str) -> Iterator[None]:
-    """The store's folders, made where they are absent; what interrupted uploads and tasks left a day ago is removed."""
+    """Creates the store's folders and removes leftovers of uploads and tasks older than a day."""
     own(folder)
     for name in PARTS:
         os.makedirs(os.path.join(folder, name), mode=0o700, exist_ok=True)
@@ -90,7 +91,7 @@ def lasting(folder: str) -> Iterator[None]:
 
 
 def open_upload(request: dict[str, Any]) -> dict[str, Any]:
-    """A folder for the files that are about to be sent."""
+    """Creates a folder for the files that follow."""
     os.makedirs(incoming(request), mode=0o700, exist_ok=True)
     return {}
 
@@ -107,7 +108,7 @@ def incoming(request: dict[str, Any]) -> str:
 
 
 def admit(request: dict[str, Any]) -> None:
-    """Take what was sent into the store, each file only if its bytes are those that were announced."""
+    """Takes the sent files into the store. Raise Failure if a file's bytes are not the announced ones."""
     folder = incoming(request)
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
         path, target = os.path.join(folder, name), object_path(request["folder"], name)
@@ -118,14 +119,14 @@ def admit(request: dict[str, Any]) -> None:
 
 
 def check_name(name: str) -> str:
-    """Files of a bundle lie side by side in it."""
+    """The name of a bundle's file. Raise Failure for a path that leaves the bundle's folder."""
     if name != os.path.basename(name) or name in ("", ".", "..") or "\\" in name or "\0" in name:
         raise Failure(f"{name!r} leaves the bundle; it was not written by edgekd")
     return name
 
 
 def assemble(folder: str, objects: str, files: dict[str, str]) -> None:
-    """The files of a bundle in `folder`, copied out of the store and checked there."""
+    """Copies a bundle's files from the store to `folder` and checks them there."""
     os.makedirs(folder, mode=0o755, exist_ok=True)
     for name, key in sorted(files.items()):
         path = os.path.join(folder, check_name(name))
@@ -136,7 +137,7 @@ def assemble(folder: str, objects: str, files: dict[str, str]) -> None:
 
 @contextlib.contextmanager
 def locked(path: str, doing: str) -> Iterator[None]:
-    """One at a time: two measurements at once would disturb each other, two shipments overwrite."""
+    """Holds a lock: two measurements at once would disturb each other, and two shipments would overwrite."""
     with open(path, "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -149,7 +150,10 @@ def locked(path: str, doing: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def work_folder(request: dict[str, Any]) -> Iterator[tuple[dict[str, str], str]]:
-    """(label -> bundle, tools), assembled from the store; removed afterwards, with what a run that was cut off left."""
+    """(label -> bundle, tools), assembled from the store and removed afterwards.
+
+    Leftovers of interrupted runs are removed too.
+    """
     store = request["folder"]
     with lasting(store), locked(os.path.join(store, "lock"), "measuring"):
         admit(request)
@@ -168,11 +172,14 @@ def work_folder(request: dict[str, Any]) -> Iterator[tuple[dict[str, str], str]]
             shutil.rmtree(work, ignore_errors=True)
 
 
-CHILDREN: list[subprocess.Popen[bytes]] = []  # they must not outlive us
+CHILDREN: list[subprocess.Popen[bytes]] = []  # these processes must not outlive this one
 
 
 def on_lost_connection(clean: Callable[[], None]) -> None:
-    """The host holds our standard input open while it waits: at its end nobody wants the answer any more."""
+    """Ends this process and its children when the host is gone.
+
+    The host holds our standard input open while it waits for the answer.
+    """
 
     def end(*_: object) -> None:
         for process in CHILDREN:
@@ -182,7 +189,7 @@ def on_lost_connection(clean: Callable[[], None]) -> None:
         os._exit(1)
 
     def wait() -> None:
-        while os.read(0, 1):  # unbuffered: a buffer's lock, held by this thread, would be fatal at the end
+        while os.read(0, 1):  # unbuffered, because a buffer's lock held by this thread would be fatal at exit
             pass
         end()
 
