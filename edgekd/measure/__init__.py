@@ -1,1 +1,1 @@
-"""How fast a model is and how large it gets in memory: `protocol` times, `runners` are what is timed."""
+"""Measuring a model's speed and memory: `protocol` times, and edgekd.runtime.runners runs the models."""

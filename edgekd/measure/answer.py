@@ -1,4 +1,4 @@
-"""Facts, Answer: what device_runner.py says, as checked data. A device's words are shown, never run or used as a path."""
+"""Facts, Answer: device_runner.py's answers as checked data. A device's words are shown, never run or used as a path."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Block = Annotated[tuple[Milliseconds, ...], Field(min_length=1)]
 
 
 class Data(BaseModel):
-    """Keys that a newer runner adds are passed over."""
+    """Data of an answer. Keys that a newer runner adds are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
 
 class Place(Data):
-    """What stands where a bundle is to be shipped to."""
+    """The place that a bundle is shipped to: rights, room and present content."""
 
     writable: bool
     free_mb: float
@@ -29,7 +29,7 @@ class Place(Data):
 
 
 class Facts(Data):
-    """What a device is and what runs there; null: it could not be told."""
+    """A device's hardware, software and state. None means that the device could not tell."""
 
     machine: Said
     system: Said
@@ -49,19 +49,19 @@ class Facts(Data):
 
     @property
     def title(self) -> str:
-        """Board, processor, memory, system: what a figure is said to have been taken on."""
+        """Board, processor, memory and system, as the machine of a figure."""
         ram = f"{self.ram_mb / 1024:.1f} GB" if self.ram_mb else None
         cores = f"{self.cores} core{'s' if self.cores > 1 else ''}"
         return ", ".join(part for part in (self.board, self.cpu, cores, ram, self.machine, self.system) if part)
 
     @property
     def able(self) -> list[str]:
-        """The runtimes that a bundle can be measured in there."""
+        """The runtimes in which the device can measure a bundle."""
         return [name for name in ("onnxruntime", "tensorrt") if self.runtimes.get(name) and self.runtimes.get("numpy")]
 
     @property
     def software(self) -> str:
-        """JetPack and the runtimes, with versions."""
+        """JetPack and the runtimes, with versions, as text."""
         parts = [
             f"JetPack {self.jetpack}" if self.jetpack else f"L4T {self.l4t}" if self.l4t else "",
             f"Python {self.python}",
@@ -86,7 +86,7 @@ class Engine(Data):
 
 
 class Timed(Data):
-    """Blocks of milliseconds; `states` are one before the first block and one after each."""
+    """A timed series: blocks of milliseconds. `states` has a state before the first block and a state after each."""
 
     batch: int
     threads: int
@@ -96,7 +96,7 @@ class Timed(Data):
 
 
 class Answer(Data):
-    """Everything that one measurement says."""
+    """The full answer to a measurement."""
 
     facts: Facts
     runtime: Said
@@ -117,7 +117,7 @@ class Answer(Data):
 
 
 class Proof(Data):
-    """The stored outputs were computed there as they should be."""
+    """The proof that the device computes the stored outputs."""
 
     detail: Said
     runtime: Said
@@ -136,7 +136,7 @@ D = TypeVar("D", bound=Data)
 
 
 def understand(kind: type[D], said: Any, device: str) -> D:
-    """What a device said, as data of a kind. Raises DeviceError where it is something else."""
+    """A device's answer, validated as data of `kind`. Raises DeviceError if it does not fit."""
     try:
         return kind.model_validate(said)
     except ValidationError as error:

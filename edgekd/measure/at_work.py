@@ -1,4 +1,4 @@
-"""Workplace: a folder of ours on a device for one task, removed when it is over; files go in and out of it."""
+"""Workplace: our folder on a device for a single task, removed afterwards. Files are copied in and out."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from edgekd.errors import DeviceError
 from edgekd.measure.devices import Device
 from edgekd.scripts import SCRIPTS
 
-PIECE = 32 << 20  # bytes of a file in one answer
+PIECE = 32 << 20  # bytes of a file in an answer
 MAKE = "import os, sys; os.makedirs(sys.argv[1])"
 REMOVE = "import shutil, sys; shutil.rmtree(sys.argv[1])"
 READ = "import sys; f = open(sys.argv[1], 'rb'); f.seek(int(sys.argv[2])); sys.stdout.buffer.write(f.read(int(sys.argv[3])))"
 
 
 class Workplace:
-    """`put`, `python` and `get` in a folder that did not exist before. Raises DeviceError where the device fails."""
+    """`put`, `python` and `get` in a new folder on the device. Raises DeviceError if the device fails."""
 
     def __init__(self, device: Device) -> None:
         self.device = device
@@ -35,19 +35,22 @@ class Workplace:
         self.device.run([self.device.python, "-c", REMOVE, self.folder])
 
     def put(self, source: Path, name: str = "") -> str:
-        """Copy a file; gives its path there."""
+        """Copies a file and returns its path on the device."""
         path = f"{self.folder}/{name or source.name}"
         self.device.put({path: source})
         return path
 
     def script(self, name: str, *beside: Path) -> str:
-        """Copy one of edgekd's scripts for devices, what it needs beside it, and what ends it with the connection."""
+        """Copies a script for devices, with the files that it needs beside it. Returns its path on the device.
+
+        device_task.py is copied too: it ends the script when the connection is lost.
+        """
         for path in (*beside, SCRIPTS / "device_task.py"):
             self.put(path)
         return self.put(SCRIPTS / name)
 
     def python(self, words: Sequence[str], *, timeout_s: float = 60) -> bytes:
-        """What the device's Python writes to its standard output, run with these words."""
+        """Runs the device's Python with these words and returns its standard output. Raises DeviceError if it fails."""
         if not self.device.python:
             raise DeviceError(f"{self.device.name} ({self.device.address}): no Python runs there")
         done = self.device.run([self.device.python, *words], hold=True, timeout_s=timeout_s)
@@ -57,7 +60,7 @@ class Workplace:
         return done.out
 
     def get(self, name: str) -> bytes:
-        """A file's content, in pieces that one answer holds."""
+        """The content of a file on the device, fetched in pieces that fit an answer."""
         content = b""
         while piece := self.python(["-c", READ, f"{self.folder}/{name}", str(len(content)), str(PIECE)]):
             content += piece

@@ -1,8 +1,8 @@
-"""measure_with: a device without Python, by a benchmark program that the user names; a phone by adb, above all.
+"""measure_with: measures on a device without Python, with the user's benchmark program; above all on phones, by adb.
 
-The program is called with the model's path as its last word. The last line that it prints is JSON:
-`{"runtime": "name version", "blocks_ms": [[...], [...], [...]]}`, milliseconds of single inferences after its own warm-up,
-with `threads` and `batch` where they are not 1. The stored outputs are not computed there, and the report says so.
+The program is called with the model's path as its last word. Its last printed line is JSON: `{"runtime": "name version",
+"blocks_ms": [[...], [...], [...]]}`. The blocks hold milliseconds of single inferences after the program's own warm-up.
+`threads` and `batch` are given if they are not 1. The stored outputs are not computed there, and the report says so.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from edgekd.measure.protocol import Series
 from edgekd.measure.verdict import refusals
 
 LONGEST_S = 3600
-# What a shell can tell of a device, a line each: a word, a name, a value.
+# Prints the facts that a shell can read, a line for each: a word, a name, a value.
 LOOK = r"""
 echo "machine $(uname -m)"; echo "system $(uname -s) $(uname -r)"
 command -v getprop >/dev/null && echo "board $(getprop ro.product.manufacturer) $(getprop ro.product.model)"
@@ -43,7 +43,7 @@ true
 
 
 class Printed(Data):
-    """What the program printed."""
+    """The figures that the program printed."""
 
     runtime: Said
     blocks_ms: Annotated[tuple[Block, ...], Field(min_length=1)]
@@ -52,7 +52,10 @@ class Printed(Data):
 
 
 def measure_with(program: str, device: Device, trial: Trial) -> OnDevice:
-    """program: a command there, or a file here (its first word), which is copied. Raises DeviceError where it fails."""
+    """The figures of a benchmark program on a device.
+
+    program: a command there, or a file here (its first word), which is copied. Raises DeviceError if the program fails.
+    """
     words = shlex.split(program)
     if not words:
         raise DeviceError("--runner is empty; name a program")
@@ -77,7 +80,7 @@ def measure_with(program: str, device: Device, trial: Trial) -> OnDevice:
 
 
 def look(device: Device) -> Facts:
-    """What the shell of the device tells."""
+    """The facts that the device's shell can read."""
     facts: dict[str, object] = {"python": "none", "runtimes": {}, "cores": 1}
     clocks: dict[str, float] = {}
     heat: dict[str, float] = {}
@@ -139,11 +142,11 @@ def _figures(printed: Printed, device: Device, trial: Trial, before: Facts, afte
         system="no Python",
         runtime=printed.runtime,
         model_sha256=hash_file(trial.model),
-        is_target=False,  # which runtime that was, only its own words tell
+        is_target=False,  # only the program's own words name the runtime
         golden_ok=None,
         golden="not computed: the program only times",
         latencies=(latency,),
-        # Clocks are seen when nothing runs, so they say nothing here.
+        # Clocks were read while nothing ran, so they are not compared.
         unstable=refusals([(f"batch {printed.batch}", series)], [before.state, after.state], (), {}),
         before=before.state,
         after=after.state,

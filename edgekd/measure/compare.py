@@ -1,4 +1,4 @@
-"""compare_on: is a bundle unchanged, and does a device compute from it what the host did, as accurately?"""
+"""compare_on: checks a bundle's files, and compares a device's outputs and accuracy with the host's."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ NODES_SHOWN = 5
 
 
 def compare_on(device: Device, folder: Path, *, samples: int = 0) -> list[Row]:
-    """(what, ok, detail): the files here, then on the device the stored outputs and, with `samples`, the accuracy.
+    """The rows (subject, ok, detail) of a comparison.
 
-    samples: how many of the recipe's test split, each class in its share; its data must be readable here. Stored outputs are
-    right within the bundle's tolerance; the detail says whether they are bit-equal, and which intermediate tensors
-    differ first. Raises BundleError for what is no bundle, DeviceError for a device that cannot run it.
+    First come the files here, then the stored outputs on the device and, with `samples`, the accuracy. samples: how many of
+    the recipe's test split are used, each class in its share; the data must be readable here. Stored outputs are right
+    within the bundle's tolerance. The detail says whether they are bit-equal, and which intermediate tensors differ first.
+    Raises BundleError for a folder that is not a bundle, DeviceError for a device that cannot run it.
     """
     rows = verify_bundle(folder)
     if not all(ok for _, ok, _ in rows):
@@ -39,8 +40,10 @@ def compare_on(device: Device, folder: Path, *, samples: int = 0) -> list[Row]:
 
 
 def accuracy_on(device: Device, folder: Path, samples: int) -> tuple[Score, Score, float]:
-    """Top-1 of the shipped model there and here on `samples` of the test split, and the share of samples on which both
-    name the same class."""
+    """Top-1 of the shipped model on the device and here, and the share of samples with equal classes.
+
+    `samples` of the test split are used.
+    """
     with samples_for_accuracy(folder, samples) as given, np.load(given.file, allow_pickle=False) as stored:
         found = compare(device, folder / SHIPPED, {name: stored[name] for name in stored.files}, nodes=False)
     task = Classify(given.classes)
@@ -63,7 +66,7 @@ def _equality(found: Numerics) -> str:
 
 
 def _nodes(found: Numerics) -> list[Row]:
-    """A line for each tensor beyond the bound, the first of them; they explain, so none of them fails."""
+    """Rows for the first tensors beyond the bound. They only explain a difference, so none of them fails."""
     caveat = "" if found.tapped_alike else " (seen from outside the graph computes otherwise: fewer nodes are fused)"
     if not found.nodes:
         return [

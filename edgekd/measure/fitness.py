@@ -1,4 +1,4 @@
-"""check_fit: what a device lacks for a bundle, told after the probe and before anything is copied, with the remedy."""
+"""check_fit: reports everything that a device lacks for a bundle, with remedies, before files are copied."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INSTALL = {
     "onnxruntime": "python3 -m pip install onnxruntime",
     "tensorrt": "sudo apt install python3-libnvinfer (it is part of JetPack)",
 }
-ROOM_MB = 32  # beside the files: an engine's draft, the timing cache, logs
+ROOM_MB = 32  # room for other files: an engine's draft, the timing cache, logs
 ARM = re.compile(r"Cortex|Neoverse|Carmel|Oryon|Kryo")
 
 
@@ -30,9 +30,10 @@ def check_fit(
     to: str | None = None,
     threads: int = 1,
 ) -> None:
-    """Raise DeviceError with everything that is in the way.
+    """Raises DeviceError with all obstacles on the device.
 
-    missing_mb: what would be copied; whole_mb: all files, which the work folder (or the shipped version) takes besides.
+    missing_mb: size of the files to copy; whole_mb: size of all files, which the work folder (or the shipped version) needs
+    besides.
     """
     lacks = [
         *_software(facts, target, runtime),
@@ -111,7 +112,7 @@ def _release(version: str) -> Sequence[str]:
 
 
 def is_target(facts: Facts, target: Target, runtime: str) -> bool:
-    """Architecture and runtime are those that the bundle was built for, so that its budget can be decided there."""
+    """Whether the device has the target's architecture and runtime, so that its figures can decide the budget."""
     return runtime == target.runtime.name and is_architecture(facts.machine, target)
 
 

@@ -1,6 +1,6 @@
-"""compare: what a model computes on a device beside this host, its outputs, its accuracy, and where in the graph they part.
+"""compare: compares a model on a device with this host: outputs, classes, and the first tensors that differ.
 
-An emulated CPU gives the figures that the real one would: the same kernels run.
+An emulated CPU gives the same figures as the real CPU, because the same kernels run.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from edgekd.scripts.run import rows_of
 
 Array = NDArray[Any]
 
-# The share of a tensor's largest magnitude by which another machine may differ before a node is named: half precision has
-# 11 bits, float32 sums in another order, and integers have no excuse.
+# A node is named if machines differ by more than this share of a tensor's largest magnitude. Half precision has 11 bits,
+# float32 may be summed in another order, and integers must be equal.
 BOUNDS = {"int8": 0.0, "fp16": 1e-2, "fp32": 1e-4}
-SECONDS = 600  # the longest that the device's answer is waited for
+SECONDS = 600  # longest wait for the device's answer
 NODE_SAMPLES = 4  # intermediate tensors are large, and a node that differs does so on the first samples
 NUMERIC = {
     onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8, onnx.TensorProto.UINT8,
@@ -40,7 +40,10 @@ NUMERIC = {
 
 @dataclass(frozen=True)
 class Difference:
-    """One tensor on both machines. `largest` is the largest magnitude here; `elements` how many of `of` differ at all."""
+    """The difference of a tensor between the machines.
+
+    `largest` is the largest magnitude here; `elements` of `of` values differ at all.
+    """
 
     name: str
     operator: str
@@ -61,11 +64,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class Numerics:
-    """Host and device on the same inputs. `nodes` are those beyond `bound` in the graph's order, of `nodes_compared`.
+    """The comparison of host and device on the same inputs.
 
-    tapped_alike: with its intermediate tensors as outputs the graph still computes what it does without (within `bound`), on
-    both machines; where it does not, onnxruntime fuses less there, and the nodes' differences are of that other arithmetic.
-    found, expected: the outputs `[n, classes]` there and here; further: those of further outputs there, by their names.
+    `nodes` are those beyond `bound`, in the graph's order, of `nodes_compared`. tapped_alike: whether the graph computes
+    the same (within `bound`) with its intermediate tensors as outputs, on both machines. If not, onnxruntime fuses less in
+    that graph, and the nodes' differences belong to that other arithmetic. found, expected: the outputs `[n, classes]`
+    there and here. further: the outputs of further heads there, by name.
     """
 
     device: str
@@ -87,11 +91,11 @@ class Numerics:
 
 
 def compare(device: Device, model: Path, inputs: Inputs, *, bound: float | None = None, nodes: bool = True) -> Numerics:
-    """Run `model` (classes out) on `inputs`, [n, ...] of each as the graph takes them, here and on the device.
+    """Runs `model` (classes out) here and on the device on `inputs`, `[n, ...]` of each as the graph takes them.
 
-    bound: the share of a tensor's largest magnitude beyond which a node is named (`BOUNDS` of the precision where absent);
-    nodes: whether to look into the graph, on the first four samples. Raises DeviceError where the device cannot run it,
-    ModelError where onnxruntime here cannot.
+    bound: the share of a tensor's largest magnitude beyond which a node is named (default: `BOUNDS` of the precision);
+    nodes: whether intermediate tensors are compared, on the first four samples. Raises DeviceError if the device cannot run
+    the model, ModelError if onnxruntime here cannot.
     """
     graph = onnx.load(model)
     precision = precision_of(graph)
@@ -127,9 +131,9 @@ def compare(device: Device, model: Path, inputs: Inputs, *, bound: float | None 
 
 
 def outputs_on(device: Device, runs: Mapping[Path, Inputs]) -> tuple[dict[Path, dict[str, Array]], dict[str, Any]]:
-    """What the device computes: each model's outputs by name, `[n, ...]`, and what the device says of itself.
+    """The outputs that the device computes for each model, `[n, ...]` by name, and the device's description.
 
-    runs: model -> its inputs, `[n, ...]` each; the files' names must differ.
+    runs: model -> its inputs, `[n, ...]` each; the files' names must differ. Raises DeviceError.
     """
     with Workplace(device) as there, tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
         arrays = Path(folder) / "arrays"
@@ -152,10 +156,11 @@ def outputs_on(device: Device, runs: Mapping[Path, Inputs]) -> tuple[dict[Path, 
 
 
 def tap(model: onnx.ModelProto, to: Path) -> dict[str, str]:
-    """Write `model` with its intermediate tensors as further outputs; gives each one's name and operator, in the graph's order.
+    """Writes `model` with its intermediate tensors as further outputs. Returns their names and operators, in the graph's
+    order.
 
-    Of a quantized graph only the integer tensors: a float between Q and DQ exists on no machine, and asking for it would
-    keep the runtime from running the node in int8.
+    Of a quantized graph only the integer tensors are tapped. A float between Q and DQ exists on no machine. As an output it
+    would keep the runtime from running the node in int8.
     """
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     known = {value.name: value for value in inferred.graph.value_info}
@@ -176,7 +181,7 @@ def tap(model: onnx.ModelProto, to: Path) -> dict[str, str]:
 
 
 def difference(name: str, operator: str, expected: Array, found: Array) -> Difference:
-    """Raises ModelError where the shapes differ: then it is not the same graph."""
+    """The difference of two tensors. Raises ModelError for different shapes, which mean different graphs."""
     if expected.shape != found.shape:
         raise ModelError(f"{name} has shape {list(found.shape)} on the device, {list(expected.shape)} here")
     a, b = expected.astype(np.float64), found.astype(np.float64)
@@ -188,6 +193,6 @@ def difference(name: str, operator: str, expected: Array, found: Array) -> Diffe
 
 
 def _here(runner: OnnxRunner, inputs: Inputs) -> dict[str, Array]:
-    """As `device_outputs.py`: one sample at a time, every output."""
+    """All outputs of the samples, run one at a time as in `device_outputs.py`."""
     found = [runner.run_all(rows_of(inputs, slice(i, i + 1))) for i in range(samples_of(inputs))]
     return {name: np.concatenate([each[i] for each in found]) for i, name in enumerate(runner.outputs)}

@@ -1,4 +1,4 @@
-"""measure_candidates: the candidates of a build on the device that decides; check_device: can it decide at all?"""
+"""measure_candidates: measures a build's candidates on the deciding device. check_device: refuses an unsuited device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgekd.target import Target
 
 
 def check_device(name: str, target: Target) -> None:
-    """Raise DeviceError for a device that cannot decide a target's budget, or that cannot be reached."""
+    """Raises DeviceError for a device that cannot be reached or cannot decide a target's budget."""
     with open_device(name) as device:
         if device.origin == "emulated":
             raise DeviceError(f"{name} is emulated, so it gives no latency; build without --device, or with a real one")
@@ -39,9 +39,10 @@ def measure_candidates(
     candidates: Mapping[str, tuple[Path, Golden]],
     at_most: Mapping[str, int],
 ) -> dict[str, OnDevice | DeviceError]:
-    """Candidate -> what the device says of it, or why it failed there; they are timed in turns.
+    """Candidate -> its figures on the device, or the reason of its failure. The candidates are timed in turns.
 
-    candidates: precision -> (model, its golden outputs); at_most: a free size of the inputs -> its largest. Raises DeviceError where all fail.
+    candidates: precision -> (model, its golden outputs); at_most: a free size of the inputs -> its largest. Raises
+    DeviceError if all candidates fail.
     """
     with open_device(name) as device, TemporaryDirectory(prefix="edgekd-") as folder:
         trials = {}

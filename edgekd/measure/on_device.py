@@ -1,4 +1,4 @@
-"""measure_on, verify_on, ship_to, roll_back: a bundle on one device, from the probe to checked figures."""
+"""measure_on, verify_on, ship_to, roll_back: a bundle on a single device, from the probe to checked figures."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from edgekd.target import Target
 from edgekd.tasks.classify import Classify
 from edgekd.tasks.scores import scored
 
-ENGINE_S = 3600  # the longest that building an engine is waited for
+ENGINE_S = 3600  # longest wait for an engine
 ANSWER_S = 600
-SAMPLE_S = 1.0  # the longest that one sample of --accuracy is waited for
+SAMPLE_S = 1.0  # longest wait for a sample of --accuracy
 SAMPLES = "samples.npz"
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to measure; the defaults are the protocol's least."""
+    """Options of a measurement. The defaults are the protocol's minimum. Raises DeviceError for impossible ones."""
 
     threads: tuple[int, ...] = (1,)
     batches: tuple[int, ...] = (1,)
     cpus: tuple[int, ...] = ()
-    runtime: str = ""  # the target's own
+    runtime: str = ""  # empty: the target's
     power_mode: str | None = None
     sustained_s: float = 0.0
     warmup_s: float = 1.0
@@ -74,7 +74,10 @@ class Options:
 
     @property
     def about_s(self) -> float:
-        """How long it takes at least, without loading; twice, for a GPU is also timed without copies."""
+        """The least duration of a measurement in seconds, without loading.
+
+        The blocks count twice, because a GPU is also timed without copies.
+        """
         one = self.warmup_s + self.blocks * self.block_s
         return 2 * len(self.threads) * len(self.batches) * one + self.energy_s + self.sustained_s
 
@@ -85,8 +88,10 @@ def _list(numbers: tuple[int, ...]) -> str:
 
 @dataclass(frozen=True)
 class Samples:
-    """Labelled samples that the accuracy is found on: the file that goes there, an array by the name of each input, and the labels
-    that stay here."""
+    """Labelled samples for the accuracy.
+
+    The file, with an array by the name of each input, goes to the device; the labels stay here.
+    """
 
     file: Path
     labels: np.ndarray
@@ -95,24 +100,24 @@ class Samples:
 
 @dataclass(frozen=True)
 class Trial:
-    """What of a bundle is measured: the model and its stored outputs. Reports change without a model's being another."""
+    """The measured part of a bundle: the model and its stored outputs. A changed report leaves them the same."""
 
     model: Path
     golden: Path
     target: Target
-    manifest: Manifest  # its format, runtime, precision, inputs and golden go there
+    manifest: Manifest  # format, runtime, precision, inputs and golden go to the device
 
 
 def trial_of(bundle: Path) -> Trial:
-    """Raises BundleError for a bundle that was changed."""
+    """The trial of a bundle. Raises BundleError for a bundle that was changed."""
     parcel_of(bundle)
     return Trial(bundle / SHIPPED, bundle / GOLDEN, target_of(bundle), read_manifest(bundle))
 
 
 def measure_on(device: Device, trial: Trial, options: Options, samples: Samples | None = None) -> OnDevice:
-    """Copy what the device lacks, measure there, and judge what came back.
+    """Copies missing files to the device, measures there, and judges the answer.
 
-    Raises DeviceError for what the device lacks or fails at.
+    Raises DeviceError if the device lacks anything or fails.
     """
     found = measure_in_turns(device, {ALONE: trial}, options, samples)[ALONE]
     if isinstance(found, DeviceError):
@@ -123,9 +128,9 @@ def measure_on(device: Device, trial: Trial, options: Options, samples: Samples 
 def measure_in_turns(
     device: Device, trials: Mapping[str, Trial], options: Options, samples: Samples | None = None
 ) -> dict[str, OnDevice | DeviceError]:
-    """Label -> what was measured of that trial, or why it failed there; several are timed in turns, block by block.
+    """Label -> the figures of that trial, or the reason of its failure. Several trials are timed in turns, block by block.
 
-    The trials are of one target. Raises DeviceError for what the device lacks for all of them.
+    The trials have the same target. Raises DeviceError if the device lacks anything for all trials.
     """
     target = next(iter(trials.values())).target
     runtime = options.runtime or target.runtime.name
@@ -133,7 +138,7 @@ def measure_in_turns(
         raise DeviceError(f"--engine-option is for build_engine.py; {runtime} builds no engine")
     if runtime == "tensorrt" and options.threads != (1,):
         raise DeviceError("--threads is for onnxruntime; TensorRT computes on the GPU")
-    timed = device.origin != "emulated"  # an emulator's milliseconds are nobody's
+    timed = device.origin != "emulated"  # an emulator's milliseconds have no meaning
     request = {**options.request(), "runtime": runtime, "time": timed}
     with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
         parcel = _parcel(trials, Path(folder))
@@ -178,7 +183,10 @@ def _parcel(trials: Mapping[str, Trial], folder: Path) -> Parcel:
 
 
 def figures_of(file: Path, trial: Trial, device: str, origin: Origin = "device") -> OnDevice:
-    """What device_runner.py wrote where it ran alone, on a device of this name. Raises DeviceError where it was about another model."""
+    """The figures that device_runner.py wrote when it ran alone, on a device of this name.
+
+    Raises DeviceError if the file holds no figures or belongs to another model.
+    """
     try:
         answer = understand(Answer, parse_json(file.read_text(encoding="utf-8")), str(file))
     except (OSError, ValueError) as error:
@@ -192,11 +200,11 @@ def figures_of(file: Path, trial: Trial, device: str, origin: Origin = "device")
 def judged(
     answer: Answer, device: str, origin: Origin, trial: Trial, runtime: str, samples: Samples | None = None
 ) -> OnDevice:
-    """An answer as the report's figures, with the reasons against a verdict."""
+    """The report's figures from an answer, with the reasons against a verdict."""
     facts = answer.facts
     series = [(title(one), Series.of(*one.blocks_ms)) for one in answer.series]
     nothing = Loading(load_ms=None, first_ms=None)
-    cost = answer.loading if answer.loading and origin != "emulated" else nothing  # an emulator's are nobody's
+    cost = answer.loading if answer.loading and origin != "emulated" else nothing  # an emulator's costs have no meaning
     states = [answer.before, *(state for one in answer.series for state in one.states), answer.after]
     return OnDevice(
         device=device,
@@ -249,7 +257,7 @@ def _score(answer: Answer, samples: Samples, origin: Origin, device: str) -> Sco
 
 
 def verify_on(device: Device, bundle: Path, runtime: str = "") -> Proof:
-    """Are these the files there, and does the device compute the stored outputs? Raises DeviceError where not."""
+    """The proof that the device has the bundle's files and computes the stored outputs. Raises DeviceError if not."""
     target = target_of(bundle)
     runtime = runtime or target.runtime.name
     parcel = parcel_of(bundle)
@@ -266,10 +274,10 @@ def verify_on(device: Device, bundle: Path, runtime: str = "") -> Proof:
 
 
 def ship_to(device: Device, bundle: Path, to: str, runtime: str = "", *, anyway: bool = False) -> Shipped:
-    """Put the bundle at `to` there, in one step, after it has been proved there; the version before is kept.
+    """Proves the bundle on the device and puts it at `to` in one step. The version before is kept.
 
-    Raises NotToShipError for a bundle that misses a check, unless `anyway`; DeviceError where it fails: then what stood at `to`
-    stands there still, or again.
+    Raises NotToShipError for a bundle that misses a check, unless `anyway`. Raises DeviceError if shipping fails; the
+    version at `to` then stays or returns.
     """
     if not anyway:
         refuse_not_to_ship(bundle)
@@ -288,7 +296,7 @@ def ship_to(device: Device, bundle: Path, to: str, runtime: str = "", *, anyway:
 
 
 def roll_back(device: Device, to: str, runtime: str = "") -> Shipped:
-    """Put the version before back to `to`, after it has been proved there."""
+    """Proves the version before and puts it back at `to`. Raises DeviceError."""
     parcel = tools_alone()
     facts = probe(device, parcel, to=_place(to))
     with sent(device, parcel, facts.missing) as files:
@@ -303,7 +311,7 @@ def _place(to: str) -> str:
 
 
 def _fit(device: Device, parcel: Parcel, target: Target, runtime: str, **wanted: Any) -> Facts:
-    """Look before copying."""
+    """The device's facts, after a check that the bundle fits, before files are copied. Raises DeviceError."""
     facts = probe(device, parcel, to=wanted.get("to"))
     missing_mb = parcel.megabytes(facts.missing)
     check_fit(device.name, facts, target, runtime, missing_mb=missing_mb, whole_mb=parcel.size_mb, **wanted)
@@ -313,10 +321,10 @@ def _fit(device: Device, parcel: Parcel, target: Target, runtime: str, **wanted:
 
 
 def target_of(bundle: Path) -> Target:
-    """The target that a bundle was built for."""
+    """The target that a bundle was built for. Raises BundleError."""
     manifest = read_manifest(bundle)
     try:
-        # the scheme of quantization has shaped the graph; about the device it says nothing
+        # the quantization scheme has shaped the graph, but does not describe the device
         told = {key: value for key, value in manifest.target.items() if key != "quantization"}
         return Target.model_validate_json(json.dumps(told))
     except ValueError as error:
@@ -325,7 +333,7 @@ def target_of(bundle: Path) -> Target:
 
 
 def teller(device: Device) -> Told:
-    """Passes the runner's progress on; what else is said there is kept for an error."""
+    """A function that prints the runner's lines of progress. Other lines are kept for an error."""
 
     def tell(line: str) -> None:
         if line.startswith(PROGRESS):

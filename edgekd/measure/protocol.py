@@ -1,6 +1,7 @@
-"""measure, interleave: time calls in blocks, as long as Timing says; Series: percentiles, interval and stability; faster: the verdict.
+"""measure, interleave: time calls in blocks, as long as Timing says. Series: percentiles, interval, stability.
 
-Timing and statistics are apart: a `Series` can be made by hand from any blocks of milliseconds.
+faster: the verdict on two series. Timing and statistics are separate: a `Series` can be made by hand from any blocks of
+milliseconds.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ THINNED_TO = 2000
 
 @dataclass(frozen=True)
 class Timing:
-    """How long calls are timed; the defaults are the protocol's.
+    """The duration of timing. The defaults are the protocol's.
 
-    Raises ValueError for fewer than three blocks: no stability could be told from them.
+    Raises ValueError for fewer than three blocks, which cannot show stability.
     """
 
     warmup_s: float = 1.0
@@ -52,18 +53,21 @@ PROTOCOL = Timing()
 
 @runtime_checkable
 class TimesItself(Protocol):
-    """A call into another process, which takes the times by its own clock: what lies between is none of the model's."""
+    """A call into another process, timed by that process's clock.
+
+    The communication between the processes then does not count to the model.
+    """
 
     def __call__(self) -> object: ...
 
     def block(self, min_s: float, min_n: int) -> NDArray[np.float64]:
-        """As time_block: milliseconds of each call."""
+        """The time of each call in milliseconds, as of `time_block`."""
         ...
 
 
 @dataclass(frozen=True)
 class Series:
-    """What was timed: one array of milliseconds a block, in the order in which they were taken."""
+    """A timed series: an array of milliseconds for each block, in the order of timing."""
 
     blocks_ms: tuple[NDArray[np.float64], ...]
 
@@ -73,7 +77,7 @@ class Series:
 
     @classmethod
     def of(cls, *blocks_ms: Sequence[float]) -> Series:
-        """A series from plain numbers, one sequence a block."""
+        """A series from plain numbers, with a sequence for each block."""
         return cls(tuple(np.asarray(block, dtype=np.float64) for block in blocks_ms))
 
     @cached_property
@@ -94,7 +98,7 @@ class Series:
 
     @cached_property
     def p99_ms(self) -> float | None:
-        """None below 1000 samples: fewer than ten would lie above it."""
+        """The 99th percentile, or None below 1000 samples, of which fewer than ten would lie above it."""
         return float(np.percentile(self.samples_ms, 99)) if self.n >= P99_NEEDS else None
 
     @cached_property
@@ -103,12 +107,12 @@ class Series:
 
     @property
     def noise_ms(self) -> float:
-        """How far apart the blocks' medians lie: what the machine alone can change."""
+        """The range of the blocks' medians, as a measure of the machine's own noise."""
         return max(self.block_medians_ms) - min(self.block_medians_ms)
 
     @property
     def stable(self) -> bool:
-        """There are at least three blocks and their medians lie within 5 % of the smallest."""
+        """Whether the series has at least three blocks, and their medians lie within 5 % of the smallest."""
         return len(self.blocks_ms) >= MIN_BLOCKS and self.noise_ms <= STABLE_WITHIN * min(self.block_medians_ms)
 
     @cached_property
@@ -119,7 +123,7 @@ class Series:
     def latency(
         self, *, threads: int, machine: str, runtime: str, batch_size: int = 1, origin: Origin = "host"
     ) -> Latency:
-        """The report's figure, with the conditions that it was taken under."""
+        """The report's figure with its conditions."""
         low_ms, high_ms = self.interval_ms
         return Latency(
             p50_ms=self.p50_ms,
@@ -143,9 +147,9 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """The 95 % interval (low, high) of the median of all samples, by a two-level bootstrap.
 
-    Blocks are drawn with replacement, then samples within each: a machine that changes between blocks widens the
-    interval, which a bootstrap of the pooled samples would not show. A block of more than 2000 samples is thinned
-    evenly to 2000, which can only widen it.
+    Blocks are drawn with replacement, then samples within each. A machine that changes between blocks widens the interval.
+    A bootstrap of the pooled samples would not show this. A block of more than 2000 samples is thinned evenly to 2000,
+    which can only widen the interval.
     """
     rng = np.random.default_rng(seed)
     blocks = [_thin(block) for block in blocks_ms]
@@ -164,10 +168,11 @@ def _thin(block: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def faster(a: Series | Latency, b: Series | Latency) -> Verdict:
-    """Which of two series from one `interleave` is faster; `unstable` where the noise could have decided it.
+    """The faster of two series from the same `interleave`, or `unstable` if noise could decide.
 
-    The medians must differ by more than either series' blocks differ among themselves, the intervals must not
-    overlap, and the winner must win every block: interleaved blocks of the same number saw the same machine.
+    The medians must differ by more than either series' blocks differ among themselves. The intervals must not overlap, and
+    the winner must win every block: interleaved blocks of the same number saw the same machine. Raises ValueError for
+    different numbers of blocks.
     """
     medians_a, medians_b = a.block_medians_ms, b.block_medians_ms
     if len(medians_a) != len(medians_b):
@@ -193,18 +198,18 @@ def _interval(figure: Series | Latency) -> tuple[float, float]:
 
 
 def measure(fn: Call, timing: Timing = PROTOCOL, *, clock_ns: Clock = time.perf_counter_ns) -> Series:
-    """Time `fn` alone."""
+    """Times `fn` alone."""
     return interleave({"fn": fn}, timing, clock_ns=clock_ns)["fn"]
 
 
 def interleave(
     fns: Mapping[str, Call], timing: Timing = PROTOCOL, *, clock_ns: Clock = time.perf_counter_ns
 ) -> dict[str, Series]:
-    """Time several calls in turns, so that the machine's noise hits all alike.
+    """Times several calls in turns, so that the machine's noise affects all alike.
 
-    Each is warmed up for `warmup_s`; then every round takes one block of each, the order reversed every second round.
-    A block lasts at least `min_block_s` and takes at least its share of the `min_n` samples; it starts after a tenth
-    of the warm-up, unrecorded, that brings the caches back from the candidate before.
+    Each call is warmed up for `warmup_s`. Then every round takes a block of each, and the order is reversed every second
+    round. A block lasts at least `min_block_s` and takes at least its share of the `min_n` samples. It starts after a tenth
+    of the warm-up, unrecorded, which reloads the caches after the previous candidate.
     """
     for fn in fns.values():
         _time_block(fn, timing.warmup_s, 1, clock_ns)
@@ -218,7 +223,10 @@ def interleave(
 
 
 def _time_block(fn: Call, min_s: float, min_n: int, clock_ns: Clock) -> NDArray[np.float64]:
-    """Milliseconds of each call, until both `min_s` have passed and `min_n` calls were made, here or where `fn` times itself."""
+    """The time of each call in milliseconds, measured here or where `fn` times itself.
+
+    The block ends when `min_s` have passed and `min_n` calls were made.
+    """
     if isinstance(fn, TimesItself):
         return fn.block(min_s, min_n)
     return time_block(fn, min_s, min_n, clock_ns)

@@ -1,4 +1,4 @@
-"""ask: one question to device_runner.py on a device; Parcel: files that go there, by their hash, those that it lacks."""
+"""ask: sends a question to device_runner.py on a device. Parcel: the files for a device, by their hash."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from edgekd.measure.devices import Device, Told
 from edgekd.measure.devices.process import clean, last_line
 from edgekd.scripts import SCRIPTS, device_runner
 
-ALONE = "bundle"  # the label of one that is sent by itself
+ALONE = "bundle"  # the label of a bundle that is sent alone
 TOO_OLD = 86
 NOT_FOUND = 127
-# The runner comes through standard input, so nothing is copied before the device has been looked at. The folder that it
-# starts in is taken off the path: a numpy.py that lies there is not numpy.
+# The runner comes through standard input, so nothing is copied before the device was probed. The folder that it starts in
+# is removed from the path, because a numpy.py there is not numpy.
 BOOT = (
     "import sys; sys.version_info < (3, 8) and (sys.stderr.write('%d.%d' % sys.version_info[:2]), sys.exit({old})); "
     "sys.path[:] = [p for p in sys.path if p]; exec(compile(sys.stdin.buffer.read({size}), 'device_runner.py', 'exec'))"
@@ -34,9 +34,9 @@ BOOT = (
 
 @dataclass(frozen=True)
 class Parcel:
-    """What a device needs: of each bundle by its label, and of `tools`, name there -> SHA-256.
+    """The files for a device: name there -> SHA-256, for `tools` and for each bundle by its label.
 
-    `paths` is SHA-256 -> file here, `texts` SHA-256 -> content of what is no file here.
+    `paths` is SHA-256 -> file here, `texts` SHA-256 -> content that is no file here.
     """
 
     bundles: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -45,24 +45,24 @@ class Parcel:
     texts: dict[str, bytes] = field(default_factory=dict)
 
     def add(self, label: str, name: str, path: Path) -> None:
-        """A file of a bundle."""
+        """Adds a file of a bundle."""
         key = hash_file(path)
         self.bundles.setdefault(label, {})[name] = key
         self.paths[key] = path
 
     def add_tool(self, name: str, path: Path) -> None:
-        """A file that lies beside the bundle there, as no part of it."""
+        """Adds a file that lies beside the bundle there and is not part of it."""
         self.tools[name] = hash_file(path)
         self.paths[self.tools[name]] = path
 
     def add_text(self, name: str, content: bytes) -> None:
-        """As a tool, what is no file here."""
+        """Adds content that is no file here, as a tool."""
         self.tools[name] = hashlib.sha256(content).hexdigest()
         self.texts[self.tools[name]] = content
 
     @property
     def keys(self) -> list[str]:
-        """Everything that is offered to a device."""
+        """The hashes of all files offered to a device."""
         return sorted({*self.paths, *self.texts})
 
     @property
@@ -75,7 +75,7 @@ class Parcel:
 
     @contextmanager
     def files(self, keys: Iterable[str]) -> Iterator[dict[str, Path]]:
-        """SHA-256 -> a file here, for as long as it is needed."""
+        """SHA-256 -> a file here, which exists while the block runs."""
         with TemporaryDirectory(prefix="edgekd-") as folder:
             written = {key: Path(folder) / key for key in keys if key in self.texts}
             for key, path in written.items():
@@ -84,9 +84,9 @@ class Parcel:
 
 
 def parcel_of(bundle: Path) -> Parcel:
-    """The bundle's files and edgekd's own scripts, which run there: nothing that lies in a bundle is run.
+    """The parcel of a bundle's files and edgekd's own scripts. Only these scripts run there, never those in a bundle.
 
-    Raises BundleError where a file is missing or changed, is a link, or leaves the folder.
+    Raises BundleError if a file is missing or changed, is a link, or leaves the folder.
     """
     listed = read_manifest(bundle).files
     refuse_links(bundle)
@@ -114,7 +114,7 @@ def tools_alone() -> Parcel:
 def ask(
     device: Device, verb: str, request: Mapping[str, Any], *, timeout_s: float = 60, told: Told | None = None
 ) -> Any:
-    """The runner's answer, still unchecked. Raises DeviceError with what it says where it fails."""
+    """The runner's answer, still unchecked. Raises DeviceError with the device's message if the runner fails."""
     if not device.python:
         raise DeviceError(
             f"{device.name} ({device.address}): no Python runs there; `edgekd measure --runner` measures without, see docs/devices.md"
@@ -137,7 +137,7 @@ def ask(
 
 
 def answered(said: Any, device: str) -> Any:
-    """What a device said, unless it is a failure: that is raised as DeviceError, or DiffersError where the bundle is not right."""
+    """A device's answer, unless it is a failure. Raises DeviceError, or DiffersError if the bundle is not right."""
     if isinstance(said, dict) and "failure" in said:
         kind = DiffersError if said.get("differs") is True else DeviceError
         words = clean(str(said["failure"])).replace("\n", " ")
@@ -154,18 +154,18 @@ def _no_answer(device: Device, code: int, said: str) -> str:
 
 
 def probe(device: Device, parcel: Parcel | None = None, *, to: str | None = None) -> Facts:
-    """What the device is, which files of the parcel it lacks, and what stands at `to`; copies nothing."""
+    """The device's facts, the files of the parcel that it lacks, and the state of the place `to`. Copies nothing."""
     request = {"folder": device.folder, "objects": parcel.keys if parcel else [], "to": to}
     return understand(Facts, ask(device, "probe", request), device.name)
 
 
 @contextmanager
 def sent(device: Device, parcel: Parcel, missing: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Copy what is missing; gives the part of a request that names the files.
+    """Copies the missing files, and gives the part of a request that names the files.
 
-    An upload that fails is removed; one that could not be is where the next for the same files goes.
+    A failed upload is removed. If it cannot be removed, the next upload of the same files reuses its folder.
     """
-    lacking = sorted(set(missing) & set(parcel.keys))  # a device asks for nothing that is not offered
+    lacking = sorted(set(missing) & set(parcel.keys))  # a device may ask only for offered files
     number = hashlib.sha256("".join(lacking).encode()).hexdigest()[:16]
     request = {"folder": device.folder, "id": number, "bundles": parcel.bundles, "tools": parcel.tools}
     try:
@@ -180,7 +180,7 @@ def sent(device: Device, parcel: Parcel, missing: Iterable[str]) -> Iterator[dic
 
 
 def _drop(device: Device, request: Mapping[str, Any]) -> None:
-    """Best effort: where the device cannot be reached, a later run removes it."""
+    """Removes an upload, if possible. If the device cannot be reached, a later run removes it."""
     try:
         ask(device, "drop_upload", {"folder": request["folder"], "id": request["id"]}, timeout_s=20)
     except DeviceError:

@@ -1,4 +1,4 @@
-"""samples_for_accuracy: a bundle's test split as its graph takes it, for the accuracy on a device."""
+"""samples_for_accuracy: a bundle's test split in the form that its graph takes, for the accuracy on a device."""
 
 from __future__ import annotations
 
@@ -21,25 +21,28 @@ from edgekd.recipe.refusals import missing_files
 from edgekd.steps.export import as_input
 from edgekd.steps.problem import decoded
 
-OWN = re.compile(r"python:edgekd\.[\w.]+:\w+$")  # functions that came with edgekd
+OWN = re.compile(r"python:edgekd\.[\w.]+:\w+$")  # edgekd's own functions
 
 
 def recipe_of(bundle: Path) -> Recipe:
-    """Raises BundleError where the manifest tells no recipe."""
+    """The recipe in a bundle's manifest. Raises BundleError if the manifest holds none."""
     try:
         stored = read_manifest(bundle).recipe.written()
         if isinstance(student := stored.get("student"), dict):
             stored["student"] = {
                 key: value for key, value in student.items() if key != "heads"
-            }  # an older edgekd's key
+            }  # an older edgekd wrote this key
         return Recipe.model_validate(stored, strict=False).located()
-    except (KeyError, ValueError, RuntimeError, OverflowError) as error:  # a home that nobody has, a number beyond all
+    except (KeyError, ValueError, RuntimeError, OverflowError) as error:  # an unknown home, or a huge number
         reason = " ".join(str(error).split())[:300]
         raise BundleError(f"{bundle} does not tell the recipe that it was built from: {reason}") from error
 
 
 def _refuse_code(bundle: Path, recipe: Recipe, run: Cache) -> None:
-    """A manifest may name any function. Raises BundleError for one that is not edgekd's and was not run here by a build."""
+    """Raises BundleError for a foreign function in a manifest, unless a build ran it here.
+
+    A manifest may name any function, so only edgekd's own are run.
+    """
     foreign = [
         name for name in (recipe.data.train, recipe.data.test) if name.startswith("python:") and not OWN.match(name)
     ]
@@ -58,10 +61,10 @@ def _are_kept(recipe: Recipe, run: Cache) -> bool:
 
 @contextmanager
 def samples_for_accuracy(bundle: Path, most: int | None = None) -> Iterator[Samples]:
-    """The samples of the recipe that the bundle was built from, or `most` of them, each class in its share, drawn by the
-    recipe's data.seed; from the cache where it has them.
+    """The test samples of a bundle's recipe as its graph takes them, or `most` of them.
 
-    Raises BundleError where the manifest tells no recipe, RecipeError where its data is not here any more.
+    `most` samples are drawn by the recipe's data.seed, each class in its share. Cached samples are used if present. Raises
+    BundleError if the manifest holds no recipe, RecipeError if the recipe's data is no longer here.
     """
     recipe = recipe_of(bundle)
     refuse(f"recipe {recipe.name} of {bundle}", [m for m in missing_files(recipe) if m.place.startswith("data.")])

@@ -1,4 +1,4 @@
-"""measure_all: one bundle on several devices at once, each in a thread of its own; into the bundle's report."""
+"""measure_all: measures a bundle on several devices at once, a thread for each, and updates the bundle's report."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def measure_all(
 ) -> tuple[list[OnDevice], Report]:
     """The figures, in the order of the names, and the bundle's new report.
 
-    program: measures in place of device_runner.py (see measure_with). A device that fails does not stop the others; what
-    failed is said as soon as it does. Raises DeviceError where all failed, with what each said.
+    program: measures in place of device_runner.py (see measure_with). A device that fails does not stop the others; its
+    failure is printed at once. Raises DeviceError with each device's message if all failed.
     """
     trial = trial_of(bundle)
-    read_report(bundle)  # one that cannot be read is told before anything is measured
+    read_report(bundle)  # an unreadable report is refused before the measurement
     with ExitStack() as opened:
         devices = [opened.enter_context(open_device(name)) for name in dict.fromkeys(names)]
 
@@ -45,7 +45,7 @@ def measure_all(
             try:
                 outcomes = list(pool.map(measure, devices))
             except KeyboardInterrupt:
-                end_all()  # the threads would be waited for
+                end_all()  # otherwise the pool would wait for its threads
                 raise
     found = [outcome for outcome in outcomes if isinstance(outcome, OnDevice)]
     failed = [outcome for outcome in outcomes if isinstance(outcome, EdgekdError)]
@@ -55,7 +55,7 @@ def measure_all(
 
 
 def record(bundle: Path, found: Sequence[OnDevice]) -> Report:
-    """Bring the figures into the bundle's report."""
+    """Adds the figures to the bundle's report."""
 
     def change(report: Report, manifest: Manifest) -> Report:
         for device in found:
@@ -66,7 +66,7 @@ def record(bundle: Path, found: Sequence[OnDevice]) -> Report:
 
 
 def forget_device(bundle: Path, name: str) -> Report:
-    """Take a device's figures out of a bundle's report. Raises DeviceError where it has none of that device."""
+    """Removes a device's figures from a bundle's report. Raises DeviceError if it has none of that device."""
     known = [device.device for device in read_report(bundle).devices]
     if name not in known:
         raise DeviceError(f"the report of {bundle} has no figures of {name!r}{nearest(name, known)}")

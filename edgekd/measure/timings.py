@@ -1,4 +1,7 @@
-"""time_models: exported models timed here in turns at batch 1 on one thread; one whose runtime fails falls out with the reason."""
+"""time_models: times exported models here in turns, at batch 1 on a single thread.
+
+A model whose runtime fails is left out with the reason.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from edgekd.runtime.sessions import Ended
 
 @dataclass
 class Timings:
-    """What was found, by the model's name: runtime, series and memory in MB, or why it failed."""
+    """Results by the model's name: runtime, series and memory in MB, or the reason of a failure."""
 
     runtimes: dict[str, str] = field(default_factory=dict)
     series: dict[str, Series] = field(default_factory=dict)
@@ -25,9 +28,10 @@ class Timings:
 def time_models(
     models: Mapping[str, Path], one: Inputs, others: Mapping[str, Call], timing: Timing = PROTOCOL
 ) -> Timings:
-    """Each model in a process of its own, and `others` beside them, on the batch `one` as the models take it, by input name.
+    """Times each model in a separate process, with `others` beside them, on the batch `one`.
 
-    What this machine only rounds to bf16 is opened and not timed: the casts would be.
+    `one` is by input name, as the models take it. A model that this machine only rounds to bf16 is opened but not timed,
+    because its casts would count.
     """
     found = Timings()
     runners: dict[str, OnnxRunner] = {}
@@ -51,7 +55,7 @@ def time_models(
 
 
 def _in_turns(calls: dict[str, Call], timing: Timing, failed: dict[str, str]) -> dict[str, Series]:
-    """Where one fails, the others begin again without it: all must have seen the same rounds."""
+    """Times the calls in turns. If one fails, the others start again, because all must see the same rounds."""
     while calls:
         try:
             return interleave(calls, timing)

@@ -1,4 +1,4 @@
-"""refusals: why no verdict can be built on a measurement, and what to do about it. Empty: it can."""
+"""refusals: the reasons why a measurement allows no verdict, with remedies. Empty if it allows one."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def refusals(
     clocks_used: Sequence[str],
     power_modes: Mapping[str, int],
 ) -> tuple[str, ...]:
-    """Sentences, one a reason.
+    """The reasons against a verdict, a sentence for each.
 
-    series: (what was timed, its blocks); states: in the order of time, the first before and the last after all blocks;
-    clocks_used: those of the cores or the GPU that ran the model; power_modes: name -> id on that device.
+    series: (title, blocks); states: in the order of time, the first before and the last after all blocks; clocks_used:
+    those of the cores or the GPU that ran the model; power_modes: name -> id on that device.
     """
     found = [reason for title, one in series for reason in unsteady(title, one)]
     return (*found, *changed(states, clocks_used, power_modes))
 
 
 def unsteady(title: str, series: Series) -> Iterator[str]:
-    """Blocks that drift, or a median that the samples leave open."""
+    """Sentences about blocks that drift, or samples that leave the median open."""
     medians, (low, high) = series.block_medians_ms, series.interval_ms
     if len(medians) < MIN_BLOCKS:
         yield f"{title}: {len(medians)} blocks; {MIN_BLOCKS} are needed to tell whether the device was steady"
@@ -45,7 +45,7 @@ def unsteady(title: str, series: Series) -> Iterator[str]:
 
 
 def changed(states: Sequence[DeviceState], clocks_used: Sequence[str], power_modes: Mapping[str, int]) -> Iterator[str]:
-    """Power mode, clocks and throttling, from the first state to the last."""
+    """Sentences about changes of power mode, clocks and throttling, from the first state to the last."""
     modes = list(dict.fromkeys(state.power_mode for state in states if state.power_mode))
     if len(modes) > 1:
         number = power_modes.get(modes[0])
@@ -66,12 +66,12 @@ def changed(states: Sequence[DeviceState], clocks_used: Sequence[str], power_mod
 
 
 def fastest(state: DeviceState, clocks_used: Sequence[str]) -> float | None:
-    """MHz of the fastest clock that the model ran by: of cores that may run it, the others may sleep."""
+    """The fastest clock in MHz of those that may run the model. Other cores may sleep."""
     return max((state.clocks_mhz[name] for name in clocks_used if name in state.clocks_mhz), default=None)
 
 
 def throttled(states: Sequence[DeviceState]) -> dict[str, int]:
-    """Counter -> events from the first state to the last; those that stood still are left out."""
+    """Counter -> new events from the first state to the last. Unchanged counters are left out."""
     first, last = states[0].throttle_counts, states[-1].throttle_counts
     grown = {name: last[name] - first.get(name, 0) for name in last}
     return {name: n for name, n in grown.items() if n > 0}

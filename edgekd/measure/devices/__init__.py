@@ -1,7 +1,7 @@
-"""Device: a machine that a bundle is measured on. One small file a kind; KINDS names them.
+"""Device: a machine that a bundle is measured on. Each kind is a small file; KINDS names them.
 
-A device runs words and takes files; what it says is data. Everything else (probing, measuring, shipping) is written
-once, in edgekd.measure.remote and device_runner.py, on these few verbs.
+A device runs commands and takes files; its answers are data. Everything else (probing, measuring, shipping) is written
+once, in edgekd.measure.remote and device_runner.py, with these few verbs.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ __all__ = ["KINDS", "Device", "Result", "Told"]
 
 
 class Device(Protocol):
-    """What a kind implements. Every verb raises DeviceError where the device cannot be reached."""
+    """The protocol of all kinds of device. Every verb raises DeviceError if the device cannot be reached."""
 
     name: str
-    origin: Origin  # what its figures are called; an `emulated` one is never asked for a latency
-    folder: str  # of ours there: absolute, or relative to where `run` starts
-    python: str  # the interpreter that device_runner.py runs in; empty: there is none
+    origin: Origin  # the origin of its figures; an `emulated` device is never asked for a latency
+    folder: str  # our folder there: absolute, or relative to the folder in which `run` starts
+    python: str  # the interpreter for device_runner.py; empty if the device has none
 
     @property
     def address(self) -> str:
-        """The kind and where it is, for `edgekd device list`."""
+        """The kind and address, for `edgekd device list`."""
         ...
 
     def run(
@@ -42,19 +42,19 @@ class Device(Protocol):
         timeout_s: float = 60,
         told: Told | None = None,
     ) -> Result:
-        """Run a command there; each word arrives as it is.
+        """Runs a command on the device. Each word arrives unchanged.
 
-        hold: its input stays open after `stdin`, so that it notices a lost connection; told: is given each line of its
-        standard error.
+        hold: the command's input stays open after `stdin`, so that it notices a lost connection; told: gets each line of
+        the command's standard error.
         """
         ...
 
     def put(self, files: Mapping[str, Path]) -> None:
-        """Copy files: path there -> path here. The folders there exist."""
+        """Copies files: path there -> path here. The folders there must exist."""
         ...
 
     def close(self) -> None:
-        """Give back what the connection holds."""
+        """Closes the connection."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Adb: an Android device. There is no Python for adb's user, so only a benchmark binary that the user names runs there."""
+"""Adb: an Android device. adb's user has no Python there, so only the user's benchmark program runs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Adb:
         timeout_s: float = 60,
         told: Told | None = None,
     ) -> Result:
-        """As the protocol says; the exit code is echoed, because older adb gives none of its own."""
+        """Runs a command as in the protocol. The exit code is echoed, because older versions of adb return none."""
         script = f"{shlex.join(words)}; echo {CODE}$?"
         result = self._adb("shell", "-T", script, stdin=stdin, hold=hold, timeout_s=timeout_s, told=told)
         out, mark, code = result.out.rpartition(CODE.encode())

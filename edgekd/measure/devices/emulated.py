@@ -1,9 +1,9 @@
-"""Emulated: the real arm64 onnxruntime on this machine, under qemu's user-mode emulation of one CPU.
+"""Emulated: the real arm64 onnxruntime on this machine, under qemu's user-mode emulation of a CPU.
 
-It gives numerics on the target's instruction set (int8 and fp16 arithmetic differ there), never a latency: an emulator's
-time says nothing about a device's. The root is made once and kept in the cache: Debian's arm64 packages of Python,
-unpacked, and the aarch64 wheels of the onnxruntime and numpy that are installed here, so that what differs is the CPU alone.
-No root privileges, no chroot and no binfmt are needed.
+It gives numerics on the target's instruction set, where int8 and fp16 arithmetic differ. It never gives a latency: an
+emulator's time says nothing about a device's. The root is created once and kept in the cache. It holds Debian's arm64
+packages of Python, unpacked, and the aarch64 wheels of the onnxruntime and numpy versions installed here. Only the CPU
+differs then. No root privileges, no chroot and no binfmt are needed.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ HWCAP2 = (
 
 
 class Emulated:
-    """A CPU under qemu; its files are this machine's, in `folder`. The root is made when it is first used."""
+    """A CPU under qemu. Its files lie on this machine, in `folder`. The root is created at the first use."""
 
     origin: Origin = "emulated"
     python = "python3"
 
     def __init__(self, name: str, cpu: str, folder: str = "", cache: str = "") -> None:
-        """Raises DeviceError for a CPU that is not known."""
+        """Raises DeviceError for an unknown CPU."""
         if cpu not in CPUS:
             raise DeviceError(f"emulated CPU {cpu!r} is not known{nearest(cpu, CPUS)}")
         self.name = name
@@ -80,19 +80,19 @@ class Emulated:
         timeout_s: float = 60,
         told: Told | None = None,
     ) -> Result:
-        """Run `python3 ...` on that CPU; other programs are not there (exit code 127).
+        """Runs `python3 ...` on the emulated CPU. Other programs are missing there (exit code 127).
 
-        Raises DeviceError where qemu is not installed, and where the root's packages cannot be had.
+        Raises DeviceError if qemu is not installed or the root's packages are not available.
         """
         program, *arguments = words
         if program != self.python:
             return Result(127, b"", f"{program}: not found; an emulated CPU runs {self.python} alone\n")
-        # An emulator takes ten times as long as the CPU would.
+        # An emulator takes about ten times as long as the CPU.
         command = [*self.command(), *arguments]
         return run_process(command, stdin=stdin, hold=hold, timeout_s=SLOWER * timeout_s, told=told)
 
     def command(self) -> list[str]:
-        """What starts Python on that CPU, here."""
+        """The command that starts Python on the emulated CPU."""
         return _python(self.cpu, self._open(), ())
 
     def put(self, files: Mapping[str, Path]) -> None:
@@ -104,7 +104,7 @@ class Emulated:
             self._in_use = None
 
     def _open(self) -> Path:
-        """The CPU's view of the root; `edgekd cache --prune` leaves it alone until `close`."""
+        """The CPU's view of the root. `edgekd cache --prune` keeps the root until `close`."""
         qemu()
         if self._in_use is None:
             (self._cache / ".locks").mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ class Emulated:
 
 
 def qemu() -> str:
-    """The emulator's path. Raises DeviceError where there is none."""
+    """The emulator's path. Raises DeviceError if no emulator is installed."""
     found = next((path for name in QEMU if (path := shutil.which(name))), None)
     if found is None:
         raise DeviceError(
@@ -127,7 +127,7 @@ def qemu() -> str:
 
 
 def _root(cache: Path) -> Path:
-    """The stored root, made where it is absent: in a draft folder, renamed into place, by one process at a time."""
+    """The stored root, created if absent: in a draft folder, renamed into place, by a single process at a time."""
     versions = {package: version(package) for package in WHEELS}
     root = cache / "-".join(["emulated-arm64", SUITE, *(f"{name}{number}" for name, number in versions.items())])
     with FileLock(cache / ".locks" / f"{root.name}.lock"):
@@ -144,12 +144,12 @@ def _root(cache: Path) -> Path:
                 draft.rename(root)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
-    os.utime(root / STAMP)  # when it was last used, for `edgekd cache`
+    os.utime(root / STAMP)  # the time of the last use, for `edgekd cache`
     return root
 
 
 def _unpack_packages(root: Path) -> None:
-    """Debian's arm64 packages and all that they depend on, by an apt that knows of no other configuration than this."""
+    """Unpacks Debian's arm64 packages with their dependencies, by an apt that reads only this configuration."""
     with tempfile.TemporaryDirectory(prefix="edgekd-apt-") as folder:
         apt = Path(folder)
         for part in ("state/lists/partial", "cache/archives/partial", "none"):
@@ -178,9 +178,10 @@ def _install_wheels(folder: Path, versions: dict[str, str]) -> None:
 
 
 def _describe_cpu(root: Path, cpu: str) -> None:
-    """A view of the root with a /proc/cpuinfo of that CPU, whose features are those that the emulator itself reports.
+    """Creates a view of the root with the CPU's /proc/cpuinfo, whose features the emulator itself reports.
 
-    Without one `import onnxruntime` crashes; one that claims a feature which the emulator lacks ends in an illegal instruction.
+    Without this file `import onnxruntime` crashes. A file with a feature that the emulator lacks ends in an illegal
+    instruction.
     """
     view = root / "cpus" / cpu
     (view / "proc").mkdir(parents=True)
@@ -205,7 +206,10 @@ def _describe_cpu(root: Path, cpu: str) -> None:
 
 
 def _python(cpu: str, view: Path, arguments: Sequence[str]) -> list[str]:
-    """Python on that CPU, with an environment of its own: this machine's packages are for another instruction set."""
+    """The words that start Python on the CPU, with a separate environment.
+
+    This machine's packages are for another instruction set.
+    """
     environment = {
         "PATH": "/usr/bin:/bin",
         "LANG": "C.UTF-8",

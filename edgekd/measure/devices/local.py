@@ -1,4 +1,4 @@
-"""Local: this machine as a device, in a process of its own."""
+"""Local: this machine as a device, in a separate process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgekd.measure.devices.process import Result, Told, copy_here, run_process
 
 
 class Local:
-    """This machine; files go to `folder`."""
+    """This machine as a device. Files go to `folder`."""
 
     origin: Origin = "host"
 

@@ -1,4 +1,4 @@
-"""Named devices: $XDG_CONFIG_HOME/edgekd/devices.toml, a table a device. Any of them is opened by `open_device`."""
+"""Named devices in $XDG_CONFIG_HOME/edgekd/devices.toml, a table for each. `open_device` opens any of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Settings = dict[str, str]
 
 
 def devices_file() -> Path:
-    """Where the devices are kept."""
+    """The path of the file of named devices."""
     return user_folder("XDG_CONFIG_HOME", ".config") / "edgekd" / "devices.toml"
 
 
@@ -30,7 +30,7 @@ def _local_folder() -> Path:
 
 
 def list_devices() -> dict[str, Settings]:
-    """Name -> settings; exactly one of a device's keys is its kind. Raises DeviceError for a file with mistakes."""
+    """Name -> settings. Exactly one key of the settings is the kind. Raises DeviceError for a file with mistakes."""
     file = devices_file()
     try:
         tables = parse_toml(file.read_text(encoding="utf-8"), str(file))
@@ -46,7 +46,7 @@ def list_devices() -> dict[str, Settings]:
 
 
 def check(name: str, settings: object, where: str) -> None:
-    """Raise DeviceError for settings that are no device's."""
+    """Raises DeviceError for settings that do not describe a device."""
     if not NAME.fullmatch(name):
         raise DeviceError(f"device name {name!r}; letters, digits, and ._- are possible")
     if not isinstance(settings, dict) or not all(isinstance(value, str) for value in settings.values()):
@@ -58,7 +58,7 @@ def check(name: str, settings: object, where: str) -> None:
 
 
 def make(name: str, settings: Mapping[str, str]) -> Device:
-    """The device; nothing is connected yet."""
+    """A device from its settings, without a connection yet. Raises DeviceError."""
     kind = next(kind for kind in KINDS if kind in settings)
     rest = {key: value for key, value in settings.items() if key != kind}
     if kind in ("local", "ssh"):
@@ -71,13 +71,13 @@ def make(name: str, settings: Mapping[str, str]) -> Device:
 
 
 def write_device(name: str, settings: Settings) -> None:
-    """Add a device or replace it."""
+    """Adds a device to the file or replaces it."""
     check(name, settings, f"device {name}")
     _write({**list_devices(), name: settings})
 
 
 def remove_device(name: str) -> None:
-    """Raises DeviceError where there is no device of that name."""
+    """Removes a device from the file. Raises DeviceError if no device has this name."""
     devices = list_devices()
     if name not in devices:
         raise DeviceError(f"device {name!r} not found{nearest(name, devices)}")
@@ -97,7 +97,10 @@ def _write(devices: Mapping[str, Settings]) -> None:
 
 @contextmanager
 def open_device(name: str) -> Iterator[Device]:
-    """The device of this name, or `local`, `ssh:user@host`, `adb:SERIAL`: a kind with its address."""
+    """Opens the device of this name, or of a kind with its address: `local`, `ssh:user@host`, `adb:SERIAL`.
+
+    Raises DeviceError for an unknown name.
+    """
     devices = list_devices()
     kind, _, address = name.partition(":")
     if name in devices:

@@ -1,5 +1,7 @@
-"""run_process: one command of this machine with bounded time and output; what every kind of device is reached by. copy_here:
-files for those that are this machine."""
+"""run_process: runs a command of this machine with bounded time and output; all kinds of device use it.
+
+copy_here: copies files for devices that are this machine.
+"""
 
 from __future__ import annotations
 
@@ -17,27 +19,27 @@ from typing import IO
 
 from edgekd.errors import DeviceError
 
-MOST_BYTES = 64 << 20  # of what a device says; more is no answer
-MOST_SHOWN = 4000  # characters of it
-LINE = 1 << 16  # bytes of one line of it
+MOST_BYTES = 64 << 20  # largest output of a device; more is not an answer
+MOST_SHOWN = 4000  # characters of the output that are shown
+LINE = 1 << 16  # bytes of a line of the output
 Told = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a command ended: its exit code and what it wrote."""
+    """The end of a command: its exit code and its output."""
 
     code: int
     out: bytes
     err: str
 
 
-# of this process, whatever thread waits for them: `end_all` is what Ctrl-C does
+# The commands that this process runs, in all threads: on Ctrl-C `end_all` ends them.
 RUNNING: set[subprocess.Popen[bytes]] = set()
 
 
 def end_all() -> None:
-    """End every command that is running; who waits for one is told that it ended."""
+    """Ends every running command. The waiting threads see that their commands ended."""
     for process in list(RUNNING):
         _end(process)
 
@@ -47,7 +49,7 @@ class TimedOut(DeviceError):
 
 
 def copy_here(name: str, files: Mapping[str, Path]) -> None:
-    """`put` of a device that is this machine: path there -> path here. Raises DeviceError where one cannot be written."""
+    """`put` for a device that is this machine: path there -> path here. Raises DeviceError for a failed copy."""
     for path, source in files.items():
         try:
             shutil.copyfile(source, path)
@@ -64,10 +66,10 @@ def run_process(
     told: Told | None = None,
     folder: Path | None = None,
 ) -> Result:
-    """Run a command and give it `stdin`; with `hold` its input stays open until it ends.
+    """Runs a command and gives it `stdin`. With `hold` its input stays open until it ends.
 
-    `told` is called with every line of its standard error, as it comes. Raises DeviceError where the command cannot be
-    started, does not end in time, or says more than 64 MiB.
+    `told` is called with every line of its standard error, as it comes. Raises DeviceError if the command cannot be
+    started, does not end in time, or writes more than 64 MiB.
     """
     try:
         process = subprocess.Popen(
@@ -89,7 +91,7 @@ def run_process(
         _end(process)
         RUNNING.discard(process)
         for reader in readers:
-            # a process that it left behind may hold the pipes open; its words are not waited for
+            # A process that the command left behind may hold the pipes open, so the wait is short.
             reader.join(2)
         if process.stdin is not None:
             with contextlib.suppress(OSError):
@@ -100,7 +102,7 @@ def run_process(
 
 
 def clean(text: str) -> str:
-    """Somebody's words for the terminal: the last of them; lines stay, other control characters go."""
+    """A foreign text for the terminal: its end, with lines, but without other control characters."""
     return "".join(c if c.isprintable() or c == "\n" else " " for c in text[-MOST_SHOWN:])
 
 
@@ -122,7 +124,7 @@ def _wait(
 
 def _write(pipe: IO[bytes] | None, content: bytes, hold: bool) -> None:
     assert pipe is not None
-    # one that ends early says why in its exit code
+    # A command that ends early gives the reason in its exit code.
     with contextlib.suppress(OSError, ValueError):
         pipe.write(content)
         pipe.flush()
@@ -143,7 +145,7 @@ def _read(pipe: IO[bytes] | None, into: bytearray, process: subprocess.Popen[byt
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """The command and what it started, by their group."""
+    """Ends a command and its children, as a process group."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)

@@ -1,7 +1,7 @@
-"""Ssh: a device reached with the OpenSSH client as the user has configured it; host keys are checked as that says.
+"""Ssh: a device reached with the user's OpenSSH client and its configuration, which also governs host keys.
 
-Nothing here touches StrictHostKeyChecking or known_hosts: an unknown key is refused (nobody is asked, BatchMode), a
-changed one too. One connection is opened and used again (ControlMaster) until `close`.
+This module does not touch StrictHostKeyChecking or known_hosts. An unknown key is refused without a question (BatchMode),
+and so is a changed key. A single connection is opened and reused (ControlMaster) until `close`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from edgekd.measure.devices.process import Result, TimedOut, Told, last_line, ru
 CONNECT_TIMEOUT_S = 10
 COPY_TIMEOUT_S = 1800
 FAILED = 255  # ssh's own exit code
-PROGRESS = "edgekd: "  # what the runner says meanwhile
-REMEDIES = (  # what ssh says -> what it means and what to do
+PROGRESS = "edgekd: "  # the prefix of the runner's lines of progress
+REMEDIES = (  # a message of ssh -> its meaning and the remedy
     (
         r"REMOTE HOST IDENTIFICATION HAS CHANGED",
         "its host key is another than known_hosts has: the device was set up anew, or somebody stands between. Make sure "
@@ -48,7 +48,7 @@ REMEDIES = (  # what ssh says -> what it means and what to do
 class Ssh:
     """The device at `host` (user@name or an alias of the user's configuration).
 
-    folder: where files lie there, relative to its home; python: its interpreter; config: another file than
+    folder: the folder for files there, relative to the home; python: the interpreter there; config: a file in place of
     ~/.ssh/config (ssh -F).
     """
 
@@ -57,13 +57,13 @@ class Ssh:
     def __init__(self, name: str, host: str, folder: str, python: str = "python3", config: str = "") -> None:
         if not re.fullmatch(r"[^\s\-'\"\\$`;&|<>()][^\s'\"\\$`;&|<>()]*", host):
             raise DeviceError(f"{host!r} is no host that ssh takes; write user@name, or an alias of ~/.ssh/config")
-        folder = folder.removeprefix("~/")  # where a session starts anyway
+        folder = folder.removeprefix("~/")  # a session starts at home anyway
         if not re.fullmatch(r"[\w./][\w./-]*", folder):
             raise DeviceError(f"folder {folder!r} of {name}; letters, digits, and ._-/ are possible")
         self.name, self.host, self.folder, self.python, self._config = name, host, folder, python, config
         self._options = [*(["-F", config] if config else []), "-o", "BatchMode=yes"]
         self._options += ["-o", f"ConnectTimeout={CONNECT_TIMEOUT_S}"]
-        # a link that is dead is noticed within a minute, also while the device is silent
+        # notices a dead link within a minute, also while the device is silent
         self._options += ["-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4"]
         self._sockets: Path | None = None
 
@@ -80,7 +80,7 @@ class Ssh:
         timeout_s: float = 60,
         told: Told | None = None,
     ) -> Result:
-        # the login shell at the other end takes the command apart again, so each word is quoted
+        # the login shell at the other end splits the command again, so each word is quoted
         command = ["ssh", "-T", *self._connection(), "--", self.host, shlex.join(words)]
         try:
             result = run_process(command, stdin=stdin, hold=hold, timeout_s=timeout_s, told=told)
@@ -91,13 +91,13 @@ class Ssh:
         return result
 
     def put(self, files: Mapping[str, Path]) -> None:
-        """Copy with scp; where the device has no sftp server, through `cat`."""
+        """Copies files with scp, or through `cat` if the device has no sftp server."""
         if files and not self._copied(files):
             for path, source in files.items():
                 self._pour(path, source)
 
     def close(self) -> None:
-        """End the shared connection."""
+        """Ends the shared connection."""
         if self._sockets is not None:
             run_process(["ssh", *self._connection(), "-O", "exit", "--", self.host], timeout_s=10)
             shutil.rmtree(self._sockets, ignore_errors=True)
@@ -105,7 +105,7 @@ class Ssh:
 
     def _connection(self) -> list[str]:
         if self._sockets is None:
-            # a socket's path has room for about 100 characters, so a folder of the user's may be too deep
+            # a socket's path is limited to about 100 characters, so a folder of the user may be too deep
             short = Path("/tmp")
             self._sockets = Path(tempfile.mkdtemp(prefix="edgekd-", dir=short if short.is_dir() else None))
         shared = ["-o", "ControlMaster=auto", "-o", f"ControlPath={self._sockets}/c", "-o", "ControlPersist=60"]
@@ -136,7 +136,7 @@ class Ssh:
 
 @contextmanager
 def _named_as_there(files: Mapping[str, Path]) -> Iterator[dict[str, list[Path]]]:
-    """Folder there -> local links that are called as the files are to be called there."""
+    """Folder there -> local links with the names that the files get there."""
     with tempfile.TemporaryDirectory(prefix="edgekd-") as links:
         folders: dict[str, list[Path]] = {}
         for n, (path, source) in enumerate(files.items()):

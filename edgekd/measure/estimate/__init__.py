@@ -1,1 +1,1 @@
-"""Estimate: a model's latency from its graph and a device's profile or calibration."""
+"""Estimate: a model's latency from its graph and from a device's profile or calibration."""

@@ -1,8 +1,9 @@
-"""calibrate: how fast a device is at each class of operator, fitted on small networks that are timed there.
+"""calibrate: finds a device's speed for each class of operator, from small networks timed on the device.
 
-A kernel of class c and number format p is taken to last `start_p + operations / rate_c + bytes / bandwidth_c`, its channels
-counted in full vectors: the roofline with its two terms added, because a sum can be fitted by non-negative least squares and
-neither term hides the other. What it is worth is told by networks that were measured in the same rounds and not fitted on.
+A kernel of class c and number format p is modelled as `start_p + operations / rate_c + bytes / bandwidth_c`. Its channels
+are counted in full vectors. This is the roofline with its two terms added. A sum can be fitted by non-negative least
+squares, and neither term hides the other. Networks that were measured in the same rounds, but not fitted on, show the
+quality.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ from edgekd.measure.remote import probe
 from edgekd.runtime.check import precision_of
 from edgekd.scripts import SCRIPTS
 
-# An engine takes a device some ten seconds to build, a session nothing: fewer networks for TensorRT.
+# A device needs some ten seconds to build an engine, but no time for a session: fewer networks for TensorRT.
 NETWORKS: Mapping[str, Mapping[Precision, int]] = {
     "onnxruntime": {"fp32": 84, "int8": 70},
     "tensorrt": {"fp32": 28, "fp16": 42, "int8": 42},
 }
 ROUNDS, BLOCK_MS = 6, 25.0
-SECONDS = {"onnxruntime": 3600, "tensorrt": 4 * 3600}  # the longest that a device's answer is waited for
+SECONDS = {"onnxruntime": 3600, "tensorrt": 4 * 3600}  # longest wait for a device's answer
 LANES = (1, 4, 8, 16, 32)
 FOLDS = 5
-TIGHT = 0.02  # residuals below this share are not told apart: the measurement's own noise is larger
+TIGHT = 0.02  # smaller residuals (as a share) count alike, because the measurement's noise is larger
 
 
 def calibrate(
@@ -51,10 +52,10 @@ def calibrate(
     rounds: int = ROUNDS,
     networks: Mapping[Precision, int] | None = None,
 ) -> Calibration:
-    """Time small networks of the device's kinds and `held_out` (name -> ONNX file) there, in the same rounds, and fit.
+    """Times small networks and `held_out` (name -> ONNX file) on the device in the same rounds, and fits rates.
 
-    runtime: `onnxruntime` on one thread, or `tensorrt`, without copies to and from the GPU; networks: format -> how many.
-    Raises DeviceError for an emulated CPU, whose time says nothing, and where the device cannot run them.
+    runtime: `onnxruntime` on a single thread, or `tensorrt`, without copies to and from the GPU; networks: format -> how
+    many. Raises DeviceError for an emulated CPU, whose time says nothing, and if the device cannot run the networks.
     """
     refuse_emulated(device)
     with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
@@ -90,7 +91,7 @@ def calibrate(
 
 
 def _precision(path: Path) -> str:
-    """What build_engine.py asks the engine for."""
+    """The precision that build_engine.py is asked for."""
     return precision_of(onnx.load(path, load_external_data=False))
 
 
@@ -101,9 +102,9 @@ def refuse_emulated(device: Device) -> None:
 
 
 def runtime_there(device: Device, asked: str = "") -> str:
-    """What a calibration is timed in: TensorRT where the device has it, unless something else is asked.
+    """The runtime for a calibration: the asked one, else TensorRT if the device has it, else onnxruntime.
 
-    Raises DeviceError where it is not there; told before any network is made.
+    Raises DeviceError if the device lacks the runtime, before any network is created.
     """
     facts = probe(device)
     runtime = asked or ("tensorrt" if "tensorrt" in facts.able else "onnxruntime")
@@ -116,7 +117,7 @@ def runtime_there(device: Device, asked: str = "") -> str:
 
 
 class Timings:
-    """What a device said: name -> milliseconds of each round, of the thread's own processor time."""
+    """A device's timings: name -> milliseconds of each round, in the thread's own processor time."""
 
     def __init__(self, answer: object, names: Sequence[str], device: str) -> None:
         try:
@@ -131,7 +132,7 @@ class Timings:
 
 
 def time_on(device: Device, models: Mapping[str, Path], rounds: int, runtime: str = "onnxruntime") -> Timings:
-    """name -> model, timed on the device in interleaved rounds; see device_timings.py."""
+    """Times name -> model on the device in interleaved rounds; see device_timings.py. Raises DeviceError."""
     with Workplace(device) as there:
         script = there.script("device_timings.py", SCRIPTS / "run.py", SCRIPTS / "build_engine.py")
         paths = {there.put(path, name): name for name, path in models.items()}
@@ -147,10 +148,10 @@ def time_on(device: Device, models: Mapping[str, Path], rounds: int, runtime: st
 
 
 def fit_rates(networks: Sequence[Sequence[Kernel]], times_ms: Sequence[float]) -> Rates:
-    """The rates whose sums come closest to the times: non-negative, least absolute relative error.
+    """The rates whose sums come closest to the times: non-negative, with the least absolute relative error.
 
-    Absolute errors (by reweighted least squares), so that a network that the machine disturbed does not bend the fit. The width
-    of the vectors is the one that predicts best what was left out of the fit (5-fold cross-validation).
+    Absolute errors (by reweighted least squares) keep a network that the machine disturbed from bending the fit. The vector
+    width is the one with the best prediction of left-out networks (5-fold cross-validation).
     """
     times = np.asarray(times_ms, np.float64)
     lanes = min(LANES, key=lambda width: _cross_error(networks, times, width))
@@ -158,7 +159,7 @@ def fit_rates(networks: Sequence[Sequence[Kernel]], times_ms: Sequence[float]) -
 
 
 def _cross_error(networks: Sequence[Sequence[Kernel]], times_ms: NDArray[np.float64], lanes: int) -> float:
-    """Median error, as a share, on the networks of each fold by the fit on the others."""
+    """The median relative error on the networks of each fold, predicted by the fit on the others."""
     order, errors = np.random.default_rng(0).permutation(len(networks)), []
     for fold in range(FOLDS):
         left_out = order[fold::FOLDS]
@@ -183,7 +184,7 @@ def _fit(networks: Sequence[Sequence[Kernel]], times: NDArray[np.float64], lanes
 
 
 def _work(kernels: Sequence[Kernel], lanes: int) -> dict[tuple[str, str], float]:
-    """What a network's time is made of: (start, format), (operations, class) in 10^9, (bytes, class) in 10^9."""
+    """The terms of a network's time: (start, format), (operations, class) in 10^9, (bytes, class) in 10^9."""
     found: dict[tuple[str, str], float] = defaultdict(float)
     for kernel in kernels:
         name = f"{kernel.kind} {kernel.precision}"

@@ -1,4 +1,4 @@
-"""Calibration: how fast a device was found to be at each class of operator, as data and as a file of the device's name."""
+"""Calibration: a device's measured speed for each class of operator, as data and as a file named after the device."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from edgekd.base.tables import Table
 from edgekd.errors import DeviceError, nearest
 from edgekd.measure.estimate.kernels import Kernel
 
-LEAST_OPERATIONS = 1e6  # of the networks that are fitted on
+LEAST_OPERATIONS = 1e6  # fewest operations of a network that is fitted on
 ACCEPTED = 0.15  # median error on the held-out networks beyond which a calibration warns
 
 
 class HeldOut(Table):
-    """A network that was not fitted on; `noise` is how far apart its rounds lie, as a share of the fastest."""
+    """A network that was not fitted on. `noise` is the spread of its rounds as a share of the fastest."""
 
     name: str
     measured_ms: float
@@ -29,12 +29,15 @@ class HeldOut(Table):
 
     @property
     def error(self) -> float:
-        """As a share of what was measured."""
+        """The estimate's error as a share of the measured time."""
         return self.estimated_ms / self.measured_ms - 1
 
 
 class Calibration(Table):
-    """A device's speed by class of operator, as "conv fp32"; the fastest of the rounds, in onnxruntime of one thread's own time."""
+    """A device's speed by class of operator, e.g. "conv fp32", from the fastest of the rounds.
+
+    In onnxruntime the times are a single thread's own processor time.
+    """
 
     device: str
     machine: str
@@ -62,14 +65,17 @@ class Calibration(Table):
 
     @property
     def range(self) -> tuple[float, float]:
-        """Measured over estimated: where the middle four fifths of the held-out networks lie."""
+        """The range of measured over estimated time that holds the middle four fifths of the held-out networks.
+
+        The range always contains 1.
+        """
         ratios = [network.measured_ms / network.estimated_ms for network in self.held_out]
         low, high = np.percentile(ratios, (10, 90))
         return min(float(low), 1.0), max(float(high), 1.0)
 
 
 class Rates(Table):
-    """The fitted figures; see `Calibration`."""
+    """The fitted rates; see `Calibration`."""
 
     start_ms: dict[str, float]
     ms_per_gop: dict[str, float]
@@ -81,7 +87,7 @@ class Rates(Table):
 
 
 def kernel_ms(kernel: Kernel, rates: Rates | Calibration) -> float | None:
-    """One kernel; None where no calibration network had one of its class."""
+    """The estimated time of a kernel, or None if no calibration network had a kernel of its class."""
     name = f"{kernel.kind} {kernel.precision}"
     if name not in rates.ms_per_gb:
         return None
@@ -90,13 +96,13 @@ def kernel_ms(kernel: Kernel, rates: Rates | Calibration) -> float | None:
 
 
 def calibration_file(device: str) -> Path:
-    """Where a device's calibration is kept."""
+    """The path of a device's calibration."""
     base = user_folder("XDG_DATA_HOME", ".local/share")
     return base / "edgekd" / "calibrations" / f"{device.replace(os.sep, '_').replace(':', '_')}.json"
 
 
 def keep(calibration: Calibration) -> Path:
-    """Store it, replacing an older one; gives the file."""
+    """Stores a calibration in place of an older one, and returns the file."""
     file = calibration_file(calibration.device)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, calibration.model_dump_json(indent=2).encode())
@@ -104,7 +110,7 @@ def keep(calibration: Calibration) -> Path:
 
 
 def load_calibration(device: str) -> Calibration:
-    """Raises DeviceError where the device was not calibrated."""
+    """The stored calibration of a device. Raises DeviceError if the device was not calibrated."""
     file = calibration_file(device)
     try:
         return Calibration.model_validate_json(file.read_bytes())

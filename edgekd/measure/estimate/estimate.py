@@ -1,8 +1,8 @@
-"""Estimates: how long a model takes on a device that is not at hand, from its profile or from a calibration of one like it.
+"""Estimates a model's latency on a device that is not at hand, from a profile or a calibration.
 
-The roofline model (Williams et al. 2009): a kernel takes at least its arithmetic over the device's peak for its number format,
-and at least its bytes over the memory's bandwidth; and it takes time to start. It is never a measurement, and is given as a range
-that says what it leaves out.
+The roofline model (Williams et al. 2009) gives a kernel's least time as the larger of two terms. The terms are its
+arithmetic over the device's peak for its number format, and its bytes over the memory's bandwidth. The kernel's start takes
+time as well. An estimate is never a measurement. It is a range that says what it leaves out.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from edgekd.measure.estimate.calibration import LEAST_OPERATIONS, Calibration, k
 from edgekd.measure.estimate.kernels import MULTIPLIES, Kernel, Work, read_work
 from edgekd.target import Hardware, Target
 
-# The upper end where nothing is known but the profile: a tenth of the peaks and of the bandwidth is reached. An assumption,
-# and printed as one; a calibration replaces it.
+# The upper end of an estimate from the profile alone: a tenth of the peaks and of the bandwidth is reached. This is an
+# assumption and is printed as such; a calibration replaces it.
 LEAST_EFFICIENCY = 0.1
-NAMED = 5  # nodes that are named of those not estimated
-MOST_START_US = 20.0  # of a kernel, at the upper end, where the profile states none: an assumption too
+NAMED = 5  # how many of the nodes without an estimate are named
+MOST_START_US = 20.0  # start of a kernel at the upper end if the profile states none; an assumption too
 
 
 def estimate(path: Path, target: Target, sizes: Sizes | None = None) -> Estimate | None:
-    """Of one sample, from the profile alone; None where it states no bandwidth. `sizes` of inputs by name.
+    """The estimate for a sample from the profile alone, or None if the profile states no bandwidth.
 
-    Raises ModelError for what is no ONNX file, for free sizes that are not told, and where no node can be estimated.
+    `sizes` are those of inputs by name. Raises ModelError for a file that is not ONNX and for free sizes without a value.
+    Raises it also if no node can be estimated.
     """
     hardware = target.hardware
     if hardware.memory_bandwidth_gbs is None:
@@ -64,8 +65,10 @@ def estimate(path: Path, target: Target, sizes: Sizes | None = None) -> Estimate
 
 
 def estimate_calibrated(path: Path, calibration: Calibration, sizes: Sizes | None = None) -> Estimate:
-    """Of one sample on one thread, by what was measured on the device; the range is that in which four of five networks lay
-    that were not fitted on."""
+    """The estimate for a sample on a single thread, from measurements on the device.
+
+    The range is that of four fifths of the networks that were not fitted on. Raises ModelError as `estimate` does.
+    """
     work = _known(path, sizes)
     kernels = work.kernels
     times = [kernel_ms(kernel, calibration) for kernel in kernels]
@@ -95,16 +98,16 @@ def estimate_calibrated(path: Path, calibration: Calibration, sizes: Sizes | Non
 
 
 def _known(path: Path, sizes: Sizes | None) -> Work:
-    """The work of a file of which anything can be said."""
+    """The work of a file. Raises ModelError if nothing of the file can be estimated."""
     work = read_work(path, sizes)
-    if not work.kernels or (work.unknown and not work.least):  # no end of a range is known
+    if not work.kernels or (work.unknown and not work.least):  # neither end of the range is known
         what = "; ".join(_not_estimated(work)) or "it holds no operator that computes"
         raise ModelError(f"nothing of {path} can be estimated: {what}; measure it on the device")
     return work
 
 
 def _not_estimated(work: Work) -> list[str]:
-    """Nodes that no rule counts or whose shapes are unknown, and what was assumed."""
+    """The nodes that no rule counts or whose shapes are unknown, and the assumptions, in words."""
     found = list(work.told)
     if work.unknown:
         shown = ", ".join(work.unknown[:NAMED])
@@ -124,13 +127,16 @@ def _peaks_gops(hardware: Hardware) -> dict[str, float]:
 
 
 def _most_gops(stated: Mapping[str, float]) -> dict[str, float]:
-    """What bounds the time from below: a format without a peak cannot be faster than fp16. No roof, and no order."""
+    """The peaks that bound the time from below: a format without a peak cannot be faster than fp16.
+
+    This bound is not drawn as a roof and does not order candidates.
+    """
     fp16 = {precision: stated["fp16"] for precision in ("bf16", "fp32") if "fp16" in stated}
     return {**fp16, **stated}
 
 
 def _roofline_ms(kernel: Kernel, peak_gops: float | None, bandwidth_gbs: float) -> float:
-    """Arithmetic counts where it is products: the peak is that of the units that make them."""
+    """The roofline's time of a kernel. Only products count as arithmetic, because the peaks are those of their units."""
     arithmetic = kernel.operations / (peak_gops * 1e6) if peak_gops and kernel.kind in MULTIPLIES else 0.0
     return max(arithmetic, kernel.bytes / (bandwidth_gbs * 1e6))
 

@@ -1,4 +1,4 @@
-"""write_held_out: edgekd's own students, fp32 and int8, as networks that a calibration is checked on and never fitted on."""
+"""write_held_out: writes edgekd's own students, fp32 and int8, to check a calibration; it is never fitted on them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from edgekd.quantize import calibrate, convert, prepare
 from edgekd.target import load_target
 
 SIZE, OPSET = 32, 20
-SCHEME = {"onnxruntime": "x86-cpu", "tensorrt": "jetson"}  # as the networks that are fitted on
+SCHEME = {"onnxruntime": "x86-cpu", "tensorrt": "jetson"}  # the schemes of the networks that are fitted on
 
 
 def write_held_out(folder: Path, runtime: str = "onnxruntime") -> dict[str, Path]:
-    """Name -> file, of each student with random weights at 32 x 32 pixels; for tensorrt in fp16 too, and int8 with fp16 between."""
+    """Name -> file of each student, with random weights, at 32 x 32 pixels.
+
+    For tensorrt fp16 is written too, and int8 has fp16 between.
+    """
     found = {}
     torch.manual_seed(0)
     images = torch.randn(4, 3, SIZE, SIZE)

@@ -1,7 +1,7 @@
-"""read_kernels: an ONNX graph as the kernels that a runtime makes of it, each with its arithmetic and its bytes.
+"""read_kernels: splits an ONNX graph into a runtime's kernels, each with its arithmetic and its bytes.
 
-Runtimes fuse: an activation and a residual Add run inside the convolution before them, Q and DQ are the integer format of a
-tensor, and what only renames a tensor costs nothing. What one runtime fuses beyond that, and another does not, is left out.
+Runtimes fuse nodes. An activation and a residual Add run inside the convolution before them. Q and DQ are a tensor's
+integer format, and renaming a tensor costs nothing. Fusions that only some runtimes perform are left out.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ RENAMING = frozenset(
 ACTIVATIONS = frozenset(
     ("Relu", "Clip", "LeakyRelu", "PRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Elu", "Erf", "Gelu")
 )
-SIZES = ("Shape", "Size", "ConstantOfShape", "Range")  # known before a runtime runs, where shapes are
+SIZES = ("Shape", "Size", "ConstantOfShape", "Range")  # constant if shapes are known
 INTO = ("conv", "narrow conv", "pointwise", "depthwise", "grouped", "transposed conv", "matmul")
 BODIES = ("If", "Loop", "Scan")
 MULTIPLIES = (*INTO, "recurrent")
-ENDLESS = 2**31  # a trip count from here on stands for "until the condition ends it"
+ENDLESS = 2**31  # a trip count from here on means "until the condition ends the loop"
 NARROW = 8  # input channels below which vector units idle along them: a network's first convolution
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """What one kernel does for one sample: `operations` (a multiply-add counts two) and the least bytes that it moves.
+    """The work of a kernel for a sample.
 
-    channels: of a convolution, those that vector units run along. runs: how often it starts, in a loop; operations and bytes
-    are those of all runs.
+    operations: a multiply-add counts two. bytes: the least that the kernel moves. channels: those of a convolution that
+    vector units run along. runs: how often the kernel starts, in a loop; operations and bytes are those of all runs.
     """
 
     name: str
@@ -75,19 +75,19 @@ class Kernel:
 
     @property
     def intensity(self) -> float:
-        """Operations a byte."""
+        """Operations for each byte."""
         return self.operations / self.bytes if self.bytes else 0.0
 
     def filled(self, lanes: int) -> float:
-        """The operations with every channel count rounded up to full vectors of so many lanes: 12 channels cost what 16 do."""
+        """The operations with every channel count rounded up to full vectors of `lanes`: 12 channels cost as much as 16."""
         return self.operations * math.prod(-(-channels // lanes) * lanes / channels for channels in self.channels)
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a file does for one sample. `kernels`: where an If has two ways, the dearer; `least`: the cheaper.
+    """The work of a file for a sample. Of an If, `kernels` holds the dearer branch, `least` the cheaper.
 
-    unknown: nodes that are not counted, or of a loop not how often. told: what was assumed, in words.
+    unknown: nodes that are not counted, or loops of unknown length. told: the assumptions, in words.
     """
 
     kernels: tuple[Kernel, ...]
@@ -98,7 +98,7 @@ class Work:
 
 @dataclass
 class _Open:
-    """A kernel that may still grow: the tensors that it reads and writes."""
+    """A kernel that may still absorb nodes, with the tensors that it reads and writes."""
 
     name: str
     kind: Kind
@@ -107,18 +107,18 @@ class _Open:
     channels: tuple[int, ...] = ()
     reads: list[str] = field(default_factory=list)
     writes: list[str] = field(default_factory=list)
-    taken: int = 0  # bytes that it reads of a tensor which it does not read as a whole
+    taken: int = 0  # bytes read of tensors that are not read as a whole
 
 
 def read_kernels(path: Path) -> tuple[Kernel, ...]:
-    """The kernels of a file, in the graph's order, for a batch of one. Raises ModelError for what is no ONNX file."""
+    """The kernels of a file in the graph's order, for a batch of one. Raises ModelError as `read_work` does."""
     return read_work(path).kernels
 
 
 def read_work(path: Path, sizes: Sizes | None = None) -> Work:
-    """What a file does for inputs of these sizes, by name; without them for a batch of one.
+    """The work of a file for inputs of these sizes, by name. The default is a batch of one.
 
-    Raises ModelError for what is no ONNX file, and for free sizes (but for the batch) that `sizes` does not tell.
+    Raises ModelError for a file that is not ONNX, and for free sizes (except the batch) without a value in `sizes`.
     """
     try:
         model = _without_weights(path)
@@ -130,13 +130,13 @@ def read_work(path: Path, sizes: Sizes | None = None) -> Work:
         raise
     except (
         Exception
-    ) as error:  # protobuf and shape inference raise types of their own; a damaged graph lacks names and sizes
+    ) as error:  # errors of protobuf and shape inference share no base class; a damaged graph lacks names and sizes
         reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:300]}"
         raise ModelError(f"{path} cannot be read as an ONNX model ({reason}); `edgekd lint` says more") from error
 
 
 def _work(model: onnx.ModelProto) -> Work:
-    """Of a model whose inputs have known sizes."""
+    """The work of a model whose inputs have known sizes."""
     shapes = with_shapes(model)
     graph = _Graph(model, shapes)
     kernels: list[_Open] = []
@@ -175,7 +175,7 @@ def _work(model: onnx.ModelProto) -> Work:
 
 
 def _of_bodies(node: onnx.NodeProto, graph: _Graph, model: onnx.ModelProto) -> Work:
-    """An If's two ways, or a Loop's or Scan's body as often as it runs."""
+    """The work of an If's two branches, or of a Loop's or Scan's body in all its rounds."""
     bodies = {attribute.name: attribute.g for attribute in node.attribute if attribute.HasField("g")}
     title = f"{node.op_type} {node.name or node.output[0]}"
     if node.op_type == "If":
@@ -196,7 +196,7 @@ def _of_bodies(node: onnx.NodeProto, graph: _Graph, model: onnx.ModelProto) -> W
 
 
 def _rounds(node: onnx.NodeProto, graph: _Graph) -> tuple[list[Shaped | None], int | None, bool]:
-    """The shapes that a body is given, how often it runs (None: unknown), and whether it certainly does."""
+    """The input shapes of a body, the number of rounds (None: unknown), and whether that number is certain."""
     if node.op_type == "Loop":
         trips = graph.scalar(node.input[0])
         body = next(attribute.g for attribute in node.attribute if attribute.name == "body")
@@ -217,7 +217,7 @@ def _rounds(node: onnx.NodeProto, graph: _Graph) -> tuple[list[Shaped | None], i
 
 
 def _always_true(name: str, body: onnx.GraphProto) -> bool:
-    """Whether a body's condition is a constant, or the one that it was given."""
+    """Whether a body's condition is a true constant, or the condition that the body was given."""
     for node in body.node:
         if name in node.output:
             if node.op_type == "Identity":
@@ -234,7 +234,7 @@ def _repeated(kernel: Kernel, times: int) -> Kernel:
 
 
 class _Graph:
-    """Shapes, formats and consumers of a graph's tensors; a renamed tensor goes by the name it was made under."""
+    """Shapes, formats and consumers of a graph's tensors. A renamed tensor keeps the name of its origin."""
 
     def __init__(self, model: onnx.ModelProto, shapes: dict[str, Shaped]) -> None:
         self.shapes = shapes
@@ -263,7 +263,7 @@ class _Graph:
         return self.root.get(name, name)
 
     def width(self, name: str) -> int:
-        """Bytes of an element as the device keeps it."""
+        """Bytes of a tensor's element in the device's memory."""
         return 1 if name in self.quantized else BYTES.get(self.shapes[name][1], 4)
 
     def size(self, name: str) -> int:
@@ -273,7 +273,7 @@ class _Graph:
         return self.shapes[name][0] if name in self.shapes else None
 
     def scalar(self, name: str) -> int | None:
-        """A constant's only number."""
+        """The number in a constant of a single element, or None."""
         tensor = self.tensors.get(self._root(name))
         return (
             int(onnx.numpy_helper.to_array(tensor).item())
@@ -282,7 +282,7 @@ class _Graph:
         )
 
     def is_constant(self, node: onnx.NodeProto) -> bool:
-        """Whether a runtime computes it once, when it loads the model: of constants, and of shapes."""
+        """Whether a runtime computes a node once, when it loads the model: a node of constants or shapes."""
         if node.op_type in SIZES:
             return True
         names = [name for name in node.input if name]
@@ -295,7 +295,7 @@ class _Graph:
         return [root for name in node.input if (root := self._root(name)) in self.shapes]
 
     def opened(self, node: onnx.NodeProto, operations: int, outputs: list[str]) -> _Open:
-        """The kernel that begins with a node."""
+        """The kernel that starts with a node."""
         kernel = _Open(node.name or outputs[0], self.kind(node), self.precision(node), operations, self.channels(node), self.reads(node), outputs)  # fmt: skip  # noqa: E501
         if node.op_type in TAKERS and self._root(node.input[0]) in self.shapes:
             kernel.reads = [name for name in kernel.reads if name != self._root(node.input[0])]
@@ -307,7 +307,7 @@ class _Graph:
         return Kernel(k.name, k.kind, k.precision, k.operations, moved, k.channels)
 
     def precision(self, node: onnx.NodeProto) -> Precision:
-        """That of the widest of its first two inputs: a product with one float factor is a float product."""
+        """The precision of the wider of a node's first two inputs: a product with a float factor is a float product."""
         names = [root for name in factors(node) if (root := self._root(name)) in self.shapes]
         widest = max(names or self.reads(node)[:1], key=self.width, default=None)
         width = 4 if widest is None else self.width(widest)
@@ -316,7 +316,10 @@ class _Graph:
         return "int8" if width == 1 else "fp16" if width == 2 else "fp32"
 
     def fused_into(self, node: onnx.NodeProto, made_by: Mapping[str, _Open]) -> _Open | None:
-        """The product (for an activation also the Add) that this node runs in; none: it is a kernel of its own."""
+        """The kernel that a node is fused into, or None for a separate kernel.
+
+        An Add is fused into a product, an activation into a product or an Add.
+        """
         if node.op_type not in ACTIVATIONS and node.op_type != "Add":
             return None
         for name in reversed(node.input):
@@ -341,7 +344,7 @@ class _Graph:
         return "pool" if node.op_type in POOLS else "move" if node.op_type in MOVES else "elementwise"
 
     def channels(self, node: onnx.NodeProto) -> tuple[int, ...]:
-        """Of a convolution: its output's and, where they fill a vector and are summed over, its input's."""
+        """The channels of a convolution that vectors run along: those of the output, and for full vectors of the input."""
         kind = self.kind(node)
         if kind not in ("conv", "narrow conv", "pointwise", "depthwise"):
             return ()
@@ -350,7 +353,10 @@ class _Graph:
 
 
 def _without_weights(path: Path) -> onnx.ModelProto:
-    """A file without the weights that lie beside it, which may be 2 GB, but with the sizes and axes that shapes follow from."""
+    """A model without the weights that lie beside its file, which may be 2 GB.
+
+    Small constants, which hold sizes and axes for shapes, are loaded.
+    """
     check_external_data(path)
     model = onnx.load(path, load_external_data=False)
     if not model.graph.node:

@@ -1,7 +1,7 @@
-"""write_networks: small random networks, the kinds of blocks that image classifiers are made of, to calibrate a device with.
+"""write_networks: writes small random networks of image classifiers' blocks, to calibrate a device with.
 
-Their weights are random (He et al. 2015, so that no value overflows or vanishes); only their shapes matter here. Each comes from
-its number alone, so that a calibration can be repeated.
+Their weights are random (He et al. 2015, so that no value overflows or vanishes); only their shapes matter here. Each
+network depends on its number alone, so that a calibration can be repeated.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ FAMILIES = ("plain", "residual", "bottleneck", "inverted", "inverted with attent
 MOST_OPERATIONS = 6e8
 PLACEMENT = {"onnxruntime": "behind", "tensorrt": "before"}
 OPSET = 19  # the first with Q and DQ in half precision
-SCALE = 6 / 255  # of every activation; what a ReLU gave starts at zero, so that the runtime can drop the ReLU
+SCALE = 6 / 255  # of every activation; behind a ReLU the range starts at zero, so that the runtime can drop the ReLU
 
 
 def write_networks(folder: Path, count: int, precision: Precision, runtime: str = "onnxruntime") -> list[Path]:
-    """`count` networks of fp32, fp16 or int8, quantized as the runtime does it.
+    """Writes `count` networks in fp32, fp16 or int8, quantized in the runtime's way, and returns the files.
 
-    onnxruntime: uint8 activations, Q and DQ behind every operator; tensorrt: int8 with zero-point 0 before the convolutions, the
-    classifier and a residual's skip, and half precision between.
+    onnxruntime: uint8 activations, Q and DQ behind every operator. tensorrt: int8 with zero-point 0 before the
+    convolutions, the classifier and a residual's skip, and half precision between.
     """
     paths: list[Path] = []
     seed = 0
@@ -48,7 +48,7 @@ def write_networks(folder: Path, count: int, precision: Precision, runtime: str 
 
 
 def _network(rng: np.random.Generator, family: str, placement: str) -> onnx.ModelProto:
-    """A stem, two to four stages of one family's blocks, a pool and a classifier."""
+    """A network of a stem, two to four stages of a family's blocks, a pool and a classifier."""
     size = int(rng.choice([32, 48, 64, 96, 128, 160, 224]))
     width = int(rng.choice([8, 12, 16, 16, 24, 32, 32, 48, 64, 96, 128]))
     net = _Writer(rng, placement, size)
@@ -62,7 +62,10 @@ def _network(rng: np.random.Generator, family: str, placement: str) -> onnx.Mode
 
 
 def _block(net: _Writer, family: str, x: str, width: int, stride: int) -> str:
-    """One block; where neither the shape nor the width changes there is a skip, in the families that have one."""
+    """Writes a block of a family.
+
+    Families with a skip have one if neither shape nor width changes.
+    """
     rng, skips = net.rng, stride == 1 and net.channels[x] == width
     if family == "plain":
         return net.conv(x, width, int(rng.choice([3, 3, 3, 5])), stride)
@@ -92,7 +95,10 @@ def _block(net: _Writer, family: str, x: str, width: int, stride: int) -> str:
 
 
 class _Writer:
-    """Writes nodes; where the network is quantized, Q and DQ stand `behind` each operator, or `before` those that take integers."""
+    """Writes nodes of a network.
+
+    In a quantized network Q and DQ stand `behind` each operator, or `before` the operators that take integers.
+    """
 
     def __init__(self, rng: np.random.Generator, placement: str, size: int) -> None:
         self.rng, self.placement, self.int8 = rng, placement, bool(placement)
@@ -138,7 +144,7 @@ class _Writer:
         return self.node("MaxPool", [x], self.channels[x], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
 
     def attend(self, x: str) -> str:
-        """Squeeze and excitation (Hu et al. 2018)."""
+        """Adds squeeze and excitation (Hu et al. 2018)."""
         width = self.channels[x]
         y = self.node("GlobalAveragePool", [x], width)
         y = self.conv(self.conv(y, max(width // 4, 8), 1), width, 1, activation="")
@@ -193,7 +199,7 @@ class _Writer:
     def bias(self, width: int) -> str:
         if self.placement != "behind":  # TensorRT takes no quantized bias
             return self.constant(f"bias_{len(self.nodes)}", np.zeros(width, np.float32))
-        # The bias's scale is the product of the input's and the weights', which stands one node before.
+        # The bias's scale is that of the input times that of the weights, whose node comes before.
         scale = self.constants[f"weight_scale_{len(self.nodes) - 1}"] * np.float32(SCALE)
         return self.dequantized("bias", np.zeros(width, np.int32), scale, np.zeros(width, np.int32))
 

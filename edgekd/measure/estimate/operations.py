@@ -1,7 +1,7 @@
-"""count: the operations of one ONNX node, by its operator's definition; None where no rule counts it or a shape is unknown.
+"""count: counts an ONNX node's operations by its operator's definition, or returns None if it cannot.
 
-A multiply-add counts two. Sources of the formulas: the operators' definitions in the ONNX specification and, for the
-domain com.microsoft, in onnxruntime's ContribOperators.md.
+A multiply-add counts two. Sources of the formulas: the operators' definitions in the ONNX specification and, for the domain
+com.microsoft, in onnxruntime's ContribOperators.md.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ MOVES = frozenset(
     ("Concat", "Transpose", "Slice", "Split", "Resize", "Pad", "Gather", "Tile", "Expand", "DepthToSpace", "SpaceToDepth")
 )  # fmt: skip
 TAKERS = frozenset(("Gather", "Slice", "GatherElements", "GatherND"))
-"""What they read of their first input is what they give."""
-# Where the operators of integer products keep the two factors.
+"""Operators that read only the elements of their first input that they return."""
+# The positions of an integer product's two factors among its inputs.
 FACTORS = {"QLinearConv": (0, 3), "QLinearMatMul": (0, 3), "QGemm": (0, 3)}
 CONVOLUTIONS = frozenset(("Conv", "FusedConv", "QLinearConv", "ConvInteger", "DeformConv"))
 MATRIX = frozenset(("MatMul", "FusedMatMul", "MatMulInteger", "QLinearMatMul", "Gemm", "QGemm", "FusedGemm"))
 ATTENTION = frozenset(("Attention", "MultiHeadAttention"))
 RECURRENT = {"RNN": 1, "GRU": 3, "LSTM": 4}
 PRODUCTS = CONVOLUTIONS | MATRIX | ATTENTION | RECURRENT.keys() | {"ConvTranspose", "Einsum", "MatMulNBits"}
-# Standard operators whose work depends on the data, or is not one operation an element.
+# Standard operators whose work depends on the data, or differs from an operation for each element.
 WITHOUT_RULE = frozenset(
     ("NonMaxSuppression", "DFT", "STFT", "Det", "TfIdfVectorizer", "StringNormalizer", "RegexFullMatch", "StringSplit",
      "StringConcat", "ImageDecoder", "SequenceMap", "Optional", "LinearAttention")
 )  # fmt: skip
-# Of the domain com.microsoft: those that are products or cost one operation an element.
+# Operators of the domain com.microsoft that are products or cost an operation for each element.
 CONTRIBUTED = frozenset(
     ("FusedConv", "FusedMatMul", "FusedGemm", "QGemm", "MatMulNBits", "MultiHeadAttention", "QLinearAdd", "QLinearMul",
      "QLinearSigmoid", "QLinearLeakyRelu", "QLinearConcat", "QLinearAveragePool", "QLinearGlobalAveragePool", "Gelu",
@@ -49,14 +49,14 @@ def has_rule(node: onnx.NodeProto) -> bool:
 
 
 def factors(node: onnx.NodeProto) -> tuple[str, str]:
-    """The names of a product's two factors; '' for one that is not there."""
+    """The names of a product's two factors. A missing factor has the name ''."""
     first, second = FACTORS.get(node.op_type, (0, 1))
     names = [*node.input, "", "", "", ""]
     return names[first], names[second]
 
 
 def count(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int | None:
-    """Operations of a node, `shapes` by the names that it reads and writes."""
+    """The operations of a node, or None without a rule or shape. `shapes` are those of its inputs and outputs by name."""
     if not has_rule(node):
         return None
     try:
@@ -73,7 +73,7 @@ def count(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int | None:
 
 
 def products(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
-    """The multiply-adds of a product. Raises KeyError or IndexError where a shape is unknown or of another rank."""
+    """The multiply-adds of a product. Raises KeyError or IndexError if a shape is unknown or of another rank."""
     left, right = (shapes.get(name) for name in factors(node))
     output = shapes.get(node.output[0])
     if node.op_type == "Einsum":
@@ -97,7 +97,10 @@ def products(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
 
 
 def _attention(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
-    """Scores, and the values weighted by them; heads in the second axis of four, or folded into the last of three."""
+    """The multiply-adds of the scores and of the weighted values.
+
+    Heads are the second of four axes, or part of the last of three.
+    """
     query, key, value = (shapes[name] for name in node.input[:3])
     past = shapes[node.input[4]][-2] if node.op_type == "Attention" and len(node.input) > 4 and node.input[4] else 0
     if len(query) == 4:
@@ -112,7 +115,10 @@ def _attention(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
 
 
 def _einsum(equation: str, operands: Sequence[Shape]) -> int:
-    """From left to right, two operands at a time: the product of all sizes that a pair has between them."""
+    """The multiply-adds of an einsum, two operands at a time from left to right.
+
+    A pair costs the product of all its sizes.
+    """
     left, _, right = equation.replace(" ", "").partition("->")
     terms = [_labels(term, len(shape)) for term, shape in zip(left.split(","), operands, strict=True)]
     size: dict[str, int] = {}
@@ -134,7 +140,7 @@ def _einsum(equation: str, operands: Sequence[Shape]) -> int:
 
 
 def _labels(term: str, rank: int) -> list[str]:
-    """A term's labels; those that an ellipsis stands for are numbers, counted from the right."""
+    """A term's labels. The axes of an ellipsis are numbers, counted from the right."""
     before, dots, after = term.partition("...")
     hidden = rank - len(before) - len(after) if dots else 0
     return [*before, *(str(i) for i in range(hidden, 0, -1)), *after]

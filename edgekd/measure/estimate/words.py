@@ -1,4 +1,4 @@
-"""print_estimate, print_calibration: what `edgekd targets NAME --model` and `edgekd device calibrate` say."""
+"""print_estimate, print_calibration: the output of `edgekd targets NAME --model` and `edgekd device calibrate`."""
 
 from __future__ import annotations
 
