@@ -92,15 +92,15 @@ class Golden:
             return StoredOutputs(n=n, tolerance=tolerance)
         return StoredOutputs(n=n, tolerance=tolerance, further=further)
 
-    def compare(self, found: Mapping[str, Array]) -> tuple[bool, str]:
+    def compare(self, computed: Mapping[str, Array]) -> tuple[bool, str]:
         """Whether every output is within its tolerance, and the largest difference of each, in words."""
         ok, details = True, []
         for name, expected in self.outputs.items():
             title = f"{name}: " if name else ""
-            if name not in found or found[name].shape != expected.shape:
-                shape = found[name].shape if name in found else "none"
+            if name not in computed or computed[name].shape != expected.shape:
+                shape = computed[name].shape if name in computed else "none"
                 return False, f"{title}shape {shape}, expected {expected.shape}"
-            apart = float(np.max(np.abs(found[name].astype(np.float64) - expected.astype(np.float64))))
+            apart = float(np.max(np.abs(computed[name].astype(np.float64) - expected.astype(np.float64))))
             ok = ok and apart <= self.tolerances[name]
             details.append(f"{title}max difference {apart:.3g} (tolerance {self.tolerances[name]:.3g})")
         return ok, "; ".join(details)

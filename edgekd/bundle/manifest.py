@@ -180,11 +180,11 @@ def figures(report: Report) -> tuple[Figure, ...]:
         memory = candidate.peak_memory_mb
         origin: Origin = "not measured" if memory is None else "host"
         rows.append(Figure(model=candidate.name, figure="peak_memory_mb", value=memory, origin=origin))
-        if (found := candidate.estimate) is not None:
+        if (estimate := candidate.estimate) is not None:
             rows.append(
                 Figure(
                     model=candidate.name, figure="estimate_ms", value=None, origin="estimate",
-                    interval=(found.low_ms, found.high_ms), basis=found.basis, leaves_out=found.leaves_out,
+                    interval=(estimate.low_ms, estimate.high_ms), basis=estimate.basis, leaves_out=estimate.leaves_out,
                 )
             )  # fmt: skip
     for device in report.devices:
@@ -209,27 +209,27 @@ def _on_device(model: str, device: OnDevice) -> list[Figure]:
     return [row.model_copy(update=conditions) for row in rows]
 
 
-def _figure(found: Score) -> str:
+def _figure(score: Score) -> str:
     """The metric's name with its unit, e.g. `top1_percent`."""
-    name = found.metric.lower().replace("-", "").replace(" ", "_")
-    return f"{name}_percent" if found.unit == "%" else name
+    name = score.metric.lower().replace("-", "").replace(" ", "_")
+    return f"{name}_percent" if score.unit == "%" else name
 
 
-def _score(model: str, found: Score) -> Figure:
+def _score(model: str, score: Score) -> Figure:
     return Figure(
-        model=model, figure=_figure(found), value=found.value, interval=(found.low, found.high),
-        n=found.n, split=found.split, runtime=found.runtime, origin=found.origin,
+        model=model, figure=_figure(score), value=score.value, interval=(score.low, score.high),
+        n=score.n, split=score.split, runtime=score.runtime, origin=score.origin,
     )  # fmt: skip
 
 
-def _latency(model: str, found: Latency | None) -> Sequence[Figure]:
-    if found is None:
+def _latency(model: str, latency: Latency | None) -> Sequence[Figure]:
+    if latency is None:
         return [Figure(model=model, figure="p50_ms", value=None, origin="not measured")]
     p90 = Figure(
-        model=model, figure="p90_ms", value=found.p90_ms, n=found.n, stable=found.stable, batch_size=found.batch_size,
-        threads=found.threads, machine=found.machine, runtime=found.runtime, origin=found.origin,
+        model=model, figure="p90_ms", value=latency.p90_ms, n=latency.n, stable=latency.stable, batch_size=latency.batch_size,
+        threads=latency.threads, machine=latency.machine, runtime=latency.runtime, origin=latency.origin,
     )  # fmt: skip
-    interval = found.low_ms, found.high_ms
-    p50 = p90.model_copy(update={"figure": "p50_ms", "value": found.p50_ms, "interval": interval})
-    p99 = p90.model_copy(update={"figure": "p99_ms", "value": found.p99_ms})
-    return [p50, p90] if found.p99_ms is None else [p50, p90, p99]
+    interval = latency.low_ms, latency.high_ms
+    p50 = p90.model_copy(update={"figure": "p50_ms", "value": latency.p50_ms, "interval": interval})
+    p99 = p90.model_copy(update={"figure": "p99_ms", "value": latency.p99_ms})
+    return [p50, p90] if latency.p99_ms is None else [p50, p90, p99]

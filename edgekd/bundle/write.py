@@ -282,6 +282,6 @@ def check_outputs(folder: Path, golden: Golden) -> Row:
     """Runs the shipped model on the stored inputs and compares, a sample at a time: a graph may be fixed to batch 1."""
     runner = OnnxRunner(folder / SHIPPED)
     runs = [runner.run_all(rows_of(golden.inputs, slice(i, i + 1))) for i in range(len(golden))]
-    found = {name: np.concatenate([run[at] for run in runs]) for at, name in enumerate([FIRST, *runner.outputs[1:]])}
-    ok, detail = golden.compare(found)
+    computed = {name: np.concatenate([run[at] for run in runs]) for at, name in enumerate([FIRST, *runner.outputs[1:]])}
+    ok, detail = golden.compare(computed)
     return "stored outputs", ok, f"{detail} over {len(golden)} inputs in {runner.name}"

@@ -121,7 +121,7 @@ def tensorrt_restrictions(subject: LintedModel) -> Iterator[Finding]:
 
 def is_fixed(value: ir.Value) -> bool:
     """Whether a value is constant, or follows from constants and fixed shapes alone."""
-    waiting, seen = [value], {value}
+    waiting, visited = [value], {value}
     while waiting:
         value = waiting.pop()
         node = value.producer()
@@ -137,8 +137,8 @@ def is_fixed(value: ir.Value) -> bool:
         read = [source for source in node.inputs if source is not None]
         if not read:  # a generator of random numbers
             return False
-        waiting += [source for source in read if source not in seen]
-        seen.update(read)
+        waiting += [source for source in read if source not in visited]
+        visited.update(read)
     return True
 
 

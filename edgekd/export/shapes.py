@@ -103,13 +103,13 @@ def with_shapes(model: onnx.ModelProto) -> dict[str, Shaped]:
         for value in graph.output:
             value.type.tensor_type.ClearField("shape")
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-        found = _found(inferred.graph)
-        more = [value for node in graph.node if node.op_type == "Loop" for value in _carried(node, found, model)]
-        more = [value for value in more if value.name not in found]
+        shapes = _known_shapes(inferred.graph)
+        more = [value for node in graph.node if node.op_type == "Loop" for value in _carried(node, shapes, model)]
+        more = [value for value in more if value.name not in shapes]
         if not more:
             break
         kept += more
-    return found
+    return shapes
 
 
 def body_of(graph: onnx.GraphProto, inputs: Sequence[Shaped | None], outer: Mapping[str, Shaped], model: onnx.ModelProto) -> onnx.ModelProto:  # fmt: skip  # noqa: E501
@@ -145,28 +145,28 @@ def reads_of(graph: onnx.GraphProto) -> set[str]:
     return names
 
 
-def loop_inputs(node: onnx.NodeProto, found: Mapping[str, Shaped]) -> list[Shaped | None]:
+def loop_inputs(node: onnx.NodeProto, shapes: Mapping[str, Shaped]) -> list[Shaped | None]:
     """The inputs of a Loop's body: the iteration, the condition, and the carried values with their shapes."""
-    return [((), onnx.TensorProto.INT64), ((), onnx.TensorProto.BOOL), *(found.get(name) for name in node.input[2:])]
+    return [((), onnx.TensorProto.INT64), ((), onnx.TensorProto.BOOL), *(shapes.get(name) for name in node.input[2:])]
 
 
-def _carried(node: onnx.NodeProto, found: Mapping[str, Shaped], model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+def _carried(node: onnx.NodeProto, shapes: Mapping[str, Shaped], model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     """The outputs of a Loop whose shape is the same in each iteration."""
     (graph,) = (attribute.g for attribute in node.attribute if attribute.name == "body")
-    inside = with_shapes(body_of(graph, loop_inputs(node, found), found, model))
+    inside = with_shapes(body_of(graph, loop_inputs(node, shapes), shapes, model))
     carried = []
     for given, out, name in zip(node.input[2:], list(graph.output)[1:], node.output, strict=False):
-        if given in found and inside.get(out.name) == found[given]:
-            carried.append(onnx.helper.make_tensor_value_info(name, found[given][1], found[given][0]))
+        if given in shapes and inside.get(out.name) == shapes[given]:
+            carried.append(onnx.helper.make_tensor_value_info(name, shapes[given][1], shapes[given][0]))
     return carried
 
 
-def _found(graph: onnx.GraphProto) -> dict[str, Shaped]:
-    found = {tensor.name: (tuple(tensor.dims), tensor.data_type) for tensor in graph.initializer}
+def _known_shapes(graph: onnx.GraphProto) -> dict[str, Shaped]:
+    shapes = {tensor.name: (tuple(tensor.dims), tensor.data_type) for tensor in graph.initializer}
     for value in [*graph.input, *graph.value_info, *graph.output]:
-        if value.name not in found and (shaped := _shaped(value)) is not None:
-            found[value.name] = shaped
-    return found
+        if value.name not in shapes and (shaped := _shaped(value)) is not None:
+            shapes[value.name] = shaped
+    return shapes
 
 
 def _shaped(value: onnx.ValueInfoProto) -> Shaped | None:

@@ -137,7 +137,7 @@ def to_onnx(
     """
     if not LEAST_OPSET <= opset <= HIGHEST_OPSET:
         raise ExportError(f"opset {opset} given; edgekd writes {LEAST_OPSET} to {HIGHEST_OPSET}")
-    given, before = _as_the_file_takes(as_tuple(example_input), preprocess)
+    file_inputs, before = _as_the_file_takes(as_tuple(example_input), preprocess)
     quantized = _quantized_tensors(model) if isinstance(model, GraphModule) else []
     training = {module: module.training for part in (model, before) if part is not None for module in part.modules()}
     try:
@@ -146,8 +146,8 @@ def to_onnx(
         # Code that only computes a weight is not exported, because the weight itself ships.
         plain = model if is_plain(model) else plain_copy(model)
         deployed = Deployed(plain, before, output, tuple((heads or {}).values()))
-        program = trace(deployed, given, name=type(model).__name__, batch=batch, free=free)
-        names = list(inputs or _names(preprocess if isinstance(preprocess, nn.Module) else model, len(given)))
+        program = trace(deployed, file_inputs, name=type(model).__name__, batch=batch, free=free)
+        names = list(inputs or _names(preprocess if isinstance(preprocess, nn.Module) else model, len(file_inputs)))
         exported = _export(program, max(opset, LOWEST), names, [output, *(heads or {})])
     finally:
         for module, was in training.items():
@@ -169,12 +169,12 @@ def to_onnx(
 
 
 def _as_the_file_takes(
-    given: tuple[Tensor, ...], preprocess: Preprocess | nn.Module | None
+    example_inputs: tuple[Tensor, ...], preprocess: Preprocess | nn.Module | None
 ) -> tuple[tuple[Tensor, ...], nn.Module | None]:
     """Examples of the file's inputs, and the module that maps the inputs to the model's arguments."""
     if not isinstance(preprocess, Preprocess):
-        return given, preprocess
-    first, *others = given
+        return example_inputs, preprocess
+    first, *others = example_inputs
     _check_channels(preprocess, first.shape[1])
     return (torch.zeros_like(first.permute(0, 2, 3, 1), dtype=torch.uint8), *others), Camera(preprocess)
 

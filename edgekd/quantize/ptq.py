@@ -101,8 +101,12 @@ def set_ranges(prepared: GraphModule, statistics: Mapping[str, Statistics], meth
         # With 16 bits, clipping gains nothing.
         bits = quantizer.activation_post_process
         decide = RANGES[method if bits.quant_max - bits.quant_min < 256 else "minmax"]
-        seen = statistics[tensor]
-        low, high = decide(seen, symmetric=symmetric) if seen.low < seen.high else _around(seen.low)
+        tensor_statistics = statistics[tensor]
+        low, high = (
+            decide(tensor_statistics, symmetric=symmetric)
+            if tensor_statistics.low < tensor_statistics.high
+            else _around(tensor_statistics.low)
+        )
         quantizer.cover(low * TIE_BREAK, high * TIE_BREAK)
     if not prepared.meta["trainable"]:
         for weight, quantizer in weight_quantizers(prepared):

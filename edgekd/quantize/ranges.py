@@ -24,46 +24,46 @@ CANDIDATES = 128
 LEVELS = 256
 
 
-def minmax(seen: Statistics, *, symmetric: bool) -> Range:
-    return seen.low, seen.high
+def minmax(statistics: Statistics, *, symmetric: bool) -> Range:
+    return statistics.low, statistics.high
 
 
-def moving_average(seen: Statistics, *, symmetric: bool) -> Range:
-    average = np.array(seen.extremes[0])
-    for extremes in seen.extremes[1:]:
+def moving_average(statistics: Statistics, *, symmetric: bool) -> Range:
+    average = np.array(statistics.extremes[0])
+    for extremes in statistics.extremes[1:]:
         average = MOMENTUM * average + (1 - MOMENTUM) * np.array(extremes)
     return float(average[0]), float(average[1])
 
 
-def percentile(seen: Statistics, *, symmetric: bool) -> Range:
+def percentile(statistics: Statistics, *, symmetric: bool) -> Range:
     """The percentile of |x| for a symmetric range, otherwise the same percentile of each tail."""
-    counts, edges = seen.counts.numpy(), np.linspace(-seen.limit, seen.limit, BINS + 1)
+    counts, edges = statistics.counts.numpy(), np.linspace(-statistics.limit, statistics.limit, BINS + 1)
     if symmetric:
         outwards = counts[BINS // 2 :] + counts[: BINS // 2][::-1]
         threshold = float(edges[BINS // 2 :][_quantile(outwards, PERCENTILE / 100)])
-        return clipped(seen, threshold)
+        return clipped(statistics, threshold)
     low, high = edges[_quantile(counts, 1 - PERCENTILE / 100) - 1], edges[_quantile(counts, PERCENTILE / 100)]
-    return max(seen.low, float(low)), min(seen.high, float(high))
+    return max(statistics.low, float(low)), min(statistics.high, float(high))
 
 
-def entropy(seen: Statistics, *, symmetric: bool) -> Range:
+def entropy(statistics: Statistics, *, symmetric: bool) -> Range:
     """The threshold whose quantized distribution diverges least from the clipped one."""
-    counts = seen.counts.numpy().astype(np.float64)
+    counts = statistics.counts.numpy().astype(np.float64)
     counts[BINS // 2] = counts[BINS // 2 + 1]  # the zeros of a ReLU are exact at every scale, so they must not decide
-    return min(_candidates(seen), key=lambda limits: _divergence(counts, seen, limits, symmetric))
+    return min(_candidates(statistics), key=lambda limits: _divergence(counts, statistics, limits, symmetric))
 
 
-def mse(seen: Statistics, *, symmetric: bool) -> Range:
+def mse(statistics: Statistics, *, symmetric: bool) -> Range:
     """The threshold with the least E[(x - Q(x))²]."""
-    filled = np.flatnonzero(seen.counts.numpy())
-    counts, x = seen.counts.numpy()[filled], seen.centres.numpy()[filled]
+    filled = np.flatnonzero(statistics.counts.numpy())
+    counts, x = statistics.counts.numpy()[filled], statistics.centres.numpy()[filled]
 
     def error(limits: Range) -> float:
         scale, zero_point = grid(limits, symmetric)
         quantized = (np.clip(np.rint(x / scale) + zero_point, 0, LEVELS - 1) - zero_point) * scale
         return float(counts @ (x - quantized) ** 2)
 
-    return min(_candidates(seen), key=error)
+    return min(_candidates(statistics), key=error)
 
 
 RANGES: Mapping[str, Callable[..., Range]] = {
@@ -75,9 +75,9 @@ RANGES: Mapping[str, Callable[..., Range]] = {
 }
 
 
-def clipped(seen: Statistics, threshold: float) -> Range:
+def clipped(statistics: Statistics, threshold: float) -> Range:
     """The observed range, clipped to `[-threshold, threshold]`."""
-    return max(seen.low, -threshold), min(seen.high, threshold)
+    return max(statistics.low, -threshold), min(statistics.high, threshold)
 
 
 def grid(limits: Range, symmetric: bool) -> tuple[float, float]:
@@ -89,10 +89,10 @@ def grid(limits: Range, symmetric: bool) -> tuple[float, float]:
     return scale, float(np.rint(-low / scale))
 
 
-def _candidates(seen: Statistics) -> Iterator[Range]:
+def _candidates(statistics: Statistics) -> Iterator[Range]:
     """Ranges from the full observed range down to a hundredth of it."""
-    largest = max(-seen.low, seen.high)
-    return (clipped(seen, share * largest) for share in np.geomspace(1, 0.01, CANDIDATES))
+    largest = max(-statistics.low, statistics.high)
+    return (clipped(statistics, share * largest) for share in np.geomspace(1, 0.01, CANDIDATES))
 
 
 def _quantile(counts: npt.NDArray[np.int64], share: float) -> int:
@@ -101,13 +101,13 @@ def _quantile(counts: npt.NDArray[np.int64], share: float) -> int:
     return int(np.searchsorted(cumulated, share * cumulated[-1])) + 1
 
 
-def _divergence(counts: Floats, seen: Statistics, limits: Range, symmetric: bool) -> float:
+def _divergence(counts: Floats, statistics: Statistics, limits: Range, symmetric: bool) -> float:
     """KL(P || Q) of the clipped histogram P and its quantized form Q.
 
     P has the values outside the range added to its ends. Q spreads each level's inner mass evenly over the filled bins.
     """
     scale, zero_point = grid(limits, symmetric)
-    level = np.rint(seen.centres.numpy() / scale) + zero_point
+    level = np.rint(statistics.centres.numpy() / scale) + zero_point
     inside = np.flatnonzero((level >= 0) & (level < LEVELS))
     level = level[inside].astype(np.int64)
     p = counts[inside].copy()

@@ -123,19 +123,19 @@ def check_prepared(model: nn.Module, prepared: GraphModule, samples: Inputs, fre
         )
 
 
-def distance(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+def distance(answers: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """Root mean square of the difference over that of the expected values; the largest over several tensors."""
-    if [x.shape for x in found] != [x.shape for x in expected]:
+    if [x.shape for x in answers] != [x.shape for x in expected]:
         return float("inf")
-    return max((_distance(a.double(), b.double()) for a, b in zip(found, expected, strict=True)), default=0.0)
+    return max((_distance(a.double(), b.double()) for a, b in zip(answers, expected, strict=True)), default=0.0)
 
 
-def _distance(found: Tensor, expected: Tensor) -> float:
+def _distance(answer: Tensor, expected: Tensor) -> float:
     sound = expected.isfinite()
-    if not torch.equal(sound, found.isfinite()):
+    if not torch.equal(sound, answer.isfinite()):
         return float("inf")
     scale = float(expected[sound].square().sum().sqrt())
-    error = float((found[sound] - expected[sound]).square().sum().sqrt())
+    error = float((answer[sound] - expected[sound]).square().sum().sqrt())
     return error / max(scale, 1e-6 * max(1, expected.numel()) ** 0.5) if error else 0.0
 
 
@@ -208,7 +208,7 @@ def _compare(
 
 def _begins(model: nn.Module, graph: GraphModule, inputs: Inputs) -> str:
     """The place where the graph's values begin to differ from the values of the model's modules, in words."""
-    seen = _outputs_of_modules(model, inputs)
+    recorded = _outputs_of_modules(model, inputs)
     last: dict[str, Node] = {}
     for node in graph.graph.nodes:
         for path in _paths(node):
@@ -218,15 +218,15 @@ def _begins(model: nn.Module, graph: GraphModule, inputs: Inputs) -> str:
     sound = "its input"
     order = {node: index for index, node in enumerate(graph.graph.nodes)}
     for path, node in sorted(last.items(), key=lambda item: (order[item[1]], -len(item[0]))):
-        if path not in seen or node not in run.values or not isinstance(run.values[node], Tensor):
+        if path not in recorded or node not in run.values or not isinstance(run.values[node], Tensor):
             continue
-        given, gave = seen[path]
-        if distance([run.values[node].float()], gave) <= TOLERANCE:
+        arguments, output = recorded[path]
+        if distance([run.values[node].float()], output) <= TOLERANCE:
             sound = f"'{path}'"
             continue
         kind = type(model.get_submodule(path)).__name__
         source = next((x for x in _reads(graph, node, path) if x in run.values), None)
-        if source is not None and distance([run.values[source].float()], given[:1]) > TOLERANCE:
+        if source is not None and distance([run.values[source].float()], arguments[:1]) > TOLERANCE:
             return f"between {sound} and '{path}' ({kind})"
         return f"in '{path}' ({kind})"
     return f"behind {sound}"
@@ -243,9 +243,10 @@ def _outputs_of_modules(model: nn.Module, inputs: Inputs) -> dict[str, tuple[lis
     calls: dict[str, list[tuple[list[Tensor], list[Tensor]]]] = {}
 
     def keep(path: str) -> Callable[..., None]:
-        def hook(_: nn.Module, given: Any, gave: Any) -> None:
+        def hook(_: nn.Module, arguments: Any, output: Any) -> None:
             both = (
-                [x.detach().float().clone() for x in tree_leaves(of) if isinstance(x, Tensor)] for of in (given, gave)
+                [x.detach().float().clone() for x in tree_leaves(of) if isinstance(x, Tensor)]
+                for of in (arguments, output)
             )
             calls.setdefault(path, []).append((next(both), next(both)))
 

@@ -330,7 +330,7 @@ def sites(model: GraphModule | onnx.ModelProto | str | os.PathLike[str]) -> set[
 
 
 def _graph_sites(model: GraphModule) -> set[Site]:
-    found = set()
+    graph_sites = set()
     quantized = torch.ops.quantized_decomposed
     for node in model.graph.nodes:
         source = node.args[0] if node.args else None
@@ -341,14 +341,14 @@ def _graph_sites(model: GraphModule) -> set[Site]:
             observer = model.get_submodule(node.target)
             if not isinstance(observer, (ObserverBase, FakeQuantizeBase)):
                 continue
-            found.add(Site(name, _dtype_name(observer.dtype), observer.qscheme == torch.per_channel_symmetric))
+            graph_sites.add(Site(name, _dtype_name(observer.dtype), observer.qscheme == torch.per_channel_symmetric))
         elif node.target is quantized.quantize_per_tensor.default:
-            found.add(Site(name, _dtype_name(node.args[5]), False))
+            graph_sites.add(Site(name, _dtype_name(node.args[5]), False))
         elif node.target is quantized.dequantize_per_channel.default and is_constant(source):
-            found.add(Site(name.removesuffix(SUFFIX), _dtype_name(node.args[6]), True))
+            graph_sites.add(Site(name.removesuffix(SUFFIX), _dtype_name(node.args[6]), True))
         elif node.target is quantized.dequantize_per_tensor.default and is_constant(source):
-            found.add(Site(name.removesuffix(SUFFIX), _dtype_name(node.args[5]), False))
-    return found
+            graph_sites.add(Site(name.removesuffix(SUFFIX), _dtype_name(node.args[5]), False))
+    return graph_sites
 
 
 SUFFIX = "_quantized"
@@ -358,18 +358,18 @@ COPY = re.compile(r"\.copy\d+$")
 
 def _onnx_sites(model: onnx.ModelProto) -> set[Site]:
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    found = set()
+    onnx_sites = set()
     for node in model.graph.node:
         if node.op_type == "QuantizeLinear":
             zero_point = constants[node.input[2]]
-            found.add(Site(node.output[0].removesuffix(SUFFIX), _onnx_dtype(zero_point), bool(zero_point.dims)))
+            onnx_sites.add(Site(node.output[0].removesuffix(SUFFIX), _onnx_dtype(zero_point), bool(zero_point.dims)))
         elif node.op_type == "DequantizeLinear" and node.input[0] in constants:
             stored = constants[node.input[0]]
             if stored.data_type != onnx.TensorProto.INT32:
                 scale = constants[node.input[1]]
                 name = COPY.sub("", stored.name).removesuffix(SUFFIX)
-                found.add(Site(name, _onnx_dtype(stored), bool(scale.dims)))
-    return found
+                onnx_sites.add(Site(name, _onnx_dtype(stored), bool(scale.dims)))
+    return onnx_sites
 
 
 def _joins_two(node: Node) -> bool:

@@ -76,8 +76,12 @@ def observe(prepared: GraphModule, batches: Iterable[Batch]) -> dict[str, Statis
     """
     statistics, hooks = {}, []
     for tensor, quantizer in quantizers_by_tensor(prepared).items():
-        seen = statistics[tensor] = Statistics()
-        hooks.append(quantizer.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.add(inputs[0].detach())))
+        tensor_statistics = statistics[tensor] = Statistics()
+        hooks.append(
+            quantizer.register_forward_pre_hook(
+                lambda _, inputs, tensor_statistics=tensor_statistics: tensor_statistics.add(inputs[0].detach())
+            )
+        )
     number = 0
     try:
         with torch.no_grad(), in_float(prepared):
@@ -95,8 +99,8 @@ def observe(prepared: GraphModule, batches: Iterable[Batch]) -> dict[str, Statis
     if number == 0:
         raise QuantizationError("no calibration samples were given; calibrate with some of the training samples")
     inputs = [node.name for node in prepared.graph.find_nodes(op="placeholder")]
-    for tensor, seen in statistics.items():
-        _check(tensor, seen, inputs)
+    for tensor, tensor_statistics in statistics.items():
+        _check(tensor, tensor_statistics, inputs)
     shared = {id(quantizer): statistics[tensor] for tensor, quantizer in quantizers_by_tensor(prepared).items()}
     return {tensor: shared[id(quantizer)] for tensor, quantizer in activation_quantizers(prepared)}
 
@@ -112,10 +116,10 @@ def quantizers_by_tensor(prepared: GraphModule) -> dict[str, FakeQuantizer]:
 def save_statistics(statistics: Mapping[str, Statistics], path: str | os.PathLike[str]) -> None:
     """Writes the statistics as safetensors: `<tensor>.counts`, `<tensor>.limit`, `<tensor>.extremes`."""
     stored = {}
-    for tensor, seen in statistics.items():
-        stored[f"{tensor}.counts"] = seen.counts.clone()  # safetensors refuses tensors that share memory
-        stored[f"{tensor}.limit"] = torch.tensor(seen.limit, dtype=torch.float64)
-        stored[f"{tensor}.extremes"] = torch.tensor(seen.extremes, dtype=torch.float64)
+    for tensor, tensor_statistics in statistics.items():
+        stored[f"{tensor}.counts"] = tensor_statistics.counts.clone()  # safetensors refuses tensors that share memory
+        stored[f"{tensor}.limit"] = torch.tensor(tensor_statistics.limit, dtype=torch.float64)
+        stored[f"{tensor}.extremes"] = torch.tensor(tensor_statistics.extremes, dtype=torch.float64)
     safetensors.torch.save_file(stored, path)
 
 
@@ -134,13 +138,13 @@ def _stored(stored: Mapping[str, Tensor], tensor: str) -> Statistics:
     return Statistics(stored[f"{tensor}.counts"], float(stored[f"{tensor}.limit"]), extremes)
 
 
-def _check(tensor: str, seen: Statistics, inputs: Sequence[str]) -> None:
-    if not seen.is_finite:
+def _check(tensor: str, statistics: Statistics, inputs: Sequence[str]) -> None:
+    if not statistics.is_finite:
         raise QuantizationError(f"activation '{tensor}' is NaN or infinite on the calibration samples")
     # Only inputs are refused: if a layer's output is always one value, any range that contains it is exact.
-    if tensor in inputs and seen.low == seen.high:
+    if tensor in inputs and statistics.low == statistics.high:
         named = f" as '{tensor}'" if len(inputs) > 1 else ""
         raise QuantizationError(
-            f"every value of every calibration sample{named} is {seen.low + 0:g}: no range follows from that; calibrate with "
+            f"every value of every calibration sample{named} is {statistics.low + 0:g}: no range follows from that; calibrate with "
             "some of the training samples"
         )

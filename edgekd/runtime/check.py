@@ -101,12 +101,12 @@ def check(
     return result
 
 
-def _batch_for(names: Sequence[str], given: Tensor | tuple[Tensor, ...], path: str) -> dict[str, Tensor]:
+def _batch_for(names: Sequence[str], tensors: Tensor | tuple[Tensor, ...], path: str) -> dict[str, Tensor]:
     """A batch by the names of the file's inputs.
 
     Raises ExportError for another number of tensors, and for unequal numbers of samples.
     """
-    batch = (given,) if isinstance(given, Tensor) else given
+    batch = (tensors,) if isinstance(tensors, Tensor) else tensors
     if len(batch) != len(names):
         raise ExportError(
             f"{path} takes {len(names)} inputs ({', '.join(names)}), and a batch of the samples has {len(batch)} tensors; give a "
@@ -119,9 +119,9 @@ def _batch_for(names: Sequence[str], given: Tensor | tuple[Tensor, ...], path: s
     return dict(zip(names, batch, strict=True))
 
 
-def _class_axis(shape: tuple[int, ...], told: int | None, path: str) -> int:
+def _class_axis(shape: tuple[int, ...], class_axis: int | None, path: str) -> int:
     """The axis of an output's classes. Raises ExportError if an output of more than two axes has no given axis."""
-    axis = 1 if told is None and len(shape) == 2 else told
+    axis = 1 if class_axis is None and len(shape) == 2 else class_axis
     if axis is None:
         raise ExportError(
             f"{path} gives {list(shape)}, and which axis holds the classes is not told; give class_axis (1 for "

@@ -91,7 +91,7 @@ class Process:
         timer.start()
         try:
             session_worker.send(self._child.stdin, words, arrays)
-            answer, found = session_worker.receive(self._child.stdout)
+            answer, results = session_worker.receive(self._child.stdout)
         except (EOFError, BrokenPipeError):
             self._child.wait()
             if late.is_set():
@@ -104,7 +104,7 @@ class Process:
             timer.cancel()
         if "error" in answer:
             raise Refused(answer["error"])
-        return answer, found
+        return answer, results
 
     @property
     def how_it_ended(self) -> str:
