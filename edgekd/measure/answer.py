@@ -135,10 +135,10 @@ class Shipped(Proof):
 D = TypeVar("D", bound=Data)
 
 
-def understand(kind: type[D], said: Any, device: str) -> D:
+def understand(kind: type[D], answer: Any, device: str) -> D:
     """A device's answer, validated as data of `kind`. Raises DeviceError if it does not fit."""
     try:
-        return kind.model_validate(said)
+        return kind.model_validate(answer)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = printable(".".join(str(step) for step in first["loc"]))

@@ -70,13 +70,13 @@ def measure_with(program: str, device: Device, trial: Trial) -> OnDevice:
         if words[0] == f"{folder}/runner":
             _shell(device, 'chmod 755 "$1"', words[0])
         before = look(device)
-        said = device.run([*words, f"{folder}/{SHIPPED}"], timeout_s=LONGEST_S)
+        result = device.run([*words, f"{folder}/{SHIPPED}"], timeout_s=LONGEST_S)
         after = look(device)
     finally:
         _shell(device, 'rm -rf "$1"', folder)
-    if said.code != 0:
-        raise DeviceError(f"{device.name}: {words[0]} ended with exit code {said.code}: {clean(said.err)[-500:]}")
-    return _figures(understand(Printed, _last_json(device, said.out), device.name), device, trial, before, after)
+    if result.code != 0:
+        raise DeviceError(f"{device.name}: {words[0]} ended with exit code {result.code}: {clean(result.err)[-500:]}")
+    return _figures(understand(Printed, _last_json(device, result.out), device.name), device, trial, before, after)
 
 
 def look(device: Device) -> Facts:

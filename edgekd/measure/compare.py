@@ -31,9 +31,9 @@ def compare_on(device: Device, folder: Path, *, samples: int = 0) -> list[Row]:
     if not all(ok for _, ok, _ in rows):
         return rows
     golden = Golden.read(folder, read_manifest(folder))
-    found = compare(device, folder / SHIPPED, golden.inputs)
-    rows.append(_stored_outputs(found, golden))
-    rows += _nodes(found)
+    numerics = compare(device, folder / SHIPPED, golden.inputs)
+    rows.append(_stored_outputs(numerics, golden))
+    rows += _nodes(numerics)
     if samples:
         rows.append(_accuracy(device, folder, samples))
     return rows
@@ -45,36 +45,42 @@ def accuracy_on(device: Device, folder: Path, samples: int) -> tuple[Score, Scor
     `samples` of the test split are used.
     """
     with samples_for_accuracy(folder, samples) as given, np.load(given.file, allow_pickle=False) as stored:
-        found = compare(device, folder / SHIPPED, {name: stored[name] for name in stored.files}, nodes=False)
+        numerics = compare(device, folder / SHIPPED, {name: stored[name] for name in stored.files}, nodes=False)
     task = Classify(given.classes)
-    there = scored(task, task.answer(found.found), given.labels, f"{found.runtime}, {device.name}", device.origin)
-    here = scored(task, task.answer(found.expected), given.labels, found.host_runtime)
-    return there, here, found.same_top1
+    there = scored(
+        task, task.answer(numerics.on_device), given.labels, f"{numerics.runtime}, {device.name}", device.origin
+    )
+    here = scored(task, task.answer(numerics.expected), given.labels, numerics.host_runtime)
+    return there, here, numerics.same_top1
 
 
-def _stored_outputs(found: Numerics, golden: Golden) -> Row:
-    ok, detail = golden.compare({FIRST: found.found, **found.further})
-    detail += f" over {found.n} inputs, {found.runtime}, {found.machine}"
-    same = f"the same class on {found.same_top1:.2%}"
-    return f"stored outputs on {found.device}", ok, f"{detail}; {_equality(found)}, {same}"
+def _stored_outputs(numerics: Numerics, golden: Golden) -> Row:
+    ok, detail = golden.compare({FIRST: numerics.on_device, **numerics.further})
+    detail += f" over {numerics.n} inputs, {numerics.runtime}, {numerics.machine}"
+    same = f"the same class on {numerics.same_top1:.2%}"
+    return f"stored outputs on {numerics.device}", ok, f"{detail}; {_equality(numerics)}, {same}"
 
 
-def _equality(found: Numerics) -> str:
-    if found.outputs.bit_equal:
-        return f"bit-equal to {found.host_runtime} here"
-    return f"{found.outputs.elements} of {found.outputs.of} values differ from {found.host_runtime} here"
+def _equality(numerics: Numerics) -> str:
+    if numerics.outputs.bit_equal:
+        return f"bit-equal to {numerics.host_runtime} here"
+    return f"{numerics.outputs.elements} of {numerics.outputs.of} values differ from {numerics.host_runtime} here"
 
 
-def _nodes(found: Numerics) -> list[Row]:
+def _nodes(numerics: Numerics) -> list[Row]:
     """Rows for the first tensors beyond the bound. They only explain a difference, so none of them fails."""
-    caveat = "" if found.tapped_alike else " (seen from outside the graph computes otherwise: fewer nodes are fused)"
-    if not found.nodes:
+    caveat = "" if numerics.tapped_alike else " (seen from outside the graph computes otherwise: fewer nodes are fused)"
+    if not numerics.nodes:
         return [
-            (f"{found.nodes_compared} tensors inside the graph", True, f"within {found.bound:g} of the host's{caveat}")
+            (
+                f"{numerics.nodes_compared} tensors inside the graph",
+                True,
+                f"within {numerics.bound:g} of the host's{caveat}",
+            )
         ]
-    title = f"{len(found.nodes)} of {found.nodes_compared} tensors inside the graph"
-    rows = [(title, True, f"differ by more than {found.bound:g} of their largest value, the first of them:{caveat}")]
-    for node in found.nodes[:NODES_SHOWN]:
+    title = f"{len(numerics.nodes)} of {numerics.nodes_compared} tensors inside the graph"
+    rows = [(title, True, f"differ by more than {numerics.bound:g} of their largest value, the first of them:{caveat}")]
+    for node in numerics.nodes[:NODES_SHOWN]:
         detail = (
             f"{node.operator}: at most {node.difference:.3g} of {node.largest:.3g}, {node.elements} of {node.of} values"
         )

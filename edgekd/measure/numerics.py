@@ -68,7 +68,7 @@ class Numerics:
 
     `nodes` are those beyond `bound`, in the graph's order, of `nodes_compared`. tapped_alike: whether the graph computes
     the same (within `bound`) with its intermediate tensors as outputs, on both machines. If not, onnxruntime fuses less in
-    that graph, and the nodes' differences belong to that other arithmetic. found, expected: the outputs `[n, classes]`
+    that graph, and the nodes' differences belong to that other arithmetic. on_device, expected: the outputs `[n, classes]`
     there and here. further: the outputs of further heads there, by name.
     """
 
@@ -85,7 +85,7 @@ class Numerics:
     nodes: tuple[Difference, ...]
     nodes_compared: int
     tapped_alike: bool
-    found: Array
+    on_device: Array
     expected: Array
     further: Mapping[str, Array]
 
@@ -110,23 +110,25 @@ def compare(device: Device, model: Path, inputs: Inputs, *, bound: float | None 
     with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
         tapped = Path(folder) / "tapped.onnx"
         taps = tap(graph, tapped) if nodes else {}
-        there, about = outputs_on(device, {model: inputs, **({tapped: few} if taps else {})})
-        here = {model: _here(runner, inputs), **({tapped: _here(OnnxRunner(tapped), few)} if taps else {})}
-        differences = [difference(node, op, here[tapped][node], there[tapped][node]) for node, op in taps.items()]
+        device_outputs, about = outputs_on(device, {model: inputs, **({tapped: few} if taps else {})})
+        host_outputs = {model: _here(runner, inputs), **({tapped: _here(OnnxRunner(tapped), few)} if taps else {})}
+        differences = [
+            difference(node, op, host_outputs[tapped][node], device_outputs[tapped][node]) for node, op in taps.items()
+        ]
         tapping = [
             difference(name, "output", each[model][name][:NODE_SAMPLES], each[tapped][name])
-            for each in (here, there)
+            for each in (host_outputs, device_outputs)
             if taps
         ]
-    expected, found = here[model][name], there[model][name]
+    expected, on_device = host_outputs[model][name], device_outputs[model][name]
     return Numerics(
         device=device.name, machine=str(about["machine"]), features=tuple(map(str, about["features"])),
         runtime=str(about["runtime"]), host_runtime=runner.name, precision=precision,
-        outputs=difference(name, "output", expected, found), n=samples_of(inputs),
-        same_top1=float((expected.argmax(-1) == found.argmax(-1)).mean()), bound=bound,
+        outputs=difference(name, "output", expected, on_device), n=samples_of(inputs),
+        same_top1=float((expected.argmax(-1) == on_device.argmax(-1)).mean()), bound=bound,
         nodes=tuple(item for item in differences if item.share > bound), nodes_compared=len(differences),
-        tapped_alike=all(item.share <= bound for item in tapping), found=found, expected=expected,
-        further={further: there[model][further] for further in runner.outputs[1:]},
+        tapped_alike=all(item.share <= bound for item in tapping), on_device=on_device, expected=expected,
+        further={further: device_outputs[model][further] for further in runner.outputs[1:]},
     )  # fmt: skip
 
 
@@ -142,17 +144,21 @@ def outputs_on(device: Device, runs: Mapping[Path, Inputs]) -> tuple[dict[Path, 
             write_arrays(arrays, inputs)
             words += [there.put(arrays, f"{model.name}.inputs.npz"), there.put(model)]
         out = there.python(words, timeout_s=SECONDS)
-        found: dict[Path, dict[str, Array]] = {}
+        outputs: dict[Path, dict[str, Array]] = {}
         try:
             about = parse_json(out.decode().strip().splitlines()[-1])
-            told = {"machine": about["machine"], "runtime": about["runtime"], "features": list(about["features"])}
+            description = {
+                "machine": about["machine"],
+                "runtime": about["runtime"],
+                "features": list(about["features"]),
+            }
             for model in runs:
                 arrays.write_bytes(there.get(f"{model.name}.npz"))
                 with np.load(arrays, allow_pickle=False) as stored:
-                    found[model] = {name: stored[name] for name in stored.files}
+                    outputs[model] = {name: stored[name] for name in stored.files}
         except (ValueError, LookupError, TypeError, EOFError, BadZipFile) as error:
             raise DeviceError(f"{device.name}: the outputs that it gave make no sense: {error!r}") from error
-    return found, told
+    return outputs, description
 
 
 def tap(model: onnx.ModelProto, to: Path) -> dict[str, str]:
@@ -180,15 +186,15 @@ def tap(model: onnx.ModelProto, to: Path) -> dict[str, str]:
     return taps
 
 
-def difference(name: str, operator: str, expected: Array, found: Array) -> Difference:
+def difference(name: str, operator: str, expected: Array, on_device: Array) -> Difference:
     """The difference of two tensors. Raises ModelError for different shapes, which mean different graphs."""
-    if expected.shape != found.shape:
-        raise ModelError(f"{name} has shape {list(found.shape)} on the device, {list(expected.shape)} here")
-    a, b = expected.astype(np.float64), found.astype(np.float64)
+    if expected.shape != on_device.shape:
+        raise ModelError(f"{name} has shape {list(on_device.shape)} on the device, {list(expected.shape)} here")
+    a, b = expected.astype(np.float64), on_device.astype(np.float64)
     apart = np.abs(a - b)
     return Difference(
         name=name, operator=operator, difference=float(apart.max(initial=0.0)), largest=float(np.abs(a).max(initial=0.0)),
-        elements=int(np.count_nonzero(expected != found)), of=expected.size,
+        elements=int(np.count_nonzero(expected != on_device)), of=expected.size,
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from edgekd.bundle.read import GOLDEN, MANIFEST, SHIPPED, read_manifest, refuse_
 from edgekd.errors import BundleError, DeviceError
 from edgekd.figures.figures import Latency, OnDevice, Origin, Score
 from edgekd.measure.answer import Answer, Facts, Loading, Proof, Shipped, Timed, understand
-from edgekd.measure.devices import Device, Told
+from edgekd.measure.devices import Device, OnLine
 from edgekd.measure.devices.process import clean
 from edgekd.measure.devices.ssh import PROGRESS
 from edgekd.measure.fitness import check_fit, is_target
@@ -150,17 +150,17 @@ def measure_in_turns(
         with sent(device, parcel, facts.missing) as files:
             wait_s = ANSWER_S + SAMPLE_S * (len(samples.labels) if samples else 0)
             wait_s += len(trials) * ((ENGINE_S if runtime == "tensorrt" else 0) + 3 * options.about_s)
-            said = ask(device, "measure", {**files, **request}, timeout_s=wait_s, told=teller(device))
-    if not isinstance(said, dict) or set(said) != set(trials):
+            answers = ask(device, "measure", {**files, **request}, timeout_s=wait_s, on_line=teller(device))
+    if not isinstance(answers, dict) or set(answers) != set(trials):
         raise DeviceError(f"{device.name}: its answer makes no sense: it is not about {', '.join(trials)}")
-    found: dict[str, OnDevice | DeviceError] = {}
+    outcomes: dict[str, OnDevice | DeviceError] = {}
     for label, trial in trials.items():
         try:
-            answer = understand(Answer, answered(said[label], device.name), device.name)
-            found[label] = judged(answer, device.name, device.origin, trial, runtime, samples)
+            answer = understand(Answer, answered(answers[label], device.name), device.name)
+            outcomes[label] = judged(answer, device.name, device.origin, trial, runtime, samples)
         except DeviceError as error:
-            found[label] = error
-    return found
+            outcomes[label] = error
+    return outcomes
 
 
 def _parcel(trials: Mapping[str, Trial], folder: Path) -> Parcel:
@@ -263,14 +263,14 @@ def verify_on(device: Device, bundle: Path, runtime: str = "") -> Proof:
     parcel = parcel_of(bundle)
     facts = _fit(device, parcel, target, runtime)
     with sent(device, parcel, facts.missing) as files:
-        said = ask(
+        answer = ask(
             device,
             "verify",
             {**files, "runtime": runtime, "engine_options": ()},
             timeout_s=ENGINE_S,
-            told=teller(device),
+            on_line=teller(device),
         )
-    return understand(Proof, said, device.name)
+    return understand(Proof, answer, device.name)
 
 
 def ship_to(device: Device, bundle: Path, to: str, runtime: str = "", *, anyway: bool = False) -> Shipped:
@@ -291,8 +291,8 @@ def ship_to(device: Device, bundle: Path, to: str, runtime: str = "", *, anyway:
         say(f"{device.name} is no device of the target's kind ({target.title}): {facts.title}, {runtime}")
     with sent(device, parcel, facts.missing) as files:
         request = {**files, "runtime": runtime, "engine_options": (), "to": to}
-        said = ask(device, "ship", request, timeout_s=ENGINE_S, told=teller(device))
-    return understand(Shipped, said, device.name)
+        answer = ask(device, "ship", request, timeout_s=ENGINE_S, on_line=teller(device))
+    return understand(Shipped, answer, device.name)
 
 
 def roll_back(device: Device, to: str, runtime: str = "") -> Shipped:
@@ -300,8 +300,10 @@ def roll_back(device: Device, to: str, runtime: str = "") -> Shipped:
     parcel = tools_alone()
     facts = probe(device, parcel, to=_place(to))
     with sent(device, parcel, facts.missing) as files:
-        said = ask(device, "rollback", {**files, "runtime": runtime, "to": to}, timeout_s=ANSWER_S, told=teller(device))
-    return understand(Shipped, said, device.name)
+        answer = ask(
+            device, "rollback", {**files, "runtime": runtime, "to": to}, timeout_s=ANSWER_S, on_line=teller(device)
+        )
+    return understand(Shipped, answer, device.name)
 
 
 def _place(to: str) -> str:
@@ -332,7 +334,7 @@ def target_of(bundle: Path) -> Target:
         raise BundleError(f"{bundle / MANIFEST} does not tell the target; build it again ({reason})") from error
 
 
-def teller(device: Device) -> Told:
+def teller(device: Device) -> OnLine:
     """A function that prints the runner's lines of progress. Other lines are kept for an error."""
 
     def tell(line: str) -> None:

@@ -17,7 +17,7 @@ from edgekd.base.json_text import parse_json
 from edgekd.bundle.read import BYTECODE, MANIFEST, check_file, read_manifest, refuse_links, unlisted
 from edgekd.errors import BundleError, DeviceError, DiffersError
 from edgekd.measure.answer import Facts, understand
-from edgekd.measure.devices import Device, Told
+from edgekd.measure.devices import Device, OnLine
 from edgekd.measure.devices.process import clean, last_line
 from edgekd.scripts import SCRIPTS, device_runner
 
@@ -112,7 +112,7 @@ def tools_alone() -> Parcel:
 
 
 def ask(
-    device: Device, verb: str, request: Mapping[str, Any], *, timeout_s: float = 60, told: Told | None = None
+    device: Device, verb: str, request: Mapping[str, Any], *, timeout_s: float = 60, on_line: OnLine | None = None
 ) -> Any:
     """The runner's answer, still unchecked. Raises DeviceError with the device's message if the runner fails."""
     if not device.python:
@@ -122,7 +122,7 @@ def ask(
     program, mark = device_runner.joined().encode(), f"edgekd-{secrets.token_hex(8)}:"
     words = [device.python, "-c", BOOT.format(size=len(program), old=TOO_OLD)]
     words += ["--request", json.dumps({**request, "verb": verb, "mark": mark, "python": device.python})]
-    result = device.run(words, stdin=program, hold=True, timeout_s=timeout_s, told=told)
+    result = device.run(words, stdin=program, hold=True, timeout_s=timeout_s, on_line=on_line)
     _, marked, text = result.out.decode(errors="replace").rpartition(mark)
     if not marked:
         raise DeviceError(_no_answer(device, result.code, result.err))
@@ -136,21 +136,21 @@ def ask(
     return reply["value"]
 
 
-def answered(said: Any, device: str) -> Any:
+def answered(answer: Any, device: str) -> Any:
     """A device's answer, unless it is a failure. Raises DeviceError, or DiffersError if the bundle is not right."""
-    if isinstance(said, dict) and "failure" in said:
-        kind = DiffersError if said.get("differs") is True else DeviceError
-        words = clean(str(said["failure"])).replace("\n", " ")
+    if isinstance(answer, dict) and "failure" in answer:
+        kind = DiffersError if answer.get("differs") is True else DeviceError
+        words = clean(str(answer["failure"])).replace("\n", " ")
         raise kind(f"{device}: {words}")
-    return said
+    return answer
 
 
-def _no_answer(device: Device, code: int, said: str) -> str:
+def _no_answer(device: Device, code: int, stderr: str) -> str:
     if code == TOO_OLD:
-        return f"{device.name} has Python {clean(said)[-8:].strip()}; 3.8 or later is needed (JetPack 5 has 3.8)"
+        return f"{device.name} has Python {clean(stderr)[-8:].strip()}; 3.8 or later is needed (JetPack 5 has 3.8)"
     if code == NOT_FOUND:
         return f"{device.name} has no {device.python}; install Python 3.8 or later there, or name another interpreter (--python)"
-    return f"{device.name}: the runner ended with exit code {code}: {clean(last_line(said))}"
+    return f"{device.name}: the runner ended with exit code {code}: {clean(last_line(stderr))}"
 
 
 def probe(device: Device, parcel: Parcel | None = None, *, to: str | None = None) -> Facts:

@@ -47,18 +47,18 @@ def measure_all(
             except KeyboardInterrupt:
                 end_all()  # otherwise the pool would wait for its threads
                 raise
-    found = [outcome for outcome in outcomes if isinstance(outcome, OnDevice)]
+    figures = [outcome for outcome in outcomes if isinstance(outcome, OnDevice)]
     failed = [outcome for outcome in outcomes if isinstance(outcome, EdgekdError)]
-    if not found:
+    if not figures:
         raise failed[0] if len(failed) == 1 else DeviceError("\n".join(map(str, failed)))
-    return found, record(bundle, found)
+    return figures, record(bundle, figures)
 
 
-def record(bundle: Path, found: Sequence[OnDevice]) -> Report:
+def record(bundle: Path, figures: Sequence[OnDevice]) -> Report:
     """Adds the figures to the bundle's report."""
 
     def change(report: Report, manifest: Manifest) -> Report:
-        for device in found:
+        for device in figures:
             report = with_device(report, device, manifest.recipe.budget.p90_latency_ms)
         return report
 

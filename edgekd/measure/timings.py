@@ -33,25 +33,25 @@ def time_models(
     `one` is by input name, as the models take it. A model that this machine only rounds to bf16 is opened but not timed,
     because its casts would count.
     """
-    found = Timings()
+    results = Timings()
     runners: dict[str, OnnxRunner] = {}
     for name, path in models.items():
         try:
             runners[name] = OnnxRunner(path)
-            found.runtimes[name] = runners[name].name
+            results.runtimes[name] = runners[name].name
         except ModelError as error:
-            found.failed[name] = str(error)
+            results.failed[name] = str(error)
     calls = {name: runner.timed(one) for name, runner in runners.items() if not runner.rounds_to_bf16}
-    found.series = _in_turns({**calls, **others}, timing, found.failed)
+    results.series = _in_turns({**calls, **others}, timing, results.failed)
     for runner in runners.values():
         runner.close()
     for name in calls:
-        if name not in found.failed:
+        if name not in results.failed:
             try:
-                found.memory_mb[name] = peak_memory_mb(models[name], one)
+                results.memory_mb[name] = peak_memory_mb(models[name], one)
             except ModelError as error:
-                found.failed[name] = str(error)
-    return found
+                results.failed[name] = str(error)
+    return results
 
 
 def _in_turns(calls: dict[str, Call], timing: Timing, failed: dict[str, str]) -> dict[str, Series]:

@@ -109,7 +109,7 @@ def test_a_stream_without_lines_is_stopped() -> None:
     endless = [sys.executable, "-c", "import sys\nwhile True: sys.stderr.buffer.write(bytes(1 << 20))"]
     lines: list[int] = []
 
-    result = run_process(endless, timeout_s=60, told=lambda line: lines.append(len(line)))
+    result = run_process(endless, timeout_s=60, on_line=lambda line: lines.append(len(line)))
 
     assert result.code < 0 and len(result.err) <= 4000 and max(lines) <= 1 << 16
 

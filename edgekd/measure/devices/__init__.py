@@ -14,10 +14,10 @@ from edgekd.figures.figures import Origin
 from edgekd.measure.devices.adb import Adb
 from edgekd.measure.devices.emulated import Emulated
 from edgekd.measure.devices.local import Local
-from edgekd.measure.devices.process import Result, Told
+from edgekd.measure.devices.process import OnLine, Result
 from edgekd.measure.devices.ssh import Ssh
 
-__all__ = ["KINDS", "Device", "Result", "Told"]
+__all__ = ["KINDS", "Device", "OnLine", "Result"]
 
 
 class Device(Protocol):
@@ -40,11 +40,11 @@ class Device(Protocol):
         stdin: bytes = b"",
         hold: bool = False,
         timeout_s: float = 60,
-        told: Told | None = None,
+        on_line: OnLine | None = None,
     ) -> Result:
         """Runs a command on the device. Each word arrives unchanged.
 
-        hold: the command's input stays open after `stdin`, so that it notices a lost connection; told: gets each line of
+        hold: the command's input stays open after `stdin`, so that it notices a lost connection; on_line: gets each line of
         the command's standard error.
         """
         ...

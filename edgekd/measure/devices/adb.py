@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgekd.errors import DeviceError
 from edgekd.figures.figures import Origin
-from edgekd.measure.devices.process import Result, Told, run_process
+from edgekd.measure.devices.process import OnLine, Result, run_process
 
 COPY_TIMEOUT_S = 1800
 CODE = "edgekd-exit-code:"
@@ -37,11 +37,11 @@ class Adb:
         stdin: bytes = b"",
         hold: bool = False,
         timeout_s: float = 60,
-        told: Told | None = None,
+        on_line: OnLine | None = None,
     ) -> Result:
         """Runs a command as in the protocol. The exit code is echoed, because older versions of adb return none."""
         script = f"{shlex.join(words)}; echo {CODE}$?"
-        result = self._adb("shell", "-T", script, stdin=stdin, hold=hold, timeout_s=timeout_s, told=told)
+        result = self._adb("shell", "-T", script, stdin=stdin, hold=hold, timeout_s=timeout_s, on_line=on_line)
         out, mark, code = result.out.rpartition(CODE.encode())
         if not mark or not code.strip().isdigit():
             raise DeviceError(f"{self.name}: the connection was lost; check `adb devices` and run the command again")
@@ -60,11 +60,11 @@ class Adb:
         stdin: bytes = b"",
         hold: bool = False,
         timeout_s: float = 60,
-        told: Told | None = None,
+        on_line: OnLine | None = None,
     ) -> Result:
         command = ["adb", "-s", self.serial, *words]
-        result = run_process(command, stdin=stdin, hold=hold, timeout_s=timeout_s, told=told)
+        result = run_process(command, stdin=stdin, hold=hold, timeout_s=timeout_s, on_line=on_line)
         if result.code != 0 and CODE.encode() not in result.out:
-            said = result.err.strip().splitlines()[-1:] or [f"exit code {result.code}"]
-            raise DeviceError(f"{self.name} ({self.address}): {said[0]}; is it connected, unlocked and authorised?")
+            reason = result.err.strip().splitlines()[-1:] or [f"exit code {result.code}"]
+            raise DeviceError(f"{self.name} ({self.address}): {reason[0]}; is it connected, unlocked and authorised?")
         return result

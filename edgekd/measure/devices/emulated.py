@@ -25,7 +25,7 @@ from edgekd.base.strays import IN_USE
 from edgekd.cache.stage import STAMP, default_cache
 from edgekd.errors import DeviceError, nearest
 from edgekd.figures.figures import Origin
-from edgekd.measure.devices.process import Result, Told, copy_here, run_process
+from edgekd.measure.devices.process import OnLine, Result, copy_here, run_process
 
 # The CPU's part number in /proc/cpuinfo, which onnxruntime reads beside the features (Arm's technical reference manuals,
 # MIDR_EL1; `max` is qemu's own).
@@ -78,7 +78,7 @@ class Emulated:
         stdin: bytes = b"",
         hold: bool = False,
         timeout_s: float = 60,
-        told: Told | None = None,
+        on_line: OnLine | None = None,
     ) -> Result:
         """Runs `python3 ...` on the emulated CPU. Other programs are missing there (exit code 127).
 
@@ -89,7 +89,7 @@ class Emulated:
             return Result(127, b"", f"{program}: not found; an emulated CPU runs {self.python} alone\n")
         # An emulator takes about ten times as long as the CPU.
         command = [*self.command(), *arguments]
-        return run_process(command, stdin=stdin, hold=hold, timeout_s=SLOWER * timeout_s, told=told)
+        return run_process(command, stdin=stdin, hold=hold, timeout_s=SLOWER * timeout_s, on_line=on_line)
 
     def command(self) -> list[str]:
         """The command that starts Python on the emulated CPU."""

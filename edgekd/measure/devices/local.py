@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgekd.base.places import expanded
 from edgekd.figures.figures import Origin
-from edgekd.measure.devices.process import Result, Told, copy_here, run_process
+from edgekd.measure.devices.process import OnLine, Result, copy_here, run_process
 
 
 class Local:
@@ -32,9 +32,9 @@ class Local:
         stdin: bytes = b"",
         hold: bool = False,
         timeout_s: float = 60,
-        told: Told | None = None,
+        on_line: OnLine | None = None,
     ) -> Result:
-        return run_process(words, stdin=stdin, hold=hold, timeout_s=timeout_s, told=told)
+        return run_process(words, stdin=stdin, hold=hold, timeout_s=timeout_s, on_line=on_line)
 
     def put(self, files: Mapping[str, Path]) -> None:
         copy_here(self.name, files)

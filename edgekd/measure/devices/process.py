@@ -22,7 +22,7 @@ from edgekd.errors import DeviceError
 MOST_BYTES = 64 << 20  # largest output of a device; more is not an answer
 MOST_SHOWN = 4000  # characters of the output that are shown
 LINE = 1 << 16  # bytes of a line of the output
-Told = Callable[[str], None]
+OnLine = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,12 @@ def run_process(
     stdin: bytes = b"",
     hold: bool = False,
     timeout_s: float = 60,
-    told: Told | None = None,
+    on_line: OnLine | None = None,
     folder: Path | None = None,
 ) -> Result:
     """Runs a command and gives it `stdin`. With `hold` its input stays open until it ends.
 
-    `told` is called with every line of its standard error, as it comes. Raises DeviceError if the command cannot be
+    `on_line` is called with every line of its standard error, as it comes. Raises DeviceError if the command cannot be
     started, does not end in time, or writes more than 64 MiB.
     """
     try:
@@ -81,7 +81,7 @@ def run_process(
     out, err = bytearray(), bytearray()
     readers = [
         threading.Thread(target=_read, args=(process.stdout, out, process, None), daemon=True),
-        threading.Thread(target=_read, args=(process.stderr, err, process, told), daemon=True),
+        threading.Thread(target=_read, args=(process.stderr, err, process, on_line), daemon=True),
     ]
     for reader in readers:
         reader.start()
@@ -132,13 +132,13 @@ def _write(pipe: IO[bytes] | None, content: bytes, hold: bool) -> None:
             pipe.close()
 
 
-def _read(pipe: IO[bytes] | None, into: bytearray, process: subprocess.Popen[bytes], told: Told | None) -> None:
+def _read(pipe: IO[bytes] | None, into: bytearray, process: subprocess.Popen[bytes], on_line: OnLine | None) -> None:
     assert pipe is not None
     with pipe:
-        for piece in iter(lambda: pipe.readline(LINE) if told else pipe.read1(LINE), b""):  # type: ignore[attr-defined]
+        for piece in iter(lambda: pipe.readline(LINE) if on_line else pipe.read1(LINE), b""):  # type: ignore[attr-defined]
             into += piece
-            if told:
-                told(piece.decode(errors="replace").rstrip("\n"))
+            if on_line:
+                on_line(piece.decode(errors="replace").rstrip("\n"))
             if len(into) > MOST_BYTES:
                 _end(process)
                 return

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from edgekd.errors import DeviceError
 from edgekd.figures.figures import Origin
-from edgekd.measure.devices.process import Result, TimedOut, Told, last_line, run_process
+from edgekd.measure.devices.process import OnLine, Result, TimedOut, last_line, run_process
 
 CONNECT_TIMEOUT_S = 10
 COPY_TIMEOUT_S = 1800
@@ -78,12 +78,12 @@ class Ssh:
         stdin: bytes = b"",
         hold: bool = False,
         timeout_s: float = 60,
-        told: Told | None = None,
+        on_line: OnLine | None = None,
     ) -> Result:
         # the login shell at the other end splits the command again, so each word is quoted
         command = ["ssh", "-T", *self._connection(), "--", self.host, shlex.join(words)]
         try:
-            result = run_process(command, stdin=stdin, hold=hold, timeout_s=timeout_s, told=told)
+            result = run_process(command, stdin=stdin, hold=hold, timeout_s=timeout_s, on_line=on_line)
         except TimedOut as error:
             raise DeviceError(f"{self.name}: {error}; is the device busy, or the link down?") from None
         if result.code == FAILED:
@@ -125,12 +125,12 @@ class Ssh:
         if result.code != 0:
             raise DeviceError(f"{self.name}: {path} cannot be written: {last_line(result.err)}")
 
-    def _explain(self, said: str) -> str:
+    def _explain(self, stderr: str) -> str:
         for pattern, remedy in REMEDIES:
-            if re.search(pattern, said):
+            if re.search(pattern, stderr):
                 how = f"-F {shlex.quote(self._config)} {self.host}" if self._config else self.host
                 return f"{self.name} ({self.host}): {remedy.format(how=how)}"
-        own = "\n".join(line for line in said.splitlines() if not line.startswith(PROGRESS))
+        own = "\n".join(line for line in stderr.splitlines() if not line.startswith(PROGRESS))
         return f"{self.name} ({self.host}): the connection was lost: {last_line(own)}; run the command again"
 
 

@@ -59,22 +59,22 @@ def calibrate(
     """
     refuse_emulated(device)
     with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
-        made = [
+        network_files = [
             path
             for precision, count in (networks or NETWORKS[runtime]).items()
             for path in write_networks(Path(folder), count, precision, runtime)
         ]
-        say(f"  timing {len(made)} networks to fit on and {len(held_out)} held out on {device.name}")
-        fitted = {path.name: path for path in made}
+        say(f"  timing {len(network_files)} networks to fit on and {len(held_out)} held out on {device.name}")
+        fitted = {path.name: path for path in network_files}
         outside = {name: f"{_precision(path)}-held-out-{i}.onnx" for i, (name, path) in enumerate(held_out.items())}
         measured = time_on(
             device, {**fitted, **{outside[name]: path for name, path in held_out.items()}}, rounds, runtime
         )
         times = {name: float(rounds.min()) for name, rounds in measured.cpu_ms.items()}
-        fit = fit_rates([read_kernels(path) for path in made], [times[name] for name in fitted])
+        fit = fit_rates([read_kernels(path) for path in network_files], [times[name] for name in fitted])
         spread = {name: float(np.ptp(rounds) / rounds.min()) for name, rounds in measured.cpu_ms.items()}
         errors = [abs(fit.ms(read_kernels(path)) / times[name] - 1) for name, path in fitted.items()]
-        found = [
+        checked = [
             HeldOut(
                 name=name,
                 measured_ms=times[outside[name]],
@@ -85,8 +85,8 @@ def calibrate(
         ]
     return Calibration(
         device=device.name, machine=measured.machine, runtime=measured.runtime, created=datetime.now(UTC).isoformat(timespec="seconds"),
-        start_ms=fit.start_ms, ms_per_gop=fit.ms_per_gop, ms_per_gb=fit.ms_per_gb, lanes=fit.lanes, fitted_on=len(made),
-        fit_error=float(np.median(errors)), noise=float(np.median(list(spread.values()))), waited=measured.waited, held_out=tuple(found),
+        start_ms=fit.start_ms, ms_per_gop=fit.ms_per_gop, ms_per_gb=fit.ms_per_gb, lanes=fit.lanes, fitted_on=len(network_files),
+        fit_error=float(np.median(errors)), noise=float(np.median(list(spread.values()))), waited=measured.waited, held_out=tuple(checked),
     )  # fmt: skip
 
 

@@ -108,7 +108,7 @@ def _known(path: Path, sizes: Sizes | None) -> Work:
 
 def _not_estimated(work: Work) -> list[str]:
     """The nodes that no rule counts or whose shapes are unknown, and the assumptions, in words."""
-    found = list(work.told)
+    found = list(work.assumptions)
     if work.unknown:
         shown = ", ".join(work.unknown[:NAMED])
         more = f" and {len(work.unknown) - NAMED} more" if len(work.unknown) > NAMED else ""

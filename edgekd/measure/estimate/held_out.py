@@ -21,19 +21,19 @@ def write_held_out(folder: Path, runtime: str = "onnxruntime") -> dict[str, Path
 
     For tensorrt fp16 is written too, and int8 has fp16 between.
     """
-    found = {}
+    files = {}
     torch.manual_seed(0)
     images = torch.randn(4, 3, SIZE, SIZE)
     for name, make in BUILT_IN.items():
         model = make(num_classes=10).eval()
-        found[f"{name} fp32"] = folder / f"{name}-fp32.onnx"
-        to_onnx(model, found[f"{name} fp32"], images[:2], opset=OPSET)
+        files[f"{name} fp32"] = folder / f"{name}-fp32.onnx"
+        to_onnx(model, files[f"{name} fp32"], images[:2], opset=OPSET)
         prepared = prepare(model, load_target(SCHEME[runtime]), (images[:2],))
         calibrate(prepared, [images])
-        found[f"{name} int8"] = folder / f"{name}-int8.onnx"
-        to_onnx(convert(prepared), found[f"{name} int8"], images[:2], opset=OPSET)
+        files[f"{name} int8"] = folder / f"{name}-int8.onnx"
+        to_onnx(convert(prepared), files[f"{name} int8"], images[:2], opset=OPSET)
         if runtime == "tensorrt":
-            found[f"{name} fp16"] = folder / f"{name}-fp16.onnx"
-            to_fp16(found[f"{name} fp32"], found[f"{name} fp16"])
-            to_fp16(found[f"{name} int8"], found[f"{name} int8"])
-    return found
+            files[f"{name} fp16"] = folder / f"{name}-fp16.onnx"
+            to_fp16(files[f"{name} fp32"], files[f"{name} fp16"])
+            to_fp16(files[f"{name} int8"], files[f"{name} int8"])
+    return files

@@ -87,13 +87,13 @@ class Kernel:
 class Work:
     """The work of a file for a sample. Of an If, `kernels` holds the dearer branch, `least` the cheaper.
 
-    unknown: nodes that are not counted, or loops of unknown length. told: the assumptions, in words.
+    unknown: nodes that are not counted, or loops of unknown length. assumptions: sentences about values that were assumed.
     """
 
     kernels: tuple[Kernel, ...]
     least: tuple[Kernel, ...]
     unknown: tuple[str, ...] = ()
-    told: tuple[str, ...] = ()
+    assumptions: tuple[str, ...] = ()
 
 
 @dataclass
@@ -170,7 +170,7 @@ def _work(model: onnx.ModelProto) -> Work:
         own + tuple(kernel for body in bodies for kernel in body.kernels),
         own + tuple(kernel for body in bodies for kernel in body.least),
         (*unknown, *(name for body in bodies for name in body.unknown)),
-        tuple(words for body in bodies for words in body.told),
+        tuple(words for body in bodies for words in body.assumptions),
     )
 
 
@@ -183,16 +183,20 @@ def _of_bodies(node: onnx.NodeProto, graph: _Graph, model: onnx.ModelProto) -> W
         cheap, dear = sorted(
             ways, key=lambda way: (sum(k.operations for k in way.kernels), sum(k.bytes for k in way.kernels))
         )
-        told = f"{title}: the low end is of its cheaper branch, the high one of its dearer"
-        return Work(dear.kernels, cheap.least, dear.unknown + cheap.unknown, (told, *dear.told, *cheap.told))
+        assumption = f"{title}: the low end is of its cheaper branch, the high one of its dearer"
+        return Work(
+            dear.kernels, cheap.least, dear.unknown + cheap.unknown, (assumption, *dear.assumptions, *cheap.assumptions)
+        )
     inputs, trips, certain = _rounds(node, graph)
     body = _work(body_of(bodies["body"], inputs, graph.shapes, model))
     if trips is None:
         once = f"{title}: how often it runs is unknown"
-        return Work(body.kernels, body.least if node.op_type == "Scan" else (), (once, *body.unknown), body.told)
+        return Work(body.kernels, body.least if node.op_type == "Scan" else (), (once, *body.unknown), body.assumptions)
     words = () if certain else (f"{title}: the high end is of all {trips} rounds; its condition may end it before",)
     least = tuple(_repeated(kernel, trips) for kernel in body.least) if certain else ()
-    return Work(tuple(_repeated(kernel, trips) for kernel in body.kernels), least, body.unknown, words + body.told)
+    return Work(
+        tuple(_repeated(kernel, trips) for kernel in body.kernels), least, body.unknown, words + body.assumptions
+    )
 
 
 def _rounds(node: onnx.NodeProto, graph: _Graph) -> tuple[list[Shaped | None], int | None, bool]:

@@ -123,7 +123,7 @@ def test_a_loop_counts_its_rounds_and_an_if_its_dearer_branch(shared: Path) -> N
     assert sum(kernel.runs for kernel in loop.least) == 100
     branches = read_work(shared / FAULTS / "estimate_subgraphs" / "if_heavy.onnx")
     assert sum(kernel.operations for kernel in branches.kernels) == CONV and branches.least == ()
-    assert "cheaper branch" in branches.told[0]
+    assert "cheaper branch" in branches.assumptions[0]
 
 
 def test_a_loop_of_unknown_rounds_is_not_estimated(tmp_path: Path) -> None:
