@@ -199,14 +199,14 @@ def usual_profile(inputs: Mapping[str, list[int]], options: Options, tables: Tab
     return profile
 
 
-def bound(name: str, shape: list[int], axis: int, given: Mapping[str, int], tables: Tables) -> int:
+def bound(name: str, shape: list[int], axis: int, bounds: Mapping[str, int], tables: Tables) -> int:
     """The largest value of a free size other than the batch. Raise Failure if neither the user nor the manifest gives it."""
     named = [table["shape"] for table in tables if table["name"] == name and len(table["shape"]) == len(shape)]
     size = named[0][axis] if named else None
     if not isinstance(size, str):
         raise Failure(f"input {name} is {shape}; sizes other than the batch need --profile {name}=MIN,USUAL,MAX")
     known = {key: most for table in tables for key, most in table.get("at_most", {}).items()}
-    known.update(given)
+    known.update(bounds)
     if size not in known:
         raise Failure(
             f"input {name} is {named[0]}, and nobody bounds its free size {size!r}: give --at-most {size}=SIZE, or --profile "
@@ -249,8 +249,8 @@ def read_profile(text: str, inputs: Mapping[str, list[int]]) -> Profile:
     return profile
 
 
-def add_profiles(builder: Builder, config: IBuilderConfig, found: Sequence[Profile]) -> None:
-    for shapes in found:
+def add_profiles(builder: Builder, config: IBuilderConfig, ranges: Sequence[Profile]) -> None:
+    for shapes in ranges:
         profile = builder.create_optimization_profile()
         for name, (least, usual, most) in shapes.items():
             profile.set_shape(name, tuple(least), tuple(usual), tuple(most))
@@ -447,21 +447,21 @@ def compare_types(asked: Mapping[str, str], layers: Sequence[Mapping[str, Any]])
     asked    layer name -> type, see `requested_types`
     layers   the inspector's JSON, see `layers_of`; a layer may stand there once for each profile, the widest type counts
     """
-    found: dict[str, str] = {}
+    built: dict[str, str] = {}
     for heavy in (True, False):
-        seen = set(found)  # the types of convolutions and products are not overruled by layers fused around them
+        settled = set(built)  # the types of convolutions and products are not overruled by layers fused around them
         for layer in layers:
             name_type = built_type(layer)
             if is_heavy(layer) != heavy or not name_type or layer.get("LayerType") in ("Reformat", "NoOp", "Constant"):
                 continue
-            for name in (source_layers(layer) & set(asked)) - seen:
-                found[name] = max(found.get(name, name_type), name_type, key=BITS.__getitem__)
+            for name in (source_layers(layer) & set(asked)) - settled:
+                built[name] = max(built.get(name, name_type), name_type, key=BITS.__getitem__)
     wider = [
-        f"{name}: asked {want}, runs {found[name]}"
+        f"{name}: asked {want}, runs {built[name]}"
         for name, want in sorted(asked.items())
-        if name in found and BITS[found[name]] > BITS[want]
+        if name in built and BITS[built[name]] > BITS[want]
     ]
-    return wider, [f"{name}: asked {want}" for name, want in sorted(asked.items()) if name not in found]
+    return wider, [f"{name}: asked {want}" for name, want in sorted(asked.items()) if name not in built]
 
 
 # ---------------------------------------------------------------------------------------------------------------- build

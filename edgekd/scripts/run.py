@@ -328,10 +328,10 @@ class EngineModel:
         return self.buffers[name][0]
 
 
-def check_names(given: Iterable[str], wanted: Sequence[str]) -> None:
+def check_names(names: Iterable[str], wanted: Sequence[str]) -> None:
     """Raise Failure if the arrays' names differ from the names of the model's inputs."""
-    if set(given) != set(wanted):
-        raise Failure("the model takes the inputs {}; given: {}".format(", ".join(wanted), ", ".join(given)))
+    if set(names) != set(wanted):
+        raise Failure("the model takes the inputs {}; given: {}".format(", ".join(wanted), ", ".join(names)))
 
 
 class Cuda:
@@ -727,7 +727,7 @@ def read_arrays(path: str) -> dict[str, Array]:
 
     A stated shape is compared with the file's size before memory is used for it.
     """
-    found = {}
+    arrays = {}
     name, most = os.path.basename(path), LARGEST_TEXT
     try:
         state = os.lstat(path)
@@ -737,11 +737,11 @@ def read_arrays(path: str) -> dict[str, Array]:
             for member in archive.infolist():
                 if member.compress_type != zipfile.ZIP_STORED or member.file_size > state.st_size:
                     raise ValueError("it is packed")
-                found[member.filename[: -len(".npy")]] = read_array(archive.read(member))
+                arrays[member.filename[: -len(".npy")]] = read_array(archive.read(member))
     except Exception as error:  # a damaged file makes zipfile and numpy raise errors of many kinds
         reason = (str(error).splitlines() or [""])[0][:200]
         raise Failure(f"{name} cannot be read: {type(error).__name__} {reason}") from None
-    return found
+    return arrays
 
 
 def read_array(data: bytes) -> Array:
@@ -774,13 +774,13 @@ def verify_outputs(model: Any, manifest: dict[str, Any]) -> tuple[bool, str]:
     return all(ok for ok, _ in rows), "; ".join(detail for _, detail in rows)
 
 
-def compare_output(name: str, found: Array, expected: Array, tolerance: float) -> tuple[bool, str]:
+def compare_output(name: str, computed: Array, expected: Array, tolerance: float) -> tuple[bool, str]:
     """Whether an output is within its tolerance of the stored output, and the figures in words."""
     title = f"{name}: " if name else ""
-    if found.shape != expected.shape:
-        return False, f"{title}shape {found.shape}, expected {expected.shape}"
-    difference = float(np.max(np.abs(found.astype(np.float64) - expected.astype(np.float64))))
-    agree = int(np.sum(found.argmax(-1) == expected.argmax(-1)))
+    if computed.shape != expected.shape:
+        return False, f"{title}shape {computed.shape}, expected {expected.shape}"
+    difference = float(np.max(np.abs(computed.astype(np.float64) - expected.astype(np.float64))))
+    agree = int(np.sum(computed.argmax(-1) == expected.argmax(-1)))
     figures = f"max difference {difference:.3g} (tolerance {tolerance:.3g}), top-1 agrees on {agree} of {len(expected)}"
     return difference <= tolerance, title + figures
 
@@ -886,24 +886,24 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> int:
-    given = parse()
+    options = parse()
 
     def start() -> Any:
-        if given.engine:
-            return EngineModel(given.engine)
+        if options.engine:
+            return EngineModel(options.engine)
         stand_in = manifest.get("runtime") == "tensorrt" or manifest.get("precision") == "fp16"
-        return OnnxModel(os.path.join(HERE, given.model), given.threads, stand_in)
+        return OnnxModel(os.path.join(HERE, options.model), options.threads, stand_in)
 
     try:
         manifest = read_manifest()
-        ok = verify(manifest, start) if given.verify else True
-        if given.input and ok:
-            predict(start(), given.input, manifest)
-        if given.bench and ok:
+        ok = verify(manifest, start) if options.verify else True
+        if options.input and ok:
+            predict(start(), options.input, manifest)
+        if options.bench and ok:
             model = start()
-            result = bench(model, model.name, given, manifest)
-            if given.json:
-                with open(given.json, "w", encoding="utf-8") as file:
+            result = bench(model, model.name, options, manifest)
+            if options.json:
+                with open(options.json, "w", encoding="utf-8") as file:
                     json.dump(result, file, indent=2, sort_keys=True)
     except (Failure, OSError) as failure:
         print(f"error: {failure}", file=sys.stderr)

@@ -338,7 +338,7 @@ class FakeCandidate:
     title, right = "", True
 
     def __init__(self, name: str, log: list[tuple[str, float]]) -> None:
-        self.found: dict[str, Any] = {"series": []}
+        self.results: dict[str, Any] = {"series": []}
         self.calls = {"none": lambda: None}
         self.run, self.name, self.log = self, name, log
 
@@ -365,7 +365,7 @@ def test_several_are_timed_in_turns_and_change_places() -> None:
     assert order == ["a", "b", "b", "a", "a", "b"]
     assert log[2:4] == [("a", 0.1), ("a", 2.0)]  # a tenth of the warm-up before each block: another ran in between
     for candidate in candidates:
-        (series,) = candidate.found["series"]
+        (series,) = candidate.results["series"]
         assert [len(block) for block in series["blocks_ms"]] == [20] * 3 and len(series["states"]) == 4
 
 
@@ -382,7 +382,7 @@ def test_one_that_fails_while_it_is_timed_is_left_out_and_stops_no_other() -> No
     measuring.time_in_turns({"bad": bad, "good": good}, failed, 1, 1, options)  # type: ignore[dict-item]
 
     assert failed == {"bad": {"failure": "RuntimeError: CUDA error 719", "differs": False}}
-    assert len(good.found["series"][0]["blocks_ms"]) == 3
+    assert len(good.results["series"][0]["blocks_ms"]) == 3
 
 
 def test_one_alone_is_timed_block_after_block() -> None:

@@ -70,7 +70,7 @@ def measure_bundles(bundles: dict[str, str], tools: str, timing: str, options: d
     if busy_before is not None and busy_after is not None:
         others = max(0.0, busy_after - busy_before - (own_s() - options["own_s"])) / taken
     shared = {"facts": facts, "before": before, "after": after, "other_load_cores": others, "seconds": taken}
-    return {label: failed.get(label) or {**shared, **candidates[label].found} for label in bundles}
+    return {label: failed.get(label) or {**shared, **candidates[label].results} for label in bundles}
 
 
 @contextlib.contextmanager
@@ -94,7 +94,7 @@ def told(failure: Exception) -> dict[str, Any]:
 
 
 class Candidate:
-    """A bundle under measurement. `found` holds its results."""
+    """A bundle under measurement. `results` holds the measurements."""
 
     def __init__(self, label: str, bundle: str, tools: str, options: dict[str, Any]) -> None:
         self.title = label and label + ": "
@@ -104,7 +104,7 @@ class Candidate:
         self.run = load_tools(bundle, tools)
         self.runtime = options["runtime"] or self.manifest["runtime"]
         clocks = policies_of(options["root"], options["cpus"] or sorted(os.sched_getaffinity(0)))
-        self.found: dict[str, Any] = {
+        self.results: dict[str, Any] = {
             "engine": None, "series": [], "cpus": options["cpus"],
             "clocks_used": ["gpu"] if self.runtime == "tensorrt" else clocks,
         }  # fmt: skip
@@ -114,12 +114,12 @@ class Candidate:
     @property
     def right(self) -> bool:
         """Whether the model gives the stored outputs. A wrong model is not measured."""
-        return bool(self.found["golden"]["ok"])
+        return bool(self.results["golden"]["ok"])
 
     def build(self, timing: str) -> None:
         if self.runtime == "tensorrt":
             progress(self.title + "building the engine")
-            self.found["engine"] = build_engine(
+            self.results["engine"] = build_engine(
                 self.bundle, self.tools, timing, max(self.options["batches"]), self.options
             )
 
@@ -129,17 +129,17 @@ class Candidate:
         The first time, the cost of loading, the stored outputs and the samples are examined too.
         """
         progress(f"{self.title}loading and checking the stored outputs, {threads} thread(s)")
-        if self.options["time"] and "loading" not in self.found:
+        if self.options["time"] and "loading" not in self.results:
             asked = {"bundle": self.bundle, "runtime": self.runtime, "threads": threads}
-            self.found["loading"] = apart(self.tools, self.options["python"], "loading", asked)
+            self.results["loading"] = apart(self.tools, self.options["python"], "loading", asked)
         self.model = load_model(self.run, self.bundle, self.runtime, threads)
-        if "golden" in self.found:
+        if "golden" in self.results:
             return
         ok, detail = self.run.verify_outputs(self.model, self.manifest)
-        self.found.update(runtime=self.model.name, golden={"ok": ok, "detail": detail})
+        self.results.update(runtime=self.model.name, golden={"ok": ok, "detail": detail})
         if ok and "samples" in self.options:
             samples = os.path.join(self.tools, self.options["samples"])
-            self.found["predictions"] = predict(self.run, self.model, samples)
+            self.results["predictions"] = predict(self.run, self.model, samples)
 
     def take(self, batch: int) -> None:
         """Prepares the calls to be timed for a batch, by transfers: with copies and, on a GPU, also without."""
@@ -165,9 +165,9 @@ class Candidate:
         if not self.options["time"] or not self.right:
             return
         root, one = self.options["root"], self.run.rows_of(self.run.golden(self.bundle, self.manifest)[0], slice(1))
-        self.found["energy"] = measure_energy(root, lambda: self.model(one), self.options["energy_s"])
+        self.results["energy"] = measure_energy(root, lambda: self.model(one), self.options["energy_s"])
         if self.calls:
-            self.found["sustained"] = sustain(
+            self.results["sustained"] = sustain(
                 self.run, next(iter(self.calls.values())), self.options["sustained_s"], root
             )
 
@@ -179,7 +179,7 @@ def time_in_turns(
     batch: int,
     options: dict[str, Any],
 ) -> None:
-    """Times a block of every call in turns and adds it to `found`. The order is reversed every second round.
+    """Times a block of every call in turns and adds it to `results`. The order is reversed every second round.
 
     Each call is warmed up first. If another call ran in between, it also runs for a tenth of that time before each block,
     unrecorded. A failing candidate is left out from then on.
@@ -190,7 +190,7 @@ def time_in_turns(
             series: dict[str, Any] = {
                 "batch": batch, "threads": threads, "transfers": transfers, "blocks_ms": [], "states": []
             }  # fmt: skip
-            candidate.found["series"].append(series)
+            candidate.results["series"].append(series)
             timed.append((label, candidate.run.time_calls, call, series))
     for label, time_calls, call, series in timed:
         if label not in failed:

@@ -57,11 +57,11 @@ def held(folder: str, key: str) -> bool:
 
 def own(folder: str) -> None:
     """Makes sure that the store is ours before files are removed in it. Raise Failure for a folder of other files."""
-    made = not os.path.isdir(folder)
+    is_new = not os.path.isdir(folder)
     os.makedirs(folder, mode=0o700, exist_ok=True)
     # Folders of tasks do not count.
-    there = [name for name in os.listdir(folder) if not re.fullmatch(r"task-[0-9a-f]{16}", name)]
-    if os.stat(folder).st_uid != os.geteuid() or (there and MARK not in there):
+    content = [name for name in os.listdir(folder) if not re.fullmatch(r"task-[0-9a-f]{16}", name)]
+    if os.stat(folder).st_uid != os.geteuid() or (content and MARK not in content):
         raise Failure(
             f"{folder} holds other files and was not made by edgekd, which removes what it no longer needs in its folder: "
             "choose another one (edgekd device add --folder)"
@@ -69,9 +69,9 @@ def own(folder: str) -> None:
     links = [name for name in (*PARTS, "lock", MARK) if os.path.islink(os.path.join(folder, name))]
     if links:
         raise Failure("{} has links: {}; edgekd made none, remove them".format(folder, ", ".join(links)))
-    if MARK not in there:
+    if MARK not in content:
         with open(os.path.join(folder, MARK), "w", encoding="utf-8") as file:
-            file.write("made" if made else "given")
+            file.write("made" if is_new else "given")
 
 
 @contextlib.contextmanager
