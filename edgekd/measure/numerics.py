@@ -137,13 +137,13 @@ def outputs_on(device: Device, runs: Mapping[Path, Inputs]) -> tuple[dict[Path, 
 
     runs: model -> its inputs, `[n, ...]` each; the files' names must differ. Raises DeviceError.
     """
-    with Workplace(device) as there, tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
+    with Workplace(device) as workplace, tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
         arrays = Path(folder) / "arrays"
-        words = [there.script("device_outputs.py", SCRIPTS / "run.py")]
+        words = [workplace.script("device_outputs.py", SCRIPTS / "run.py")]
         for model, inputs in runs.items():
             write_arrays(arrays, inputs)
-            words += [there.put(arrays, f"{model.name}.inputs.npz"), there.put(model)]
-        out = there.python(words, timeout_s=SECONDS)
+            words += [workplace.put(arrays, f"{model.name}.inputs.npz"), workplace.put(model)]
+        out = workplace.python(words, timeout_s=SECONDS)
         outputs: dict[Path, dict[str, Array]] = {}
         try:
             about = parse_json(out.decode().strip().splitlines()[-1])
@@ -153,7 +153,7 @@ def outputs_on(device: Device, runs: Mapping[Path, Inputs]) -> tuple[dict[Path, 
                 "features": list(about["features"]),
             }
             for model in runs:
-                arrays.write_bytes(there.get(f"{model.name}.npz"))
+                arrays.write_bytes(workplace.get(f"{model.name}.npz"))
                 with np.load(arrays, allow_pickle=False) as stored:
                     outputs[model] = {name: stored[name] for name in stored.files}
         except (ValueError, LookupError, TypeError, EOFError, BadZipFile) as error:

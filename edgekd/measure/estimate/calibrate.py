@@ -133,11 +133,11 @@ class Timings:
 
 def time_on(device: Device, models: Mapping[str, Path], rounds: int, runtime: str = "onnxruntime") -> Timings:
     """Times name -> model on the device in interleaved rounds; see device_timings.py. Raises DeviceError."""
-    with Workplace(device) as there:
-        script = there.script("device_timings.py", SCRIPTS / "run.py", SCRIPTS / "build_engine.py")
-        paths = {there.put(path, name): name for name, path in models.items()}
+    with Workplace(device) as workplace:
+        script = workplace.script("device_timings.py", SCRIPTS / "run.py", SCRIPTS / "build_engine.py")
+        paths = {workplace.put(path, name): name for name, path in models.items()}
         words = [script, runtime, str(rounds), str(BLOCK_MS), *paths]
-        out = there.python(words, timeout_s=SECONDS[runtime])
+        out = workplace.python(words, timeout_s=SECONDS[runtime])
         try:
             answer = parse_json(out.decode().strip().splitlines()[-1])
             for kind in ("cpu_ms", "wall_ms"):
