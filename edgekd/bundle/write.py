@@ -70,6 +70,8 @@ def write_bundle(
     """
     check_replaceable(folder)
     inputs = check_content(models, labels, golden, at_most or {})
+    if preprocess is None:  # then run.py reads no picture, whatever the shape
+        inputs = tuple(table.model_copy(update={"layout": ""}) for table in inputs)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with draft_of(folder) as draft:
         write_files(draft, report, models, labels, golden)

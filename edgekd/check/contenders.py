@@ -28,6 +28,7 @@ from edgekd.measure.on_candidates import measure_candidates
 from edgekd.measure.protocol import Call, Timing
 from edgekd.measure.timings import Timings, time_models
 from edgekd.models.adapt import resized
+from edgekd.models.reference import feeds_of
 from edgekd.recipe import Recipe
 from edgekd.runtime.runners import OnnxRunner, Runner, TorchRunner, machine
 from edgekd.steps.export import MODEL, as_input
@@ -123,9 +124,10 @@ def _teacher_call(runner: Runner, teacher: Trained, problem: Problem) -> Call:
     arguments = arguments_of(test.input, test.get(np.zeros(1, np.int64)), torch.device("cpu"))
     if (size := teacher.network.size) is not None:
         arguments = resized(arguments[0], size), *arguments[1:]
-    names = runner.inputs if isinstance(runner, OnnxRunner) else [field.name for field in test.input.arguments]
-    given = {name: each.contiguous().numpy() for name, each in zip(names, arguments, strict=True)}
-    return runner.timed(given) if isinstance(runner, OnnxRunner) else partial(runner.run, given)
+    arrays = [each.contiguous().numpy() for each in arguments]
+    if isinstance(runner, OnnxRunner):
+        return runner.timed(feeds_of(runner.types, arrays))
+    return partial(runner.run, dict(zip([field.name for field in test.input.arguments], arrays, strict=True)))
 
 
 def measured_on(

@@ -125,9 +125,11 @@ def to_onnx(
                     is then uint8 `[batch, H, W, C]`, while `example_input` is float `[batch, C, H, W]`, as the model takes it
     heads           further outputs (name: number of its classes), the last columns of the model's output
     batch           the only batch size that the file takes; without it the batch is dynamic, and named `batch`
+    inputs          names of the file's inputs, in their order; without them a single one is `input`, and several have the names
+                    of the arguments
     free            further free sizes: a mapping from axis to `FreeSize` for each input of the file
 
-    A single input is called `input`; several inputs have the names of the arguments. A single output is called as `output`
+    A single output is called as `output`
     says; several are `output_0`, `output_1`... A free axis has its size's name, in inputs and outputs. A graph from
     `edgekd.quantize.convert` is written with a Q/DQ pair for each of its sites and with int8 weights. Above 2 GB the
     weights are stored beside the file, in `<name>.data`.
@@ -154,18 +156,23 @@ def to_onnx(
             module.training = was
     passes.simplify(exported)
     if isinstance(model, GraphModule):
-        quantization = model.meta.get("quantization")
-        passes.name_sites(exported, quantized, _stored_weights(model))
-        if isinstance(quantization, Quantization):
-            if quantization.int32_bias:
-                passes.quantize_biases(exported)
-            passes.pad_channels(exported, quantization.pad_channels_to)
-        passes.part_integer_weights(exported)
+        _write_sites(exported, model, quantized)
     passes.clean(exported)
     written = at_opset(ir.to_proto(exported), opset)
     written.ir_version = min(HIGHEST_IR, onnx.helper.find_min_ir_version_for(list(written.opset_import)))
     _name_sizes(written.graph, free)
     write(written, path)
+
+
+def _write_sites(exported: ir.Model, model: GraphModule, quantized: list[passes.QuantizedTensor]) -> None:
+    """The Q/DQ pairs of a converted graph, by its names and as its target's scheme asks."""
+    quantization = model.meta.get("quantization")
+    passes.name_sites(exported, quantized, _stored_weights(model))
+    if isinstance(quantization, Quantization):
+        if quantization.int32_bias:
+            passes.quantize_biases(exported)
+        passes.pad_channels(exported, quantization.pad_channels_to)
+    passes.part_integer_weights(exported)
 
 
 def _as_the_file_takes(

@@ -6,11 +6,12 @@ import difflib
 import inspect
 import pickle
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import safetensors
 import safetensors.torch
 import torch
@@ -148,7 +149,7 @@ class OnnxModel(nn.Module):
             raise ModelError(
                 f"'onnx:{path}' has the inputs {told}; a teacher takes normalised floats, or what the data gives as it is"
             )
-        self.inputs = {given.name: np.dtype(TYPES[given.type]) for given in inputs}
+        self.inputs = {given.name: given.type for given in inputs}
         self.takes = tuple(
             tuple(size if isinstance(size, int) and size > 0 else None for size in given.shape) for given in inputs
         )
@@ -157,21 +158,31 @@ class OnnxModel(nn.Module):
         return in_pieces(self._run, arguments, fixed(self.takes))
 
     def _run(self, *arguments: torch.Tensor) -> torch.Tensor:
-        if len(arguments) != len(self.inputs):
-            raise ValueError(f"it has the inputs {', '.join(self.inputs)}; {len(arguments)} were given")
-        feeds = {}
-        for (name, dtype), argument in zip(self.inputs.items(), arguments, strict=True):
-            given = argument.cpu().contiguous().numpy()
-            if given.dtype.kind != dtype.kind:
-                raise ValueError(
-                    f"its input {name} is {dtype}, {given.dtype} was given; a teacher takes normalised floats"
-                )
-            feeds[name] = given.astype(dtype)
+        feeds = feeds_of(self.inputs, [argument.cpu().contiguous().numpy() for argument in arguments])
         try:
             outputs = self.session.run(None, feeds)
         except Refused as error:
             raise ValueError(str(error).splitlines()[0]) from error
         return torch.from_numpy(outputs[0])
+
+
+def feeds_of(types: Mapping[str, str], arguments: Sequence[npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """A network's arguments for an ONNX file, by the names of its inputs. types: onnxruntime's words for these.
+
+    Floats become the file's floats, and whole numbers its whole numbers. Raises ValueError for other types, and for another
+    number of arguments.
+    """
+    if len(arguments) != len(types):
+        raise ValueError(f"it has the inputs {', '.join(types)}; {len(arguments)} were given")
+    feeds = {}
+    for (name, kind), argument in zip(types.items(), arguments, strict=True):
+        dtype = np.dtype(TYPES[kind])
+        if argument.dtype.kind != dtype.kind:
+            raise ValueError(
+                f"its input {name} is {dtype}, {argument.dtype} was given; a teacher takes normalised floats"
+            )
+        feeds[name] = argument.astype(dtype)
+    return feeds
 
 
 class ExportedModel(nn.Module):

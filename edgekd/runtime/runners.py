@@ -157,7 +157,8 @@ class OnnxRunner:
         self.rounds_to_bf16 = ROUNDED in opened.set_otherwise
         self._batch = fixed_batch(self._session)
         self._tables = [{"name": given.name, "shape": given.shape} for given in self._session.get_inputs()]
-        self.inputs = [given.name for given in self._session.get_inputs()]
+        self.types = {given.name: given.type for given in self._session.get_inputs()}
+        self.inputs = list(self.types)
         self.outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, inputs: Inputs) -> Batch:

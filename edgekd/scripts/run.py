@@ -404,7 +404,11 @@ def load_input(path: str, manifest: dict[str, Any]) -> dict[str, Array]:
         raise Failure(
             f"this model takes {len(tables)} inputs: give an .npz with an array for each by its name; {takes(tables)}"
         )
-    return {tables[0]["name"]: load_one(path, tables[0], manifest)}
+    inputs = {tables[0]["name"]: load_one(path, tables[0], manifest)}
+    problem = sizes_problem(inputs, tables)
+    if problem:
+        raise Failure(f"{path}: {problem}")
+    return inputs
 
 
 def load_arrays(path: str, tables: Sequence[Table]) -> dict[str, Array]:

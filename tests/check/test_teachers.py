@@ -23,10 +23,12 @@ from edgekd.check.students import check_no_softmax
 from edgekd.check.teachers import check_knowledge, checked_teacher, probed
 from edgekd.data import Samples, decode, open_samples
 from edgekd.data.digits import load
+from edgekd.data.store import write_decoded
 from edgekd.distill.cache import CachedLogits
 from edgekd.distill.features import Taps
 from edgekd.distill.methods import kd
 from edgekd.errors import ModelError, RecipeError
+from edgekd.inputs import INPUTS
 from edgekd.models import load_model
 from edgekd.models.adapt import adapt, order_of, resized
 from edgekd.models.forward import predict
@@ -38,6 +40,7 @@ from edgekd.tasks.classify import Classify
 from edgekd.tasks.scores import valued
 from tests.builders.measuring import SHORT
 from tests.builders.recipes import DIGITS, RECIPE
+from tests.builders.tokens import Tokens, sentences
 
 DATA = Data(train=DIGITS, test=DIGITS, mean=(0.5,), std=(0.5,))
 NAMES = tuple("0123456789")
@@ -438,3 +441,11 @@ def test_the_score_of_a_teacher_is_of_its_logits_in_the_data_s_order(
         turned = Trained(Network(model=onnx_file(order=TURNED), classes=names_of(TURNED)))
         odd, plain = (run(score_teacher, teacher, on) for teacher in (turned, Trained(Network(model=onnx_file()))))
     np.testing.assert_allclose(np.load(odd / "test.npy"), np.load(plain / "test.npy"), atol=1e-4)
+
+
+def test_a_size_is_of_pictures_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(INPUTS, "tokens", Tokens.of)
+    write_decoded(tmp_path, "tokens", *sentences(20, 0), ("a", "b", "c"))
+    teacher = Network(model="python:tests.builders.tokens:reader", size=(8, 8))
+    with pytest.raises(ModelError, match=r"teacher\.size is \[8, 8\].*leave teacher\.size out"):
+        checked_teacher(teacher, "teacher", open_samples(tmp_path, DATA))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 from edgekd.errors import ModelError
 from edgekd.models import BUILT_IN, load_model, number_of_classes
+from edgekd.models.reference import feeds_of
 from edgekd.models.resnet import resnet8
 from edgekd.recipe import Model
 
@@ -160,3 +162,17 @@ def test_a_function_or_module_that_fails_is_told_in_one_line(tmp_path: Path) -> 
 def test_a_model_that_does_not_take_the_images_is_told() -> None:
     with pytest.raises(ModelError, match=r"inputs \[batch, 1, 8, 8\]"):
         number_of_classes(resnet8(in_channels=3), (torch.zeros(2, 1, 8, 8),))
+
+
+def test_arguments_take_the_types_of_a_file_but_no_other_kind() -> None:
+    """Training and timing feed an ONNX teacher by this one function."""
+    types = {"ids": "tensor(int32)", "x": "tensor(float16)"}
+    feeds = feeds_of(types, [np.arange(3), np.ones(3, np.float32)])
+    assert {name: array.dtype for name, array in feeds.items()} == {
+        "ids": np.dtype(np.int32),
+        "x": np.dtype(np.float16),
+    }
+    with pytest.raises(ValueError, match=r"ids is int32, float32 was given"):
+        feeds_of(types, [np.ones(3, np.float32)] * 2)
+    with pytest.raises(ValueError, match="ids, x; 1 were given"):
+        feeds_of(types, [np.arange(3)])
