@@ -110,21 +110,22 @@ def one_model(recipe: Recipe, name: str, target: str, folder: Path, tools: Path,
 def ours(
     model: torch.nn.Module,
     subject: Subject,
-    batches: Sequence[torch.Tensor],
+    batches: Sequence[tuple[torch.Tensor, ...]],
     steps: Sequence[str],
     opset: int,
     out: Path,
 ) -> float:
     """Seconds of what `quantize.mode = "ptq"` does, from the float model to the file."""
     started = time.perf_counter()
-    prepared = prepare(model, subject.scheme, (batches[0][:2],))
+    example = tuple(argument[:2] for argument in batches[0])
+    prepared = prepare(model, subject.scheme, example)
     if "bias_correction" in steps:
         give_biases(prepared)
     if "cle" in steps:
         equalize(prepared)
     calibrate(prepared, batches)
     refine(prepared, batches, steps)
-    to_onnx(convert(prepared), out, batches[0][:2], opset=opset)
+    to_onnx(convert(prepared), out, example, opset=opset)
     return time.perf_counter() - started
 
 
