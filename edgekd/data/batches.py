@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -85,7 +86,10 @@ def arguments_of(input: Input, raw: Arrays, device: torch.device) -> tuple[torch
         torch.from_numpy(np.ascontiguousarray(raw[field.name])).to(device, non_blocking=True) for field in input.fields
     ]
     # In the precision of the graph: half precision would give the teacher another input than the student.
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+    # Each kind of device has an autocast of its own; one that torch has none for cannot even be asked.
+    autocasts = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    plain = torch.autocast(device.type, enabled=False) if autocasts else nullcontext()
+    with torch.no_grad(), plain:
         arguments: torch.Tensor | tuple[torch.Tensor, ...] = preprocess(*tensors)
     return (arguments,) if isinstance(arguments, torch.Tensor) else arguments
 

@@ -92,7 +92,7 @@ def test_candidates_are_measured_and_one_that_fails_stops_no_other(tmp_path: Pat
     outputs = (inputs / 255).mean((1, 2)).astype(np.float32)
     golden, wrong = (Golden({"image": inputs}, {"": found}, {"": 1e-5}) for found in (outputs, outputs + 1))
 
-    found = measure_candidates("local", load_target(HERE), {"fp32": (good, golden), "int8": (bad, wrong)})
+    found = measure_candidates("local", load_target(HERE), {"fp32": (good, golden), "int8": (bad, wrong)}, {})
 
     assert isinstance(found["fp32"], OnDevice) and found["fp32"].golden_ok and found["fp32"].latencies
     assert isinstance(found["int8"], OnDevice) and not found["int8"].golden_ok
