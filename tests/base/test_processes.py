@@ -14,7 +14,9 @@ import pytest
 from edgekd.cache.stage import SCRATCH, Artifact, damage
 from edgekd.models.accelerator import uses_bf16
 from edgekd.recipe import Recording, load_recipe
+from edgekd.steps.problem import TrainingSet
 from edgekd.steps.record import record_teacher
+from edgekd.steps.trained import Trained
 from tests.builders.recipes import RECIPE
 
 
@@ -54,6 +56,7 @@ def test_two_processes_train_one_student(tmp_path: Path) -> None:
     recipe, alone = load_recipe(tmp_path), tmp_path / "alone"
     (alone / SCRATCH).mkdir(parents=True)
     recording = Recording(views=1, format="float16", top_k=0, bf16=uses_bf16("auto"))
-    record_teacher(made("decode"), recipe.teacher, made("train_teacher"), recipe.data, recording, out=alone)
+    teacher = Trained(recipe.teachers[0], made("train_teacher"))
+    record_teacher(teacher, TrainingSet(made("decode"), recipe.data), recording, out=alone)
     shared_out, by_one = np.load(made("record_teacher") / "logits.npy"), np.load(alone / "logits.npy")
     assert by_one.std() > 0.1 and (shared_out == by_one).all()
