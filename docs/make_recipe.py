@@ -10,8 +10,10 @@ from pydantic import BaseModel
 
 from edgekd.base.toml_file import shown
 from edgekd.distill.methods import METHODS, Method
-from edgekd.inputs import picture
+from edgekd.inputs import picture, sound
 from edgekd.recipe import (
+    AudioAugmentation,
+    AudioData,
     Augmentation,
     Budget,
     Data,
@@ -28,7 +30,8 @@ from edgekd.recipe import (
 from edgekd.recipe.losses import Loss
 
 TABLES: dict[str, type[BaseModel]] = {
-    "[data]": Data, "[data.augment]": Augmentation, "[data.synthetic]": Synthetic, "[teacher]": Teacher,
+    "[data]": Data, "[data.augment]": Augmentation, "[data.synthetic]": Synthetic,
+    '[data] with input = "audio"': AudioData, '[data.augment] with input = "audio"': AudioAugmentation, "[teacher]": Teacher,
     "[student]": Student, "[student.init]": Init, "[distill]": Distill, "[[distill.losses]]": Loss,
     "[distill.optimizer]": Optimizer, "[quantize]": Quantize, "[export]": Export, "[budget]": Budget, "[[tasks]]": Task,
 }  # fmt: skip
@@ -39,9 +42,13 @@ Every key of edgekd.toml with its default. Any of them can be given on the comma
 `name = "..."`, at the top, sets the bundle's folder. Default: the recipe folder's name.
 `[teacher]` may be left out if no loss reads a teacher (docs/distillation.md).
 
-`data.train` and `data.test` name a folder of images (one folder a class), parquet, or a function: `python:module:function`, or
-`python:file.py:function` for a file beside the recipe. It is called with `"train"` or `"test"` and returns images (uint8, `[n, height, width,
-channels]`), labels (whole numbers from 0) and the class names.
+`data.train` and `data.test` name a folder (one folder a class), parquet, a CSV of paths and labels (columns `path` or `file`, and `label`;
+paths start at the folder of the CSV), or a function: `python:module:function`, or `python:file.py:function` for a file beside the recipe. It
+is called with `"train"` or `"test"` and returns the samples, labels (whole numbers from 0) and the class names. Images are uint8 `[n, height,
+width, channels]`. Sounds are int16 or floats in -1..1, one array `[samples]` each.
+
+`data.input` says what the samples are, and which keys `[data]` has: images without the key, sounds with `input = "audio"`
+(docs/inputs-audio.md).
 
 <!-- Written by docs/make_recipe.py. -->
 """
@@ -53,9 +60,11 @@ def reference() -> str:
     for title, table in TABLES.items():
         parts.append(f"## `{title}`\n\n| key | default | |\n|---|---|---|\n" + "\n".join(rows(table)) + "\n")
     rule = (picture.__doc__ or "").partition("run.py, which ships")[0].partition("\n\n")[2].rstrip()
+    heard = (sound.__doc__ or "").partition("WAV of whole numbers")[0].partition("\n\n")[2].rstrip()
     parts.append(
         f"## What a picture is\n\nIn training and in the run.py that ships (edgekd/inputs/picture.py):\n\n{rule}\n"
     )
+    parts.append(f"## What a sound is\n\nIn training and in run.py (edgekd/inputs/sound.py):\n\n{heard}\n")
     parts.append(
         "## Options of the methods\n\nWrite an option beside `method` in `[[distill.losses]]`. The docstring of the "
         "method's file in `edgekd/distill/methods` explains it.\n\n| method | options and defaults |\n|---|---|\n"

@@ -7,6 +7,7 @@ seconds before it: a second change within the same tick of the clock would be in
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import os
 import shutil
@@ -21,6 +22,8 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from edgekd.errors import CacheError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+SOUND_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"})
+CSV_COLUMNS = ("path", "file")  # of the files that a CSV lists
 DOUBT_S = 2.0  # the coarsest clock of a file system (FAT)
 State = tuple[int, int, int, int, int]
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -52,10 +55,14 @@ def state_of(path: Path) -> State:
 
 
 class Asked(NamedTuple):
-    """A path whose content was asked for. `is_onnx`: the files that hold the model's weights count too."""
+    """A path whose content was asked for.
+
+    is_onnx: the files that hold the model's weights count too. suffixes: the files that count in a folder; none: images.
+    """
 
     path: Path
     is_onnx: bool
+    suffixes: frozenset[str] | None = None
 
 
 class Contents:
@@ -77,13 +84,13 @@ class Contents:
             except (OSError, ValueError):  # absent or damaged: read again
                 self._known = {}
 
-    def of(self, path: Path, *, is_onnx: bool = False) -> Any:
-        """The hash of a file, or the names and hashes of a folder's or a pattern's images.
+    def of(self, path: Path, *, is_onnx: bool = False, suffixes: frozenset[str] | None = None) -> Any:
+        """The hash of a file, or the names and hashes of a folder's or a pattern's images, or files of other `suffixes`.
 
-        None if no file lies at `path`. With `is_onnx` the files that hold the model's weights are hashed too.
-        Raises CacheError for a file that another program is writing.
+        None if no file lies at `path`. With `is_onnx` the files that hold the model's weights are hashed too. The files
+        that a CSV lists are hashed with it. Raises CacheError for a file that another program is writing.
         """
-        asked = Asked(Path(os.path.abspath(path)), is_onnx)
+        asked = Asked(Path(os.path.abspath(path)), is_onnx, suffixes)
         self.asked.append(asked)
         if asked not in self._pinned:
             self._pinned[asked] = self._of(asked)
@@ -98,9 +105,11 @@ class Contents:
     def _of(self, asked: Asked) -> Any:
         path = asked.path
         if path.is_dir():
-            return _folder(path, self._file)
+            return _folder(path, self._file, asked.suffixes)
         if "*" in path.name:
             return {file.name: self._file(file) for file in sorted(path.parent.glob(path.name))}
+        if path.suffix == ".csv":
+            return [self._file(path), {str(file): self._file(path.parent / file) for file in files_in_csv(path)}]
         if not asked.is_onnx or (found := self._file(path, is_onnx=True)) is None:
             return self._file(path)
         return [found, {name: self._file(path.parent / name) for name in self._known[f"onnx:{path}"][2]}]
@@ -134,18 +143,38 @@ class Contents:
         self._is_new = False
 
 
-def _folder(folder: Path, hash_of: Callable[[Path], str | None]) -> dict[str, dict[str, str | None]]:
-    """Every class folder (also an empty folder) with its images. Links are followed as the decoder follows them."""
+def _folder(
+    folder: Path, hash_of: Callable[[Path], str | None], suffixes: frozenset[str] | None
+) -> dict[str, dict[str, str | None]]:
+    """Every class folder (also an empty folder) with its images. Links are followed as the decoder follows them.
+
+    Where other files than images count, those beside the class folders count too, under the name "".
+    """
     classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    return {
-        entry.name: {file.relative_to(entry).as_posix(): hash_of(file) for file in sorted(images(entry))}
+    found = {
+        entry.name: {file.relative_to(entry).as_posix(): hash_of(file) for file in sorted(files_below(entry, suffixes))}
         for entry in classes
     }
+    if suffixes is not None:
+        found[""] = {file.name: hash_of(file) for file in sorted(folder.iterdir()) if file.suffix.lower() in suffixes}
+    return found
 
 
-def images(folder: Path) -> Iterator[Path]:
-    """The image files below a class folder. The folder may be a link; links to folders below it are not followed."""
-    return (file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+def files_below(folder: Path, suffixes: frozenset[str] | None = None) -> Iterator[Path]:
+    """The files below a class folder, by default images. The folder may be a link; links to folders below it are not followed."""
+    counted = IMAGE_SUFFIXES if suffixes is None else suffixes
+    return (file for file in folder.rglob("*") if file.suffix.lower() in counted)
+
+
+def files_in_csv(path: Path) -> list[Path]:
+    """The files that a CSV lists in its column `path` or `file`, sorted; none if it cannot be read as such."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as opened:
+            rows = list(csv.DictReader(opened))
+    except (OSError, ValueError, csv.Error):
+        return []
+    column = next((name for name in CSV_COLUMNS if rows and name in rows[0]), None)
+    return [] if column is None else sorted({Path(row[column]) for row in rows if row[column]})
 
 
 def _outside(path: Path) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from importlib.resources.abc import Traversable
 from inspect import isclass
 from typing import Any, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from edgekd.base.names import in_a_line
@@ -225,7 +225,13 @@ def date_mistakes(document: Mapping[str, Any], places: Callable[[Loc], str]) -> 
 
 def validation_mistakes(error: ValidationError, model: type[BaseModel], places: Callable[[Loc], str]) -> list[Mistake]:
     """pydantic's errors in edgekd's words."""
-    return [Mistake(places(item["loc"]), wording(item, model)) for item in error.errors(include_url=False)]
+    mistakes = []
+    for item in error.errors(include_url=False):
+        loc = _as_written(model, item["loc"])
+        if item["type"] == "union_tag_invalid":  # the key that chooses the kind of a table
+            loc = (*loc, item["ctx"]["discriminator"].strip("_").removesuffix("_of()"))
+        mistakes.append(Mistake(places(loc), wording(item, model)))
+    return mistakes
 
 
 def wording(item: ErrorDetails, model: type[BaseModel]) -> str:
@@ -241,6 +247,9 @@ def wording(item: ErrorDetails, model: type[BaseModel]) -> str:
         case "literal_error":
             possible = re.findall(r"'([^']*)'", item["ctx"]["expected"])
             return f"{shown(item['input'])} given{nearest(str(item['input']), possible)}"
+        case "union_tag_invalid":
+            possible = re.findall(r"'([^']*)'", item["ctx"]["expected_tags"])
+            return f"{shown(item['ctx']['tag'])} given{nearest(item['ctx']['tag'], possible)}"
         case "value_error":
             return item["msg"].removeprefix("Value error, ")
         case _:
@@ -249,16 +258,45 @@ def wording(item: ErrorDetails, model: type[BaseModel]) -> str:
 
 
 def _keys(table: type[BaseModel]) -> list[str]:
-    return [key for key, field in table.model_fields.items() if not field.exclude]
+    """The keys of a table. What is excluded and not described is no key of a file."""
+    return [key for key, field in table.model_fields.items() if not field.exclude or field.description]
 
 
 def _table_at(model: type[BaseModel], loc: Loc) -> type[BaseModel] | None:
     """The model of the table at `loc`; None if no table is there."""
+    return _walk(model, loc)[0]
+
+
+def _as_written(model: type[BaseModel], loc: Loc) -> Loc:
+    """The place as it stands in the file: pydantic also names the chosen one of several models for a table."""
+    return _walk(model, loc)[1]
+
+
+def _walk(model: type[BaseModel], loc: Loc) -> tuple[type[BaseModel] | None, Loc]:
+    """The model at `loc`, and `loc` without the tags of models."""
     table: type[BaseModel] | None = model
+    tags: dict[str, type[BaseModel]] = {}
+    written: list[str | int] = []
     for key in loc:
+        if key in tags:
+            table, tags = tags[str(key)], {}
+            continue
+        written.append(key)
         if isinstance(key, str):  # an index stays in the same field: tuple[Loss, ...]
-            table = _model_in(table.model_fields[key].annotation) if table and key in table.model_fields else None
-    return table
+            field = table.model_fields.get(key) if table else None
+            table = _model_in(field.annotation) if field else None
+            tags = _tagged(field.annotation) if field else {}
+    return table, tuple(written)
+
+
+def _tagged(annotation: object) -> dict[str, type[BaseModel]]:
+    """Tag -> model, for a table that has one of several models."""
+    return {
+        part.tag: kind
+        for option in get_args(annotation)
+        for part in getattr(option, "__metadata__", ())
+        if isinstance(part, Tag) and (kind := _model_in(option)) is not None
+    }
 
 
 def _model_in(annotation: object) -> type[BaseModel] | None:

@@ -47,6 +47,8 @@ class GraphInput(Part):
     shape: tuple[int | str | None, ...] = Field(description="a free size is its name, or null")
     layout: Literal["NHWC", "NCHW", ""] = Field(description="empty: the input is no image")
     at_most: Mapping[str, int] = Field(default={}, description="a free size that is no batch -> its largest")
+    sample_rate: int | None = Field(default=None, description="of sounds, in Hz; other inputs have no such key")
+    mono: Literal["mean", "left", "right"] | None = Field(default=None, description="what becomes of two channels")
 
 
 class StoredOutputs(Part):

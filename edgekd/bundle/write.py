@@ -53,6 +53,7 @@ def write_bundle(
     golden: Golden,
     preprocess: Preprocess | None = None,
     at_most: Mapping[str, int] | None = None,
+    sound: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a complete bundle to `folder` and replaces an older bundle there in one step.
 
@@ -64,14 +65,13 @@ def write_bundle(
     golden       inputs, onnxruntime's outputs for them, and the tolerance for another machine
     preprocess   mean and std of the images' channels; none: the inputs are no images
     at_most      free size of the inputs -> its largest; an engine is built for sizes up to it
+    sound        of an input of sounds the keys `sample_rate` and `mono` of its table
 
     The same arguments give the same bytes. Raises BundleError for arguments that cannot make a bundle. Raises it also for a
     `folder` with content other than a bundle.
     """
     check_replaceable(folder)
-    inputs = check_content(models, labels, golden, at_most or {})
-    if preprocess is None:  # then run.py reads no picture, whatever the shape
-        inputs = tuple(table.model_copy(update={"layout": ""}) for table in inputs)
+    inputs = as_read(check_content(models, labels, golden, at_most or {}), preprocess, sound or {})
     folder.parent.mkdir(parents=True, exist_ok=True)
     with draft_of(folder) as draft:
         write_files(draft, report, models, labels, golden)
@@ -135,6 +135,16 @@ def check_content(
         shapes = {table.name: [*table.shape] for table in inputs}
         raise BundleError(f"at_most bounds {foreign}, which is no free size of the inputs {shapes} but their batch")
     return inputs
+
+
+def as_read(
+    inputs: Sequence[GraphInput], preprocess: Preprocess | None, sound: Mapping[str, Any]
+) -> tuple[GraphInput, ...]:
+    """The descriptions with what run.py must know to read a sample: a layout for images alone, a rate for sounds."""
+    if preprocess is None:  # then run.py reads no picture, whatever the shape
+        inputs = [table.model_copy(update={"layout": ""}) for table in inputs]
+    first, *further = inputs
+    return (first.model_copy(update=dict(sound)), *further)
 
 
 def describe_inputs(model: Path, at_most: Mapping[str, int] | None = None) -> tuple[GraphInput, ...]:
@@ -220,7 +230,10 @@ def trtexec_lines(inputs: Sequence[GraphInput], precision: str) -> dict[str, str
 
 def example_of(inputs: Sequence[GraphInput]) -> str:
     """The name of an example file for run.py."""
-    return "sample.npz" if len(inputs) > 1 else "cat.png" if inputs[0].layout else "sample.npy"
+    first, *further = inputs
+    if further:
+        return "sample.npz"
+    return "cat.png" if first.layout else "word.wav" if first.sample_rate else "sample.npy"
 
 
 def readme(report: Report, target: Target, trtexec: Mapping[str, str], example: str = "cat.png") -> str:

@@ -190,12 +190,15 @@ class Cache:
             names = [
                 name for name, about in type(value).model_fields.items() if not about.exclude and name not in ignored
             ]
+            suffixes: frozenset[str] | None = getattr(value, "suffixes", None)
             described = {
                 name: _method(getattr(value, name)) if name in decoded
-                else self._reference(getattr(value, name)) if name in references
+                else self._reference(getattr(value, name), suffixes) if name in references
                 else self.describe(getattr(value, name))
                 for name in names
             }  # fmt: skip
+            if libraries := getattr(value, "libraries", ()):
+                described["libraries"] = {name: version_of(name) for name in libraries}
             return described | {name: self.describe(item) for name, item in (value.model_extra or {}).items()}
         if isinstance(value, dict):  # the order counts: layers stand from shallow to deep
             return [[str(key), self.describe(item)] for key, item in value.items()]
@@ -205,7 +208,7 @@ class Cache:
             return [self.describe(item) for item in value]
         return value
 
-    def _reference(self, value: str | None) -> Any:
+    def _reference(self, value: str | None, suffixes: frozenset[str] | None = None) -> Any:
         if value is None:
             return None
         kind = value.partition(":")[0]
@@ -216,7 +219,7 @@ class Cache:
         file = file_of(value)
         if file is None:
             return value
-        return [value.replace(str(file), file.name), self._contents.of(file, is_onnx=kind == "onnx")]
+        return [value.replace(str(file), file.name), self._contents.of(file, is_onnx=kind == "onnx", suffixes=suffixes)]
 
     def _user_code(self, reference: str) -> Any:
         """The function's name and everything that edgekd.base.user_code counts.

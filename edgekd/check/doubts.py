@@ -1,4 +1,4 @@
-"""doubts: reasons to trust the test split's figures less, for example pictures from train or missing classes."""
+"""doubts: reasons to trust the test split's figures less, for example samples of train or missing classes."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ import numpy.typing as npt
 
 from edgekd.data import Unseen
 from edgekd.data.sources import listed
+from edgekd.inputs import Image
 from edgekd.tasks.scores import valued
 
 
 def doubts(test: Unseen, name: str = "", logits: npt.NDArray[np.float32] | None = None) -> Iterator[str]:
-    """A sentence for each doubt. A model's `name` and `logits` add its score without the repeated pictures."""
+    """A sentence for each doubt. A model's `name` and `logits` add its score without the repeated samples."""
     labels, repeated = test.labels, test.repeated
     n = int(repeated.sum())
+    called, values = ("pictures", "pixels") if isinstance(test.input, Image) else (test.input.noun, "values")
     if n and n == len(labels):
-        yield f"all {n} test pictures are in train too (the same pixels): the accuracies say nothing about new ones"
+        yield f"all {n} test {called} are in train too (the same {values}): the accuracies say nothing about new ones"
     elif n:
-        told = f"{n} of {len(labels)} test pictures are in train too (the same pixels)"
+        told = f"{n} of {len(labels)} test {called} are in train too (the same {values})"
         if logits is not None:
             new = ~repeated
             among_all, among_new = (valued(test.task, logits[rows], labels[rows]) for rows in (slice(None), new))

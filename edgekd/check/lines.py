@@ -193,7 +193,7 @@ def warnings(
                 f"most accurate of {len(quantized.tried)}"
             )
     if skipped:
-        yield f"{len(skipped)} images do not decode and were left out, the first: {skipped[0]}"
+        yield f"{len(skipped)} {test.input.noun} do not decode and were left out, the first: {skipped[0]}"
     for given in recipe.teachers:
         if given.model.startswith(("onnx:", "exported:")) and (given.weights or given.args):
             yield f"teacher.weights and args were not read: {given.model.partition(':')[0]}: holds the whole model"

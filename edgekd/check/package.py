@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from edgekd.base.console import say
 from edgekd.base.contents import hash_file
@@ -15,7 +16,7 @@ from edgekd.check.golden import golden_of
 from edgekd.errors import EdgekdError
 from edgekd.figures.devices import with_device
 from edgekd.figures.figures import Report
-from edgekd.inputs import Image, Input
+from edgekd.inputs import Audio, Image, Input
 from edgekd.inputs.normalise import per_channel
 from edgekd.inputs.protocol import at_most
 from edgekd.recipe import Recipe
@@ -46,6 +47,7 @@ def package(
         tasks={name: task.open().classes for name, task in problems.tasks.items()},
         golden=golden_of(shipped, report.chosen.name, recipe, test),
         preprocess=preprocess_of(test.input),
+        sound=sound_of(test.input),
         at_most=at_most(test.input.fields),
     )
     return report
@@ -57,6 +59,14 @@ def preprocess_of(input: Input) -> Preprocess | None:
         return None
     channels = input.shape[2]
     return Preprocess(mean=per_channel(input.mean, channels), std=per_channel(input.std, channels))
+
+
+def sound_of(input: Input) -> dict[str, Any]:
+    """What run.py must know of a sound to read it; empty for other inputs."""
+    if not isinstance(input, Audio):
+        return {}
+    mono = {"mono": input.data.mono} if input.data.mono else {}
+    return {"sample_rate": input.data.sample_rate, **mono}
 
 
 def with_earlier_devices(report: Report, folder: Path, model: Path, p90_budget_ms: float | None) -> Report:

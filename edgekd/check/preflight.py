@@ -31,7 +31,7 @@ from edgekd.errors import BundleError, EdgekdError, ModelError, RecipeError
 from edgekd.models import ExportedModel, OnnxModel, number_of_classes
 from edgekd.models.accelerator import uses_bf16
 from edgekd.models.memory_format import arranged
-from edgekd.recipe import Distill, Network, Recipe
+from edgekd.recipe import Data, Distill, Network, Recipe
 from edgekd.recipe.losses import Loss, reads_teacher, with_temperature
 from edgekd.steps.export import Form
 from edgekd.steps.problem import Problems, TrainingSet
@@ -131,8 +131,10 @@ def _check_data(recipe: Recipe, problems: Problems, samples: Samples, by_teacher
     if not recipe.data.is_synthetic:  # synthetic images do not exist yet
         for doubt in doubts(unseen):  # the report repeats the doubts at the end
             say(f"  {doubt}")
-    made = recipe.data.synthetic.samples
-    number = made - max(1, round(made * recipe.data.holdout)) if recipe.data.is_synthetic else len(samples.train_ids)
+    number = len(samples.train_ids)
+    if isinstance(recipe.data, Data) and recipe.data.is_synthetic:
+        made = recipe.data.synthetic.samples
+        number = made - max(1, round(made * recipe.data.holdout))
     if recipe.distill.batch_size > number:
         raise RecipeError(
             f"distill.batch_size is {recipe.distill.batch_size}, but there are {number} training samples; lower it"

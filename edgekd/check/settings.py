@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgekd.base.toml_file import Mistake, refuse
-from edgekd.recipe import Recipe
+from edgekd.recipe import AudioData, Recipe
 from edgekd.recipe.losses import reads_teacher
 from edgekd.recipe.refusals import missing_files
 from edgekd.recipe.schemes import TEACHERLESS
@@ -31,6 +31,8 @@ def impossible_settings(recipe: Recipe, target: Target) -> Iterator[Mistake]:
             "teacher.classes",
             "given beside train_epochs; a teacher that is trained here has the data's order: leave it out",
         )
+    if isinstance(recipe.data, AudioData):
+        yield from _only_of_images(recipe)
     if recipe.student.init is not None and recipe.student.weights is not None:
         yield Mistake("student.init", "given beside student.weights; a student begins with one of them")
     if recipe.tasks:
@@ -60,6 +62,22 @@ def impossible_settings(recipe: Recipe, target: Target) -> Iterator[Mistake]:
             "export.opset",
             f"{opset} given; int8 with fp16 between, which {target.name} is made for, takes opset 19 or later. "
             f"Leave opset out for the target's own, {runtime.default_opset}",
+        )
+
+
+def _only_of_images(recipe: Recipe) -> Iterator[Mistake]:
+    """A mistake for each setting that sounds do not have."""
+    tables = {"teacher": recipe.teacher, **{f"tasks.{n}.teacher": task.teacher for n, task in enumerate(recipe.tasks)}}
+    if recipe.teacher is not None:
+        tables |= {f"teacher.also.{n}": teacher for n, teacher in enumerate(recipe.teacher.also)}
+    for place, table in tables.items():
+        for key in ("mean", "std", "size"):
+            if getattr(table, key, None) is not None:
+                yield Mistake(f"{place}.{key}", 'given; sounds have none: leave it out, or write data.input = "image"')
+    if not recipe.export.preprocess:
+        yield Mistake(
+            "export.preprocess",
+            "false given; the graph computes the spectrogram of sounds itself, as run.py does not: leave it out",
         )
 
 

@@ -1,7 +1,8 @@
-"""Sources: an image folder, a parquet file or a Python function, each as a list of encoded or decoded samples."""
+"""Sources: a folder, a parquet file, a CSV or a Python function, each as a list of encoded or decoded samples."""
 
 from __future__ import annotations
 
+import csv
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,14 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from edgekd.base.contents import images
+from edgekd.base.contents import CSV_COLUMNS, files_below
 from edgekd.base.json_text import parse_json
 from edgekd.base.names import class_problem, in_a_line
 from edgekd.base.references import load_function
 from edgekd.errors import DataError, nearest
-from edgekd.inputs.picture import Pixels
+from edgekd.inputs import INPUTS, Files
 
-IMAGE_COLUMNS = ("image", "img")
 MOST_CLASSES = 100_000  # limit if the number of classes is only known from the largest label
 LABEL_COLUMNS = ("label", "labels")
 
@@ -30,39 +30,45 @@ LABEL_COLUMNS = ("label", "labels")
 class EncodedSplit:
     """A split before decoding: `read(i)` gives sample i as stored, `name(i)` its name in messages.
 
-    A sample is the bytes of an image file. From a Python function it is already uint8 `[h, w, channels]`.
+    A sample is the bytes of a file. From a Python function it is an array: of images uint8 `[h, w, channels]`.
     """
 
     labels: npt.NDArray[np.int64]
     classes: tuple[str, ...]
-    read: Callable[[int], bytes | Pixels]
+    read: Callable[[int], Any]
     name: Callable[[int], str]
 
     def __len__(self) -> int:
         return len(self.labels)
 
 
-def open_source(reference: str, split: str, column: str | None = None, label: str | None = None) -> EncodedSplit:
+def open_source(
+    reference: str, split: str, column: str | None = None, label: str | None = None, *, kind: str = "image"
+) -> EncodedSplit:
     """The samples of `data.train` or `data.test`, which is a path or a `python:` reference.
 
-    `column` and `label` name the parquet columns of the images and labels. A function is called with the split, and with
-    `label` if it is given. Raises DataError if nothing can be read, a column is missing, or a label is not a class.
+    `column` and `label` name the columns of the samples and labels in parquet or CSV; `kind` is the input that the samples
+    are for. A function is called with the split, and with `label` if it is given. Raises DataError if nothing can be read,
+    a column is missing, or a label is not a class.
     """
-    path = Path(reference)
+    path, files_of = Path(reference), INPUTS[kind].files
+    assert files_of is not None
     asked = column if reference.startswith("python:") else column or label if path.is_dir() else None
     if asked is not None:
         raise DataError(f"data.{split} = '{reference}' has no columns, of which '{asked}' is asked for; give parquet")
     if reference.startswith("python:"):
-        source = _from_function(reference, split, label)
+        source = _from_function(reference, split, label, files_of)
     elif path.is_dir():
-        source = _from_folder(path)
+        source = _from_folder(path, files_of)
+    elif path.is_file() and path.suffix == ".csv":
+        source = _from_csv(path, column, label)
     elif path.is_file():
-        source = _from_parquet([path], column, label)
+        source = _from_parquet([path], column, label, files_of)
     elif "*" in path.name and (files := sorted(path.parent.glob(path.name))):
-        source = _from_parquet(files, column, label)
+        source = _from_parquet(files, column, label, files_of)
     else:
         raise DataError(
-            f"data.{split} = '{reference}': no such file or folder; give an image folder (one folder a class), "
+            f"data.{split} = '{reference}': no such file or folder; give a folder of {files_of.many} (one folder a class), "
             f"a parquet file, or python:module:function (--set data.{split}=...)"
         )
     _check_labels(source, f"data.{split} = '{reference}'")
@@ -120,18 +126,20 @@ def check_classes(labels: npt.NDArray[np.int64], classes: tuple[str, ...], where
         raise DataError(f"{where}: no sample of class {listed(empty)}; add some, or remove the class")
 
 
-def _from_folder(folder: Path) -> EncodedSplit:
+def _from_folder(folder: Path, kind: Files) -> EncodedSplit:
     classes = tuple(
         sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     )
     if problem := class_problem(classes):
         raise DataError(f"{folder}: {problem}; rename the folder")
     if not classes:
-        raise DataError(f"{folder}: no class folders; an image folder holds one folder a class, with the images inside")
+        raise DataError(
+            f"{folder}: no class folders; a folder of {kind.many} holds one folder a class, with the {kind.many} inside"
+        )
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(images(folder / name))
+        found = sorted(files_below(folder / name, kind.suffixes))
         files += found
         labels += [label] * len(found)
 
@@ -141,9 +149,9 @@ def _from_folder(folder: Path) -> EncodedSplit:
     return EncodedSplit(np.array(labels, np.int64), classes, lambda i: files[i].read_bytes(), name_of)
 
 
-def _from_parquet(files: list[Path], column: str | None, label: str | None) -> EncodedSplit:
-    image, label = _columns(files[0], _schema(files[0]), column, label)
-    shards = [_read_parquet(file, image, label) for file in files]
+def _from_parquet(files: list[Path], column: str | None, label: str | None, kind: Files) -> EncodedSplit:
+    column, label = _columns(files[0], _schema(files[0]), column, label, kind)
+    shards = [_read_parquet(file, column, label, kind) for file in files]
     where = [(file, row) for file, shard in zip(files, shards, strict=True) for row in range(len(shard.labels))]
     classes = _common_classes(files, shards)
     labels = np.concatenate([_renumbered(shard, classes) for shard in shards])
@@ -159,7 +167,7 @@ def _from_parquet(files: list[Path], column: str | None, label: str | None) -> E
                 f"most {MOST_CLASSES:,} classes are possible"
             )
         classes = tuple(str(i) for i in range(int(labels.max(initial=-1)) + 1))
-    encoded = pa.chunked_array([chunk for shard in shards for chunk in shard.images.chunks], pa.large_binary())
+    encoded = pa.chunked_array([chunk for shard in shards for chunk in shard.encoded.chunks], pa.large_binary())
 
     def read(i: int) -> bytes:
         return bytes(encoded[i].as_py() or b"")
@@ -167,11 +175,44 @@ def _from_parquet(files: list[Path], column: str | None, label: str | None) -> E
     return EncodedSplit(labels, classes, read, name_of)
 
 
+def _from_csv(path: Path, column: str | None, label: str | None) -> EncodedSplit:
+    """The files that a CSV lists, by paths from its folder. Classes are the texts of the label column, in order."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as opened:
+            rows = list(csv.DictReader(opened))
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(f"{path}: not a CSV that can be read ({_first_line(error)})") from error
+    names = list(rows[0]) if rows else []
+    file = column or next((name for name in CSV_COLUMNS if name in names), "path")
+    label = label or next((name for name in LABEL_COLUMNS if name in names), "label")
+    for asked in (file, label):
+        if asked not in names:
+            shown = in_a_line(", ".join(map(str, names)))[:500]
+            raise DataError(
+                f"{path}: no column {asked}; its first line must name one of files and one of labels: {shown}"
+            )
+    for at, row in enumerate(rows):
+        if not row[file] or not row[label]:
+            raise DataError(f"{path} row {at}: no {'label' if row[file] else 'file'}")
+    texts = {row[label] for row in rows}
+    numbers = all(text.isdecimal() for text in texts)
+    classes = tuple(sorted(texts, key=(lambda text: (int(text), text)) if numbers else str))
+    if problem := class_problem(classes):
+        raise DataError(f"{path}: {problem}")
+    number = {name: i for i, name in enumerate(classes)}
+    files = [path.parent / row[file] for row in rows]
+    for at, one in enumerate(files):
+        if not one.is_file():
+            raise DataError(f"{path} row {at}: {one} does not exist; paths start at the folder of the CSV")
+    labels = np.array([number[row[label]] for row in rows], np.int64)
+    return EncodedSplit(labels, classes, lambda i: files[i].read_bytes(), lambda i: f"{path} row {i}: {files[i].name}")
+
+
 @dataclass(frozen=True)
 class _Shard:
-    """A parquet file: encoded images, labels, and the class names in its metadata, if any."""
+    """A parquet file: encoded samples, labels, and the class names in its metadata, if any."""
 
-    images: pa.ChunkedArray
+    encoded: pa.ChunkedArray
     labels: npt.NDArray[np.int64]
     classes: tuple[str, ...]
 
@@ -187,26 +228,26 @@ def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)[:300]
 
 
-def _read_parquet(path: Path, image: str, label: str) -> _Shard:
-    """The image and label columns of a file. Raises DataError for wrong types, labels or class names."""
-    missing = {image, label} - set(_schema(path).names)
+def _read_parquet(path: Path, name: str, label: str, kind: Files) -> _Shard:
+    """The columns of samples and labels of a file. Raises DataError for wrong types, labels or class names."""
+    missing = {name, label} - set(_schema(path).names)
     if missing:
         raise DataError(
             f"{path} and its neighbours have different columns: it has no {in_a_line(', '.join(sorted(missing)))}"
         )
     try:
-        table = pq.read_table(path, columns=[image, label])
-        kind = table.schema.field(image).type
-        held = kind.field(kind.get_field_index("bytes")).type if _has_bytes(kind) else None
+        table = pq.read_table(path, columns=[name, label])
+        stored = table.schema.field(name).type
+        held = stored.field(stored.get_field_index("bytes")).type if _has_bytes(stored) else None
         if held is None or not (pa.types.is_binary(held) or pa.types.is_large_binary(held) or held == pa.binary_view()):
             raise DataError(
-                f"{path}: column {image} is {_shown(kind)}; it must be a struct with the field bytes, of binary, that holds encoded images"
+                f"{path}: column {name} is {_shown(stored)}; it must be a struct with the field bytes, of binary, that holds encoded {kind.many}"
             )
-        images = pc.struct_field(table[image], kind.get_field_index("bytes")).cast(pa.large_binary())
+        encoded = pc.struct_field(table[name], stored.get_field_index("bytes")).cast(pa.large_binary())
         labels = _labels(path, label, table[label])
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise DataError(f"{path}: not a parquet file that can be read ({_first_line(error)})") from error
-    return _Shard(images, labels, _class_names(path, table.schema, label))
+    return _Shard(encoded, labels, _class_names(path, table.schema, label))
 
 
 def _has_bytes(kind: pa.DataType) -> bool:
@@ -262,23 +303,25 @@ def _shown(kind: Any) -> str:
     return in_a_line(str(kind)[:300])
 
 
-def _columns(path: Path, schema: pa.Schema, column: str | None, label: str | None) -> tuple[str, str]:
-    """The names of the image column and the label column."""
+def _columns(path: Path, schema: pa.Schema, column: str | None, label: str | None, kind: Files) -> tuple[str, str]:
+    """The names of the columns of samples and labels."""
     names, shown = schema.names, [in_a_line(name) for name in schema.names]
     for asked in (column, label):
         if asked is not None and asked not in names:
             raise DataError(f"{path}: no column {asked}{nearest(asked, shown)}")
-    image = column or next((name for name in IMAGE_COLUMNS if name in names), None)
+    samples = column or next((name for name in kind.columns if name in names), None)
     label = label or next((name for name in LABEL_COLUMNS if name in names), None)
-    if image is None or label is None:
-        wanted = "image or img (a struct of bytes and path)" if image is None else "label"
+    if samples is None or label is None:
+        wanted = f"{' or '.join(kind.columns)} (a struct of bytes and path)" if samples is None else "label"
         raise DataError(f"{path}: no column {wanted}; its columns are {', '.join(shown)[:500]}")
-    if names.count(image) > 1 or names.count(label) > 1 or image == label:
-        raise DataError(f"{path}: its columns are {', '.join(shown)[:500]}; one of images and one of labels are needed")
-    kind = schema.field(image).type
-    if not _has_bytes(kind):
-        raise DataError(f"{path}: column {image} is {_shown(kind)}; it must be a struct with the field bytes")
-    return image, label
+    if names.count(samples) > 1 or names.count(label) > 1 or samples == label:
+        raise DataError(
+            f"{path}: its columns are {', '.join(shown)[:500]}; one of {kind.many} and one of labels are needed"
+        )
+    stored = schema.field(samples).type
+    if not _has_bytes(stored):
+        raise DataError(f"{path}: column {samples} is {_shown(stored)}; it must be a struct with the field bytes")
+    return samples, label
 
 
 def _told(result: object) -> str:
@@ -311,7 +354,7 @@ def _class_names(path: Path, schema: pa.Schema, label: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _from_function(reference: str, split: str, label: str | None) -> EncodedSplit:
+def _from_function(reference: str, split: str, label: str | None, kind: Files) -> EncodedSplit:
     function = load_function(reference)
     where = f"data.{split} = '{reference}'"
     asked = (split,) if label is None else (split, label)
@@ -322,22 +365,18 @@ def _from_function(reference: str, split: str, label: str | None) -> EncodedSpli
             f"{where}: the function failed when called with {', '.join(map(repr, asked))}: {type(error).__name__}: {error}"
         ) from error
     try:
-        images, labels, classes = result
-        images, labels = np.asarray(images), np.asarray(labels)
+        given, labels, classes = result
+        samples, labels = kind.given(given, where), np.asarray(labels)
     except (TypeError, ValueError) as error:
         raise DataError(
-            f"{where}: the function must return (images, labels, class names); it returned {_told(result)}"
+            f"{where}: the function must return ({kind.many}, labels, class names); it returned {_told(result)}"
         ) from error
-    if images.dtype != np.uint8 or images.ndim != 4:
+    if labels.shape != (len(samples),) or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(
-            f"{where}: images must be uint8 [n, h, w, channels]; they are {images.dtype} {list(images.shape)}"
-        )
-    if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(
-            f"{where}: labels must be {len(images)} whole numbers; they are {labels.dtype} {list(labels.shape)}"
+            f"{where}: labels must be {len(samples)} whole numbers; they are {labels.dtype} {list(labels.shape)}"
         )
     return EncodedSplit(
-        labels.astype(np.int64), _named(classes, where), lambda i: images[i], lambda i: f"{reference} sample {i}"
+        labels.astype(np.int64), _named(classes, where), lambda i: samples[i], lambda i: f"{reference} sample {i}"
     )
 
 

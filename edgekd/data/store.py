@@ -10,8 +10,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,16 +21,15 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from edgekd import recipe
 from edgekd.base.console import progress, say
 from edgekd.base.draws import Ids, permutation
 from edgekd.cache.stage import Artifact, stage
 from edgekd.data.sources import EncodedSplit, open_source, with_classes_of
 from edgekd.data.views import Views
 from edgekd.errors import DataError
-from edgekd.inputs import INPUTS, Arrays, Input
-from edgekd.inputs.image import another_shape, decoded
-from edgekd.recipe import Data
+from edgekd.inputs import INPUTS, Arrays, Files, Input
+from edgekd.inputs.files import Shapes
+from edgekd.recipe import AnyData, AnySource
 from edgekd.tasks.classify import Classify
 from edgekd.tasks.protocol import Task
 
@@ -65,7 +64,7 @@ class Samples:
     holdout_ids: Ids
     classes: tuple[str, ...]
     skipped: tuple[str, ...]
-    data: Data
+    data: AnyData
 
     @property
     def input(self) -> Input:
@@ -102,37 +101,45 @@ class Unseen(Split):
 
 
 @stage(4, ("pillow", "pyarrow", "numpy"))
-def decode(source: recipe.Source, *, out: Path) -> None:
+def decode(source: AnySource, *, out: Path) -> None:
     """Stage: decode the training split into `out`.
 
-    Raises DataError for a source that cannot be read, and for images of different sizes without `data.size`. Unless
-    `data.on_error` is "skip", the first image that does not decode is a DataError too.
+    Raises DataError for a source that cannot be read, and for samples of different shapes, as images without `data.size`.
+    Unless `data.on_error` is "skip", the first sample that does not decode is a DataError too.
     """
-    found = open_source(source.files, "train", source.column, source.label)
+    found = _opened(source, "train")
     _write(found, "train", _first_shapes(found, source), source, _room_gb(source, out), out)
 
 
 @stage(2, ("pillow", "pyarrow", "numpy"))
-def decode_test(source: recipe.Source, train: Artifact, *, out: Path) -> None:
+def decode_test(source: AnySource, train: Artifact, *, out: Path) -> None:
     """Stage: decode the test split into `out`, with its labels numbered as train numbers its classes.
 
     The stage also marks the samples that train holds too. Raises DataError as `decode` does, and for classes that train
     lacks. The result enters the key of no stage that trains.
     """
     about = _meta(train.folder)
-    found = with_classes_of(tuple(about["classes"]), open_source(source.files, "test", source.column, source.label))
+    found = with_classes_of(tuple(about["classes"]), _opened(source, "test"))
     taken_gb = sum(file.stat().st_size for file in train.folder.glob("*.*coded")) / 1e9
     shapes = {name: tuple(shape) for name, shape in about["shapes"].items()}
     digests = _write(found, "test", shapes, source, _room_gb(source, out, taken_gb), out)
     np.save(out / "repeated.npy", np.isin(digests, np.load(train / "digests.npy")))
 
 
-def _room_gb(source: recipe.Source, out: Path, taken_gb: float = 0.0) -> float:
+def _room_gb(source: AnySource, out: Path, taken_gb: float = 0.0) -> float:
     """The gigabytes that a decoded split may take: the rest of the recipe's limit, or half of the free disk."""
     return max(0.0, source.store_gb - taken_gb) if source.store_gb is not None else shutil.disk_usage(out).free / 2e9
 
 
-Shapes = Mapping[str, tuple[int, ...]]  # field -> shape of one sample
+def _opened(source: AnySource, split: str) -> EncodedSplit:
+    return open_source(source.files, split, source.column, source.label, kind=source.input)
+
+
+def _files(source: AnySource) -> Files:
+    """How samples of this kind are stored."""
+    found = INPUTS[source.input].files
+    assert found is not None  # a recipe names only kinds that are read from files
+    return found
 
 
 def shapes_of(sample: Arrays) -> Shapes:
@@ -145,14 +152,14 @@ def dtypes_of(arrays: Arrays) -> dict[str, str]:
     return {name: str(array.dtype) for name, array in arrays.items()}
 
 
-def _first_shapes(encoded: EncodedSplit, source: recipe.Source) -> Shapes:
+def _first_shapes(encoded: EncodedSplit, source: AnySource) -> Shapes:
     for i in range(len(encoded)):
         try:
-            return shapes_of(decoded(encoded.read(i), source.size, source.channels))
+            return shapes_of(_files(source).decoded(encoded.read(i), source)[0])
         except ValueError as error:
             if source.on_error == "stop":
                 raise _does_not_decode(encoded.name(i), error) from error
-    raise DataError(f"data.train = '{source.files}': not one of its {len(encoded)} images decodes")
+    raise DataError(f"data.train = '{source.files}': not one of its {len(encoded)} {_files(source).many} decodes")
 
 
 def _does_not_decode(name: str, error: Exception) -> DataError:
@@ -160,57 +167,69 @@ def _does_not_decode(name: str, error: Exception) -> DataError:
 
 
 def _write(
-    encoded: EncodedSplit, split: str, shapes: Shapes, source: recipe.Source, allowed_gb: float, out: Path
+    encoded: EncodedSplit, split: str, shapes: Shapes, source: AnySource, allowed_gb: float, out: Path
 ) -> npt.NDArray[np.uint64]:
     """Write a split in its own order and return the digest of each sample that was kept.
 
-    Raises DataError if a class of train has no image left. Test may lack classes.
+    Raises DataError if a class of train has no sample left. Test may lack classes.
     """
-    needed_gb = len(encoded) * sum(int(np.prod(shape)) for shape in shapes.values()) / 1e9
-    is_encoded = isinstance(encoded.read(0), bytes)  # a Python function gives pixels, which need no decoding
+    files_of = _files(source)
+    needed_gb = len(encoded) * sum(int(np.prod(shape)) for shape in shapes.values()) * files_of.value_bytes / 1e9
+    is_encoded = isinstance(encoded.read(0), bytes)  # a Python function gives arrays
     kind = "encoded" if is_encoded and needed_gb > allowed_gb else "decoded"
     if kind == "encoded":
         say(
-            f"the decoded images of {split} would take {needed_gb:.2f} GB, more than data.store_gb allows ({allowed_gb:.2f}): "
+            f"the decoded {files_of.many} of {split} would take {needed_gb:.2f} GB, more than data.store_gb allows ({allowed_gb:.2f}): "
             "decoding on the fly"
         )
-    kept, digests, skipped, offsets = [], [], [], [0]
+    kept, digests, skipped, offsets, told = [], [], [], [0], Counter[str]()
     dtypes: dict[str, str] = {}
 
-    def read(i: int) -> tuple[Any, Arrays | ValueError, int]:
+    def read(i: int) -> tuple[Any, Arrays | ValueError, tuple[str, ...], int]:
         stored = encoded.read(i)
         try:
-            sample = decoded(stored, source.size, source.channels)
+            sample, remarks = files_of.decoded(stored, source)
         except ValueError as error:
-            return stored, error, 0
-        return stored, sample, digest(sample)
+            return stored, error, (), 0
+        return stored, sample, remarks, digest(sample)
 
     names = [ENCODED] if kind == "encoded" else [f"{name}.decoded" for name in shapes]
     with ExitStack() as stack:
         files = [stack.enter_context(open(out / name, "wb")) for name in names]
-        for i, (stored, sample, hashed) in enumerate(_in_order(read, range(len(encoded)), f"decoding {split}")):
+        for i, (stored, sample, remarks, hashed) in enumerate(
+            _in_order(read, range(len(encoded)), f"decoding {split}")
+        ):
             if isinstance(sample, ValueError):
                 if source.on_error == "stop":
                     raise _does_not_decode(encoded.name(i), sample) from sample
                 skipped.append(encoded.name(i))
                 continue
             if shapes_of(sample) != shapes:
-                raise DataError(another_shape(encoded.name(i), sample, shapes))
+                raise DataError(files_of.another_shape(encoded.name(i), sample, shapes))
             dtypes = dtypes or dtypes_of(sample)
             kept.append(encoded.labels[i])
             digests.append(hashed)
+            told.update(remarks)
             parts = [stored] if kind == "encoded" else [sample[name].tobytes() for name in shapes]
             offsets.append(offsets[-1] + sum(file.write(part) for file, part in zip(files, parts, strict=True)))
-    if skipped:
-        say(f"{split}: {len(skipped)} of {len(encoded)} images do not decode and are left out, the first: {skipped[0]}")
+    _tell(split, files_of, len(encoded), skipped, told)
     missing = set(encoded.labels.tolist()) - {int(label) for label in kept}
     if missing and split == "train":
-        raise DataError(f"{split}: no image of class {', '.join(encoded.classes[i] for i in sorted(missing))} decodes")
+        lost = ", ".join(encoded.classes[i] for i in sorted(missing))
+        raise DataError(f"{split}: no {files_of.one} of class {lost} decodes")
     np.save(out / "offsets.npy", np.array(offsets, np.int64))
-    about = {"classes": encoded.classes, "input": "image", "shapes": shapes, "dtypes": dtypes, "kind": kind}
+    about = {"classes": encoded.classes, "input": source.input, "shapes": shapes, "dtypes": dtypes, "kind": kind}
     about["skipped"] = skipped
     _write_about(out, np.array(kept, np.int64), np.array(digests, np.uint64), about)
     return np.array(digests, np.uint64)
+
+
+def _tell(split: str, files: Files, n: int, skipped: Sequence[str], remarks: Mapping[str, int]) -> None:
+    """Print what was left out of a split, and what was done to its samples."""
+    if skipped:
+        say(f"{split}: {len(skipped)} of {n} {files.many} do not decode and are left out, the first: {skipped[0]}")
+    for remark, count in remarks.items():
+        say(f"{split}: {count} of {n} {files.many} {remark}")
 
 
 def write_decoded(
@@ -262,7 +281,7 @@ def _in_order(function: Callable[[int], T], items: range, title: str) -> Iterato
             advance(1)
 
 
-def open_samples(folder: Path, data: Data) -> Samples:
+def open_samples(folder: Path, data: AnyData) -> Samples:
     """The training split that `decode` wrote. `data.seed` draws the share `data.holdout` that is held out."""
     about, train = _meta(folder), _open(folder, data)
     order = permutation(len(train), data.seed, HOLDOUT)
@@ -271,7 +290,7 @@ def open_samples(folder: Path, data: Data) -> Samples:
     return Samples(train, ids, holdout, tuple(about["classes"]), tuple(about["skipped"]), data)
 
 
-def open_test(folder: Path, data: Data) -> Unseen:
+def open_test(folder: Path, data: AnyData) -> Unseen:
     """The test split that `decode_test` wrote."""
     about, split = _meta(folder), _open(folder, data)
     repeated = np.load(folder / "repeated.npy")
@@ -283,9 +302,9 @@ def _meta(folder: Path) -> dict[str, Any]:
     return about
 
 
-def _open(folder: Path, data: Data) -> Split:
+def _open(folder: Path, data: AnyData) -> Split:
     about, labels = _meta(folder), np.load(folder / "labels.npy")
-    input = INPUTS[about["input"]](about["shapes"], data)
+    input = INPUTS[about["input"]].of(about["shapes"], data)
     holds = {name: (about["dtypes"][name], shape) for name, shape in about["shapes"].items()}
     wants = {field.name: (field.dtype, list(field.stored)) for field in input.fields}
     if holds != wants:  # a map would read other numbers without a word

@@ -15,6 +15,7 @@ SUFFIX = "_quantized"
 WRAPPER = "model."
 BEFORE = "preprocess."
 """The prefix that `Deployed` adds to names of the preprocessing; `WRAPPER` is the prefix of the model's names."""
+SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's key for the modules that an operator comes from
 INT32_LIMIT = 2.0**30
 FILTERS = 16  # with fewer filters a convolution's padded image was measured not to pay (docs/quantization.md)
 
@@ -244,8 +245,13 @@ def part_integer_weights(model: ir.Model) -> None:
             model.graph.remove(node, safe=True)
 
 
-def clean(model: ir.Model) -> None:
-    """Removes unread nodes, the exporter's metadata and source paths, and numbers the nodes' names."""
+def clean(model: ir.Model, *, name_preprocessing: bool = False) -> None:
+    """Removes unread nodes, the exporter's metadata and source paths, and numbers the nodes' names.
+
+    With `name_preprocessing` the names of the preprocessing's operators begin with "preprocess.", which edgekd.export.to_half
+    reads. An operator before one of them belongs to it too, whatever the exporter's rewrites left of its origin.
+    """
+    first = _preprocessing(model) if name_preprocessing else set()
     _unwrap_names(model)
     for run in (
         common.IdentityEliminationPass(),
@@ -259,7 +265,7 @@ def clean(model: ir.Model) -> None:
     counts: dict[str, int] = {}
     for node in model.graph:
         counts[node.op_type] = counts.get(node.op_type, -1) + 1
-        node.name = f"{node.op_type}_{counts[node.op_type]}"
+        node.name = f"{BEFORE if node in first else ''}{node.op_type}_{counts[node.op_type]}"
     for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
         value.metadata_props.clear()
     for node in model.graph:
@@ -269,6 +275,19 @@ def clean(model: ir.Model) -> None:
     model.graph.metadata_props.clear()
     model.graph.name = "model"
     model.producer_name, model.producer_version, model.doc_string = "edgekd", "", ""
+
+
+def _preprocessing(model: ir.Model) -> set[ir.Node]:
+    """The operators that the exporter made from the preprocessing's module, and all that they depend on."""
+    found: set[ir.Node] = set()
+    scope = BEFORE.removesuffix(".")
+    waiting = [node for node in model.graph if f"'{scope}'" in node.metadata_props.get(SCOPES, "")]
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting += [maker for value in node.inputs if value is not None and (maker := value.producer()) is not None]
+    return found
 
 
 def _unwrap_names(model: ir.Model) -> None:

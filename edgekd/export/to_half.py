@@ -16,6 +16,7 @@ from onnx_ir.passes.common import ShapeInferencePass
 from onnxscript import ir
 
 from edgekd.errors import ExportError
+from edgekd.export.passes import BEFORE
 from edgekd.export.to_onnx import opset_of, write
 from edgekd.export.values import largest_values
 from edgekd.runtime.check import read_onnx, types_of
@@ -33,7 +34,9 @@ Beyond 512 its steps are 0.5, and sums of such values soon leave its range.
 # same holds for a layer with integer operands.
 NO_SUMS = ("QuantizeLinear", "DequantizeLinear", "Relu", "Clip", "MaxPool", "Transpose", "Reshape", "Flatten", "Concat")
 # Operators that turn camera bytes into the network's input or logits into probabilities stay float32: they cost nothing,
-# and half precision would lose bits of the pixels and of small probabilities.
+# and half precision would lose bits of the pixels and of small probabilities. The type of the graph's input
+# tells where they end for bytes. The operators that preprocess floats, as of sounds, are known by their names
+# (edgekd.export.passes).
 PREPROCESSING = ("Cast", "Transpose", "Div", "Sub", "Mul", "Add")
 KEPT = ("Softmax", "LogSoftmax")
 NAMES: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
@@ -80,6 +83,7 @@ def to_fp16(
     known = {found.node for found in kept}
     types = types_of(src_path)
     kept += [found for found in _without_type(model, TensorProto.FLOAT16, types) if found.node not in known]
+    kept = _of_the_model(kept)
     in_fp32 = with_dequantizers(model.graph, {found.node for found in kept})
     _Halved(model, types, TensorProto.FLOAT16, in_fp32).rewrite()
     write(model, dst_path)
@@ -102,10 +106,15 @@ def to_bf16(src_path: str | os.PathLike[str], dst_path: str | os.PathLike[str]) 
         raise ExportError(f"{src_path} is quantized; between integers edgekd writes fp16: use to_fp16")
     _name_nodes(model)
     types = types_of(src_path)
-    kept = _without_type(model, TensorProto.BFLOAT16, types)
+    kept = _of_the_model(_without_type(model, TensorProto.BFLOAT16, types))
     _Halved(model, types, TensorProto.BFLOAT16, {found.node for found in kept}).rewrite()
     write(model, dst_path)
     return kept
+
+
+def _of_the_model(kept: list[Kept]) -> list[Kept]:
+    """Without those of the preprocessing, which is float32 anyway."""
+    return [found for found in kept if not found.node.startswith(BEFORE)]
 
 
 def _name_nodes(model: onnx.ModelProto) -> None:
@@ -238,7 +247,7 @@ class _Halved:
         raw = {value.name for value in self.graph.input if value.type.tensor_type.elem_type != TensorProto.FLOAT}
         for node in list(self.graph.node):
             unread = [name for name in node.input if name and name not in self.weights]
-            keeps = node.op_type in KEPT or node.name in self.kept
+            keeps = node.op_type in KEPT or node.name in self.kept or node.name.startswith(BEFORE)
             if node.op_type in PREPROCESSING and unread and all(name in raw for name in unread):
                 raw.update(node.output)
                 keeps = True

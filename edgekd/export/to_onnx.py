@@ -157,7 +157,7 @@ def to_onnx(
     passes.simplify(exported)
     if isinstance(model, GraphModule):
         _write_sites(exported, model, quantized)
-    passes.clean(exported)
+    passes.clean(exported, name_preprocessing=before is not None and any(x.is_floating_point() for x in file_inputs))
     written = at_opset(ir.to_proto(exported), opset)
     written.ir_version = min(HIGHEST_IR, onnx.helper.find_min_ir_version_for(list(written.opset_import)))
     _name_sizes(written.graph, free)

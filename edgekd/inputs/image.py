@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgekd.base.draws import Floats, Ids, integers, uniform
+from edgekd.errors import DataError
+from edgekd.inputs.files import Files, Shapes
 from edgekd.inputs.picture import Pixels, decode_image
 from edgekd.inputs.protocol import Arrays, Field
-from edgekd.recipe import Augmentation, Data
+from edgekd.recipe import Augmentation, Data, Source
 
 if TYPE_CHECKING:  # importing torch takes seconds; a command that only reads figures would wait for it
     from edgekd.inputs.normalise import Normalise
@@ -118,15 +120,37 @@ class Image:
         return Normalise(per_channel(self.mean, channels), per_channel(self.std, channels))
 
 
-def decoded(stored: bytes | Pixels, size: tuple[int, int] | None, channels: int | None) -> Arrays:
-    """The pixels of an image as it was stored, with `size` and `channels` as for `decode_image`."""
-    return {INPUT: decode_image(stored, size, channels)}
+def decoded(stored: bytes | Pixels, source: Source) -> tuple[Arrays, tuple[str, ...]]:
+    """The pixels of an image as it was stored, of the size and channels that the source asks for; there are no remarks."""
+    return {INPUT: decode_image(stored, source.size, source.channels)}, ()
 
 
-def another_shape(name: str, sample: Arrays, first: Mapping[str, tuple[int, ...]]) -> str:
+def another_shape(name: str, sample: Arrays, first: Shapes) -> str:
     """The error text for the image `name`, whose size differs from that of the first image."""
     (height, width, channels), shape = sample[INPUT].shape, first[INPUT]
     return (
         f"{name} is {width}x{height} with {channels} channels, the first image of train is {shape[1]}x{shape[0]} with "
         f"{shape[2]}; set data.size = [height, width]"
     )
+
+
+def given(samples: Any, where: str) -> Sequence[Any]:
+    """The images that a python function gave. Raises DataError for what is none."""
+    images = np.asarray(samples)
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise DataError(
+            f"{where}: images must be uint8 [n, h, w, channels]; they are {images.dtype} {list(images.shape)}"
+        )
+    return list(images)
+
+
+FILES = Files(
+    one="image",
+    many="images",
+    columns=("image", "img"),
+    suffixes=Source.suffixes,
+    value_bytes=1,
+    decoded=decoded,
+    another_shape=another_shape,
+    given=given,
+)

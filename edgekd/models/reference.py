@@ -21,6 +21,8 @@ from torch.nn.parameter import UninitializedParameter
 from edgekd.base.external_data import check_external_data
 from edgekd.base.references import load_function
 from edgekd.errors import ModelError, nearest
+from edgekd.models.bc_resnet import bc_resnet
+from edgekd.models.ds_cnn import ds_cnn
 from edgekd.models.exported import load_exported
 from edgekd.models.mobilenet import mobilenetv2_05
 from edgekd.models.resnet import resnet8, resnet20
@@ -33,6 +35,8 @@ BUILT_IN: dict[str, Callable[..., nn.Module]] = {
     "resnet20": resnet20,
     "wrn-16-2": wrn_16_2,
     "mobilenetv2-0.5": mobilenetv2_05,
+    "ds-cnn": ds_cnn,
+    "bc-resnet": bc_resnet,
 }
 TYPES = {
     "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,

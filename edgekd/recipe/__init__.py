@@ -1,11 +1,11 @@
 """Recipe: the file that a user writes. Its sections, losses, schemes, command-line overrides and refusals."""
 
+from edgekd.recipe.audio import AudioAugmentation, AudioData, AudioReading, AudioSource
+from edgekd.recipe.data import AnyData, AnySource, Augmentation, Data, Reading, Source, Synthetic
 from edgekd.recipe.recipe import (
     FILE,
     REFINEMENTS,
-    Augmentation,
     Budget,
-    Data,
     Distill,
     Export,
     Init,
@@ -15,10 +15,7 @@ from edgekd.recipe.recipe import (
     Quantize,
     Recipe,
     Recording,
-    Section,
-    Source,
     Student,
-    Synthetic,
     Task,
     Teacher,
     TeacherModel,
@@ -27,10 +24,17 @@ from edgekd.recipe.recipe import (
     load_recipe,
     split_reference,
 )
+from edgekd.recipe.section import Section
 
 __all__ = [
     "FILE",
     "REFINEMENTS",
+    "AnyData",
+    "AnySource",
+    "AudioAugmentation",
+    "AudioData",
+    "AudioReading",
+    "AudioSource",
     "Augmentation",
     "Budget",
     "Data",
@@ -41,6 +45,7 @@ __all__ = [
     "Network",
     "Optimizer",
     "Quantize",
+    "Reading",
     "Recipe",
     "Recording",
     "Section",

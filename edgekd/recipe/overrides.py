@@ -13,6 +13,7 @@ from edgekd.base.toml_file import Loc, Mistake, dotted, shown
 PATH_KEYS: tuple[Loc, ...] = (
     ("data", "train"),
     ("data", "test"),
+    ("data", "augment", "noise"),
     ("teacher", "weights"),
     ("teacher", "classes"),
     ("student", "weights"),

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from edgekd.base.names import class_problem
 from edgekd.base.places import expanded
-from edgekd.base.tables import Table
 from edgekd.base.texts import FolderName, Text
 from edgekd.base.toml_file import (
     Mistake,
@@ -22,151 +21,19 @@ from edgekd.base.toml_file import (
     parse_toml,
     read_text,
     refuse,
+    shown,
     validation_mistakes,
 )
 from edgekd.errors import RecipeError, nearest
 from edgekd.recipe import overrides as command_line
+from edgekd.recipe.audio import AudioData
+from edgekd.recipe.data import Data
 from edgekd.recipe.losses import Loss, Methods, losses_in, mistakes_in_losses
 from edgekd.recipe.schemes import ELSEWHERE, SCHEMES, with_scheme
+from edgekd.recipe.section import MOST, NonNegative, Percent, Positive, Section
 
 FILE = "edgekd.toml"
 LOCATED = ("data", "teacher", "student", "tasks")  # the tables that name files
-SYNTHESES = ("deep_inversion", "dafl", "dfq")
-MOST = 10**9  # the largest number that a setting may have
-MOST_PIXELS = 1 << 15  # the largest side of an image
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Percent = Annotated[float, Field(ge=0, le=100)]
-
-
-class Section(Table):
-    """A table of the recipe: immutable; an unknown key is an error.
-
-    Three sets of field names say what enters the key of a stage (edgekd.cache.stage). references: the content of the
-    named file enters instead of its path. shapes_nothing: the field does not enter. decoded: the field does not enter,
-    because the key of the decoded samples already covers it.
-    """
-
-    references: ClassVar[frozenset[str]] = frozenset()
-    shapes_nothing: ClassVar[frozenset[str]] = frozenset()
-    decoded: ClassVar[frozenset[str]] = frozenset()
-
-
-class Augmentation(Section):
-    """The changes from a stored image to a training view. A view replays exactly (see edgekd.data.views)."""
-
-    crop_padding: int = Field(
-        default=0, ge=0, le=MOST_PIXELS, description="pixels of zero padding before a random crop back to the size"
-    )
-    flip: bool = Field(default=False, description="mirrors half of the images")
-    cutout: int = Field(
-        default=0, ge=0, le=MOST_PIXELS, description="side in pixels of a square that is filled with one colour"
-    )
-    fill: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(
-        default=None, description="cut-out's colour per channel, in 0..1; none: data.mean"
-    )
-    mixup: NonNegative = Field(default=0.0, le=1000, description="alpha of Beta(alpha, alpha); 0 is off")
-
-
-class Splits(Section):
-    """The two splits. Each is an image folder, parquet (a file, or a pattern with `*`) or `python:module:function`."""
-
-    train: Text = Field(description="training samples, of teacher and student")
-    test: Text = Field(description="test samples, read by the final check only")
-
-
-class Reading(Section):
-    """The settings for reading the samples of a split."""
-
-    shapes_nothing = frozenset({"store_gb"})
-
-    column: Text | None = Field(default=None, description="column of the images in parquet; none: image or img")
-    label: Text | None = Field(default=None, description="column of the labels in parquet; none: label or labels")
-    size: tuple[Annotated[int, Field(ge=1, le=MOST_PIXELS)], Annotated[int, Field(ge=1, le=MOST_PIXELS)]] | None = (
-        Field(default=None, description="height, width to which images are resized; none: their own size")
-    )
-    channels: Literal[1, 3] | None = Field(
-        default=None, description="1: the luma alone; none: 3 for pictures, an array's own number"
-    )
-    on_error: Literal["stop", "skip"] = Field(
-        default="stop", description="if an image cannot be decoded: stop, or skip the image"
-    )
-    store_gb: Positive | None = Field(
-        default=None, description="largest size of the decoded images; none: half of the free disk"
-    )
-
-
-class Source(Reading):
-    """A split with its settings for reading: everything that shapes its decoded store."""
-
-    references = frozenset({"files"})
-
-    files: Text
-
-
-class Synthetic(Section):
-    """The number of images that a data-free build makes, and its optimizer steps and batch."""
-
-    samples: int = Field(default=10_000, ge=1, le=MOST, description="number of images")
-    steps: int | None = Field(default=None, ge=1, le=MOST, description="optimizer steps; none: the method's own number")
-    batch: int | None = Field(
-        default=None, ge=1, le=MOST, description="images per batch; none: the method's own number"
-    )
-
-
-class Data(Reading, Splits):
-    """The samples, the hold-out split, normalisation and augmentation.
-
-    `train = "synthetic:deep_inversion"` (or dafl, dfq) makes the training images from the teacher alone
-    (edgekd.distill.data_free).
-    """
-
-    references = frozenset({"train", "test"})
-    decoded = frozenset({"train", "test"})
-
-    holdout: float = Field(default=0.05, gt=0, lt=0.5, description="share of train that is held out to decide choices")
-    mean: tuple[float, ...] = Field(default=(0.5, 0.5, 0.5), description="mean per channel, of values in 0..1")
-    std: tuple[Positive, ...] = Field(
-        default=(0.5, 0.5, 0.5), description="standard deviation per channel, of the same values"
-    )
-    augment: Augmentation = Field(default=Augmentation(), description="augmentation of the training images")
-    seed: int = Field(default=0, ge=0, lt=2**63, description="seed of the hold-out split and of the views")
-    synthetic: Synthetic = Field(default=Synthetic(), description="settings if train is synthetic")
-
-    def source(self, split: Literal["train", "test"]) -> Source:
-        """The settings that shape the decoded store of a split, and no others. A data-free build has a test split only."""
-        files = self.test if split == "test" or self.is_synthetic else self.train
-        return Source.model_construct(files=files, **{name: getattr(self, name) for name in Reading.model_fields})
-
-    @property
-    def of_test(self) -> Self:
-        """The settings that shape the test split: no hold-out, no augmentation."""
-        fixed = {name: Data.model_fields[name].default for name in ("holdout", "augment", "seed", "synthetic")}
-        return self.model_copy(update={**fixed, "train": self.test})
-
-    @property
-    def is_synthetic(self) -> bool:
-        """Whether the training samples are made from the teacher, so that the recipe names none."""
-        return self.train.startswith("synthetic:")
-
-    @model_validator(mode="after")
-    def _synthesis_is_known(self) -> Self:
-        method = self.train.partition(":")[2]
-        if self.is_synthetic and method not in SYNTHESES:
-            raise ValueError(f"train = {self.train!r} is no way to make images{nearest(method, SYNTHESES)}")
-        return self
-
-    @model_validator(mode="after")
-    def _mean_and_std_are_of_the_same_channels(self) -> Self:
-        if max(self.mean, default=0) > 1:
-            raise ValueError(
-                f"mean = {max(self.mean):g} given; it is of values in 0..1: divide a mean of 0..255 by 255, and std too"
-            )
-        if len(self.mean) != len(self.std):
-            raise ValueError(
-                f"mean has {len(self.mean)} channels, std has {len(self.std)}; give one figure a channel each"
-            )
-        return self
 
 
 class Model(Section):
@@ -459,11 +326,24 @@ class Budget(Section):
     )
 
 
+def _input_of(data: Any) -> str:
+    """The kind of samples that a [data] table names: image where it names none. What is no table is refused as one of images."""
+    named = data.get("input", "image") if isinstance(data, Mapping) else getattr(data, "input", "image")
+    return named if isinstance(named, str) else shown(named)
+
+
+AnyInput = Annotated[
+    Annotated[Data, Tag("image")] | Annotated[AudioData, Tag("audio")],
+    Discriminator(_input_of),
+]
+"""[data] of each kind of input, by the word that `data.input` has for it."""
+
+
 class Recipe(Section):
     """The whole of edgekd.toml. `folder` is the recipe's folder, where its relative paths start."""
 
     name: FolderName = Field(description="names the bundle's folder")
-    data: Data
+    data: AnyInput
     teacher: Teacher | None = Field(default=None, description="none: the student learns from labels, or from itself")
     student: Student
     distill: Distill = Distill()
@@ -474,13 +354,16 @@ class Recipe(Section):
     folder: Path = Field(default=Path("."), exclude=True)
 
     @property
-    def teacher_data(self) -> Data:
-        """The data with the column and the normalisation of the teachers."""
+    def teacher_data(self) -> Data | AudioData:
+        """The data with the column and, of images, the normalisation of the teachers."""
         if self.teacher is None:
             return self.data
-        seen = {key: getattr(self.teacher, key) for key in ("column", "mean", "std") if getattr(self.teacher, key)}
-        if "mean" in seen and self.data.augment.cutout and self.data.augment.fill is None:  # one picture for both
-            seen["augment"] = self.data.augment.model_copy(update={"fill": self.data.mean})
+        keys = ("column", "mean", "std") if isinstance(self.data, Data) else ("column",)
+        seen = {key: getattr(self.teacher, key) for key in keys if getattr(self.teacher, key)}
+        if isinstance(self.data, Data) and "mean" in seen:
+            augment = self.data.augment
+            if augment.cutout and augment.fill is None:  # one picture for both
+                seen["augment"] = augment.model_copy(update={"fill": self.data.mean})
         return self.data.model_copy(update=seen)
 
     @property
@@ -488,18 +371,16 @@ class Recipe(Section):
         """All teachers, the main teacher first; a recipe may have none."""
         return () if self.teacher is None else tuple(map(Network.of, (self.teacher, *self.teacher.also)))
 
-    def task_data(self, task: Task) -> Data:
+    def task_data(self, task: Task) -> Data | AudioData:
         """The data with the labels of a task."""
         return self.data.model_copy(update={"label": task.label})
 
     def canonical(self) -> Self:
         """The recipe with unused settings at their defaults, so that a change of them runs no stage again."""
-        data, distill = self.data, self.distill
-        if not data.is_synthetic:
-            data = data.model_copy(update={"synthetic": Synthetic()})
+        distill = self.distill
         if distill.cache != "topk":
             distill = distill.model_copy(update={"top_k": Distill.model_fields["top_k"].default})
-        return self.model_copy(update={"data": data, "distill": distill})
+        return self.model_copy(update={"data": self.data.canonical(), "distill": distill})
 
     def located(self) -> Self:
         """The recipe with absolute paths: `~` is the home, relative paths start at the recipe's folder."""

@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""Runs this bundle: predict an image, verify the files, or measure the latency.
+"""Runs this bundle: predict an image or a sound, verify the files, or measure the latency.
 
     python3 run.py cat.png                  the five likeliest classes
+    python3 run.py word.wav                 the same for a sound, where the model takes sounds
     python3 run.py input.npy                the same for an array: an image (uint8, H x W x C) or the graph's own input
     python3 run.py input.npz                the same for arrays by the names of the graph's inputs, of a sample or a batch
     python3 run.py --verify                 every file's SHA-256 and the stored outputs
     python3 run.py --bench                  latency of one inference on this machine
     python3 run.py --engine model.plan ...  the same in TensorRT (build it with build_engine.py)
 
-Needs Python 3.8+, numpy and onnxruntime; with --engine tensorrt and the CUDA runtime instead. Images need Pillow.
+Needs Python 3.8+, numpy and onnxruntime; with --engine tensorrt and the CUDA runtime instead. Images need Pillow,
+sounds that are no plain WAV soundfile.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ import os
 import platform
 import re
 import stat
+import struct
 import time
 import zipfile
 
@@ -159,6 +162,11 @@ def input_problem(table: Any) -> str:
         return ".at_most` is no table of free sizes and their largest"
     if not set(bounds) <= set(names):
         return ".at_most` bounds a size that the shape does not name"
+    rate = table.get("sample_rate", 1)
+    if type(rate) is not int or not 0 < rate < 2**31 or table.get("mono", "mean") not in ("mean", "left", "right"):
+        return ".sample_rate` or `mono` is none that sounds have"
+    if "sample_rate" in table and (len(shape) != 2 or type(shape[1]) is not int):
+        return ".sample_rate` is of an input without a number of samples"
     return ""
 
 
@@ -477,7 +485,7 @@ def sizes_problem(inputs: Mapping[str, Array], tables: Sequence[Table]) -> str:
 
 
 def load_one(path: str, graph: Table, manifest: dict[str, Any]) -> Array:
-    """A picture or an array, for a graph with a single input. Raise Failure."""
+    """A picture, a sound or an array, for a graph with a single input. Raise Failure."""
     if path.endswith(".npy"):
         try:
             array = np.load(path, allow_pickle=False)
@@ -495,6 +503,8 @@ def load_one(path: str, graph: Table, manifest: dict[str, Any]) -> Array:
                     path, array.dtype, array.shape, graph["dtype"], graph["shape"]
                 )
             )
+    elif "sample_rate" in graph:
+        return read_sound(path, graph)
     elif graph["layout"] not in ("NHWC", "NCHW"):
         raise Failure("this model takes no images but {} {}: give it as .npy".format(graph["dtype"], graph["shape"]))
     else:
@@ -606,6 +616,93 @@ def preprocess(image: Array, graph: Table, manifest: dict[str, Any]) -> Array:
     if graph["layout"] == "NCHW":
         batch = batch.transpose(0, 3, 1, 2)
     return np.ascontiguousarray(batch)
+
+
+def read_sound(path: str, graph: Table) -> Array:
+    """float32 [1, samples]: cut, or with zeros at the end, to the length of the graph. Other rates are refused."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(LARGEST)
+        found = read_wav(data)
+        rate, sound = read_by_soundfile(data) if found is None else found
+        wave = one_channel(sound, graph.get("mono", ""))
+    except (OSError, ValueError) as error:
+        raise Failure(f"{path} is not a sound that can be read: {error}") from None
+    if rate != graph["sample_rate"]:
+        raise Failure(
+            "{} has a rate of {} Hz, the model takes {} Hz; convert it, for example: ffmpeg -i {} -ar {} converted.wav".format(
+                path, rate, graph["sample_rate"], path, graph["sample_rate"]
+            )
+        )
+    if not len(wave) or not np.isfinite(wave).all():
+        raise Failure("{} holds {}".format(path, "values that are NaN or infinite" if len(wave) else "no samples"))
+    batch = np.zeros((1, graph["shape"][1]), np.float32)
+    batch[0, : len(wave)] = wave[: batch.shape[1]]
+    return batch
+
+
+def read_by_soundfile(data: bytes) -> tuple[int, Array]:
+    """(rate, float32 [samples, channels]) of a sound in a format that soundfile knows."""
+    try:
+        soundfile = importlib.import_module("soundfile")
+    except (ImportError, OSError):
+        raise Failure("sounds that are no plain WAV need soundfile; run: python3 -m pip install soundfile") from None
+    try:
+        sound, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+    except Exception as error:  # on a damaged file soundfile raises whatever it stumbles over
+        raise ValueError(str(error)[:200]) from None
+    return int(rate), sound
+
+
+# What a sound is: the same as edgekd/inputs/sound.py says for the sounds that the model was trained on.
+def read_wav(data: bytes) -> tuple[int, Array] | None:
+    """(rate, float32 [samples, channels]) of a WAV; None for what is none, or is packed. Raises ValueError for a damaged one."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
+        return None
+    chunks: dict[bytes, bytes] = {}
+    at = 12
+    while at + 8 <= len(data):
+        name, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        if name in (b"fmt ", b"data"):
+            if at + 8 + size > len(data):
+                raise ValueError(f"its header tells {size} bytes of samples, the file holds {len(data) - at - 8}")
+            chunks.setdefault(name, data[at + 8 : at + 8 + size])
+        at += 8 + size + size % 2
+    header, samples = chunks.get(b"fmt ", b""), chunks.get(b"data")
+    if len(header) < 16 or samples is None:
+        raise ValueError("its header is damaged: no format, or no samples")
+    code, channels, rate, _, block, bits = struct.unpack("<HHIIHH", header[:16])
+    if code == 0xFFFE and len(header) >= 26:  # the extended header has the format behind it
+        code = int.from_bytes(header[24:26], "little")
+    kinds = {(1, 8): "u1", (1, 16): "<i2", (1, 24): "u1", (1, 32): "<i4", (3, 32): "<f4", (3, 64): "<f8"}
+    if (code, bits) not in kinds:
+        return None
+    if not channels or not rate or block != channels * bits // 8 or len(samples) % block:
+        raise ValueError(f"its header is damaged: {channels} channels, {rate} Hz, {block} bytes a sample")
+    values = np.frombuffer(samples, kinds[code, bits])
+    if bits == 24:  # the upper three bytes of 32 bits
+        wide = np.zeros((len(values) // 3, 4), np.uint8)
+        wide[:, 1:] = values.reshape(-1, 3)
+        values = wide.view("<i4")
+    if code == 1:
+        values = (values - 128.0) / 128 if bits == 8 else values / (32768.0 if bits == 16 else 2147483648.0)
+    with np.errstate(over="ignore"):
+        return rate, values.astype(np.float32).reshape(-1, channels)
+
+
+def one_channel(sound: Array, mono: str) -> Array:
+    """float32 [samples] of [samples, channels]; of two channels what `mono` says: mean, left, right. Raises ValueError."""
+    if sound.shape[1] == 1:
+        return sound[:, 0]
+    if sound.shape[1] > 2 or not mono:
+        remedy = (
+            "; set data.mono (mean, left or right) in the recipe, or give files of one"
+            if sound.shape[1] == 2
+            else "; give files of one"
+        )
+        raise ValueError(f"it has {sound.shape[1]} channels{remedy}")
+    left, right = sound[:, 0], sound[:, 1]
+    return np.float32(0.5) * (left + right) if mono == "mean" else left if mono == "left" else right
 
 
 # ------------------------------------------------------------------------------------------------------------ commands
@@ -870,7 +967,9 @@ def time_calls(call: Callable[[], object], seconds: float, n: int) -> Array:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("input", nargs="?", help="an image file, an .npy array, or an .npz of arrays by input name")
+    parser.add_argument(
+        "input", nargs="?", help="an image or sound file, an .npy array, or an .npz of arrays by input name"
+    )
     parser.add_argument("--verify", action="store_true", help="check hashes and stored outputs")
     parser.add_argument("--bench", action="store_true", help="measure the latency")
     parser.add_argument("--model", default="model.onnx", help="another ONNX file of this bundle")
@@ -883,7 +982,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", help="write the latency to this file as well")
     given = parser.parse_args(arguments)
     if not (given.input or given.verify or given.bench):
-        parser.error("give an image, --verify or --bench")
+        parser.error("give an image or a sound, --verify or --bench")
     if given.blocks < 1 or given.threads < 1 or not math.isfinite(given.block_s):
         parser.error("--blocks and --threads start at 1")
     return given

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from edgekd.cache.stage import Artifact, Cache
 from edgekd.data import Samples, Unseen, decode, decode_test, open_samples, open_test
-from edgekd.recipe import Data, Recipe
+from edgekd.recipe import AnyData, Recipe
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class TrainingSet:
     """The decoded training split with the settings for hold-out, augmentation and normalisation."""
 
     samples: Artifact
-    data: Data
+    data: AnyData
 
     def open(self) -> Samples:
         """The samples, mapped into memory."""
@@ -27,7 +27,7 @@ class EvaluationSet:
     """The decoded test split with the settings for its normalisation."""
 
     samples: Artifact
-    data: Data
+    data: AnyData
 
     def open(self) -> Unseen:
         """The samples, mapped into memory."""
@@ -40,7 +40,7 @@ class Problem:
 
     train: Artifact
     test: Artifact
-    data: Data
+    data: AnyData
 
     @property
     def training(self) -> TrainingSet:
@@ -82,11 +82,11 @@ def problems_of(run: Cache, recipe: Recipe) -> Problems:
     return Problems(student, teacher, {task.name: decoded(run, recipe.task_data(task)) for task in recipe.tasks})
 
 
-def decoded(run: Cache, data: Data) -> Problem:
+def decoded(run: Cache, data: AnyData) -> Problem:
     """Both splits of a recipe's data. In a data-free build the test split serves as both until images are made."""
     return with_training_split(run, run(decode, data.source("train")), data)
 
 
-def with_training_split(run: Cache, train: Artifact, data: Data) -> Problem:
+def with_training_split(run: Cache, train: Artifact, data: AnyData) -> Problem:
     """The problem for a training split that is decoded already."""
     return Problem(train, run(decode_test, data.source("test"), train), data)

@@ -62,8 +62,9 @@ def synthesized(run: Cache, recipe: Recipe, problems: Problems, student: Network
         return problems
     (teacher,), rival = recipe.teachers[:1], student if recipe.data.train == "synthetic:dfq" else None
     tested = problems.student.open()
-    assert isinstance(tested.input, Image)
+    seen = problems.teacher.data
+    assert isinstance(tested.input, Image) and isinstance(seen, Data)
     wanted = Wanted(tested.classes, tested.input.shape)
-    train = run(synthesize, wanted, problems.teacher.data, teacher, rival)
+    train = run(synthesize, wanted, seen, teacher, rival)
     own = with_training_split(run, train, problems.student.data)
-    return Problems(own, replace(own, data=problems.teacher.data), problems.tasks)
+    return Problems(own, replace(own, data=seen), problems.tasks)

@@ -10,8 +10,9 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +32,7 @@ from edgekd.pipeline import build
 from edgekd.recipe import Model, Recipe, Section, load_recipe
 from edgekd.recipe.losses import Loss
 from edgekd.target import load_target
+from tests.builders.sounds import tone, write_wav
 
 NET = """
 import sys
@@ -86,6 +88,17 @@ RECIPES = {
     "more": ['teacher.also=[{model="python:net.py:make", args={width=6}}]', 'distill.losses=[{method="eb_kd"}]'],
     "chain": ['student.assistants=[{model="python:net.py:make", args={width=6}}]'],
     "synthetic": ["data.train=synthetic:deep_inversion", "teacher.train_epochs=0"],
+    "sounds": [
+        "data.input=audio",
+        "data.train=sounds.parquet",
+        "data.test=sounds.parquet",
+        "data.sample_rate=800",
+        "data.n_fft=64",
+        "data.hop_length=32",
+        "data.n_mels=8",
+        "data.resample=true",
+        "data.augment.noise=noise.wav",
+    ],
 }
 # what each stage reads of other stages, by itself; what they read in turn follows
 READS = {
@@ -118,6 +131,7 @@ EXPORTS = ("rehearse", "export_fp32", "export_fp16", "export_bf16", "export_int8
 LEARNS = ("choose_temperature", "distill", "train_quantized")
 STUDENTS = ("rehearse", *LEARNS)
 VIEWS = ("train_teacher", *RECORDS, *LEARNS)  # read augmented samples, or the split of train
+SPECTRA = (*VIEWS, "rehearse", "score_teacher")
 NOTHING: tuple[str, ...] = ()
 Row = tuple[str, str, tuple[str, ...]]  # which recipe, the override, the stages that read the key themselves
 
@@ -126,6 +140,23 @@ TABLE: dict[str, list[Row]] = {
     "data.train": [("plain", "data.train=again.parquet", ("decode", "rehearse")), ("synthetic", "data.train=synthetic:dafl", ("synthesize",))],
     "data.test": [("plain", "data.test=again.parquet", ("decode_test",)), ("synthetic", "data.test=again.parquet", ("decode", "rehearse"))],
     "data.column": [("plain", "data.column=other", ("decode", "rehearse"))],
+    "data.input": [],  # which keys there are; of one file no two kinds can be read
+    "data.sample_rate": [("sounds", "data.sample_rate=810", ("decode", "rehearse"))],
+    "data.seconds": [("sounds", "data.seconds=0.5", ("decode", "rehearse"))],
+    "data.resample": [("sounds", "data.resample=false", ("decode", "rehearse"))],
+    "data.mono": [("sounds", "data.mono=left", ("decode", "rehearse"))],
+    "data.n_fft": [("sounds", "data.n_fft=80", SPECTRA)],
+    "data.hop_length": [("sounds", "data.hop_length=16", SPECTRA)],
+    "data.n_mels": [("sounds", "data.n_mels=9", SPECTRA)],
+    "data.f_min": [("sounds", "data.f_min=30.0", SPECTRA)],
+    "data.f_max": [("sounds", "data.f_max=390.0", SPECTRA)],
+    "data.n_mfcc": [("sounds", "data.n_mfcc=5", SPECTRA)],
+    "data.augment.shift_ms": [("sounds", "data.augment.shift_ms=2", VIEWS)],
+    "data.augment.gain_db": [("sounds", "data.augment.gain_db=3", VIEWS)],
+    "data.augment.noise": [("sounds", "data.augment.noise=more_noise.wav", VIEWS)],
+    "data.augment.noise_snr_db": [("sounds", "data.augment.noise_snr_db=[1.0, 2.0]", VIEWS)],
+    "data.augment.time_mask": [("sounds", "data.augment.time_mask=2", VIEWS)],
+    "data.augment.freq_mask": [("sounds", "data.augment.freq_mask=2", VIEWS)],
     "data.label": [("plain", "data.label=second", ("decode", "rehearse"))],
     "data.size": [("plain", "data.size=[7, 7]", ("decode", "rehearse"))],
     "data.channels": [("plain", "data.channels=1", ("decode", "rehearse"))],
@@ -260,6 +291,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "edgekd.toml").write_text(BASE)
     for seed, name in enumerate(("train", "test", "again")):
         pq.write_table(table(seed), place / f"{name}.parquet")
+    pq.write_table(sounds(), place / "sounds.parquet")
+    write_wav(place / "noise.wav", tone(90, 800, 1))
+    write_wav(place / "more_noise.wav", tone(90, 800, 2))
     for name in ("teacher", "student", "other"):
         model = load_model(Model(model=f"python:{place}/net.py:make"), num_classes=3, in_channels=3)
         safetensors.torch.save_file(
@@ -286,6 +320,16 @@ def table(seed: int) -> pa.Table:
             "second": [row // 10 for row in rows],
         }
     )
+
+
+def sounds() -> pa.Table:
+    """Tones of 800 samples at 800 Hz, three classes."""
+
+    def sound(hertz: float, seed: int) -> dict[str, bytes]:
+        with NamedTemporaryFile(suffix=".wav") as file:
+            return {"bytes": write_wav(Path(file.name), tone(hertz, 800, seed), rate=800).read_bytes()}
+
+    return pa.table({"audio": [sound(400 + 900 * (i % 3), i) for i in range(30)], "label": [i % 3 for i in range(30)]})
 
 
 class Ended(Exception):
@@ -376,7 +420,9 @@ def keys_in(section: type[BaseModel], place: str = "") -> Iterator[str]:
 
 
 def kinds(annotation: Any) -> Iterator[type]:
-    if get_origin(annotation) in (Union, UnionType, tuple):
+    if get_origin(annotation) is Annotated:
+        yield from kinds(get_args(annotation)[0])
+    elif get_origin(annotation) in (Union, UnionType, tuple):
         for part in get_args(annotation):
             yield from kinds(part)
     elif isinstance(annotation, type):

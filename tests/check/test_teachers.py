@@ -28,7 +28,7 @@ from edgekd.distill.cache import CachedLogits
 from edgekd.distill.features import Taps
 from edgekd.distill.methods import kd
 from edgekd.errors import ModelError, RecipeError
-from edgekd.inputs import INPUTS
+from edgekd.inputs import INPUTS, Kind
 from edgekd.models import load_model
 from edgekd.models.adapt import adapt, order_of, resized
 from edgekd.models.forward import predict
@@ -444,7 +444,7 @@ def test_the_score_of_a_teacher_is_of_its_logits_in_the_data_s_order(
 
 
 def test_a_size_is_of_pictures_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(INPUTS, "tokens", Tokens.of)
+    monkeypatch.setitem(INPUTS, "tokens", Kind(Tokens.of))
     write_decoded(tmp_path, "tokens", *sentences(20, 0), ("a", "b", "c"))
     teacher = Network(model="python:tests.builders.tokens:reader", size=(8, 8))
     with pytest.raises(ModelError, match=r"teacher\.size is \[8, 8\].*leave teacher\.size out"):

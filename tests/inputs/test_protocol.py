@@ -18,7 +18,7 @@ from edgekd.data.store import write_decoded
 from edgekd.distill.layers import pair_layers
 from edgekd.errors import DataError, ExportError, ModelError
 from edgekd.export import to_onnx
-from edgekd.inputs import INPUTS, Field
+from edgekd.inputs import INPUTS, Field, Kind
 from edgekd.inputs.image import INPUT, Image
 from edgekd.models.forward import predict
 from edgekd.models.free import free_sizes
@@ -34,7 +34,7 @@ from tests.builders.training import DATA, IDS, LABELS, PIXELS, network, samples
 def test_a_store_of_another_type_is_refused_where_a_map_would_read_other_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(INPUTS, "tokens", Tokens.of)
+    monkeypatch.setitem(INPUTS, "tokens", Kind(Tokens.of))
     arrays, labels = sentences(20, 0)
     write_decoded(tmp_path, "tokens", arrays, labels, ("a", "b", "c"))
     np.testing.assert_array_equal(open_samples(tmp_path, DATA).train.get(np.arange(20))["ids"], arrays["ids"])

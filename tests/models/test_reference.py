@@ -50,7 +50,7 @@ def test_built_in_models_have_their_papers_size(name: str, expected: int) -> Non
 
 def test_built_in_models_take_grey_images() -> None:
     for name in BUILT_IN:
-        assert number_of_classes(load(f"edgekd:{name}", channels=1), (torch.zeros(2, 1, 16, 16),)) == 10
+        assert number_of_classes(load(f"edgekd:{name}", channels=1), (torch.zeros(2, 1, 40, 40),)) == 10
 
 
 def test_weights_in_safetensors_are_loaded(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from edgekd.check.evaluate import evaluate
 from edgekd.check.package import package
 from edgekd.check.preflight import check_teachers, preflight
 from edgekd.figures.figures import Report
-from edgekd.inputs import INPUTS
+from edgekd.inputs import INPUTS, Kind
 from edgekd.recipe import Recipe
 from edgekd.steps.candidates import export_candidates
 from edgekd.steps.distill import distill
@@ -47,7 +47,7 @@ RECIPE = Recipe.model_validate(
 
 @pytest.fixture(autouse=True)
 def a_kind_beside_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(INPUTS, "tokens", Tokens.of)
+    monkeypatch.setitem(INPUTS, "tokens", Kind(Tokens.of))
 
 
 def built(folder: Path, name: str) -> Report:
@@ -70,7 +70,7 @@ def built(folder: Path, name: str) -> Report:
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Report, Path]]:
     folder = tmp_path_factory.mktemp("tokens")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(INPUTS, "tokens", Tokens.of)
+        patch.setitem(INPUTS, "tokens", Kind(Tokens.of))
         yield built(folder, "x86-cpu"), folder / "bundle"
 
 

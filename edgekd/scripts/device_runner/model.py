@@ -123,6 +123,11 @@ def input_problem(table: Any) -> str:
         return ".at_most` is no table of free sizes and their largest"
     if not set(bounds) <= set(names):
         return ".at_most` bounds a size that the shape does not name"
+    rate = table.get("sample_rate", 1)
+    if type(rate) is not int or not 0 < rate < 2**31 or table.get("mono", "mean") not in ("mean", "left", "right"):
+        return ".sample_rate` or `mono` is none that sounds have"
+    if "sample_rate" in table and (len(shape) != 2 or type(shape[1]) is not int):
+        return ".sample_rate` is of an input without a number of samples"
     return ""
 
 
