@@ -6,8 +6,8 @@
     another rate      refused, or resampled (soxr, HQ) as data.resample says
     another length    cut at the end, or filled with zeros at the end, to data.seconds
 
-WAV of whole numbers or floats is read here, other formats by soundfile. run.py, which ships alone, holds `read_wav` and
-`one_channel` in the same lines; tests/scripts/test_sounds.py compares them.
+WAV of whole numbers or floats is read here, other formats by soundfile. run.py, which ships alone, holds `read_wav`,
+`sound_problem` and `one_channel` in the same lines; tests/scripts/test_sounds.py compares them.
 """
 
 from __future__ import annotations
@@ -36,12 +36,8 @@ def decode_sound(stored: bytes | Array, reading: AudioReading) -> tuple[Wave, tu
     Raises ValueError with the reason if the sound cannot be used as `reading` says, and DataError if a package is missing.
     """
     rate, sound = _read_bytes(stored) if isinstance(stored, bytes) else (reading.sample_rate, as_float(stored))
-    if len(sound) == 0:
-        raise ValueError("it holds no samples")
-    if not np.isfinite(sound).all():
-        raise ValueError("it holds values that are NaN or infinite")
-    if (loudest := float(np.abs(sound).max())) > LOUDEST:
-        raise ValueError(f"its values reach {loudest:g}; full scale is 1: divide values of 16 bits by 32768")
+    if problem := sound_problem(sound):
+        raise ValueError(problem)
     wave, remarks = one_channel(sound, reading.mono or ""), []
     if rate != reading.sample_rate:
         wave = _resampled(wave, rate, reading)
@@ -135,6 +131,18 @@ def read_wav(data: bytes) -> tuple[int, Array] | None:
         values = (values - 128.0) / 128 if bits == 8 else values / (32768.0 if bits == 16 else 2147483648.0)
     with np.errstate(over="ignore"):
         return rate, values.astype(np.float32).reshape(-1, channels)
+
+
+def sound_problem(sound: Array) -> str:
+    """Why float32 [samples, channels] cannot be a sound; empty where it can."""
+    if not len(sound):
+        return "it holds no samples"
+    if not np.isfinite(sound).all():
+        return "it holds values that are NaN or infinite"
+    loudest = float(np.abs(sound).max())
+    return (
+        f"its values reach {loudest:g}; full scale is 1: divide values of 16 bits by 32768" if loudest > LOUDEST else ""
+    )
 
 
 def one_channel(sound: Array, mono: str) -> Array:

@@ -625,6 +625,9 @@ def read_sound(path: str, graph: Table) -> Array:
             data = file.read(LARGEST)
         found = read_wav(data)
         rate, sound = read_by_soundfile(data) if found is None else found
+        problem = sound_problem(sound)
+        if problem:
+            raise ValueError(problem)
         wave = one_channel(sound, graph.get("mono", ""))
     except (OSError, ValueError) as error:
         raise Failure(f"{path} is not a sound that can be read: {error}") from None
@@ -634,8 +637,6 @@ def read_sound(path: str, graph: Table) -> Array:
                 path, rate, graph["sample_rate"], path, graph["sample_rate"]
             )
         )
-    if not len(wave) or not np.isfinite(wave).all():
-        raise Failure("{} holds {}".format(path, "values that are NaN or infinite" if len(wave) else "no samples"))
     batch = np.zeros((1, graph["shape"][1]), np.float32)
     batch[0, : len(wave)] = wave[: batch.shape[1]]
     return batch
@@ -650,11 +651,14 @@ def read_by_soundfile(data: bytes) -> tuple[int, Array]:
     try:
         sound, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
     except Exception as error:  # on a damaged file soundfile raises whatever it stumbles over
-        raise ValueError(str(error)[:200]) from None
+        raise ValueError("no sound that soundfile reads ({})".format(str(error).rpartition(": ")[2][:200])) from None
     return int(rate), sound
 
 
 # What a sound is: the same as edgekd/inputs/sound.py says for the sounds that the model was trained on.
+LOUDEST = 4.0  # times full scale: lossy formats go a little beyond 1, other scales far beyond
+
+
 def read_wav(data: bytes) -> tuple[int, Array] | None:
     """(rate, float32 [samples, channels]) of a WAV; None for what is none, or is packed. Raises ValueError for a damaged one."""
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
@@ -688,6 +692,18 @@ def read_wav(data: bytes) -> tuple[int, Array] | None:
         values = (values - 128.0) / 128 if bits == 8 else values / (32768.0 if bits == 16 else 2147483648.0)
     with np.errstate(over="ignore"):
         return rate, values.astype(np.float32).reshape(-1, channels)
+
+
+def sound_problem(sound: Array) -> str:
+    """Why float32 [samples, channels] cannot be a sound; empty where it can."""
+    if not len(sound):
+        return "it holds no samples"
+    if not np.isfinite(sound).all():
+        return "it holds values that are NaN or infinite"
+    loudest = float(np.abs(sound).max())
+    return (
+        f"its values reach {loudest:g}; full scale is 1: divide values of 16 bits by 32768" if loudest > LOUDEST else ""
+    )
 
 
 def one_channel(sound: Array, mono: str) -> Array:
