@@ -172,6 +172,17 @@ def refused_everywhere(bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         {"input": {"name": "image", "dtype": "uint8", "shape": [10**400], "layout": ""}},
         {"input": {"name": "image", "dtype": "uint8", "shape": [1, 2], "layout": "NHWC"}},
         {"input": {"name": "image", "dtype": ["uint8"], "shape": ["N", 4, 4, 3], "layout": "NHWC"}},
+        *(
+            {"input": {"name": "image", "dtype": "float32", "shape": ["N", 8], "layout": "", **keys}}
+            for keys in (
+                {"sample_rate": 0},
+                {"sample_rate": "8000"},
+                {"sample_rate": True},
+                {"mono": "both"},
+                {"mono": ["left"]},
+            )
+        ),
+        {"input": {"name": "image", "dtype": "float32", "shape": ["N", "samples"], "layout": "", "sample_rate": 8000}},
         {"further_inputs": {"name": "mask"}},
         {"further_inputs": [None]},
         {"further_inputs": [{"name": "image", "dtype": "uint8", "shape": ["N"], "layout": ""}]},
