@@ -105,3 +105,28 @@ def test_run_py_refuses_another_rate_and_two_channels(built: tuple[Report, Path]
     assert done.returncode == 2 and "a rate of 16000 Hz, the model takes 8000 Hz" in done.stderr
     done = run_py(built[1], str(write_wav(tmp_path / "two.wav", np.zeros((100, 2)))))
     assert done.returncode == 2 and "it has 2 channels" in done.stderr
+
+
+@pytest.mark.parametrize("student", ["ds-cnn", pytest.param("bc-resnet", marks=pytest.mark.slow)])
+def test_in_half_precision_and_int8_for_tensorrt_the_spectrogram_is_float32(tmp_path: Path, student: str) -> None:
+    """And both networks ship: the one for a device that computes in fp16 has a float32 spectrogram."""
+    write_tones(tmp_path / "train", 12, 0)
+    write_tones(tmp_path / "test", 4, 500)
+    network = f'[student]\nmodel = "edgekd:{student}"\nargs = {{ width = 8 }}'
+    text = RECIPE.replace('[student]\nmodel = "edgekd:ds-cnn"\nargs = { width = 16 }', network)
+    text = text.replace("n_mels = 20", "n_mels = 40\nf_min = 100.0").replace("n_fft = 256", "n_fft = 512")
+    text = text.replace("epochs = 12", "epochs = 1").replace("max_drop_from_fp32 = 10.0", "max_drop_from_fp32 = 100.0")
+    (tmp_path / "edgekd.toml").write_text(text)
+    report = edgekd.build(
+        tmp_path, "jetson", output=tmp_path / "build", cache=tmp_path / "cache", timing=SHORT, ask=lambda question: True
+    )
+    assert {"fp16", "int8"} <= {candidate.name for candidate in report.candidates}
+    assert all(ok for _, ok, _ in verify_bundle(tmp_path / "build" / "tones" / report.target))
+    for stage in ("export_fp16", "export_int8"):
+        (path,) = (tmp_path / "cache").glob(f"{stage}-*/model.onnx")
+        graph = onnx.shape_inference.infer_shapes(onnx.load(path)).graph
+        types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
+        before = [node for node in graph.node if node.name.startswith("preprocess.")]
+        assert [node.op_type for node in before] == ["Reshape", "Conv", "Mul", "Conv", "Add", "Log", "Reshape"]
+        assert {types[node.output[0]] for node in before} == {onnx.TensorProto.FLOAT}
+        assert any(value == onnx.TensorProto.FLOAT16 for value in types.values())
