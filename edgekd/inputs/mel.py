@@ -40,6 +40,15 @@ class LogMel(nn.Module):
         self.register_buffer("dct", cosines)
 
     def forward(self, waveform: Tensor) -> Tensor:
+        if not waveform.is_cuda or torch.compiler.is_exporting():
+            return self.spectrogram(waveform)
+        # By default cuDNN rounds what a convolution reads to TF32, of 11 bits: the graph would see another spectrogram.
+        cudnn = torch.backends.cudnn
+        with cudnn.flags(cudnn.enabled, cudnn.benchmark, cudnn.benchmark_limit, cudnn.deterministic, allow_tf32=False):
+            return self.spectrogram(waveform)
+
+    def spectrogram(self, waveform: Tensor) -> Tensor:
+        """The same, in the precision of convolutions that torch is set to."""
         x = waveform.reshape(-1, 1, 1, waveform.shape[1])
         parts = conv2d(x, self.dft, stride=(1, self.hop_length), padding=(0, self.n_fft // 2))
         y = torch.log(conv2d(parts * parts, self.mel) + FLOOR)
