@@ -24,6 +24,8 @@ from edgekd.recipe import (
     Quantize,
     Student,
     Synthetic,
+    TableAugmentation,
+    TableData,
     Task,
     Teacher,
 )
@@ -31,7 +33,8 @@ from edgekd.recipe.losses import Loss
 
 TABLES: dict[str, type[BaseModel]] = {
     "[data]": Data, "[data.augment]": Augmentation, "[data.synthetic]": Synthetic,
-    '[data] with input = "audio"': AudioData, '[data.augment] with input = "audio"': AudioAugmentation, "[teacher]": Teacher,
+    '[data] with input = "audio"': AudioData, '[data.augment] with input = "audio"': AudioAugmentation,
+    '[data] with input = "table"': TableData, '[data.augment] with input = "table"': TableAugmentation, "[teacher]": Teacher,
     "[student]": Student, "[student.init]": Init, "[distill]": Distill, "[[distill.losses]]": Loss,
     "[distill.optimizer]": Optimizer, "[quantize]": Quantize, "[export]": Export, "[budget]": Budget, "[[tasks]]": Task,
 }  # fmt: skip
@@ -45,10 +48,11 @@ Every key of edgekd.toml with its default. Any of them can be given on the comma
 `data.train` and `data.test` name a folder (one folder a class), parquet, a CSV of paths and labels (columns `path` or `file`, and `label`;
 paths start at the folder of the CSV), or a function: `python:module:function`, or `python:file.py:function` for a file beside the recipe. It
 is called with `"train"` or `"test"` and returns the samples, labels (whole numbers from 0) and the class names. Images are uint8 `[n, height,
-width, channels]`. Sounds are int16 or floats in -1..1, one array `[samples]` each.
+width, channels]`. Sounds are int16 or floats in -1..1, one array `[samples]` each. A table is a CSV, parquet, or of a function a dict of
+columns; it has no paths.
 
 `data.input` says what the samples are, and which keys `[data]` has: images without the key, sounds with `input = "audio"`
-(docs/inputs-audio.md).
+(docs/inputs-audio.md), rows with `input = "table"` (docs/inputs-table.md).
 
 <!-- Written by docs/make_recipe.py. -->
 """

@@ -39,6 +39,14 @@ class Part(BaseModel):
         return self.model_dump(exclude_unset=True)
 
 
+class GraphColumn(Part):
+    """A column of a table, or a part of a date, as run.py reads it from a CSV."""
+
+    name: str
+    part: str = Field(default="", description="of a date; columns of numbers and categories have no such key")
+    words: tuple[str, ...] = Field(default=(), description="of a category; its codes begin with 0 unknown, 1 no value")
+
+
 class GraphInput(Part):
     """An input of the graph. A free size of the same name is the same size in all inputs."""
 
@@ -49,6 +57,8 @@ class GraphInput(Part):
     at_most: Mapping[str, int] = Field(default={}, description="a free size that is no batch -> its largest")
     sample_rate: int | None = Field(default=None, description="of sounds, in Hz; other inputs have no such key")
     mono: Literal["mean", "left", "right"] | None = Field(default=None, description="what becomes of two channels")
+    columns: tuple[GraphColumn, ...] = Field(default=(), description="of a table, in the order of the array")
+    missing: tuple[str, ...] = Field(default=(), description="texts of a table that say no value")
 
 
 class StoredOutputs(Part):

@@ -53,7 +53,7 @@ def write_bundle(
     golden: Golden,
     preprocess: Preprocess | None = None,
     at_most: Mapping[str, int] | None = None,
-    sound: Mapping[str, Any] | None = None,
+    reading: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Writes a complete bundle to `folder` and replaces an older bundle there in one step.
 
@@ -65,13 +65,13 @@ def write_bundle(
     golden       inputs, onnxruntime's outputs for them, and the tolerance for another machine
     preprocess   mean and std of the images' channels; none: the inputs are no images
     at_most      free size of the inputs -> its largest; an engine is built for sizes up to it
-    sound        of an input of sounds the keys `sample_rate` and `mono` of its table
+    reading      input -> further keys of its table, which run.py needs to read samples of sounds and tables
 
     The same arguments give the same bytes. Raises BundleError for arguments that cannot make a bundle. Raises it also for a
     `folder` with content other than a bundle.
     """
     check_replaceable(folder)
-    inputs = as_read(check_content(models, labels, golden, at_most or {}), preprocess, sound or {})
+    inputs = as_read(check_content(models, labels, golden, at_most or {}), preprocess, reading or {})
     folder.parent.mkdir(parents=True, exist_ok=True)
     with draft_of(folder) as draft:
         write_files(draft, report, models, labels, golden)
@@ -138,13 +138,12 @@ def check_content(
 
 
 def as_read(
-    inputs: Sequence[GraphInput], preprocess: Preprocess | None, sound: Mapping[str, Any]
+    inputs: Sequence[GraphInput], preprocess: Preprocess | None, reading: Mapping[str, Mapping[str, Any]]
 ) -> tuple[GraphInput, ...]:
-    """The descriptions with what run.py must know to read a sample: a layout for images alone, a rate for sounds."""
+    """The descriptions with what run.py must know to read a sample: a layout for images alone, and what `reading` tells."""
     if preprocess is None:  # then run.py reads no picture, whatever the shape
         inputs = [table.model_copy(update={"layout": ""}) for table in inputs]
-    first, *further = inputs
-    return (first.model_copy(update=dict(sound)), *further)
+    return tuple(table.model_copy(update=dict(reading.get(table.name, {}))) for table in inputs)
 
 
 def describe_inputs(model: Path, at_most: Mapping[str, int] | None = None) -> tuple[GraphInput, ...]:
@@ -231,6 +230,8 @@ def trtexec_lines(inputs: Sequence[GraphInput], precision: str) -> dict[str, str
 def example_of(inputs: Sequence[GraphInput]) -> str:
     """The name of an example file for run.py."""
     first, *further = inputs
+    if first.columns:
+        return "rows.csv"
     if further:
         return "sample.npz"
     return "cat.png" if first.layout else "word.wav" if first.sample_rate else "sample.npy"

@@ -7,7 +7,7 @@ from typing import Any
 
 from edgekd.base.console import say
 from edgekd.base.contents import hash_file
-from edgekd.bundle.manifest import Preprocess
+from edgekd.bundle.manifest import GraphColumn, Preprocess
 from edgekd.bundle.read import SHIPPED, read_manifest
 from edgekd.bundle.write import write_bundle
 from edgekd.cache.fingerprint import fingerprint
@@ -16,9 +16,10 @@ from edgekd.check.golden import golden_of
 from edgekd.errors import EdgekdError
 from edgekd.figures.devices import with_device
 from edgekd.figures.figures import Report
-from edgekd.inputs import Audio, Image, Input
+from edgekd.inputs import Audio, Image, Input, Table
 from edgekd.inputs.normalise import per_channel
 from edgekd.inputs.protocol import at_most
+from edgekd.inputs.table import CATEGORIES, NUMBERS
 from edgekd.recipe import Recipe
 from edgekd.steps.candidates import Exported
 from edgekd.steps.export import MODEL
@@ -47,7 +48,7 @@ def package(
         tasks={name: task.open().classes for name, task in problems.tasks.items()},
         golden=golden_of(shipped, report.chosen.name, recipe, test),
         preprocess=preprocess_of(test.input),
-        sound=sound_of(test.input),
+        reading=reading_of(test.input),
         at_most=at_most(test.input.fields),
     )
     return report
@@ -61,12 +62,23 @@ def preprocess_of(input: Input) -> Preprocess | None:
     return Preprocess(mean=per_channel(input.mean, channels), std=per_channel(input.std, channels))
 
 
-def sound_of(input: Input) -> dict[str, Any]:
-    """What run.py must know of a sound to read it; empty for other inputs."""
-    if not isinstance(input, Audio):
-        return {}
-    mono = {"mono": input.data.mono} if input.data.mono else {}
-    return {"sample_rate": input.data.sample_rate, **mono}
+def reading_of(input: Input) -> dict[str, dict[str, Any]]:
+    """What run.py must know of sounds and tables to read them, by input of the graph; empty for others."""
+    if isinstance(input, Audio):
+        mono = {"mono": input.data.mono} if input.data.mono else {}
+        return {input.fields[0].name: {"sample_rate": input.data.sample_rate, **mono}}
+    if isinstance(input, Table):
+        columns = {
+            NUMBERS: [_column(each.column, part=each.part) for each in input.columns.numbers],
+            CATEGORIES: [_column(each.column, words=each.words) for each in input.columns.categories],
+        }
+        return {name: {"columns": tuple(found), "missing": input.data.missing} for name, found in columns.items()}
+    return {}
+
+
+def _column(name: str, **more: Any) -> GraphColumn:
+    """A column with the keys that say something: a column of numbers has its name alone."""
+    return GraphColumn(name=name, **{key: value for key, value in more.items() if value != ""})
 
 
 def with_earlier_devices(report: Report, folder: Path, model: Path, p90_budget_ms: float | None) -> Report:

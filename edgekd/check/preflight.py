@@ -28,7 +28,7 @@ from edgekd.distill.layers import pair_layers
 from edgekd.distill.methods import METHODS
 from edgekd.distill.objective import ForwardPass, TaskObjective
 from edgekd.errors import BundleError, EdgekdError, ModelError, RecipeError
-from edgekd.models import ExportedModel, OnnxModel, number_of_classes
+from edgekd.models import CalledModel, ExportedModel, OnnxModel, number_of_classes
 from edgekd.models.accelerator import uses_bf16
 from edgekd.models.memory_format import arranged
 from edgekd.recipe import Data, Distill, Network, Recipe
@@ -106,7 +106,7 @@ def check_models(recipe: Recipe, target: Target, network: Network, problems: Pro
     named = [("student", student), *(("assistant", assistant) for assistant in assistants)]
     _check_classes(recipe, network, named, sizes, samples)
     for (role, model), reference in zip(named, (recipe.student, *recipe.student.assistants), strict=True):
-        if isinstance(model, OnnxModel | ExportedModel):
+        if isinstance(model, OnnxModel | ExportedModel | CalledModel):
             raise ModelError(
                 f"{role} '{reference.model}' cannot be trained; give edgekd:NAME, python:module:function or timm:NAME"
             )
@@ -189,7 +189,7 @@ def _check_losses(
 ) -> tuple[Loss, ...]:
     losses = recipe.distill.losses
     reads_features = [loss.method for loss in losses if loss.weight and "f_t" in METHODS[loss.method].needs]
-    if reads_features and isinstance(teacher, OnnxModel | ExportedModel):
+    if reads_features and isinstance(teacher, OnnxModel | ExportedModel | CalledModel):
         possible = [name for name, method in METHODS.items() if "f_t" not in method.needs]
         raise RecipeError(
             f"teacher '{recipe.teachers[0].model}' has no modules that {', '.join(reads_features)} could read; use a method "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgekd.base.toml_file import Mistake, refuse
-from edgekd.recipe import AudioData, Recipe
+from edgekd.recipe import Data, Recipe, TableData
 from edgekd.recipe.losses import reads_teacher
 from edgekd.recipe.refusals import missing_files
 from edgekd.recipe.schemes import TEACHERLESS
@@ -31,8 +31,9 @@ def impossible_settings(recipe: Recipe, target: Target) -> Iterator[Mistake]:
             "teacher.classes",
             "given beside train_epochs; a teacher that is trained here has the data's order: leave it out",
         )
-    if isinstance(recipe.data, AudioData):
+    if not isinstance(recipe.data, Data):
         yield from _only_of_images(recipe)
+    yield from _of_tables(recipe)
     if recipe.student.init is not None and recipe.student.weights is not None:
         yield Mistake("student.init", "given beside student.weights; a student begins with one of them")
     if recipe.tasks:
@@ -66,19 +67,35 @@ def impossible_settings(recipe: Recipe, target: Target) -> Iterator[Mistake]:
 
 
 def _only_of_images(recipe: Recipe) -> Iterator[Mistake]:
-    """A mistake for each setting that sounds do not have."""
+    """A mistake for each setting that sounds and tables do not have."""
+    noun, computes = (
+        ("tables", "standardises numbers") if recipe.data.input == "table" else ("sounds", "computes the spectrogram")
+    )
     tables = {"teacher": recipe.teacher, **{f"tasks.{n}.teacher": task.teacher for n, task in enumerate(recipe.tasks)}}
     if recipe.teacher is not None:
         tables |= {f"teacher.also.{n}": teacher for n, teacher in enumerate(recipe.teacher.also)}
     for place, table in tables.items():
         for key in ("mean", "std", "size"):
             if getattr(table, key, None) is not None:
-                yield Mistake(f"{place}.{key}", 'given; sounds have none: leave it out, or write data.input = "image"')
+                yield Mistake(f"{place}.{key}", f'given; {noun} have none: leave it out, or write data.input = "image"')
     if not recipe.export.preprocess:
         yield Mistake(
             "export.preprocess",
-            "false given; the graph computes the spectrogram of sounds itself, as run.py does not: leave it out",
+            f"false given; the graph {computes} itself, as run.py does not: leave it out",
         )
+
+
+def _of_tables(recipe: Recipe) -> Iterator[Mistake]:
+    """A mistake for each setting that tables alone have, or alone have not."""
+    is_table = isinstance(recipe.data, TableData)
+    if recipe.teacher is not None and recipe.teacher.raw and not is_table:
+        yield Mistake("teacher.raw", 'true given; it is of tables, data.input = "table": leave it out')
+    if recipe.teacher is not None and recipe.teacher.column and is_table:
+        yield Mistake(
+            "teacher.column", "given; a teacher of a table reads the same columns as the student: leave it out"
+        )
+    if recipe.tasks and is_table:
+        yield Mistake("tasks", "given; a table has one task so far, whose labels data.label names")
 
 
 def _wants_a_teacher(recipe: Recipe) -> Iterator[Mistake]:

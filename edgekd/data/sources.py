@@ -181,7 +181,7 @@ def _from_csv(path: Path, column: str | None, label: str | None) -> EncodedSplit
         with open(path, newline="", encoding="utf-8-sig") as opened:
             rows = list(csv.DictReader(opened))
     except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{path}: not a CSV that can be read ({_first_line(error)})") from error
+        raise DataError(f"{path}: not a CSV that can be read ({first_line(error)})") from error
     names = list(rows[0]) if rows else []
     file = column or next((name for name in CSV_COLUMNS if name in names), "path")
     label = label or next((name for name in LABEL_COLUMNS if name in names), "label")
@@ -221,10 +221,10 @@ def _schema(path: Path) -> pa.Schema:
     try:
         return pq.read_schema(path)
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        raise DataError(f"{path}: not a parquet file that can be read ({_first_line(error)})") from error
+        raise DataError(f"{path}: not a parquet file that can be read ({first_line(error)})") from error
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)[:300]
 
 
@@ -246,8 +246,8 @@ def _read_parquet(path: Path, name: str, label: str, kind: Files) -> _Shard:
         encoded = pc.struct_field(table[name], stored.get_field_index("bytes")).cast(pa.large_binary())
         labels = _labels(path, label, table[label])
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        raise DataError(f"{path}: not a parquet file that can be read ({_first_line(error)})") from error
-    return _Shard(encoded, labels, _class_names(path, table.schema, label))
+        raise DataError(f"{path}: not a parquet file that can be read ({first_line(error)})") from error
+    return _Shard(encoded, labels, class_names(path, table.schema, label))
 
 
 def _has_bytes(kind: pa.DataType) -> bool:
@@ -329,7 +329,7 @@ def _told(result: object) -> str:
     return f"a tuple of {len(result)}" if isinstance(result, tuple) else type(result).__name__
 
 
-def _class_names(path: Path, schema: pa.Schema, label: str) -> tuple[str, ...]:
+def class_names(path: Path, schema: pa.Schema, label: str) -> tuple[str, ...]:
     """The class names that Hugging Face's `datasets` stores in the schema's metadata.
 
     Empty if the metadata does not describe the label column.
@@ -347,7 +347,7 @@ def _class_names(path: Path, schema: pa.Schema, label: str) -> tuple[str, ...]:
     except (ValueError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path}: the class names that its metadata holds (`huggingface`, as the package datasets writes it) cannot be read "
-            f"({type(error).__name__}: {_first_line(error)}); write the file anew"
+            f"({type(error).__name__}: {first_line(error)}); write the file anew"
         ) from error
     if problem := class_problem(names):
         raise DataError(f"{path}: in its metadata (`huggingface`) {problem}")

@@ -23,19 +23,22 @@ import numpy.typing as npt
 
 from edgekd.base.console import progress, say
 from edgekd.base.draws import Ids, permutation
+from edgekd.base.tables import Table
 from edgekd.cache.stage import Artifact, stage
 from edgekd.data.sources import EncodedSplit, open_source, with_classes_of
+from edgekd.data.tables import open_table
 from edgekd.data.views import Views
 from edgekd.errors import DataError
 from edgekd.inputs import INPUTS, Arrays, Files, Input
 from edgekd.inputs.files import Shapes
-from edgekd.recipe import AnyData, AnySource
+from edgekd.recipe import AnyData, AnySource, TableSource
 from edgekd.tasks.classify import Classify
 from edgekd.tasks.protocol import Task
 
 T = TypeVar("T")
 WORKERS = min(32, os.cpu_count() or 1)
 META = "meta.json"
+FACTS = "facts.json"  # what the kind learnt of train, where it learns something
 ENCODED = "samples.encoded"
 HOLDOUT = 0x401D  # a coordinate of its own, so that the split shares no random number with any view
 
@@ -107,8 +110,10 @@ def decode(source: AnySource, *, out: Path) -> None:
     Raises DataError for a source that cannot be read, and for samples of different shapes, as images without `data.size`.
     Unless `data.on_error` is "skip", the first sample that does not decode is a DataError too.
     """
-    found = _opened(source, "train")
-    _write(found, "train", _first_shapes(found, source), source, _room_gb(source, out), out)
+    found, learning = _opened(source, "train"), _files(source).learning
+    facts = None if learning is None else learning.of([found.read(i) for i in range(len(found))], source)
+    _write(found, "train", _first_shapes(found, source, facts), source, facts, _room_gb(source, out), out)
+    _keep(facts, out)
 
 
 @stage(2, ("pillow", "pyarrow", "numpy"))
@@ -119,10 +124,12 @@ def decode_test(source: AnySource, train: Artifact, *, out: Path) -> None:
     lacks. The result enters the key of no stage that trains.
     """
     about = _meta(train.folder)
+    facts = _facts(train.folder, about["input"])
     found = with_classes_of(tuple(about["classes"]), _opened(source, "test"))
     taken_gb = sum(file.stat().st_size for file in train.folder.glob("*.*coded")) / 1e9
     shapes = {name: tuple(shape) for name, shape in about["shapes"].items()}
-    digests = _write(found, "test", shapes, source, _room_gb(source, out, taken_gb), out)
+    digests = _write(found, "test", shapes, source, facts, _room_gb(source, out, taken_gb), out)
+    _keep(facts, out)
     np.save(out / "repeated.npy", np.isin(digests, np.load(train / "digests.npy")))
 
 
@@ -132,7 +139,29 @@ def _room_gb(source: AnySource, out: Path, taken_gb: float = 0.0) -> float:
 
 
 def _opened(source: AnySource, split: str) -> EncodedSplit:
+    if isinstance(source, TableSource):
+        return open_table(source, split)
     return open_source(source.files, split, source.column, source.label, kind=source.input)
+
+
+def _decoder(source: AnySource, facts: Table | None) -> Callable[[Any], tuple[Arrays, tuple[str, ...]]]:
+    """The function from a stored sample to its arrays and remarks. facts: what the kind learnt of train, if anything."""
+    decoded = _files(source).decoded
+    return lambda stored: decoded(stored, source) if facts is None else decoded(stored, source, facts)
+
+
+def _keep(facts: Table | None, out: Path) -> None:
+    """Write what the kind learnt of train beside the samples, of train and test alike."""
+    if facts is not None:
+        (out / FACTS).write_text(facts.model_dump_json())
+
+
+def _facts(folder: Path, kind: str) -> Table | None:
+    """What a kind of input learnt of train, as a decoded split holds it; None for a kind that learns nothing."""
+    files = INPUTS[kind].files
+    if files is None or files.learning is None:
+        return None
+    return files.learning.facts.model_validate_json((folder / FACTS).read_bytes(), strict=True)
 
 
 def _files(source: AnySource) -> Files:
@@ -152,10 +181,11 @@ def dtypes_of(arrays: Arrays) -> dict[str, str]:
     return {name: str(array.dtype) for name, array in arrays.items()}
 
 
-def _first_shapes(encoded: EncodedSplit, source: AnySource) -> Shapes:
+def _first_shapes(encoded: EncodedSplit, source: AnySource, facts: Table | None) -> Shapes:
+    decoder = _decoder(source, facts)
     for i in range(len(encoded)):
         try:
-            return shapes_of(_files(source).decoded(encoded.read(i), source)[0])
+            return shapes_of(decoder(encoded.read(i))[0])
         except ValueError as error:
             if source.on_error == "stop":
                 raise _does_not_decode(encoded.name(i), error) from error
@@ -167,28 +197,32 @@ def _does_not_decode(name: str, error: Exception) -> DataError:
 
 
 def _write(
-    encoded: EncodedSplit, split: str, shapes: Shapes, source: AnySource, allowed_gb: float, out: Path
+    encoded: EncodedSplit,
+    split: str,
+    shapes: Shapes,
+    source: AnySource,
+    facts: Table | None,
+    allowed_gb: float,
+    out: Path,
 ) -> npt.NDArray[np.uint64]:
-    """Write a split in its own order and return the digest of each sample that was kept.
+    """Write a split in its own order and return the digest of each sample that was kept. facts: learnt of train, or None.
 
     Raises DataError if a class of train has no sample left. Test may lack classes.
     """
-    files_of = _files(source)
+    files_of, decoder = _files(source), _decoder(source, facts)
     needed_gb = len(encoded) * sum(int(np.prod(shape)) for shape in shapes.values()) * files_of.value_bytes / 1e9
     is_encoded = isinstance(encoded.read(0), bytes)  # a Python function gives arrays
     kind = "encoded" if is_encoded and needed_gb > allowed_gb else "decoded"
     if kind == "encoded":
-        say(
-            f"the decoded {files_of.many} of {split} would take {needed_gb:.2f} GB, more than data.store_gb allows ({allowed_gb:.2f}): "
-            "decoding on the fly"
-        )
+        size = f"the decoded {files_of.many} of {split} would take {needed_gb:.2f} GB"
+        say(f"{size}, more than data.store_gb allows ({allowed_gb:.2f}): decoding on the fly")
     kept, digests, skipped, offsets, told = [], [], [], [0], Counter[str]()
     dtypes: dict[str, str] = {}
 
     def read(i: int) -> tuple[Any, Arrays | ValueError, tuple[str, ...], int]:
         stored = encoded.read(i)
         try:
-            sample, remarks = files_of.decoded(stored, source)
+            sample, remarks = decoder(stored)
         except ValueError as error:
             return stored, error, (), 0
         return stored, sample, remarks, digest(sample)
@@ -196,9 +230,8 @@ def _write(
     names = [ENCODED] if kind == "encoded" else [f"{name}.decoded" for name in shapes]
     with ExitStack() as stack:
         files = [stack.enter_context(open(out / name, "wb")) for name in names]
-        for i, (stored, sample, remarks, hashed) in enumerate(
-            _in_order(read, range(len(encoded)), f"decoding {split}")
-        ):
+        in_order = _in_order(read, range(len(encoded)), f"decoding {split}")
+        for i, (stored, sample, remarks, hashed) in enumerate(in_order):
             if isinstance(sample, ValueError):
                 if source.on_error == "stop":
                     raise _does_not_decode(encoded.name(i), sample) from sample
@@ -304,7 +337,8 @@ def _meta(folder: Path) -> dict[str, Any]:
 
 def _open(folder: Path, data: AnyData) -> Split:
     about, labels = _meta(folder), np.load(folder / "labels.npy")
-    input = INPUTS[about["input"]].of(about["shapes"], data)
+    facts = _facts(folder, about["input"])
+    input = INPUTS[about["input"]].of(about["shapes"], data, *([] if facts is None else [facts]))
     holds = {name: (about["dtypes"][name], shape) for name, shape in about["shapes"].items()}
     wants = {field.name: (field.dtype, list(field.stored)) for field in input.fields}
     if holds != wants:  # a map would read other numbers without a word

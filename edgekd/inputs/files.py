@@ -6,9 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edgekd.base.tables import Table
 from edgekd.inputs.protocol import Arrays
 
 Shapes = Mapping[str, tuple[int, ...]]  # field -> shape of one sample
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What a kind learns of all training samples before one is decoded, as the statistics of a table's columns.
+
+    of: the stored samples of train and the settings for reading -> facts; facts: their form, which meta.json holds. The
+    decoder and the input get them as a further argument, for train and test alike.
+    """
+
+    facts: type[Table]
+    of: Callable[[Sequence[Any], Any], Table]
 
 
 @dataclass(frozen=True)
@@ -23,6 +36,7 @@ class Files:
                    raises ValueError with the reason if the sample cannot be decoded
     another_shape  name, arrays, shapes of the first sample -> the error text for a sample of another shape
     given          what a python function returned, and its place in words -> the samples; raises DataError
+    learning       what is learnt of the training samples first; such samples are rows of columns, not files
     """
 
     one: str
@@ -30,6 +44,7 @@ class Files:
     columns: tuple[str, ...]
     suffixes: frozenset[str] | None
     value_bytes: int
-    decoded: Callable[[Any, Any], tuple[Arrays, tuple[str, ...]]]
+    decoded: Callable[..., tuple[Arrays, tuple[str, ...]]]
     another_shape: Callable[[str, Arrays, Shapes], str]
     given: Callable[[Any, str], Sequence[Any]]
+    learning: Learning | None = None

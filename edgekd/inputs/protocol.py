@@ -57,8 +57,8 @@ class Input(Protocol):
         ...
 
     @property
-    def offers(self) -> Mapping[str, int]:
-        """Sizes that a model's function may ask for by name, for example `in_channels`."""
+    def offers(self) -> Mapping[str, Any]:
+        """Sizes that a model's function may ask for by name, for example `in_channels`: a number, or one for each column."""
         ...
 
     def mistakes(self) -> Mapping[str, str]:

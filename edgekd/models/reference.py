@@ -22,8 +22,11 @@ from edgekd.base.external_data import check_external_data
 from edgekd.base.references import load_function
 from edgekd.errors import ModelError, nearest
 from edgekd.models.bc_resnet import bc_resnet
+from edgekd.models.called import CalledModel
 from edgekd.models.ds_cnn import ds_cnn
 from edgekd.models.exported import load_exported
+from edgekd.models.ft_transformer import ft_transformer
+from edgekd.models.mlp import mlp
 from edgekd.models.mobilenet import mobilenetv2_05
 from edgekd.models.resnet import resnet8, resnet20
 from edgekd.models.wrn import wrn_16_2
@@ -37,6 +40,8 @@ BUILT_IN: dict[str, Callable[..., nn.Module]] = {
     "mobilenetv2-0.5": mobilenetv2_05,
     "ds-cnn": ds_cnn,
     "bc-resnet": bc_resnet,
+    "mlp": mlp,
+    "ft-transformer": ft_transformer,
 }
 TYPES = {
     "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
@@ -45,12 +50,13 @@ TYPES = {
 FORMS = "edgekd:NAME, python:module:function, timm:NAME, onnx:FILE (teacher only), exported:FILE (teacher only)"
 
 
-def load_model(reference: Model, *, num_classes: int, **offers: int) -> nn.Module:
+def load_model(reference: Model, *, num_classes: int, **offers: Any) -> nn.Module:
     """The model of a recipe's section in eval mode, with its weights if the section names some.
 
     `num_classes` and `offers` (for images `in_channels`) come from the data. They are passed to a function that takes them,
-    unless `args` sets them. Raises ModelError for an unknown name, arguments that the function does not take, a missing
-    file, and weights that do not fit.
+    unless `args` sets them. A function may give a function of a table's columns (`CalledModel`), if the data offers these.
+    Raises ModelError for an unknown name, arguments that the function does not take, a missing file, and weights that do
+    not fit.
     """
     kind, _, name = reference.model.partition(":")
     if kind == "onnx":
@@ -83,8 +89,13 @@ def load_model(reference: Model, *, num_classes: int, **offers: int) -> nn.Modul
             model = function(**arguments)
     except (Exception, SystemExit) as error:  # a user's function may raise anything, or end the program
         raise ModelError(f"model '{reference.model}' could not be made: {type(error).__name__}: {error}") from error
+    if not isinstance(model, nn.Module) and callable(model) and "columns" in offers:
+        return CalledModel(model, offers["columns"], reference.model)
     if not isinstance(model, nn.Module):
-        raise ModelError(f"model '{reference.model}' gave a {type(model).__name__}; it must return a torch.nn.Module")
+        more = "" if "categories" not in offers else ", or as a teacher with raw = true a function of a table's columns"
+        raise ModelError(
+            f"model '{reference.model}' gave a {type(model).__name__}; it must return a torch.nn.Module{more}"
+        )
     if any(isinstance(parameter, UninitializedParameter) for parameter in model.parameters()):
         raise ModelError(
             f"model '{reference.model}' has lazy layers, whose sizes are not known yet; run it once, where it is made, on zeros of "
@@ -241,7 +252,7 @@ def _existing(name: str, reference: str) -> Path:
     return path
 
 
-def _load_timm(name: str, reference: Model, num_classes: int, offers: Mapping[str, int]) -> nn.Module:
+def _load_timm(name: str, reference: Model, num_classes: int, offers: Mapping[str, Any]) -> nn.Module:
     try:
         import timm
     except (ImportError, RuntimeError) as error:

@@ -25,6 +25,7 @@ from edgekd.recipe.recipe import (
     split_reference,
 )
 from edgekd.recipe.section import Section
+from edgekd.recipe.table import RawTableData, TableAugmentation, TableData, TableReading, TableSource
 
 __all__ = [
     "FILE",
@@ -45,6 +46,7 @@ __all__ = [
     "Network",
     "Optimizer",
     "Quantize",
+    "RawTableData",
     "Reading",
     "Recipe",
     "Recording",
@@ -52,6 +54,10 @@ __all__ = [
     "Source",
     "Student",
     "Synthetic",
+    "TableAugmentation",
+    "TableData",
+    "TableReading",
+    "TableSource",
     "Task",
     "Teacher",
     "TeacherModel",

@@ -31,6 +31,7 @@ from edgekd.recipe.data import Data
 from edgekd.recipe.losses import Loss, Methods, losses_in, mistakes_in_losses
 from edgekd.recipe.schemes import ELSEWHERE, SCHEMES, with_scheme
 from edgekd.recipe.section import MOST, NonNegative, Percent, Positive, Section
+from edgekd.recipe.table import RawTableData, TableData
 
 FILE = "edgekd.toml"
 LOCATED = ("data", "teacher", "student", "tasks")  # the tables that name files
@@ -97,6 +98,10 @@ class Teacher(TeacherModel):
     )
     std: tuple[Positive, ...] | None = Field(
         default=None, description="standard deviation of the teachers' images; none: the data's"
+    )
+    raw: bool = Field(
+        default=False,
+        description="true: of a table the teachers get numbers that are not standardised, or are functions of its columns",
     )
 
 
@@ -333,7 +338,7 @@ def _input_of(data: Any) -> str:
 
 
 AnyInput = Annotated[
-    Annotated[Data, Tag("image")] | Annotated[AudioData, Tag("audio")],
+    Annotated[Data, Tag("image")] | Annotated[AudioData, Tag("audio")] | Annotated[TableData, Tag("table")],
     Discriminator(_input_of),
 ]
 """[data] of each kind of input, by the word that `data.input` has for it."""
@@ -354,10 +359,12 @@ class Recipe(Section):
     folder: Path = Field(default=Path("."), exclude=True)
 
     @property
-    def teacher_data(self) -> Data | AudioData:
-        """The data with the column and, of images, the normalisation of the teachers."""
+    def teacher_data(self) -> Data | AudioData | TableData:
+        """The data with the column and, of images, the normalisation of the teachers; of tables as they are if they say so."""
         if self.teacher is None:
             return self.data
+        if isinstance(self.data, TableData) and self.teacher.raw:
+            return RawTableData.model_construct(**dict(self.data))
         keys = ("column", "mean", "std") if isinstance(self.data, Data) else ("column",)
         seen = {key: getattr(self.teacher, key) for key in keys if getattr(self.teacher, key)}
         if isinstance(self.data, Data) and "mean" in seen:
@@ -371,7 +378,7 @@ class Recipe(Section):
         """All teachers, the main teacher first; a recipe may have none."""
         return () if self.teacher is None else tuple(map(Network.of, (self.teacher, *self.teacher.also)))
 
-    def task_data(self, task: Task) -> Data | AudioData:
+    def task_data(self, task: Task) -> Data | AudioData | TableData:
         """The data with the labels of a task."""
         return self.data.model_copy(update={"label": task.label})
 

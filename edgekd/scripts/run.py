@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Runs this bundle: predict an image or a sound, verify the files, or measure the latency.
+"""Runs this bundle: predict an image, a sound or the rows of a table, verify the files, or measure the latency.
 
     python3 run.py cat.png                  the five likeliest classes
     python3 run.py word.wav                 the same for a sound, where the model takes sounds
+    python3 run.py rows.csv                 the same for each row, where the model takes the columns of a table
     python3 run.py input.npy                the same for an array: an image (uint8, H x W x C) or the graph's own input
     python3 run.py input.npz                the same for arrays by the names of the graph's inputs, of a sample or a batch
     python3 run.py --verify                 every file's SHA-256 and the stored outputs
@@ -23,7 +24,9 @@ if __name__ == "__main__":
         del sys.path[0]  # this folder: a json.py or a numpy beside this file must not be imported
 
 import argparse
+import csv
 import ctypes
+import datetime
 import gc
 import hashlib
 import importlib
@@ -167,6 +170,27 @@ def input_problem(table: Any) -> str:
         return ".sample_rate` or `mono` is none that sounds have"
     if "sample_rate" in table and (len(shape) != 2 or type(shape[1]) is not int):
         return ".sample_rate` is of an input without a number of samples"
+    return columns_problem(table)
+
+
+def columns_problem(table: Any) -> str:
+    """The fault of what an input's table tells of a table's columns, as `input_problem`. Empty without a fault."""
+    columns, missing = table.get("columns", []), table.get("missing", [])
+    if not isinstance(missing, list) or not all(isinstance(text, str) for text in missing):
+        return ".missing` is no list of texts"
+    if not isinstance(columns, list) or not all(isinstance(column, dict) for column in columns):
+        return ".columns` is no list of tables"
+    parts = ("", "days", "year_sin", "year_cos", "week_sin", "week_cos", "day_sin", "day_cos")
+    for column in columns:
+        words = column.get("words", [])
+        if not isinstance(column.get("name"), str) or column.get("part", "") not in parts:
+            return ".columns` holds one without a name, or of another part of a date"
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            return ".columns` holds one whose words are no texts"
+        if table["dtype"] != ("int64" if "words" in column else "float32"):
+            return ".columns` holds codes and numbers, or another type than theirs"
+    if "columns" in table and table["shape"][1:] != [len(columns)]:
+        return ".columns` are not as many as the shape tells"
     return ""
 
 
@@ -408,6 +432,8 @@ def load_input(path: str, manifest: dict[str, Any]) -> dict[str, Array]:
     tables = input_tables(manifest)
     if path.endswith(".npz"):
         return load_arrays(path, tables)
+    if any("columns" in table for table in tables):
+        return load_rows(path, tables)
     if len(tables) > 1:
         raise Failure(
             f"this model takes {len(tables)} inputs: give an .npz with an array for each by its name; {takes(tables)}"
@@ -443,6 +469,9 @@ def load_arrays(path: str, tables: Sequence[Table]) -> dict[str, Array]:
                 )
             )
         arrays[name] = np.ascontiguousarray(batch)
+        codes = [2 + len(column["words"]) for column in table.get("columns", []) if "words" in column]
+        if codes and not ((batch >= 0) & (batch < np.array(codes))).all():
+            raise Failure(f"{path}: {name!r} holds a code that its category has not; each has from 0 to {codes} codes")
     problem = sizes_problem(arrays, tables)
     if problem:
         raise Failure(f"{path}: {problem}")
@@ -721,6 +750,104 @@ def one_channel(sound: Array, mono: str) -> Array:
     return np.float32(0.5) * (left + right) if mono == "mean" else left if mono == "left" else right
 
 
+# What a row is: the same as edgekd/inputs/cells.py says for the rows that the model was trained on.
+PARTS = ("days", "year_sin", "year_cos", "week_sin", "week_cos", "day_sin", "day_cos")
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+DATE = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})(?:[T ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:\.[0-9]*)?)?Z?)?")
+LARGEST_NUMBER = 3.4e38  # of float32, about
+
+
+def load_rows(path: str, tables: Sequence[Table]) -> dict[str, Array]:
+    """The rows of a CSV by the names of the graph's inputs, each `[rows, columns]`. Raise Failure."""
+    names = list(dict.fromkeys(column["name"] for table in tables for column in table["columns"]))
+    wanted = "this model takes a CSV whose first line names the columns {}".format(printable(", ".join(names)))
+    if not path.lower().endswith(".csv"):
+        raise Failure(f"{path} is no .csv: {wanted}; or an .npz, {takes(tables)}")
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            lines = [line for line in csv.reader(file, skipinitialspace=True) if line]
+    except (OSError, ValueError, csv.Error) as error:
+        raise Failure(f"{path} cannot be read as a CSV: {error}") from None
+    header = [name.strip() for name in lines[0]] if lines else []
+    lacking = [name for name in names if name not in header]
+    if lacking:
+        raise Failure("{} lacks the columns {}; {}".format(path, printable(", ".join(lacking)), wanted))
+    if len(lines) < 2 or len(set(header)) < len(header):
+        raise Failure(f"{path} holds no rows, or names a column twice; {wanted}")
+    codes = {
+        column["name"]: {word: 2 + number for number, word in enumerate(column["words"])}
+        for table in tables
+        for column in table["columns"]
+        if "words" in column
+    }
+    rows: dict[str, list[list[float]]] = {table["name"]: [] for table in tables}
+    for number, line in enumerate(lines[1:], start=1):
+        if len(line) != len(header):
+            raise Failure(f"{path} row {number} has {len(line)} values for {len(header)} columns")
+        row = dict(zip(header, line))  # noqa: B905 (Python 3.8)
+        try:
+            for table in tables:
+                rows[table["name"]].append(values_of(row, table, codes))
+        except ValueError as error:
+            raise Failure(f"{path} row {number}: {error}") from None
+    return {table["name"]: np.array(rows[table["name"]], table["dtype"]) for table in tables}
+
+
+def values_of(row: Mapping[str, str], table: Table, codes: Mapping[str, Mapping[str, int]]) -> list[float]:
+    """A row's numbers, NaN for no value, or its codes: 0 for a word that training had not, 1 for no value."""
+    values: list[float] = []
+    for column in table["columns"]:
+        name, part = column["name"], column.get("part", "")
+        text = row[name].strip()
+        if text in table.get("missing", []):
+            text = ""
+        try:
+            if "words" in column:
+                values.append(codes[name].get(text, 0) if text else 1)
+            elif not text:
+                values.append(math.nan)
+            else:
+                values.append(date_numbers(date_in(text))[PARTS.index(part)] if part else number_in(text))
+        except ValueError as error:
+            kind = "dates" if part else "numbers"
+            told = (printable(name), printable(text)[:80], error, kind)
+            raise ValueError("column {} holds {!r}, which {}; in train the column holds {}".format(*told)) from None
+    return values
+
+
+def number_in(text: str) -> float:
+    """The number that a text says. Raises ValueError with the reason for a text that says none."""
+    if text.lower().lstrip("+-") in ("inf", "infinity"):
+        raise ValueError("is infinite")
+    if not NUMBER.fullmatch(text):
+        raise ValueError("is no number")
+    value = float(text)
+    if abs(value) > LARGEST_NUMBER:
+        raise ValueError("is beyond the numbers of float32")
+    return value
+
+
+def date_in(text: str) -> datetime.datetime:
+    """The date that a text says. Raises ValueError with the reason for a text that says none."""
+    found = DATE.fullmatch(text)
+    if found is None:
+        raise ValueError("is no date as 2026-11-28 or 2026-11-28 13:30")
+    try:
+        return datetime.datetime(*(int(part or 0) for part in found.groups()))  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ValueError(f"is no date ({error})") from None
+
+
+def date_numbers(date: datetime.datetime) -> list[float]:
+    """The numbers of a date, in the order of PARTS: days since 1970, then its place in the year, the week and the day."""
+    day = (date.hour * 3600 + date.minute * 60 + date.second) / 86400
+    days = (date - datetime.datetime(1970, 1, 1)).days + day
+    numbers = [days]
+    for place in ((date.timetuple().tm_yday - 1 + day) / 365.25, date.weekday() / 7, day):
+        numbers += [math.sin(2 * math.pi * place), math.cos(2 * math.pi * place)]
+    return numbers
+
+
 # ------------------------------------------------------------------------------------------------------------ commands
 
 
@@ -731,10 +858,15 @@ def predict(model: Callable[..., Any], path: str, manifest: dict[str, Any]) -> N
     """
     tasks = [("", read_labels()), *manifest.get("tasks", {}).items()]
     inputs = load_input(path, manifest)
-    outputs, n = run_on(model, inputs, path), len(inputs[manifest["input"]["name"]])
+    n, noun = len(inputs[manifest["input"]["name"]]), "row" if path.lower().endswith(".csv") else "sample"
+    if noun == "row":  # one at a time: a graph or an engine may be fixed to batch 1
+        runs = [run_on(model, rows_of(inputs, slice(i, i + 1)), path) for i in range(n)]
+        outputs = [np.concatenate(each) for each in zip(*runs)]  # noqa: B905 (Python 3.8)
+    else:
+        outputs = run_on(model, inputs, path)
     for number in range(n):
         if n > 1:
-            print(f"sample {number + 1}:")
+            print(f"{noun} {number + 1}:")
         for (task, labels), output in zip(tasks, outputs):  # noqa: B905 (Python 3.8)
             scores = output.astype(np.float64).reshape(n, -1)[number]
             if manifest["output"] == "logits":
@@ -984,7 +1116,7 @@ def time_calls(call: Callable[[], object], seconds: float, n: int) -> Array:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "input", nargs="?", help="an image or sound file, an .npy array, or an .npz of arrays by input name"
+        "input", nargs="?", help="an image, a sound, a .csv of rows, an .npy array, or an .npz by input name"
     )
     parser.add_argument("--verify", action="store_true", help="check hashes and stored outputs")
     parser.add_argument("--bench", action="store_true", help="measure the latency")
@@ -998,7 +1130,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", help="write the latency to this file as well")
     given = parser.parse_args(arguments)
     if not (given.input or given.verify or given.bench):
-        parser.error("give an image or a sound, --verify or --bench")
+        parser.error("give an image, a sound or a .csv, --verify or --bench")
     if given.blocks < 1 or given.threads < 1 or not math.isfinite(given.block_s):
         parser.error("--blocks and --threads start at 1")
     return given

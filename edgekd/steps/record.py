@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from platform import python_version
 from typing import Annotated, Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from edgekd.distill.features import Taps, as_tokens
 from edgekd.distill.methods.sizes import embedding
 from edgekd.errors import CacheError
 from edgekd.inputs import Arrays
-from edgekd.models import OnnxModel
+from edgekd.models import CalledModel, OnnxModel
 from edgekd.models.accelerator import device_of
 from edgekd.models.forward import BATCH, answers_of, in_halves, logits_of, predict
 from edgekd.recipe import Recording
@@ -49,7 +50,7 @@ def record_teacher(teacher: Trained, on: TrainingSet, recording: Recording, *, o
     """
     opened = on.open()
     model = teacher.load_teacher(opened)
-    bf16 = recording.bf16 and not isinstance(model, OnnxModel)
+    bf16 = recording.bf16 and not isinstance(model, OnnxModel | CalledModel)
     classes = logits_of(model, opened.input, opened.train.get(opened.train_ids[:1])).shape[1]
     stored = format_of(recording.format, classes, recording.top_k)
 
@@ -193,7 +194,14 @@ def score_teacher(teacher: Trained, on: EvaluationSet, *, out: Path) -> None:
     """Stage: the teacher's logits on the test split, `test.npy` float32 `[samples, classes]`."""
     unseen = on.open()
     model = teacher.load_teacher(unseen)
-    runtime = "onnxruntime" if isinstance(model, OnnxModel) else "torch"
-    where = "CPU" if runtime == "onnxruntime" else str(device_of(model)).upper()
-    (out / "runtime.json").write_text(json.dumps(f"{runtime} {version(runtime)} {where}"))
+    (out / "runtime.json").write_text(json.dumps(_runtime(model)))
     np.save(out / "test.npy", predict(model, unseen, np.arange(len(unseen))))
+
+
+def _runtime(model: nn.Module) -> str:
+    """What computes a teacher, with its version."""
+    if isinstance(model, CalledModel):
+        return f"Python {python_version()}"
+    if isinstance(model, OnnxModel):
+        return f"onnxruntime {version('onnxruntime')} CPU"
+    return f"torch {version('torch')} {str(device_of(model)).upper()}"

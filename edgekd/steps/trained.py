@@ -15,7 +15,7 @@ from edgekd.cache.stage import Artifact
 from edgekd.distill.methods.simkd import rebuilt
 from edgekd.errors import ModelError
 from edgekd.inputs import Input
-from edgekd.models import ExportedModel, OnnxModel, accelerator, load_model
+from edgekd.models import CalledModel, ExportedModel, OnnxModel, accelerator, load_model
 from edgekd.models.adapt import adapt
 from edgekd.models.init import copy_layers, deeper, every_nth, extend, slice_weights, wider
 from edgekd.recipe import Init, Network
@@ -82,7 +82,7 @@ def number_of_outputs(network: Network, shape: Shape) -> int:
 def initialise(student: nn.Module, begins_with: FirstWeights, shape: Shape) -> None:
     """Give the student the first weights that the recipe asks for. Raises ModelError if the networks do not fit."""
     init, source = begins_with.init, begins_with.source.load(shape)
-    if isinstance(source, OnnxModel | ExportedModel):
+    if isinstance(source, OnnxModel | ExportedModel | CalledModel):
         raise ModelError(
             f"student.init reads the weights of '{begins_with.source.network.model}', which has no modules; give edgekd:, python: or "
             "timm:"

@@ -128,6 +128,27 @@ def input_problem(table: Any) -> str:
         return ".sample_rate` or `mono` is none that sounds have"
     if "sample_rate" in table and (len(shape) != 2 or type(shape[1]) is not int):
         return ".sample_rate` is of an input without a number of samples"
+    return columns_problem(table)
+
+
+def columns_problem(table: Any) -> str:
+    """The fault of what an input's table tells of a table's columns, as `input_problem`. Empty without a fault."""
+    columns, missing = table.get("columns", []), table.get("missing", [])
+    if not isinstance(missing, list) or not all(isinstance(text, str) for text in missing):
+        return ".missing` is no list of texts"
+    if not isinstance(columns, list) or not all(isinstance(column, dict) for column in columns):
+        return ".columns` is no list of tables"
+    parts = ("", "days", "year_sin", "year_cos", "week_sin", "week_cos", "day_sin", "day_cos")
+    for column in columns:
+        words = column.get("words", [])
+        if not isinstance(column.get("name"), str) or column.get("part", "") not in parts:
+            return ".columns` holds one without a name, or of another part of a date"
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            return ".columns` holds one whose words are no texts"
+        if table["dtype"] != ("int64" if "words" in column else "float32"):
+            return ".columns` holds codes and numbers, or another type than theirs"
+    if "columns" in table and table["shape"][1:] != [len(columns)]:
+        return ".columns` are not as many as the shape tells"
     return ""
 
 

@@ -1,0 +1,168 @@
+"""open_table: the rows of a CSV, of parquet or of a function as cells by column, with labels."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from edgekd.base.names import class_problem, in_a_line
+from edgekd.data.sources import LABEL_COLUMNS, EncodedSplit, class_names, first_line, open_source
+from edgekd.errors import DataError, nearest
+from edgekd.inputs.cells import Cell, cell_of
+from edgekd.recipe import TableSource
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A file: values by column, and the class names in its metadata, if any."""
+
+    path: Path
+    columns: dict[str, list[Any]]
+    classes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), []))
+
+
+def open_table(source: TableSource, split: str) -> EncodedSplit:
+    """The rows of `data.train` or `data.test`. Raises DataError for what cannot be read, and for rows without a label."""
+    if source.files.startswith("python:"):
+        given = open_source(source.files, split, label=source.label, kind="table")
+        names = [name for name in given.read(0) if name not in source.drop]
+        return replace(given, read=lambda i: _row(given.read(i), names, source, given.name(i)))
+    sheets = [_read(path, source) for path in _files(source, split)]
+    label = _label(sheets[0], source)
+    names = [name for name in sheets[0].columns if name != label and name not in source.drop]
+    for sheet in sheets[1:]:
+        if sheet.columns.keys() != sheets[0].columns.keys() or sheet.classes != sheets[0].classes:
+            raise DataError(
+                f"{sheet.path} and {sheets[0].path} have different columns or classes; they must be of the same"
+            )
+    if split == "train":
+        for name in source.drop:
+            if name not in sheets[0].columns:
+                shown = map(in_a_line, sheets[0].columns)
+                raise DataError(f"data.drop names {name}, which {sheets[0].path} has not{nearest(name, shown)}")
+    where = [(sheet, row) for sheet in sheets for row in range(len(sheet))]
+
+    def name_of(i: int) -> str:
+        return f"{where[i][0].path} row {where[i][1]}"
+
+    def read(i: int) -> dict[str, Cell]:
+        sheet, at = where[i]
+        return _row({name: sheet.columns[name][at] for name in names}, names, source, name_of(i))
+
+    if not where:
+        raise DataError(f"data.{split} = '{source.files}': no rows")
+    stored = [sheet.columns[label][at] for sheet, at in where]
+    labels = [_label_of(value, label, name_of(i), source) for i, value in enumerate(stored)]
+    return EncodedSplit(*_numbered(labels, sheets[0].classes, label, name_of), read, name_of)
+
+
+def _row(values: dict[str, Any], names: Sequence[str], source: TableSource, where: str) -> dict[str, Cell]:
+    row: dict[str, Cell] = {}
+    for name in names:
+        try:
+            row[name] = cell_of(values[name], source.missing)
+        except TypeError as error:
+            raise DataError(
+                f"{where}: column {in_a_line(name)} holds a {error}; a table holds numbers, texts and dates. Leave the column out "
+                f"with data.drop"
+            ) from None
+    return row
+
+
+def _files(source: TableSource, split: str) -> list[Path]:
+    path = Path(source.files)
+    if path.is_file():
+        return [path]
+    if "*" in path.name and (files := sorted(path.parent.glob(path.name))):
+        return files
+    raise DataError(
+        f"data.{split} = '{source.files}': no such file; give a CSV, a parquet file, or python:module:function (--set data.{split}=...)"
+    )
+
+
+def _read(path: Path, source: TableSource) -> Sheet:
+    sheet = _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path, source)
+    names = list(sheet.columns)
+    if problem := class_problem(names):
+        raise DataError(f"{path}: of its columns {problem.replace('class', 'column')}")
+    return sheet
+
+
+def _read_csv(path: Path) -> Sheet:
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as opened:
+            header, *rows = [row for row in csv.reader(opened, skipinitialspace=True) if row] or [[]]
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(f"{path}: not a CSV that can be read ({first_line(error)})") from error
+    names = [name.strip() for name in header]
+    if len(names) < 2 or len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        told = f"names {in_a_line(', '.join(twice))} twice" if twice else "names no two columns, separated by commas"
+        raise DataError(f"{path}: its first line {told}; it must name each column once")
+    for at, row in enumerate(rows):
+        if len(row) != len(names):
+            raise DataError(f"{path} row {at} has {len(row)} values, the first line names {len(names)} columns")
+    return Sheet(path, {name: [row[at] for row in rows] for at, name in enumerate(names)})
+
+
+def _read_parquet(path: Path, source: TableSource) -> Sheet:
+    try:
+        table = pq.read_table(path)
+        if len(set(table.schema.names)) < len(table.schema.names):
+            raise DataError(f"{path}: it has two columns of one name; each needs a name of its own")
+        columns = {name: table[name].to_pylist() for name in table.schema.names if name not in source.drop}
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise DataError(f"{path}: not a parquet file that can be read ({first_line(error)})") from error
+    columns |= {name: [None] * len(table) for name in source.drop if name in table.schema.names}
+    label = source.label or next((name for name in LABEL_COLUMNS if name in columns), "")
+    return Sheet(path, columns, class_names(path, table.schema, label))
+
+
+def _label(sheet: Sheet, source: TableSource) -> str:
+    """The name of the column of labels."""
+    shown = [in_a_line(name) for name in sheet.columns]
+    if source.label is not None and source.label not in sheet.columns:
+        raise DataError(f"{sheet.path}: no column {source.label}{nearest(source.label, shown)}")
+    label = source.label or next((name for name in LABEL_COLUMNS if name in sheet.columns), None)
+    if label is None:
+        raise DataError(
+            f"{sheet.path}: no column label; name the column of labels with data.label: {', '.join(shown)[:500]}"
+        )
+    return label
+
+
+def _label_of(value: Any, label: str, where: str, source: TableSource) -> int | str:
+    """A row's label: a whole number or a text. Raises DataError for no value, and for one of another kind."""
+    cell = cell_of(value, source.missing)
+    if cell is None:
+        raise DataError(f"{where} has no label (column {in_a_line(label)}); give it one, or take the row out")
+    if isinstance(cell, float) and cell.is_integer():
+        return int(cell)
+    if isinstance(cell, int | str):
+        return cell
+    raise DataError(
+        f"{where} has label {in_a_line(str(cell))[:80]} (column {in_a_line(label)}); labels are whole numbers or texts, one a class"
+    )
+
+
+def _numbered(labels: list[int | str], known: tuple[str, ...], label: str, name_of: Any) -> tuple[Any, tuple[str, ...]]:
+    """Labels int64 `[rows]` and the class names: those of the file's metadata, else the labels in order."""
+    if known and all(isinstance(each, int) for each in labels):
+        return np.array(labels, np.int64), known
+    texts = [str(each) for each in labels]
+    numeric = all(text.isdecimal() and text.isascii() for text in texts)
+    classes = tuple(sorted(set(texts), key=(lambda text: (int(text), text)) if numeric else str))
+    if problem := class_problem(classes):
+        raise DataError(f"column {in_a_line(label)} of {name_of(0).rpartition(' row ')[0]}: {problem}")
+    number = {name: i for i, name in enumerate(classes)}
+    return np.array([number[text] for text in texts], np.int64), classes
