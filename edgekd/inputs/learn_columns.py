@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
@@ -21,6 +22,7 @@ from edgekd.recipe import TableReading
 SAMPLE = 65  # values of train that a number keeps
 NEARLY = 0.9  # of a column's texts: if as many are numbers, and not all, the others are mistakes
 MOST_WORDS = 1 << 20
+CODE = re.compile(r"[+-]?0[0-9]")  # begins a number as nobody writes one, but codes are written
 FEW = 50  # a column of texts with more different ones than this, and than half of its rows, is no category
 T = TypeVar("T")
 
@@ -72,12 +74,12 @@ def _kind(name: str, cells: Sequence[Cell], reading: TableReading) -> Kind:
         return "number"
     if all(isinstance(cell, datetime.datetime) for cell in present) or _most(present, as_date) == len(present):
         return "date"
-    numeric = _most(present, as_number)
+    numeric = _most(present, _as_plain_number)
     if numeric == len(present):
         return "number"
     shown = in_a_line(name)
     if numeric >= NEARLY * len(present):
-        row = next(i for i, cell in enumerate(cells) if cell is not None and not _reads(cell, as_number))
+        row = next(i for i, cell in enumerate(cells) if cell is not None and not _reads(cell, _as_plain_number))
         raise DataError(
             f"column {shown} of data.train holds numbers, but in {len(present) - numeric} of {len(cells)} rows; the first is row {row}: "
             f"{in_a_line(repr(cells[row]))[:80]}. Mend them, add such a text to data.missing, or name the column under data.categories"
@@ -93,6 +95,13 @@ def _kind(name: str, cells: Sequence[Cell], reading: TableReading) -> Kind:
 
 def _named(reading: TableReading) -> Mapping[Kind, tuple[str, ...]]:
     return {"number": reading.numbers, "category": reading.categories, "date": reading.dates}
+
+
+def _as_plain_number(cell: Cell) -> float:
+    """The number of a cell. Raises ValueError for another cell, and for a code as 0151."""
+    if isinstance(cell, str) and CODE.match(cell):
+        raise ValueError("is a code")
+    return as_number(cell)
 
 
 def _reads(cell: Cell, read: Callable[[Cell], object]) -> bool:

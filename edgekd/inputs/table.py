@@ -128,7 +128,7 @@ def decoded(row: Row, reading: TableReading, columns: Columns) -> tuple[Arrays, 
     if columns.categories and (arrays[CATEGORIES] == 1).any():
         remarks.append("lack a category")
     if columns.categories and (arrays[CATEGORIES] == 0).any():
-        remarks.append("have a category that train has not, or in fewer than data.min_rows rows")
+        remarks.append("have an unknown category")
     return arrays, tuple(remarks)
 
 

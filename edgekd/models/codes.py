@@ -32,3 +32,9 @@ class Codes(nn.Module):
     def forward(self, codes: Tensor) -> Tensor:
         embedded: Tensor = self.embedding(codes + self.starts)
         return embedded
+
+
+def check_columns(numbers: int, categories: Sequence[int]) -> None:
+    """Raise ValueError where there is no column, as for images."""
+    if not numbers and not categories:
+        raise ValueError("it reads the columns of a table, of which the data has none")

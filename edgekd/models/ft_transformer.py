@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from edgekd.models.codes import Codes
+from edgekd.models.codes import Codes, check_columns
 
 
 class Attention(nn.Module):
@@ -94,4 +94,5 @@ def ft_transformer(
     heads: int = 4,
 ) -> FTTransformer:
     """A small one: the paper's default has `width` 192, `depth` 3, `heads` 8, and dropout, which is left out here."""
+    check_columns(numbers, categories)
     return FTTransformer(num_classes, numbers, categories, width, depth, heads)

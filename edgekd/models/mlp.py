@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from edgekd.models.codes import Codes
+from edgekd.models.codes import Codes, check_columns
 
 
 class MLP(nn.Module):
@@ -48,4 +48,5 @@ def mlp(
     embedding: int = 4,
 ) -> MLP:
     """The perceptron of the paper with its `depth` layers of `width`, without dropout; each category has `embedding` numbers."""
+    check_columns(numbers, categories)
     return MLP(num_classes, numbers, categories, width, depth, embedding)

@@ -183,6 +183,23 @@ def refused_everywhere(bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
             )
         ),
         {"input": {"name": "image", "dtype": "float32", "shape": ["N", "samples"], "layout": "", "sample_rate": 8000}},
+        *(
+            {"input": {"name": "numbers", "dtype": dtype, "shape": ["N", 1], "layout": "", **keys}}
+            for dtype, keys in (
+                ("float32", {"columns": {}}),
+                ("float32", {"columns": ["age"]}),
+                ("float32", {"columns": [{"name": 3}]}),
+                ("float32", {"columns": [{"name": "a"}, {"name": "b"}]}),
+                ("float32", {"columns": [{"name": "a", "part": "hour"}]}),
+                ("float32", {"columns": [{"name": "a", "part": ["days"]}]}),
+                ("float32", {"columns": [{"name": "a", "words": ["b"]}]}),
+                ("int64", {"columns": [{"name": "a"}]}),
+                ("int64", {"columns": [{"name": "a", "words": [1]}]}),
+                ("int64", {"columns": [{"name": "a", "words": "b"}]}),
+                ("float32", {"columns": [{"name": "a"}], "missing": "?"}),
+                ("float32", {"columns": [{"name": "a"}], "missing": [None]}),
+            )
+        ),
         {"further_inputs": {"name": "mask"}},
         {"further_inputs": [None]},
         {"further_inputs": [{"name": "image", "dtype": "uint8", "shape": ["N"], "layout": ""}]},
@@ -275,7 +292,7 @@ def test_a_tolerance_that_any_model_would_keep_proves_nothing(
 
 def test_both_scripts_read_a_manifest_alike() -> None:
     """Each stands alone on a device, so the rules are written down twice."""
-    for name in ("manifest_problem", "inputs_problem", "input_problem"):
+    for name in ("manifest_problem", "inputs_problem", "input_problem", "columns_problem"):
         assert inspect.getsource(getattr(run_py, name)) == inspect.getsource(getattr(runner_s_model, name))
 
 

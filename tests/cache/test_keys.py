@@ -99,6 +99,14 @@ RECIPES = {
         "data.resample=true",
         "data.augment.noise=noise.wav",
     ],
+    "rows": [
+        "data.input=table",
+        "data.train=rows.parquet",
+        "data.test=rows.parquet",
+        'data.drop=["second"]',
+        "teacher.train_epochs=0",
+        "data.augment.noise=0.1",
+    ],
 }
 # what each stage reads of other stages, by itself; what they read in turn follows
 READS = {
@@ -153,8 +161,17 @@ TABLE: dict[str, list[Row]] = {
     "data.n_mfcc": [("sounds", "data.n_mfcc=5", SPECTRA)],
     "data.augment.shift_ms": [("sounds", "data.augment.shift_ms=2", VIEWS)],
     "data.augment.gain_db": [("sounds", "data.augment.gain_db=3", VIEWS)],
-    "data.augment.noise": [("sounds", "data.augment.noise=more_noise.wav", VIEWS)],
+    "data.augment.noise": [("sounds", "data.augment.noise=more_noise.wav", VIEWS), ("rows", "data.augment.noise=0.2", VIEWS)],
     "data.augment.noise_snr_db": [("sounds", "data.augment.noise_snr_db=[1.0, 2.0]", VIEWS)],
+    "data.numbers": [("rows", 'data.numbers=["width"]', ("decode", "rehearse"))],
+    "data.categories": [("rows", 'data.categories=["width"]', ("decode", "rehearse"))],
+    "data.dates": [("rows", 'data.dates=["day"]', ("decode", "rehearse"))],
+    "data.drop": [("rows", 'data.drop=["second", "width"]', ("decode", "rehearse"))],
+    "data.missing": [("rows", 'data.missing=["red"]', ("decode", "rehearse"))],
+    "data.min_rows": [("rows", "data.min_rows=2", ("decode", "rehearse"))],
+    "data.impute": [("rows", "data.impute=mean", SPECTRA)],
+    "data.augment.swap": [("rows", "data.augment.swap=0.1", VIEWS)],
+    "teacher.raw": [("rows", "teacher.raw=true", ("record_teacher", "record_features", "score_teacher"))],
     "data.augment.time_mask": [("sounds", "data.augment.time_mask=2", VIEWS)],
     "data.augment.freq_mask": [("sounds", "data.augment.freq_mask=2", VIEWS)],
     "data.label": [("plain", "data.label=second", ("decode", "rehearse"))],
@@ -292,6 +309,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in enumerate(("train", "test", "again")):
         pq.write_table(table(seed), place / f"{name}.parquet")
     pq.write_table(sounds(), place / "sounds.parquet")
+    pq.write_table(of_columns(), place / "rows.parquet")
     write_wav(place / "noise.wav", tone(90, 800, 1))
     write_wav(place / "more_noise.wav", tone(90, 800, 2))
     for name in ("teacher", "student", "other"):
@@ -330,6 +348,20 @@ def sounds() -> pa.Table:
             return {"bytes": write_wav(Path(file.name), tone(hertz, 800, seed), rate=800).read_bytes()}
 
     return pa.table({"audio": [sound(400 + 900 * (i % 3), i) for i in range(30)], "label": [i % 3 for i in range(30)]})
+
+
+def of_columns() -> pa.Table:
+    """Rows of numbers, a category and a date, three classes."""
+    numbers = range(30)
+    return pa.table(
+        {
+            "width": [i % 7 for i in numbers],
+            "colour": [("red", "green", None)[i % 3] for i in numbers],
+            "day": [f"2026-11-{i + 1:02}" for i in numbers],
+            "label": [i % 3 for i in numbers],
+            "second": [i // 10 for i in numbers],
+        }
+    )
 
 
 class Ended(Exception):
