@@ -140,3 +140,25 @@ def test_run_py_refuses_a_file_without_a_column(built: tuple[Report, Path], tmp_
     assert done.returncode == 2 and "lacks the columns income; this model takes a CSV" in done.stderr
     done = run_py(built[1], str(tmp_path / "cat.png"))
     assert done.returncode == 2 and "is no .csv: this model takes a CSV" in done.stderr
+
+
+@pytest.mark.parametrize("student", ["mlp", pytest.param("ft-transformer", marks=pytest.mark.slow)])
+def test_in_half_precision_and_int8_for_tensorrt_numbers_are_standardised_in_float32(tmp_path: Path, student: str) -> None:
+    """And both networks ship, with a runtime that takes every operator."""
+    network = ('model = "edgekd:mlp"\nargs = { width = 32 }', f'model = "edgekd:{student}"')
+    limit = ("max_drop_from_fp32 = 10.0", "max_drop_from_fp32 = 100.0\nabove_majority = false\nmax_class_drop = 100.0")
+    written(tmp_path, network, ("epochs = 10", "epochs = 1"), limit, n=200)
+    places = {"output": tmp_path / "build", "cache": tmp_path / "cache"}
+    report = edgekd.build(tmp_path, "jetson", timing=SHORT, ask=lambda question: True, **places)
+    assert {"fp16", "int8"} <= {candidate.name for candidate in report.candidates}
+    assert all(ok for _, ok, _ in verify_bundle(tmp_path / "build" / "rows" / report.target))
+    lint = next(check for check in report.checks if check.name.startswith("lint"))
+    assert lint.verdict == "pass"
+    for stage in ("export_fp16", "export_int8"):
+        (path,) = (tmp_path / "cache").glob(f"{stage}-*/model.onnx")
+        graph = onnx.shape_inference.infer_shapes(onnx.load(path)).graph
+        types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
+        before = [node for node in graph.node if node.name.startswith("preprocess.")]
+        assert [node.op_type for node in before] == ["IsNaN", "Where", "Sub", "Mul", "Cast", "Gather", "Concat"]
+        assert {types[node.output[0]] for node in before} == {onnx.TensorProto.BOOL, onnx.TensorProto.FLOAT}
+        assert any(value == onnx.TensorProto.FLOAT16 for value in types.values())
