@@ -32,6 +32,10 @@ from edgekd.target import load_target
 
 HERE = Path(__file__).parent
 EXAMPLE = HERE.parent / "examples" / "table"
+SETTINGS = [
+    "data.augment.swap=0.15", "distill.epochs=80", "distill.views=16", "distill.optimizer.lr=0.004",
+    'distill.losses=[{method="kd", weight=1.0, temperature=1}]', "distill.label_weight=0.0",
+]  # fmt: skip
 Scores = npt.NDArray[np.float32]
 
 
@@ -78,20 +82,11 @@ def main(
 ) -> None:
     """Train what the cache does not hold, and print both figures of teacher and students."""
     folder = folder.absolute()
-    given = [f"data.train={train}", f"data.test={test}", *set_]
-    teacher = f"{{model='python:{folder}/adult_trees.py:make', outputs='probabilities', raw=true}}"
+    named = [f"data.train={train}", f"data.test={test}"]
+    teacher = f"teacher={{model='python:{folder}/adult_trees.py:make', outputs='probabilities', raw=true}}"
     run = Cache(folder / "cache")
-    grow(problems_of(run, load_recipe(EXAMPLE, given).located()).student, folder, rounds)
-    recipe = load_recipe(
-        EXAMPLE,
-        [
-            *given,
-            f"teacher={teacher}",
-            'distill.losses=[{method="kd", weight=0.9, temperature=1}]',
-            "distill.label_weight=0.1",
-            *set_,
-        ],
-    ).located()
+    grow(problems_of(run, load_recipe(EXAMPLE, named).located()).student, folder, rounds)
+    recipe = load_recipe(EXAMPLE, [*named, teacher, *SETTINGS, *set_]).located()
     problems = problems_of(run, recipe)
     problem, unseen = problems.student, problems.student.open_test()
     trees = Trained(recipe.teachers[0])

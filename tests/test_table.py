@@ -143,7 +143,9 @@ def test_run_py_refuses_a_file_without_a_column(built: tuple[Report, Path], tmp_
 
 
 @pytest.mark.parametrize("student", ["mlp", pytest.param("ft-transformer", marks=pytest.mark.slow)])
-def test_in_half_precision_and_int8_for_tensorrt_numbers_are_standardised_in_float32(tmp_path: Path, student: str) -> None:
+def test_in_half_precision_and_int8_for_tensorrt_numbers_are_standardised_in_float32(
+    tmp_path: Path, student: str
+) -> None:
     """And both networks ship, with a runtime that takes every operator."""
     network = ('model = "edgekd:mlp"\nargs = { width = 32 }', f'model = "edgekd:{student}"')
     limit = ("max_drop_from_fp32 = 10.0", "max_drop_from_fp32 = 100.0\nabove_majority = false\nmax_class_drop = 100.0")
