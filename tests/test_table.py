@@ -18,13 +18,20 @@ from tests.builders.measuring import SHORT
 from tests.builders.rows import rows, write_csv
 
 TREES = """
+import csv
+from pathlib import Path
 import numpy as np
+from sklearn.ensemble import RandomForestClassifier
+
+def matrix(ages, cities):
+    return np.stack([np.nan_to_num(ages, nan=-1), cities == "Lima", cities == "Oslo"], 1).astype(float)
+
 def make(num_classes):
-    def probabilities(table):
-        old = np.where(np.isnan(table["age"]), 0.6, table["age"] > 50)
-        yes = np.where(table["city"] == "Lima", 1.0, old) * 0.98 + 0.01
-        return np.stack([1 - yes, yes], 1)
-    return probabilities
+    rows = list(csv.DictReader((Path(__file__).parent / "train.csv").read_text().splitlines()))
+    ages = np.array([float(row["age"] or "nan") for row in rows])
+    forest = RandomForestClassifier(30, min_samples_leaf=5, random_state=0)
+    forest.fit(matrix(ages, np.array([row["city"] for row in rows])), [row["label"] for row in rows])
+    return lambda table: forest.predict_proba(matrix(table["age"], table["city"]))
 """
 RECIPE = """
 name = "rows"
@@ -78,7 +85,7 @@ def run_py(bundle: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_a_function_of_the_columns_teaches_and_the_student_learns(built: tuple[Report, Path]) -> None:
+def test_a_forest_teaches_and_the_student_learns(built: tuple[Report, Path]) -> None:
     report, _ = built
     assert report.teacher is not None and report.teacher.runtime.startswith("Python ")
     assert report.teacher.value > 90
@@ -133,6 +140,25 @@ def test_run_py_refuses_a_value_by_its_row(
     row = {"age": 30, "income": 5000, "city": "Lima", "day": "2026-03-04"}
     done = run_py(built[1], str(write_csv(tmp_path / "new.csv", [row, row | change])))
     assert done.returncode == 2 and told in done.stderr
+
+
+def test_run_py_answers_rows_by_a_graph_of_batch_1_too(tmp_path: Path) -> None:
+    written(
+        tmp_path,
+        ("epochs = 10", "epochs = 1"),
+        ("[budget]", "[export]\nbatch = 1\n[budget]\nabove_majority = false"),
+        n=100,
+    )
+    edgekd.build(
+        tmp_path,
+        "x86-cpu",
+        output=tmp_path / "build",
+        cache=tmp_path / "cache",
+        timing=SHORT,
+        ask=lambda question: True,
+    )
+    done = run_py(tmp_path / "build" / "rows" / "x86-cpu", str(tmp_path / "test.csv"))
+    assert done.returncode == 0 and "row 200:" in done.stdout
 
 
 def test_run_py_refuses_a_file_without_a_column(built: tuple[Report, Path], tmp_path: Path) -> None:
