@@ -49,7 +49,7 @@ def test_built_in_models_have_their_papers_size(name: str, expected: int) -> Non
 
 
 def test_built_in_models_take_grey_images() -> None:
-    for name in BUILT_IN:
+    for name in set(BUILT_IN) - {"mlp", "ft-transformer"}:  # they read tables
         assert number_of_classes(load(f"edgekd:{name}", channels=1), (torch.zeros(2, 1, 40, 40),)) == 10
 
 
