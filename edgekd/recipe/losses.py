@@ -16,8 +16,8 @@ Layout = Literal["tokens", "channels_first"]
 """The order of a feature's three axes: `[batch, positions, channels]` or `[batch, channels, positions]`."""
 NonNegative = Annotated[float, Field(ge=0)]
 
-TEACHERS = frozenset({"z_t", "z_ts", "f_t"})
-"""Arguments of a method that come from a teacher: its logits, the logits of several teachers, its features."""
+TEACHERS = frozenset({"z_t", "z_ts", "m_t", "f_t"})
+"""Arguments of a method that come from a teacher: its logits, those of several teachers, its maps, its features."""
 
 
 class Signature(Protocol):
@@ -135,7 +135,7 @@ def _option_mistakes(name: str, method: Signature, options: Mapping[str, Any]) -
     common = [key for key in Loss.model_fields if key not in ("layers", "layout") or "f_s" in method.needs]
     for key, value in options.items():
         if key == "temperature" and key in parameters and value == "auto":
-            if not {"z_t", "z_ts"} & set(method.needs):
+            if not {"z_t", "z_ts", "m_t"} & set(method.needs):
                 yield (key,), f"'auto' softens a teacher's logits, which method {name} does not read; give a number"
             continue  # chosen by edgekd.steps.temperature
         if key in parameters:

@@ -27,6 +27,11 @@ DECLARED: dict[str, dict[str, Any]] = {
     "ca_mkd": {"needs": SEVERAL, "options": "temperature"},
     "lwf": {"needs": LOGITS, "options": "temperature", "old_classes": True},
     "adversarial": {"needs": "z_s z_t", "options": "hidden", "prepare": "z_s"},
+    "mld": {"needs": LOGITS, "options": "temperature"},
+    "teacher_bounded": {"needs": LOGITS, "options": "margin"},
+    "cwd": {"needs": "m_s m_t", "options": "temperature"},
+    "ifvd": {"needs": f"{FEATURES} mask"},
+    "skd": {"needs": FEATURES, "options": "scale"},
     "fitnet": {"needs": FEATURES, "options": "attention", "prepare": FEATURES},
     "at": {"needs": FEATURES},
     "vid": {"needs": FEATURES, "options": "initial_variance eps", "prepare": FEATURES},
@@ -57,6 +62,15 @@ DECLARED: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Methods in the order of METHODS; what is left out is no, none, or `auto` for all."""
 
+ANY = {
+    "mse", "adversarial", "fitnet", "at", "vid", "ab", "ft", "nst", "fsp", "ofd", "reviewkd", "simkd", "mgd", "srrl",
+    "adversarial_features", "skd", "rkd", "sp", "cc", "pkt", "irg",
+}  # fmt: skip
+"""Methods for rows of classes, of labels and of values: they compare features, or logits as mere numbers."""
+ROWS = {**{name: ("classes", "labels", "values") for name in ANY}, "mld": ("labels",), "teacher_bounded": ("values",)}
+"""Every other method is for rows of classes alone: it has a softmax over them, or reads the class of a sample."""
+PER_SAMPLE = {"mlkd", "simkd", "srrl", "crd", "dml", "one", "byot", "cs_kd"}
+
 
 def said(record: Method) -> dict[str, Any]:
     """What differs from a method that declares nothing; names as one text."""
@@ -70,12 +84,14 @@ def said(record: Method) -> dict[str, Any]:
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_declares_what_the_table_says(name: str) -> None:
     assert said(METHODS[name]) == DECLARED[name]
+    assert METHODS[name].rows == ROWS.get(name, ("classes",))
+    assert METHODS[name].per_sample == (name in PER_SAMPLE)
 
 
 def test_the_table_holds_every_method_and_every_field() -> None:
     assert list(DECLARED) == list(METHODS)
     told = {"call", "needs", "options", "pooled", "auto", "pairs", "old_classes", "in_one_process", "deployed"}
-    assert {field.name for field in fields(Method)} == told | {"prepare", "prepare_needs"}
+    assert {field.name for field in fields(Method)} == told | {"rows", "per_sample", "prepare", "prepare_needs"}
 
 
 def test_a_method_stays_the_function_that_it_is() -> None:

@@ -186,9 +186,9 @@ def test_the_order_of_the_batch_does_not_matter(name: str) -> None:
 
 
 def test_every_method_says_what_it_needs_in_the_words_of_the_trainer() -> None:
-    words = {"z_s", "z_t", "z_ts", "labels", "f_s", "f_t", "arguments", "rows", "epoch"}
+    words = {"z_s", "z_t", "z_ts", "labels", "m_s", "m_t", "mask", "f_s", "f_t", "arguments", "rows", "epoch"}
     about = {"student", "teacher", "classes", "samples", "paths"}
     for name, method in METHODS.items():
-        assert "z_s" in method.needs or "f_s" in method.needs, name
+        assert {"z_s", "f_s", "m_s"} & set(method.needs), name
         assert set(method.needs) <= words, name
         assert set(method.prepare_needs) <= words | about, name

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.distill.methods.adapters import connector, doubled, in_full_precision
-from edgekd.distill.methods.declare import method
+from edgekd.distill.methods.declare import ROWS, method
 from edgekd.distill.methods.options import Weight
 from edgekd.distill.methods.sizes import pairs_of_one_size
 
@@ -19,7 +19,7 @@ def boundary_loss(s: Tensor, t: Tensor, margin: float) -> Tensor:
     return beyond.square().sum() / len(s)
 
 
-@method(prepares=True)
+@method(prepares=True, rows=ROWS)
 class AB(nn.Module):
     """Sum over layers of `‖1[f_t > 0]·relu(m − r(f_s)) + 1[f_t ≤ 0]·relu(m + r(f_s))‖²`.
 

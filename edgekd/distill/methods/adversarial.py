@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from edgekd.distill.methods.adapters import in_full_precision
-from edgekd.distill.methods.declare import method
+from edgekd.distill.methods.declare import ROWS, method
 from edgekd.distill.methods.precision import full, taught
 from edgekd.distill.methods.reversal import reversed_gradient
 
 
-@method(prepares=True)
+@method(prepares=True, rows=ROWS)
 class Adversarial(nn.Module):
     """`-mean log D(z_t) - mean log(1 - D(z_s))`, which the discriminator D lowers and the student raises.
 

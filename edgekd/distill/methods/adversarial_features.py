@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from edgekd.distill.methods.adapters import in_full_precision
-from edgekd.distill.methods.declare import method
+from edgekd.distill.methods.declare import ROWS, method
 from edgekd.distill.methods.reversal import reversed_gradient
 from edgekd.distill.methods.sizes import pairs_of_one_size
 
 
-@method(prepares=True)
+@method(prepares=True, rows=ROWS)
 class AdversarialFeatures(nn.Module):
     """Sum over layers of `-mean log D(f_t) - mean log(1 - D(r(f_s)))`.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from edgekd.distill.methods.declare import method
+from edgekd.distill.methods.declare import ROWS, method
 from edgekd.distill.methods.precision import full
 from edgekd.distill.methods.sizes import pairs_of_one_size
 
@@ -18,7 +18,7 @@ def attention(f: Tensor) -> Tensor:
     return normalize(full(f).square().mean(1).flatten(1), dim=1)
 
 
-@method()
+@method(rows=ROWS)
 def at(f_s: Sequence[Tensor], f_t: Sequence[Tensor]) -> Tensor:
     """Sum over layers of the mean squared difference of attention maps.
 

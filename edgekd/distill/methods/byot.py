@@ -17,7 +17,7 @@ from edgekd.distill.methods.sizes import embedding
 from edgekd.errors import RecipeError
 
 
-@method(prepares=True)
+@method(prepares=True, per_sample=True)
 class BYOT(nn.Module):
     """Sum over inner layers of `labels · CE + logits · T² KL(p ‖ p_head) + features · ‖adapted - deepest‖²`.
 

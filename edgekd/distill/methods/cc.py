@@ -10,11 +10,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from edgekd.distill.methods.declare import method
+from edgekd.distill.methods.declare import ROWS, method
 from edgekd.distill.methods.geometry import embeddings, gram, unit
 
 
-@method(pooled=True)
+@method(pooled=True, rows=ROWS)
 def cc(
     f_s: Sequence[Tensor],
     f_t: Sequence[Tensor],

@@ -23,7 +23,9 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
-@method(pooled=True, in_one_process=True, prepares=True)  # each process would have its own memory banks
+@method(
+    pooled=True, in_one_process=True, prepares=True, per_sample=True
+)  # each process would have its own memory banks
 class CRD(nn.Module):
     """Noise-contrastive estimation between the embeddings of student and teacher.
 

@@ -9,7 +9,7 @@ from edgekd.distill.methods.kd import kd
 from edgekd.distill.methods.options import Temperature
 
 
-@method(pairs=True)
+@method(pairs=True, per_sample=True)
 def cs_kd(z_s: Tensor, labels: Tensor, *, temperature: Temperature = 4.0) -> Tensor:
     """`T² KL(p(x')^T ‖ p(x)^T)`, summed over classes, averaged over the pairs.
 

@@ -14,7 +14,9 @@ from typing import Any, Literal, TypeVar
 from torch import nn
 
 Auto = Literal["all", "last", "before_last", "refused"]
-LOGITS = frozenset({"z_s", "z_t", "z_ts", "labels", "epoch"})
+Rows = Literal["classes", "labels", "values"]
+ROWS: tuple[Rows, ...] = ("classes", "labels", "values")
+LOGITS = frozenset({"z_s", "z_t", "z_ts", "labels", "m_s", "m_t", "mask", "epoch"})
 Call = TypeVar("Call", bound=Callable[..., Any])
 
 
@@ -36,13 +38,15 @@ class Method:
     pairs: bool
     old_classes: bool
     in_one_process: bool
+    rows: tuple[Rows, ...]
+    per_sample: bool
     prepare: Callable[..., None] | None
     prepare_needs: tuple[str, ...]
     deployed: Callable[..., nn.Module] | None
 
     @property
     def reads_logits_alone(self) -> bool:
-        """Whether the method needs no features, arguments or rows.
+        """Whether the method needs no features, arguments or numbers of samples.
 
         A quantized graph, or one head among several, can give all of its arguments then.
         """
@@ -63,6 +67,8 @@ def method(
     pairs: bool = False,
     old_classes: bool = False,
     in_one_process: bool = False,
+    rows: tuple[Rows, ...] = ("classes",),
+    per_sample: bool = False,
     prepares: bool = False,
     deploys: bool = False,
 ) -> Callable[[Call], Call]:
@@ -84,6 +90,8 @@ def method(
             pairs=pairs,
             old_classes=old_classes,
             in_one_process=in_one_process,
+            rows=rows,
+            per_sample=per_sample,
             prepare=prepare,
             prepare_needs=_positional(prepare) if prepare is not None else (),
             deployed=_own(call, "deployed", deploys, "deploys"),

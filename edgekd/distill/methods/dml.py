@@ -16,7 +16,7 @@ from edgekd.distill.methods.options import Temperature
 from edgekd.distill.methods.precision import full
 
 
-@method(prepares=True)
+@method(prepares=True, per_sample=True)
 class DML(nn.Module):
     """`students` networks learn from each other, without a teacher: the student and its peers.
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from edgekd.distill.methods.adapters import in_full_precision
-from edgekd.distill.methods.declare import method
+from edgekd.distill.methods.declare import ROWS, method
 from edgekd.distill.methods.sizes import pairs_of_one_size
 
 
@@ -19,7 +19,7 @@ def channel_attention(f_t: Tensor) -> Tensor:
     return f_t.shape[1] * squeezed.softmax(1)
 
 
-@method(prepares=True)
+@method(prepares=True, rows=ROWS)
 class FitNet(nn.Module):
     """Sum over layers of `MSE(r(f_s), f_t)`, r a 1x1 convolution with weights of its own.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, mse_loss
 
 from edgekd.distill.methods.adapters import in_full_precision
-from edgekd.distill.methods.declare import method
+from edgekd.distill.methods.declare import ROWS, method
 from edgekd.distill.methods.precision import full, taught
 
 
@@ -24,7 +24,7 @@ def flow(f: Tensor, g: Tensor) -> Tensor:
     return a @ b.mT / (size[0] * size[1])
 
 
-@method(prepares=True)
+@method(prepares=True, rows=ROWS)
 class FSP(nn.Module):
     """Sum over consecutive layers of the mean squared difference of FSP matrices.
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss, normalize
 
 from edgekd.distill.methods.adapters import in_full_precision
-from edgekd.distill.methods.declare import method
+from edgekd.distill.methods.declare import ROWS, method
 from edgekd.distill.methods.options import Weight
 from edgekd.distill.methods.sizes import pairs_of_one_size
 
@@ -20,7 +20,7 @@ Rate = Annotated[float, Field(gt=0)]
 SLOPE = 0.1
 
 
-@method(prepares=True)
+@method(prepares=True, rows=ROWS)
 class FT(nn.Module):
     """Sum over layers of `mean |F_t/‖F_t‖ − F_s/‖F_s‖|^p2` with the norm p1, plus the paraphraser's reconstruction.
 

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool1d, mse_loss
 
 from edgekd.distill.methods.adapters import in_full_precision
-from edgekd.distill.methods.declare import method
+from edgekd.distill.methods.declare import ROWS, method
 from edgekd.distill.methods.geometry import differences, embeddings, ratio
 from edgekd.distill.methods.options import Weight
 from edgekd.distill.methods.precision import full
 from edgekd.distill.methods.sizes import embedding
 
 
-@method(prepares=True)
+@method(prepares=True, rows=ROWS)
 class IRG(nn.Module):
     """`vertex · MSE(vertices) + edge · MSE(edges) + transform · MSE(transformations)`.
 

@@ -10,13 +10,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from edgekd.distill.methods.adapters import in_full_precision
-from edgekd.distill.methods.declare import method
+from edgekd.distill.methods.declare import ROWS, method
 from edgekd.distill.methods.sizes import pairs_of_one_size
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-@method(auto="last", prepares=True)
+@method(auto="last", prepares=True, rows=ROWS)
 class MGD(nn.Module):
     """Sum over layers of `‖G(align(f_s)·M) − f_t‖²`: G generates the teacher's feature from the masked student's.
 

@@ -18,7 +18,7 @@ from edgekd.models.accelerator import autocast
 Temperatures = Annotated[tuple[Temperature, ...], Field(min_length=1)]
 
 
-@method()
+@method(per_sample=True)
 def mlkd(
     z_s: Tensor,
     z_t: Tensor,

@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from edgekd.distill.methods.adapters import in_full_precision
-from edgekd.distill.methods.declare import method
+from edgekd.distill.methods.declare import ROWS, method
 from edgekd.distill.methods.options import Weight
 from edgekd.distill.methods.sizes import pairs_of_one_size
 
 Degree = Annotated[int, Field(ge=1)]
 
 
-@method()
+@method(rows=ROWS)
 @in_full_precision
 def nst(f_s: Sequence[Tensor], f_t: Sequence[Tensor], *, degree: Degree = 2, constant: Weight = 0.0) -> Tensor:
     """Sum over layers of the squared maximum mean discrepancy between the channels of student and teacher.

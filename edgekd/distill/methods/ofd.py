@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.distill.methods.adapters import connector, doubled, in_full_precision
-from edgekd.distill.methods.declare import method
+from edgekd.distill.methods.declare import ROWS, method
 from edgekd.distill.methods.sizes import pairs_of_one_size
 
 
@@ -24,7 +24,7 @@ def partial_l2(s: Tensor, t: Tensor) -> Tensor:
     return (t - s).square().masked_fill(indifferent, 0).sum() / len(s)
 
 
-@method(auto="refused", prepares=True)  # the last layer of a stage comes after the ReLU
+@method(auto="refused", prepares=True, rows=ROWS)  # the last layer of a stage comes after the ReLU
 class OFD(nn.Module):
     """Sum over layers of the partial L2 distance of `r(f_s)` to `max(f_t, m)`, r a 1x1 convolution and BatchNorm.
 

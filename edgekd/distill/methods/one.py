@@ -20,7 +20,7 @@ from edgekd.errors import RecipeError
 from edgekd.models.cut import after
 
 
-@method(auto="before_last", prepares=True)
+@method(auto="before_last", prepares=True, per_sample=True)
 class ONE(nn.Module):
     """`Σ CE(extra branches) + CE(ensemble) + Σ T² KL(p_ensemble ‖ p_branch)`, the last sum over all branches.
 

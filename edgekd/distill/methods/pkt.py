@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from edgekd.distill.methods.declare import method
+from edgekd.distill.methods.declare import ROWS, method
 from edgekd.distill.methods.geometry import embeddings, gram, unit
 
 EPSILON = 1e-7  # as in the authors' code
 
 
-@method(pooled=True)
+@method(pooled=True, rows=ROWS)
 def pkt(f_s: Sequence[Tensor], f_t: Sequence[Tensor]) -> Tensor:
     """Sum over layers of the mean over elements of `p_t log(p_t / p_s)`.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
-from edgekd.distill.methods.declare import method
+from edgekd.distill.methods.declare import ROWS, method
 from edgekd.distill.methods.precision import full, taught
 
 LEVELS = (4, 2, 1)
@@ -29,7 +29,7 @@ def hierarchical_context_loss(s: Tensor, t: Tensor) -> Tensor:
     return torch.stack(terms).sum() / sum(weights)
 
 
-@method(prepares=True)
+@method(prepares=True, rows=ROWS)
 class ReviewKD(nn.Module):
     """Sum over layers of the hierarchical context loss between fused student features and the teacher's.
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
-from edgekd.distill.methods.declare import method
+from edgekd.distill.methods.declare import ROWS, method
 from edgekd.distill.methods.geometry import differences, embeddings, gram, ratio, unit
 from edgekd.distill.methods.options import Weight
 
 
-@method(pooled=True)
+@method(pooled=True, rows=ROWS)
 def rkd(f_s: Sequence[Tensor], f_t: Sequence[Tensor], *, distance: Weight = 25.0, angle: Weight = 50.0) -> Tensor:
     """Sum over layers of `distance · SmoothL1(distances) + angle · SmoothL1(angles)`.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, mse_loss
 
 from edgekd.distill.methods.adapters import head_of, in_full_precision, the_pair
-from edgekd.distill.methods.declare import method
+from edgekd.distill.methods.declare import ROWS, method
 from edgekd.distill.methods.sizes import pairs_of_one_size
 from edgekd.errors import ModelError
 from edgekd.models.cut import before
@@ -19,7 +19,7 @@ from edgekd.models.cut import before
 Factor = Annotated[int, Field(ge=1)]
 
 
-@method(auto="last", prepares=True, deploys=True)
+@method(auto="last", prepares=True, deploys=True, rows=ROWS, per_sample=True)
 class SimKD(nn.Module):
     """`MSE(projector(f_s), f_t)`; the student then answers through the teacher's classifier (`reused`).
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from edgekd.distill.methods.declare import method
+from edgekd.distill.methods.declare import ROWS, method
 from edgekd.distill.methods.geometry import gram, unit
 from edgekd.distill.methods.precision import full, taught
 from edgekd.distill.methods.sizes import embedding
 
 
-@method(pooled=True)
+@method(pooled=True, rows=ROWS)
 def sp(f_s: Sequence[Tensor], f_t: Sequence[Tensor]) -> Tensor:
     """Sum over layers of `‖G_s - G_t‖²_F / batch²`, G the row-normalised similarity matrix of the batch.
 

@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from edgekd.distill.methods.adapters import connector, head_of, in_full_precision, the_pair
-from edgekd.distill.methods.declare import method
+from edgekd.distill.methods.declare import ROWS, method
 from edgekd.distill.methods.options import Weight
 from edgekd.distill.methods.precision import full, taught
 from edgekd.distill.methods.sizes import embedding
 from edgekd.errors import ModelError
 
 
-@method(auto="last", prepares=True)
+@method(auto="last", prepares=True, rows=ROWS, per_sample=True)
 class SRRL(nn.Module):
     """`α · MSE(h_s, h_t) + β · MSE(head_t(h_s), z_t)`: the teacher's own head reads the student's feature.
 

@@ -10,5 +10,8 @@ def standardized(z: Tensor) -> Tensor:
 
     The student then need not match the teacher's scale and shift, only the relations between classes. The deviation is
     unbiased, and 1e-7 guards constant rows; both are as in the authors' code.
+    Raises ValueError for rows of one number, which have no deviation.
     """
+    if z.shape[1] == 1:
+        raise ValueError("standardize: rows of one number have no deviation; leave the option out")
     return (z - z.mean(1, keepdim=True)) / (z.std(1, keepdim=True) + 1e-7)

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from edgekd.distill.methods.adapters import in_full_precision
-from edgekd.distill.methods.declare import method
+from edgekd.distill.methods.declare import ROWS, method
 from edgekd.distill.methods.sizes import pairs_of_one_size
 
 Variance = Annotated[float, Field(gt=0)]
 
 
-@method(prepares=True)
+@method(prepares=True, rows=ROWS)
 class VID(nn.Module):
     """Sum over layers of the negative log-likelihood of the teacher's feature, `½[log σ² + (f_t − μ(f_s))² / σ²]`.
 
