@@ -1,4 +1,4 @@
-"""MobileNetV2 (Sandler et al. 2018, 1801.04381) for small images: `mobilenetv2` with a width multiplier."""
+"""MobileNetV2 (Sandler et al. 2018, 1801.04381): widths 0.5 for small images and 0.35 for larger ones."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(nn.Module):
     """MobileNetV2: images `[batch, in_channels, h, w]` to logits `[batch, num_classes]`.
 
-    With `small_images` the stem and the first strided stage keep the resolution, as is usual on CIFAR.
+    With `small_images` the stem and the first strided stage keep the resolution, as is usual on CIFAR: the last map is an
+    eighth of the image. Without it the strides are the paper's, and the last map is a 32nd: 5 x 5 of 150 x 150.
     """
 
     def __init__(self, width: float, num_classes: int, in_channels: int, small_images: bool) -> None:
@@ -73,3 +74,11 @@ def _multiple_of_8(channels: float) -> int:
 def mobilenetv2_05(num_classes: int = 10, in_channels: int = 3, small_images: bool = True) -> MobileNetV2:
     """MobileNetV2 of width 0.5: 0.70 million parameters with 10 classes."""
     return MobileNetV2(0.5, num_classes, in_channels, small_images)
+
+
+def mobilenetv2_035(num_classes: int = 10, in_channels: int = 3, small_images: bool = False) -> MobileNetV2:
+    """MobileNetV2 of width 0.35 with the paper's strides: 0.41 million parameters with 10 classes.
+
+    It is meant for images from about 96 x 96 on. Smaller ones leave a last map of few positions: give `small_images`.
+    """
+    return MobileNetV2(0.35, num_classes, in_channels, small_images)

@@ -25,10 +25,9 @@ from edgekd.models.bc_resnet import bc_resnet
 from edgekd.models.called import CalledModel
 from edgekd.models.ds_cnn import ds_cnn
 from edgekd.models.exported import load_exported
-from edgekd.models.ft_transformer import ft_transformer
-from edgekd.models.mlp import mlp
-from edgekd.models.mobilenet import mobilenetv2_05
+from edgekd.models.mobilenet import mobilenetv2_035, mobilenetv2_05
 from edgekd.models.resnet import resnet8, resnet20
+from edgekd.models.unet import unet
 from edgekd.models.wrn import wrn_16_2
 from edgekd.recipe import Model
 from edgekd.runtime.sessions import Ended, Refused, Session
@@ -38,10 +37,10 @@ BUILT_IN: dict[str, Callable[..., nn.Module]] = {
     "resnet20": resnet20,
     "wrn-16-2": wrn_16_2,
     "mobilenetv2-0.5": mobilenetv2_05,
+    "mobilenetv2-0.35": mobilenetv2_035,
     "ds-cnn": ds_cnn,
     "bc-resnet": bc_resnet,
-    "mlp": mlp,
-    "ft-transformer": ft_transformer,
+    "unet": unet,
 }
 TYPES = {
     "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,

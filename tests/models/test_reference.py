@@ -48,8 +48,39 @@ def test_built_in_models_have_their_papers_size(name: str, expected: int) -> Non
     assert number_of_classes(model, (torch.zeros(2, 3, 32, 32),)) == 10
 
 
+def test_mobilenetv2_of_width_035_has_the_papers_layers() -> None:
+    """Stem 16, blocks to 8, 8, 16, 24, 32, 56, 112, head 1280: channels 0.35 times table 2's, as multiples of 8."""
+    stages = [
+        (16, 8, 1, 1),
+        (8, 8, 6, 2),
+        (8, 16, 6, 3),
+        (16, 24, 6, 4),
+        (24, 32, 6, 3),
+        (32, 56, 6, 3),
+        (56, 112, 6, 1),
+    ]
+    expected = 3 * 16 * 9 + 2 * 16 + 112 * 1280 + 2 * 1280 + 1281 * 10
+    for first, c_out, expansion, repeats in stages:
+        for c_in in (first, *[c_out] * (repeats - 1)):
+            wide = c_in * expansion
+            expected += (
+                (c_in * wide + 2 * wide if expansion > 1 else 0) + 9 * wide + 2 * wide + wide * c_out + 2 * c_out
+            )
+    assert parameters(load("edgekd:mobilenetv2-0.35")) == expected == 408_938
+
+
+@pytest.mark.parametrize(("small_images", "size"), [(False, 5), (True, 19)])
+def test_mobilenetv2_of_width_035_strides_as_the_paper_does_unless_images_are_small(
+    small_images: bool, size: int
+) -> None:
+    model = load("edgekd:mobilenetv2-0.35", small_images=small_images)
+    assert isinstance(model.stem, nn.Module) and isinstance(model.blocks, nn.Module)
+    with torch.no_grad():
+        assert model.blocks(model.stem(torch.zeros(1, 3, 150, 150))).shape == (1, 112, size, size)
+
+
 def test_built_in_models_take_grey_images() -> None:
-    for name in set(BUILT_IN) - {"mlp", "ft-transformer"}:  # they read tables
+    for name in BUILT_IN.keys() - {"unet"}:  # whose answers are maps
         assert number_of_classes(load(f"edgekd:{name}", channels=1), (torch.zeros(2, 1, 40, 40),)) == 10
 
 
