@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from edgekd.distill.methods import METHODS, cwd, ifvd, mld, skd, standardized, teacher_bounded
-from edgekd.recipe.losses import reads_teacher
+from edgekd.recipe.losses import mistakes_in_losses, reads_teacher
 
 RNG = np.random.default_rng(0)
 S, T = RNG.normal(size=(2, 3, 4, 6)), RNG.normal(size=(2, 5, 4, 6))
@@ -161,3 +161,14 @@ def test_they_read_a_teacher(name: str) -> None:
 def test_rows_of_one_number_are_not_standardized() -> None:
     with pytest.raises(ValueError, match="rows of one number"):
         standardized(torch.zeros(4, 1))
+
+
+def test_the_temperature_of_cwd_may_be_chosen_and_it_takes_no_layers() -> None:
+    place = ("distill", "losses", 0)
+    assert not list(mistakes_in_losses(iter([(place, {"method": "cwd", "temperature": "auto"})]), METHODS))
+    (found,) = mistakes_in_losses(iter([(place, {"method": "cwd", "layers": {"head": "head"}})]), METHODS)
+    assert found[0] == (*place, "layers") and "takes no layers" in found[1]
+
+
+def test_a_quantized_graph_can_give_all_that_cwd_reads_and_not_what_ifvd_reads() -> None:
+    assert METHODS["cwd"].reads_logits_alone and not METHODS["ifvd"].reads_logits_alone
