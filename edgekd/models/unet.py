@@ -42,6 +42,7 @@ class UNet(nn.Module):
 
     h and w are multiples of `2**depth`. width: the channels at full resolution; they double at each of `depth` halvings.
     The convolutions are padded, unlike the paper's, so that the maps have the size of the images. There is no dropout.
+    First weights come by `copy`; `slice` and the others know no transposed convolution.
     """
 
     def __init__(self, num_classes: int, in_channels: int, width: int, depth: int) -> None:
