@@ -57,7 +57,7 @@ def main(
     recipe = load_recipe(EXAMPLE, [*set_, f"distill.batch_size={batch}"]).located()
     bf16 = uses_bf16(recipe.distill.precision)
     run = Cache(default_cache())
-    on = TrainingSet(run(decode, recipe.data.source("train")), recipe.data)
+    on = TrainingSet(run(decode, recipe.data.source("train"), recipe.task.of_labels), recipe.data, recipe.task)
     whole = on.open()
     settings = recipe.distill.model_copy(
         update={"epochs": 1, "precision": "bf16" if bf16 else "fp32", "warmup_epochs": 0.0}

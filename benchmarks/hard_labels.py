@@ -18,14 +18,14 @@ from edgekd.cache.stage import Artifact, Cache, default_cache
 from edgekd.figures.intervals import wilson_interval
 from edgekd.models.accelerator import uses_bf16
 from edgekd.models.forward import predict
-from edgekd.recipe import Distill, Network, load_recipe
+from edgekd.recipe import ClassifyTask, Distill, Network, load_recipe
 from edgekd.runtime.runners import machine, versions
 from edgekd.steps.distill import distill
 from edgekd.steps.problem import decoded
 from edgekd.steps.teach import record
 from edgekd.steps.teaching import TaskTeaching, Teaching
 from edgekd.steps.trained import Trained
-from edgekd.tasks.scores import valued
+from edgekd.tasks.scores import value_of
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "cifar10"
 
@@ -41,7 +41,7 @@ def main(
     data, student = recipe.data, Network.of(recipe.student)
     precision: Literal["bf16", "fp32"] = "bf16" if uses_bf16(recipe.distill.precision) else "fp32"
     settings = recipe.distill.model_copy(update={"precision": precision})
-    problem = decoded(run, data)
+    problem = decoded(run, data, ClassifyTask())
     on, unseen = problem.training, problem.open_test()
 
     def on_labels(weight_decay: float, epochs: int) -> Artifact:
@@ -63,7 +63,7 @@ def main(
 
     def test(trained: Artifact) -> float:
         model = Trained(student, trained).load(unseen)
-        return valued(unseen.task, predict(model, unseen, np.arange(len(unseen))), unseen.labels)
+        return value_of(unseen.task, predict(model, unseen, np.arange(len(unseen)), [unseen.task])[0], unseen.labels)
 
     print(
         f"{machine()}; torch {versions()['torch']}; {settings.epochs} epochs, seed {settings.seed}, n {len(unseen)} test images"

@@ -30,7 +30,7 @@ from edgekd.steps.problem import Problem, TrainingSet, decoded
 from edgekd.steps.teach import record
 from edgekd.steps.teaching import TaskTeaching, Teaching
 from edgekd.steps.trained import Trained, new_model
-from edgekd.tasks.scores import valued
+from edgekd.tasks.scores import value_of
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "cifar10"
 KD = {"method": "kd", "weight": 0.9}
@@ -67,10 +67,10 @@ def main(
     """Train what the cache does not hold and print a table for each student, best first."""
     recipe = load_recipe(EXAMPLE, [*set_, f"distill.epochs={epochs}"]).located()
     run = Cache(default_cache())
-    problem = decoded(run, recipe.data)
+    problem = decoded(run, recipe.data, recipe.task)
     test = problem.open_test()
     teacher = Trained(recipe.teachers[0]).load_teacher(test)
-    by_teacher = valued(test.task, predict(teacher, test, np.arange(len(test))), test.labels)
+    by_teacher = value_of(test.task, predict(teacher, test, np.arange(len(test)), [test.task])[0], test.labels)
     chosen = methods.split(",") if methods else list(METHODS)
     for name in students.split(","):
         student = Network(model=name)
@@ -129,7 +129,9 @@ def trained(
         settings = settings.model_copy(update={"seed": settings.seed + 1000})  # none of another run's
         made = run(distill, replace(recorded, settings=settings), student, None)
     test = problem.open_test()
-    return valued(test.task, predict(Trained(student, made).load(test), test, np.arange(len(test))), test.labels)
+    return value_of(
+        test.task, predict(Trained(student, made).load(test), test, np.arange(len(test)), [test.task])[0], test.labels
+    )
 
 
 def _taught(run: Cache, teachers: tuple[Trained, ...], on: TrainingSet, settings: Distill) -> Teaching:

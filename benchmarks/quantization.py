@@ -45,7 +45,7 @@ from edgekd.steps.teach import record
 from edgekd.steps.teaching import TaskTeaching, Teaching
 from edgekd.steps.trained import Trained
 from edgekd.target import load_target
-from edgekd.tasks.scores import valued
+from edgekd.tasks.scores import value_of
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "cifar10"
 PEERS = Path(__file__).parent / "quantization_peers.py"
@@ -80,7 +80,7 @@ def main(
 def one_model(recipe: Recipe, name: str, target: str, folder: Path, tools: Path, without: Sequence[str]) -> None:
     """Train, quantize by everything, compare."""
     run, device = Cache(default_cache()), load_target(target)
-    problem, network = decoded(run, recipe.data), Network(model=name)
+    problem, network = decoded(run, recipe.data, recipe.task), Network(model=name)
     on, form = problem.training, Form(recipe.export, device.runtime.default_opset)
     precision = "bf16" if uses_bf16(recipe.distill.precision) else "fp32"
     settings = recipe.distill.model_copy(update={"precision": precision})
@@ -178,7 +178,7 @@ def compare(name: str, files: dict[str, tuple[Path, float | None]], test: Unseen
         error = 100 * np.sqrt(np.square(logits[label] - exact).mean()) / exact.std()
         ratio, size = timed.p50_ms / fp32, path.stat().st_size / 1e3
         print(
-            f"| {label} | {took} | {valued(test.task, logits[label], test.labels):.2f} | {same:.2f} | {error:.2f} "
+            f"| {label} | {took} | {value_of(test.task, logits[label], test.labels):.2f} | {same:.2f} | {error:.2f} "
             f"| {timed.p50_ms:.3f} | {ratio:.2f} | {stable} | {size:.0f} |"
         )
 

@@ -20,8 +20,11 @@ from edgekd.recipe import (
     Distill,
     Export,
     Init,
+    MultilabelTask,
     Optimizer,
     Quantize,
+    RegressTask,
+    SegmentTask,
     Student,
     Synthetic,
     TableAugmentation,
@@ -35,6 +38,8 @@ TABLES: dict[str, type[BaseModel]] = {
     "[data]": Data, "[data.augment]": Augmentation, "[data.synthetic]": Synthetic,
     '[data] with input = "audio"': AudioData, '[data.augment] with input = "audio"': AudioAugmentation,
     '[data] with input = "table"': TableData, '[data.augment] with input = "table"': TableAugmentation, "[teacher]": Teacher,
+    '[task] with kind = "multilabel"': MultilabelTask, '[task] with kind = "regress"': RegressTask,
+    '[task] with kind = "segment"': SegmentTask,
     "[student]": Student, "[student.init]": Init, "[distill]": Distill, "[[distill.losses]]": Loss,
     "[distill.optimizer]": Optimizer, "[quantize]": Quantize, "[export]": Export, "[budget]": Budget, "[[tasks]]": Task,
 }  # fmt: skip
@@ -53,6 +58,8 @@ columns; it has no paths.
 
 `data.input` says what the samples are, and which keys `[data]` has: images without the key, sounds with `input = "audio"`
 (docs/inputs-audio.md), rows with `input = "table"` (docs/inputs-table.md).
+
+`[task]` says what the answers are: one class for each sample without the table, labels, values or masks with it (docs/tasks.md).
 
 <!-- Written by docs/make_recipe.py. -->
 """

@@ -346,8 +346,14 @@ def _samples(bundle: Path, accuracy: str):  # type: ignore[no-untyped-def]
         raise DeviceError(
             f"--accuracy {accuracy}; possible: test, or test:N for N of its samples, each class in its share"
         )
-    from edgekd.measure.samples import samples_for_accuracy
+    from edgekd.measure.samples import recipe_of, samples_for_accuracy
 
+    kind = recipe_of(bundle).task.kind
+    if kind != "classify":
+        raise DeviceError(
+            f'--accuracy {accuracy} given; the device sends classes back, and {bundle} is of task.kind = "{kind}"; '
+            "`edgekd verify BUNDLE --device DEVICE --samples N` scores its outputs there"
+        )
     return samples_for_accuracy(bundle, int(most) if most else None)
 
 

@@ -61,6 +61,13 @@ class GraphInput(Part):
     missing: tuple[str, ...] = Field(default=(), description="texts of a table that say no value")
 
 
+class StoredTask(Part):
+    """What the first output is, where it is no classes."""
+
+    kind: Literal["multilabel", "regress", "segment"]
+    thresholds: tuple[float, ...] = Field(default=(), description="probability above which each label is given")
+
+
 class StoredOutputs(Part):
     """The table about golden.npz: `n` inputs, and the tolerance of each output."""
 
@@ -127,6 +134,7 @@ class Manifest(Part):
     format: Literal[1]
     files: Mapping[str, str] = Field(description="name -> SHA-256, of every other file")
     golden: StoredOutputs
+    task: StoredTask | None = Field(default=None, description="what the first output is; none: classes")
     input: GraphInput = Field(description="the first one")
     further_inputs: tuple[GraphInput, ...] = Field(default=(), description="where there are several")
     runtime: str = ""

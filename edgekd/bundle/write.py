@@ -13,7 +13,17 @@ import onnx
 from edgekd.base.contents import hash_file
 from edgekd.bundle.drafts import draft_of, put_in_place  # fmt: skip
 from edgekd.bundle.golden import FIRST, Golden
-from edgekd.bundle.manifest import FORMAT, GraphInput, Manifest, Preprocess, Stage, StoredRecipe, figures, tables_of
+from edgekd.bundle.manifest import (
+    FORMAT,
+    GraphInput,
+    Manifest,
+    Preprocess,
+    Stage,
+    StoredRecipe,
+    StoredTask,
+    figures,
+    tables_of,
+)
 from edgekd.bundle.read import (
     GOLDEN,
     MANIFEST,
@@ -49,8 +59,9 @@ def write_bundle(
     fingerprint: str,
     models: Mapping[str, Path],
     labels: Sequence[str],
-    tasks: Mapping[str, Sequence[str]],
+    tasks: Mapping[str, tuple[str, ...]],
     golden: Golden,
+    thresholds: Sequence[float] = (),
     preprocess: Preprocess | None = None,
     at_most: Mapping[str, int] | None = None,
     reading: Mapping[str, Mapping[str, Any]] | None = None,
@@ -62,13 +73,13 @@ def write_bundle(
     models       file name in the bundle -> ONNX file; `model.onnx` is the one that ships
     labels       class names in the order of the model's outputs
     tasks        further output -> its class names
+    thresholds   of a task of several labels: the probability above which run.py gives each label
     golden       inputs, onnxruntime's outputs for them, and the tolerance for another machine
     preprocess   mean and std of the images' channels; none: the inputs are no images
     at_most      free size of the inputs -> its largest; an engine is built for sizes up to it
     reading      input -> further keys of its table, which run.py needs to read samples of sounds and tables
 
-    The same arguments give the same bytes. Raises BundleError for arguments that cannot make a bundle. Raises it also for a
-    `folder` with content other than a bundle.
+    The same arguments give the same bytes. Raises BundleError for arguments, or content of `folder`, that is no bundle's.
     """
     check_replaceable(folder)
     inputs = as_read(check_content(models, labels, golden, at_most or {}), preprocess, reading or {})
@@ -87,19 +98,31 @@ def write_bundle(
             runtime=target.runtime.name,
             precision=report.chosen.name,
             output=recipe.export.output,
-            tasks={name: tuple(classes) for name, classes in tasks.items()},
+            tasks=dict(tasks),
             recipe=StoredRecipe.model_validate(recipe.model_dump(mode="json")),
             target=target.model_dump(mode="json", exclude_none=True),
             fingerprint=fingerprint,
             versions=dict(report.versions),
-            lineage=tuple(Stage(name=stage.get("name"), key=stage.get("key")) for stage in report.stages),
+            lineage=lineage_of(report),
             figures=figures(report),
             **builder,
         )
-        if preprocess is not None:
-            manifest = manifest.model_copy(update={"preprocess": preprocess})
+        manifest = manifest.model_copy(update=optional(recipe, thresholds, preprocess))
         write_manifest(draft / MANIFEST, manifest)
         put_in_place(draft, folder)
+
+
+def lineage_of(report: Report) -> tuple[Stage, ...]:
+    """The stages that made the bundle."""
+    return tuple(Stage(name=stage.get("name"), key=stage.get("key")) for stage in report.stages)
+
+
+def optional(recipe: Recipe, thresholds: Sequence[float], preprocess: Preprocess | None) -> dict[str, Any]:
+    """The manifest's keys that a bundle of classes, or of no images, does not have."""
+    found: dict[str, Any] = {} if preprocess is None else {"preprocess": preprocess}
+    if recipe.task.kind != "classify":
+        found["task"] = StoredTask(kind=recipe.task.kind, thresholds=tuple(thresholds))
+    return found
 
 
 def check_replaceable(folder: Path) -> None:
@@ -123,7 +146,7 @@ def check_content(
     if broken:
         raise BundleError(f"labels with a line break cannot stand in labels.txt: {broken}")
     classes = golden.outputs[FIRST].shape
-    if len(labels) != classes[-1]:
+    if len(labels) != classes[1]:
         raise BundleError(f"{len(labels)} labels for outputs of shape {classes}; one a class is needed")
     inputs = describe_inputs(models[SHIPPED], at_most)
     names = [table.name for table in inputs]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
-import numpy.typing as npt
 
 from edgekd.base.console import say
 from edgekd.cache.stage import Artifact, Cache
@@ -17,6 +16,7 @@ from edgekd.check import lines, written
 from edgekd.check.choose import Contender, budget_checks, choose
 from edgekd.check.contenders import as_measured, measured_on, timed_here
 from edgekd.check.doubts import doubts
+from edgekd.check.package import thresholds_of
 from edgekd.check.summary import summary
 from edgekd.check.tasks import task_notes
 from edgekd.data import Unseen
@@ -31,14 +31,13 @@ from edgekd.runtime.runners import machine, versions
 from edgekd.steps.attempts import none_left
 from edgekd.steps.candidates import Exported
 from edgekd.steps.export import MODEL
-from edgekd.steps.problem import Problems
+from edgekd.steps.problem import Problem, Problems
 from edgekd.steps.teach import Instruction
 from edgekd.steps.trained import WEIGHTS
 from edgekd.target import Target
+from edgekd.tasks.multilabel import THRESHOLD, f1
 from edgekd.tasks.protocol import Answers
 from edgekd.tasks.scores import scored
-
-Scores = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def evaluate(
         student_parameters=written.parameters(trained / WEIGHTS),
         candidates=chosen,
         dropped=tuple(Dropped(name=name, reason=reason) for name, reason in dropped.items()),
-        checks=tuple(checks(recipe, target, problems, instruction, exported, compared, shipped)),
+        checks=tuple(checks(run, recipe, target, problems, instruction, exported, compared, shipped)),
         curves=lines.curves(trained),
         temperature_curve=written.temperatures(instruction.temperature),
         quantization_curves=lines.curves(exported.quantized.taken.quantized if exported.quantized else None),
@@ -164,6 +163,7 @@ def compare(
 
 
 def checks(
+    run: Cache,
     recipe: Recipe,
     target: Target,
     problems: Problems,
@@ -190,8 +190,25 @@ def checks(
         *lines.chain_found(recipe, instruction.chain, test.task.metric.unit),
         *lines.reused(exported.student.weights),
         *lines.old_and_new(instruction.scores, scores, test),
+        *labels_found(run, recipe, problems.student, exported.candidates[shipped.name], scores),
         *task_notes(problems.tasks, instruction.task_scores, scores),
     ]
+
+
+def labels_found(run: Cache, recipe: Recipe, problem: Problem, model: Artifact, scores: Artifact) -> Iterator[Check]:
+    """A note with F1 at the thresholds that ship, for a task of several labels."""
+    thresholds = thresholds_of(run, recipe, problem, model)
+    if not thresholds:
+        return
+    test = problem.open_test()
+    probabilities = answers_of(scores, test)
+    at = {f"{THRESHOLD:g} for each": THRESHOLD, "thresholds of the hold-out split": np.array(thresholds)}
+    told = [
+        f"{where}: micro {micro:.2f} %, macro {macro:.2f} %"
+        for where, of in at.items()
+        for micro, macro in [f1(probabilities > of, test.labels)]
+    ]
+    yield Check(name="F1", verdict="note", found="; ".join(told))
 
 
 def score_of(scores: Artifact, test: Unseen) -> Score:
@@ -202,8 +219,7 @@ def score_of(scores: Artifact, test: Unseen) -> Score:
 
 def answers_of(scores: Artifact, test: Unseen) -> Answers:
     """The answers to the test split, from a stage's logits."""
-    logits: Scores = np.load(scores / "test.npy")
-    return test.task.answer(logits)
+    return test.task.answered(np.load(scores / "test.npy"))
 
 
 def in_float(exported: Exported) -> Artifact:

@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from edgekd.figures.figures import Check, Score
 from edgekd.figures.intervals import Right, paired_interval
-from edgekd.figures.metric import Drop
+from edgekd.figures.metric import Drop, drop_of
 from edgekd.figures.words import beside, valued
 from edgekd.recipe import Budget
+from edgekd.tasks.protocol import Answers, Targets, Task
 
 CHANCE = 0.05  # the chance that a floor is missed by chance alone, over all classes and all reference models
 REFERENCES = 2  # the teacher and fp32; with a single reference the floor stays the same
@@ -87,27 +88,27 @@ def _noise(drop: Drop | None, most: float, n: int) -> str:
 
 
 def floors(
-    answers: npt.NDArray[np.integer],
-    labels: npt.NDArray[np.integer],
-    classes: Sequence[str],
-    budget: Budget,
-    references: Mapping[str, Right],
+    task: Task, answers: Answers, labels: Targets, budget: Budget, references: Mapping[str, Answers]
 ) -> Iterator[Limit]:
-    """The default floors: better than naming the same class for all samples, and no class lost.
+    """The default floors: better than the same answer for all samples, and where samples have classes no class lost.
 
-    answers, labels: class numbers of the test split, `[samples]`; references: name of a model -> whether each of its
-    answers is right. No class may fall far below these models. Intervals decide, so that a class of few samples is not
-    missed by chance.
+    answers, labels: of the test split, `[samples, ...]`; references: name of a model -> its answers. No class may fall far
+    below these models. Intervals decide, so that a class of few samples is not missed by chance.
     """
-    right, counts = answers == labels, np.bincount(labels)
-    if budget.above_majority and (counts > 0).sum() > 1:
-        commonest = int(counts.argmax())
-        low, _ = paired_interval(right, labels == commonest)
-        found = f"{100 * right.mean():.2f} %; naming {classes[commonest]} always gives {100 * counts.max() / len(labels):.2f} %"
+    constantly, constant = task.constant(labels)
+    own, alike = task.judge(answers, labels), task.judge(constant, labels)
+    best = np.array_equal(constant, labels)  # all labels are the same, so that no network can be better
+    if budget.above_majority and not best:
+        gain = task.metric.sign * (task.metric.value(own) - task.metric.value(alike))
+        least = -drop_of(task.metric, alike, own).high
+        unit, values = task.metric.unit, (task.metric.value(own), task.metric.value(alike))
+        found = f"{valued(values[0], unit)}; {constantly} gives {valued(values[1], unit)}"
         # An interval that touches 0 misses the floor too.
-        yield Limit("above_majority", low > 0, found, "more, by its 95 % interval", max(-low / 100, 0.0))
-    if budget.max_class_drop is not None and references:
-        yield _class_drop(right, labels, classes, budget.max_class_drop, references)
+        share = max(-least, 0.0) / (100 if unit == "%" else max(abs(values[1]), 1e-12))
+        yield Limit("above_majority", gain > 0 and least > 0, found, "better, by its 95 % interval", share)
+    if (classes := task.strata(labels)) is not None and budget.max_class_drop is not None and references:
+        right = {name: other == labels for name, other in references.items()}
+        yield _class_drop(answers == labels, classes, task.names, budget.max_class_drop, right)
 
 
 def _class_drop(

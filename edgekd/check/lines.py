@@ -22,7 +22,7 @@ from edgekd.steps.ladder import Quantized
 from edgekd.steps.trained import REUSED
 from edgekd.target import Target
 from edgekd.tasks.protocol import Answers, Task
-from edgekd.tasks.scores import valued
+from edgekd.tasks.scores import value_of
 
 AGREEMENT = 99.5  # percent of the test split on which the fake-quantized model and onnxruntime name the same class
 
@@ -38,8 +38,8 @@ def same_as_trained(task: Task, as_trained: Artifact, scores: Artifact) -> float
 
 
 def _same(task: Task, one: Path, other: Path) -> float:
-    """The percent of answers that two files of logits share."""
-    return 100 * float(task.same(task.answer(np.load(one)), task.answer(np.load(other))).mean())
+    """The percent of answers that two files of stored outputs share."""
+    return 100 * float(task.same(task.answered(np.load(one)), task.answered(np.load(other))).mean())
 
 
 def with_floors(
@@ -53,17 +53,15 @@ def with_floors(
 
     No class may be lost against the float student, nor against a teacher that knows the same classes.
     """
-    labels = test.labels
-    of_teacher, of_fp32 = {}, {}
-    if teacher_scores is not None and (logits := np.load(teacher_scores / "test.npy")).shape[1] == len(test.classes):
-        of_teacher = {"the teacher": logits.argmax(1) == labels}
+    task, references = test.task, {}
+    if teacher_scores is not None and (stored := np.load(teacher_scores / "test.npy")).shape[1] == task.shape[0]:
+        references["the teacher"] = task.answered(stored)
     if "fp32" in answers:
-        of_fp32 = {"fp32": answers["fp32"] == labels}
+        references["fp32"] = answers["fp32"]
     found = []
     for contender in contenders:
-        own = answers[contender.name]
-        references = {**of_teacher, **(of_fp32 if contender.name != "fp32" else {})}
-        kept = tuple(floors(own, labels, test.classes, budget, references))
+        others = {name: other for name, other in references.items() if name != contender.name}
+        kept = tuple(floors(task, answers[contender.name], test.labels, budget, others))
         found.append(replace(contender, floors=kept))
     return found
 
@@ -150,7 +148,7 @@ def reused(distilled: Artifact | None) -> Iterator[Check]:
 
 def old_and_new(teacher_scores: Artifact | None, scores: Artifact, test: Unseen) -> Iterator[Check]:
     """The student's scores on old and new classes, if the teacher knows the first classes only."""
-    if teacher_scores is None:
+    if teacher_scores is None or test.task.strata(test.labels) is None:
         return
     teacher, student = np.load(teacher_scores / "test.npy"), np.load(scores / "test.npy")
     known = teacher.shape[1]
@@ -159,13 +157,16 @@ def old_and_new(teacher_scores: Artifact | None, scores: Artifact, test: Unseen)
     labels = test.labels
     old, new = labels < known, labels >= known
     task = test.task
-    among_old, by_teacher = valued(task, student[old][:, :known], labels[old]), valued(task, teacher[old], labels[old])
-    among_new = valued(task, student[new][:, known:], labels[new] - known)
+    among_old, by_teacher = (
+        value_of(task, student[old][:, :known], labels[old]),
+        value_of(task, teacher[old], labels[old]),
+    )
+    among_new = value_of(task, student[new][:, known:], labels[new] - known)
     for name, rows, among in (
         ("old", old, f"{among_old:.2f} % (the teacher {by_teacher:.2f} %)"),
         ("new", new, f"{among_new:.2f} %"),
     ):
-        found = f"{valued(task, student[rows], labels[rows]):.2f} % of {int(rows.sum())} test samples among all classes, among the {name} "
+        found = f"{value_of(task, student[rows], labels[rows]):.2f} % of {int(rows.sum())} test samples among all classes, among the {name} "
         yield Check(name=f"{name} classes", verdict="note", found=f"{found}ones alone {among}")
 
 
@@ -201,11 +202,12 @@ def warnings(
         yield f"the training images are synthetic ({recipe.data.train}): made from the teacher, none is real"
     if recipe.teachers and not any(loss.weight for loss in recipe.distill.losses):
         yield "no loss reads the teacher (distill.losses): the student learned from labels alone"
-    counts = np.bincount(test.labels)
-    share = 100 * float(counts.max()) / len(test)
+    task = test.task
+    constantly, constant = task.constant(test.labels)
+    chance = task.metric.value(task.judge(constant, test.labels))
     for name, found in (("the teacher", teacher), (shipped.name, shipped.score)):
-        if found is not None and found.low <= share:
+        if found is not None and found.sign * ((found.low if found.sign > 0 else found.high) - chance) <= 0:
             yield (
-                f"{name} is right on {found.value:.2f} %, no better than always naming the most frequent class "
-                f"({test.classes[int(counts.argmax())]}, {share:.2f} %)"
+                f"{name} has {in_words(found.value, found.unit)} {found.metric}, no better than {constantly} "
+                f"({in_words(chance, found.unit)})"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from edgekd.bundle.manifest import GraphColumn, Preprocess
 from edgekd.bundle.read import SHIPPED, read_manifest
 from edgekd.bundle.write import write_bundle
 from edgekd.cache.fingerprint import fingerprint
-from edgekd.cache.stage import Cache
+from edgekd.cache.stage import Artifact, Cache
 from edgekd.check.golden import golden_of
 from edgekd.errors import EdgekdError
 from edgekd.figures.devices import with_device
@@ -23,7 +24,8 @@ from edgekd.inputs.table import CATEGORIES, NUMBERS
 from edgekd.recipe import Recipe
 from edgekd.steps.candidates import Exported
 from edgekd.steps.export import MODEL
-from edgekd.steps.problem import Problems
+from edgekd.steps.problem import Problem, Problems
+from edgekd.steps.thresholds import FILE, choose_thresholds
 from edgekd.target import Target
 
 
@@ -44,14 +46,22 @@ def package(
         target=target,
         fingerprint=fingerprint(recipe, target, run),
         models={"model.onnx": shipped, **twin},
-        labels=test.classes,
+        labels=test.task.names,
         tasks={name: task.open().classes for name, task in problems.tasks.items()},
+        thresholds=thresholds_of(run, recipe, problems.student, exported.candidates[report.chosen.name]),
         golden=golden_of(shipped, report.chosen.name, recipe, test),
         preprocess=preprocess_of(test.input),
         reading=reading_of(test.input),
         at_most=at_most(test.input.fields),
     )
     return report
+
+
+def thresholds_of(run: Cache, recipe: Recipe, problem: Problem, model: Artifact) -> tuple[float, ...]:
+    """The threshold of each label, chosen on the hold-out split; empty for other tasks."""
+    if problem.open().task.holds != "labels":
+        return ()
+    return tuple(json.loads((run(choose_thresholds, model, problem.training, recipe.export) / FILE).read_text()))
 
 
 def preprocess_of(input: Input) -> Preprocess | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +25,8 @@ from edgekd.data.batches import arguments_of, examples_of
 from edgekd.data.sources import check_classes
 from edgekd.distill.features import Taps
 from edgekd.distill.layers import pair_layers
-from edgekd.distill.methods import METHODS
-from edgekd.distill.objective import ForwardPass, TaskObjective
+from edgekd.distill.methods import METHODS, Method
+from edgekd.distill.objective import ForwardPass, Numbered, TaskObjective
 from edgekd.errors import BundleError, EdgekdError, ModelError, RecipeError
 from edgekd.models import CalledModel, ExportedModel, OnnxModel, number_of_classes
 from edgekd.models.accelerator import uses_bf16
@@ -39,7 +39,7 @@ from edgekd.steps.rehearse import REFUSED, rehearse
 from edgekd.steps.teach import first_weights
 from edgekd.steps.trained import Trained, initialise, new_model, number_of_outputs
 from edgekd.target import Target
-from edgekd.tasks.protocol import Labels
+from edgekd.tasks.protocol import Labels, Task
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def preflight(run: Cache, recipe: Recipe, target: Target, problems: Problems) ->
 def _rehearse(run: Cache, recipe: Recipe, target: Target, student: Network, problems: Problems, form: Form) -> None:
     """Write the untrained student's graph once, and print the parts that the target's runtime would refuse."""
     scheme = target.int8 if recipe.quantize.mode != "none" else None
-    on = TrainingSet(problems.student.train, recipe.data.of_test)
+    on = TrainingSet(problems.student.train, recipe.data.of_test, recipe.task.of_test)
     untrained, trains_on = student.model_copy(update={"weights": None}), recipe.quantize.mode in ("qat", "auto")
     rehearsed = run(rehearse, untrained, on, form, scheme, recipe.quantize.keep_float, trains_on, target)
     for line in json.loads((rehearsed / REFUSED).read_text()):
@@ -105,6 +105,7 @@ def check_models(recipe: Recipe, target: Target, network: Network, problems: Pro
     assistants = [new_model(Network.of(assistant), samples, 0) for assistant in recipe.student.assistants]
     named = [("student", student), *(("assistant", assistant) for assistant in assistants)]
     _check_classes(recipe, network, named, sizes, samples)
+    check_fit(recipe.distill.losses, samples.task)
     for (role, model), reference in zip(named, (recipe.student, *recipe.student.assistants), strict=True):
         if isinstance(model, OnnxModel | ExportedModel | CalledModel):
             raise ModelError(
@@ -114,7 +115,7 @@ def check_models(recipe: Recipe, target: Target, network: Network, problems: Pro
         if not (role == "student" and network.heads):  # the rows of such a student belong to several tasks
             raw = samples.train.get(samples.train_ids[:SHOWN])
             shown = arguments_of(samples.input, raw, torch.device("cpu"))
-            check_no_softmax(model, role, arranged(shown, torch.contiguous_format))
+            check_no_softmax(model, role, arranged(shown, torch.contiguous_format), samples.task.holds)
     check_tasks(recipe, problems)
     return _check_losses(recipe, student, next(iter(teachers), None), samples, by_teacher)
 
@@ -159,7 +160,12 @@ def _check_classes(
 ) -> None:
     """Raise ModelError if a network gives another number of classes than the data. sizes: those of the teachers."""
     found = [
-        (role, number_of_classes(model, examples_of(samples, 2), f"the {role}", noun=samples.input.noun))
+        (
+            role,
+            number_of_classes(
+                model, examples_of(samples, 2), f"the {role}", noun=samples.input.noun, maps=samples.task.shape[1:]
+            ),
+        )
         for role, model in students
     ]
     for role, classes in (*found, *(("teacher", classes) for classes in sizes)):
@@ -173,9 +179,29 @@ def _check_classes(
             )
     if len(set(sizes)) > 1:
         raise ModelError(f"the teachers give {', '.join(map(str, sizes))} classes; several teachers know the same ones")
-    if not recipe.data.is_synthetic:
+    if not recipe.data.is_synthetic and samples.task.strata(samples.train.labels) is not None:
         known = sizes[0] if sizes and sizes[0] < len(samples.classes) else 0  # old classes may have no samples
         check_classes(samples.train.labels, samples.classes, f"data.train = '{recipe.data.train}'", known=known)
+
+
+def check_fit(losses: Sequence[Loss], task: Task) -> None:
+    """Raise RecipeError for a loss that reads rows of another kind than the task's, or maps that the task has not."""
+    for n, loss in enumerate(losses):
+        if why := _misfit(METHODS[loss.method], task):
+            possible = [name for name, other in METHODS.items() if not _misfit(other, task)]
+            raise RecipeError(
+                f"distill.losses.{n}.method: {loss.method} {why}; for this task take {', '.join(possible)}"
+            )
+
+
+def _misfit(method: Method, task: Task) -> str:
+    """The reason why a method does not fit a task's rows; empty if it fits."""
+    is_dense = len(task.shape) > 1
+    if task.holds not in method.rows:
+        return f"reads {' or '.join(method.rows)}, and the task has {task.holds}"
+    if is_dense and method.per_sample:
+        return "reads a row for each sample, and the task has one for each pixel"
+    return "reads maps of logits, and the task has none" if method.reads_maps and not is_dense else ""
 
 
 def _reads_old_classes_only(recipe: Recipe) -> bool:
@@ -209,7 +235,7 @@ def _check_losses(
         if recipe.distill.generations
         else ""
     )
-    if links and not any(loss.weight and {"z_t", "z_ts"} & set(METHODS[loss.method].needs) for loss in losses):
+    if links and not any(loss.weight and {"z_t", "z_ts", "m_t"} & set(METHODS[loss.method].needs) for loss in losses):
         raise RecipeError(f"{links} given, but no loss reads a teacher; add one, as distill.losses=[{{method='kd'}}]")
     if reads_features and recipe.teacher is not None and recipe.teacher.column:
         raise RecipeError(
@@ -234,28 +260,33 @@ def try_losses(
     objective: TaskObjective, student: nn.Module, teacher: nn.Module | None, samples: Samples, by_teacher: Samples
 ) -> None:
     """Compute the losses once on four blank samples, so that a bad pair of layers is refused before training."""
-    arguments, labels = examples_of(samples, 4), torch.tensor([0, 1, 0, 1])
+    arguments, task = examples_of(samples, 4), samples.task
+    ids = samples.train_ids[np.arange(4) % len(samples.train_ids)]
+    labels = torch.from_numpy(np.array(samples.train.labels[ids]))
+    if task.strata(samples.train.labels) is not None:
+        labels = torch.tensor([0, 1, 0, 1])  # samples of one class would form no pairs
     with (
         torch.no_grad(),
         Taps(student, objective.layers_of("student"), "student") as ours,
         Taps(teacher or nn.Identity(), objective.layers_of("teacher"), "teacher") as theirs,
     ):
-        z_s = student.eval()(*arguments)[:, : len(samples.classes)]
+        outputs = student.eval()(*arguments)[:, : task.outputs]
         # A student that teaches itself has no teacher yet: its own logits stand for the first generation's.
-        z_t = z_s if teacher is None else teacher.cpu()(*examples_of(by_teacher, 4))
-        forward = ForwardPass(
+        of_teacher = outputs if teacher is None else teacher.cpu()(*examples_of(by_teacher, 4))
+        forward = ForwardPass.of(
+            task.rows,
+            Numbered(ids, torch.arange(4), 0),
             arguments,
-            torch.arange(4),
             Labels(labels, labels, torch.ones(4)),
-            z_s,
-            z_t[None],
+            outputs,
+            task.rows.kept(of_teacher, ids, 0)[None],
             ours.features,
             theirs.features,
         )
         tried = copy.deepcopy(objective)
         for term in tried.terms:
             try:
-                tried.prepare_one(term, forward, student, teacher, len(samples.classes), len(samples.train_ids))
+                tried.prepare_one(term, forward, student, teacher, task.outputs, len(samples.train_ids))
                 term(forward, 0.0)
             except EdgekdError:
                 raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgekd.base.toml_file import Mistake, refuse
-from edgekd.recipe import Data, Recipe, TableData
+from edgekd.recipe import ClassifyTask, Data, Recipe, TableData
 from edgekd.recipe.losses import reads_teacher
 from edgekd.recipe.refusals import missing_files
 from edgekd.recipe.schemes import TEACHERLESS
@@ -31,6 +31,8 @@ def impossible_settings(recipe: Recipe, target: Target) -> Iterator[Mistake]:
             "teacher.classes",
             "given beside train_epochs; a teacher that is trained here has the data's order: leave it out",
         )
+    if not isinstance(recipe.task, ClassifyTask):
+        yield from _only_of_classes(recipe)
     if not isinstance(recipe.data, Data):
         yield from _only_of_images(recipe)
     yield from _of_tables(recipe)
@@ -64,6 +66,20 @@ def impossible_settings(recipe: Recipe, target: Target) -> Iterator[Mistake]:
             f"{opset} given; int8 with fp16 between, which {target.name} is made for, takes opset 19 or later. "
             f"Leave opset out for the target's own, {runtime.default_opset}",
         )
+
+
+def _only_of_classes(recipe: Recipe) -> Iterator[Mistake]:
+    """A mistake for each setting that a task other than classify does not have."""
+    kind = recipe.task.kind
+    if kind == "segment" and not isinstance(recipe.data, Data):
+        yield Mistake("task.kind", f'"segment" given; data.input = "{recipe.data.input}" has no pixels: give images')
+    for place, given, remedy in (
+        ("tasks", bool(recipe.tasks), "a further task stands beside a first one of classes; leave [[tasks]] out"),
+        ("data.train", recipe.data.is_synthetic, "images are made for classes; give training samples"),
+        ("export.output", recipe.export.output != "logits", "probabilities are of classes; leave output out"),
+    ):
+        if given:
+            yield Mistake(place, f'given beside task.kind = "{kind}"; {remedy}')
 
 
 def _only_of_images(recipe: Recipe) -> Iterator[Mistake]:

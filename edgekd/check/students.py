@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from edgekd.check.teachers import TOLD
+from edgekd.check.teachers import told_of
 from edgekd.data import Samples
 from edgekd.data.batches import examples_of
 from edgekd.errors import ModelError
@@ -13,6 +13,7 @@ from edgekd.models.adapt import kind_of
 from edgekd.models.copies import copy_of
 from edgekd.models.memory_format import Arguments
 from edgekd.target import Target
+from edgekd.tasks.protocol import Holds
 
 SIZES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}  # bytes of a weight
 
@@ -60,12 +61,13 @@ def _told(answer: object) -> str:
     )
 
 
-def check_no_softmax(model: nn.Module, role: str, arguments: Arguments) -> None:
+def check_no_softmax(model: nn.Module, role: str, arguments: Arguments, holds: Holds = "classes") -> None:
     """Raise ModelError for a network that ends in a softmax, tried on `arguments`. Losses read logits."""
     with torch.inference_mode():
-        found = kind_of(model.eval()(*arguments))
+        found = kind_of(model.eval()(*arguments), holds)
     if found != "logits":
         raise ModelError(
-            f"the {role} gives {found.replace('_', '-')} ({TOLD[found]}), and losses read logits: take the softmax out of it; "
+            f"the {role} gives {found.replace('_', '-')} ({told_of(found, holds)}), and losses read logits: take the "
+            f"{'sigmoid' if holds == 'labels' else 'softmax'} out of it; "
             'export.output = "probabilities" puts one into the graph that ships'
         )

@@ -18,7 +18,7 @@ from edgekd.errors import ModelError, RecipeError
 from edgekd.figures.figures import Check
 from edgekd.recipe import Network, Recipe
 from edgekd.steps.problem import Problem, Problems
-from edgekd.tasks.scores import valued
+from edgekd.tasks.scores import value_of
 
 
 def with_heads(recipe: Recipe, problems: Problems) -> Network:
@@ -74,5 +74,5 @@ def task_notes(problems: Mapping[str, Problem], teachers: Mapping[str, Artifact]
         test = problem.open_test()
         task, labels = test.task, test.labels
         ours, theirs = np.load(scores / f"test.{name}.npy"), np.load(teachers[name] / "test.npy")
-        found = f"{valued(task, ours, labels):.2f} % of {len(labels)} test samples (its teacher {valued(task, theirs, labels):.2f} %)"
+        found = f"{value_of(task, ours, labels):.2f} % of {len(labels)} test samples (its teacher {value_of(task, theirs, labels):.2f} %)"
         yield Check(name=f"task {name}", verdict="note", found=found)

@@ -13,9 +13,10 @@ from edgekd.base.console import say
 from edgekd.check.class_order import mistaken_order
 from edgekd.data import Samples
 from edgekd.data.batches import examples_of
-from edgekd.data.draw import stratified
+from edgekd.data.draw import drawn
 from edgekd.errors import ModelError
-from edgekd.figures.intervals import wilson_interval
+from edgekd.figures.metric import score_of
+from edgekd.figures.words import valued
 from edgekd.inputs import Arrays, Input
 from edgekd.models import ExportedModel, OnnxModel, number_of_classes
 from edgekd.models.adapt import adapt_input, adapt_output, kind_of
@@ -24,6 +25,7 @@ from edgekd.models.memory_format import MAP
 from edgekd.models.reference import fixed, shapes_of
 from edgekd.recipe import Network
 from edgekd.steps.trained import Trained, new_model
+from edgekd.tasks.protocol import Holds
 
 PROBED = 500  # samples that a teacher is tried on, at least
 OF_A_CLASS = 10  # samples per class, if that is more in all
@@ -33,6 +35,11 @@ TOLD = {
     "probabilities": "its rows lie between 0 and 1 and sum to 1",
     "log_probabilities": "the exponentials of its rows sum to 1",
 }
+
+
+def told_of(kind: str, holds: Holds) -> str:
+    """What shows that outputs are of this kind."""
+    return "all its values lie between 0 and 1" if holds == "labels" else TOLD[kind]
 
 
 def checked_teacher(teacher: Network, place: str, samples: Samples) -> tuple[nn.Module, int]:
@@ -50,15 +57,16 @@ def checked_teacher(teacher: Network, place: str, samples: Samples) -> tuple[nn.
     _check_input(model, teacher, place, samples.input, example)
     adapt_input(model, teacher)
     remedy = "" if teacher.size else f"; where it was made for another size, write {place}.size = [height, width]"
-    outputs = number_of_classes(model, example, f"{_called(place)} '{teacher.model}'", remedy, samples.input.noun)
+    maps = samples.task.shape[1:]
+    outputs = number_of_classes(model, example, f"{_called(place)} '{teacher.model}'", remedy, samples.input.noun, maps)
     if teacher.classes is not None and len(teacher.classes) != outputs:
         raise ModelError(
             f"{place}.classes has {len(teacher.classes)} names, {_called(place)} '{teacher.model}' gives {outputs} outputs; "
             "name each of them, in their order"
         )
     _check_outputs(model, teacher, place, samples)
-    adapt_output(model, teacher, samples.classes)
-    return model, number_of_classes(model, example)
+    adapt_output(model, teacher, samples.task)
+    return model, number_of_classes(model, example, maps=maps)
 
 
 def _called(place: str) -> str:
@@ -122,13 +130,15 @@ def _check_outputs(model: nn.Module, teacher: Network, place: str, samples: Samp
         raise ModelError(
             f"{called} gives NaN on training pictures; mend its weights, or its normalisation ({place}.mean, std)"
         )
-    kind, said = kind_of(rows), teacher.outputs
+    kind, said = kind_of(rows, samples.task.holds), teacher.outputs
     if said == "logits" or said == kind:
         return
+    holds = samples.task.holds
     if said is not None:
-        range_ = f"its values reach from {float(rows.min()):.3g} to {float(rows.max()):.3g}"
+        shown = f"its values reach from {float(rows.min()):.3g} to {float(rows.max()):.3g}"
+        shown = shown if kind == "logits" else told_of(kind, holds)
         raise ModelError(
-            f'{place}.outputs is "{said}", but {called} gives {kind.replace("_", "-")} ({TOLD.get(kind, range_)}); '
+            f'{place}.outputs is "{said}", but {called} gives {kind.replace("_", "-")} ({shown}); '
             f'write {place}.outputs = "{kind}", or leave it out'
         )
     if kind != "logits":
@@ -136,7 +146,7 @@ def _check_outputs(model: nn.Module, teacher: Network, place: str, samples: Samp
             "whose logarithms are then its logits" if kind == "probabilities" else "which are logits up to a constant"
         )
         raise ModelError(
-            f'{called} gives {kind.replace("_", "-")}, not logits: {TOLD[kind]}. Write {place}.outputs = "{kind}", {instead}, '
+            f'{called} gives {kind.replace("_", "-")}, not logits: {told_of(kind, holds)}. Write {place}.outputs = "{kind}", {instead}, '
             'or "logits" to distil them as if they were'
         )
 
@@ -146,26 +156,34 @@ def check_knowledge(teacher: Trained, samples: Samples, ask: Callable[[str], boo
 
     The teacher is tried on the hold-out split, and also on training samples if the hold-out split is too small.
     """
-    network = teacher.network
+    network, task = teacher.network, samples.task
     ids = probed(samples, samples.data.seed)
-    logits = predict(teacher.load_teacher(samples), samples.train, ids)
-    known = samples.train.labels[ids] < logits.shape[1]  # the teacher may know the first classes only
-    labels, predicted = samples.train.labels[ids][known], logits[known].argmax(1)
-    if len(labels) == 0:  # without samples of the teacher's classes it cannot be judged
+    (stored,) = predict(teacher.load_teacher(samples), samples.train, ids, [task])
+    labels = samples.train.labels[ids]
+    if task.strata(labels) is not None:
+        known = labels < stored.shape[1]  # the teacher may know the first classes only
+        labels, stored = labels[known], stored[known]
+        if len(labels) == 0:  # without samples of the teacher's classes it cannot be judged
+            return
+        _check_order(network, samples, task.answered(stored), labels, stored.shape[1], ask)
+    metric, n = task.metric, len(labels)
+    judged, (constantly, constant) = task.judge(task.answered(stored), labels), task.constant(labels)
+    chance = metric.value(task.judge(constant, labels))
+    score = score_of(metric, judged, runtime="torch")
+    worst, best = (score.low, score.high) if metric.sign > 0 else (score.high, score.low)
+    found = (
+        f"the teacher '{network.model}' has {valued(score.value, metric.unit)} {metric.name} on {n} samples (95 %: "
+        f"{score.low:.4g} to {score.high:.4g})"
+    )
+    if metric.sign * (worst - chance) > 0:
         return
-    _check_order(network, samples, predicted, labels, logits.shape[1], ask)
-    right, n = int((predicted == labels).sum()), len(labels)
-    low, high = wilson_interval(right, n)
-    chance = 100 * float(np.bincount(labels).max()) / n  # accuracy of always naming the most frequent class
-    found = f"the teacher '{network.model}' gets {100 * right / n:.1f} % of {n} samples right (95 %: {low:.1f} to {high:.1f})"
-    if low > chance:
-        return
-    if high >= chance + A_TENTH * (100 - chance):
-        say(f"  {found}, chance is {chance:.1f} %: too few to tell whether it knows anything")
+    ideal = 100.0 if metric.sign > 0 else 0.0
+    if metric.sign * (best - (chance + A_TENTH * (ideal - chance))) >= 0:
+        say(f"  {found}, {constantly} has {chance:.4g}: too few to tell whether it knows anything")
         return
     question = (
-        f"{found}, no better than chance ({chance:.1f} %): wrong weights, another normalisation (data.mean, data.std), or "
-        "another order of classes (teacher.classes)?"
+        f"{found}, no better than chance ({constantly}: {chance:.4g}): wrong weights, another normalisation (data.mean, "
+        "data.std), or another order of classes (teacher.classes)?"
     )
     if not ask(question):
         raise ModelError(f"{question} To build with it all the same, answer yes, or give --yes")
@@ -175,9 +193,11 @@ def probed(samples: Samples, seed: int) -> npt.NDArray[np.int64]:
     """The ids of samples to try a teacher on, each class in its share. Hold-out samples come first."""
     n = max(PROBED, OF_A_CLASS * len(samples.classes))
     held, rest = samples.holdout_ids, samples.train_ids
-    if len(held) >= n:
-        return held[stratified(samples.train.labels[held], n, seed)]
-    return np.concatenate([held, rest[stratified(samples.train.labels[rest], n - len(held), seed)]])
+
+    def some(ids: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
+        return ids[drawn(samples.task.strata(samples.train.labels[ids]), len(ids), most, seed)]
+
+    return some(held, n) if len(held) >= n else np.concatenate([held, some(rest, n - len(held))])
 
 
 def _check_order(

@@ -50,7 +50,7 @@ def epoch_of(
         order[start : start + batch_size][rank::world] for start in range(0, len(order) - batch_size + 1, batch_size)
     ]
     if in_pairs:
-        labels = next(iter(views.targets.values()))  # of the first task
+        labels = next(iter(views.learnt.values())).labels  # of the first task
         partner = _partners(labels[views.ids], seed, epoch)
         firsts = [rows[: len(rows) // 2] for rows in batches]
         batches = [np.concatenate([rows, partner[rows]]) for rows in firsts]

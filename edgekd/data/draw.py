@@ -1,4 +1,4 @@
-"""stratified: draws some samples of a split, so that each class keeps its share.
+"""drawn: some samples of a split. Where each sample has a class, each class keeps its share.
 
 A seed decides, not the order of the file.
 """
@@ -10,7 +10,18 @@ import numpy.typing as npt
 
 from edgekd.base.draws import Ids, permutation, uniform
 
-WITHIN, BETWEEN = 0x5747, 0xBE7E  # coordinates of their own, so that the draw shares no random number with any view
+WITHIN, BETWEEN, DRAWN = (
+    0x5747,
+    0xBE7E,
+    0xD3A3,
+)  # coordinates of their own, so that the draw shares no random number with any view
+
+
+def drawn(classes: npt.NDArray[np.int64] | None, count: int, n: int, seed: int) -> Ids:
+    """The numbers of `n` of `count` samples in rising order; where each sample has a class, each class in its share."""
+    if classes is not None:
+        return stratified(classes, n, seed)
+    return np.sort(permutation(count, seed, DRAWN)[:n])
 
 
 def stratified(labels: npt.NDArray[np.int64], n: int, seed: int) -> Ids:

@@ -25,19 +25,21 @@ from edgekd.base.console import progress, say
 from edgekd.base.draws import Ids, permutation
 from edgekd.base.tables import Table
 from edgekd.cache.stage import Artifact, stage
-from edgekd.data.sources import EncodedSplit, open_source, with_classes_of
+from edgekd.data.labels import decode_mask, resized_mask, size_of
+from edgekd.data.sources import EncodedSplit, listed, open_source, with_classes_of
 from edgekd.data.tables import open_table
-from edgekd.data.views import Views
+from edgekd.data.views import Learnt, Views
 from edgekd.errors import DataError
 from edgekd.inputs import INPUTS, Arrays, Files, Input
 from edgekd.inputs.files import Shapes
-from edgekd.recipe import AnyData, AnySource, TableSource
-from edgekd.tasks.classify import Classify
+from edgekd.recipe import AnyData, AnySource, AnyTask, ClassifyTask, MultilabelTask, SegmentTask, Source, TableSource
+from edgekd.tasks import TASKS
 from edgekd.tasks.protocol import Task
 
 T = TypeVar("T")
 WORKERS = min(32, os.cpu_count() or 1)
 META = "meta.json"
+LABELS = "labels.npy"
 FACTS = "facts.json"  # what the kind learnt of train, where it learns something
 ENCODED = "samples.encoded"
 HOLDOUT = 0x401D  # a coordinate of its own, so that the split shares no random number with any view
@@ -45,11 +47,15 @@ HOLDOUT = 0x401D  # a coordinate of its own, so that the split shares no random 
 
 @dataclass(frozen=True)
 class Split:
-    """A split: `get(ids)` gives raw arrays `[n, ...]` by field, as `input` describes them; labels int64 `[samples]`."""
+    """A split: `get(ids)` gives raw arrays `[n, ...]` by field, as `input` describes them.
+
+    labels: what the task learns, `[samples, ...]`, for example int64 `[samples]` for classes.
+    """
 
     input: Input
     get: Callable[[Ids], Arrays]
-    labels: npt.NDArray[np.int64]
+    labels: npt.NDArray[Any]
+    task: Task
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -65,9 +71,13 @@ class Samples:
     train: Split
     train_ids: Ids
     holdout_ids: Ids
-    classes: tuple[str, ...]
     skipped: tuple[str, ...]
     data: AnyData
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the outputs: of classes, labels or values."""
+        return self.task.names
 
     @property
     def input(self) -> Input:
@@ -77,13 +87,18 @@ class Samples:
     @property
     def task(self) -> Task:
         """The half of the problem behind a network's outputs."""
-        return Classify(self.classes)
+        return self.train.task
+
+    @property
+    def learnt(self) -> Learnt:
+        """The labels of the whole split, and how they follow a view."""
+        return Learnt(self.train.labels, self.task.rows)
 
     @property
     def views(self) -> Views:
         """The training views as the recipe augments them, with the labels under the task name ""."""
         data, train = self.data, self.train
-        return Views(self.input, train.get, {"": train.labels}, self.train_ids, data.seed, data.augment.mixup)
+        return Views(self.input, train.get, {"": self.learnt}, self.train_ids, data.seed, data.augment.mixup)
 
 
 @dataclass(frozen=True)
@@ -93,42 +108,44 @@ class Unseen(Split):
     `repeated` tells for each sample whether train holds a sample with the same arrays.
     """
 
-    classes: tuple[str, ...]
     skipped: tuple[str, ...]
     repeated: npt.NDArray[np.bool_]
 
     @property
-    def task(self) -> Task:
-        """The half of the problem behind a network's outputs."""
-        return Classify(self.classes)
+    def classes(self) -> tuple[str, ...]:
+        """The names of the outputs: of classes, labels or values."""
+        return self.task.names
 
 
-@stage(4, ("pillow", "pyarrow", "numpy"))
-def decode(source: AnySource, *, out: Path) -> None:
+@stage(5, ("pillow", "pyarrow", "numpy"))
+def decode(source: AnySource, task: AnyTask, *, out: Path) -> None:
     """Stage: decode the training split into `out`.
 
     Raises DataError for a source that cannot be read, and for samples of different shapes, as images without `data.size`.
     Unless `data.on_error` is "skip", the first sample that does not decode is a DataError too.
     """
-    found, learning = _opened(source, "train"), _files(source).learning
+    found, learning = _opened(source, "train", task), _files(source).learning
     facts = None if learning is None else learning.of([found.read(i) for i in range(len(found))], source)
-    _write(found, "train", _first_shapes(found, source, facts), source, facts, _room_gb(source, out), out)
+    shapes = _first_shapes(found, source, facts)
+    _write(found, "train", shapes, source, task, facts, _room_gb(source, out), out)
     _keep(facts, out)
 
 
-@stage(2, ("pillow", "pyarrow", "numpy"))
-def decode_test(source: AnySource, train: Artifact, *, out: Path) -> None:
+@stage(3, ("pillow", "pyarrow", "numpy"))
+def decode_test(source: AnySource, task: AnyTask, train: Artifact, *, out: Path) -> None:
     """Stage: decode the test split into `out`, with its labels numbered as train numbers its classes.
 
     The stage also marks the samples that train holds too. Raises DataError as `decode` does, and for classes that train
     lacks. The result enters the key of no stage that trains.
     """
     about = _meta(train.folder)
-    facts = _facts(train.folder, about["input"])
-    found = with_classes_of(tuple(about["classes"]), _opened(source, "test"))
+    names, facts = tuple(about["classes"]), _facts(train.folder, about["input"])
+    if isinstance(task, MultilabelTask):  # numbers and texts are those of train
+        task = task.model_copy(update={"classes": names})
+    found = with_classes_of(names, _opened(source, "test", task), task)
     taken_gb = sum(file.stat().st_size for file in train.folder.glob("*.*coded")) / 1e9
     shapes = {name: tuple(shape) for name, shape in about["shapes"].items()}
-    digests = _write(found, "test", shapes, source, facts, _room_gb(source, out, taken_gb), out)
+    digests = _write(found, "test", shapes, source, task, facts, _room_gb(source, out, taken_gb), out)
     _keep(facts, out)
     np.save(out / "repeated.npy", np.isin(digests, np.load(train / "digests.npy")))
 
@@ -138,10 +155,10 @@ def _room_gb(source: AnySource, out: Path, taken_gb: float = 0.0) -> float:
     return max(0.0, source.store_gb - taken_gb) if source.store_gb is not None else shutil.disk_usage(out).free / 2e9
 
 
-def _opened(source: AnySource, split: str) -> EncodedSplit:
+def _opened(source: AnySource, split: str, task: AnyTask) -> EncodedSplit:
     if isinstance(source, TableSource):
-        return open_table(source, split)
-    return open_source(source.files, split, source.column, source.label, kind=source.input)
+        return open_table(source, split, task)
+    return open_source(source.files, split, source.column, source.label, kind=source.input, task=task)
 
 
 def _decoder(source: AnySource, facts: Table | None) -> Callable[[Any], tuple[Arrays, tuple[str, ...]]]:
@@ -201,6 +218,7 @@ def _write(
     split: str,
     shapes: Shapes,
     source: AnySource,
+    task: AnyTask,
     facts: Table | None,
     allowed_gb: float,
     out: Path,
@@ -216,22 +234,24 @@ def _write(
     if kind == "encoded":
         size = f"the decoded {files_of.many} of {split} would take {needed_gb:.2f} GB"
         say(f"{size}, more than data.store_gb allows ({allowed_gb:.2f}): decoding on the fly")
-    kept, digests, skipped, offsets, told = [], [], [], [0], Counter[str]()
+    digests, skipped, offsets, told = [], [], [0], Counter[str]()
     dtypes: dict[str, str] = {}
+    labels = LabelWriter(out / LABELS, len(encoded))
 
-    def read(i: int) -> tuple[Any, Arrays | ValueError, tuple[str, ...], int]:
+    def read(i: int) -> tuple[Any, Arrays | ValueError, Any, tuple[str, ...], int]:
         stored = encoded.read(i)
         try:
             sample, remarks = decoder(stored)
+            label = _label_of(encoded.labels[i], task, stored, sample, source)
         except ValueError as error:
-            return stored, error, (), 0
-        return stored, sample, remarks, digest(sample)
+            return stored, error, None, (), 0
+        return stored, sample, label, remarks, digest(sample)
 
     names = [ENCODED] if kind == "encoded" else [f"{name}.decoded" for name in shapes]
     with ExitStack() as stack:
         files = [stack.enter_context(open(out / name, "wb")) for name in names]
         in_order = _in_order(read, range(len(encoded)), f"decoding {split}")
-        for i, (stored, sample, remarks, hashed) in enumerate(in_order):
+        for i, (stored, sample, label, remarks, hashed) in enumerate(in_order):
             if isinstance(sample, ValueError):
                 if source.on_error == "stop":
                     raise _does_not_decode(encoded.name(i), sample) from sample
@@ -240,20 +260,18 @@ def _write(
             if shapes_of(sample) != shapes:
                 raise DataError(files_of.another_shape(encoded.name(i), sample, shapes))
             dtypes = dtypes or dtypes_of(sample)
-            kept.append(encoded.labels[i])
+            labels.add(label)
             digests.append(hashed)
             told.update(remarks)
             parts = [stored] if kind == "encoded" else [sample[name].tobytes() for name in shapes]
             offsets.append(offsets[-1] + sum(file.write(part) for file, part in zip(files, parts, strict=True)))
     _tell(split, files_of, len(encoded), skipped, told)
-    missing = set(encoded.labels.tolist()) - {int(label) for label in kept}
-    if missing and split == "train":
-        lost = ", ".join(encoded.classes[i] for i in sorted(missing))
-        raise DataError(f"{split}: no {files_of.one} of class {lost} decodes")
+    if split == "train":
+        _check_kept(labels, encoded, task, files_of.one)
     np.save(out / "offsets.npy", np.array(offsets, np.int64))
+    labels.close()
     about = {"classes": encoded.classes, "input": source.input, "shapes": shapes, "dtypes": dtypes, "kind": kind}
-    about["skipped"] = skipped
-    _write_about(out, np.array(kept, np.int64), np.array(digests, np.uint64), about)
+    _write_about(out, np.array(digests, np.uint64), {**about, "skipped": skipped})
     return np.array(digests, np.uint64)
 
 
@@ -277,14 +295,74 @@ def write_decoded(
     shapes = {name: array.shape[1:] for name, array in arrays.items()}
     about = {"classes": classes, "input": kind, "shapes": shapes, "dtypes": dtypes_of(arrays), "kind": "decoded"}
     about["skipped"] = []
-    _write_about(out, labels, np.zeros(0, np.uint64), about)
+    np.save(out / LABELS, labels)
+    _write_about(out, np.zeros(0, np.uint64), about)
 
 
-def _write_about(
-    out: Path, labels: npt.NDArray[np.int64], digests: npt.NDArray[np.uint64], about: Mapping[str, Any]
-) -> None:
-    """Write labels `[samples]` and digests `[samples]`, with the facts `about` the split."""
-    np.save(out / "labels.npy", labels)
+def _label_of(label: Any, task: AnyTask, stored: Any, sample: Arrays, source: AnySource) -> npt.NDArray[Any]:
+    """A sample's label as it is stored. Raises ValueError for a mask that does not fit its picture."""
+    if not isinstance(task, SegmentTask):
+        return np.asarray(label)
+    assert isinstance(source, Source)  # a recipe with other samples is refused
+    (picture,) = sample.values()
+    mask = decode_mask(label, task)
+    own = size_of(stored) if source.size is not None else picture.shape[:2]
+    if mask.shape != own:
+        raise ValueError(
+            f"its mask is {mask.shape[1]}x{mask.shape[0]}, the picture {own[1]}x{own[0]}; give masks of the pictures' size"
+        )
+    return resized_mask(mask, source.size)
+
+
+def _check_kept(labels: LabelWriter, encoded: EncodedSplit, task: AnyTask, one: str) -> None:
+    """Raise DataError if the training split has lost a class, or if no pixel of it has one."""
+    if isinstance(task, ClassifyTask):
+        missing = set(encoded.labels.tolist()) - labels.numbers.keys()
+        if missing:
+            lost = ", ".join(encoded.classes[i] for i in sorted(missing))
+            raise DataError(f"train: no {one} of class {lost} decodes")
+    if isinstance(task, SegmentTask):
+        absent = [name for number, name in enumerate(task.classes) if number not in labels.numbers]
+        if absent:
+            ignored = labels.numbers[task.ignore_index]
+            told = f", and {ignored} are {task.ignore_index}, which task.ignore_index leaves out" if ignored else ""
+            raise DataError(
+                f"train: no pixel of class {listed(absent)} in {len(encoded)} masks{told}; mend the masks, task.classes or "
+                "task.ignore_index"
+            )
+
+
+class LabelWriter:
+    """Writes the labels of a split one by one into a file of numpy. `numbers` counts whole numbers, as of classes."""
+
+    def __init__(self, path: Path, n: int) -> None:
+        self.path, self.n, self.count = path, n, 0
+        self.numbers = Counter[int]()
+        self.array: npt.NDArray[Any] | None = None
+
+    def add(self, label: npt.NDArray[Any]) -> None:
+        """Write the next label. All have one shape."""
+        if self.array is None:
+            self.array = np.lib.format.open_memmap(self.path, "w+", label.dtype, (self.n, *label.shape))
+        self.array[self.count] = label
+        self.count += 1
+        if label.dtype.kind in "iu":
+            values, counts = np.unique(label, return_counts=True)
+            self.numbers.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+
+    def close(self) -> None:
+        """Cut the file to the labels that were written."""
+        assert self.array is not None  # without a sample that decodes the stage has ended before
+        if self.count < self.n:
+            kept = np.array(self.array[: self.count])
+            self.array = None
+            np.save(self.path, kept)
+        else:
+            self.array.flush()  # type: ignore[attr-defined]
+
+
+def _write_about(out: Path, digests: npt.NDArray[np.uint64], about: Mapping[str, Any]) -> None:
+    """Write digests `[samples]`, with the facts `about` the split."""
     np.save(out / "digests.npy", digests)
     (out / META).write_text(json.dumps(about))
 
@@ -314,20 +392,20 @@ def _in_order(function: Callable[[int], T], items: range, title: str) -> Iterato
             advance(1)
 
 
-def open_samples(folder: Path, data: AnyData) -> Samples:
+def open_samples(folder: Path, data: AnyData, task: AnyTask) -> Samples:
     """The training split that `decode` wrote. `data.seed` draws the share `data.holdout` that is held out."""
-    about, train = _meta(folder), _open(folder, data)
+    about, train = _meta(folder), _open(folder, data, task)
     order = permutation(len(train), data.seed, HOLDOUT)
     held = max(1, round(len(train) * data.holdout))
     ids, holdout = np.sort(order[held:]), np.sort(order[:held])
-    return Samples(train, ids, holdout, tuple(about["classes"]), tuple(about["skipped"]), data)
+    return Samples(train, ids, holdout, tuple(about["skipped"]), data)
 
 
-def open_test(folder: Path, data: AnyData) -> Unseen:
+def open_test(folder: Path, data: AnyData, task: AnyTask) -> Unseen:
     """The test split that `decode_test` wrote."""
-    about, split = _meta(folder), _open(folder, data)
+    about, split = _meta(folder), _open(folder, data, task)
     repeated = np.load(folder / "repeated.npy")
-    return Unseen(split.input, split.get, split.labels, tuple(about["classes"]), tuple(about["skipped"]), repeated)
+    return Unseen(split.input, split.get, split.labels, split.task, tuple(about["skipped"]), repeated)
 
 
 def _meta(folder: Path) -> dict[str, Any]:
@@ -335,8 +413,11 @@ def _meta(folder: Path) -> dict[str, Any]:
     return about
 
 
-def _open(folder: Path, data: AnyData) -> Split:
-    about, labels = _meta(folder), np.load(folder / "labels.npy")
+def _open(folder: Path, data: AnyData, task: AnyTask) -> Split:
+    about, labels = _meta(folder), np.load(folder / LABELS, mmap_mode="r")
+    if labels.ndim == 1:  # a map of a few bytes a sample would only be slower
+        labels = np.array(labels)
+    learnt = TASKS[task.kind](tuple(about["classes"]), labels.shape[1:], task)
     facts = _facts(folder, about["input"])
     input = INPUTS[about["input"]].of(about["shapes"], data, *([] if facts is None else [facts]))
     holds = {name: (about["dtypes"][name], shape) for name, shape in about["shapes"].items()}
@@ -350,7 +431,9 @@ def _open(folder: Path, data: AnyData) -> Split:
             )
             for field in input.fields
         }
-        return Split(input, lambda ids: {name: np.asarray(array[ids]) for name, array in arrays.items()}, labels)
+        return Split(
+            input, lambda ids: {name: np.asarray(array[ids]) for name, array in arrays.items()}, labels, learnt
+        )
     encoded, offsets = np.memmap(folder / ENCODED, np.uint8, "r"), np.load(folder / "offsets.npy")
     pool = ThreadPoolExecutor(WORKERS)
 
@@ -361,4 +444,4 @@ def _open(folder: Path, data: AnyData) -> Split:
         samples = list(pool.map(one, ids.tolist()))
         return {field.name: np.stack([sample[field.name] for sample in samples]) for field in input.fields}
 
-    return Split(input, get, labels)
+    return Split(input, get, labels, learnt)

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from edgekd.base.names import class_problem, in_a_line
-from edgekd.data.sources import LABEL_COLUMNS, EncodedSplit, class_names, first_line, open_source
+from edgekd.data.labels import listed_columns, targets_of
+from edgekd.data.sources import EncodedSplit, class_names, first_line, open_source
 from edgekd.errors import DataError, nearest
 from edgekd.inputs.cells import Cell, cell_of
-from edgekd.recipe import TableSource
+from edgekd.recipe import AnyTask, ClassifyTask, TableSource
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,15 @@ class Sheet:
         return len(next(iter(self.columns.values()), []))
 
 
-def open_table(source: TableSource, split: str) -> EncodedSplit:
+def open_table(source: TableSource, split: str, task: AnyTask) -> EncodedSplit:
     """The rows of `data.train` or `data.test`. Raises DataError for what cannot be read, and for rows without a label."""
     if source.files.startswith("python:"):
-        given = open_source(source.files, split, label=source.label, kind="table")
+        given = open_source(source.files, split, label=source.label, kind="table", task=task)
         names = [name for name in given.read(0) if name not in source.drop]
         return replace(given, read=lambda i: _row(given.read(i), names, source, given.name(i)))
-    sheets = [_read(path, source) for path in _files(source, split)]
-    label = _label(sheets[0], source)
-    names = [name for name in sheets[0].columns if name != label and name not in source.drop]
+    sheets = [_read(path, source, task) for path in _files(source, split)]
+    labels = _labels(sheets[0], source, task)
+    names = [name for name in sheets[0].columns if name not in labels and name not in source.drop]
     for sheet in sheets[1:]:
         if sheet.columns.keys() != sheets[0].columns.keys() or sheet.classes != sheets[0].classes:
             raise DataError(
@@ -61,9 +62,13 @@ def open_table(source: TableSource, split: str) -> EncodedSplit:
 
     if not where:
         raise DataError(f"data.{split} = '{source.files}': no rows")
-    stored = [sheet.columns[label][at] for sheet, at in where]
-    labels = [_label_of(value, label, name_of(i), source) for i, value in enumerate(stored)]
-    return EncodedSplit(*_numbered(labels, sheets[0].classes, label, name_of), read, name_of)
+    stored = {label: [sheet.columns[label][at] for sheet, at in where] for label in labels}
+    if not isinstance(task, ClassifyTask):
+        targets = targets_of(task, stored, f"data.{split} = '{source.files}'")
+        return EncodedSplit(targets.values, targets.names, read, name_of)
+    (label,) = labels
+    own = [_label_of(value, label, name_of(i), source) for i, value in enumerate(stored[label])]
+    return EncodedSplit(*_numbered(own, sheets[0].classes, label, name_of), read, name_of)
 
 
 def _row(values: dict[str, Any], names: Sequence[str], source: TableSource, where: str) -> dict[str, Cell]:
@@ -90,8 +95,8 @@ def _files(source: TableSource, split: str) -> list[Path]:
     )
 
 
-def _read(path: Path, source: TableSource) -> Sheet:
-    sheet = _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path, source)
+def _read(path: Path, source: TableSource, task: AnyTask) -> Sheet:
+    sheet = _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path, source, task)
     names = list(sheet.columns)
     if problem := class_problem(names):
         raise DataError(f"{path}: of its columns {problem.replace('class', 'column')}")
@@ -115,7 +120,7 @@ def _read_csv(path: Path) -> Sheet:
     return Sheet(path, {name: [row[at] for row in rows] for at, name in enumerate(names)})
 
 
-def _read_parquet(path: Path, source: TableSource) -> Sheet:
+def _read_parquet(path: Path, source: TableSource, task: AnyTask) -> Sheet:
     try:
         table = pq.read_table(path)
         if len(set(table.schema.names)) < len(table.schema.names):
@@ -124,21 +129,22 @@ def _read_parquet(path: Path, source: TableSource) -> Sheet:
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise DataError(f"{path}: not a parquet file that can be read ({first_line(error)})") from error
     columns |= {name: [None] * len(table) for name in source.drop if name in table.schema.names}
-    label = source.label or next((name for name in LABEL_COLUMNS if name in columns), "")
-    return Sheet(path, columns, class_names(path, table.schema, label))
+    first, *_ = listed_columns(source.label, task, list(columns))
+    return Sheet(path, columns, class_names(path, table.schema, first))
 
 
-def _label(sheet: Sheet, source: TableSource) -> str:
-    """The name of the column of labels."""
+def _labels(sheet: Sheet, source: TableSource, task: AnyTask) -> tuple[str, ...]:
+    """The names of the columns of labels."""
     shown = [in_a_line(name) for name in sheet.columns]
-    if source.label is not None and source.label not in sheet.columns:
-        raise DataError(f"{sheet.path}: no column {source.label}{nearest(source.label, shown)}")
-    label = source.label or next((name for name in LABEL_COLUMNS if name in sheet.columns), None)
-    if label is None:
+    labels = listed_columns(source.label, task, list(sheet.columns))
+    for label in labels:
+        if source.label is not None and label not in sheet.columns:
+            raise DataError(f"{sheet.path}: no column {label}{nearest(label, shown)}")
+    if labels[0] not in sheet.columns:
         raise DataError(
-            f"{sheet.path}: no column label; name the column of labels with data.label: {', '.join(shown)[:500]}"
+            f"{sheet.path}: no column {labels[0]}; name the column of labels with data.label: {', '.join(shown)[:500]}"
         )
-    return label
+    return labels
 
 
 def _label_of(value: Any, label: str, where: str, source: TableSource) -> int | str:

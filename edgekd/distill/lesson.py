@@ -24,7 +24,7 @@ Stored = CachedLogits | npt.NDArray[np.float16]
 
 
 class TeacherPass(NamedTuple):
-    """The teachers' answers to a batch: logits `[teachers, batch, classes]`, and features by path.
+    """The teachers' answers to a batch: what is kept of their logits, `[teachers, batch, ..., classes]`, and features by path.
 
     The logits are None if no loss reads them.
     """
@@ -37,7 +37,7 @@ class TeacherPass(NamedTuple):
 class TaskLesson:
     """A task of the student. All tasks have the same samples; each has its own labels.
 
-    cached: the teachers' logits `[view, sample, class]`; empty if no loss reads them or only the live teacher gives them.
+    cached: the teachers' logits `[view, sample, ..., class]`; empty if no loss reads them or only the live teacher gives them.
     live: the first teacher itself, for losses that read its features. features: pooled features `[view, sample, channels]`
     by the teacher's module path, if these suffice. teacher_input: the live teacher's preprocessing, if it differs from
     the student's.
@@ -57,7 +57,7 @@ class TaskLesson:
         return Taps(self.live or nn.Identity(), paths, "teacher")
 
     def teachers(self, step: Step, arguments: Arguments, taps: Taps) -> TeacherPass:
-        """The teachers' answers to a step: logits `[teachers, batch, classes]`, and features by path.
+        """The teachers' answers to a step: kept logits `[teachers, batch, ..., classes]`, and features by path.
 
         The answers come from the cache. If the live teacher runs, the first teacher's logits come from that run.
         """
@@ -67,7 +67,8 @@ class TaskLesson:
             if self.teacher_input is not None:
                 arguments = arguments_of(self.teacher_input, step.batch.inputs, device)
             with torch.no_grad():
-                logits[:1] = [forward(self.live, arguments).float()]
+                outputs = forward(self.live, arguments).float()
+            logits[:1] = [self.samples.task.rows.kept(outputs, self.samples.train_ids[step.rows], step.view)]
         features = {path: read(stored, step, device) for path, stored in self.features.items()}
         return TeacherPass(torch.stack(logits) if logits else None, features | taps.features)
 
@@ -96,7 +97,7 @@ class Lesson:
     @property
     def views(self) -> Views:
         """The training views, with the labels of every task."""
-        return replace(self.samples.views, targets={task.name: task.samples.train.labels for task in self.tasks})
+        return replace(self.samples.views, learnt={task.name: task.samples.learnt for task in self.tasks})
 
 
 def read(stored: Stored, step: Step, device: torch.device) -> torch.Tensor:

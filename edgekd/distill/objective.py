@@ -12,29 +12,75 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.base import processes
+from edgekd.base.draws import Ids
 from edgekd.distill.features import as_tokens
 from edgekd.distill.methods import METHODS, Method
 from edgekd.errors import ModelError, RecipeError
 from edgekd.recipe.losses import Layout, Loss, check_losses, reads_teacher
 from edgekd.tasks.protocol import Labels
+from edgekd.tasks.rows import Rows
 
 LabelLoss = Callable[[Tensor, Labels], Tensor]
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """The samples of a batch in a view. ids: their numbers in the split; numbers: among the training samples, a tensor."""
+
+    ids: Ids
+    numbers: Tensor
+    view: int
 
 
 @dataclass(frozen=True)
 class ForwardPass:
     """A pass of student and teachers over a batch, as losses read it; edgekd.distill.methods explains the names.
 
-    z_ts: `[teachers, batch, classes]`, None if no loss reads a teacher; f_s, f_t: features by module path.
+    outputs, targets: what the label loss reads, for all of each sample; labels: those of the rows. z_ts: `[teachers, rows,
+    classes]`, None if no loss reads a teacher. m_s, m_ts, mask: maps of a dense task, None for others. f_s, f_t: features by
+    module path.
     """
 
     arguments: tuple[Tensor, ...]
     rows: Tensor
-    labels: Labels
+    outputs: Tensor
+    targets: Labels
+    labels: Tensor
     z_s: Tensor
     z_ts: Tensor | None
+    m_s: Tensor | None
+    m_ts: Tensor | None
+    mask: Tensor | None
     f_s: Mapping[str, Tensor]
     f_t: Mapping[str, Tensor]
+
+    @classmethod
+    def of(
+        cls,
+        rows: Rows,
+        batch: Numbered,
+        arguments: tuple[Tensor, ...],
+        targets: Labels,
+        outputs: Tensor,
+        kept_ts: Tensor | None,
+        f_s: Mapping[str, Tensor],
+        f_t: Mapping[str, Tensor],
+    ) -> ForwardPass:
+        """The pass as losses read it. outputs: the student's, `[batch, outputs, ...]`; kept_ts: what is kept of each teacher's."""
+        kept, labels = (
+            rows.kept(outputs, batch.ids, batch.view),
+            rows.targets(targets.hard, batch.ids, batch.view),
+        )
+        chosen = rows.chosen(labels)
+        z_ts = None if kept_ts is None else torch.stack([each[chosen] for each in kept_ts])
+        is_map = isinstance(chosen, Tensor)  # picks some pixels of a map
+        return cls(
+            arguments, batch.numbers, outputs, targets, labels[chosen], kept[chosen], z_ts,
+            m_s=kept.permute(0, 3, 1, 2) if is_map else None,
+            m_ts=kept_ts.permute(0, 1, 4, 2, 3) if is_map and kept_ts is not None else None,
+            mask=torch.where(chosen, labels.long(), -1) if is_map else None,
+            f_s=f_s, f_t=f_t,
+        )  # fmt: skip
 
     def __post_init__(self) -> None:
         """Refuse logits that do not have two axes: on pixels or tokens each method would compute a wrong number."""
@@ -71,7 +117,7 @@ class Term:
         """The unweighted loss. A method that reads one teacher is averaged over all teachers."""
         needs = self.declared.needs
         # Features come from the first teacher, so logits that go with features must come from that teacher too.
-        one_of_several = "z_t" in needs and "f_t" not in needs
+        one_of_several = {"z_t", "m_t"} & set(needs) and "f_t" not in needs
         several = one_of_several and forward.z_ts is not None and len(forward.z_ts) > 1
         if several:
             assert forward.z_ts is not None
@@ -89,7 +135,9 @@ class Term:
             case "z_t":
                 return None if forward.z_ts is None else forward.z_ts[teacher]
             case "labels":
-                return forward.labels.hard
+                return forward.labels
+            case "m_t":
+                return None if forward.m_ts is None else forward.m_ts[teacher]
             case "f_s":
                 return [as_tokens(forward.f_s[path], self.layout, path, self.name) for path in self.student_layers]
             case "f_t":
@@ -197,7 +245,7 @@ class TaskObjective(nn.Module):
         values: dict[str, Tensor] = {}
         total = torch.zeros((), device=forward.z_s.device)
         if self.label_weight and self.label_loss is not None:
-            values["labels"] = self.label_loss(forward.z_s, forward.labels)
+            values["labels"] = self.label_loss(forward.outputs, forward.targets)
             total = total + self.label_weight * values["labels"]
         for term in self.terms:
             if term.until_epoch is None or epoch < term.until_epoch:

@@ -27,7 +27,7 @@ from edgekd.data.batches import Step, arguments_of, epoch_of
 from edgekd.distill.checkpoint import Checkpoint
 from edgekd.distill.features import Taps
 from edgekd.distill.lesson import Lesson, TeacherPass
-from edgekd.distill.objective import ForwardPass, Objective
+from edgekd.distill.objective import ForwardPass, Numbered, Objective
 from edgekd.errors import ModelError
 from edgekd.figures.metric import Metric
 from edgekd.figures.words import valued as in_words
@@ -38,9 +38,10 @@ from edgekd.models.forward import predict
 from edgekd.models.memory_format import Arguments, arranged, training_format
 from edgekd.recipe import Distill, Optimizer
 from edgekd.tasks.protocol import Labels
-from edgekd.tasks.scores import valued
+from edgekd.tasks.scores import value_of
 
 CHECKPOINT = f"{SCRATCH}/checkpoint.pt"
+DIGITS = 3  # of a figure on the hold-out split
 NOTED = 10  # steps between two notes of the progress bar
 LINES = 20  # the most lines that a training prints without a progress bar
 PREPARED = 0x93E9  # a coordinate of its own, so that the choice shares no random number with any view
@@ -280,7 +281,7 @@ def _prepare(
             passes = _passes(lesson, step, arguments, student(*arguments), ours.features, teachers)
             for task in lesson.tasks:
                 own = objective.members[task.name]
-                own.prepare(passes[task.name], student, task.live, len(task.samples.classes), number)
+                own.prepare(passes[task.name], student, task.live, task.samples.task.outputs, number)
         objective.to(device)
 
 
@@ -296,23 +297,28 @@ def _passes(
     lesson: Lesson,
     step: Step,
     arguments: Arguments,
-    z_s: torch.Tensor,
+    outputs: torch.Tensor,
     f_s: Mapping[str, torch.Tensor],
     teachers: Mapping[str, TeacherPass],
 ) -> dict[str, ForwardPass]:
-    """The forward pass of each task, with its own columns of the logits, its labels and its teachers' answers."""
+    """The forward pass of each task, with its own part of the outputs, its labels and its teachers' answers."""
 
     def here(values: npt.NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(z_s.device)
+        return torch.from_numpy(np.ascontiguousarray(values)).to(outputs.device)
 
-    batch, rows = step.batch, here(step.rows)
+    batch = step.batch
+    numbered = Numbered(lesson.samples.train_ids[step.rows], here(step.rows), step.view)
     lam = here(batch.lam.astype(np.float32))
-    each = torch.split(z_s, [len(task.samples.classes) for task in lesson.tasks], 1)
+    each = torch.split(outputs, [task.samples.task.outputs for task in lesson.tasks], 1)
     passes = {}
     for task, z in zip(lesson.tasks, each, strict=True):
         theirs = teachers[task.name]
-        labels = Labels(here(batch.targets[task.name]), here(batch.partners[task.name]), lam)
-        passes[task.name] = ForwardPass(arguments, rows, labels, z, theirs.z_ts, f_s, theirs.f_t)
+        hard = here(batch.targets[task.name])
+        unmixed = batch.partners[task.name] is batch.targets[task.name]
+        labels = Labels(hard, hard if unmixed else here(batch.partners[task.name]), lam)
+        passes[task.name] = ForwardPass.of(
+            task.samples.task.rows, numbered, arguments, labels, z, theirs.z_ts, f_s, theirs.f_t
+        )
     return passes
 
 
@@ -320,13 +326,12 @@ def _holdout(model: nn.Module, lesson: Lesson, modes: Modes) -> dict[str, float]
     """The figure of each task's metric on the hold-out split."""
     modes.evaluate(model)
     ids = lesson.samples.holdout_ids
-    logits = predict(model, lesson.samples.train, ids)
-    ends = np.cumsum([len(task.samples.classes) for task in lesson.tasks])[:-1]
+    stored = predict(model, lesson.samples.train, ids, [task.samples.task for task in lesson.tasks])
     return {
         "/".join(filter(None, ("holdout", task.name))): round(
-            valued(task.samples.task, part, task.samples.train.labels[ids]), 3
+            value_of(task.samples.task, own, task.samples.train.labels[ids]), DIGITS
         )
-        for task, part in zip(lesson.tasks, np.split(logits, ends, 1), strict=True)
+        for task, own in zip(lesson.tasks, stored, strict=True)
     }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekd.base.draws import Floats, Ids
 from edgekd.errors import DataError
@@ -79,6 +80,9 @@ class Audio:
     def view(self, raw: Arrays, ids: Ids, view: int, seed: int) -> Arrays:
         """The sounds as `augment` changes them."""
         return {WAVEFORM: changed(raw[WAVEFORM], self.data, ids, view, seed)}
+
+    def moved(self, maps: NDArray[Any], ids: Ids, view: int, seed: int, outside: int) -> NDArray[Any]:
+        raise TypeError("sounds have no maps")
 
     def mixed(self, raw: Arrays, partners: Arrays, share: Floats) -> Arrays:
         """The weighted sums of sounds and partners."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekd.base.draws import Floats, Ids, integers, uniform
 from edgekd.errors import DataError
@@ -76,20 +77,25 @@ class Image:
 
     def view(self, raw: Arrays, ids: Ids, view: int, seed: int) -> Arrays:
         """The images after padding, crop, flip and cut-out, as `augment` says."""
-        images: Pixels = raw[INPUT]
-        n, height, width, _ = images.shape
+        images = self.moved(raw[INPUT], ids, view, seed, 0)
+        if self.augment.cutout:
+            images = self._cut_out(images, ids, view, seed)
+        return {INPUT: images}
+
+    def moved(self, maps: NDArray[Any], ids: Ids, view: int, seed: int, outside: int) -> NDArray[Any]:
+        """Images or maps of labels, `[n, h, w, ...]`, after padding with `outside`, crop and flip."""
+        n, height, width = maps.shape[:3]
         if pad := self.augment.crop_padding:
-            images = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+            edges = ((0, 0), (pad, pad), (pad, pad), *[(0, 0)] * (maps.ndim - 3))
+            maps = np.pad(maps, edges, constant_values=outside)
         rows = np.arange(height) + integers(ids, 2 * pad + 1, seed, view, 0)[:, None]
         columns = np.arange(width) + integers(ids, 2 * pad + 1, seed, view, 1)[:, None]
         if self.augment.flip:
             flipped = uniform(ids, seed, view, 2) < 0.5
             columns = np.where(flipped[:, None], columns[:, ::-1], columns)
         if pad or self.augment.flip:
-            images = images[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
-        if self.augment.cutout:
-            images = self._cut_out(images, ids, view, seed)
-        return {INPUT: images}
+            maps = maps[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+        return maps
 
     def _cut_out(self, images: Pixels, ids: Ids, view: int, seed: int) -> Pixels:
         _, height, width, channels = images.shape

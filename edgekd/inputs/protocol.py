@@ -73,6 +73,13 @@ class Input(Protocol):
         """The samples as this view augments them."""
         ...
 
+    def moved(self, maps: NDArray[Any], ids: Ids, view: int, seed: int, outside: int) -> NDArray[Any]:
+        """Maps of labels `[n, h, w]`, moved as `view` moves the samples; new pixels are `outside`.
+
+        Raises TypeError for samples that have no pixels.
+        """
+        ...
+
     def mixed(self, raw: Arrays, partners: Arrays, share: Floats) -> Arrays:
         """Each sample mixed with its partner: `share` `[n]` of the sample, the rest of the partner."""
         ...

@@ -90,6 +90,9 @@ class Table:
             changed[CATEGORIES] = changed_codes(raw[CATEGORIES], columns.categories, augment, ids, view, seed)
         return changed
 
+    def moved(self, maps: NDArray[Any], ids: Ids, view: int, seed: int, outside: int) -> NDArray[Any]:
+        raise TypeError("rows have no maps")
+
     def mixed(self, raw: Arrays, partners: Arrays, share: Floats) -> Arrays:
         """The weighted sums of the numbers of rows and partners; a table with categories is not mixed (`mistakes`)."""
         weight = share.astype(np.float32)[:, None]

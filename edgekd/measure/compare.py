@@ -13,7 +13,6 @@ from edgekd.figures.figures import Score
 from edgekd.measure.devices import Device
 from edgekd.measure.numerics import Numerics, compare
 from edgekd.measure.samples import samples_for_accuracy
-from edgekd.tasks.classify import Classify
 from edgekd.tasks.scores import scored
 
 NODES_SHOWN = 5
@@ -40,17 +39,21 @@ def compare_on(device: Device, folder: Path, *, samples: int = 0) -> list[Row]:
 
 
 def accuracy_on(device: Device, folder: Path, samples: int) -> tuple[Score, Score, float]:
-    """Top-1 of the shipped model on the device and here, and the share of samples with equal classes.
+    """The score of the shipped model on the device and here, and the share of samples with equal classes.
 
     `samples` of the test split are used.
     """
     with samples_for_accuracy(folder, samples) as given, np.load(given.file, allow_pickle=False) as stored:
         numerics = compare(device, folder / SHIPPED, {name: stored[name] for name in stored.files}, nodes=False)
-    task = Classify(given.classes)
+    task = given.task
     there = scored(
-        task, task.answer(numerics.on_device), given.labels, f"{numerics.runtime}, {device.name}", device.origin
+        task,
+        task.answered(task.stored(numerics.on_device)),
+        given.labels,
+        f"{numerics.runtime}, {device.name}",
+        device.origin,
     )
-    here = scored(task, task.answer(numerics.expected), given.labels, numerics.host_runtime)
+    here = scored(task, task.answered(task.stored(numerics.expected)), given.labels, numerics.host_runtime)
     return there, here, numerics.same_top1
 
 

@@ -125,7 +125,7 @@ def compare(device: Device, model: Path, inputs: Inputs, *, bound: float | None 
         device=device.name, machine=str(about["machine"]), features=tuple(map(str, about["features"])),
         runtime=str(about["runtime"]), host_runtime=runner.name, precision=precision,
         outputs=difference(name, "output", expected, on_device), n=samples_of(inputs),
-        same_top1=float((expected.argmax(-1) == on_device.argmax(-1)).mean()), bound=bound,
+        same_top1=float((expected.argmax(1) == on_device.argmax(1)).mean()), bound=bound,
         nodes=tuple(item for item in differences if item.share > bound), nodes_compared=len(differences),
         tapped_alike=all(item.share <= bound for item in tapping), on_device=on_device, expected=expected,
         further={further: device_outputs[model][further] for further in runner.outputs[1:]},

@@ -28,7 +28,7 @@ from edgekd.measure.protocol import Series
 from edgekd.measure.remote import ALONE, Parcel, answered, ask, parcel_of, probe, sent, tools_alone
 from edgekd.measure.verdict import refusals, unsteady
 from edgekd.target import Target
-from edgekd.tasks.classify import Classify
+from edgekd.tasks.protocol import Task
 from edgekd.tasks.scores import scored
 
 ENGINE_S = 3600  # longest wait for an engine
@@ -95,7 +95,7 @@ class Samples:
 
     file: Path
     labels: np.ndarray
-    classes: tuple[str, ...] = ()
+    task: Task
 
 
 @dataclass(frozen=True)
@@ -253,7 +253,7 @@ def _score(answer: Answer, samples: Samples, origin: Origin, device: str) -> Sco
     found = np.asarray(answer.predictions or ())
     if found.shape != samples.labels.shape:
         raise DeviceError(f"{device}: {len(found)} predictions came back for {len(samples.labels)} samples")
-    return scored(Classify(samples.classes), found, samples.labels, answer.runtime, origin)
+    return scored(samples.task, found, samples.labels, answer.runtime, origin)
 
 
 def verify_on(device: Device, bundle: Path, runtime: str = "") -> Proof:

@@ -13,7 +13,7 @@ from edgekd.base.toml_file import refuse
 from edgekd.bundle.read import read_manifest
 from edgekd.cache.stage import Cache, default_cache
 from edgekd.data import decode, decode_test
-from edgekd.data.draw import stratified
+from edgekd.data.draw import drawn
 from edgekd.errors import BundleError
 from edgekd.measure.on_device import SAMPLES, Samples
 from edgekd.recipe import Recipe
@@ -56,7 +56,8 @@ def _refuse_code(bundle: Path, recipe: Recipe, run: Cache) -> None:
 def _are_kept(recipe: Recipe, run: Cache) -> bool:
     """Whether the cache holds both splits, so that opening them runs no function."""
     source, tested = recipe.data.source("train"), recipe.data.source("test")
-    return run.has(decode, source) and run.has(decode_test, tested, run(decode, source))
+    labels = recipe.task.of_labels
+    return run.has(decode, source, labels) and run.has(decode_test, tested, labels, run(decode, source, labels))
 
 
 @contextmanager
@@ -70,9 +71,9 @@ def samples_for_accuracy(bundle: Path, most: int | None = None) -> Iterator[Samp
     refuse(f"recipe {recipe.name} of {bundle}", [m for m in missing_files(recipe) if m.place.startswith("data.")])
     with Cache(default_cache(), f"accuracy of {bundle}") as run, TemporaryDirectory(prefix="edgekd-") as folder:
         _refuse_code(bundle, recipe, run)
-        test = decoded(run, recipe.data).open_test()
+        test = decoded(run, recipe.data, recipe.task).open_test()
         labels = test.labels
-        ids = stratified(labels, len(labels) if most is None else most, recipe.data.seed)
+        ids = drawn(test.task.strata(labels), len(labels), len(labels) if most is None else most, recipe.data.seed)
         file = Path(folder) / SAMPLES
         write_arrays(file, as_input(test.input, test.get(ids), recipe.export))
-        yield Samples(file, labels[ids], test.classes)
+        yield Samples(file, labels[ids], test.task)

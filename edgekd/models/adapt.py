@@ -13,7 +13,7 @@ Hooks of the model itself do that, so that its modules keep their paths and all 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -23,16 +23,17 @@ from torch.nn.functional import interpolate
 
 from edgekd.errors import ModelError
 from edgekd.recipe import TeacherModel
+from edgekd.tasks.protocol import Holds, Task
 
 Kind = Literal["logits", "probabilities", "log_probabilities"]
 OFF = 0.01  # how far a row of probabilities in half precision may be from 1
 LEAST = {torch.float16: 2.0**-24}  # for other types the least normal number
 
 
-def adapt(model: nn.Module, teacher: TeacherModel, classes: Sequence[str]) -> nn.Module:
-    """The same model with hooks for its input and output, as `teacher` describes them. classes: the data's."""
+def adapt(model: nn.Module, teacher: TeacherModel, task: Task) -> nn.Module:
+    """The same model with hooks for its input and output, as `teacher` describes them. task: the data's."""
     adapt_input(model, teacher)
-    adapt_output(model, teacher, classes)
+    adapt_output(model, teacher, task)
     return model
 
 
@@ -42,13 +43,14 @@ def adapt_input(model: nn.Module, teacher: TeacherModel) -> None:
         model.register_forward_pre_hook(partial(_resize, size=teacher.size))
 
 
-def adapt_output(model: nn.Module, teacher: TeacherModel, classes: Sequence[str]) -> None:
-    """Make the model give logits in the order of `classes`. Raises ModelError if the class names do not fit."""
-    order = order_of(teacher, classes)
+def adapt_output(model: nn.Module, teacher: TeacherModel, task: Task) -> None:
+    """Make the model give logits in the order of the task's names. Raises ModelError if the class names do not fit."""
+    order = order_of(teacher, task.names)
     if order == list(range(len(teacher.classes or ()))):
         order = None
     if teacher.outputs in ("probabilities", "log_probabilities") or order is not None:
-        model.register_forward_hook(partial(_to_logits, outputs=teacher.outputs, order=order))
+        logits_of = log_odds if task.holds == "labels" else logarithms
+        model.register_forward_hook(partial(_to_logits, outputs=teacher.outputs, order=order, logits_of=logits_of))
 
 
 def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -58,12 +60,17 @@ def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     return interpolate(images, size, mode="bilinear", antialias=True)
 
 
-def kind_of(rows: Tensor) -> Kind:
-    """The kind of a model's outputs `[n, classes]`: probabilities, log-probabilities or logits.
+def kind_of(rows: Tensor, holds: Holds = "classes") -> Kind:
+    """The kind of a model's outputs `[n, classes, ...]`: probabilities, log-probabilities or logits.
 
-    Probabilities lie in 0..1 and sum to 1 in each row; of log-probabilities the exponentials do.
+    Probabilities lie in 0..1 and sum to 1 in each row; of log-probabilities the exponentials do. Those of labels need not
+    sum to anything, and values are what they are.
     """
     rows = rows.double()
+    if holds == "values":
+        return "logits"
+    if holds == "labels":
+        return "probabilities" if rows.min() >= 0 and rows.max() <= 1 else "logits"
     if rows.shape[1] > 1 and rows.min() >= -1e-6 and ((rows.sum(1) - 1).abs() <= OFF).all():
         return "probabilities"
     if rows.shape[1] > 1 and rows.max() <= OFF and (rows.logsumexp(1).abs() <= OFF).all():
@@ -99,9 +106,27 @@ def _resize(model: nn.Module, inputs: tuple[Any, ...], size: tuple[int, int]) ->
     return (resized(inputs[0], size), *inputs[1:])
 
 
-def _to_logits(model: nn.Module, inputs: Any, rows: Tensor, outputs: Kind | None, order: list[int] | None) -> Tensor:
+def logarithms(probabilities: Tensor) -> Tensor:
+    """The logarithms of probabilities over classes."""
+    least = LEAST.get(probabilities.dtype, torch.finfo(probabilities.dtype).tiny)
+    return probabilities.clamp(min=least).float().log()
+
+
+def log_odds(probabilities: Tensor) -> Tensor:
+    """The logits of probabilities of labels. Each probability is at least 1e-7 from 0 and from 1."""
+    return probabilities.double().clamp(1e-7, 1 - 1e-7).logit().float()
+
+
+def _to_logits(
+    model: nn.Module,
+    inputs: Any,
+    rows: Tensor,
+    outputs: Kind | None,
+    order: list[int] | None,
+    logits_of: Callable[[Tensor], Tensor],
+) -> Tensor:
     if outputs == "probabilities":
-        rows = rows.clamp(min=LEAST.get(rows.dtype, torch.finfo(rows.dtype).tiny)).float().log()
+        rows = logits_of(rows)
     elif outputs == "log_probabilities":
         rows = rows.float().clamp(min=float(torch.tensor(torch.finfo(torch.float32).tiny).log()))
     return rows if order is None else rows[:, order]

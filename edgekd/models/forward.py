@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +16,14 @@ from edgekd.data.batches import arguments_of
 from edgekd.inputs.protocol import Arrays, Input, cut, number_of
 from edgekd.models.accelerator import autocast, device_of
 from edgekd.models.memory_format import forward
+from edgekd.tasks.protocol import Task
 
 BATCH = 250
 T = TypeVar("T")
 
 
 def logits_of(model: nn.Module, input: Input, raw: Arrays, *, bf16: bool = False) -> torch.Tensor:
-    """The logits float32 `[n, classes]` of raw samples, computed in halves if the memory ends."""
+    """The outputs float32 `[n, classes, ...]` of raw samples, computed in halves if the memory ends."""
     return in_halves(lambda part: answers_of(model, input, part, bf16), raw, torch.cat)
 
 
@@ -45,8 +46,17 @@ def in_halves(compute: Callable[[Arrays], T], raw: Arrays, join: Callable[[list[
     return join([in_halves(compute, cut(raw, part), join) for part in (slice(middle), slice(middle, None))])
 
 
-def predict(model: nn.Module, split: Split, ids: Ids) -> npt.NDArray[np.float32]:
-    """The logits of unaugmented samples, float32 `[n, classes]`."""
+def predict(model: nn.Module, split: Split, ids: Ids, tasks: Sequence[Task]) -> list[npt.NDArray[Any]]:
+    """What each task stores (`Task.stored`) of the outputs for unaugmented samples, `[n, ...]`."""
     starts = range(0, len(ids), BATCH)
     batches = (split.get(ids[start : start + BATCH]) for start in starts)  # one at a time in memory
-    return np.concatenate([logits_of(model, split.input, batch).numpy() for batch in batches])
+    return gathered((logits_of(model, split.input, batch).numpy() for batch in batches), tasks)
+
+
+def gathered(batches: Iterable[npt.NDArray[np.float32]], tasks: Sequence[Task]) -> list[npt.NDArray[Any]]:
+    """What each task stores of a network's outputs, `[n, ...]`. The outputs of several tasks stand side by side on axis 1."""
+    ends = np.cumsum([task.outputs for task in tasks])[:-1]
+    found = [
+        [task.stored(part) for task, part in zip(tasks, np.split(batch, ends, 1), strict=True)] for batch in batches
+    ]
+    return [np.concatenate(own) for own in zip(*found, strict=True)]

@@ -25,6 +25,8 @@ from edgekd.models.bc_resnet import bc_resnet
 from edgekd.models.called import CalledModel
 from edgekd.models.ds_cnn import ds_cnn
 from edgekd.models.exported import load_exported
+from edgekd.models.ft_transformer import ft_transformer
+from edgekd.models.mlp import mlp
 from edgekd.models.mobilenet import mobilenetv2_035, mobilenetv2_05
 from edgekd.models.resnet import resnet8, resnet20
 from edgekd.models.unet import unet
@@ -41,6 +43,8 @@ BUILT_IN: dict[str, Callable[..., nn.Module]] = {
     "ds-cnn": ds_cnn,
     "bc-resnet": bc_resnet,
     "unet": unet,
+    "mlp": mlp,
+    "ft-transformer": ft_transformer,
 }
 TYPES = {
     "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
@@ -109,11 +113,12 @@ def number_of_classes(
     called: str = "the model",
     remedy: str = "",
     noun: str = "inputs",
+    maps: tuple[int, ...] = (),
 ) -> int:
     """The width of the logits, from a forward pass on the `arguments` for a few samples.
 
-    Raises ModelError if the model does not take them. called, noun, remedy: the words for the model, the samples and the
-    remedy in that error.
+    maps: the height and width of a dense task's logits. Raises ModelError if the model does not take the arguments, and for
+    another shape of logits. called, noun, remedy: the words for the model, the samples and the remedy in that error.
     """
     training = model.training
     model.eval()
@@ -128,9 +133,11 @@ def number_of_classes(
             f"{called} does not take {noun} {shapes_of(arguments)}: {type(error).__name__}: {reason}{remedy}"
         ) from error
     model.train(training)
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 + len(maps) or tuple(logits.shape[2:]) != maps:
         what = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ModelError(f"{called} must return logits [batch, classes]; it returned {what}")
+        wanted = ", ".join(["batch", "classes", *map(str, maps)])
+        why = ", a class for each pixel of the masks" if maps else ""
+        raise ModelError(f"{called} must return logits [{wanted}]{why}; it returned {what}")
     return logits.shape[1]
 
 

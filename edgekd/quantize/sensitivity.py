@@ -6,6 +6,7 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
@@ -64,8 +65,8 @@ def sensitivities(prepared: GraphModule, batches: Sequence[Batch], task: Task) -
 
     `batches` are samples without labels, the model's argument `[batch, ...]` or the tuple of its arguments. With several
     tasks only `task` counts; its outputs come first on the last axis. In answers `[batch, ..., outputs]` each place is a
-    row. Raises QuantizationError if a batch does not fit the model's arguments or an answer has fewer outputs than the
-    task.
+    row; of maps `[batch, outputs, h, w]` some pixels are (`Task.rows`). Raises QuantizationError if a batch does not fit
+    the model's arguments or an answer has fewer outputs than the task.
     """
     found = []
     with torch.no_grad(), in_float(prepared):
@@ -86,6 +87,8 @@ def _rows(prepared: GraphModule, batches: Sequence[Batch], task: Task) -> Tensor
     rows = []
     for number, batch in enumerate(batches):
         answers = prepared(*arguments(prepared, batch, number))
+        if isinstance(answers, Tensor) and list(answers.shape[1:]) == list(task.shape):
+            answers = task.rows.kept(answers, np.arange(len(answers)), 0)
         if not isinstance(answers, Tensor) or answers.dim() < 2 or answers.shape[-1] < task.outputs:
             gives = list(answers.shape) if isinstance(answers, Tensor) else type(answers).__name__
             raise QuantizationError(

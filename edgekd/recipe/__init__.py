@@ -26,23 +26,27 @@ from edgekd.recipe.recipe import (
 )
 from edgekd.recipe.section import Section
 from edgekd.recipe.table import RawTableData, TableAugmentation, TableData, TableReading, TableSource
+from edgekd.recipe.task import AnyTask, ClassifyTask, MultilabelTask, RegressTask, SegmentTask
 
 __all__ = [
     "FILE",
     "REFINEMENTS",
     "AnyData",
     "AnySource",
+    "AnyTask",
     "AudioAugmentation",
     "AudioData",
     "AudioReading",
     "AudioSource",
     "Augmentation",
     "Budget",
+    "ClassifyTask",
     "Data",
     "Distill",
     "Export",
     "Init",
     "Model",
+    "MultilabelTask",
     "Network",
     "Optimizer",
     "Quantize",
@@ -50,7 +54,9 @@ __all__ = [
     "Reading",
     "Recipe",
     "Recording",
+    "RegressTask",
     "Section",
+    "SegmentTask",
     "Source",
     "Student",
     "Synthetic",

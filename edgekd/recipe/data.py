@@ -34,7 +34,9 @@ class Reading(Section):
 
     input: str
     column: Text | None = None
-    label: Text | None = Field(default=None, description="column of the labels; none: label or labels")
+    label: Text | tuple[Text, ...] | None = Field(
+        default=None, description="column of the labels, or a list of columns of values; none: label or labels"
+    )
     on_error: Literal["stop", "skip"] = Field(
         default="stop", description="if a sample cannot be decoded: stop, or skip the sample"
     )

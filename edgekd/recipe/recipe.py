@@ -32,6 +32,7 @@ from edgekd.recipe.losses import Loss, Methods, losses_in, mistakes_in_losses
 from edgekd.recipe.schemes import ELSEWHERE, SCHEMES, with_scheme
 from edgekd.recipe.section import MOST, NonNegative, Percent, Positive, Section
 from edgekd.recipe.table import RawTableData, TableData
+from edgekd.recipe.task import AnyTask, ClassifyTask
 
 FILE = "edgekd.toml"
 LOCATED = ("data", "teacher", "student", "tasks")  # the tables that name files
@@ -349,6 +350,7 @@ class Recipe(Section):
 
     name: FolderName = Field(description="names the bundle's folder")
     data: AnyInput
+    task: AnyTask = ClassifyTask()
     teacher: Teacher | None = Field(default=None, description="none: the student learns from labels, or from itself")
     student: Student
     distill: Distill = Distill()

@@ -3,6 +3,7 @@
 
     python3 run.py cat.png                  the five likeliest classes
     python3 run.py word.wav                 the same for a sound, where the model takes sounds
+    python3 run.py cell.png --mask out.png  of a model that names a class for each pixel: the mask as a picture with a palette
     python3 run.py rows.csv                 the same for each row, where the model takes the columns of a table
     python3 run.py input.npy                the same for an array: an image (uint8, H x W x C) or the graph's own input
     python3 run.py input.npz                the same for arrays by the names of the graph's inputs, of a sample or a batch
@@ -40,6 +41,7 @@ import stat
 import struct
 import time
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -112,12 +114,25 @@ def manifest_problem(manifest: Any) -> str:
             return "`golden.tolerance` is {}; a number from 0 is needed".format(
                 str(most)[:40] if type(most) is float else "no number"
             )
-    problem = inputs_problem(manifest)
+    problem = inputs_problem(manifest) or task_problem(manifest.get("task", {}))
     if problem:
         return problem
     texts = [manifest.get(key, "") for key in ("runtime", "precision", "output")]
     if not all(isinstance(text, str) and text.isprintable() for text in texts):
         return "`runtime`, `precision` or `output` is no text"
+    return ""
+
+
+def task_problem(task: Any) -> str:
+    """The fault of the table `task`, which tells what the outputs are. Empty without a fault."""
+    kinds = ("classify", "multilabel", "regress", "segment")
+    if not isinstance(task, dict) or task.get("kind", "classify") not in kinds:
+        return "`task.kind` is none of {}".format(", ".join(kinds))
+    thresholds = task.get("thresholds", [])
+    if not isinstance(thresholds, list) or not all(
+        type(each) in (int, float) and 0 <= each <= 1 for each in thresholds
+    ):
+        return "`task.thresholds` is no list of numbers from 0 to 1"
     return ""
 
 
@@ -851,10 +866,10 @@ def date_numbers(date: datetime.datetime) -> list[float]:
 # ------------------------------------------------------------------------------------------------------------ commands
 
 
-def predict(model: Callable[..., Any], path: str, manifest: dict[str, Any]) -> None:
-    """Prints the five likeliest classes of each output, for each sample of a batch.
+def predict(model: Callable[..., Any], path: str, manifest: dict[str, Any], mask: str = "") -> None:
+    """Prints the answer for each sample of a batch: of classes the five likeliest of each output.
 
-    The first output has no title. Each further output (a task) is titled by its name.
+    The first output has no title. Each further output (a task) is titled by its name. mask: the file for a mask of pixels.
     """
     tasks = [("", read_labels()), *manifest.get("tasks", {}).items()]
     inputs = load_input(path, manifest)
@@ -864,9 +879,15 @@ def predict(model: Callable[..., Any], path: str, manifest: dict[str, Any]) -> N
         outputs = [np.concatenate(each) for each in zip(*runs)]  # noqa: B905 (Python 3.8)
     else:
         outputs = run_on(model, inputs, path)
+    kind = manifest.get("task", {}).get("kind", "classify")
+    if kind == "segment" and n > 1:
+        raise Failure(f"{path} holds {n} samples; a mask is written for one: give one picture")
     for number in range(n):
         if n > 1:
             print(f"{noun} {number + 1}:")
+        if kind != "classify":
+            SHOWN[kind](outputs[0][number], read_labels(), manifest["task"], mask or mask_beside(path))
+            continue
         for (task, labels), output in zip(tasks, outputs):  # noqa: B905 (Python 3.8)
             scores = output.astype(np.float64).reshape(n, -1)[number]
             if manifest["output"] == "logits":
@@ -877,6 +898,80 @@ def predict(model: Callable[..., Any], path: str, manifest: dict[str, Any]) -> N
             for index in np.argsort(-scores, kind="stable")[:5]:
                 label = labels[index] if index < len(labels) else f"class {index}"
                 print(f"{100 * scores[index]:6.2f} %  {label}")
+
+
+def show_labels(output: Array, labels: Sequence[str], task: Table, mask: str) -> None:
+    """Prints the labels whose probability is above their threshold, the likeliest first."""
+    probabilities = 0.5 * (1 + np.tanh(0.5 * output.astype(np.float64)))  # the sigmoid, which does not overflow
+    thresholds = np.array(task.get("thresholds") or [0.5] * len(labels))
+    if len(labels) != len(probabilities) or len(thresholds) != len(probabilities):
+        raise Failure(f"{len(labels)} labels and {len(thresholds)} thresholds for {len(probabilities)} outputs")
+    above = [index for index in np.argsort(-probabilities, kind="stable") if probabilities[index] > thresholds[index]]
+    for index in above:
+        print(f"{100 * probabilities[index]:6.2f} %  {labels[index]}")
+    if not above:
+        index = int(probabilities.argmax())
+        print(f"no label; the likeliest is {labels[index]}, {100 * probabilities[index]:.2f} %")
+
+
+def show_values(output: Array, labels: Sequence[str], task: Table, mask: str) -> None:
+    """Prints each value with its name."""
+    for index, value in enumerate(output.astype(np.float64).reshape(-1)):
+        print("{:.6g}  {}".format(value, labels[index] if index < len(labels) else f"value {index}"))
+
+
+def show_mask(output: Array, labels: Sequence[str], task: Table, mask: str) -> None:
+    """Writes the class of each pixel as a picture with a palette, and prints the share of each class that occurs."""
+    if output.ndim != 3:
+        raise Failure(f"the model gives {list(output.shape)} for a sample; a mask needs [classes, height, width]")
+    pixels = output.argmax(0).astype(np.uint8)
+    for index in np.argsort(-np.bincount(pixels.reshape(-1)), kind="stable"):
+        share = 100 * float((pixels == index).mean())
+        if share:
+            print("{:6.2f} %  {}".format(share, labels[index] if index < len(labels) else f"class {index}"))
+    with open(mask, "wb") as file:
+        file.write(png_of(pixels, len(labels)))
+    print(f"mask: {mask}")
+
+
+SHOWN: dict[str, Callable[[Array, Sequence[str], Table, str], None]] = {
+    "multilabel": show_labels, "regress": show_values, "segment": show_mask,
+}  # fmt: skip
+
+
+def mask_beside(path: str) -> str:
+    """The file for a mask if none is named: that of the picture with `.mask.png`."""
+    return os.path.splitext(path)[0] + ".mask.png"
+
+
+def palette(classes: int) -> bytes:
+    """The colours of classes as in PASCAL VOC: the bits of the number, spread over red, green and blue from the top."""
+    colours = np.zeros((classes, 3), np.uint8)
+    for number in range(classes):
+        for bit in range(8):
+            for channel in range(3):
+                colours[number, channel] |= ((number >> (3 * bit + channel)) & 1) << (7 - bit)
+    return colours.tobytes()
+
+
+def png_of(pixels: Array, classes: int) -> bytes:
+    """A PNG with a palette whose pixels uint8 [height, width] are numbers of classes."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    height, width = pixels.shape
+    rows = np.concatenate(
+        [np.zeros((height, 1), np.uint8), pixels], 1
+    ).tobytes()  # each row begins with its filter, none
+    header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
+    parts = (
+        (b"IHDR", header),
+        (b"PLTE", palette(max(classes, int(pixels.max()) + 1))),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(name, content) for name, content in parts)
 
 
 def run_on(model: Callable[..., Any], inputs: dict[str, Array], what: str) -> list[Array]:
@@ -1029,8 +1124,10 @@ def compare_output(name: str, computed: Array, expected: Array, tolerance: float
     if computed.shape != expected.shape:
         return False, f"{title}shape {computed.shape}, expected {expected.shape}"
     difference = float(np.max(np.abs(computed.astype(np.float64) - expected.astype(np.float64))))
-    agree = int(np.sum(computed.argmax(-1) == expected.argmax(-1)))
-    figures = f"max difference {difference:.3g} (tolerance {tolerance:.3g}), top-1 agrees on {agree} of {len(expected)}"
+    same = computed.argmax(1) == expected.argmax(1)  # of maps [n, classes, h, w] for each pixel
+    figures = (
+        f"max difference {difference:.3g} (tolerance {tolerance:.3g}), top-1 agrees on {int(same.sum())} of {same.size}"
+    )
     return difference <= tolerance, title + figures
 
 
@@ -1118,6 +1215,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "input", nargs="?", help="an image, a sound, a .csv of rows, an .npy array, or an .npz by input name"
     )
+    parser.add_argument("--mask", default="", help="the file for the mask of a picture; none: PICTURE.mask.png")
     parser.add_argument("--verify", action="store_true", help="check hashes and stored outputs")
     parser.add_argument("--bench", action="store_true", help="measure the latency")
     parser.add_argument("--model", default="model.onnx", help="another ONNX file of this bundle")
@@ -1149,7 +1247,7 @@ def main() -> int:
         manifest = read_manifest()
         ok = verify(manifest, start) if options.verify else True
         if options.input and ok:
-            predict(start(), options.input, manifest)
+            predict(start(), options.input, manifest, options.mask)
         if options.bench and ok:
             model = start()
             result = bench(model, model.name, options, manifest)

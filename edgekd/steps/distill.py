@@ -33,7 +33,7 @@ def train_teacher(on: TrainingSet, teacher: Network, epochs: int, *, out: Path) 
         epochs=epochs, batch_size=min(BATCH, len(opened.train_ids)), views=epochs, label_weight=1.0, losses=(),
         optimizer=Optimizer(lr=0.05), precision="fp32",
     )  # fmt: skip
-    model = adapt(new_model(teacher, opened, settings.seed), teacher, opened.classes)
+    model = adapt(new_model(teacher, opened, settings.seed), teacher, opened.task)
     trained = train(model, Lesson((TaskLesson(opened),)), settings, out, title="teacher")
     save_weights(trained, out / WEIGHTS)
 

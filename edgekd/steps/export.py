@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from torch.fx import GraphModule
 from edgekd.cache.stage import Artifact, stage
 from edgekd.data import Samples, Unseen
 from edgekd.data.batches import arguments_of
-from edgekd.data.draw import stratified
+from edgekd.data.draw import drawn
 from edgekd.errors import QuantizationError
 from edgekd.export.to_half import Kept, to_bf16, to_fp16
 from edgekd.export.to_onnx import to_onnx
@@ -104,40 +104,42 @@ def export_int8(subject: Subject, plan: Plan, quantized: Artifact, form: Form, *
         _export(model, student, on, form, out / MODEL)
 
 
-@stage(2, (*LIBRARIES, "torchao"))
+@stage(3, (*LIBRARIES, "torchao"))
 def score_quantized(
     subject: Subject, plan: Plan, quantized: Artifact, int8: Artifact, on: EvaluationSet, export: Export, *, out: Path
 ) -> None:
-    """Stage: the fake-quantized model's logits on the test split, `fake_quantized.npy` `[samples, classes]`.
+    """Stage: what the task stores of the fake-quantized model's outputs on the test split, `fake_quantized.npy`.
 
     This is the torch model that was calibrated or trained, before its conversion to int8. If the target computes the rest
-    in fp16, `fp32_between.npy` holds the logits of the graph before the conversion to fp16.
+    in fp16, `fp32_between.npy` holds that of the graph before the conversion to fp16.
     """
     unseen = on.open()
-    np.save(out / TRAINED, _logits(load_quantized(subject, plan, quantized), unseen))
+    np.save(out / TRAINED, _stored(load_quantized(subject, plan, quantized), unseen))
     if (int8 / BETWEEN).exists():
         runner = OnnxRunner(int8 / BETWEEN, threads=torch.get_num_threads())
-        between, *_ = _run(runner, unseen, export)
+        (between,) = _run(runner, unseen, export, [unseen.task.stored])
         np.save(out / SAME, between)
 
 
-@stage(3, ("onnxruntime", "numpy"))
+@stage(4, ("onnxruntime", "numpy"))
 def score(model: Artifact, on: EvaluationSet, export: Export, *, out: Path) -> None:
-    """Stage: an exported model's logits on the test split in onnxruntime, `test.npy` float32 `[samples, classes]`.
+    """Stage: what the task stores of an exported model's outputs on the test split in onnxruntime, `test.npy` `[samples, ...]`.
 
     `test.TASK.npy` holds those of each further output.
     """
-    runner = OnnxRunner(model / MODEL, threads=torch.get_num_threads())
-    for number, logits in enumerate(_run(runner, on.open(), export)):
-        np.save(out / (f"test.{runner.outputs[number]}.npy" if number else "test.npy"), logits)
+    runner, unseen = OnnxRunner(model / MODEL, threads=torch.get_num_threads()), on.open()
+    # The outputs of further tasks are classes of their own number, stored as they are.
+    store = [unseen.task.stored, *[lambda outputs: outputs] * (len(runner.outputs) - 1)]
+    for number, stored in enumerate(_run(runner, unseen, export, store)):
+        np.save(out / (f"test.{runner.outputs[number]}.npy" if number else "test.npy"), stored)
     (out / "runtime.json").write_text(json.dumps(runner.name))
 
 
-@stage(3, ("torch", "numpy"))
+@stage(4, ("torch", "numpy"))
 def score_student(student: Trained, on: EvaluationSet, *, out: Path) -> None:
-    """Stage: the float student's logits on the test split in torch, as `score`. Used if the fp32 export failed."""
+    """Stage: the float student's outputs on the test split in torch, as `score`. Used if the fp32 export failed."""
     unseen = on.open()
-    np.save(out / "test.npy", _logits(student.load(unseen), unseen))
+    np.save(out / "test.npy", _stored(student.load(unseen), unseen))
     (out / "runtime.json").write_text(json.dumps(f"torch {torch.__version__} CPU"))
 
 
@@ -150,7 +152,7 @@ def kept_fp32(model: Artifact) -> list[Kept]:
 def checked_on(samples: Samples) -> np.ndarray:
     """The hold-out samples on which an export is compared, each class in its share."""
     held = samples.holdout_ids
-    return held[stratified(samples.train.labels[held], CHECKED, seed=0)]
+    return held[drawn(samples.task.strata(samples.train.labels[held]), len(held), CHECKED, seed=0)]
 
 
 def _halve(source: Path, on: TrainingSet, export: Export, out: Path) -> None:
@@ -160,18 +162,24 @@ def _halve(source: Path, on: TrainingSet, export: Export, out: Path) -> None:
     (out / KEPT).write_text(json.dumps([asdict(found) for found in kept], indent=1))
 
 
-def _run(runner: OnnxRunner, unseen: Unseen, export: Export) -> list[np.ndarray]:
-    """The outputs of an exported file on the test split, each float32 `[samples, classes]`."""
+def _run(
+    runner: OnnxRunner, unseen: Unseen, export: Export, store: Sequence[Callable[[NDArray[Any]], NDArray[Any]]]
+) -> list[NDArray[Any]]:
+    """What `store` makes of each output of an exported file on the test split, `[samples, ...]`."""
     batches = (as_input(unseen.input, unseen.get(ids), export) for ids in _batches(len(unseen)))
-    found = [runner.run_all(batch) for batch in batches]
-    return [np.concatenate(output).astype(np.float32) for output in zip(*found, strict=True)]
+    found = [
+        [keep(output.astype(np.float32)) for keep, output in zip(store, runner.run_all(batch), strict=False)]
+        for batch in batches
+    ]
+    return [np.concatenate(output) for output in zip(*found, strict=True)]
 
 
-def _logits(model: nn.Module, unseen: Unseen) -> np.ndarray:
-    """The logits of the first task on the test split, float32 `[samples, classes]`."""
+def _stored(model: nn.Module, unseen: Unseen) -> NDArray[Any]:
+    """What the first task stores of a network's outputs on the test split, `[samples, ...]`."""
     batches = (_arguments(unseen.input, unseen.get(ids)) for ids in _batches(len(unseen)))
+    task = unseen.task
     with torch.inference_mode():
-        return np.concatenate([model(*batch).numpy() for batch in batches])[:, : len(unseen.classes)]
+        return np.concatenate([task.stored(model(*batch)[:, : task.outputs].numpy()) for batch in batches])
 
 
 def as_input(input: Input, raw: Arrays, export: Export) -> dict[str, NDArray[Any]]:
@@ -213,17 +221,18 @@ def write_onnx(model: nn.Module, network: Network, input: Input, form: Form, exa
 def _check(path: Path, model: nn.Module, student: Trained, on: TrainingSet, export: Export) -> None:
     samples = on.open()
     raw = samples.train.get(checked_on(samples))
-    classes = [len(samples.classes), *student.network.heads.values()]
+    outputs = [samples.task.outputs, *student.network.heads.values()]
 
     def run(*given: Tensor) -> list[Tensor]:
         logits: Tensor = model(*_arguments(samples.input, raw))
-        each = torch.split(logits, classes, 1)
+        each = torch.split(logits, outputs, 1)
         return [part.softmax(1) if export.output == "probabilities" else part for part in each]
 
     batch = tuple(torch.from_numpy(each) for each in as_input(samples.input, raw, export).values())
     # Float outputs are compared as numbers, because rounding decides between classes that tie. An int8 graph may round a
     # tie in any layer, so its classes are compared: here of a few samples, later of the whole test split.
-    check(path, run, [batch], min_agreement=0.9 if isinstance(model, GraphModule) else 0.0)
+    names_classes = isinstance(model, GraphModule) and samples.task.holds == "classes"
+    check(path, run, [batch], min_agreement=0.9 if names_classes else 0.0, class_axis=1)
 
 
 def _arguments(input: Input, raw: Arrays) -> Arguments:

@@ -40,7 +40,7 @@ from edgekd.steps.problem import TrainingSet
 from edgekd.steps.teaching import Teaching
 from edgekd.steps.trained import Trained
 from edgekd.target import Quantization
-from edgekd.tasks.scores import valued
+from edgekd.tasks.scores import value_of
 
 CALIBRATION = 0xCA11  # a coordinate of its own, so that the choice shares no random number with any view
 BATCH = 32
@@ -112,7 +112,7 @@ def measure_sensitivity(subject: Subject, statistics: Artifact, plan: Plan, *, o
     )
 
 
-@stage(3, LIBRARIES)
+@stage(4, LIBRARIES)
 def score_holdout(subject: Subject, plan: Plan | None, quantized: Artifact | None, *, out: Path) -> None:
     """Stage: the score of the quantized or of the float student on the hold-out split, `holdout.json`."""
     opened = subject.on.open()
@@ -121,8 +121,10 @@ def score_holdout(subject: Subject, plan: Plan | None, quantized: Artifact | Non
     else:
         model = load_quantized(subject, plan, quantized)
     ids = opened.holdout_ids
-    logits = predict(model, opened.train, ids)[:, : opened.task.outputs]  # the columns of the first task
-    found = valued(opened.task, logits, opened.train.labels[ids])
+    (stored,) = predict(model, opened.train, ids, [opened.task])
+    if subject.student.network.heads:
+        stored = stored[:, : opened.task.outputs]  # the columns of the first task
+    found = value_of(opened.task, stored, opened.train.labels[ids])
     (out / HOLDOUT).write_text(json.dumps({"value": found, "n": len(ids)}))
 
 

@@ -24,6 +24,7 @@ from torch import nn
 from edgekd.base import processes
 from edgekd.base.console import progress, say
 from edgekd.base.contents import write_atomically
+from edgekd.base.draws import Ids
 from edgekd.cache.stage import SCRATCH, Artifact, stage
 from edgekd.data import Samples
 from edgekd.distill.cache import FORMAT, CachedLogits, bytes_of, format_of, half
@@ -42,7 +43,7 @@ from edgekd.steps.trained import Trained
 SAVE_EVERY = 40  # batches between two notes of the recording's progress
 
 
-@stage(5, ("torch", "onnxruntime", "numpy"), together=True, sharded=True)
+@stage(6, ("torch", "onnxruntime", "numpy"), together=True, sharded=True)
 def record_teacher(teacher: Trained, on: TrainingSet, recording: Recording, *, out: Path) -> None:
     """Stage: record the teacher's logits for the training ids, in a format of edgekd.distill.cache.
 
@@ -51,14 +52,16 @@ def record_teacher(teacher: Trained, on: TrainingSet, recording: Recording, *, o
     opened = on.open()
     model = teacher.load_teacher(opened)
     bf16 = recording.bf16 and not isinstance(model, OnnxModel | CalledModel)
-    classes = logits_of(model, opened.input, opened.train.get(opened.train_ids[:1])).shape[1]
-    stored = format_of(recording.format, classes, recording.top_k)
+    one, rows = opened.train_ids[:1], opened.task.rows
+    shape = rows.kept(logits_of(model, opened.input, opened.train.get(one)), one, 0).shape[1:]
+    stored = format_of(recording.format, tuple(shape), recording.top_k)
 
-    def values_of(raw: Arrays) -> Arrays:
-        return stored.encode(logits_of(model, opened.input, raw, bf16=bf16).numpy())
+    def values_of(raw: Arrays, ids: Ids, view: int) -> Arrays:
+        return stored.encode(rows.kept(logits_of(model, opened.input, raw, bf16=bf16), ids, view).numpy())
 
-    about = {"format": recording.format, "top_k": recording.top_k, "classes": classes, "bf16": bf16}
-    _record(out, opened, recording.views, stored.arrays, values_of, f"{classes} logits in {recording.format}")
+    about = {"format": recording.format, "top_k": recording.top_k, "shape": shape, "bf16": bf16}
+    what = f"{' x '.join(map(str, shape))} logits in {recording.format}"
+    _record(out, opened, recording.views, stored.arrays, values_of, what)
     if processes.RANK == 0:
         (out / FORMAT).write_text(json.dumps(about))
 
@@ -72,7 +75,7 @@ def record_features(
     model = teacher.load_teacher(opened)
     with Taps(model, layers, "teacher") as taps:
 
-        def values_of(raw: Arrays) -> Arrays:
+        def values_of(raw: Arrays, ids: Ids, view: int) -> Arrays:
             return in_halves(pooled, raw, joined)
 
         def pooled(raw: Arrays) -> Arrays:
@@ -86,7 +89,7 @@ def record_features(
         def joined(parts: list[Arrays]) -> Arrays:
             return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-        first = values_of(opened.train.get(opened.train_ids[:1]))
+        first = values_of(opened.train.get(opened.train_ids[:1]), opened.train_ids[:1], 0)
         arrays = {name: (np.float16, values.shape[1:]) for name, values in first.items()}
         _record(out, opened, recording.views, arrays, values_of, f"pooled features of {', '.join(layers)}")
 
@@ -101,10 +104,10 @@ def _record(
     samples: Samples,
     views: int,
     arrays: Mapping[str, tuple[Any, tuple[int, ...]]],
-    values_of: Callable[[Arrays], Arrays],
+    values_of: Callable[[Arrays, Ids, int], Arrays],
     what: str,
 ) -> None:
-    """Write `values_of` every view of every training sample to `out`. Each process takes its share of the batches.
+    """Write `values_of` (raw samples, their ids, the view) every view of every training sample to `out`. Each process takes its share of the batches.
 
     Raises CacheError if the disk lacks space.
     """
@@ -123,7 +126,8 @@ def _record(
     with progress("teacher", sum(min(BATCH, len(ids) - start) for _, start in starts)) as advance:
         advance(sum(min(BATCH, len(ids) - start) for _, start in starts[:done]))
         for number, (view, start) in enumerate(starts[done:], start=done + 1):
-            values = values_of(view_of(ids[start : start + BATCH], view).inputs)
+            shown = ids[start : start + BATCH]
+            values = values_of(view_of(shown, view).inputs, shown, view)
             for name, array in opened.items():
                 array[view, start : start + BATCH] = values[name]
             advance(min(BATCH, len(ids) - start))
@@ -156,7 +160,7 @@ def _claim(
     if needed > free:
         raise CacheError(
             f"the teacher's cache would take {needed / 1e9:.2f} GB, the disk of {folder.parent} has {free / 1e9:.2f}; take fewer "
-            'distill.views, distill.cache = "int8" or "topk", or another folder with --cache'
+            'distill.views, distill.cache = "int8" or "topk", of masks a larger task.stride, or another folder with --cache'
         )
     for name, (kind, shape) in arrays.items():
         np.lib.format.open_memmap(drafts[name], "w+", kind, (*outer, *shape)).flush()
@@ -178,8 +182,9 @@ def check_cache(model: nn.Module, cached: CachedLogits, samples: Samples, n: int
             "delete it with `edgekd cache --prune` and build again"
         )
     rows = np.linspace(0, len(samples.train_ids) - 1, n).astype(np.int64)
-    raw = samples.views(samples.train_ids[rows], view).inputs
-    live = logits_of(model, samples.input, raw, bf16=cached.bf16).numpy()
+    ids = samples.train_ids[rows]
+    outputs = logits_of(model, samples.input, samples.views(ids, view).inputs, bf16=cached.bf16)
+    live = samples.task.rows.kept(outputs, ids, view).numpy()
     difference = cached.difference((view, rows), live)
     # float16 keeps 11 bits; another processor's order of sums costs a few more.
     if difference > 0.02 * max(1.0, float(np.abs(live).max())):
@@ -189,13 +194,14 @@ def check_cache(model: nn.Module, cached: CachedLogits, samples: Samples, n: int
         )
 
 
-@stage(4, ("torch", "onnxruntime", "numpy"))
+@stage(5, ("torch", "onnxruntime", "numpy"))
 def score_teacher(teacher: Trained, on: EvaluationSet, *, out: Path) -> None:
-    """Stage: the teacher's logits on the test split, `test.npy` float32 `[samples, classes]`."""
+    """Stage: what the task stores of the teacher's outputs on the test split, `test.npy` `[samples, ...]`."""
     unseen = on.open()
     model = teacher.load_teacher(unseen)
     (out / "runtime.json").write_text(json.dumps(_runtime(model)))
-    np.save(out / "test.npy", predict(model, unseen, np.arange(len(unseen))))
+    (stored,) = predict(model, unseen, np.arange(len(unseen)), [unseen.task])
+    np.save(out / "test.npy", stored)
 
 
 def _runtime(model: nn.Module) -> str:

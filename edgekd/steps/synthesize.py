@@ -12,6 +12,7 @@ from edgekd.inputs.image import INPUT, Image
 from edgekd.recipe import Data, Network, Recipe
 from edgekd.steps.problem import Problems, with_training_split
 from edgekd.steps.trained import Trained, new_model
+from edgekd.tasks.classify import Classify
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,11 @@ class Wanted:
 
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]
+
+    @property
+    def task(self) -> Classify:
+        """The task of naming one of the classes."""
+        return Classify(self.classes)
 
     @property
     def input(self) -> Image:
@@ -66,5 +72,5 @@ def synthesized(run: Cache, recipe: Recipe, problems: Problems, student: Network
     assert isinstance(tested.input, Image) and isinstance(seen, Data)
     wanted = Wanted(tested.classes, tested.input.shape)
     train = run(synthesize, wanted, seen, teacher, rival)
-    own = with_training_split(run, train, problems.student.data)
+    own = with_training_split(run, train, problems.student.data, problems.student.task)
     return Problems(own, replace(own, data=seen), problems.tasks)

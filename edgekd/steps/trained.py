@@ -19,16 +19,17 @@ from edgekd.models import CalledModel, ExportedModel, OnnxModel, accelerator, lo
 from edgekd.models.adapt import adapt
 from edgekd.models.init import copy_layers, deeper, every_nth, extend, slice_weights, wider
 from edgekd.recipe import Init, Network
+from edgekd.tasks.protocol import Task
 
 WEIGHTS = "student.safetensors"
 REUSED = "reused.json"  # for a student that reuses its teacher's classifier: the layer, and the added parameters
 
 
 class Shape(Protocol):
-    """The classes and the input of a split, which give a network its sizes."""
+    """The task and the input of a split, which give a network its sizes."""
 
     @property
-    def classes(self) -> tuple[str, ...]: ...
+    def task(self) -> Task: ...
     @property
     def input(self) -> Input: ...
 
@@ -57,7 +58,7 @@ class Trained:
         model = self.load(shape)
         for parameter in model.parameters():
             parameter.requires_grad_(False)
-        return adapt(model, self.network, shape.classes).to(accelerator.device())
+        return adapt(model, self.network, shape.task).to(accelerator.device())
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ def new_model(network: Network, shape: Shape, seed: int) -> nn.Module:
 
 
 def number_of_outputs(network: Network, shape: Shape) -> int:
-    """The number of outputs: the classes and those of further heads. A teacher may name its own classes."""
-    return len(shape.classes if network.classes is None else network.classes) + sum(network.heads.values())
+    """The number of outputs: those of the task and those of further heads. A teacher may name its own classes."""
+    return len(shape.task.names if network.classes is None else network.classes) + sum(network.heads.values())
 
 
 def initialise(student: nn.Module, begins_with: FirstWeights, shape: Shape) -> None:

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from edgekd.figures.intervals import Right, paired_interval, wilson_interval
 from edgekd.figures.metric import Judged, Metric
-from edgekd.tasks.protocol import Answers, Labels
+from edgekd.recipe import ClassifyTask
+from edgekd.tasks.protocol import Answers, Holds, Labels, Outputs
+from edgekd.tasks.rows import OneRow, Rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +43,27 @@ class Classify:
 
     classes: tuple[str, ...]
 
+    @classmethod
+    def of(cls, names: tuple[str, ...], shape: tuple[int, ...], settings: ClassifyTask) -> Classify:
+        """The task of a decoded split with classes of these names."""
+        return cls(names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.classes
+
+    @property
+    def holds(self) -> Holds:
+        return "classes"
+
+    @property
+    def rows(self) -> Rows:
+        return OneRow()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.outputs,)
+
     @property
     def metric(self) -> Metric:
         return TOP1
@@ -63,9 +86,13 @@ class Classify:
 
         return kl_div(quantized.log_softmax(1), expected.log_softmax(1), reduction="batchmean", log_target=True)
 
-    def answer(self, outputs: NDArray[np.float32]) -> Answers:
+    def stored(self, outputs: Outputs) -> Outputs:
+        """The logits themselves."""
+        return outputs
+
+    def answered(self, stored: Outputs) -> Answers:
         """The number of the class with the largest logit."""
-        return np.asarray(outputs.argmax(-1))
+        return np.asarray(stored.argmax(-1))
 
     def judge(self, answers: Answers, labels: NDArray[np.int64]) -> Judged:
         """Each answer's part of top-1, `[n, 1]`: 1 for a right answer, else 0."""
@@ -83,3 +110,12 @@ class Classify:
     def same(self, one: Answers, other: Answers) -> NDArray[np.float64]:
         """1 for each sample where both answers name the same class, else 0."""
         return np.asarray(one == other, np.float64)
+
+    def constant(self, labels: NDArray[np.int64]) -> tuple[str, Answers]:
+        """Always the most frequent class."""
+        commonest = int(np.bincount(labels).argmax())
+        return f"naming {self.classes[commonest]} always", np.full(len(labels), commonest)
+
+    def strata(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The labels themselves."""
+        return labels

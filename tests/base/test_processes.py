@@ -57,6 +57,6 @@ def test_two_processes_train_one_student(tmp_path: Path) -> None:
     (alone / SCRATCH).mkdir(parents=True)
     recording = Recording(views=1, format="float16", top_k=0, bf16=uses_bf16("auto"))
     teacher = Trained(recipe.teachers[0], made("train_teacher"))
-    record_teacher(teacher, TrainingSet(made("decode"), recipe.data), recording, out=alone)
+    record_teacher(teacher, TrainingSet(made("decode"), recipe.data, recipe.task), recording, out=alone)
     shared_out, by_one = np.load(made("record_teacher") / "logits.npy"), np.load(alone / "logits.npy")
     assert by_one.std() > 0.1 and (shared_out == by_one).all()

@@ -16,6 +16,7 @@ from edgekd.distill.lesson import Lesson, TaskLesson
 from edgekd.inputs import Image
 from edgekd.inputs.image import INPUT
 from edgekd.recipe import Data, Distill, Optimizer
+from edgekd.tasks.classify import Classify
 
 DATA = Data(train="a", test="b", mean=(0.2,), std=(0.2,), augment={"crop_padding": 1})  # type: ignore[arg-type]
 
@@ -28,8 +29,13 @@ IDS = np.arange(96)
 
 
 def samples(data: Data = DATA) -> Samples:
-    split = Split(Image.of({INPUT: [6, 6, 1]}, data), lambda ids: {INPUT: PIXELS[ids]}, LABELS)
-    return Samples(split, IDS[:80], IDS[80:], ("left", "middle", "right"), (), data)
+    split = Split(
+        Image.of({INPUT: [6, 6, 1]}, data),
+        lambda ids: {INPUT: PIXELS[ids]},
+        LABELS,
+        Classify(("left", "middle", "right")),
+    )
+    return Samples(split, IDS[:80], IDS[80:], (), data)
 
 
 def lesson_on(
@@ -61,10 +67,10 @@ def settings(**changes: Any) -> Distill:
 
 def stored(folder: Path, logits: np.ndarray, name: str = "float16", top_k: int = 4) -> CachedLogits:  # type: ignore[type-arg]
     """A cache of these logits `[views, samples, classes]`, as `record_teacher` leaves it."""
-    stored_as = format_of(name, logits.shape[2], top_k)
+    stored_as = format_of(name, logits.shape[2:], top_k)
     views = [stored_as.encode(view) for view in logits]
     for array in views[0]:
         np.save(folder / f"{array}.npy", np.stack([view[array] for view in views]))
-    about = {"format": name, "top_k": top_k, "classes": logits.shape[2], "bf16": False}
+    about = {"format": name, "top_k": top_k, "shape": logits.shape[2:], "bf16": False}
     (folder / FORMAT).write_text(json.dumps(about))
     return CachedLogits(folder)

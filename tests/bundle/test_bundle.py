@@ -176,7 +176,7 @@ def two_heads(folder: Path, *, off: float = 0.0) -> Path:
     logits = (images / 255).mean((1, 2)).astype(np.float32)
     bright = ((images / 255).mean((1, 2, 3))[:, None] * [1, -1]).astype(np.float32)
     bundle = write(
-        folder, TWO_HEADS, tasks={"bright": ["day", "night"]},
+        folder, TWO_HEADS, tasks={"bright": ("day", "night")},
         golden=Golden({"image": images}, {"": logits, "bright": bright}, {"": 1e-5, "bright": 1e-4}),
     )  # fmt: skip
     bright[-1, 1] += off

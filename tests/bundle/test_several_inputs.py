@@ -26,6 +26,7 @@ from edgekd.measure.on_device import OnDevice, Options, Samples, figures_of, mea
 from edgekd.measure.side_by_side import measure_all
 from edgekd.measure.timings import time_models
 from edgekd.target import load_target
+from edgekd.tasks.classify import Classify
 from tests.builders.bundles import WORDS, failures, listed, meanings, sentences, target, write
 from tests.builders.measuring import SHORT as SHORT_HERE
 
@@ -252,7 +253,7 @@ def test_it_is_measured_with_its_accuracy(made: Path, tmp_path: Path) -> None:
     labels = meanings(inputs).argmax(1)
     labels[:2] = (labels[:2] + 1) % 3
     write_arrays(tmp_path / "samples.npz", inputs)
-    samples = Samples(tmp_path / "samples.npz", labels, ("red", "green", "blue"))
+    samples = Samples(tmp_path / "samples.npz", labels, Classify(("red", "green", "blue")))
 
     found = measure_on(Local("here", str(tmp_path / "work")), trial_of(made), SHORT, samples)
 

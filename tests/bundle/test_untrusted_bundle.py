@@ -292,7 +292,7 @@ def test_a_tolerance_that_any_model_would_keep_proves_nothing(
 
 def test_both_scripts_read_a_manifest_alike() -> None:
     """Each stands alone on a device, so the rules are written down twice."""
-    for name in ("manifest_problem", "inputs_problem", "input_problem", "columns_problem"):
+    for name in ("manifest_problem", "task_problem", "inputs_problem", "input_problem", "columns_problem"):
         assert inspect.getsource(getattr(run_py, name)) == inspect.getsource(getattr(runner_s_model, name))
 
 

@@ -99,6 +99,7 @@ RECIPES = {
         "data.resample=true",
         "data.augment.noise=noise.wav",
     ],
+    "masks": ["data.label=mask", "task.kind=segment", 'task.classes=["sky", "sea", "land"]'],
     "rows": [
         "data.input=table",
         "data.train=rows.parquet",
@@ -174,6 +175,11 @@ TABLE: dict[str, list[Row]] = {
     "teacher.raw": [("rows", "teacher.raw=true", ("record_teacher", "record_features", "score_teacher"))],
     "data.augment.time_mask": [("sounds", "data.augment.time_mask=2", VIEWS)],
     "data.augment.freq_mask": [("sounds", "data.augment.freq_mask=2", VIEWS)],
+    "task.kind": [],  # which keys there are; the labels of one kind are none of another
+    "task.classes": [("masks", 'task.classes=["sky", "sea", "shore"]', ("decode", "rehearse"))],
+    "task.ignore_index": [("masks", "task.ignore_index=9", ("decode", "rehearse"))],
+    "task.class_weights": [("masks", "task.class_weights=[1.0, 2.0, 3.0]", VIEWS)],
+    "task.stride": [("masks", "task.stride=2", VIEWS)],
     "data.label": [("plain", "data.label=second", ("decode", "rehearse"))],
     "data.size": [("plain", "data.size=[7, 7]", ("decode", "rehearse"))],
     "data.channels": [("plain", "data.channels=1", ("decode", "rehearse"))],
@@ -329,6 +335,11 @@ def table(seed: int) -> pa.Table:
         Image.fromarray(draw.integers(0, 256, (8, 8, 3), np.uint8)).save(file, "png")
         return {"bytes": file.getvalue()}
 
+    def mask() -> dict[str, bytes]:
+        file = io.BytesIO()
+        Image.fromarray(draw.integers(0, 3, (8, 8), np.uint8)).save(file, "png")
+        return {"bytes": file.getvalue()}
+
     rows = range(30)
     return pa.table(
         {
@@ -336,6 +347,7 @@ def table(seed: int) -> pa.Table:
             "other": [picture() for _ in rows],
             "label": [row % 3 for row in rows],
             "second": [row // 10 for row in rows],
+            "mask": [mask() for _ in rows],
         }
     )
 

@@ -11,6 +11,7 @@ from edgekd.figures.intervals import paired_interval
 from edgekd.figures.metric import Drop
 from edgekd.figures.words import beside
 from edgekd.recipe import Budget
+from edgekd.tasks.classify import Classify
 
 CLASSES = ("cat", "dog")
 
@@ -52,10 +53,15 @@ def test_a_student_above_its_teacher_is_said_to_be_above() -> None:
     assert found[0].found == "2.67 points above the teacher" and found[0].keeps
 
 
+def answers_of(right: np.ndarray, labels: np.ndarray, classes: int = 2) -> np.ndarray:
+    return np.where(right, labels, (labels + 1) % classes)
+
+
 def floor(
     answers: np.ndarray, labels: np.ndarray, key: str, budget: Budget | None = None, **references: np.ndarray
 ) -> Limit:
-    found = floors(answers, labels, CLASSES, budget or Budget(), references)
+    others = {name: answers_of(right, labels) for name, right in references.items()}
+    found = floors(Classify(CLASSES), answers, labels, budget or Budget(), others)
     (limit,) = [limit for limit in found if limit.key == key]
     return limit
 
@@ -75,7 +81,7 @@ def test_a_student_that_is_surely_better_than_one_class_for_all_is_kept() -> Non
 
 
 def test_a_test_split_of_one_class_tells_nothing_of_it() -> None:
-    assert [limit.key for limit in floors(np.zeros(9, int), np.zeros(9, int), CLASSES, Budget(), {})] == []
+    assert [limit.key for limit in floors(Classify(CLASSES), np.zeros(9, int), np.zeros(9, int), Budget(), {})] == []
 
 
 def test_a_class_that_is_lost_is_missed_whatever_the_whole_says() -> None:
@@ -87,7 +93,10 @@ def test_a_class_that_is_lost_is_missed_whatever_the_whole_says() -> None:
     assert not limit.keeps and limit.found.startswith("cat: 12.0 % of 100 samples, fp32 88.0 %; at least 6")
     assert floor(answers, labels, "max_class_drop", Budget(max_class_drop=100.0), fp32=fp32).keeps
     assert "max_class_drop" not in {
-        f.key for f in floors(answers, labels, CLASSES, Budget(max_class_drop=None), {"fp32": fp32})
+        f.key
+        for f in floors(
+            Classify(CLASSES), answers, labels, Budget(max_class_drop=None), {"fp32": answers_of(fp32, labels)}
+        )
     }
 
 
@@ -104,7 +113,8 @@ def test_of_many_equal_classes_none_is_missed_by_chance() -> None:
     labels = np.repeat(np.arange(200), 20)
     reference = rng.random(len(labels)) < 0.7
     answers = np.where(rng.random(len(labels)) < 0.7, labels, (labels + 1) % 200)
-    found = list(floors(answers, labels, [str(i) for i in range(200)], Budget(max_class_drop=5.0), {"fp32": reference}))
+    task, fp32 = Classify(tuple(map(str, range(200)))), answers_of(reference, labels, 200)
+    found = list(floors(task, answers, labels, Budget(max_class_drop=5.0), {"fp32": fp32}))
     assert found[-1].key == "max_class_drop" and found[-1].keeps
 
 

@@ -16,13 +16,14 @@ from torch.nn.functional import cross_entropy
 
 import edgekd
 from edgekd.data.digits import load
-from edgekd.distill.objective import ForwardPass, Objective, TaskObjective
+from edgekd.distill.objective import ForwardPass, Numbered, Objective, TaskObjective
 from edgekd.errors import ModelError, RecipeError
 from edgekd.models.resnet import resnet8
 from edgekd.recipe import load_recipe
 from edgekd.recipe.losses import Loss
 from edgekd.tasks.classify import Classify
 from edgekd.tasks.protocol import Labels
+from edgekd.tasks.rows import OneRow
 from tests.builders.measuring import SHORT
 from tests.builders.recipes import RECIPE
 
@@ -44,7 +45,8 @@ def test_a_task_adds_its_own_losses_by_its_weight() -> None:
     ones = torch.ones(6)
 
     def seen(z: torch.Tensor, z_t: torch.Tensor, labels: torch.Tensor) -> ForwardPass:
-        return ForwardPass((torch.zeros(6),), torch.arange(6), Labels(labels, labels, ones), z, z_t[None], {}, {})
+        batch, both = Numbered(np.arange(6), torch.arange(6), 0), Labels(labels, labels, ones)
+        return ForwardPass.of(OneRow(), batch, (torch.zeros(6),), both, z, z_t[None], {}, {})
 
     shown = {"": seen(z[:, :3], z_t, labels[0]), "parity": seen(z[:, 3:], z_t2, labels[1])}
     losses = (Loss(method="mse", weight=0.5),)

@@ -32,12 +32,12 @@ from edgekd.inputs import INPUTS, Kind
 from edgekd.models import load_model
 from edgekd.models.adapt import adapt, order_of, resized
 from edgekd.models.forward import predict
-from edgekd.recipe import Data, Network, Recording, TeacherModel, load_recipe
+from edgekd.recipe import ClassifyTask, Data, Network, Recording, TeacherModel, load_recipe
 from edgekd.steps.problem import TrainingSet, decoded
 from edgekd.steps.record import record_teacher, score_teacher
 from edgekd.steps.trained import Trained
 from edgekd.tasks.classify import Classify
-from edgekd.tasks.scores import valued
+from edgekd.tasks.scores import value_of
 from tests.builders.measuring import SHORT
 from tests.builders.recipes import DIGITS, RECIPE
 from tests.builders.tokens import Tokens, sentences
@@ -50,8 +50,8 @@ TURNED = (3, 1, 4, 0, 5, 9, 2, 6, 8, 7)  # output i stands for class TURNED[i]
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> Samples:
     out = tmp_path_factory.mktemp("digits")
-    decode(DATA.source("train"), out=out)
-    return open_samples(out, DATA)
+    decode(DATA.source("train"), ClassifyTask(), out=out)
+    return open_samples(out, DATA, ClassifyTask())
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,9 @@ def refused(samples: Samples, model: str, **settings: Any) -> str:
 
 def outputs(samples: Samples, model: str, **settings: Any) -> np.ndarray[Any, Any]:
     """Of the first 40 training pictures, as every reader of the teacher gets them."""
-    return predict(Trained(Network(model=model, **settings)).load_teacher(samples), samples.train, np.arange(40))
+    return predict(
+        Trained(Network(model=model, **settings)).load_teacher(samples), samples.train, np.arange(40), [samples.task]
+    )[0]
 
 
 # -------------------------------------------------------------------------------------------------------------- outputs
@@ -149,13 +151,16 @@ def test_probabilities_and_their_logarithms_teach_what_the_logits_do(
         (out / "scratch").mkdir(parents=True)
         recording = Recording(views=1, format="float16", top_k=0, bf16=False)
         with Cache(tmp_path / "cache") as run:
-            on = TrainingSet(run(decode, DATA.source("train")), DATA)
+            on = TrainingSet(run(decode, DATA.source("train"), ClassifyTask()), DATA, ClassifyTask())
         record_teacher(Trained(Network(model=onnx_file(end), outputs=kind)), on, recording, out=out)
         rows = np.arange(40)
         cached = CachedLogits(out)[0, rows].astype(np.float32)
         whole = predict(
-            Trained(Network(model=onnx_file())).load_teacher(samples), samples.train, samples.train_ids[rows]
-        )
+            Trained(Network(model=onnx_file())).load_teacher(samples),
+            samples.train,
+            samples.train_ids[rows],
+            [samples.task],
+        )[0]
         np.testing.assert_allclose(softmax(cached, 1), softmax(whole, 1), atol=1e-2)
 
 
@@ -167,12 +172,12 @@ def test_as_if_they_were_logits_probabilities_teach_little() -> None:
 
 
 def test_a_probability_of_zero_has_a_finite_logarithm() -> None:
-    model = adapt(nn.Identity(), Network(model="edgekd:resnet8", outputs="probabilities"), NAMES)
+    model = adapt(nn.Identity(), Network(model="edgekd:resnet8", outputs="probabilities"), Classify(NAMES))
     found = model(torch.tensor([[1.0, 0.0]]))
     torch.testing.assert_close(found, torch.tensor([[0.0, -87.3365]]))
     half = model(torch.tensor([[1.0, 0.0]], dtype=torch.float16))
     torch.testing.assert_close(half, torch.tensor([[0.0, -16.6355]]), atol=1e-3, rtol=0.0)
-    logs = adapt(nn.Identity(), Network(model="edgekd:resnet8", outputs="log_probabilities"), NAMES)
+    logs = adapt(nn.Identity(), Network(model="edgekd:resnet8", outputs="log_probabilities"), Classify(NAMES))
     torch.testing.assert_close(logs(torch.tensor([[0.0, -torch.inf]])), torch.tensor([[0.0, -87.3365]]))
 
 
@@ -201,7 +206,9 @@ def test_a_live_teacher_keeps_its_modules_paths_and_its_features(samples: Sample
     plain = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 10), nn.Softmax(1)).eval()
     x = torch.randn(5, 1, 8, 8)
     expected, feature = plain(x), plain[0](x)
-    live = adapt(plain, Network(model="a", outputs="probabilities", classes=tuple(NAMES[i] for i in TURNED)), NAMES)
+    live = adapt(
+        plain, Network(model="a", outputs="probabilities", classes=tuple(NAMES[i] for i in TURNED)), Classify(NAMES)
+    )
     with Taps(live, ["0"], "teacher") as taps:
         z = live(x)
         torch.testing.assert_close(taps.features["0"], feature)
@@ -297,11 +304,16 @@ def test_a_teacher_of_another_size_is_refused_with_its_size_and_sees_resized_pic
     checked(samples, model, size=(16, 16))
     _, labels, _ = load("train")
     by_small, by_large = (
-        predict(Trained(Network(model=model, **size)).load_teacher(samples), samples.train, np.arange(len(labels)))
+        predict(
+            Trained(Network(model=model, **size)).load_teacher(samples),
+            samples.train,
+            np.arange(len(labels)),
+            [samples.task],
+        )[0]
         for model, size in ((onnx_file(), {}), (model, {"size": (16, 16)}))
     )
     assert (
-        abs(valued(Classify(NAMES), by_small, labels) - valued(Classify(NAMES), by_large, labels)) < 3
+        abs(value_of(Classify(NAMES), by_small, labels) - value_of(Classify(NAMES), by_large, labels)) < 3
         and (by_small != by_large).any()
     )
 
@@ -384,7 +396,7 @@ def test_a_teacher_that_knows_nothing_is_asked_about_with_the_interval(samples: 
         len(asked) == 1
         and "no better than chance" in asked[0]
         and "(95 %: " in asked[0]
-        and "of 500 samples" in asked[0]
+        and "on 500 samples" in asked[0]
     )
 
 
@@ -437,7 +449,7 @@ def test_the_score_of_a_teacher_is_of_its_logits_in_the_data_s_order(
     samples: Samples, onnx_file: Write, tmp_path: Path
 ) -> None:
     with Cache(tmp_path / "cache") as run:
-        on = decoded(run, DATA).evaluation
+        on = decoded(run, DATA, ClassifyTask()).evaluation
         turned = Trained(Network(model=onnx_file(order=TURNED), classes=names_of(TURNED)))
         odd, plain = (run(score_teacher, teacher, on) for teacher in (turned, Trained(Network(model=onnx_file()))))
     np.testing.assert_allclose(np.load(odd / "test.npy"), np.load(plain / "test.npy"), atol=1e-4)
@@ -448,4 +460,4 @@ def test_a_size_is_of_pictures_alone(tmp_path: Path, monkeypatch: pytest.MonkeyP
     write_decoded(tmp_path, "tokens", *sentences(20, 0), ("a", "b", "c"))
     teacher = Network(model="python:tests.builders.tokens:reader", size=(8, 8))
     with pytest.raises(ModelError, match=r"teacher\.size is \[8, 8\].*leave teacher\.size out"):
-        checked_teacher(teacher, "teacher", open_samples(tmp_path, DATA))
+        checked_teacher(teacher, "teacher", open_samples(tmp_path, DATA, ClassifyTask()))

@@ -9,6 +9,7 @@ from edgekd.data import Samples, Split
 from edgekd.data.draw import stratified
 from edgekd.inputs import Image
 from edgekd.steps.export import CHECKED, checked_on
+from edgekd.tasks.classify import Classify
 from tests.builders.training import DATA
 
 RNG = np.random.default_rng(0)
@@ -46,7 +47,7 @@ def test_every_sample_is_drawn_as_often_as_any_other() -> None:
 def test_an_export_is_compared_on_hold_out_samples_of_every_class() -> None:
     """Of a training split that is sorted by class; the first 64 of the hold-out split were all of the first class."""
     labels = np.repeat(np.arange(10), 500)
-    split, held = Split(Image((2, 2, 1)), lambda ids: {}, labels), np.arange(0, 5000, 5)
-    ids = checked_on(Samples(split, np.setdiff1d(np.arange(5000), held), held, tuple("0123456789"), (), DATA))
+    split, held = Split(Image((2, 2, 1)), lambda ids: {}, labels, Classify(tuple("0123456789"))), np.arange(0, 5000, 5)
+    ids = checked_on(Samples(split, np.setdiff1d(np.arange(5000), held), held, (), DATA))
     assert len(ids) == CHECKED and set(ids) <= set(held)
     assert np.bincount(labels[ids]).min() >= 6

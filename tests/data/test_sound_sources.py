@@ -15,7 +15,7 @@ import soundfile
 from edgekd.cache.stage import Artifact, Cache
 from edgekd.data import decode, decode_test, open_samples, open_test
 from edgekd.errors import DataError
-from edgekd.recipe import AudioData
+from edgekd.recipe import AudioData, ClassifyTask
 from tests.builders.sounds import TONES, tone, write_tones, write_wav
 
 
@@ -26,8 +26,8 @@ def data(train: object, test: object = "", **settings: Any) -> AudioData:
 
 def decoded(folder: Path, of: AudioData) -> tuple[Artifact, Artifact]:
     with Cache(folder / "cache") as run:
-        train = run(decode, of.source("train"))
-        return train, run(decode_test, of.source("test"), train)
+        train = run(decode, of.source("train"), ClassifyTask())
+        return train, run(decode_test, of.source("test"), ClassifyTask(), train)
 
 
 def parquet(folder: Path, files: list[Path], labels: list[int], names: tuple[str, ...]) -> Path:
@@ -51,7 +51,7 @@ def test_a_folder_parquet_and_a_csv_of_the_same_files_give_the_same_arrays(tmp_p
     for source in (folder, table, tmp_path / "sounds.csv"):
         settings = data(source)
         train, _ = decoded(tmp_path, settings)
-        samples = open_samples(train.folder, settings)
+        samples = open_samples(train.folder, settings, ClassifyTask())
         assert samples.classes == names and samples.train.labels.tolist() == labels
         found.append(samples.train.get(np.arange(len(files)))["waveform"])
     assert found[0].shape == (12, 4000) and found[0].dtype == np.float32
@@ -66,7 +66,8 @@ def test_too_large_for_the_store_the_arrays_are_the_same(tmp_path: Path) -> None
     assert not (encoded.folder / "waveform.decoded").exists()
     ids = np.arange(12)
     a, b = (
-        open_samples(each.folder, of).train.get(ids)["waveform"] for each, of in ((stored, whole), (encoded, small))
+        open_samples(each.folder, of, ClassifyTask()).train.get(ids)["waveform"]
+        for each, of in ((stored, whole), (encoded, small))
     )
     np.testing.assert_array_equal(a, b)
 
@@ -86,7 +87,7 @@ def test_functions_give_floats_or_int16_of_any_length(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(FUNCTIONS)
     for name, expected in (("floats", np.linspace(-1, 1, 40, dtype=np.float32)[:8]), ("whole", [0.5] * 7 + [0.0])):
         settings = data(f"python:{tmp_path}/mine.py:{name}", seconds=0.001)
-        samples = open_samples(decoded(tmp_path, settings)[0].folder, settings)
+        samples = open_samples(decoded(tmp_path, settings)[0].folder, settings, ClassifyTask())
         np.testing.assert_array_equal(samples.train.get(np.array([0]))["waveform"][0], np.array(expected, np.float32))
     with pytest.raises(DataError, match="sounds must be int16 or float"):
         decoded(tmp_path, data(f"python:{tmp_path}/mine.py:texts"))
@@ -134,8 +135,8 @@ def test_with_skip_it_is_left_out(tmp_path: Path) -> None:
     (folder / "middle" / "other.wav").write_bytes(b"no sound")
     settings = data(folder, on_error="skip")
     train, test = decoded(tmp_path, settings)
-    assert len(open_samples(train.folder, settings).train) == 6
-    unseen = open_test(test.folder, settings.of_test)
+    assert len(open_samples(train.folder, settings, ClassifyTask()).train) == 6
+    unseen = open_test(test.folder, settings.of_test, ClassifyTask())
     assert unseen.skipped == (str(folder / "middle" / "other.wav"),) and unseen.repeated.all()
 
 
@@ -162,7 +163,7 @@ def test_labels_that_are_numbers_stand_in_their_order(tmp_path: Path) -> None:
     write_wav(tmp_path / "a.wav", np.zeros(100))
     (tmp_path / "list.csv").write_text("file,label\na.wav,10\na.wav,9\na.wav,2\n")
     settings = data(tmp_path / "list.csv")
-    assert open_samples(decoded(tmp_path, settings)[0].folder, settings).classes == ("2", "9", "10")
+    assert open_samples(decoded(tmp_path, settings)[0].folder, settings, ClassifyTask()).classes == ("2", "9", "10")
 
 
 def test_a_key_counts_every_file_of_a_folder_and_of_a_csv(tmp_path: Path) -> None:
@@ -172,7 +173,10 @@ def test_a_key_counts_every_file_of_a_folder_and_of_a_csv(tmp_path: Path) -> Non
 
     def keys() -> list[str]:
         with Cache(tmp_path / "cache") as run:
-            return [run.key(decode, data(place).source("train")) for place in (folder, tmp_path / "list.csv")]
+            return [
+                run.key(decode, data(place).source("train"), ClassifyTask())
+                for place in (folder, tmp_path / "list.csv")
+            ]
 
     before = keys()
     (folder / "low" / "notes.txt").write_text("still none")

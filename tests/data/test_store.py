@@ -15,11 +15,12 @@ from edgekd import inputs
 from edgekd.cache.stage import Cache
 from edgekd.check.doubts import doubts
 from edgekd.data.batches import epoch_of
-from edgekd.data.views import Views
+from edgekd.data.views import Learnt, Views
 from edgekd.errors import DataError, ModelError
 from edgekd.inputs.image import INPUT
-from edgekd.recipe import Data
+from edgekd.recipe import ClassifyTask, Data
 from edgekd.steps.problem import decoded
+from edgekd.tasks.rows import OneRow
 from tests.builders.arguments import argument
 from tests.builders.pictures import LABELS, parquet, png
 
@@ -35,8 +36,10 @@ def file(tmp_path: Path) -> str:
 def opened(folder: Path, **settings: Any) -> Any:
     """The training split, `test` beside it."""
     with Cache(folder / "cache") as run:
-        problem = decoded(run, Data(**settings))
-    return SimpleNamespace(**vars(problem.open()), input=problem.open().input, test=problem.open_test())
+        problem = decoded(run, Data(**settings), ClassifyTask())
+    return SimpleNamespace(
+        **vars(problem.open()), input=problem.open().input, classes=problem.open().classes, test=problem.open_test()
+    )
 
 
 def test_a_parquet_file_gives_its_pixels_labels_and_class_names(tmp_path: Path, file: str) -> None:
@@ -206,7 +209,7 @@ def test_test_pictures_that_are_in_train_too_are_found_by_their_pixels(tmp_path:
         assert samples.test.repeated.tolist() == [False, True, False, True]
     assert list(doubts(samples.test)) == ["2 of 4 test pictures are in train too (the same pixels)"]
     logits = np.eye(3, dtype=np.float32)[[0, 1, 0, 0]]
-    told = "int8 is right on 75.00 % of all, and on 50.00 % of the 2 others"
+    told = "int8 has 75.00 % top-1 on all, and 50.00 % on the 2 others"
     assert next(doubts(samples.test, "int8", logits)).endswith(told)
     assert "all 12 test pictures" in next(doubts(opened(tmp_path, train=file, test=file).test))
 
@@ -241,7 +244,13 @@ def test_different_classes_in_train_and_test_are_told(tmp_path: Path, file: str)
 
 
 def test_an_epoch_has_every_sample_once_in_an_order_of_its_own() -> None:
-    views = Views(inputs.Image((4, 4, 1)), lambda ids: {INPUT: PIXELS[ids]}, {"": np.array(LABELS)}, np.arange(12), 0)
+    views = Views(
+        inputs.Image((4, 4, 1)),
+        lambda ids: {INPUT: PIXELS[ids]},
+        {"": Learnt(np.array(LABELS), OneRow())},
+        np.arange(12),
+        0,
+    )
     epochs = [list(epoch_of(views, epoch, batch_size=4, number_of_views=2, seed=0)) for epoch in (0, 1, 2)]
     orders = [np.concatenate([step.rows for step in steps]).tolist() for steps in epochs]
     assert all(sorted(order) == list(range(12)) for order in orders) and orders[0] != orders[1]
@@ -249,7 +258,13 @@ def test_an_epoch_has_every_sample_once_in_an_order_of_its_own() -> None:
 
 
 def test_two_processes_share_each_batch() -> None:
-    views = Views(inputs.Image((4, 4, 1)), lambda ids: {INPUT: PIXELS[ids]}, {"": np.array(LABELS)}, np.arange(12), 0)
+    views = Views(
+        inputs.Image((4, 4, 1)),
+        lambda ids: {INPUT: PIXELS[ids]},
+        {"": Learnt(np.array(LABELS), OneRow())},
+        np.arange(12),
+        0,
+    )
     whole = [step.rows for step in epoch_of(views, 0, batch_size=4, number_of_views=1, seed=3)]
     parts = [
         [step.rows for step in epoch_of(views, 0, batch_size=4, number_of_views=1, seed=3, rank=rank, world=2)]

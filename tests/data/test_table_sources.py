@@ -13,7 +13,7 @@ import pytest
 from edgekd.cache.stage import Cache
 from edgekd.data import Samples, Unseen
 from edgekd.errors import DataError
-from edgekd.recipe import TableData
+from edgekd.recipe import ClassifyTask, TableData
 from edgekd.steps.problem import Problem, decoded
 from tests.builders.rows import rows, write_csv
 
@@ -29,7 +29,7 @@ def problem(folder: Path, train: Any, test: Any, **settings: Any) -> Problem:
         files[name] = str(table if isinstance(table, str | Path) else write_csv(folder / f"{name}.csv", table))
     data = TableData.model_validate({"input": "table", "holdout": 0.2, **files, **settings})
     with Cache(folder / "cache") as run:
-        return decoded(run, data)
+        return decoded(run, data, ClassifyTask())
 
 
 def opened(folder: Path, train: Any, test: Any, **settings: Any) -> tuple[Samples, Unseen]:

@@ -7,9 +7,11 @@ import pytest
 
 from edgekd.base.draws import permutation, uniform
 from edgekd.data import Views
+from edgekd.data.views import Learnt
 from edgekd.inputs import Image
 from edgekd.inputs.image import INPUT
 from edgekd.recipe import Augmentation
+from edgekd.tasks.rows import OneRow
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
@@ -19,7 +21,9 @@ EVERYTHING = Augmentation(crop_padding=2, flip=True, cutout=3, mixup=0.4)
 
 def views(augment: Augmentation, seed: int = 0) -> Views:
     input = Image((8, 8, 3), (0.2, 0.4, 0.6), (0.5,) * 3, augment)
-    return Views(input, lambda ids: {INPUT: IMAGES[ids]}, {"": LABELS}, np.arange(40), seed, augment.mixup)
+    return Views(
+        input, lambda ids: {INPUT: IMAGES[ids]}, {"": Learnt(LABELS, OneRow())}, np.arange(40), seed, augment.mixup
+    )
 
 
 def test_a_sample_looks_the_same_in_any_batch() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 import edgekd
 from edgekd.distill.features import as_tokens
 from edgekd.distill.methods import METHODS, rkd
-from edgekd.distill.objective import ForwardPass, TaskObjective
+from edgekd.distill.objective import ForwardPass, Numbered, TaskObjective
 from edgekd.errors import ModelError, RecipeError
 from edgekd.recipe.losses import Layout, Loss, mistakes_in_losses
 from edgekd.tasks.protocol import Labels
+from edgekd.tasks.rows import OneRow
 from tests.builders.recipes import RECIPE
 
 LABELS = Labels(torch.tensor([0, 1, 0, 1]), torch.tensor([0, 1, 0, 1]), torch.ones(4))
@@ -22,7 +24,8 @@ LABELS = Labels(torch.tensor([0, 1, 0, 1]), torch.tensor([0, 1, 0, 1]), torch.on
 
 def step(z_s: Tensor, z_t: Tensor | None = None, f_s: Tensor | None = None, f_t: Tensor | None = None) -> ForwardPass:
     features = [{} if f is None else {"conv": f} for f in (f_s, f_t)]
-    return ForwardPass((torch.zeros(4),), torch.arange(4), LABELS, z_s, None if z_t is None else z_t[None], *features)
+    batch, kept_ts = Numbered(np.arange(4), torch.arange(4), 0), None if z_t is None else z_t[None]
+    return ForwardPass.of(OneRow(), batch, (torch.zeros(4),), LABELS, z_s, kept_ts, *features)
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 8, 8), (4, 7, 3), (4,)])

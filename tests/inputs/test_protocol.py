@@ -23,7 +23,7 @@ from edgekd.inputs.image import INPUT, Image
 from edgekd.models.forward import predict
 from edgekd.models.free import free_sizes
 from edgekd.models.trace import FreeSize, trace
-from edgekd.recipe import Export
+from edgekd.recipe import ClassifyTask, Export
 from edgekd.recipe.losses import Loss
 from edgekd.steps.export import as_input
 from tests.builders.arguments import argument
@@ -37,10 +37,12 @@ def test_a_store_of_another_type_is_refused_where_a_map_would_read_other_numbers
     monkeypatch.setitem(INPUTS, "tokens", Kind(Tokens.of))
     arrays, labels = sentences(20, 0)
     write_decoded(tmp_path, "tokens", arrays, labels, ("a", "b", "c"))
-    np.testing.assert_array_equal(open_samples(tmp_path, DATA).train.get(np.arange(20))["ids"], arrays["ids"])
+    np.testing.assert_array_equal(
+        open_samples(tmp_path, DATA, ClassifyTask()).train.get(np.arange(20))["ids"], arrays["ids"]
+    )
     write_decoded(tmp_path, "tokens", {**arrays, "ids": arrays["ids"].astype(np.int32)}, labels, ("a", "b", "c"))
     with pytest.raises(DataError, match=r"int32.*int64"):
-        open_samples(tmp_path, DATA)
+        open_samples(tmp_path, DATA, ClassifyTask())
 
 
 class Turned(nn.Module):
@@ -117,7 +119,8 @@ def test_predict_holds_one_batch_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
         happened.append("read")
         return {INPUT: PIXELS[ids]}
 
-    logits = predict(model, Split(samples().input, get, LABELS), IDS)
+    task = samples().task
+    (logits,) = predict(model, Split(samples().input, get, LABELS, task), IDS, [task])
     assert happened == ["read", "computed"] * 3 and logits.shape == (96, 3)
 
 

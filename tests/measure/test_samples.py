@@ -65,7 +65,7 @@ def test_a_function_that_a_bundle_names_is_not_run(bundle: Path, tmp_path: Path)
     assert not ran.exists()
 
     with Cache(tmp_path / "cache") as build:
-        decoded(build, recipe_of(bundle).data)
+        decoded(build, recipe_of(bundle).data, recipe_of(bundle).task)
     ran.unlink()
     with samples_of(bundle) as found:
         assert np.bincount(found.labels).tolist() == [4, 4, 4]

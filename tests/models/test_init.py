@@ -137,7 +137,8 @@ def test_a_student_that_repeats_more_layers_than_the_teacher_is_refused() -> Non
 # slice_weights
 
 
-@pytest.mark.parametrize("name", sorted(set(BUILT_IN) - {"bc-resnet", "unet"}))  # sub-bands need 40 rows; see below
+# BC-ResNet's sub-bands need 40 rows; of U-Net see below; and the two others read tables.
+@pytest.mark.parametrize("name", sorted(set(BUILT_IN) - {"bc-resnet", "unet", "mlp", "ft-transformer"}))
 def test_a_slice_of_all_channels_computes_the_same(name: str) -> None:
     teacher, student = seasoned(BUILT_IN[name](in_channels=3), 1), BUILT_IN[name](in_channels=3)
     slice_weights(student, teacher)

@@ -19,7 +19,7 @@ from edgekd.export import to_onnx
 from edgekd.export.lint import lint
 from edgekd.quantize import calibrate, convert, prepare
 from edgekd.quantize.qat import activation_quantizers, eval_mode, train_mode, weight_quantizers
-from edgekd.recipe import Distill, Optimizer, load_recipe
+from edgekd.recipe import ClassifyTask, Distill, Optimizer, load_recipe
 from edgekd.runtime.runners import OnnxRunner
 from edgekd.steps.problem import decoded
 from edgekd.steps.quantize import modes_of
@@ -53,7 +53,7 @@ def lesson(tmp_path_factory: pytest.TempPathFactory) -> Lesson:
     (folder / "edgekd.toml").write_text(RECIPE)
     data = load_recipe(folder).located().data
     with Cache(folder / "cache") as run:
-        return lesson_on(decoded(run, data).open(), None, None)
+        return lesson_on(decoded(run, data, ClassifyTask()).open(), None, None)
 
 
 def prepared(lesson: Lesson) -> GraphModule:

@@ -41,7 +41,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cache, R
          "quantize.mode=auto", "quantize.epochs=1", "quantize.calibration_samples=128"],
     ).located()  # fmt: skip
     with Cache(folder / "cache") as run:
-        on, network = decoded(run, recipe.data).training, Network.of(recipe.student)
+        on, network = decoded(run, recipe.data, recipe.task).training, Network.of(recipe.student)
         distilled = run(distill, Teaching(recipe.distill, (TaskTeaching(on),)), network, None)
         yield run, recipe, Subject(Trained(network, distilled), on, load_target("x86-cpu").int8, 128)
 

@@ -31,7 +31,7 @@ def recorded(out: Path, dies_at: int = -1) -> tuple[NDArray[np.float16], int]:
     (out / "scratch").mkdir(parents=True, exist_ok=True)
     batches = 0
 
-    def values_of(raw: Arrays) -> dict[str, Any]:
+    def values_of(raw: Arrays, ids: Any, view: int) -> dict[str, Any]:
         nonlocal batches
         batches += 1
         if batches == dies_at:

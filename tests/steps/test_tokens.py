@@ -54,7 +54,7 @@ def built(folder: Path, name: str) -> Report:
     """As edgekd.pipeline.build, but for the split, which is decoded already."""
     target = load_target(name)
     with Cache(folder / "cache") as run:
-        problem = Problem(run(sentences_to_train, 900), run(sentences_to_test, 400), RECIPE.data)
+        problem = Problem(run(sentences_to_train, 900), run(sentences_to_test, 400), RECIPE.data, RECIPE.task)
         problems = Problems(problem, problem, {})
         plan = preflight(run, RECIPE, target, problems)
         teachers = teachers_of(run, RECIPE, problem)

@@ -10,7 +10,7 @@ import torch
 
 from edgekd.tasks.classify import Classify
 from edgekd.tasks.protocol import Labels, Task
-from edgekd.tasks.scores import scored, valued
+from edgekd.tasks.scores import scored, value_of
 
 TASK: Task = Classify(("cat", "dog", "owl"))
 OUTPUTS = np.array([[3.0, 1.0, 0.0], [0.0, 2.0, 5.0], [1.0, 4.0, 0.0], [2.0, 0.0, 1.0]], np.float32)
@@ -18,13 +18,13 @@ LABELS = np.array([0, 1, 1, 0])
 
 
 def test_the_answer_is_the_class_of_the_largest_output() -> None:
-    assert TASK.answer(OUTPUTS).tolist() == [0, 2, 1, 0] and TASK.outputs == 3
+    assert TASK.answered(OUTPUTS).tolist() == [0, 2, 1, 0] and TASK.outputs == 3
 
 
 def test_the_score_is_the_share_of_right_answers_with_those_of_each_class() -> None:
-    score = scored(TASK, TASK.answer(OUTPUTS), LABELS, "runtime 1")
+    score = scored(TASK, TASK.answered(OUTPUTS), LABELS, "runtime 1")
     assert (score.metric, score.unit, score.better) == ("top-1", "%", "higher")
-    assert score.value == valued(TASK, OUTPUTS, LABELS) == 75.0
+    assert score.value == value_of(TASK, OUTPUTS, LABELS) == 75.0
     assert score.parts == {"cat": 100.0, "dog": 50.0}  # no sample of the third
     assert score.n == 4 and score.low < 75 < score.high
 

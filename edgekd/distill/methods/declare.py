@@ -16,7 +16,8 @@ from torch import nn
 Auto = Literal["all", "last", "before_last", "refused"]
 Rows = Literal["classes", "labels", "values"]
 ROWS: tuple[Rows, ...] = ("classes", "labels", "values")
-LOGITS = frozenset({"z_s", "z_t", "z_ts", "labels", "m_s", "m_t", "mask", "epoch"})
+MAPS = frozenset({"m_s", "m_t", "mask"})
+LOGITS = frozenset({"z_s", "z_t", "z_ts", "labels", "epoch", *MAPS})
 Call = TypeVar("Call", bound=Callable[..., Any])
 
 
@@ -43,6 +44,11 @@ class Method:
     prepare: Callable[..., None] | None
     prepare_needs: tuple[str, ...]
     deployed: Callable[..., nn.Module] | None
+
+    @property
+    def reads_maps(self) -> bool:
+        """Whether the method reads maps, which dense tasks alone have."""
+        return bool(MAPS & set(self.needs))
 
     @property
     def reads_logits_alone(self) -> bool:

@@ -70,12 +70,25 @@ def manifest_problem(manifest: Any) -> str:
             return "`golden.tolerance` is {}; a number from 0 is needed".format(
                 str(most)[:40] if type(most) is float else "no number"
             )
-    problem = inputs_problem(manifest)
+    problem = inputs_problem(manifest) or task_problem(manifest.get("task", {}))
     if problem:
         return problem
     texts = [manifest.get(key, "") for key in ("runtime", "precision", "output")]
     if not all(isinstance(text, str) and text.isprintable() for text in texts):
         return "`runtime`, `precision` or `output` is no text"
+    return ""
+
+
+def task_problem(task: Any) -> str:
+    """The fault of the table `task`, which tells what the outputs are. Empty without a fault."""
+    kinds = ("classify", "multilabel", "regress", "segment")
+    if not isinstance(task, dict) or task.get("kind", "classify") not in kinds:
+        return "`task.kind` is none of {}".format(", ".join(kinds))
+    thresholds = task.get("thresholds", [])
+    if not isinstance(thresholds, list) or not all(
+        type(each) in (int, float) and 0 <= each <= 1 for each in thresholds
+    ):
+        return "`task.thresholds` is no list of numbers from 0 to 1"
     return ""
 
 
