@@ -10,11 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
+import edgekd
 from edgekd.api import DEMO
+from edgekd.figures.figures import Report
 from edgekd.models import accelerator
 from edgekd.recipe import Recipe, load_recipe
 from tests.builders.emulated_accelerator import accelerator as on_accelerator
+from tests.builders.measuring import SHORT
 from tests.builders.places import SHARED
+from tests.builders.sounds import RATE, write_words
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -76,3 +80,48 @@ def short_digits() -> Recipe:
         DEMO,
         ["teacher.train_epochs=2", "distill.epochs=2", "distill.views=2", "quantize.epochs=1", "teacher.args.width=8"],
     )
+
+
+WORDS = f"""
+name = "words"
+[data]
+input = "audio"
+train = "train"
+test = "test"
+sample_rate = {RATE}
+seconds = 0.5
+holdout = 0.1
+n_fft = 256
+hop_length = 128
+n_mels = 20
+augment = {{ shift_ms = 150 }}
+[teacher]
+model = "edgekd:ds-cnn"
+args = {{ width = 24 }}
+train_epochs = 12
+[student]
+model = "edgekd:ds-cnn"
+args = {{ width = 16 }}
+[distill]
+epochs = 15
+batch_size = 16
+views = 2
+precision = "fp32"
+label_weight = 0.5
+optimizer = {{ lr = 0.02 }}
+[quantize]
+calibration_samples = 64
+[budget]
+max_drop_from_fp32 = 10.0
+"""
+
+
+@pytest.fixture(scope="session")
+def words(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
+    """The report and the bundle, int8, of a student that tells three tones and a background."""
+    folder = tmp_path_factory.mktemp("words")
+    write_words(folder / "train", 100, 0)
+    write_words(folder / "test", 20, 500)
+    (folder / "edgekd.toml").write_text(WORDS)
+    report = edgekd.build(folder, "x86-cpu", output=folder / "build", cache=folder / "cache", timing=SHORT)
+    return report, folder / "build" / "words" / "x86-cpu"

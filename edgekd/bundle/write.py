@@ -279,6 +279,7 @@ def readme(report: Report, target: Target, trtexec: Mapping[str, str], example: 
         f"latency:    {speed}",
         "",
         f"{run} {example:<12} the likeliest classes",
+        *([f"{run} --stream     the phrases in a stream of sound on standard input"] if example == "word.wav" else []),
         f"{run} --verify     are all files unchanged, and does this machine compute the same?",
         f"{run} --bench      how fast is this machine?",
         "python3 device_runner.py    the same as `edgekd measure` does it, with its conditions: writes figures.json",

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Runs this bundle: predict an image, a sound or the rows of a table, verify the files, or measure the latency.
+"""Runs this bundle: predict an image, a sound or the rows of a table, listen to a stream, verify, or measure.
 
     python3 run.py cat.png                  the five likeliest classes
     python3 run.py word.wav                 the same for a sound, where the model takes sounds
+    python3 run.py --stream < words.wav     the phrases in a stream of 16-bit PCM or WAV, each with its time
     python3 run.py cell.png --mask out.png  of a model that names a class for each pixel: the mask as a picture with a palette
     python3 run.py rows.csv                 the same for each row, where the model takes the columns of a table
     python3 run.py input.npy                the same for an array: an image (uint8, H x W x C) or the graph's own input
@@ -47,7 +48,7 @@ import numpy as np
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
     Array = np.ndarray[Any, Any]
@@ -863,6 +864,170 @@ def date_numbers(date: datetime.datetime) -> list[float]:
     return numbers
 
 
+# ------------------------------------------------------------------------------------------------------------- streams
+
+ENDLESS = 0x7FFF0000  # bytes: from here on a header's size is what a writer to a pipe tells, who knows no size
+PACKED = {b"fLaC": "FLAC", b"OggS": "Ogg", b"ID3": "MP3", b"RF64": "RF64", b"RIFX": "RIFX", b"FORM": "AIFF"}
+
+
+class Stream:
+    """16-bit PCM as it comes, bare or behind the header of a WAV, as float32 of one channel. Raise Failure for other sound."""
+
+    def __init__(self, file: Any, graph: Table) -> None:
+        self.file, self.graph = file, graph
+        self.channels, self.left = 1, math.inf  # bytes that the header still promises
+        self.promised = False
+        self.first = file.read(12)
+        if self.first[:4] == b"RIFF" and self.first[8:12] == b"WAVE":
+            self.first = b""
+            self.read_header()
+        for magic, name in PACKED.items():
+            if self.first.startswith(magic):
+                raise Failure(f"standard input is {name}; --stream takes 16-bit PCM or a WAV of it")
+
+    def exactly(self, count: int) -> bytes:
+        found: bytes = self.file.read(count)
+        if len(found) < count:
+            raise Failure("standard input is a WAV with a damaged header: it ends before its samples")
+        return found
+
+    def read_header(self) -> None:
+        """Reads up to the first sample."""
+        form = b""
+        while True:
+            name, size = struct.unpack("<4sI", self.exactly(8))
+            if name == b"data":
+                break
+            if size > LARGEST_TEXT:
+                raise Failure(
+                    f"standard input is a WAV with a damaged header: a part of {size} bytes before its samples"
+                )
+            content = self.exactly(size + size % 2)
+            form = content if name == b"fmt " else form
+        if len(form) < 16:
+            raise Failure("standard input is a WAV with a damaged header: its format is missing")
+        code, channels, rate, _, block, bits = struct.unpack("<HHIIHH", form[:16])
+        if code == 0xFFFE and len(form) >= 26:  # the extended header has the format behind it
+            code = int.from_bytes(form[24:26], "little")
+        if (code, bits) != (1, 16):
+            raise Failure(f"standard input is a WAV of format {code} with {bits} bits; --stream takes 16-bit PCM")
+        if not channels or block != 2 * channels:
+            raise Failure(f"standard input is a WAV with a damaged header: {channels} channels, {block} bytes a sample")
+        if rate != self.graph["sample_rate"]:
+            raise Failure(
+                "standard input has a rate of {} Hz, the model takes {} Hz".format(rate, self.graph["sample_rate"])
+            )
+        try:
+            one_channel(np.zeros((1, channels), np.float32), self.graph.get("mono", ""))
+        except ValueError as error:
+            raise Failure(f"standard input cannot be used: {error}") from None
+        self.channels, self.promised = channels, 0 < size < ENDLESS
+        self.left = size if self.promised else math.inf
+
+    def __call__(self, count: int) -> Array:
+        """The next `count` samples; fewer only at the end."""
+        block = 2 * self.channels
+        wanted = int(min(count * block, self.left))
+        data = self.first[:wanted]
+        self.first = self.first[wanted:]
+        data += self.file.read(wanted - len(data))
+        self.left -= len(data)
+        if self.promised and len(data) < wanted:
+            raise Failure(f"standard input ends {int(self.left)} bytes before the end that its header tells")
+        whole = np.frombuffer(data[: len(data) // block * block], "<i2").reshape(-1, self.channels)
+        return one_channel((whole / 32768.0).astype(np.float32), self.graph.get("mono", ""))
+
+
+class Recognizer:
+    """The phrases in the scores of window after window, as RecognizeCommands of TensorFlow tells them.
+
+    A phrase is told once the mean of its scores over the last `windows` windows reaches the threshold. For `pause` seconds after
+    it none is told. The same phrase is told again only after its mean was below half the threshold.
+    """
+
+    def __init__(self, silent: set[int], windows: int, threshold: float, pause: float) -> None:
+        self.silent, self.windows, self.threshold, self.pause = silent, windows, threshold, pause
+        self.scores: list[Array] = []
+        self.heard, self.last = -1, -math.inf
+
+    def __call__(self, at: float, scores: Array) -> tuple[int, float] | None:
+        """(class, mean score) of a phrase that is new at `at` seconds."""
+        self.scores = [*self.scores, scores][-self.windows :]
+        if len(self.scores) < self.windows:
+            return None
+        mean = np.mean(self.scores, axis=0)
+        if self.heard >= 0 and mean[self.heard] < self.threshold / 2:
+            self.heard = -1
+        top = int(np.argmax(mean))
+        if top in self.silent or top == self.heard or mean[top] < self.threshold or at - self.last < self.pause:
+            return None
+        self.heard, self.last = top, at
+        return top, float(mean[top])
+
+
+def windows_of(stream: Stream, length: int, hop: int, behind: int) -> Iterator[tuple[int, Array]]:
+    """(samples heard, the last `length` of them as float32 [1, length]): at first once `length` are heard, then every `hop`.
+
+    A shorter stream ends in zeros, as a file does, and `behind` windows with zeros end every stream: the mean of its last
+    phrase would lack them. Raise Failure for a stream without samples.
+    """
+    first = stream(length)
+    if not len(first):
+        raise Failure("standard input holds no samples")
+    window, heard = np.zeros(length, np.float32), len(first)
+    window[:heard] = first
+    yield heard, window[None].copy()
+    while behind:
+        new = stream(hop)
+        behind -= len(new) < hop
+        heard += len(new)
+        window = np.concatenate([window[hop:], new, np.zeros(hop - len(new), np.float32)])
+        yield heard, window[None]
+
+
+def listen(model: Callable[..., Any], manifest: dict[str, Any], options: argparse.Namespace, file: Any) -> None:
+    """Prints time, class and score of each phrase in a stream; at its end, on standard error, the real-time factor."""
+    graph, labels = manifest["input"], read_labels()
+    unknown = [name for name in options.background if name not in labels]
+    if unknown:
+        raise Failure(f"--background {listed(unknown)}: no such class; the model's are {listed(labels)}")
+    rate, length = graph["sample_rate"], graph["shape"][1]
+    hop = round(options.hop_ms * rate / 1000)
+    if not 0 < hop <= length:
+        raise Failure(f"--hop-ms {options.hop_ms:g} is {hop} samples; from 1 to the {length} of a window are possible")
+    count = max(1, round(options.smooth_ms * rate / 1000 / hop))
+    silent = {labels.index(name) for name in options.background}
+    recognizer = Recognizer(silent, count, options.threshold, options.suppress_ms / 1000)
+    busy, n, heard = 0.0, 0, 0
+    try:
+        for heard, window in windows_of(Stream(file, graph), length, hop, count):
+            start = time.perf_counter()
+            output = run_on(model, {graph["name"]: window}, "the stream")[0]
+            scores = probabilities(output.reshape(-1), manifest)
+            at = (length + n * hop) / rate
+            found = recognizer(at, scores)
+            busy, n = busy + time.perf_counter() - start, n + 1
+            if found is not None:
+                label = labels[found[0]] if found[0] < len(labels) else f"class {found[0]}"
+                print(f"{min(at, heard / rate):9.2f} s  {label}  {found[1]:.3f}", flush=True)
+    finally:
+        if n:
+            seconds = heard / rate
+            print(
+                f"{seconds:.2f} s of sound, {n} windows, {busy:.3g} s computed: real-time factor {busy / seconds:.3g}",
+                file=sys.stderr,
+            )
+
+
+def probabilities(output: Array, manifest: Mapping[str, Any]) -> Array:
+    """float64 of a sample's scores: of logits their softmax."""
+    scores = output.astype(np.float64)
+    if manifest["output"] == "logits":
+        scores = np.exp(scores - scores.max())
+        scores /= scores.sum()
+    return scores
+
+
 # ------------------------------------------------------------------------------------------------------------ commands
 
 
@@ -889,10 +1054,7 @@ def predict(model: Callable[..., Any], path: str, manifest: dict[str, Any], mask
             SHOWN[kind](outputs[0][number], read_labels(), manifest["task"], mask or mask_beside(path))
             continue
         for (task, labels), output in zip(tasks, outputs):  # noqa: B905 (Python 3.8)
-            scores = output.astype(np.float64).reshape(n, -1)[number]
-            if manifest["output"] == "logits":
-                scores = np.exp(scores - scores.max())
-                scores /= scores.sum()
+            scores = probabilities(output.reshape(n, -1)[number], manifest)
             if task:
                 print(f"{task}:")
             for index in np.argsort(-scores, kind="stable")[:5]:
@@ -1216,6 +1378,20 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "input", nargs="?", help="an image, a sound, a .csv of rows, an .npy array, or an .npz by input name"
     )
     parser.add_argument("--mask", default="", help="the file for the mask of a picture; none: PICTURE.mask.png")
+    parser.add_argument(
+        "--stream", action="store_true", help="tell the phrases in 16-bit PCM or WAV from standard input"
+    )
+    parser.add_argument("--hop-ms", type=float, default=100.0, help="from window to window of a stream")
+    parser.add_argument("--smooth-ms", type=float, default=500.0, help="of a stream whose scores are averaged")
+    parser.add_argument("--threshold", type=float, default=0.7, help="least mean score of a phrase")
+    parser.add_argument("--suppress-ms", type=float, default=1000.0, help="after a phrase, in which none is told")
+    parser.add_argument(
+        "--background",
+        action="append",
+        default=[],
+        metavar="CLASS",
+        help="that is not told; may be given several times",
+    )
     parser.add_argument("--verify", action="store_true", help="check hashes and stored outputs")
     parser.add_argument("--bench", action="store_true", help="measure the latency")
     parser.add_argument("--model", default="model.onnx", help="another ONNX file of this bundle")
@@ -1227,8 +1403,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--min-n", type=int, default=20, help="least samples of a block")
     parser.add_argument("--json", help="write the latency to this file as well")
     given = parser.parse_args(arguments)
-    if not (given.input or given.verify or given.bench):
-        parser.error("give an image, a sound or a .csv, --verify or --bench")
+    if not (given.input or given.stream or given.verify or given.bench):
+        parser.error("give an image, a sound or a .csv, --stream, --verify or --bench")
+    if given.stream and (given.input or given.bench):
+        parser.error("--stream reads standard input alone: run.py --stream < words.wav")
+    if not (
+        0 < given.threshold <= 1 and 0 < given.hop_ms < 1e6 and 0 <= given.smooth_ms < 1e6 and given.suppress_ms >= 0
+    ):
+        parser.error(
+            "--threshold lies above 0, at most at 1; --hop-ms is above 0, --smooth-ms and --suppress-ms from 0"
+        )
     if given.blocks < 1 or given.threads < 1 or not math.isfinite(given.block_s):
         parser.error("--blocks and --threads start at 1")
     return given
@@ -1248,12 +1432,25 @@ def main() -> int:
         ok = verify(manifest, start) if options.verify else True
         if options.input and ok:
             predict(start(), options.input, manifest, options.mask)
+        if options.stream and ok:
+            if "sample_rate" not in manifest["input"] or manifest.get("further_inputs"):
+                raise Failure("--stream is for models that take sounds; this one takes none")
+            if sys.stdin is None or sys.stdin.isatty():
+                raise Failure(
+                    "--stream reads standard input: run.py --stream < words.wav, or arecord -t raw ... | run.py --stream"
+                )
+            listen(start(), manifest, options, sys.stdin.buffer)
         if options.bench and ok:
             model = start()
             result = bench(model, model.name, options, manifest)
             if options.json:
                 with open(options.json, "w", encoding="utf-8") as file:
                     json.dump(result, file, indent=2, sort_keys=True)
+    except KeyboardInterrupt:  # the usual end of a live stream
+        return 130
+    except BrokenPipeError:  # the reader of the lines has gone; what is still to be written goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
     except (Failure, OSError) as failure:
         print(f"error: {failure}", file=sys.stderr)
         return 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import wave
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,3 +39,31 @@ def write_tones(folder: Path, of_a_class: int, seed: int, samples: int = 4000) -
             sound = tone(hertz, samples + (i % 3 - 1) * samples // 10, seed + 1000 * number + i)
             write_wav(folder / name / f"{i}.wav", sound)
     return folder
+
+
+BACKGROUND = "_background_"
+
+
+def noise(samples: int, seed: int) -> NDArray[np.float64]:
+    """What lies between tones: noise of a random loudness."""
+    rng = np.random.default_rng(seed)
+    return rng.uniform(0.003, 0.1) * rng.standard_normal(samples).clip(-4, 4)
+
+
+def write_words(folder: Path, of_a_class: int, seed: int) -> Path:
+    """The folders of `write_tones` with one of the background."""
+    write_tones(folder, of_a_class, seed)
+    (folder / BACKGROUND).mkdir()
+    for i in range(of_a_class):
+        write_wav(folder / BACKGROUND / f"{i}.wav", noise(4000, seed + 9000 + i))
+    return folder
+
+
+def spoken(names: Sequence[str], seed: int, between: int = 12_000) -> tuple[NDArray[np.float64], list[float]]:
+    """A stream of tones with background before, between and behind them, and the seconds at which each begins."""
+    parts, begins, at = [noise(between, seed)], [], between
+    for number, name in enumerate(names):
+        begins.append(at / RATE)
+        parts += [tone(TONES[name], 4000, seed + number), noise(between, seed + 100 + number)]
+        at += 4000 + between
+    return np.concatenate(parts), begins
