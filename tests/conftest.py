@@ -17,7 +17,7 @@ from edgekd.models import accelerator
 from edgekd.recipe import Recipe, load_recipe
 from tests.builders.emulated_accelerator import accelerator as on_accelerator
 from tests.builders.measuring import SHORT
-from tests.builders.places import SHARED
+from tests.builders.places import EXAMPLES, SHARED
 from tests.builders.sounds import RATE, write_words
 
 
@@ -82,46 +82,22 @@ def short_digits() -> Recipe:
     )
 
 
-WORDS = f"""
-name = "words"
-[data]
-input = "audio"
-train = "train"
-test = "test"
-sample_rate = {RATE}
-seconds = 0.5
-holdout = 0.1
-n_fft = 256
-hop_length = 128
-n_mels = 20
-augment = {{ shift_ms = 150 }}
-[teacher]
-model = "edgekd:ds-cnn"
-args = {{ width = 24 }}
-train_epochs = 12
-[student]
-model = "edgekd:ds-cnn"
-args = {{ width = 16 }}
-[distill]
-epochs = 15
-batch_size = 16
-views = 2
-precision = "fp32"
-label_weight = 0.5
-optimizer = {{ lr = 0.02 }}
-[quantize]
-calibration_samples = 64
-[budget]
-max_drop_from_fp32 = 10.0
-"""
+WORDS = (
+    f"data.sample_rate={RATE}", "data.seconds=0.5", "data.holdout=0.1", "data.n_fft=256", "data.hop_length=128", "data.n_mels=20",
+    "data.augment.shift_ms=150", "teacher.args.width=24", "teacher.train_epochs=12", "student.args.width=16", "distill.epochs=15",
+    "distill.batch_size=16", "distill.views=2", "distill.precision=fp32", "distill.label_weight=0.5", "distill.optimizer.lr=0.02",
+    "quantize.calibration_samples=64", "budget.max_drop_from_fp32=10",
+)  # fmt: skip
+"""examples/wakeword at a size of seconds."""
 
 
 @pytest.fixture(scope="session")
 def words(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
-    """The report and the bundle, int8, of a student that tells three tones and a background."""
+    """The report and the bundle of examples/wakeword on three tones and a background."""
     folder = tmp_path_factory.mktemp("words")
     write_words(folder / "train", 100, 0)
     write_words(folder / "test", 20, 500)
-    (folder / "edgekd.toml").write_text(WORDS)
-    report = edgekd.build(folder, "x86-cpu", output=folder / "build", cache=folder / "cache", timing=SHORT)
-    return report, folder / "build" / "words" / "x86-cpu"
+    data = [f"data.train={folder / 'train'}", f"data.test={folder / 'test'}"]
+    places = {"output": folder / "build", "cache": folder / "cache"}
+    report = edgekd.build(EXAMPLES / "wakeword", "x86-cpu", overrides=[*data, *WORDS], timing=SHORT, **places)
+    return report, folder / "build" / "wakeword" / "x86-cpu"

@@ -992,12 +992,18 @@ def listen(model: Callable[..., Any], manifest: dict[str, Any], options: argpars
     if unknown:
         raise Failure(f"--background {listed(unknown)}: no such class; the model's are {listed(labels)}")
     rate, length = graph["sample_rate"], graph["shape"][1]
-    hop = round(options.hop_ms * rate / 1000)
+    window_ms = 1000 * length / rate
+    hop_ms, smooth_ms, pause_ms = (
+        share * window_ms if given is None else given
+        for share, given in ((0.1, options.hop_ms), (0.5, options.smooth_ms), (1.0, options.suppress_ms))
+    )
+    hop = round(hop_ms * rate / 1000)
     if not 0 < hop <= length:
-        raise Failure(f"--hop-ms {options.hop_ms:g} is {hop} samples; from 1 to the {length} of a window are possible")
-    count = max(1, round(options.smooth_ms * rate / 1000 / hop))
-    silent = {labels.index(name) for name in options.background}
-    recognizer = Recognizer(silent, count, options.threshold, options.suppress_ms / 1000)
+        raise Failure(f"--hop-ms {hop_ms:g} is {hop} samples; from 1 to the {length} of a window are possible")
+    count = max(1, round(smooth_ms * rate / 1000 / hop))
+    recognizer = Recognizer(
+        {labels.index(name) for name in options.background}, count, options.threshold, pause_ms / 1000
+    )
     busy, n, heard = 0.0, 0, 0
     try:
         for heard, window in windows_of(Stream(file, graph), length, hop, count):
@@ -1381,10 +1387,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--stream", action="store_true", help="tell the phrases in 16-bit PCM or WAV from standard input"
     )
-    parser.add_argument("--hop-ms", type=float, default=100.0, help="from window to window of a stream")
-    parser.add_argument("--smooth-ms", type=float, default=500.0, help="of a stream whose scores are averaged")
-    parser.add_argument("--threshold", type=float, default=0.7, help="least mean score of a phrase")
-    parser.add_argument("--suppress-ms", type=float, default=1000.0, help="after a phrase, in which none is told")
+    parser.add_argument("--hop-ms", type=float, help="from window to window of a stream (a tenth of a window)")
+    parser.add_argument("--smooth-ms", type=float, help="of a stream whose scores are averaged (half a window)")
+    parser.add_argument("--threshold", type=float, default=0.7, help="least mean score of a phrase (0.7)")
+    parser.add_argument("--suppress-ms", type=float, help="after a phrase, in which none is told (a window)")
     parser.add_argument(
         "--background",
         action="append",
@@ -1407,12 +1413,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error("give an image, a sound or a .csv, --stream, --verify or --bench")
     if given.stream and (given.input or given.bench):
         parser.error("--stream reads standard input alone: run.py --stream < words.wav")
-    if not (
-        0 < given.threshold <= 1 and 0 < given.hop_ms < 1e6 and 0 <= given.smooth_ms < 1e6 and given.suppress_ms >= 0
-    ):
-        parser.error(
-            "--threshold lies above 0, at most at 1; --hop-ms is above 0, --smooth-ms and --suppress-ms from 0"
-        )
+    times = [value for value in (given.hop_ms, given.smooth_ms, given.suppress_ms) if value is not None]
+    if not (0 < given.threshold <= 1 and all(0 <= value < 1e9 for value in times)):
+        parser.error("--threshold lies above 0, at most at 1; --hop-ms, --smooth-ms and --suppress-ms start at 0")
     if given.blocks < 1 or given.threads < 1 or not math.isfinite(given.block_s):
         parser.error("--blocks and --threads start at 1")
     return given

@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 SHARED = Path(os.environ.get("EDGEKD_SHARED", Path(__file__).resolve().parents[3] / "shared"))
 
 

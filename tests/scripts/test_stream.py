@@ -18,6 +18,7 @@ import pytest
 
 from edgekd.figures.figures import Report
 from edgekd.scripts import run
+from tests.builders.places import hear_interrupts
 from tests.builders.sounds import BACKGROUND, RATE, noise, spoken, write_wav
 
 NAMES = ["low", "high", "middle", "middle", "high", "low"]
@@ -41,7 +42,7 @@ def rows(text: bytes) -> list[tuple[float, str, float]]:
 
 def test_each_tone_is_told_once_and_the_background_never(words: tuple[Report, Path]) -> None:
     sound, begins = spoken(NAMES, 7)
-    done = streamed(words[1], pcm(sound), "--background", BACKGROUND, "--smooth-ms", "300")
+    done = streamed(words[1], pcm(sound), "--background", BACKGROUND)
     found = rows(done.stdout)
     assert done.returncode == 0 and [name for _, name, _ in found] == NAMES, done
     for (at, _, score), begin in zip(found, begins, strict=True):
@@ -107,9 +108,10 @@ def test_what_is_no_such_stream_is_refused_in_a_line(words: tuple[Report, Path],
     [
         (["--background", "cat"], f"'cat': no such class; the model's are '{BACKGROUND}', 'high', 'low', 'middle'"),
         (["--hop-ms", "600"], "--hop-ms 600 is 4800 samples; from 1 to the 4000"),
+        (["--smooth-ms", "-1"], "--smooth-ms and"),
         (["--hop-ms", "0.01"], "--hop-ms 0.01 is 0 samples"),
         (["--threshold", "1.5"], "--threshold lies above 0"),
-        (["--suppress-ms", "nan"], "--suppress-ms from 0"),
+        (["--suppress-ms", "nan"], "--suppress-ms start at 0"),
         (["word.wav"], "--stream reads standard input alone"),
     ],
 )
@@ -125,6 +127,7 @@ def test_ctrl_c_ends_a_live_stream_with_its_figures(words: tuple[Report, Path]) 
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=hear_interrupts,
     ) as live:
         assert live.stdin is not None and live.stdout is not None and live.stderr is not None
         live.stdin.write(pcm(sound))
