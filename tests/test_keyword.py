@@ -14,6 +14,7 @@ import pytest
 
 import edgekd
 from edgekd.bundle.write import verify_bundle
+from edgekd.errors import DataError
 from edgekd.figures.figures import Report
 from tests.builders.measuring import SHORT
 from tests.builders.sounds import RATE, TONES, tone, write_tones, write_wav
@@ -105,6 +106,32 @@ def test_run_py_refuses_another_rate_and_two_channels(built: tuple[Report, Path]
     assert done.returncode == 2 and "a rate of 16000 Hz, the model takes 8000 Hz" in done.stderr
     done = run_py(built[1], str(write_wav(tmp_path / "two.wav", np.zeros((100, 2)))))
     assert done.returncode == 2 and "it has 2 channels" in done.stderr
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize(
+    "sound, rate, told",
+    [
+        (np.zeros(4000), 16000, "its rate is 16000 Hz, data.sample_rate is 8000; set data.resample = true"),
+        (np.zeros((4000, 2)), RATE, "it has 2 channels; set data.mono"),
+        (np.zeros(0), RATE, "it holds no samples"),
+        (None, RATE, "its header tells 16 bytes of samples, the file holds 10"),
+    ],
+)
+def test_a_build_refuses_a_sound_before_anything_is_trained(
+    tmp_path: Path, split: str, sound: np.ndarray | None, rate: int, told: str
+) -> None:
+    for name, seed in (("train", 0), ("test", 500)):
+        write_tones(tmp_path / name, 4, seed)
+    file = write_wav(tmp_path / split / "low" / "other.wav", np.zeros(1) if sound is None else sound, rate=rate)
+    if sound is None:
+        file.write_bytes(file.read_bytes()[:30])
+    (tmp_path / "edgekd.toml").write_text(RECIPE)
+    with pytest.raises(DataError) as refused:
+        edgekd.build(tmp_path, "x86-cpu", output=tmp_path / "build", cache=tmp_path / "cache", timing=SHORT)
+    assert told in str(refused.value) and "other.wav" in str(refused.value)
+    stages = {path.name.split("-")[0] for path in (tmp_path / "cache").glob("[a-z]*-*")}
+    assert stages <= {"decode"} and not (tmp_path / "build" / "tones").exists()
 
 
 @pytest.mark.parametrize("student", ["ds-cnn", pytest.param("bc-resnet", marks=pytest.mark.slow)])

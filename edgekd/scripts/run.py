@@ -959,7 +959,9 @@ class Recognizer:
         if self.heard >= 0 and mean[self.heard] < self.threshold / 2:
             self.heard = -1
         top = int(np.argmax(mean))
-        if top in self.silent or top == self.heard or mean[top] < self.threshold or at - self.last < self.pause:
+        if top in self.silent or top == self.heard or at - self.last < self.pause:
+            return None
+        if not mean[top] >= self.threshold:  # as of NaN, which a damaged model gives
             return None
         self.heard, self.last = top, at
         return top, float(mean[top])

@@ -112,6 +112,15 @@ def test_what_was_done_to_sounds_is_counted_and_told(tmp_path: Path, capsys: pyt
         (lambda path: write_wav(path, np.zeros((100, 2))), "it has 2 channels; set data.mono"),
         (lambda path: write_wav(path, np.zeros(0)), "it holds no samples"),
         (lambda path: path.write_bytes(b"RIFF????WAVE"), "its header is damaged"),
+        (
+            lambda path: path.write_bytes(write_wav(path, np.zeros(100)).read_bytes()[:-20]),
+            "its header tells 200 bytes",
+        ),
+        (lambda path: soundfile.write(path, np.array([0.0, np.nan]), 8000, "FLOAT"), "NaN or infinite"),
+        (
+            lambda path: soundfile.write(path, np.array([0.0, 9.0]), 8000, "FLOAT"),
+            "its values reach 9; full scale is 1",
+        ),
     ],
 )
 def test_a_sound_that_cannot_be_used_is_named_with_the_reason(tmp_path: Path, write: Any, told: str) -> None:

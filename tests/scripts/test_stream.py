@@ -166,6 +166,7 @@ def test_the_rules_of_the_recognizer_by_hand() -> None:
     assert told([A, A, B, B]) == [(1, 1), (3, 2)]
     assert told([A, A, B, B, B], pause=3.0) == [(1, 1), (4, 2)]  # within the pause none
     assert told([NONE, NONE], silent=set()) == [(1, 0)]
+    assert told([[float("nan")] * 3] * 3) == []
     assert told([A], windows=1) == [(0, 1)] and told([A]) == []  # the mean needs all its windows
 
 
