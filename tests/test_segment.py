@@ -1,0 +1,122 @@
+"""Masks in parquet go the whole way: trained for integers, exported for each kind of runtime, answered as a picture."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+import edgekd
+from edgekd.bundle.write import verify_bundle
+from edgekd.figures.figures import Report
+from tests.builders.answers import SIDE, disc, write_discs
+from tests.builders.measuring import SHORT
+
+RECIPE = """
+name = "discs"
+[data]
+train = "train.parquet"
+test = "test.parquet"
+holdout = 0.1
+augment = { crop_padding = 2, flip = true }
+[task]
+kind = "segment"
+classes = ["ground", "disc"]
+class_weights = [1.0, 2.0]
+[teacher]
+model = "edgekd:unet"
+args = { width = 8, depth = 2 }
+train_epochs = 20
+[student]
+model = "edgekd:unet"
+args = { width = 4, depth = 2 }
+[distill]
+epochs = 8
+batch_size = 16
+views = 2
+precision = "fp32"
+label_weight = 0.5
+losses = [{ method = "kd" }, { method = "skd", layers = { "up.1" = "up.1" } }]
+optimizer = { lr = 0.05 }
+[quantize]
+mode = "qat"
+epochs = 1
+calibration_samples = 32
+[budget]
+max_drop_from_fp32 = 10.0
+"""
+
+
+def build(folder: Path, target: str, *changes: str) -> tuple[Report, Path]:
+    write_discs(folder / "train.parquet", 200, 0)
+    write_discs(folder / "test.parquet", 40, 1)
+    (folder / "edgekd.toml").write_text(RECIPE)
+    places = {"output": folder / "build", "cache": folder / "cache"}
+    report = edgekd.build(folder, target, overrides=changes, timing=SHORT, ask=lambda question: True, **places)
+    return report, folder / "build" / "discs" / report.target
+
+
+def run_py(bundle: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-B", str(bundle / "run.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Report, Path]]:
+    yield build(tmp_path_factory.mktemp("discs"), "x86-cpu")
+
+
+def test_a_student_of_masks_is_trained_for_integers_and_keeps_its_score(built: tuple[Report, Path]) -> None:
+    stored = json.loads((built[1] / "report.json").read_text())
+    scores = {candidate["name"]: candidate["score"] for candidate in stored["candidates"]}
+    assert set(scores) == {"fp32", "int8"}
+    assert "train_quantized" in {stage["name"] for stage in stored["stages"]}
+    for score in (stored["teacher"], *scores.values()):
+        assert (score["metric"], score["unit"], score["better"]) == ("mean IoU", "%", "higher")
+        assert 80 < score["low"] < score["value"] < score["high"] < 100
+        assert set(score["parts"]) == {"ground", "disc", "pixel accuracy"}
+
+
+def test_the_bundle_of_masks_is_verified_by_the_host_and_by_itself(built: tuple[Report, Path]) -> None:
+    assert all(ok for _, ok, _ in verify_bundle(built[1]))
+    assert "ok      stored outputs" in run_py(built[1], "--verify").stdout
+
+
+def test_the_graph_gives_logits_of_each_pixel_and_the_manifest_the_task(built: tuple[Report, Path]) -> None:
+    _, bundle = built
+    (given,) = onnx.load(bundle / "model.onnx").graph.output
+    assert [size.dim_value for size in given.type.tensor_type.shape.dim][1:] == [2, SIDE, SIDE]
+    assert json.loads((bundle / "manifest.json").read_text())["task"]["kind"] == "segment"
+    assert (bundle / "labels.txt").read_text().split() == ["ground", "disc"]
+
+
+def test_run_py_writes_the_mask_beside_the_picture(built: tuple[Report, Path], tmp_path: Path) -> None:
+    picture, own = disc(np.random.default_rng(9), 6.0)
+    Image.fromarray(picture.squeeze()).save(tmp_path / "cell.png")
+    done = run_py(built[1], str(tmp_path / "cell.png"))
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == f"mask: {tmp_path / 'cell.mask.png'}", done.stderr
+    with Image.open(tmp_path / "cell.mask.png") as image:
+        assert image.mode == "P" and (np.asarray(image) == own).mean() > 0.95
+
+
+def test_run_py_refuses_a_batch_because_a_mask_is_of_one_picture(built: tuple[Report, Path], tmp_path: Path) -> None:
+    np.save(tmp_path / "two.npy", np.zeros((2, SIDE, SIDE, 3), np.uint8))
+    done = run_py(built[1], str(tmp_path / "two.npy"))
+    assert done.returncode == 2 and "a mask is written for one: give one picture" in done.stderr
+
+
+@pytest.mark.parametrize("target", ["jetson", "raspberry-pi-5"])
+def test_masks_ship_for_each_runtime(tmp_path: Path, target: str) -> None:
+    short = ("teacher.train_epochs=1", "distill.epochs=1", "quantize.mode=ptq", "budget.max_drop_from_fp32=100.0")
+    report, bundle = build(tmp_path, target, *short, "budget.above_majority=false", "budget.max_class_drop=100.0")
+    wanted = {"fp32", "fp16", "int8"} if target == "jetson" else {"fp32", "int8"}
+    assert wanted <= {candidate.name for candidate in report.candidates}
+    assert all(ok for _, ok, _ in verify_bundle(bundle))
+    assert next(check for check in report.checks if check.name.startswith("lint")).verdict == "pass"
