@@ -14,6 +14,7 @@ from edgekd.export.lint import RULES
 from edgekd.recipe import load_recipe
 from edgekd.recipe.schemes import SCHEMES
 from edgekd.scripts.build_engine import Options
+from edgekd.tasks import TASKS
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -31,6 +32,20 @@ LOOPS = re.findall(r"```python\n(.*?)```", DISTILLATION + QUANTIZATION, re.DOTAL
 def test_a_python_example_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
+
+
+def test_the_task_of_the_page_of_own_kinds_is_learnt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its blocks are one program; the entry that it makes in TASKS is taken back."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(TASKS, "angle", TASKS["regress"])
+    page = (Path(__file__).parent.parent / "docs" / "own-kind.md").read_text()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    made = {"__name__": "__main__"}
+    exec(compile(code, "own-kind.md", "exec"), made)
+    assert TASKS["angle"].__self__ is made["Angle"]  # type: ignore[attr-defined]
+    assert float(capsys.readouterr().out.split(" °")[0]) < 15  # a direction at random is 90° off
 
 
 def test_the_recipe_is_one(tmp_path: Path) -> None:
