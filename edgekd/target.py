@@ -139,6 +139,7 @@ class Quantization(Sourced):
     pad_channels_to: int = Field(
         default=1, ge=1, description="of uint8 images: the fastest integer convolutions read this many at once"
     )
+    pad_filters_to: int = Field(default=1, ge=1, description="the fastest integer convolutions write this many at once")
     rest: Literal["fp32", "fp16"] = Field(
         default="fp32", description="type of what is not quantized; fp16 scales of Q/DQ take opset 19"
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 import edgekd
+from edgekd.bundle.read import add_to_report
 from edgekd.bundle.write import verify_bundle
 from edgekd.figures.figures import Report
 from tests.builders.answers import SIDE, disc, write_discs
@@ -104,6 +109,56 @@ def test_run_py_writes_the_mask_beside_the_picture(built: tuple[Report, Path], t
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == f"mask: {tmp_path / 'cell.mask.png'}", done.stderr
     with Image.open(tmp_path / "cell.mask.png") as image:
         assert image.mode == "P" and (np.asarray(image) == own).mean() > 0.95
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_mask_has_the_size_of_the_picture(built: tuple[Report, Path], tmp_path: Path, turned: bool) -> None:
+    pixels, own = disc(np.random.default_rng(9), 6.0)
+    picture, exif = Image.fromarray(pixels.squeeze()).resize((96, 64), Image.Resampling.NEAREST), Image.Exif()
+    if turned:
+        picture, exif[0x0112] = picture.transpose(Image.Transpose.ROTATE_90), 6  # to be turned back by 90 degrees
+    picture.save(tmp_path / "cell.png", exif=exif)
+    done = run_py(built[1], str(tmp_path / "cell.png"), "--mask", str(tmp_path / "out.png"))
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "out.png") as image:
+        expected = np.asarray(Image.fromarray(own).resize((96, 64), Image.Resampling.NEAREST))
+        assert image.size == (96, 64) and (np.asarray(image) == expected).mean() > 0.95
+
+
+def panels(bundle: Path) -> np.ndarray:
+    """The pictures of the report, int [rows, 3, SIDE, SIDE, 3]: plain, with their masks, with the model's."""
+    with Image.open(bundle / "overlays.jpg") as image:
+        sheet = np.asarray(image).astype(int)
+    step = SIDE + 6
+    assert sheet.shape == (6 * step - 6, 3 * step - 6, 3)
+    corners = [[(row * step, column * step) for column in range(3)] for row in range(6)]
+    return np.array([[sheet[y : y + SIDE, x : x + SIDE] for y, x in row] for row in corners])
+
+
+def test_the_report_shows_pictures_under_their_masks_and_under_the_models(built: tuple[Report, Path]) -> None:
+    bundle = built[1]
+    rows = pq.read_table(bundle.parents[2] / "test.parquet").to_pylist()
+    pictures, masks = (
+        np.array([np.asarray(Image.open(io.BytesIO(row[key]["bytes"]))) for row in rows]) for key in ("image", "mask")
+    )
+    overlaps = []
+    for plain, truth, answer in panels(bundle):
+        which = int(np.abs(pictures.reshape(len(rows), SIDE, SIDE, -1) - plain).mean((1, 2, 3)).argmin())
+        covered, expected = np.abs(truth - plain).mean(2) > 20, masks[which] == 1
+        assert (covered == expected).mean() > 0.9  # a JPEG's edges are soft
+        found = np.abs(answer - plain).mean(2) > 20
+        overlaps.append((found & expected).sum() / (found | expected).sum())
+    assert overlaps[0] == min(overlaps) and overlaps[-1] > overlaps[0] > 0.3
+    page = (bundle / "report.html").read_text()
+    assert base64.b64encode((bundle / "overlays.jpg").read_bytes()).decode() in page
+    assert '<i style="background:#800000' in page and "ground: without colour" in page
+
+
+def test_a_report_that_gets_a_devices_figures_keeps_its_pictures(built: tuple[Report, Path], tmp_path: Path) -> None:
+    bundle = shutil.copytree(built[1], tmp_path / "bundle")
+    add_to_report(bundle, lambda report, manifest: report.model_copy(update={"created": "later"}))
+    page = (bundle / "report.html").read_text()
+    assert "later" in page and base64.b64encode((bundle / "overlays.jpg").read_bytes()).decode() in page
 
 
 def test_run_py_refuses_a_batch_because_a_mask_is_of_one_picture(built: tuple[Report, Path], tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from edgekd.bundle.manifest import (
 from edgekd.bundle.read import (
     GOLDEN,
     MANIFEST,
+    OVERLAYS,
     README,
     SHIPPED,
     Row,
@@ -65,6 +66,7 @@ def write_bundle(
     preprocess: Preprocess | None = None,
     at_most: Mapping[str, int] | None = None,
     reading: Mapping[str, Mapping[str, Any]] | None = None,
+    overlays: bytes = b"",
 ) -> None:
     """Writes a complete bundle to `folder` and replaces an older bundle there in one step.
 
@@ -78,6 +80,7 @@ def write_bundle(
     preprocess   mean and std of the images' channels; none: the inputs are no images
     at_most      free size of the inputs -> its largest; an engine is built for sizes up to it
     reading      input -> further keys of its table, which run.py needs to read samples of sounds and tables
+    overlays     a JPEG of test pictures under their masks, for report.html; empty: none
 
     The same arguments give the same bytes. Raises BundleError for arguments, or content of `folder`, that is no bundle's.
     """
@@ -85,6 +88,8 @@ def write_bundle(
     inputs = as_read(check_content(models, labels, golden, at_most or {}), preprocess, reading or {})
     folder.parent.mkdir(parents=True, exist_ok=True)
     with draft_of(folder) as draft:
+        if overlays:
+            (draft / OVERLAYS).write_bytes(overlays)
         write_files(draft, report, models, labels, golden)
         _, reproduced, detail = check_outputs(draft, golden)
         if not reproduced:

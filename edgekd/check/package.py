@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgekd.base.console import say
 from edgekd.base.contents import hash_file
 from edgekd.bundle.manifest import GraphColumn, Preprocess
@@ -14,6 +16,7 @@ from edgekd.bundle.write import write_bundle
 from edgekd.cache.fingerprint import fingerprint
 from edgekd.cache.stage import Artifact, Cache
 from edgekd.check.golden import golden_of
+from edgekd.check.overlays import overlays_of
 from edgekd.errors import EdgekdError
 from edgekd.figures.devices import with_device
 from edgekd.figures.figures import Report
@@ -53,6 +56,7 @@ def package(
         preprocess=preprocess_of(test.input),
         reading=reading_of(test.input),
         at_most=at_most(test.input.fields),
+        overlays=overlays_of(test, test.task.answered(np.load(exported.scores[report.chosen.name] / "test.npy"))),
     )
     return report
 

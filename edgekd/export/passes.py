@@ -219,6 +219,22 @@ def pad_channels(model: ir.Model, channels: int) -> None:
         x.outputs[0].shape = weight.outputs[0].shape = None  # their shapes have changed
 
 
+def repeat_constants(model: ir.Model) -> None:
+    """Repeats the preprocessing's constants of a channel for each pixel of a row; the results stay the same.
+
+    onnxruntime moves the transposition of an image behind its normalisation if integer convolutions follow, and then restarts
+    its loop at every pixel: 0.26 of the 2.2 ms of a U-Net of width 8 at 128 x 128 pixels (AMD EPYC, onnxruntime 1.31.1).
+    """
+    for node in _preprocessing(model):
+        planes, constant = (*node.inputs, None, None)[:2]
+        array, size = _value(constant), planes.shape[-1] if planes is not None and planes.shape is not None else None
+        if node.op_type not in ("Mul", "Add") or array is None or constant is None or not isinstance(size, int):
+            continue
+        if array.ndim == 3 and array.shape[0] > 1 and array.shape[1:] == (1, 1) and len(constant.uses()) == 1:
+            repeated = np.broadcast_to(array, (array.shape[0], 1, size)).copy()
+            constant.const_value, constant.shape = ir.tensor(repeated, name=constant.name), ir.Shape(repeated.shape)
+
+
 def part_integer_weights(model: ir.Model) -> None:
     """Stores a separate copy of an integer weight for each reading layer, as `NAME.copyN`.
 

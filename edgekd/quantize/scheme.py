@@ -160,7 +160,9 @@ class Scheme(Quantizer):  # type: ignore[misc]
         quantized = marks.tensors()
         for node in passing:
             sources = [source for source in node.all_input_nodes if _is_float(source)]
-            if sources and all(source in quantized for source in sources):
+            known = quantized.intersection(sources)
+            # A concatenation that integers read is computed in them: its float branch is quantized before, not behind it.
+            if known and (len(known) == len(sources) or node in quantized):
                 marks.inputs[node] = dict.fromkeys(sources, self.activation)
                 marks.outputs.add(node)
                 quantized.add(node)
@@ -273,7 +275,7 @@ class Scheme(Quantizer):  # type: ignore[misc]
             rule = self._rule(node)
             if rule is None or rule.sites not in ("passes_on", "commutes") or node not in quantized:
                 continue
-            alike = {first.get(x, x) for x in (*node.all_input_nodes, node) if x in quantized}
+            alike = {first.get(x, x) for x in (*self._of_one_scale(node), node) if x in quantized}
             leader = min(alike, key=met.__getitem__)
             first |= {x: leader for x in quantized if first.get(x, x) in alike and x is not leader}
             first.pop(leader, None)
@@ -283,6 +285,23 @@ class Scheme(Quantizer):  # type: ignore[misc]
             else self.activation
             for x in quantized
         }
+
+    def _of_one_scale(self, node: Node) -> list[Node]:
+        """The inputs of a moving or selecting operator that share its output's scale.
+
+        A tensor behind a ReLU keeps its own beside one with a sign: with the zero-point of both, onnxruntime would not take
+        the ReLU for a part of its convolution, and would compute both in float.
+        """
+        rectified = [x for x in node.all_input_nodes if self._is_rectified(x)]
+        if self.quantization.activation_symmetric or len(rectified) == len(node.all_input_nodes):
+            return node.all_input_nodes
+        return [x for x in node.all_input_nodes if x not in rectified]
+
+    def _is_rectified(self, node: Node) -> bool:
+        """Whether a value comes from activations that start at 0, also behind moving and selecting operators."""
+        if NAMES.get(node.target) in ("move", "max_pool", "concat"):
+            return all(map(self._is_rectified, node.all_input_nodes))
+        return node.target in self.fused
 
     def _kept(self, model: GraphModule) -> set[Node]:
         """The operators that `keep_float` names. Raises UnknownLayerError for a name that matches no operator."""

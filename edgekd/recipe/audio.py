@@ -26,6 +26,11 @@ class AudioAugmentation(Mixing):
     references = frozenset({"noise"})
     suffixes = SOUND_SUFFIXES
 
+    speed: NonNegative = Field(
+        default=0.0,
+        le=0.5,
+        description="largest change of speed and pitch, up or down, as a share; 0.1: 0.9 to 1.1 times",
+    )
     shift_ms: NonNegative = Field(
         default=0.0, le=60_000, description="largest shift to either side in ms; zeros come in"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from edgekd.report.axes import Axis
 from edgekd.report.on_device import further
 from edgekd.report.roofline import in_words, left_out_of_plot, roofline, time_by_kind
 from edgekd.report.templates import templates
+from edgekd.scripts.run import palette
 
 CLASSES_SHOWN = 30
 TERM_COLOURS = 8
@@ -336,6 +338,12 @@ def unique(texts: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
+def colours(names: Sequence[str]) -> list[tuple[str, str]]:
+    """The classes after the first with their colours in masks, as CSS."""
+    found = palette(len(names) + 1)
+    return [(name, f"#{found[3 * number : 3 * number + 3].hex()}") for number, name in enumerate(names, 1)]
+
+
 def duration(seconds: float) -> str:
     """A duration in words: 3725.0 -> '1 h 02 min'."""
     if seconds < 60:
@@ -344,8 +352,11 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
 
 
-def render(report: Report) -> str:
-    """The report as an HTML page: works offline, follows the reader's light or dark mode, escapes all text."""
+def render(report: Report, overlays: bytes = b"") -> str:
+    """The report as an HTML page: works offline, follows the reader's light or dark mode, escapes all text.
+
+    overlays: a JPEG of test pictures under their masks, which the page then holds (edgekd.check.overlays).
+    """
     environment = templates()
     environment.filters |= {"duration": duration, "milliseconds": milliseconds}
     environment.filters |= {"signed": signed, "further": further, "in_words": in_words, "time_by_kind": time_by_kind}
@@ -375,6 +386,8 @@ def render(report: Report) -> str:
         more_rows=rows[CLASSES_SHOWN:],
         bar_start=bar_start,
         conditions=conditions(report),
+        overlays=base64.b64encode(overlays).decode(),
+        colours=colours(report.classes[1:]) if overlays else (),
         left=LEFT,
         top=TOP,
         bottom=HEIGHT - BOTTOM,

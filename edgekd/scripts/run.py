@@ -1059,7 +1059,7 @@ def predict(model: Callable[..., Any], path: str, manifest: dict[str, Any], mask
         if n > 1:
             print(f"{noun} {number + 1}:")
         if kind != "classify":
-            SHOWN[kind](outputs[0][number], read_labels(), manifest["task"], mask or mask_beside(path))
+            SHOWN[kind](outputs[0][number], read_labels(), manifest["task"], path, mask)
             continue
         for (task, labels), output in zip(tasks, outputs):  # noqa: B905 (Python 3.8)
             scores = probabilities(output.reshape(n, -1)[number], manifest)
@@ -1070,7 +1070,7 @@ def predict(model: Callable[..., Any], path: str, manifest: dict[str, Any], mask
                 print(f"{100 * scores[index]:6.2f} %  {label}")
 
 
-def show_labels(output: Array, labels: Sequence[str], task: Table, mask: str) -> None:
+def show_labels(output: Array, labels: Sequence[str], task: Table, path: str, mask: str) -> None:
     """Prints the labels whose probability is above their threshold, the likeliest first."""
     probabilities = 0.5 * (1 + np.tanh(0.5 * output.astype(np.float64)))  # the sigmoid, which does not overflow
     thresholds = np.array(task.get("thresholds") or [0.5] * len(labels))
@@ -1084,17 +1084,23 @@ def show_labels(output: Array, labels: Sequence[str], task: Table, mask: str) ->
         print(f"no label; the likeliest is {labels[index]}, {100 * probabilities[index]:.2f} %")
 
 
-def show_values(output: Array, labels: Sequence[str], task: Table, mask: str) -> None:
+def show_values(output: Array, labels: Sequence[str], task: Table, path: str, mask: str) -> None:
     """Prints each value with its name."""
     for index, value in enumerate(output.astype(np.float64).reshape(-1)):
         print("{:.6g}  {}".format(value, labels[index] if index < len(labels) else f"value {index}"))
 
 
-def show_mask(output: Array, labels: Sequence[str], task: Table, mask: str) -> None:
-    """Writes the class of each pixel as a picture with a palette, and prints the share of each class that occurs."""
+def show_mask(output: Array, labels: Sequence[str], task: Table, path: str, mask: str) -> None:
+    """Writes the class of each pixel of the picture at `path`, and prints the share of each class that occurs.
+
+    The mask is a picture with a palette. It has the size of the picture, whose pixels take the class of the nearest output.
+    """
     if output.ndim != 3:
         raise Failure(f"the model gives {list(output.shape)} for a sample; a mask needs [classes, height, width]")
     pixels = output.argmax(0).astype(np.uint8)
+    height, width = picture_size(path) or pixels.shape
+    pixels = pixels[nearest(height, pixels.shape[0])][:, nearest(width, pixels.shape[1])]
+    mask = mask or mask_beside(path)
     for index in np.argsort(-np.bincount(pixels.reshape(-1)), kind="stable"):
         share = 100 * float((pixels == index).mean())
         if share:
@@ -1104,9 +1110,24 @@ def show_mask(output: Array, labels: Sequence[str], task: Table, mask: str) -> N
     print(f"mask: {mask}")
 
 
-SHOWN: dict[str, Callable[[Array, Sequence[str], Table, str], None]] = {
+SHOWN: dict[str, Callable[[Array, Sequence[str], Table, str, str], None]] = {
     "multilabel": show_labels, "regress": show_values, "segment": show_mask,
 }  # fmt: skip
+
+
+def picture_size(path: str) -> tuple[int, int] | None:
+    """(height, width) of a picture in a file, as EXIF turns it; None for an array."""
+    if path.endswith(".npy"):
+        return None
+    pillow = importlib.import_module("PIL.Image")  # it has read this picture before
+    with pillow.open(path) as image:
+        turned = turn_of(image) in (2, 4, 5, 6)  # Pillow's transpositions that swap both sides
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def nearest(n: int, of: int) -> Array:
+    """For each of `n` places along an axis the nearest of `of` places along it."""
+    return (np.arange(n) * 2 + 1) * of // (2 * n)
 
 
 def mask_beside(path: str) -> str:

@@ -79,7 +79,7 @@ def export_bf16(student: Trained, on: TrainingSet, form: Form, *, out: Path) -> 
     _check(out / MODEL, model, student, on, form.export)
 
 
-@stage(8, (*LIBRARIES, "torchao"))
+@stage(9, (*LIBRARIES, "torchao"))
 def export_int8(subject: Subject, plan: Plan, quantized: Artifact, form: Form, *, out: Path) -> None:
     """Stage: export the quantized student.
 

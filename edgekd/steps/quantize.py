@@ -77,7 +77,7 @@ class Plan:
         return "cle" in self.refine
 
 
-@stage(8, LIBRARIES)
+@stage(9, LIBRARIES)
 def record_activations(subject: Subject, equalized: bool, in_float: tuple[str, ...], *, out: Path) -> None:
     """Stage: a single pass over the calibration samples, `statistics.safetensors`, from which every method sets ranges.
 
@@ -89,7 +89,7 @@ def record_activations(subject: Subject, equalized: bool, in_float: tuple[str, .
     (out / IN_FLOAT).write_text(json.dumps([asdict(operator) for operator in float_operators(prepared)]))
 
 
-@stage(8, LIBRARIES)
+@stage(9, LIBRARIES)
 def quantize(subject: Subject, statistics: Artifact, plan: Plan, *, out: Path) -> None:
     """Stage: post-training quantization. Writes `prepared.safetensors`, the weights and ranges of the prepared graph."""
     opened = subject.on.open()
@@ -100,7 +100,7 @@ def quantize(subject: Subject, statistics: Artifact, plan: Plan, *, out: Path) -
     save_weights(prepared, out / PREPARED)
 
 
-@stage(5, LIBRARIES)
+@stage(6, LIBRARIES)
 def measure_sensitivity(subject: Subject, statistics: Artifact, plan: Plan, *, out: Path) -> None:
     """Stage: the cost of quantizing each layer alone, on some of the calibration samples, `sensitivity.json`."""
     opened = subject.on.open()
@@ -128,7 +128,7 @@ def score_holdout(subject: Subject, plan: Plan | None, quantized: Artifact | Non
     (out / HOLDOUT).write_text(json.dumps({"value": found, "n": len(ids)}))
 
 
-@stage(6, (*LIBRARIES, "accelerate"), together=True)
+@stage(7, (*LIBRARIES, "accelerate"), together=True)
 def train_quantized(
     subject: Subject, statistics: Artifact, plan: Plan, teaching: Teaching, training: Training, *, out: Path
 ) -> None:

@@ -160,6 +160,7 @@ TABLE: dict[str, list[Row]] = {
     "data.f_min": [("sounds", "data.f_min=30.0", SPECTRA)],
     "data.f_max": [("sounds", "data.f_max=390.0", SPECTRA)],
     "data.n_mfcc": [("sounds", "data.n_mfcc=5", SPECTRA)],
+    "data.augment.speed": [("sounds", "data.augment.speed=0.1", VIEWS)],
     "data.augment.shift_ms": [("sounds", "data.augment.shift_ms=2", VIEWS)],
     "data.augment.gain_db": [("sounds", "data.augment.gain_db=3", VIEWS)],
     "data.augment.noise": [("sounds", "data.augment.noise=more_noise.wav", VIEWS), ("rows", "data.augment.noise=0.2", VIEWS)],

@@ -27,6 +27,7 @@ from edgekd.quantize import calibrate, convert, eval_mode, prepare, sites, train
 from edgekd.runtime.check import check, open_session
 from edgekd.runtime.runners import OnnxRunner
 from edgekd.target import Quantization
+from tests.builders.optimised import optimised
 from tests.builders.schemes import INT8, JETSON, TENSORRT, UINT8
 
 PREPROCESS = Preprocess((0.5, 0.4, 0.3), (0.5, 0.6, 0.7))
@@ -81,18 +82,6 @@ def written(
     for name, graph in converted.items():
         to_onnx(graph, folder / name, normalised(digits[:2]), opset=20, preprocess=PREPROCESS)
     return {name: folder / name for name in converted}
-
-
-def optimised(path: Path, **config: str) -> Counter[str]:
-    """The operators that onnxruntime runs."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.optimized_model_filepath = str(path.with_suffix(".optimised"))
-    options.log_severity_level = 3  # it warns that such a file runs on this machine only
-    for key, value in config.items():
-        options.add_session_config_entry(f"session.{key}", value)
-    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return Counter(node.op_type for node in onnx.load(path.with_suffix(".optimised")).graph.node)
 
 
 def test_a_float_model_with_preprocessing_and_probabilities_agrees(
@@ -204,6 +193,23 @@ def test_an_images_channels_are_padded_without_a_changed_bit(digits: Tensor, tmp
     widths = [[t.dims[1] for t in of.graph.initializer if t.name == "stem.weight_quantized"] for of in (plain, padded)]
     assert widths == [[3], [4]]
     assert Counter(n.op_type for n in padded.graph.node) - Counter(n.op_type for n in plain.graph.node) == {"Pad": 1}
+
+
+def test_the_constants_of_an_images_normalisation_are_repeated_for_a_row_without_a_changed_bit(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = resnet8(width=16).eval(), torch.randint(0, 256, (64, 32, 32, 3), dtype=torch.uint8)
+    before, outputs, shapes = Preprocess((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)), {}, {}
+    for channels in (1, 4):
+        path = tmp_path / f"{channels}"
+        scheme = UINT8.model_copy(update={"pad_channels_to": channels})
+        to_onnx(quantized(model, scheme, before(x)), path, x[:2], opset=20, preprocess=before)
+        outputs[channels] = OnnxRunner(path).run({"input": x.numpy()})
+        graph = onnx.load(path).graph
+        of = {constant.name: tuple(constant.dims) for constant in graph.initializer}
+        nodes = [node for node in graph.node if node.name.startswith("preprocess.") and node.op_type in ("Mul", "Add")]
+        shapes[channels] = [of[name] for node in nodes for name in node.input if name in of]
+    assert np.array_equal(outputs[1], outputs[4]) and outputs[1].std() > 0
+    assert shapes == {1: [(3, 1, 1)] * 2, 4: [(3, 1, 32)] * 2}
 
 
 @pytest.mark.parametrize(("filters", "stride"), [(16, 4), (8, 1)])

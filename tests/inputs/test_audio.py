@@ -15,6 +15,7 @@ from torch import nn
 from edgekd.export.to_half import to_bf16, to_fp16
 from edgekd.export.to_onnx import to_onnx
 from edgekd.inputs import Audio
+from edgekd.inputs.sound_views import at_speed
 from edgekd.models.ds_cnn import ds_cnn
 from edgekd.recipe import AudioAugmentation, AudioData
 from edgekd.target import list_targets
@@ -148,12 +149,13 @@ IDS = np.arange(6)
 @pytest.mark.parametrize(
     "augment",
     [
+        {"speed": 0.1},
         {"shift_ms": 50.0},
         {"gain_db": 12.0},
         {"noise": "noise.wav", "noise_snr_db": (10.0, 10.0)},
         {"time_mask": 10},
         {"freq_mask": 8},
-        {"shift_ms": 50.0, "gain_db": 6.0, "noise": "noise.wav", "time_mask": 5, "freq_mask": 5},
+        {"speed": 0.1, "shift_ms": 50.0, "gain_db": 6.0, "noise": "noise.wav", "time_mask": 5, "freq_mask": 5},
     ],
 )
 def test_a_view_replays_for_each_sample_by_itself(tmp_path: Path, augment: dict[str, object]) -> None:
@@ -170,6 +172,22 @@ def test_a_view_replays_for_each_sample_by_itself(tmp_path: Path, augment: dict[
     other = input.view({"waveform": sounds}, IDS, 4, 7)["waveform"]
     assert (whole != other).any() and (whole != sounds).any()
     np.testing.assert_array_equal(whole[4], 0)  # silence stays silent
+
+
+def sine(hertz: float, samples: int = 8000, rate: int = 8000) -> NDArray[np.float32]:
+    return np.sin(2 * np.pi * hertz * np.arange(samples) / rate).astype(np.float32)
+
+
+def test_speed_changes_pitch_and_length_together() -> None:
+    slow, same, fast = at_speed(sine(400)[None].repeat(3, 0), np.array([0.8, 1.0, 1.25]))
+    np.testing.assert_allclose(same, sine(400), atol=1e-6)
+    np.testing.assert_allclose(slow, sine(320), atol=1e-6)
+    np.testing.assert_allclose(fast[:6400], sine(500)[:6400], atol=1e-6)
+    assert not fast[6400:].any()
+
+
+def test_a_faster_sound_does_not_fold_its_highest_tones() -> None:
+    assert np.abs(at_speed(sine(3900)[None], np.array([1.25]))).max() < 1e-6
 
 
 def test_a_shift_brings_zeros_and_keeps_the_rest() -> None:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from edgekd.quantize import calibrate, convert, prepare, sites
 from edgekd.runtime.check import check, open_session
 from edgekd.target import Quantization, load_target
 from tests.builders.networks import MobileBlock, seeded
+from tests.builders.optimised import optimised
 from tests.builders.schemes import JETSON, TENSORRT, UINT8
 
 # timm's name -> arguments; few blocks where the architecture repeats one
@@ -90,16 +90,6 @@ def quantized(model: nn.Module, scheme: Quantization, x: Tensor) -> GraphModule:
     prepared = prepare(model, scheme, (x[:2],))
     calibrate(prepared, [x])
     return convert(prepared)
-
-
-def optimised(path: Path) -> Counter[str]:
-    """The operators that onnxruntime runs."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.optimized_model_filepath = str(path.with_suffix(".optimised"))
-    options.log_severity_level = 3
-    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return Counter(node.op_type for node in onnx.load(path.with_suffix(".optimised")).graph.node)
 
 
 def assert_ships(

@@ -81,9 +81,31 @@ def test_concatenated_tensors_share_one_scale() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.c(torch.cat([self.a(x), self.b(x).relu()], 1))
 
-    converted = convert(calibrated(Direct(), ONNXRUNTIME))
+    converted = convert(calibrated(Direct(), ONNXRUNTIME.model_copy(update={"activation_symmetric": True})))
     scales = {node.args[0].name: node.args[1:3] for node in converted.graph.nodes if node.target is QUANTIZE}
     assert scales["conv2d"] == scales["relu"] == scales["cat"]
+    # In onnxruntime a ReLU is part of its convolution only where the zero-point is its own: 0, not that of a signed branch.
+    converted = convert(calibrated(Direct(), ONNXRUNTIME))
+    scales = {node.args[0].name: node.args[1:3] for node in converted.graph.nodes if node.target is QUANTIZE}
+    assert scales["conv2d"] == scales["cat"] != scales["relu"] and scales["relu"][1] == 0
+
+
+def test_a_float_branch_is_quantized_before_a_concatenation_that_integers_read() -> None:
+    class Upsampled(nn.Module):
+        def __init__(self, read: bool) -> None:
+            super().__init__()
+            self.down, self.up = nn.Conv2d(3, 4, 2, 2), nn.ConvTranspose2d(4, 4, 2, 2)
+            self.skip, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(8, 4, 1) if read else nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.last(torch.cat([self.skip(x).relu(), self.up(self.down(x))], 1))
+            return y
+
+    # onnxruntime has no integer transposed convolution.
+    assert {"relu", "conv_transpose2d", "cat"} <= set(
+        activations(prepare(Upsampled(read=True), ONNXRUNTIME, (images(2),)))
+    )
+    assert not {"conv_transpose2d", "cat"} & set(activations(prepare(Upsampled(read=False), ONNXRUNTIME, (images(2),))))
 
 
 def test_what_moving_operators_lie_between_shares_one_scale_on_tensorrt() -> None:
