@@ -1,9 +1,9 @@
 """int8 for onnxruntime on this processor: edgekd's beside other tools', from the same trained models.
 
     seconds    to quantize, imports not counted: reading the model, calibration on the same images, writing the file
-    top-1      of the whole test split in onnxruntime
+    score      of the whole test split in onnxruntime, by the task's metric
     as fp32    the share of its classes that are fp32's, and the error of its logits beside fp32's spread (RMS): what quantization changed,
-               with less of chance in it than in top-1; of a training (qat) both also count what was learnt
+               with less of chance in it than in a score; of a training (qat) both also count what was learnt
     p50        at batch 1 on 1 thread, all files of a model in turns in one process
 
 The tools run in environments of their own under --tools, made where they are absent (extra `bench` is not touched).
@@ -26,6 +26,8 @@ import typer
 
 from edgekd.cache.stage import Cache, default_cache
 from edgekd.data import Unseen
+from edgekd.data.batches import examples_of
+from edgekd.distill.layers import pair_layers
 from edgekd.export import to_onnx
 from edgekd.inputs.image import INPUT
 from edgekd.measure.protocol import interleave
@@ -39,11 +41,11 @@ from edgekd.runtime.runners import OnnxRunner, machine, versions
 from edgekd.steps.distill import distill
 from edgekd.steps.export import Form, export_fp32, export_int8
 from edgekd.steps.ladder import quantize_student
-from edgekd.steps.problem import decoded
+from edgekd.steps.problem import problems_of
 from edgekd.steps.quantize import Subject, calibration_batches
-from edgekd.steps.teach import record
+from edgekd.steps.teach import record, teachers_of
 from edgekd.steps.teaching import TaskTeaching, Teaching
-from edgekd.steps.trained import Trained
+from edgekd.steps.trained import Trained, new_model
 from edgekd.target import load_target
 from edgekd.tasks.scores import value_of
 
@@ -58,36 +60,51 @@ PACKAGES = {
 
 
 def main(
+    recipe: Annotated[Path, typer.Option(help="of classes or masks of images")] = EXAMPLE,
     set_: Annotated[list[str], typer.Option("--set")] = [],  # noqa: B006
-    models: str = "edgekd:resnet8,edgekd:resnet20,edgekd:mobilenetv2-0.5",
+    models: Annotated[str, typer.Option(help="students, separated by commas; by default the recipe's")] = "",
     target: str = "x86-cpu",
     epochs: Annotated[int, typer.Option(help="of distillation; what the cache holds is not trained again")] = 12,
+    seed: int = 0,
     images: Annotated[int, typer.Option(help="for calibration, the same for all")] = 512,
     tools: Annotated[Path, typer.Option(help="folder of the peers' environments")] = Path("build/tools"),
     without: Annotated[str, typer.Option(help="tools to leave out, separated by commas")] = "",
 ) -> None:
     """Print a table for each model."""
-    given = [*set_, f"distill.epochs={epochs}", "export.preprocess=false", f"quantize.calibration_samples={images}"]
-    recipe = load_recipe(EXAMPLE, given).located()
+    given = [
+        *set_,
+        f"distill.epochs={epochs}",
+        f"distill.seed={seed}",
+        "export.preprocess=false",
+        f"quantize.calibration_samples={images}",
+    ]
+    asked = load_recipe(recipe, given).located().canonical()
     print(f"{machine()}; torch {versions()['torch']}, onnxruntime {versions()['onnxruntime']}; {images} images\n")
     with tempfile.TemporaryDirectory() as folder:  # torch imports what it exports with at the first export
         to_onnx(torch.nn.Linear(1, 1), Path(folder) / "imports.onnx", torch.zeros(2, 1), opset=18)
     with tempfile.TemporaryDirectory() as folder:
-        for name in models.split(","):
-            one_model(recipe, name, target, Path(folder), tools, without.split(","))
+        for name in models.split(",") if models else [""]:
+            one_model(asked, name, target, Path(folder), tools, without.split(","))
 
 
 def one_model(recipe: Recipe, name: str, target: str, folder: Path, tools: Path, without: Sequence[str]) -> None:
     """Train, quantize by everything, compare."""
     run, device = Cache(default_cache()), load_target(target)
-    problem, network = decoded(run, recipe.data, recipe.task), Network(model=name)
+    network = Network(model=name) if name else Network.of(recipe.student)
+    problems = problems_of(run, recipe)
+    problem = problems.student
     on, form = problem.training, Form(recipe.export, device.runtime.default_opset)
     precision = "bf16" if uses_bf16(recipe.distill.precision) else "fp32"
     settings = recipe.distill.model_copy(update={"precision": precision})
-    teaching = Teaching(settings, (record(run, tuple(map(Trained, recipe.teachers)), on, settings, TaskTeaching(on)),))
+    teachers = teachers_of(run, recipe, problems.teacher)
+    samples = on.open()
+    if any(loss.layers == "auto" for loss in settings.losses):
+        networks = (new_model(network, samples, 0), teachers[0].load_teacher(samples))
+        paired = pair_layers(settings.losses, *networks, examples_of(samples, 2))
+        settings = settings.model_copy(update={"losses": paired})
+    teaching = Teaching(settings, (record(run, teachers, on, settings, TaskTeaching(on)),))
     student = Trained(network, run(distill, teaching, network, None))
     fp32 = run(export_fp32, student, on, form)
-    samples = on.open()
     subject = Subject(student, on, device.int8, recipe.quantize.calibration_samples)
     batches = list(calibration_batches(subject, samples))
     np.save(folder / "samples.npy", torch.cat([image for (image,) in batches]).numpy())
@@ -104,7 +121,7 @@ def one_model(recipe: Recipe, name: str, target: str, folder: Path, tools: Path,
         if tool not in without:
             label, seconds = peer(tool, tools, fp32 / "model.onnx", folder)
             files[label] = folder / f"{tool}.onnx", seconds
-    compare(name, files, problem.open_test())
+    compare(network.model, files, problem.open_test())
 
 
 def ours(
@@ -157,7 +174,7 @@ def environment(tool: str, tools: Path) -> Path:
 
 def compare(name: str, files: dict[str, tuple[Path, float | None]], test: Unseen) -> None:
     """Score of each file, then all of them timed in turns."""
-    images = batched(test)
+    images, metric = batched(test), test.task.metric
     runners = {label: OnnxRunner(path) for label, (path, _) in files.items()}
     logits = {
         label: np.concatenate([runner.run({INPUT: batch}) for batch in images()]) for label, runner in runners.items()
@@ -167,7 +184,7 @@ def compare(name: str, files: dict[str, tuple[Path, float | None]], test: Unseen
     fp32, exact = series["fp32"].p50_ms, logits["fp32"]
     print(f"\n{name}, {len(test)} test images\n")
     print(
-        "| | seconds | top-1, % | classes as fp32, % | error of logits, % | p50, ms | of fp32's | blocks within 5 % | kB |"
+        f"| | seconds | {metric.name}, {metric.unit} | classes as fp32, % | error of logits, % | p50, ms | of fp32's | blocks within 5 % | kB |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for label, (path, seconds) in files.items():
@@ -178,7 +195,7 @@ def compare(name: str, files: dict[str, tuple[Path, float | None]], test: Unseen
         error = 100 * np.sqrt(np.square(logits[label] - exact).mean()) / exact.std()
         ratio, size = timed.p50_ms / fp32, path.stat().st_size / 1e3
         print(
-            f"| {label} | {took} | {value_of(test.task, logits[label], test.labels):.2f} | {same:.2f} | {error:.2f} "
+            f"| {label} | {took} | {value_of(test.task, test.task.stored(logits[label]), test.labels):.2f} | {same:.2f} | {error:.2f} "
             f"| {timed.p50_ms:.3f} | {ratio:.2f} | {stable} | {size:.0f} |"
         )
 

@@ -88,12 +88,8 @@ def write_bundle(
     inputs = as_read(check_content(models, labels, golden, at_most or {}), preprocess, reading or {})
     folder.parent.mkdir(parents=True, exist_ok=True)
     with draft_of(folder) as draft:
-        if overlays:
-            (draft / OVERLAYS).write_bytes(overlays)
-        write_files(draft, report, models, labels, golden)
-        _, reproduced, detail = check_outputs(draft, golden)
-        if not reproduced:
-            raise BundleError(f"{models[SHIPPED]} does not give the golden outputs: {detail}")
+        write_files(draft, report, models, labels, golden, overlays)
+        refuse_other_outputs(draft, golden, models[SHIPPED])
         builder = write_instructions(draft, report, target, inputs)
         manifest = Manifest(
             format=FORMAT,
@@ -115,6 +111,13 @@ def write_bundle(
         manifest = manifest.model_copy(update=optional(recipe, thresholds, preprocess))
         write_manifest(draft / MANIFEST, manifest)
         put_in_place(draft, folder)
+
+
+def refuse_other_outputs(draft: Path, golden: Golden, model: Path) -> None:
+    """Raises BundleError if the model in the draft does not give the golden outputs."""
+    _, reproduced, detail = check_outputs(draft, golden)
+    if not reproduced:
+        raise BundleError(f"{model} does not give the golden outputs: {detail}")
 
 
 def lineage_of(report: Report) -> tuple[Stage, ...]:
@@ -213,6 +216,7 @@ def write_files(
     models: Mapping[str, Path],
     labels: Sequence[str],
     golden: Golden,
+    overlays: bytes,
 ) -> None:
     for name, path in models.items():
         if path.with_name(
@@ -223,6 +227,8 @@ def write_files(
             shutil.copyfile(path, draft / name)
     (draft / "labels.txt").write_bytes("".join(label + "\n" for label in labels).encode())
     golden.write(draft / GOLDEN)
+    if overlays:
+        (draft / OVERLAYS).write_bytes(overlays)
     write_report(draft, report)
     shutil.copyfile(SCRIPTS / "run.py", draft / "run.py")
     (draft / device_runner.NAME).write_text(device_runner.joined(), encoding="utf-8")

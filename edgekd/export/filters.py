@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnxscript import ir
 
+from edgekd.export.passes import new_constant
+
 ALONE = ("Relu", "Clip", "QuantizeLinear", "DequantizeLinear", "MaxPool")
 """Operators that compute each channel for itself."""
 Real = NDArray[np.bool_]  # [channels]: False for a channel of zeros
@@ -19,7 +21,8 @@ def pad_filters(model: ir.Model, filters: int) -> None:
     """Pads integer convolutions with fewer filters to `filters`, and the weights behind them, with zeros.
 
     The outputs stay the same, bit for bit. A convolution is padded only if all that reads it is an integer convolution in the
-    end, behind operators of `ALONE`, additions of values that are padded alike, and concatenations of channels.
+    end, behind operators of `ALONE`, additions of values that are padded alike, and concatenations of channels. From an output
+    of the graph the zeros are cut before it is dequantized.
     """
     padded = {node for node in model.graph if 0 < _filters(node) < filters}
     while True:
@@ -34,8 +37,11 @@ def pad_filters(model: ir.Model, filters: int) -> None:
         x = node.inputs[0] if node.op_type == "Conv" else None
         if x is not None and x in channels:
             _pad(node, 1, channels[x][0])
-    for value in channels:
-        value.shape = None
+    for value, (real, _) in channels.items():
+        if value.is_graph_output():
+            _cut(model, value, int(real.sum()))
+        else:
+            value.shape = None
 
 
 def _spread(model: ir.Model, padded: set[ir.Node], filters: int) -> tuple[Channels, set[ir.Node]]:
@@ -60,8 +66,31 @@ def _spread(model: ir.Model, padded: set[ir.Node], filters: int) -> tuple[Channe
         elif behind and not _filters(node):
             spoiled |= origins
     for value in model.graph.outputs:
-        spoiled |= channels[value][1] if value in channels else set()
+        if value in channels and not _can_be_cut(value, channels[value][0]):
+            spoiled |= channels[value][1]
     return channels, spoiled
+
+
+def _can_be_cut(output: ir.Value, real: Real) -> bool:
+    """Whether a graph's output is dequantized for it alone, with its zeros behind the other channels."""
+    maker = output.producer()
+    last = not real[int(real.sum()) :].any()
+    return maker is not None and maker.op_type == "DequantizeLinear" and not output.uses() and last
+
+
+def _cut(model: ir.Model, output: ir.Value, channels: int) -> None:
+    """Leaves the first channels of a graph's output, of its integers."""
+    maker = output.producer()
+    assert maker is not None and maker.inputs[0] is not None
+    integers = maker.inputs[0]
+    bounds = [
+        new_constant(model, f"{integers.name}_{end}", np.array([at], np.int64))
+        for end, at in (("from", 0), ("to", channels), ("axis", 1))
+    ]
+    cut = ir.node("Slice", [integers, *bounds])
+    cut.outputs[0].name = f"{integers.name}_cut"
+    model.graph.insert_before(maker, cut)
+    maker.replace_input_with(0, cut.outputs[0])
 
 
 def _filters(node: ir.Node) -> int:

@@ -45,7 +45,7 @@ def simplify(model: ir.Model) -> None:
         elif node.op_type == "Cast" and (stored := _value(node.inputs[0])) is not None:
             # The exporter computes constants of at most 8192 numbers, so larger zero-points still have a cast.
             kind = ir.DataType(node.attributes.get_int("to", 0))
-            constant = _constant(model, str(node.outputs[0].name), stored.astype(kind.numpy()))
+            constant = new_constant(model, str(node.outputs[0].name), stored.astype(kind.numpy()))
             node.outputs[0].replace_all_uses_with(constant)
         elif node.op_type == "Reshape":
             shape = _value(node.inputs[1])
@@ -136,7 +136,7 @@ def _name_weight(model: ir.Model, node: ir.Node, weight: str) -> None:
     if _stored_name(node) != weight:
         integers = _value(node.inputs[0])
         assert integers is not None
-        node.replace_input_with(0, _constant(model, weight + SUFFIX, integers))
+        node.replace_input_with(0, new_constant(model, weight + SUFFIX, integers))
     node.outputs[0].name = weight + "_dequantized"
     _own_parameters(model, weight, [node])
 
@@ -150,7 +150,7 @@ def _own_parameters(model: ir.Model, name: str, nodes: Sequence[ir.Node]) -> Non
     for index, part in ((1, "_scale"), (2, "_zero_point")):
         array = _value(nodes[0].inputs[index])
         assert array is not None
-        own = _constant(model, name + part, array)
+        own = new_constant(model, name + part, array)
         for node in nodes:
             node.replace_input_with(index, own)
 
@@ -164,10 +164,10 @@ def quantize_biases(model: ir.Model) -> None:
         scale = (_value(x.inputs[1]) * _value(weight.inputs[1])).astype(np.float32)  # type: ignore[operator]
         integers = np.rint(bias.astype(np.float64) / scale).astype(np.int32)
         name = str(node.inputs[2].name).removeprefix(WRAPPER)  # type: ignore[union-attr]
-        quantized = _constant(model, name + SUFFIX, integers)
+        quantized = new_constant(model, name + SUFFIX, integers)
         dequantize = ir.node(
             "DequantizeLinear",
-            [quantized, _constant(model, name + "_scale", scale)],
+            [quantized, new_constant(model, name + "_scale", scale)],
             attributes={"axis": 0} if scale.ndim else None,
         )
         # A layer that runs twice has two biases, each with the scale of its input.
@@ -212,27 +212,11 @@ def pad_channels(model: ir.Model, channels: int) -> None:
         stored.const_value = ir.tensor(np.pad(integers, wider), name=stored.name)
         stored.shape = ir.Shape([integers.shape[0], channels, *integers.shape[2:]])
         ends = np.array([[before for before, _ in wider], [after for _, after in wider]], np.int64)
-        pad = ir.node("Pad", [pixels, _constant(model, f"{pixels.name}_pads", ends.ravel()), x.inputs[2]])
+        pad = ir.node("Pad", [pixels, new_constant(model, f"{pixels.name}_pads", ends.ravel()), x.inputs[2]])
         pad.outputs[0].name = f"{pixels.name}_padded"
         model.graph.insert_before(x, pad)
         x.replace_input_with(0, pad.outputs[0])
         x.outputs[0].shape = weight.outputs[0].shape = None  # their shapes have changed
-
-
-def repeat_constants(model: ir.Model) -> None:
-    """Repeats the preprocessing's constants of a channel for each pixel of a row; the results stay the same.
-
-    onnxruntime moves the transposition of an image behind its normalisation if integer convolutions follow, and then restarts
-    its loop at every pixel: 0.26 of the 2.2 ms of a U-Net of width 8 at 128 x 128 pixels (AMD EPYC, onnxruntime 1.31.1).
-    """
-    for node in _preprocessing(model):
-        planes, constant = (*node.inputs, None, None)[:2]
-        array, size = _value(constant), planes.shape[-1] if planes is not None and planes.shape is not None else None
-        if node.op_type not in ("Mul", "Add") or array is None or constant is None or not isinstance(size, int):
-            continue
-        if array.ndim == 3 and array.shape[0] > 1 and array.shape[1:] == (1, 1) and len(constant.uses()) == 1:
-            repeated = np.broadcast_to(array, (array.shape[0], 1, size)).copy()
-            constant.const_value, constant.shape = ir.tensor(repeated, name=constant.name), ir.Shape(repeated.shape)
 
 
 def part_integer_weights(model: ir.Model) -> None:
@@ -251,7 +235,7 @@ def part_integer_weights(model: ir.Model) -> None:
                 taken.add(stored)
                 continue
             arrays = [(str(value.name), _value(value)) for value in node.inputs if value is not None]
-            copies = [_constant(model, f"{name}.copy{number}", array) for name, array in arrays if array is not None]
+            copies = [new_constant(model, f"{name}.copy{number}", array) for name, array in arrays if array is not None]
             own = ir.node("DequantizeLinear", copies)
             own.attributes.update(node.attributes)
             own.outputs[0].name = f"{node.outputs[0].name}.copy{number}"
@@ -267,7 +251,7 @@ def clean(model: ir.Model, *, name_preprocessing: bool = False) -> None:
     With `name_preprocessing` the names of the preprocessing's operators begin with "preprocess.", which edgekd.export.to_half
     reads. An operator before one of them belongs to it too, whatever the exporter's rewrites left of its origin.
     """
-    first = _preprocessing(model) if name_preprocessing else set()
+    first = preprocessing(model) if name_preprocessing else set()
     _unwrap_names(model)
     for run in (
         common.IdentityEliminationPass(),
@@ -293,7 +277,7 @@ def clean(model: ir.Model, *, name_preprocessing: bool = False) -> None:
     model.producer_name, model.producer_version, model.doc_string = "edgekd", "", ""
 
 
-def _preprocessing(model: ir.Model) -> set[ir.Node]:
+def preprocessing(model: ir.Model) -> set[ir.Node]:
     """The operators that the exporter made from the preprocessing's module, and all that they depend on."""
     found: set[ir.Node] = set()
     scope = BEFORE.removesuffix(".")
@@ -349,7 +333,7 @@ def _transpose_stored_weight(model: ir.Model, node: ir.Node) -> None:
         dequantize.attributes["axis"] = ir.AttrInt64("axis", list(order).index(axis))
     name = str(dequantize.inputs[0].name)  # type: ignore[union-attr]
     del model.graph.initializers[name]
-    dequantize.replace_input_with(0, _constant(model, name, np.ascontiguousarray(weight.transpose(order))))
+    dequantize.replace_input_with(0, new_constant(model, name, np.ascontiguousarray(weight.transpose(order))))
     dequantize.outputs[0].shape = node.outputs[0].shape
     node.outputs[0].replace_all_uses_with(dequantize.outputs[0])
     model.graph.remove(node)
@@ -388,7 +372,7 @@ def _value(value: ir.Value | None) -> np.ndarray | None:
     return array
 
 
-def _constant(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
+def new_constant(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
     """A new initializer."""
     while name in model.graph.initializers:
         name += "_"

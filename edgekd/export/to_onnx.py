@@ -26,6 +26,7 @@ from torch.fx import Graph, GraphModule, Node
 from edgekd.errors import ExportError
 from edgekd.export import passes
 from edgekd.export.filters import pad_filters
+from edgekd.export.normalisation import normalise_last
 from edgekd.export.opset import LOWEST, at_opset
 from edgekd.export.translations import translations_read_once
 from edgekd.inputs.normalise import Normalise
@@ -175,7 +176,7 @@ def _write_sites(exported: ir.Model, model: GraphModule, quantized: list[passes.
         pad_filters(exported, quantization.pad_filters_to)
         passes.pad_channels(exported, quantization.pad_channels_to)
         if quantization.pad_channels_to > 1:
-            passes.repeat_constants(exported)
+            normalise_last(exported)
     passes.part_integer_weights(exported)
 
 

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_flatten
 
 from edgekd.models.plain import plain_copy
 from edgekd.models.trace import Free, trace
+from edgekd.quantize.constants import evaluate
 from edgekd.quantize.fold import absorb_batch_norms
 from edgekd.quantize.functional import make_functional
 from edgekd.quantize.operators import aten
@@ -129,6 +130,43 @@ def split_means(module: GraphModule) -> None:
         with module.graph.inserting_before(node):
             pooled = _call(node, aten.mean.dim, (node.args[0], [2, 3], True))
         node.target, node.args, node.kwargs = aten.flatten.using_ints, (pooled, 1), {}
+
+
+def shuffle_transposed(module: GraphModule) -> None:
+    """Rewrites transposed convolutions whose stride is their kernel as a 1x1 convolution whose filters are then spread out.
+
+    Each input pixel gives a block of pixels that no other input pixel reaches: the sub-pixel convolution of Shi et al. 2016
+    (1609.05158, 3.2), here with the channels of a pixel side by side, as integer kernels hold them.
+    """
+    for node in list(module.graph.nodes):
+        if node.target is not aten.conv_transpose2d.input:
+            continue
+        x, weight, bias = (*node.args, None)[:3]
+        for constant in filter(None, (weight, bias)):  # an absorbed BatchNorm leaves expressions without a shape
+            constant.meta.setdefault("val", evaluate(module, constant).detach())
+        if not _tiles(node):
+            continue
+        (_, _, h, w), (c_in, c, kh, kw) = x.meta["val"].shape, weight.meta["val"].shape
+        with module.graph.inserting_before(node):
+            filters = _call(node, aten.permute.default, (weight, [2, 3, 1, 0]))
+            filters = _call(node, aten.reshape.default, (filters, [kh * kw * c, c_in, 1, 1]))
+            shifts = None if bias is None else _call(node, aten.repeat.default, (bias, [kh * kw]))
+            y = _call(node, aten.conv2d.default, (x, filters, shifts))
+            y = _call(node, aten.permute.default, (y, [0, 2, 3, 1]))
+            y = _call(node, aten.reshape.default, (y, [-1, h, w, kh, kw * c]))
+            y = _call(node, aten.permute.default, (y, [0, 1, 3, 2, 4]))
+            y = _call(node, aten.reshape.default, (y, [-1, h * kh, w * kw, c]))
+        node.target, node.args = aten.permute.default, (y, [0, 3, 1, 2])
+
+
+def _tiles(node: Node) -> bool:
+    """Whether the blocks that a transposed convolution makes of its input's pixels lie side by side, of a known number."""
+    defaults: tuple[Any, ...] = (None, [1, 1], [0, 0], [0, 0], 1, [1, 1])
+    given: tuple[Any, ...] = tuple(node.args)
+    x, weight, _, stride, padding, output_padding, groups, dilation = *given, *defaults[len(given) - 2 :]
+    fixed = all(isinstance(size, int) for size in x.meta["val"].shape[2:])
+    side_by_side = [*stride] == [*weight.meta["val"].shape[2:]] and not any((*padding, *output_padding))
+    return fixed and side_by_side and groups == 1 and {*dilation} == {1}
 
 
 def is_spatial_mean(node: Node) -> bool:

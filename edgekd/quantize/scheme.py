@@ -13,7 +13,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from edgekd.errors import UnknownLayerError, nearest
-from edgekd.quantize.capture import flatten_linears, is_spatial_mean, spell_out_silu, split_means
+from edgekd.quantize.capture import flatten_linears, is_spatial_mean, shuffle_transposed, spell_out_silu, split_means
 from edgekd.quantize.constants import constant_name, depends_on_samples, is_constant
 from edgekd.quantize.operators import CONVOLUTIONS, TRANSPOSED, aten
 from edgekd.quantize.pt2e import (
@@ -111,6 +111,8 @@ class Scheme(Quantizer):  # type: ignore[misc]
             split_means(model)
         if operators.linear is not None and operators.linear.rank == 2:
             flatten_linears(model)
+        if operators.conv is not None and operators.conv_transpose is None:
+            shuffle_transposed(model)
         return model
 
     def annotate(self, model: GraphModule) -> GraphModule:

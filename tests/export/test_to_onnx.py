@@ -21,6 +21,7 @@ from edgekd.errors import EdgekdError, ExportError
 from edgekd.export.to_half import to_bf16, to_fp16
 from edgekd.export.to_onnx import Preprocess, to_onnx, write
 from edgekd.export.translations import translations_read_once
+from edgekd.inputs.normalise import Normalise
 from edgekd.measure.estimate.kernels import read_kernels
 from edgekd.models.resnet import ResNet, resnet8
 from edgekd.quantize import calibrate, convert, eval_mode, prepare, sites, train_mode
@@ -170,7 +171,8 @@ def test_onnxruntime_runs_every_layer_in_integers(
     operators = optimised(written[scheme], **config)
     integer = {name: operators[name] for name in ("QLinearConv", "QLinearAdd", "QLinearGlobalAveragePool", "QGemm")}
     assert integer == {"QLinearConv": 9, "QLinearAdd": 3, "QLinearGlobalAveragePool": 1, "QGemm": 1}
-    assert set(operators) - set(integer) == {"Transpose", "Cast", "Mul", "Add", "QuantizeLinear", "Reshape"}
+    normalise = "MatMul" if scheme == "uint8" else "Mul"
+    assert set(operators) - set(integer) == {"Transpose", "Cast", normalise, "Add", "QuantizeLinear", "Reshape"}
 
 
 def test_an_images_channels_are_padded_without_a_changed_bit(digits: Tensor, tmp_path: Path) -> None:
@@ -195,21 +197,27 @@ def test_an_images_channels_are_padded_without_a_changed_bit(digits: Tensor, tmp
     assert Counter(n.op_type for n in padded.graph.node) - Counter(n.op_type for n in plain.graph.node) == {"Pad": 1}
 
 
-def test_the_constants_of_an_images_normalisation_are_repeated_for_a_row_without_a_changed_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("filters", "channels"), [(16, 4), (8, 3)])
+def test_an_image_is_normalised_with_its_channels_last_without_a_changed_bit(
+    filters: int, channels: int, tmp_path: Path
+) -> None:
+    """The matrix gives the channel of zeros too, where a convolution has enough filters to be padded."""
     torch.manual_seed(0)
-    model, x = resnet8(width=16).eval(), torch.randint(0, 256, (64, 32, 32, 3), dtype=torch.uint8)
-    before, outputs, shapes = Preprocess((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)), {}, {}
-    for channels in (1, 4):
-        path = tmp_path / f"{channels}"
-        scheme = UINT8.model_copy(update={"pad_channels_to": channels})
+    model = nn.Sequential(nn.Conv2d(3, filters, 3), nn.ReLU(), nn.Conv2d(filters, 4, 1), nn.Flatten()).eval()
+    x, before = torch.randint(0, 256, (64, 12, 10, 3), dtype=torch.uint8), Normalise((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    outputs, files = {}, {}
+    for padded in (1, 4):
+        path = tmp_path / f"{padded}"
+        scheme = UINT8.model_copy(update={"pad_channels_to": padded, "pad_filters_to": 1})
         to_onnx(quantized(model, scheme, before(x)), path, x[:2], opset=20, preprocess=before)
-        outputs[channels] = OnnxRunner(path).run({"input": x.numpy()})
-        graph = onnx.load(path).graph
-        of = {constant.name: tuple(constant.dims) for constant in graph.initializer}
-        nodes = [node for node in graph.node if node.name.startswith("preprocess.") and node.op_type in ("Mul", "Add")]
-        shapes[channels] = [of[name] for node in nodes for name in node.input if name in of]
+        outputs[padded], files[padded] = OnnxRunner(path).run({"input": x.numpy()}), onnx.load(path)
     assert np.array_equal(outputs[1], outputs[4]) and outputs[1].std() > 0
-    assert shapes == {1: [(3, 1, 1)] * 2, 4: [(3, 1, 32)] * 2}
+    assert sites(files[1]) == sites(files[4])
+    operators = [[node.op_type for node in file.graph.node][:4] for file in files.values()]
+    assert operators == [["Cast", "Transpose", "Mul", "Add"], ["Cast", "MatMul", "Add", "Transpose"]]
+    shapes = {tensor.name: [*tensor.dims] for tensor in files[4].graph.initializer}
+    assert shapes["scale"] == [3, channels] and shapes["shift"] == [10, channels]
+    assert not {"Pad", "Mul"} & {node.op_type for node in files[4].graph.node}
 
 
 @pytest.mark.parametrize(("filters", "stride"), [(16, 4), (8, 1)])
