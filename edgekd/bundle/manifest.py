@@ -142,6 +142,9 @@ class Manifest(Part):
     output: Literal["logits", "probabilities"] = "logits"
     preprocess: Preprocess | None = None
     tasks: Mapping[str, tuple[str, ...]] = Field(default={}, description="further output -> its classes")
+    kinds: Mapping[str, Literal["multilabel", "regress", "segment"]] = Field(
+        default={}, description="further output -> what it is, where it is no classes"
+    )
     recipe: StoredRecipe = StoredRecipe()
     target: Mapping[str, Any] = Field(default={}, description="as it was written: another edgekd knows other keys")
     fingerprint: str = Field(default="", description="the hash of all that the bundle was made of")

@@ -130,6 +130,8 @@ def optional(recipe: Recipe, thresholds: Sequence[float], preprocess: Preprocess
     found: dict[str, Any] = {} if preprocess is None else {"preprocess": preprocess}
     if recipe.task.kind != "classify":
         found["task"] = StoredTask(kind=recipe.task.kind, thresholds=tuple(thresholds))
+    if kinds := {task.name: task.task.kind for task in recipe.tasks if task.task.kind != "classify"}:
+        found["kinds"] = kinds
     return found
 
 

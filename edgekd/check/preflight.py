@@ -18,7 +18,7 @@ from edgekd.bundle.write import check_replaceable
 from edgekd.cache.stage import Cache
 from edgekd.check.doubts import doubts
 from edgekd.check.students import check_memory, check_no_softmax, check_trains
-from edgekd.check.tasks import check_tasks, with_heads
+from edgekd.check.tasks import check_heads, check_tasks, with_heads
 from edgekd.check.teachers import SHOWN, check_knowledge, checked_teacher
 from edgekd.data import Samples
 from edgekd.data.batches import arguments_of, examples_of
@@ -30,6 +30,7 @@ from edgekd.distill.objective import ForwardPass, Numbered, TaskObjective
 from edgekd.errors import BundleError, EdgekdError, ModelError, RecipeError
 from edgekd.models import CalledModel, ExportedModel, OnnxModel, number_of_classes
 from edgekd.models.accelerator import uses_bf16
+from edgekd.models.heads import parts_of
 from edgekd.models.memory_format import arranged
 from edgekd.recipe import Data, Distill, Network, Recipe
 from edgekd.recipe.losses import Loss, reads_teacher, with_temperature
@@ -37,7 +38,7 @@ from edgekd.steps.export import Form
 from edgekd.steps.problem import Problems, TrainingSet
 from edgekd.steps.rehearse import REFUSED, rehearse
 from edgekd.steps.teach import first_weights
-from edgekd.steps.trained import Trained, initialise, new_model, number_of_outputs
+from edgekd.steps.trained import Trained, gives_tuple, initialise, new_model, number_of_outputs
 from edgekd.target import Target
 from edgekd.tasks.protocol import Labels, Task
 
@@ -105,7 +106,8 @@ def check_models(recipe: Recipe, target: Target, network: Network, problems: Pro
     assistants = [new_model(Network.of(assistant), samples, 0) for assistant in recipe.student.assistants]
     named = [("student", student), *(("assistant", assistant) for assistant in assistants)]
     _check_classes(recipe, network, named, sizes, samples)
-    check_fit(recipe.distill.losses, samples.task)
+    for task in (samples.task, *(further.open().task for further in problems.tasks.values())):
+        check_fit(recipe.distill.losses, task)
     for (role, model), reference in zip(named, (recipe.student, *recipe.student.assistants), strict=True):
         if isinstance(model, OnnxModel | ExportedModel | CalledModel):
             raise ModelError(
@@ -159,6 +161,9 @@ def _check_classes(
     recipe: Recipe, network: Network, students: list[tuple[str, nn.Module]], sizes: list[int], samples: Samples
 ) -> None:
     """Raise ModelError if a network gives another number of classes than the data. sizes: those of the teachers."""
+    apart = gives_tuple(network, samples.task)
+    if apart:
+        check_heads(students[0][1], network, samples)
     found = [
         (
             role,
@@ -166,7 +171,7 @@ def _check_classes(
                 model, examples_of(samples, 2), f"the {role}", noun=samples.input.noun, maps=samples.task.shape[1:]
             ),
         )
-        for role, model in students
+        for role, model in ([] if apart else students)
     ]
     for role, classes in (*found, *(("teacher", classes) for classes in sizes)):
         knows_fewer = role == "teacher" and classes < len(samples.classes) and _reads_old_classes_only(recipe)
@@ -270,7 +275,7 @@ def try_losses(
         Taps(student, objective.layers_of("student"), "student") as ours,
         Taps(teacher or nn.Identity(), objective.layers_of("teacher"), "teacher") as theirs,
     ):
-        outputs = student.eval()(*arguments)[:, : task.outputs]
+        (outputs,) = parts_of(student.eval()(*arguments), [task.outputs])
         # A student that teaches itself has no teacher yet: its own logits stand for the first generation's.
         of_teacher = outputs if teacher is None else teacher.cpu()(*examples_of(by_teacher, 4))
         forward = ForwardPass.of(

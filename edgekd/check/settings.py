@@ -74,7 +74,6 @@ def _only_of_classes(recipe: Recipe) -> Iterator[Mistake]:
     if kind == "segment" and not isinstance(recipe.data, Data):
         yield Mistake("task.kind", f'"segment" given; data.input = "{recipe.data.input}" has no pixels: give images')
     for place, given, remedy in (
-        ("tasks", bool(recipe.tasks), "a further task stands beside a first one of classes; leave [[tasks]] out"),
         ("data.train", recipe.data.is_synthetic, "images are made for classes; give training samples"),
         ("export.output", recipe.export.output != "logits", "probabilities are of classes; leave output out"),
     ):

@@ -45,18 +45,22 @@ def check_trains(model: nn.Module, role: str, samples: Samples) -> None:
         except Exception as error:  # a user's forward may raise anything
             reason = next(iter(str(error).strip().splitlines()), "")
             raise ModelError(f"the {role} fails in training: {type(error).__name__}: {reason}") from error
-    if not isinstance(found, torch.Tensor) or found.shape != expected.shape:
-        what = list(found.shape) if isinstance(found, torch.Tensor) else _told(found)
+    if (what := _shapes(found)) != (wanted := _shapes(expected)):
         raise ModelError(
-            f"the {role} returns {what} in training, and logits {list(expected.shape)} in evaluation; let it return logits alone "
+            f"the {role} returns {what} in training, and logits {wanted} in evaluation; let it return logits alone "
             "(as an auxiliary head switched off does)"
         )
 
 
-def _told(answer: object) -> str:
+def _shapes(answer: object) -> str:
+    """The shape of a network's answer in words, or those of a tuple."""
+    if isinstance(answer, torch.Tensor):
+        return str(list(answer.shape))
+    if isinstance(answer, tuple) and all(isinstance(each, torch.Tensor) for each in answer):
+        return f"a tuple of {len(answer)}: {', '.join(str(list(each.shape)) for each in answer)}"
     return (
         f"a {type(answer).__name__} of {len(answer)}"
-        if isinstance(answer, tuple | list | dict)
+        if isinstance(answer, list | dict | tuple)
         else type(answer).__name__
     )
 

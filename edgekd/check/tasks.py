@@ -9,13 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+import torch
+from torch import nn
 
 from edgekd.cache.stage import Artifact
 from edgekd.check.teachers import checked_teacher
+from edgekd.data import Samples
+from edgekd.data.batches import examples_of
 from edgekd.data.sources import check_classes
 from edgekd.distill.methods import METHODS
 from edgekd.errors import ModelError, RecipeError
 from edgekd.figures.figures import Check
+from edgekd.figures.words import valued
+from edgekd.models.reference import shapes_of
 from edgekd.recipe import Network, Recipe
 from edgekd.steps.problem import Problem, Problems
 from edgekd.tasks.scores import value_of
@@ -23,7 +29,7 @@ from edgekd.tasks.scores import value_of
 
 def with_heads(recipe: Recipe, problems: Problems) -> Network:
     """The student's network with a head for each task."""
-    return Network.of(recipe.student, {name: len(task.open().classes) for name, task in problems.tasks.items()})
+    return Network.of(recipe.student, {name: task.open().task.shape for name, task in problems.tasks.items()})
 
 
 def check_tasks(recipe: Recipe, problems: Problems) -> None:
@@ -34,13 +40,32 @@ def check_tasks(recipe: Recipe, problems: Problems) -> None:
         opened = problem.open()
         if len(opened.train) != len(first.train) or len(problem.open_test()) != len(tested):
             raise RecipeError(f"task {task.name}: column '{task.label}' labels other rows than the first task's")
-        check_classes(opened.train.labels, opened.classes, f"task {task.name}: column '{task.label}' of data.train")
+        if opened.task.strata(opened.train.labels) is not None:
+            check_classes(opened.train.labels, opened.classes, f"task {task.name}: column '{task.label}' of data.train")
         _, classes = checked_teacher(Network.of(task.teacher), f"tasks.{n}.teacher", opened)
         if classes != len(opened.classes):
             raise ModelError(
                 f"task {task.name}: its teacher gives {classes} classes, column '{task.label}' has {len(opened.classes)} "
                 f"({', '.join(opened.classes[:10])})"
             )
+
+
+def check_heads(student: nn.Module, network: Network, samples: Samples) -> None:
+    """Raise ModelError if the student gives other tensors than one for each task, in their order."""
+    arguments = examples_of(samples, 2)
+    with torch.inference_mode():
+        try:
+            outputs = student.eval()(*arguments)
+        except Exception as error:  # a user's forward may raise anything
+            reason = next(iter(str(error).strip().splitlines()), "")
+            raise ModelError(
+                f"the student does not take {samples.input.noun} {shapes_of(arguments)}: {type(error).__name__}: {reason}"
+            ) from error
+    wanted = {"the first task": samples.task.shape, **network.heads}
+    told = ", ".join(f"{name} {['batch', *shape]}".replace("'", "") for name, shape in wanted.items())
+    given = [list(each.shape[1:]) for each in outputs] if isinstance(outputs, tuple) else type(outputs).__name__
+    if given != [list(shape) for shape in wanted.values()]:
+        raise ModelError(f"the student must return a tuple with a tensor for each task: {told}; it returned {given}")
 
 
 def mistakes_in_tasks(recipe: Recipe) -> Iterator[tuple[str, str]]:
@@ -74,5 +99,6 @@ def task_notes(problems: Mapping[str, Problem], teachers: Mapping[str, Artifact]
         test = problem.open_test()
         task, labels = test.task, test.labels
         ours, theirs = np.load(scores / f"test.{name}.npy"), np.load(teachers[name] / "test.npy")
-        found = f"{value_of(task, ours, labels):.2f} % of {len(labels)} test samples (its teacher {value_of(task, theirs, labels):.2f} %)"
+        student, teacher = (valued(value_of(task, stored, labels), task.metric.unit) for stored in (ours, theirs))
+        found = f"{task.metric.name} {student} of {len(labels)} test samples (its teacher {teacher})"
         yield Check(name=f"task {name}", verdict="note", found=found)

@@ -145,7 +145,8 @@ def _values(name: str, rows: Sequence[Any], where: str) -> NDArray[np.float32]:
     found = np.empty(len(rows), np.float32)
     for number, value in enumerate(rows):
         try:
-            found[number] = float("nan" if value is None or isinstance(value, bool) else value)
+            with np.errstate(over="ignore"):  # beyond float32 is infinite, and refused below
+                found[number] = float("nan" if value is None or isinstance(value, bool) else value)
         except (TypeError, ValueError):
             found[number] = np.nan
         if not np.isfinite(found[number]):
@@ -168,7 +169,8 @@ def of_function(task: AnyTask, labels: Any, names: tuple[str, ...], n: int, wher
             given = given[:, None] if given.ndim == 1 else given
             if given.shape != (n, outputs) or given.dtype.kind not in "fiub":
                 raise DataError(f"{where}: labels must be numbers [{n}, {outputs}]; they are {given.dtype} {shape}")
-            values = given.astype(np.float32)
+            with np.errstate(over="ignore"):
+                values = given.astype(np.float32)
             fits = np.isfinite(values) if isinstance(task, RegressTask) else (values == 0) | (values == 1)
             if not fits.all():
                 row, at = np.argwhere(~fits)[0]

@@ -35,6 +35,7 @@ from edgekd.models import accelerator
 from edgekd.models.accelerator import autocast, uses_bf16
 from edgekd.models.copies import detach_computed
 from edgekd.models.forward import predict
+from edgekd.models.heads import parts_of
 from edgekd.models.memory_format import Arguments, arranged, training_format
 from edgekd.recipe import Distill, Optimizer
 from edgekd.tasks.protocol import Labels
@@ -297,19 +298,19 @@ def _passes(
     lesson: Lesson,
     step: Step,
     arguments: Arguments,
-    outputs: torch.Tensor,
+    outputs: Any,
     f_s: Mapping[str, torch.Tensor],
     teachers: Mapping[str, TeacherPass],
 ) -> dict[str, ForwardPass]:
     """The forward pass of each task, with its own part of the outputs, its labels and its teachers' answers."""
 
     def here(values: npt.NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(outputs.device)
+        return torch.from_numpy(np.ascontiguousarray(values)).to(arguments[0].device)
 
     batch = step.batch
     numbered = Numbered(lesson.samples.train_ids[step.rows], here(step.rows), step.view)
     lam = here(batch.lam.astype(np.float32))
-    each = torch.split(outputs, [task.samples.task.outputs for task in lesson.tasks], 1)
+    each = parts_of(outputs, [task.samples.task.outputs for task in lesson.tasks])
     passes = {}
     for task, z in zip(lesson.tasks, each, strict=True):
         theirs = teachers[task.name]

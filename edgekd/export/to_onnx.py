@@ -81,7 +81,7 @@ class Deployed(nn.Module):
 
     `preprocess` maps the device's data to the model's arguments, a tensor or a tuple of them. Without it the device
     provides the arguments. The answer is logits or probabilities `[batch, classes]`. With further `heads` (outputs of each)
-    each head has such a tensor, the classes' first. Other answers of a model stay unchanged.
+    each head has such a tensor, the classes' first; a tuple with a tensor for each stays unchanged. So do other answers.
     """
 
     def __init__(self, model: nn.Module, preprocess: nn.Module | None, output: str, heads: Sequence[int] = ()) -> None:
@@ -95,6 +95,12 @@ class Deployed(nn.Module):
         arguments = raw if self.preprocess is None else as_tuple(self.preprocess(*raw))
         # In order of memory: the model's own code may call `view`.
         y = self.model(*(x.clone(memory_format=torch.contiguous_format) if x.dim() == 4 else x for x in arguments))
+        if self.heads and isinstance(y, tuple) and self.output == "logits":
+            if len(y) != 1 + len(self.heads):
+                raise ExportError(
+                    f"{type(self.model).__name__} gives {len(y)} tensors; heads names {len(self.heads)} beside the first"
+                )
+            return y
         if (self.heads or self.output == "probabilities") and (not isinstance(y, Tensor) or y.dim() != 2):
             # With more axes the classes may lie on the second (maps) or on the last (tokens).
             gives = f"a tensor of {y.dim()} axes" if isinstance(y, Tensor) else f"a {type(y).__name__}"
@@ -125,7 +131,8 @@ def to_onnx(
     example_input   the model's argument, `[batch, ...]`, or the tuple of its arguments; with a `preprocess` module, that module's
     preprocess      a module that maps the file's inputs to the model's arguments. Or `Preprocess`: the file's first input
                     is then uint8 `[batch, H, W, C]`, while `example_input` is float `[batch, C, H, W]`, as the model takes it
-    heads           further outputs (name: number of its classes), the last columns of the model's output
+    heads           further outputs (name: number of its classes), the last columns of the model's output; or the model gives
+                    a tuple with a tensor for each
     batch           the only batch size that the file takes; without it the batch is dynamic, and named `batch`
     inputs          names of the file's inputs, in their order; without them a single one is `input`, and several have the names
                     of the arguments

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from edgekd.base.draws import Ids
 from edgekd.data import Split
 from edgekd.data.batches import arguments_of
 from edgekd.inputs.protocol import Arrays, Input, cut, number_of
 from edgekd.models.accelerator import autocast, device_of
+from edgekd.models.heads import joined, parts_of
 from edgekd.models.memory_format import forward
 from edgekd.tasks.protocol import Task
 
@@ -22,17 +24,20 @@ BATCH = 250
 T = TypeVar("T")
 
 
-def logits_of(model: nn.Module, input: Input, raw: Arrays, *, bf16: bool = False) -> torch.Tensor:
-    """The outputs float32 `[n, classes, ...]` of raw samples, computed in halves if the memory ends."""
-    return in_halves(lambda part: answers_of(model, input, part, bf16), raw, torch.cat)
+def logits_of(model: nn.Module, input: Input, raw: Arrays, *, bf16: bool = False) -> Any:
+    """The outputs float32 `[n, classes, ...]` of raw samples, computed in halves if the memory ends.
+
+    A network of several tasks may give a tuple of such tensors (edgekd.models.heads).
+    """
+    return in_halves(lambda part: answers_of(model, input, part, bf16), raw, joined)
 
 
 @torch.inference_mode()
-def answers_of(model: nn.Module, input: Input, raw: Arrays, bf16: bool) -> torch.Tensor:
+def answers_of(model: nn.Module, input: Input, raw: Arrays, bf16: bool) -> Any:
     """The logits of a single pass over raw samples, float32 on the processor."""
     where = device_of(model)
     with autocast(where, bf16):
-        return forward(model, arguments_of(input, raw, where)).float().cpu()  # type: ignore[no-any-return]
+        return tree_map(lambda y: y.float().cpu(), forward(model, arguments_of(input, raw, where)))
 
 
 def in_halves(compute: Callable[[Arrays], T], raw: Arrays, join: Callable[[list[T]], T]) -> T:
@@ -48,15 +53,8 @@ def in_halves(compute: Callable[[Arrays], T], raw: Arrays, join: Callable[[list[
 
 def predict(model: nn.Module, split: Split, ids: Ids, tasks: Sequence[Task]) -> list[npt.NDArray[Any]]:
     """What each task stores (`Task.stored`) of the outputs for unaugmented samples, `[n, ...]`."""
-    starts = range(0, len(ids), BATCH)
-    batches = (split.get(ids[start : start + BATCH]) for start in starts)  # one at a time in memory
-    return gathered((logits_of(model, split.input, batch).numpy() for batch in batches), tasks)
-
-
-def gathered(batches: Iterable[npt.NDArray[np.float32]], tasks: Sequence[Task]) -> list[npt.NDArray[Any]]:
-    """What each task stores of a network's outputs, `[n, ...]`. The outputs of several tasks stand side by side on axis 1."""
-    ends = np.cumsum([task.outputs for task in tasks])[:-1]
-    found = [
-        [task.stored(part) for task, part in zip(tasks, np.split(batch, ends, 1), strict=True)] for batch in batches
-    ]
+    sizes, found = [task.outputs for task in tasks], []
+    for start in range(0, len(ids), BATCH):
+        outputs = logits_of(model, split.input, split.get(ids[start : start + BATCH]))
+        found.append([task.stored(z.numpy()) for task, z in zip(tasks, parts_of(outputs, sizes), strict=True)])
     return [np.concatenate(own) for own in zip(*found, strict=True)]

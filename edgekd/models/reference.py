@@ -53,15 +53,20 @@ TYPES = {
 FORMS = "edgekd:NAME, python:module:function, timm:NAME, onnx:FILE (teacher only), exported:FILE (teacher only)"
 
 
-def load_model(reference: Model, *, num_classes: int, **offers: Any) -> nn.Module:
+def load_model(reference: Model, *, num_classes: int | tuple[int, ...], **offers: Any) -> nn.Module:
     """The model of a recipe's section in eval mode, with its weights if the section names some.
 
     `num_classes` and `offers` (for images `in_channels`) come from the data. They are passed to a function that takes them,
-    unless `args` sets them. A function may give a function of a table's columns (`CalledModel`), if the data offers these.
-    Raises ModelError for an unknown name, arguments that the function does not take, a missing file, and weights that do
-    not fit.
+    unless `args` sets them. `num_classes` is a tuple for a network that gives a tensor for each of several tasks. A function
+    may give a function of a table's columns (`CalledModel`), if the data offers these. Raises ModelError for an unknown name,
+    arguments that the function does not take, a missing file, and weights that do not fit.
     """
     kind, _, name = reference.model.partition(":")
+    if not isinstance(num_classes, int) and kind != "python" and reference.model != "edgekd:unet":
+        raise ModelError(
+            f"model '{reference.model}' gives one tensor, and the tasks need one for each, of {num_classes} outputs; give edgekd:unet, or "
+            "python:module:function with a network that returns a tuple"
+        )
     if kind == "onnx":
         return OnnxModel(_existing(name, reference.model))
     if kind == "exported":
@@ -73,6 +78,7 @@ def load_model(reference: Model, *, num_classes: int, **offers: Any) -> nn.Modul
     elif kind == "python":
         function = load_function(reference.model)
     elif kind == "timm":
+        assert isinstance(num_classes, int)
         return _with_weights(_load_timm(name, reference, num_classes, offers), reference)
     else:
         close = [f"edgekd:{known}" for known in difflib.get_close_matches(reference.model, BUILT_IN, n=1)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -24,7 +26,8 @@ class Up(nn.Module):
     """A step up: the deep map doubled by a 2x2 transposed convolution, joined with the skip, and two convolutions.
 
     The transposed convolution is the paper's. Its windows do not overlap, and it has 4 % of the multiplications. TensorRT
-    and QNN compute it in int8, and onnxruntime on a CPU in float. A Resize in its place has an int8 rule on QNN alone.
+    and QNN compute it in int8, and onnxruntime on a CPU as a 1x1 convolution (edgekd.quantize.capture). A Resize in its
+    place has an int8 rule on QNN alone.
     """
 
     def __init__(self, width: int) -> None:
@@ -40,13 +43,16 @@ class Up(nn.Module):
 class UNet(nn.Module):
     """U-Net: images `[batch, in_channels, h, w]` to maps of logits `[batch, num_classes, h, w]`.
 
+    With several numbers of classes the first is that of the maps. Each other has logits `[batch, classes]` of the whole
+    image, from the mean of the deepest maps; the answer is a tuple.
     h and w are multiples of `2**depth`. width: the channels at full resolution; they double at each of `depth` halvings.
     The convolutions are padded, unlike the paper's, so that the maps have the size of the images. There is no dropout.
     First weights come by `copy`; `slice` and the others know no transposed convolution.
     """
 
-    def __init__(self, num_classes: int, in_channels: int, width: int, depth: int) -> None:
+    def __init__(self, num_classes: int | Sequence[int], in_channels: int, width: int, depth: int) -> None:
         super().__init__()
+        first, *others = [num_classes] if isinstance(num_classes, int) else num_classes
         self.depth = depth
         widths = [width * 2**i for i in range(depth)]
         inputs = [in_channels, *widths[:-1]]
@@ -54,19 +60,21 @@ class UNet(nn.Module):
         self.pool = nn.ModuleList(nn.MaxPool2d(2) for _ in widths)
         self.bottom = _twice(widths[-1], 2 * widths[-1])
         self.up = nn.ModuleList(Up(c_out) for c_out in reversed(widths))
-        self.head = nn.Conv2d(width, num_classes, 1)
+        self.head = nn.Conv2d(width, first, 1)
+        self.others = nn.ModuleList(nn.Linear(2 * widths[-1], number) for number in others)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         x = halvable(x, self.depth)
         skips = []
         for body, pool in zip(self.down, self.pool, strict=True):
             skips.append(body(x))
             x = pool(skips[-1])
         x = self.bottom(x)
+        whole = x.mean((2, 3)) if self.others else x
         for up, skip in zip(self.up, reversed(skips), strict=True):
             x = up(x, skip)
         logits: torch.Tensor = self.head(x)
-        return logits
+        return (logits, *(other(whole) for other in self.others)) if self.others else logits
 
 
 def _twice(c_in: int, c_out: int) -> nn.Sequential:
@@ -82,7 +90,7 @@ def _next(size: int, times: int) -> int:
     return -(-size // multiple) * multiple
 
 
-def unet(num_classes: int = 2, in_channels: int = 3, width: int = 8, depth: int = 3) -> UNet:
+def unet(num_classes: int | Sequence[int] = 2, in_channels: int = 3, width: int = 8, depth: int = 3) -> UNet:
     """U-Net of width 8 and depth 3: 0.12 million parameters with 2 classes. The paper's has width 64 and depth 4.
 
     TensorRT's scheme leaves layers of fewer than 16 channels in float: at width 8 four of full resolution, at width 16 none.

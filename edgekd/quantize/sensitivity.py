@@ -64,7 +64,7 @@ def sensitivities(prepared: GraphModule, batches: Sequence[Batch], task: Task) -
     """The sensitivity of each layer of a calibrated graph, the most sensitive layer first.
 
     `batches` are samples without labels, the model's argument `[batch, ...]` or the tuple of its arguments. With several
-    tasks only `task` counts; its outputs come first on the last axis. In answers `[batch, ..., outputs]` each place is a
+    tasks only `task` counts; its outputs come first, in a tuple or on the last axis. In answers `[batch, ..., outputs]` each place is a
     row; of maps `[batch, outputs, h, w]` some pixels are (`Task.rows`). Raises QuantizationError if a batch does not fit
     the model's arguments or an answer has fewer outputs than the task.
     """
@@ -87,6 +87,7 @@ def _rows(prepared: GraphModule, batches: Sequence[Batch], task: Task) -> Tensor
     rows = []
     for number, batch in enumerate(batches):
         answers = prepared(*arguments(prepared, batch, number))
+        answers = answers[0] if isinstance(answers, tuple) else answers  # the first task's
         if isinstance(answers, Tensor) and list(answers.shape[1:]) == list(task.shape):
             answers = task.rows.kept(answers, np.arange(len(answers)), 0)
         if not isinstance(answers, Tensor) or answers.dim() < 2 or answers.shape[-1] < task.outputs:

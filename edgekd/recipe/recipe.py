@@ -70,12 +70,12 @@ class TeacherModel(Model):
 
 
 class Network(TeacherModel):
-    """A network as stages take it. `heads` are the outputs of further tasks, which come after the classes."""
+    """A network as stages take it. `heads` are further tasks with the shapes of their outputs, behind those of the first."""
 
-    heads: dict[str, int] = Field(default_factory=dict)
+    heads: dict[str, tuple[int, ...]] = Field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: Model, heads: Mapping[str, int] | None = None) -> Self:
+    def of(cls, model: Model, heads: Mapping[str, tuple[int, ...]] | None = None) -> Self:
         """The network of a table, without the table's other settings."""
         return cls(
             **{name: value for name, value in model if name in TeacherModel.model_fields}, heads=dict(heads or {})
@@ -146,6 +146,7 @@ class Task(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="name of the task's output")]
     label: Text = Field(description="column of the task's labels")
+    task: AnyTask = Field(default=ClassifyTask(), description="the kind of the task's answers, a table like [task]")
     teacher: TeacherModel = Field(description="teacher of the task's classes, a table like [teacher]")
     weight: Positive = Field(default=1.0, description="weight of the task's losses; the first task has 1")
 

@@ -115,7 +115,7 @@ def manifest_problem(manifest: Any) -> str:
             return "`golden.tolerance` is {}; a number from 0 is needed".format(
                 str(most)[:40] if type(most) is float else "no number"
             )
-    problem = inputs_problem(manifest) or task_problem(manifest.get("task", {}))
+    problem = inputs_problem(manifest) or task_problem(manifest.get("task", {}), manifest.get("kinds", {}))
     if problem:
         return problem
     texts = [manifest.get(key, "") for key in ("runtime", "precision", "output")]
@@ -124,9 +124,11 @@ def manifest_problem(manifest: Any) -> str:
     return ""
 
 
-def task_problem(task: Any) -> str:
-    """The fault of the table `task`, which tells what the outputs are. Empty without a fault."""
+def task_problem(task: Any, further: Any) -> str:
+    """The fault of the tables `task` and `kinds`, which tell what the outputs are. Empty without a fault."""
     kinds = ("classify", "multilabel", "regress", "segment")
+    if not isinstance(further, dict) or not all(kind in kinds for kind in further.values()):
+        return "`kinds` is no table of outputs, each one of {}".format(", ".join(kinds))
     if not isinstance(task, dict) or task.get("kind", "classify") not in kinds:
         return "`task.kind` is none of {}".format(", ".join(kinds))
     thresholds = task.get("thresholds", [])
@@ -1044,6 +1046,7 @@ def predict(model: Callable[..., Any], path: str, manifest: dict[str, Any], mask
 
     The first output has no title. Each further output (a task) is titled by its name. mask: the file for a mask of pixels.
     """
+    kinds = {"": manifest.get("task", {}).get("kind", "classify"), **manifest.get("kinds", {})}
     tasks = [("", read_labels()), *manifest.get("tasks", {}).items()]
     inputs = load_input(path, manifest)
     n, noun = len(inputs[manifest["input"]["name"]]), "row" if path.lower().endswith(".csv") else "sample"
@@ -1052,22 +1055,27 @@ def predict(model: Callable[..., Any], path: str, manifest: dict[str, Any], mask
         outputs = [np.concatenate(each) for each in zip(*runs)]  # noqa: B905 (Python 3.8)
     else:
         outputs = run_on(model, inputs, path)
-    kind = manifest.get("task", {}).get("kind", "classify")
-    if kind == "segment" and n > 1:
+    if "segment" in kinds.values() and n > 1:
         raise Failure(f"{path} holds {n} samples; a mask is written for one: give one picture")
     for number in range(n):
         if n > 1:
             print(f"{noun} {number + 1}:")
-        if kind != "classify":
-            SHOWN[kind](outputs[0][number], read_labels(), manifest["task"], path, mask)
-            continue
         for (task, labels), output in zip(tasks, outputs):  # noqa: B905 (Python 3.8)
-            scores = probabilities(output.reshape(n, -1)[number], manifest)
             if task:
                 print(f"{task}:")
-            for index in np.argsort(-scores, kind="stable")[:5]:
-                label = labels[index] if index < len(labels) else f"class {index}"
-                print(f"{100 * scores[index]:6.2f} %  {label}")
+            kind = kinds.get(task, "classify")
+            if kind == "classify":
+                show_classes(probabilities(output[number].reshape(-1), manifest), labels)
+                continue
+            place = mask_beside(path, task) if task or not mask else mask
+            SHOWN[kind](output[number], labels, {} if task else manifest["task"], path, place)
+
+
+def show_classes(scores: Array, labels: Sequence[str]) -> None:
+    """Prints the five likeliest classes."""
+    for index in np.argsort(-scores, kind="stable")[:5]:
+        label = labels[index] if index < len(labels) else f"class {index}"
+        print(f"{100 * scores[index]:6.2f} %  {label}")
 
 
 def show_labels(output: Array, labels: Sequence[str], task: Table, path: str, mask: str) -> None:
@@ -1100,7 +1108,6 @@ def show_mask(output: Array, labels: Sequence[str], task: Table, path: str, mask
     pixels = output.argmax(0).astype(np.uint8)
     height, width = picture_size(path) or pixels.shape
     pixels = pixels[nearest(height, pixels.shape[0])][:, nearest(width, pixels.shape[1])]
-    mask = mask or mask_beside(path)
     for index in np.argsort(-np.bincount(pixels.reshape(-1)), kind="stable"):
         share = 100 * float((pixels == index).mean())
         if share:
@@ -1130,9 +1137,9 @@ def nearest(n: int, of: int) -> Array:
     return (np.arange(n) * 2 + 1) * of // (2 * n)
 
 
-def mask_beside(path: str) -> str:
-    """The file for a mask if none is named: that of the picture with `.mask.png`."""
-    return os.path.splitext(path)[0] + ".mask.png"
+def mask_beside(path: str, task: str) -> str:
+    """The file for a mask if none is named: that of the picture with `.mask.png`, or with a further task's name."""
+    return os.path.splitext(path)[0] + f".{task or 'mask'}.png"
 
 
 def palette(classes: int) -> bytes:

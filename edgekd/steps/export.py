@@ -23,6 +23,7 @@ from edgekd.export.to_half import Kept, to_bf16, to_fp16
 from edgekd.export.to_onnx import to_onnx
 from edgekd.inputs import Arrays, Field, Input
 from edgekd.models.free import free_sizes
+from edgekd.models.heads import parts_of
 from edgekd.models.memory_format import Arguments, arranged
 from edgekd.quantize.ptq import convert
 from edgekd.quantize.same import TOLERANCE
@@ -128,11 +129,15 @@ def score(model: Artifact, on: EvaluationSet, export: Export, *, out: Path) -> N
     `test.TASK.npy` holds those of each further output.
     """
     runner, unseen = OnnxRunner(model / MODEL, threads=torch.get_num_threads()), on.open()
-    # The outputs of further tasks are classes of their own number, stored as they are.
-    store = [unseen.task.stored, *[lambda outputs: outputs] * (len(runner.outputs) - 1)]
+    store = [unseen.task.stored, *[_further] * (len(runner.outputs) - 1)]
     for number, stored in enumerate(_run(runner, unseen, export, store)):
         np.save(out / (f"test.{runner.outputs[number]}.npy" if number else "test.npy"), stored)
     (out / "runtime.json").write_text(json.dumps(runner.name))
+
+
+def _further(outputs: NDArray[np.float32]) -> NDArray[Any]:
+    """What is stored of a further task's outputs: of maps the class of each pixel, as Segment does."""
+    return outputs if outputs.ndim == 2 else np.asarray(outputs.argmax(1), np.uint8)
 
 
 @stage(4, ("torch", "numpy"))
@@ -179,7 +184,8 @@ def _stored(model: nn.Module, unseen: Unseen) -> NDArray[Any]:
     batches = (_arguments(unseen.input, unseen.get(ids)) for ids in _batches(len(unseen)))
     task = unseen.task
     with torch.inference_mode():
-        return np.concatenate([task.stored(model(*batch)[:, : task.outputs].numpy()) for batch in batches])
+        outputs = (parts_of(model(*batch), [task.outputs])[0] for batch in batches)
+        return np.concatenate([task.stored(own.numpy()) for own in outputs])
 
 
 def as_input(input: Input, raw: Arrays, export: Export) -> dict[str, NDArray[Any]]:
@@ -213,7 +219,7 @@ def write_onnx(model: nn.Module, network: Network, input: Input, form: Form, exa
         inputs=[field.name for field in graph_fields(input, export)],
         free=free_sizes(graph_fields(input, export)),
         output=export.output,
-        heads=network.heads,
+        heads={name: shape[0] for name, shape in network.heads.items()},
         batch=batch,
     )
 
@@ -221,11 +227,10 @@ def write_onnx(model: nn.Module, network: Network, input: Input, form: Form, exa
 def _check(path: Path, model: nn.Module, student: Trained, on: TrainingSet, export: Export) -> None:
     samples = on.open()
     raw = samples.train.get(checked_on(samples))
-    outputs = [samples.task.outputs, *student.network.heads.values()]
+    outputs = [samples.task.outputs, *(shape[0] for shape in student.network.heads.values())]
 
     def run(*given: Tensor) -> list[Tensor]:
-        logits: Tensor = model(*_arguments(samples.input, raw))
-        each = torch.split(logits, outputs, 1)
+        each = parts_of(model(*_arguments(samples.input, raw)), outputs)
         return [part.softmax(1) if export.output == "probabilities" else part for part in each]
 
     batch = tuple(torch.from_numpy(each) for each in as_input(samples.input, raw, export).values())

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from edgekd.cache.stage import Artifact, Cache
 from edgekd.data import Samples, Unseen, decode, decode_test, open_samples, open_test
-from edgekd.recipe import AnyData, AnyTask, ClassifyTask, Recipe
+from edgekd.recipe import AnyData, AnyTask, Recipe
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def problems_of(run: Cache, recipe: Recipe) -> Problems:
     """The decoded splits of a recipe, for the student, the teachers and each further task."""
     student, seen = decoded(run, recipe.data, recipe.task), recipe.teacher_data
     teacher = decoded(run, seen, recipe.task) if seen.column != recipe.data.column else replace(student, data=seen)
-    further = {task.name: decoded(run, recipe.task_data(task), ClassifyTask()) for task in recipe.tasks}
+    further = {task.name: decoded(run, recipe.task_data(task), task.task) for task in recipe.tasks}
     return Problems(student, teacher, further)
 
 

@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from torch import nn
 from torch.fx import GraphModule
+from torch.utils._pytree import tree_leaves
 
 from edgekd.base.console import say
 from edgekd.base.draws import permutation
@@ -122,8 +123,6 @@ def score_holdout(subject: Subject, plan: Plan | None, quantized: Artifact | Non
         model = load_quantized(subject, plan, quantized)
     ids = opened.holdout_ids
     (stored,) = predict(model, opened.train, ids, [opened.task])
-    if subject.student.network.heads:
-        stored = stored[:, : opened.task.outputs]  # the columns of the first task
     found = value_of(opened.task, stored, opened.train.labels[ids])
     (out / HOLDOUT).write_text(json.dumps({"value": found, "n": len(ids)}))
 
@@ -213,7 +212,7 @@ def load_compared(
     if arguments is not None:
         model = subject.student.load(samples).eval()
         with torch.no_grad(), qat.in_float(prepared):
-            apart = distance([prepared(*arguments)], [model(*arguments)])
+            apart = distance(tree_leaves(prepared(*arguments)), tree_leaves(model(*arguments)))
     prepared.load_state_dict(safetensors.torch.load_file(quantized / PREPARED))
     return qat.eval_mode(prepared), apart
 

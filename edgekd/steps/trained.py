@@ -75,9 +75,19 @@ def new_model(network: Network, shape: Shape, seed: int) -> nn.Module:
     return load_model(network, num_classes=number_of_outputs(network, shape), **shape.input.offers)
 
 
-def number_of_outputs(network: Network, shape: Shape) -> int:
-    """The number of outputs: those of the task and those of further heads. A teacher may name its own classes."""
-    return len(shape.task.names if network.classes is None else network.classes) + sum(network.heads.values())
+def number_of_outputs(network: Network, shape: Shape) -> int | tuple[int, ...]:
+    """The number of outputs: those of the task and those of further heads. A teacher may name its own classes.
+
+    A tuple with the number of each head, if one gives maps: then the network gives a tensor for each.
+    """
+    own = len(shape.task.names if network.classes is None else network.classes)
+    each = (own, *(head[0] for head in network.heads.values()))
+    return each if gives_tuple(network, shape.task) else sum(each)
+
+
+def gives_tuple(network: Network, task: Task) -> bool:
+    """Whether a network with several heads gives a tensor for each, because one of them is a map."""
+    return bool(network.heads) and any(len(shape) > 1 for shape in (task.shape, *network.heads.values()))
 
 
 def initialise(student: nn.Module, begins_with: FirstWeights, shape: Shape) -> None:

@@ -85,6 +85,10 @@ RECIPES = {
         "teacher.train_epochs=0",
         'tasks=[{name="second", label="second", teacher={model="python:net.py:make"}}]',
     ],
+    "mask_beside": [
+        "teacher.train_epochs=0",
+        'tasks=[{name="second", label="mask", task={kind="segment", classes=["sky", "sea", "land"]}, teacher={model="python:net.py:make"}}]',
+    ],
     "more": ['teacher.also=[{model="python:net.py:make", args={width=6}}]', 'distill.losses=[{method="eb_kd"}]'],
     "chain": ['student.assistants=[{model="python:net.py:make", args={width=6}}]'],
     "synthetic": ["data.train=synthetic:deep_inversion", "teacher.train_epochs=0"],
@@ -243,6 +247,11 @@ TABLE: dict[str, list[Row]] = {
     ],
     "tasks.name": [("tasks", 'tasks=[{name="third", label="second", teacher={model="python:net.py:make"}}]', STUDENTS)],
     "tasks.label": [("tasks", 'tasks=[{name="second", label="label", teacher={model="python:net.py:make"}}]', ("decode",))],
+    "tasks.task.kind": [],  # the labels of one kind are none of another
+    "tasks.task.classes": [("mask_beside", 'tasks.0.task.classes=["sky", "sea", "shore"]', ("decode",))],
+    "tasks.task.ignore_index": [("mask_beside", "tasks.0.task.ignore_index=9", ("decode",))],
+    "tasks.task.class_weights": [("mask_beside", "tasks.0.task.class_weights=[1.0, 2.0, 3.0]", VIEWS)],
+    "tasks.task.stride": [("mask_beside", "tasks.0.task.stride=2", VIEWS)],
     "tasks.weight": [("tasks", 'tasks=[{name="second", label="second", weight=2.0, teacher={model="python:net.py:make"}}]', LEARNS)],
     "tasks.teacher.model": [("tasks", 'tasks=[{name="second", label="second", teacher={model="python:net.py:other"}}]', TEACHES[1:])],
     "tasks.teacher.weights": [

@@ -70,7 +70,7 @@ def manifest_problem(manifest: Any) -> str:
             return "`golden.tolerance` is {}; a number from 0 is needed".format(
                 str(most)[:40] if type(most) is float else "no number"
             )
-    problem = inputs_problem(manifest) or task_problem(manifest.get("task", {}))
+    problem = inputs_problem(manifest) or task_problem(manifest.get("task", {}), manifest.get("kinds", {}))
     if problem:
         return problem
     texts = [manifest.get(key, "") for key in ("runtime", "precision", "output")]
@@ -79,9 +79,11 @@ def manifest_problem(manifest: Any) -> str:
     return ""
 
 
-def task_problem(task: Any) -> str:
-    """The fault of the table `task`, which tells what the outputs are. Empty without a fault."""
+def task_problem(task: Any, further: Any) -> str:
+    """The fault of the tables `task` and `kinds`, which tell what the outputs are. Empty without a fault."""
     kinds = ("classify", "multilabel", "regress", "segment")
+    if not isinstance(further, dict) or not all(kind in kinds for kind in further.values()):
+        return "`kinds` is no table of outputs, each one of {}".format(", ".join(kinds))
     if not isinstance(task, dict) or task.get("kind", "classify") not in kinds:
         return "`task.kind` is none of {}".format(", ".join(kinds))
     thresholds = task.get("thresholds", [])
