@@ -161,7 +161,8 @@ def measure(
     accuracy: Annotated[
         str | None,
         typer.Option(
-            "--accuracy", help="test: top-1 of the test split there; test:500: of 500 of it, each class in its share."
+            "--accuracy",
+            help="test: the score of the test split there; test:500: of 500 of it, each class in its share.",
         ),
     ] = None,
     threads: Annotated[str, typer.Option("--threads", help="Of onnxruntime: 1,4")] = "1",
@@ -346,14 +347,8 @@ def _samples(bundle: Path, accuracy: str):  # type: ignore[no-untyped-def]
         raise DeviceError(
             f"--accuracy {accuracy}; possible: test, or test:N for N of its samples, each class in its share"
         )
-    from edgekd.measure.samples import recipe_of, samples_for_accuracy
+    from edgekd.measure.samples import samples_for_accuracy
 
-    kind = recipe_of(bundle).task.kind
-    if kind != "classify":
-        raise DeviceError(
-            f'--accuracy {accuracy} given; the device sends classes back, and {bundle} is of task.kind = "{kind}"; '
-            "`edgekd verify BUNDLE --device DEVICE --samples N` scores its outputs there"
-        )
     return samples_for_accuracy(bundle, int(most) if most else None)
 
 

@@ -15,6 +15,7 @@ from edgekd.bundle.write import verify_bundle
 from edgekd.figures.figures import Report
 from tests.builders.answers import chord, write_chords
 from tests.builders.measuring import SHORT
+from tests.builders.scored_there import scored_there
 from tests.builders.sounds import RATE, TONES, write_wav
 
 RECIPE = f"""
@@ -98,3 +99,15 @@ def test_run_py_names_every_tone_of_a_chord(built: tuple[Report, Path], tmp_path
 def test_run_py_says_that_silence_has_no_label(built: tuple[Report, Path], tmp_path: Path) -> None:
     done = run_py(built[1], str(write_wav(tmp_path / "none.wav", chord([], RATE // 2, 78))))
     assert done.returncode == 0 and done.stdout.startswith("no label; the likeliest is "), done
+
+
+def test_a_device_scores_its_answers_as_the_host_does(
+    built: tuple[Report, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report, bundle = built
+    monkeypatch.setenv("EDGEKD_CACHE", str(bundle.parents[2] / "cache"))
+    score, rows = scored_there(bundle, tmp_path)
+    assert score is not None and score.metric == "mAP" and score.n == report.chosen.score.n
+    assert score.value == pytest.approx(report.chosen.score.value, rel=1e-6)
+    (row,) = (row for row in rows if row[0] == "mAP on here")
+    assert row[1] and "the same answer on 100.00%" in row[2]

@@ -17,6 +17,7 @@ from edgekd.bundle.write import verify_bundle
 from edgekd.figures.figures import Report
 from tests.builders.answers import disc, write_discs
 from tests.builders.measuring import SHORT
+from tests.builders.scored_there import scored_there
 
 RECIPE = """
 name = "sizes"
@@ -82,3 +83,15 @@ def test_run_py_tells_the_radius_of_a_picture(built: tuple[Report, Path], tmp_pa
     done = run_py(built[1], str(tmp_path / "one.png"))
     value, name = done.stdout.split()
     assert done.returncode == 0 and name == "radius" and abs(float(value) - radius) < 1.5, done
+
+
+def test_a_device_scores_its_answers_as_the_host_does(
+    built: tuple[Report, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report, bundle = built
+    monkeypatch.setenv("EDGEKD_CACHE", str(bundle.parents[2] / "cache"))
+    score, rows = scored_there(bundle, tmp_path)
+    assert score is not None and score.metric == "MAE" and score.n == report.chosen.score.n
+    assert score.value == pytest.approx(report.chosen.score.value, rel=1e-6)
+    (row,) = (row for row in rows if row[0] == "MAE on here")
+    assert row[1] and "the same answer on 100.00%" in row[2]

@@ -23,6 +23,7 @@ from edgekd.bundle.write import verify_bundle
 from edgekd.figures.figures import Report
 from tests.builders.answers import SIDE, disc, write_discs
 from tests.builders.measuring import SHORT
+from tests.builders.scored_there import scored_there
 
 RECIPE = """
 name = "discs"
@@ -165,6 +166,18 @@ def test_run_py_refuses_a_batch_because_a_mask_is_of_one_picture(built: tuple[Re
     np.save(tmp_path / "two.npy", np.zeros((2, SIDE, SIDE, 3), np.uint8))
     done = run_py(built[1], str(tmp_path / "two.npy"))
     assert done.returncode == 2 and "a mask is written for one: give one picture" in done.stderr
+
+
+def test_a_device_scores_its_answers_as_the_host_does(
+    built: tuple[Report, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report, bundle = built
+    monkeypatch.setenv("EDGEKD_CACHE", str(bundle.parents[2] / "cache"))
+    score, rows = scored_there(bundle, tmp_path)
+    assert score is not None and score.metric == "mean IoU" and score.n == report.chosen.score.n
+    assert score.value == pytest.approx(report.chosen.score.value, rel=1e-6)
+    (row,) = (row for row in rows if row[0] == "mean IoU on here")
+    assert row[1] and "the same answer on 100.00%" in row[2]
 
 
 @pytest.mark.parametrize("target", ["jetson", "raspberry-pi-5"])

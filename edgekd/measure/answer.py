@@ -108,7 +108,7 @@ class Answer(Data):
     series: tuple[Timed, ...] = ()
     energy: Energy | None = None
     sustained: tuple[Window, ...] = ()
-    predictions: tuple[int, ...] | None = None
+    predictions: tuple[int, ...] | tuple[tuple[float, ...], ...] | tuple[str, ...] | None = None
     other_load_cores: float | None = None
     cpus: tuple[int, ...] = ()
     clocks_used: tuple[Said, ...] = ()

@@ -10,6 +10,7 @@ from edgekd.bundle.golden import FIRST, Golden
 from edgekd.bundle.read import SHIPPED, Row, read_manifest
 from edgekd.bundle.write import verify_bundle
 from edgekd.figures.figures import Score
+from edgekd.figures.words import valued
 from edgekd.measure.devices import Device
 from edgekd.measure.numerics import Numerics, compare
 from edgekd.measure.samples import samples_for_accuracy
@@ -39,7 +40,7 @@ def compare_on(device: Device, folder: Path, *, samples: int = 0) -> list[Row]:
 
 
 def accuracy_on(device: Device, folder: Path, samples: int) -> tuple[Score, Score, float]:
-    """The score of the shipped model on the device and here, and the share of samples with equal classes.
+    """The score of the shipped model on the device and here, and the share of equal answers.
 
     `samples` of the test split are used.
     """
@@ -54,7 +55,8 @@ def accuracy_on(device: Device, folder: Path, samples: int) -> tuple[Score, Scor
         device.origin,
     )
     here = scored(task, task.answered(task.stored(numerics.expected)), given.labels, numerics.host_runtime)
-    return there, here, numerics.same_top1
+    ours, theirs = (task.answered(task.stored(each)) for each in (numerics.expected, numerics.on_device))
+    return there, here, float(task.same(ours, theirs).mean())
 
 
 def _stored_outputs(numerics: Numerics, golden: Golden) -> Row:
@@ -94,7 +96,12 @@ def _nodes(numerics: Numerics) -> list[Row]:
 def _accuracy(device: Device, folder: Path, samples: int) -> Row:
     there, here, same = accuracy_on(device, folder, samples)
     detail = (
-        f"{there.value:.2f} % (95 % {there.low:.2f} to {there.high:.2f}) of {there.n} test samples, {there.origin}; here "
-        f"{here.value:.2f} %; the same class on {same:.2%}"
+        f"{valued(there.value, there.unit)} (95 % {there.low:.2f} to {there.high:.2f}) of {there.n} test samples, {there.origin}; here "
+        f"{valued(here.value, here.unit)}; the same answer on {same:.2%}"
     )
-    return f"top-1 on {device.name}", there.high >= here.value, detail
+    return f"{there.metric} on {device.name}", is_as_good(there, here), detail
+
+
+def is_as_good(there: Score, here: Score) -> bool:
+    """Whether the interval of the score there leaves room for the score here."""
+    return there.high >= here.value if there.better == "higher" else there.low <= here.value

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import math
 import tempfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -96,6 +99,7 @@ class Samples:
     file: Path
     labels: np.ndarray
     task: Task
+    kind: str = "classify"  # the recipe's task.kind
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,7 @@ def measure_in_turns(
         parcel = _parcel(trials, Path(folder))
         if samples is not None:
             parcel.add_tool(SAMPLES, samples.file)
-            request["samples"] = SAMPLES
+            request |= {"samples": SAMPLES, "kind": samples.kind}
         most = max(options.threads) if runtime == "onnxruntime" else 1
         facts = _fit(device, parcel, target, runtime, power_mode=options.power_mode, threads=most)
         with sent(device, parcel, facts.missing) as files:
@@ -250,10 +254,39 @@ def _latency(one: Timed, series: Series, facts: Facts, runtime: str, origin: Ori
 
 
 def _score(answer: Answer, samples: Samples, origin: Origin, device: str) -> Score:
-    found = np.asarray(answer.predictions or ())
+    predictions = answer.predictions or ()
+    try:
+        found = answers_of(predictions, samples.task)
+    except ValueError as error:
+        raise DeviceError(f"{device}: its predictions are none of this task ({str(error)[:200]})") from error
     if found.shape != samples.labels.shape:
-        raise DeviceError(f"{device}: {len(found)} predictions came back for {len(samples.labels)} samples")
+        raise DeviceError(f"{device}: {len(predictions)} predictions came back for {len(samples.labels)} samples")
     return scored(samples.task, found, samples.labels, answer.runtime, origin)
+
+
+def answers_of(predictions: Sequence[Any], task: Task) -> np.ndarray:
+    """The answers that the task scores: classes as they are, others from outputs or packed masks.
+
+    Raises ValueError for outputs of unequal numbers, and for what is no packed mask of the task's size and classes.
+    """
+    if not predictions or isinstance(predictions[0], int):
+        return np.asarray(predictions)
+    if isinstance(predictions[0], str):
+        return task.answered(np.stack([_mask(text, task) for text in predictions]))
+    return task.answered(np.asarray(predictions, np.float32))
+
+
+def _mask(text: str, task: Task) -> np.ndarray:
+    """A packed mask, uint8 `[h, w]`. A device may send anything: no more is unpacked than a mask has."""
+    size = math.prod(task.shape[1:])
+    try:
+        content = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), size + 1)
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
+    mask = np.frombuffer(content, np.uint8)
+    if len(mask) != size or mask.max(initial=0) >= task.outputs:
+        raise ValueError(f"a mask of {len(mask)} pixels; {size} of {task.outputs} classes are needed")
+    return mask.reshape(task.shape[1:])
 
 
 def verify_on(device: Device, bundle: Path, runtime: str = "") -> Proof:

@@ -76,4 +76,4 @@ def samples_for_accuracy(bundle: Path, most: int | None = None) -> Iterator[Samp
         ids = drawn(test.task.strata(labels), len(labels), len(labels) if most is None else most, recipe.data.seed)
         file = Path(folder) / SAMPLES
         write_arrays(file, as_input(test.input, test.get(ids), recipe.export))
-        yield Samples(file, labels[ids], test.task)
+        yield Samples(file, labels[ids], test.task, recipe.task.kind)

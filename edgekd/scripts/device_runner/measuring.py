@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
 import os
 import re
 import threading
 import time
+import zlib
 
 from edgekd.scripts.device_runner.facts import busy_s, find_facts, found, number, own_s, policies_of, read, state
 from edgekd.scripts.device_runner.model import apart, build_engine, check_files, load_model, load_tools, read_manifest
@@ -139,7 +141,7 @@ class Candidate:
         self.results.update(runtime=self.model.name, golden={"ok": ok, "detail": detail})
         if ok and "samples" in self.options:
             samples = os.path.join(self.tools, self.options["samples"])
-            self.results["predictions"] = predict(self.run, self.model, samples)
+            self.results["predictions"] = predict(self.run, self.model, samples, self.options["kind"])
 
     def take(self, batch: int) -> None:
         """Prepares the calls to be timed for a batch, by transfers: with copies and, on a GPU, also without."""
@@ -217,10 +219,10 @@ def pin(cpus: list[int]) -> None:
     os.sched_setaffinity(0, cpus)
 
 
-def predict(run: Any, model: Any, path: str) -> list[int]:
-    """The likeliest class of every sample, run a sample at a time.
+def predict(run: Any, model: Any, path: str, kind: str) -> list[Any]:
+    """What is scored of every sample's first output, run a sample at a time.
 
-    The file holds an array of samples by the name of each input.
+    The file holds an array of samples by the name of each input. kind: what the output is, a word of `task.kind`.
     """
     import numpy as np
 
@@ -228,7 +230,21 @@ def predict(run: Any, model: Any, path: str) -> list[int]:
         samples = {name: stored[name] for name in stored.files}
     count = len(next(iter(samples.values())))
     progress(f"running {count} samples")
-    return [int(model(run.rows_of(samples, slice(i, i + 1)))[0][0].argmax()) for i in range(count)]
+    return [scored(model(run.rows_of(samples, slice(i, i + 1)))[0][0], kind) for i in range(count)]
+
+
+def scored(output: Any, kind: str) -> Any:
+    """The likeliest class; of labels and values the numbers; of a mask the class of each pixel, compressed, as base64."""
+    import numpy as np
+
+    if kind == "classify":
+        return int(output.argmax())
+    if kind == "segment":
+        return base64.b64encode(zlib.compress(output.argmax(0).astype(np.uint8).tobytes())).decode()
+    numbers = output.reshape(-1).astype(np.float64)
+    if not np.isfinite(numbers).all():
+        raise Failure("the model gives NaN or infinity for a sample")
+    return numbers.tolist()
 
 
 def sustain(run: Any, call: Callable[[], object], seconds: float, root: str) -> list[dict[str, Any]]:
