@@ -8,11 +8,34 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgekd.data import Unseen
+from edgekd.data import Samples, Unseen
 from edgekd.data.sources import listed
+from edgekd.errors import DataError
 from edgekd.figures.words import valued
 from edgekd.inputs import Image
 from edgekd.tasks.scores import value_of
+
+LARGEST_SPREAD, SMALLEST_SPREAD = 30.0, 0.03  # of values; losses and learning rates are made for about one
+
+
+def check_spread(samples: Samples) -> Iterator[str]:
+    """A sentence for each column of values whose scale is not that of losses and learning rates.
+
+    Raises DataError for a column that is the same in all training samples.
+    """
+    if samples.task.holds != "values":
+        return
+    values = samples.train.labels[samples.train_ids].astype(np.float64)
+    for name, mean, spread in zip(samples.task.names, values.mean(0), values.std(0), strict=True):
+        if spread <= 1e-12 * abs(mean):
+            raise DataError(
+                f"train: the values of {name} are {mean:g} in all {len(values)} samples; there is nothing to learn"
+            )
+        if not SMALLEST_SPREAD <= spread <= LARGEST_SPREAD:
+            yield (
+                f"the values of {name} have a standard deviation of {spread:.3g} (mean {mean:.3g}), and losses and learning rates are made "
+                "for about 1: if training fails, give the column divided by it"
+            )
 
 
 def doubts(test: Unseen, name: str = "", stored: npt.NDArray[Any] | None = None) -> Iterator[str]:

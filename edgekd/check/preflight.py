@@ -16,7 +16,7 @@ from torch import nn
 from edgekd.base.console import say
 from edgekd.bundle.write import check_replaceable
 from edgekd.cache.stage import Cache
-from edgekd.check.doubts import doubts
+from edgekd.check.doubts import check_spread, doubts
 from edgekd.check.students import check_memory, check_no_softmax, check_trains
 from edgekd.check.tasks import check_heads, check_tasks, with_heads
 from edgekd.check.teachers import SHOWN, check_knowledge, checked_teacher
@@ -134,6 +134,8 @@ def _check_data(recipe: Recipe, problems: Problems, samples: Samples, by_teacher
     if not recipe.data.is_synthetic:  # synthetic images do not exist yet
         for doubt in doubts(unseen):  # the report repeats the doubts at the end
             say(f"  {doubt}")
+    for line in check_spread(samples):
+        say(f"  {line}")
     number = len(samples.train_ids)
     if isinstance(recipe.data, Data) and recipe.data.is_synthetic:
         made = recipe.data.synthetic.samples

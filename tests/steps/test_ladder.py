@@ -139,7 +139,7 @@ def test_what_no_rule_covers_is_named_with_its_share() -> None:
     class Odd(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.conv, self.up = nn.Conv2d(3, 4, 3, padding=1), nn.ConvTranspose2d(4, 4, 2, 2)
+            self.conv, self.up = nn.Conv2d(3, 4, 3, padding=1), nn.ConvTranspose2d(4, 4, 4, 2, 1)
 
         def forward(self, x: Tensor) -> Tensor:
             return torch.erf(torch.erf(self.up(self.conv(x).relu()))).mean((2, 3))
