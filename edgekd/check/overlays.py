@@ -15,7 +15,7 @@ from edgekd.tasks.protocol import Answers
 from edgekd.tasks.segment import Segment
 
 SAMPLES = 6
-LARGEST_SIDE = 240  # pixels of a picture in the sheet
+SIDE = 240  # pixels of a picture's longer side in the sheet
 GAP = 6
 
 
@@ -50,9 +50,12 @@ def _under(picture: NDArray[np.uint8], mask: NDArray[np.integer], colours: NDArr
 
 
 def _side_by_side(pictures: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Pictures in a row, at most `LARGEST_SIDE` high and wide, with white between and below them."""
-    parts = []
-    for picture in map(Picture.fromarray, pictures):
-        picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
-        parts.append(np.pad(np.asarray(picture), ((0, GAP), (0, GAP), (0, 0)), constant_values=255))
-    return np.concatenate(parts, 1)[:, :-GAP]
+    """Pictures of one size in a row, their longer side `SIDE` pixels, with white between and below them."""
+    height, width = pictures[0].shape[:2]
+    share = SIDE / max(height, width)
+    how = Picture.Resampling.NEAREST if share > 1 else Picture.Resampling.BOX  # what is small is shown by its pixels
+    size = max(1, round(width * share)), max(1, round(height * share))
+    parts = [np.asarray(Picture.fromarray(picture).resize(size, how)) for picture in pictures]
+    return np.concatenate([np.pad(part, ((0, GAP), (0, GAP), (0, 0)), constant_values=255) for part in parts], 1)[
+        :, :-GAP
+    ]
