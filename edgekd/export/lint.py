@@ -53,7 +53,13 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
         ranges.fp16_values,
         runtime.dynamic_shapes_on_a_dla,
     ),
-    "onnxruntime": (runtime.onnxruntime_operators, *EVERYWHERE, ranges.fp16_constants, ranges.fp16_values),
+    "onnxruntime": (
+        runtime.onnxruntime_operators,
+        placement.bias_scales,
+        *EVERYWHERE,
+        ranges.fp16_constants,
+        ranges.fp16_values,
+    ),
     "qnn": (runtime.unlisted_operators, *EVERYWHERE),
 }
 

@@ -14,6 +14,7 @@ from edgekd.export import to_bf16, to_onnx
 from edgekd.export.lint import Finding, counted, grouped, lines, lint, listed
 from edgekd.export.lint_runtime import lists_around, published
 from edgekd.target import Target, load_target
+from tests.builders.optimised import optimised
 
 NANO = load_target("jetson-orin-nano")  # JetPack 6, 7 and 5
 ORIN = NANO.model_copy(update={"jetpack": NANO.jetpack[:1]})  # TensorRT 10.3 alone
@@ -177,13 +178,27 @@ def test_a_pair_before_what_computes_in_float(tmp_path: Path) -> None:
 
 
 def test_an_int32_bias_is_refused_by_tensorrt_s_parser_and_taken_by_onnxruntime(tmp_path: Path) -> None:
-    bias = f", int32[32] b = {{{', '.join(['5'] * 32)}}}"
-    text = conv(skip=bias).replace(
-        "c = Conv (d, wf)", "bf = DequantizeLinear <axis = 0> (b, s_w)\nc = Conv (d, wf, bf)"
-    )
-
+    text = with_bias(0.01)
     assert rules(tmp_path, text) == {("error", "int32_biases", "DequantizeLinear -> bf")}
     assert found(tmp_path, text, X86) == []
+
+
+def with_bias(scale: float) -> str:
+    """A convolution whose int32 bias has this scale; that of input times weight is 0.01."""
+    bias = f", int32[32] b = {{{', '.join(['5'] * 32)}}}, float[32] s_b = {{{', '.join(['0.01'] * 31)}, {scale}}}"
+    after = "c_q = QuantizeLinear (c, s, z)\ny = DequantizeLinear (c_q, s, z)"
+    text = conv(skip=bias, after=after)
+    return text.replace("c = Conv (d, wf)", "bf = DequantizeLinear <axis = 0> (b, s_b)\nc = Conv (d, wf, bf)")
+
+
+@pytest.mark.parametrize(("scale", "integer"), [(0.01, True), (0.010005, True), (0.0105, False), (0.02, False)])
+def test_a_bias_in_other_steps_than_the_sums_makes_onnxruntime_compute_in_float(
+    scale: float, integer: bool, tmp_path: Path
+) -> None:
+    expected = set() if integer else {("warning", "bias_scales", "Conv -> c")}
+    assert rules(tmp_path, with_bias(scale), X86) == expected
+    # onnxruntime itself: int8 activations have integer kernels behind this key
+    assert ("QLinearConv" in optimised(tmp_path / "model.onnx", qdqisint8allowed="1")) == integer
 
 
 def test_fewer_than_16_channels_in_int8(tmp_path: Path) -> None:
