@@ -137,7 +137,9 @@ class Quantization(Sourced):
     int32_bias: bool
     min_channels: int = Field(default=1, ge=1, description="below, integer kernels are slower than float ones")
     pad_channels_to: int = Field(
-        default=1, ge=1, description="of uint8 images: the fastest integer convolutions read this many at once"
+        default=1,
+        ge=1,
+        description="of uint8 images: the fastest integer convolutions read this many at once; above 1 the normalisation has channels last",
     )
     pad_filters_to: int = Field(default=1, ge=1, description="the fastest integer convolutions write this many at once")
     rest: Literal["fp32", "fp16"] = Field(

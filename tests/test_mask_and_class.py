@@ -194,8 +194,17 @@ def test_the_class_may_come_first_and_the_mask_behind_it(tmp_path: Path) -> None
     Image.fromarray(disc(np.random.default_rng(9), 7.5)[0].squeeze()).save(tmp_path / "cell.png")
     done = run_py(bundle, str(tmp_path / "cell.png"))
     assert done.returncode == 0, done.stderr
-    assert f"mask: {tmp_path / 'cell.where.png'}" in done.stdout and (tmp_path / "cell.where.png").is_file()
+    assert f"mask: {tmp_path / 'cell.where.mask.png'}" in done.stdout and (tmp_path / "cell.where.mask.png").is_file()
+    named = run_py(bundle, str(tmp_path / "cell.png"), "--mask", str(tmp_path / "named.png"))
+    assert f"mask: {tmp_path / 'named.png'}" in named.stdout and (tmp_path / "named.png").is_file(), named.stderr
     assert all(ok for _, ok, _ in verify_bundle(bundle))
+
+
+def test_probabilities_are_of_classes_alone(tmp_path: Path) -> None:
+    head, _, rest = RECIPE.partition("[task]")
+    recipe = head + THE_CLASS_FIRST + "[distill]" + rest.partition("[distill]")[2]
+    with pytest.raises(RecipeError, match=r"given beside tasks\.0\.task\.kind"):
+        build(tmp_path, "x86-cpu", "export.output=probabilities", recipe=recipe)
 
 
 @pytest.mark.parametrize(

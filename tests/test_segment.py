@@ -126,6 +126,19 @@ def test_the_mask_has_the_size_of_the_picture(built: tuple[Report, Path], tmp_pa
         assert image.size == (96, 64) and (np.asarray(image) == expected).mean() > 0.95
 
 
+def test_the_mask_of_an_array_has_its_size_and_that_of_a_batch_the_networks(
+    built: tuple[Report, Path], tmp_path: Path
+) -> None:
+    pixels = disc(np.random.default_rng(9), 6.0)[0].repeat(3, 2)
+    np.save(tmp_path / "large.npy", pixels.repeat(2, 0).repeat(3, 1))
+    np.savez(tmp_path / "batch.npz", input=pixels[None])
+    for name, size in (("large.npy", (3 * SIDE, 2 * SIDE)), ("batch.npz", (SIDE, SIDE))):
+        done = run_py(built[1], str(tmp_path / name), "--mask", str(tmp_path / "out.png"))
+        assert done.returncode == 0, done.stderr
+        with Image.open(tmp_path / "out.png") as image:
+            assert image.size == size
+
+
 def panels(bundle: Path) -> np.ndarray:
     """The pictures of the report, int [rows, 3, SIDE, SIDE, 3]: plain, with their masks, with the model's."""
     with Image.open(bundle / "overlays.jpg") as image:

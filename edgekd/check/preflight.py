@@ -134,8 +134,9 @@ def _check_data(recipe: Recipe, problems: Problems, samples: Samples, by_teacher
     if not recipe.data.is_synthetic:  # synthetic images do not exist yet
         for doubt in doubts(unseen):  # the report repeats the doubts at the end
             say(f"  {doubt}")
-    for line in check_spread(samples):
-        say(f"  {line}")
+    for opened in (samples, *(task.open() for task in problems.tasks.values())):
+        for line in check_spread(opened):
+            say(f"  {line}")
     number = len(samples.train_ids)
     if isinstance(recipe.data, Data) and recipe.data.is_synthetic:
         made = recipe.data.synthetic.samples

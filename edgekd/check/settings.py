@@ -31,8 +31,9 @@ def impossible_settings(recipe: Recipe, target: Target) -> Iterator[Mistake]:
             "teacher.classes",
             "given beside train_epochs; a teacher that is trained here has the data's order: leave it out",
         )
-    if not isinstance(recipe.task, ClassifyTask):
-        yield from _only_of_classes(recipe)
+    for place, task in (("task", recipe.task), *((f"tasks.{n}.task", of.task) for n, of in enumerate(recipe.tasks))):
+        if not isinstance(task, ClassifyTask):
+            yield from _only_of_classes(recipe, place, task.kind)
     if not isinstance(recipe.data, Data):
         yield from _only_of_images(recipe)
     yield from _of_tables(recipe)
@@ -68,17 +69,16 @@ def impossible_settings(recipe: Recipe, target: Target) -> Iterator[Mistake]:
         )
 
 
-def _only_of_classes(recipe: Recipe) -> Iterator[Mistake]:
-    """A mistake for each setting that a task other than classify does not have."""
-    kind = recipe.task.kind
+def _only_of_classes(recipe: Recipe, task: str, kind: str) -> Iterator[Mistake]:
+    """A mistake for each setting that a task other than classify does not have. task: its table."""
     if kind == "segment" and not isinstance(recipe.data, Data):
-        yield Mistake("task.kind", f'"segment" given; data.input = "{recipe.data.input}" has no pixels: give images')
+        yield Mistake(f"{task}.kind", f'"segment" given; data.input = "{recipe.data.input}" has no pixels: give images')
     for place, given, remedy in (
         ("data.train", recipe.data.is_synthetic, "images are made for classes; give training samples"),
         ("export.output", recipe.export.output != "logits", "probabilities are of classes; leave output out"),
     ):
         if given:
-            yield Mistake(place, f'given beside task.kind = "{kind}"; {remedy}')
+            yield Mistake(place, f'given beside {task}.kind = "{kind}"; {remedy}')
 
 
 def _only_of_images(recipe: Recipe) -> Iterator[Mistake]:

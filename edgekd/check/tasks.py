@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-import torch
 from torch import nn
 
 from edgekd.cache.stage import Artifact
@@ -21,7 +20,7 @@ from edgekd.distill.methods import METHODS
 from edgekd.errors import ModelError, RecipeError
 from edgekd.figures.figures import Check
 from edgekd.figures.words import valued
-from edgekd.models.reference import shapes_of
+from edgekd.models.reference import answer_of
 from edgekd.recipe import Network, Recipe
 from edgekd.steps.problem import Problem, Problems
 from edgekd.tasks.scores import value_of
@@ -52,15 +51,7 @@ def check_tasks(recipe: Recipe, problems: Problems) -> None:
 
 def check_heads(student: nn.Module, network: Network, samples: Samples) -> None:
     """Raise ModelError if the student gives other tensors than one for each task, in their order."""
-    arguments = examples_of(samples, 2)
-    with torch.inference_mode():
-        try:
-            outputs = student.eval()(*arguments)
-        except Exception as error:  # a user's forward may raise anything
-            reason = next(iter(str(error).strip().splitlines()), "")
-            raise ModelError(
-                f"the student does not take {samples.input.noun} {shapes_of(arguments)}: {type(error).__name__}: {reason}"
-            ) from error
+    outputs = answer_of(student, examples_of(samples, 2), "the student", "", samples.input.noun)
     wanted = {"the first task": samples.task.shape, **network.heads}
     told = ", ".join(f"{name} {['batch', *shape]}".replace("'", "") for name, shape in wanted.items())
     given = [list(each.shape[1:]) for each in outputs] if isinstance(outputs, tuple) else type(outputs).__name__

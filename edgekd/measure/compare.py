@@ -47,15 +47,9 @@ def accuracy_on(device: Device, folder: Path, samples: int) -> tuple[Score, Scor
     with samples_for_accuracy(folder, samples) as given, np.load(given.file, allow_pickle=False) as stored:
         numerics = compare(device, folder / SHIPPED, {name: stored[name] for name in stored.files}, nodes=False)
     task = given.task
-    there = scored(
-        task,
-        task.answered(task.stored(numerics.on_device)),
-        given.labels,
-        f"{numerics.runtime}, {device.name}",
-        device.origin,
-    )
-    here = scored(task, task.answered(task.stored(numerics.expected)), given.labels, numerics.host_runtime)
-    ours, theirs = (task.answered(task.stored(each)) for each in (numerics.expected, numerics.on_device))
+    theirs, ours = (task.answered(task.stored(each)) for each in (numerics.on_device, numerics.expected))
+    there = scored(task, theirs, given.labels, f"{numerics.runtime}, {device.name}", device.origin)
+    here = scored(task, ours, given.labels, numerics.host_runtime)
     return there, here, float(task.same(ours, theirs).mean())
 
 

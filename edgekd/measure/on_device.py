@@ -260,7 +260,10 @@ def _score(answer: Answer, samples: Samples, origin: Origin, device: str) -> Sco
     except ValueError as error:
         raise DeviceError(f"{device}: its predictions are none of this task ({str(error)[:200]})") from error
     if found.shape != samples.labels.shape:
-        raise DeviceError(f"{device}: {len(predictions)} predictions came back for {len(samples.labels)} samples")
+        raise DeviceError(
+            f"{device}: predictions {list(found.shape)} came back for {len(predictions)} of {len(samples.labels)} samples; "
+            f"{list(samples.labels.shape)} are needed"
+        )
     return scored(samples.task, found, samples.labels, answer.runtime, origin)
 
 
@@ -273,7 +276,11 @@ def answers_of(predictions: Sequence[Any], task: Task) -> np.ndarray:
         return np.asarray(predictions)
     if isinstance(predictions[0], str):
         return task.answered(np.stack([_mask(text, task) for text in predictions]))
-    return task.answered(np.asarray(predictions, np.float32))
+    with np.errstate(over="ignore"):
+        outputs = np.asarray(predictions, np.float32)
+    if not np.isfinite(outputs).all():
+        raise ValueError("a number beyond those of float32")
+    return task.answered(outputs)
 
 
 def _mask(text: str, task: Task) -> np.ndarray:

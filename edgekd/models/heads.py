@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edgekd.errors import ModelError
+
 
 def parts_of(outputs: Tensor | Sequence[Tensor], sizes: Sequence[int]) -> tuple[Tensor, ...]:
     """The outputs of the first tasks, of which each has `sizes` outputs.
@@ -17,6 +19,8 @@ def parts_of(outputs: Tensor | Sequence[Tensor], sizes: Sequence[int]) -> tuple[
     if not isinstance(outputs, Tensor):
         return tuple(outputs)[: len(sizes)]
     ends = [sum(sizes[: number + 1]) for number in range(len(sizes))]
+    if len(sizes) > 1 and outputs.shape[1] < ends[-1]:
+        raise ModelError(f"the model gives {outputs.shape[1]} outputs; the tasks read {' + '.join(map(str, sizes))}")
     return tuple(outputs[:, end - size : end] for size, end in zip(sizes, ends, strict=True))
 
 

@@ -126,11 +126,22 @@ def number_of_classes(
     maps: the height and width of a dense task's logits. Raises ModelError if the model does not take the arguments, and for
     another shape of logits. called, noun, remedy: the words for the model, the samples and the remedy in that error.
     """
+    logits = answer_of(model, arguments, called, remedy, noun)
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 + len(maps) or tuple(logits.shape[2:]) != maps:
+        what = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        wanted = ", ".join(["batch", "classes", *map(str, maps)])
+        why = ", a class for each pixel of the masks" if maps else ""
+        raise ModelError(f"{called} must return logits [{wanted}]{why}; it returned {what}")
+    return logits.shape[1]
+
+
+def answer_of(model: nn.Module, arguments: tuple[torch.Tensor, ...], called: str, remedy: str, noun: str) -> Any:
+    """The answer in evaluation mode. Raises ModelError if the model does not take the arguments."""
     training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            logits = model(*arguments)
+            answer = model(*arguments)
     except ModelError:  # an ONNX file that ends its process
         raise
     except (Exception, SystemExit) as error:  # a user's forward may raise anything, or end the program
@@ -139,12 +150,7 @@ def number_of_classes(
             f"{called} does not take {noun} {shapes_of(arguments)}: {type(error).__name__}: {reason}{remedy}"
         ) from error
     model.train(training)
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 + len(maps) or tuple(logits.shape[2:]) != maps:
-        what = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        wanted = ", ".join(["batch", "classes", *map(str, maps)])
-        why = ", a class for each pixel of the masks" if maps else ""
-        raise ModelError(f"{called} must return logits [{wanted}]{why}; it returned {what}")
-    return logits.shape[1]
+    return answer
 
 
 def shapes_of(arguments: Iterable[torch.Tensor]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_flatten
 
 from edgekd.models.plain import plain_copy
 from edgekd.models.trace import Free, trace
-from edgekd.quantize.constants import evaluate
+from edgekd.quantize.constants import constant_name, evaluate, fold_constant
 from edgekd.quantize.fold import absorb_batch_norms
 from edgekd.quantize.functional import make_functional
 from edgekd.quantize.operators import aten
@@ -132,14 +132,15 @@ def split_means(module: GraphModule) -> None:
         node.target, node.args, node.kwargs = aten.flatten.using_ints, (pooled, 1), {}
 
 
-def shuffle_transposed(module: GraphModule) -> None:
+def shuffle_transposed(module: GraphModule, kept: Collection[Node] = ()) -> None:
     """Rewrites transposed convolutions whose stride is their kernel as a 1x1 convolution whose filters are then spread out.
 
+    Those in `kept` stay. A stored weight is stored anew by its name in the shape of the convolution's.
     Each input pixel gives a block of pixels that no other input pixel reaches: the sub-pixel convolution of Shi et al. 2016
     (1609.05158, 3.2), here with the channels of a pixel side by side, as integer kernels hold them.
     """
     for node in list(module.graph.nodes):
-        if node.target is not aten.conv_transpose2d.input:
+        if node.target is not aten.conv_transpose2d.input or node in kept:
             continue
         x, weight, bias = (*node.args, None)[:3]
         for constant in filter(None, (weight, bias)):  # an absorbed BatchNorm leaves expressions without a shape
@@ -157,6 +158,9 @@ def shuffle_transposed(module: GraphModule) -> None:
             y = _call(node, aten.permute.default, (y, [0, 1, 3, 2, 4]))
             y = _call(node, aten.reshape.default, (y, [-1, h * kh, w * kw, c]))
         node.target, node.args = aten.permute.default, (y, [0, 3, 1, 2])
+        for stored, changed in ((weight, filters), (bias, shifts)):
+            if changed is not None and stored.op == "get_attr":
+                fold_constant(module, changed, constant_name(stored))
 
 
 def _tiles(node: Node) -> bool:

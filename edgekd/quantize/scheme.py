@@ -112,7 +112,7 @@ class Scheme(Quantizer):  # type: ignore[misc]
         if operators.linear is not None and operators.linear.rank == 2:
             flatten_linears(model)
         if operators.conv is not None and operators.conv_transpose is None:
-            shuffle_transposed(model)
+            shuffle_transposed(model, self._kept(model))
         return model
 
     def annotate(self, model: GraphModule) -> GraphModule:

@@ -1044,7 +1044,8 @@ def probabilities(output: Array, manifest: Mapping[str, Any]) -> Array:
 def predict(model: Callable[..., Any], path: str, manifest: dict[str, Any], mask: str = "") -> None:
     """Prints the answer for each sample of a batch: of classes the five likeliest of each output.
 
-    The first output has no title. Each further output (a task) is titled by its name. mask: the file for a mask of pixels.
+    The first output has no title. Each further output (a task) is titled by its name. mask: the file for the first mask of
+    pixels.
     """
     kinds = {"": manifest.get("task", {}).get("kind", "classify"), **manifest.get("kinds", {})}
     tasks = [("", read_labels()), *manifest.get("tasks", {}).items()]
@@ -1055,6 +1056,7 @@ def predict(model: Callable[..., Any], path: str, manifest: dict[str, Any], mask
         outputs = [np.concatenate(each) for each in zip(*runs)]  # noqa: B905 (Python 3.8)
     else:
         outputs = run_on(model, inputs, path)
+    named = next((task for task, kind in kinds.items() if kind == "segment"), "")
     if "segment" in kinds.values() and n > 1:
         raise Failure(f"{path} holds {n} samples; a mask is written for one: give one picture")
     for number in range(n):
@@ -1067,7 +1069,7 @@ def predict(model: Callable[..., Any], path: str, manifest: dict[str, Any], mask
             if kind == "classify":
                 show_classes(probabilities(output[number].reshape(-1), manifest), labels)
                 continue
-            place = mask_beside(path, task) if task or not mask else mask
+            place = mask if mask and task == named else mask_beside(path, task)
             SHOWN[kind](output[number], labels, {} if task else manifest["task"], path, place)
 
 
@@ -1123,9 +1125,12 @@ SHOWN: dict[str, Callable[[Array, Sequence[str], Table, str, str], None]] = {
 
 
 def picture_size(path: str) -> tuple[int, int] | None:
-    """(height, width) of a picture in a file, as EXIF turns it; None for an array."""
-    if path.endswith(".npy"):
+    """(height, width) of a picture, as EXIF turns it; None for an array that is no picture."""
+    if path.endswith(".npz"):
         return None
+    if path.endswith(".npy"):
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        return (array.shape[0], array.shape[1]) if array.dtype == np.uint8 and array.ndim in (2, 3) else None
     pillow = importlib.import_module("PIL.Image")  # it has read this picture before
     with pillow.open(path) as image:
         turned = turn_of(image) in (2, 4, 5, 6)  # Pillow's transpositions that swap both sides
@@ -1138,8 +1143,8 @@ def nearest(n: int, of: int) -> Array:
 
 
 def mask_beside(path: str, task: str) -> str:
-    """The file for a mask if none is named: that of the picture with `.mask.png`, or with a further task's name."""
-    return os.path.splitext(path)[0] + f".{task or 'mask'}.png"
+    """The file for a mask if none is named: that of the picture with `.mask.png`, and before it a further task's name."""
+    return os.path.splitext(path)[0] + (f".{task}" if task else "") + ".mask.png"
 
 
 def palette(classes: int) -> bytes:

@@ -60,6 +60,7 @@ def packed(mask: np.ndarray) -> str:
         (MASKS, ["no base64!"], "base64|alphabet"),
         (MASKS, [base64.b64encode(b"no zlib").decode()], "header"),
         (Regress(NAMES), [(1.0, 2.0, 3.0), (1.0, 2.0)], "shape"),
+        (Regress(NAMES), [(1.0, 2.0, 1e300)], "beyond those of float32"),
     ],
 )
 def test_what_is_no_answer_of_the_task_is_refused(task: Task, sent: list[Any], message: str) -> None:

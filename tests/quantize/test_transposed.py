@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from edgekd.export.to_onnx import to_onnx
 from edgekd.quantize import calibrate, convert, prepare, sites
 from edgekd.quantize.capture import capture, shuffle_transposed
+from edgekd.quantize.layers import layers_of
 from edgekd.quantize.operators import aten
+from edgekd.quantize.refine import refine
 from tests.builders.optimised import optimised
 from tests.builders.schemes import ONNXRUNTIME, TENSORRT
 
@@ -83,6 +85,23 @@ def test_onnxruntime_computes_it_in_integers_and_the_site_keeps_its_name(qat: bo
     with torch.no_grad():
         error = (converted(x) - model(x)).square().mean().sqrt() / model(x).std()
     assert 0 < error < 0.03
+
+
+def test_methods_that_go_layer_by_layer_see_it() -> None:
+    model, x = made(bias=True, kernel_size=2, stride=2), torch.randn(16, 3, 6, 8)
+    prepared = prepare(model, ONNXRUNTIME, (x[:2],))
+    calibrate(prepared, [x])
+    assert [layer.name for layer in layers_of(prepared)] == ["before", "up", "after"]
+    refine(prepared, [(x,)], ("adaround", "bias_correction"))
+    with torch.no_grad():
+        error = (convert(prepared)(x) - model(x)).square().mean().sqrt() / model(x).std()
+    assert 0 < error < 0.03
+
+
+def test_one_that_stays_float_is_not_rewritten() -> None:
+    model, x = made(bias=True, kernel_size=2, stride=2), torch.randn(4, 3, 6, 8)
+    prepared = prepare(model, ONNXRUNTIME, (x[:2],), keep_float=["up"])
+    assert aten.conv_transpose2d.input in {node.target for node in prepared.graph.nodes}
 
 
 def test_a_target_with_a_rule_for_it_keeps_it() -> None:
