@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed  ## a bundle for a Jetson from the built-in demo
 	$(BIN)/edgekd build --target jetson
 
-# The tests train many small networks. There a second thread gains nothing, and costs eight times the time where two cores are shared.
+# The tests train many small networks. There a second thread gains little, and took more than eight times as long where two cores are shared.
 test all-tests accelerator oldest: export OMP_NUM_THREADS ?= 1
 
 test: $(VENV)/installed-test  ## the tests, without the long ones

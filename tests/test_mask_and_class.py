@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from edgekd.errors import EdgekdError, ModelError, RecipeError
 from edgekd.figures.figures import Report
 from tests.builders.answers import SIDE, disc, write_discs
 from tests.builders.measuring import SHORT
+from tests.builders.shipped import run_py
 
 RECIPE = """
 name = "both"
@@ -136,11 +135,6 @@ def build(folder: Path, target: str, *changes: str, recipe: str = RECIPE) -> tup
     places = {"output": folder / "build", "cache": folder / "cache"}
     report = edgekd.build(folder, target, overrides=changes, timing=SHORT, ask=lambda question: True, **places)
     return report, folder / "build" / "both" / report.target
-
-
-def run_py(bundle: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-B", str(bundle / "run.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")

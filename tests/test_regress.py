@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from edgekd.bundle.write import verify_bundle
 from edgekd.figures.figures import Report
 from tests.builders.answers import disc, write_discs
 from tests.builders.measuring import SHORT
-from tests.builders.scored_there import scored_there
+from tests.builders.shipped import assert_scored_there, run_py
 
 RECIPE = """
 name = "sizes"
@@ -54,11 +52,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Report, Pa
     yield report, folder / "build" / "sizes" / "x86-cpu"
 
 
-def run_py(bundle: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-B", str(bundle / "run.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def test_teacher_and_student_learn_the_radius(built: tuple[Report, Path]) -> None:
     """Of radii from 3 to 8 pixels the median is 1.25 pixels off in the mean."""
     stored = json.loads((built[1] / "report.json").read_text())
@@ -88,10 +81,4 @@ def test_run_py_tells_the_radius_of_a_picture(built: tuple[Report, Path], tmp_pa
 def test_a_device_scores_its_answers_as_the_host_does(
     built: tuple[Report, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report, bundle = built
-    monkeypatch.setenv("EDGEKD_CACHE", str(bundle.parents[2] / "cache"))
-    score, rows = scored_there(bundle, tmp_path)
-    assert score is not None and score.metric == "MAE" and score.n == report.chosen.score.n
-    assert score.value == pytest.approx(report.chosen.score.value, rel=1e-6)
-    (row,) = (row for row in rows if row[0] == "MAE on here")
-    assert row[1] and "the same answer on 100.00%" in row[2]
+    assert_scored_there(built, "MAE", tmp_path, monkeypatch)

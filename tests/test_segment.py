@@ -6,8 +6,6 @@ import base64
 import io
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from edgekd.bundle.write import verify_bundle
 from edgekd.figures.figures import Report
 from tests.builders.answers import SIDE, disc, write_discs
 from tests.builders.measuring import SHORT
-from tests.builders.scored_there import scored_there
+from tests.builders.shipped import assert_scored_there, run_py
 
 RECIPE = """
 name = "discs"
@@ -67,11 +65,6 @@ def build(folder: Path, target: str, *changes: str) -> tuple[Report, Path]:
     places = {"output": folder / "build", "cache": folder / "cache"}
     report = edgekd.build(folder, target, overrides=changes, timing=SHORT, ask=lambda question: True, **places)
     return report, folder / "build" / "discs" / report.target
-
-
-def run_py(bundle: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-B", str(bundle / "run.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -186,13 +179,7 @@ def test_run_py_refuses_a_batch_because_a_mask_is_of_one_picture(built: tuple[Re
 def test_a_device_scores_its_answers_as_the_host_does(
     built: tuple[Report, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report, bundle = built
-    monkeypatch.setenv("EDGEKD_CACHE", str(bundle.parents[2] / "cache"))
-    score, rows = scored_there(bundle, tmp_path)
-    assert score is not None and score.metric == "mean IoU" and score.n == report.chosen.score.n
-    assert score.value == pytest.approx(report.chosen.score.value, rel=1e-6)
-    (row,) = (row for row in rows if row[0] == "mean IoU on here")
-    assert row[1] and "the same answer on 100.00%" in row[2]
+    assert_scored_there(built, "mean IoU", tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("target", ["jetson", "raspberry-pi-5"])

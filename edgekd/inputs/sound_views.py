@@ -69,7 +69,7 @@ def at_speed(waves: Wave, factors: Floats) -> Wave:
 
 @lru_cache(maxsize=8)
 def smooth_numbers(most: int) -> Ids:
-    """The numbers up to `most` whose prime factors are 2, 3, 5, 7 and 11. numpy's FFT is five times slower on others."""
+    """The numbers up to `most` whose prime factors are 2, 3, 5, 7 and 11. numpy's FFT takes several times as long for others."""
     found = np.ones(1, np.int64)
     for prime in (2, 3, 5, 7, 11):
         powers = prime ** np.arange(int(np.log(most) / np.log(prime)) + 1)

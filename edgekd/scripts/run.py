@@ -1143,7 +1143,10 @@ def nearest(n: int, of: int) -> Array:
 
 
 def mask_beside(path: str, task: str) -> str:
-    """The file for a mask if none is named: that of the picture with `.mask.png`, and before it a further task's name."""
+    """The file for a mask if none is named, beside the picture.
+
+    It ends in `.mask.png`, with a further task's name before that.
+    """
     return os.path.splitext(path)[0] + (f".{task}" if task else "") + ".mask.png"
 
 

@@ -201,6 +201,18 @@ def test_a_bias_in_other_steps_than_the_sums_makes_onnxruntime_compute_in_float(
     assert ("QLinearConv" in optimised(tmp_path / "model.onnx", qdqisint8allowed="1")) == integer
 
 
+def test_a_bias_beside_an_input_of_a_scale_for_each_row_ends_in_no_error_of_numpy(tmp_path: Path) -> None:
+    text = with_bias(0.01).replace(
+        "float s = {0.1}, int8 z = {0}", "float[4] s = {0.1, 0.1, 0.1, 0.1}, int8[4] z = {0, 0, 0, 0}"
+    )
+    text = (
+        text.replace("Linear (x, s", "Linear <axis = 2> (x, s")
+        .replace("Linear (q, s", "Linear <axis = 2> (q, s")
+        .replace("Linear (c", "Linear <axis = 2> (c")
+    )
+    assert not {finding.rule for finding in found(tmp_path, text, X86)} & {"bias_scales"}
+
+
 def test_fewer_than_16_channels_in_int8(tmp_path: Path) -> None:
     weights = "int8[32,8,1,1] w = {" + ", ".join(["3"] * 256) + "}"
     thin = conv(weights=weights).replace("x) =>", "x) =>").replace("[1,32,4,4] x", "[1,8,4,4] x")
