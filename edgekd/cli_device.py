@@ -236,7 +236,7 @@ def _told(devices: list[OnDevice], report: Report, inside: bool) -> None:
     """Print the figures as a table, then missed checks and the latency budget."""
     from rich.console import Console
 
-    from edgekd.figures.devices import P90
+    from edgekd.figures.verdict import P90
     from edgekd.report.on_device import table
 
     Console(highlight=False).print(table(devices))

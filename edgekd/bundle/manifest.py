@@ -12,7 +12,8 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator
 
 from edgekd.base.names import in_a_line
-from edgekd.figures.figures import Latency, OnDevice, Origin, Report, Score
+from edgekd.figures.candidate import Latency, Origin, Score
+from edgekd.figures.figures import OnDevice, Report
 from edgekd.scripts.device_runner.model import manifest_problem
 
 FORMAT: Final = 1

@@ -19,7 +19,8 @@ from edgekd.base.names import visible
 from edgekd.bundle.drafts import draft_of, put_in_place
 from edgekd.bundle.manifest import Manifest, figures
 from edgekd.errors import BundleError, NotToShipError
-from edgekd.figures.figures import NOT_TO_SHIP, Report
+from edgekd.figures.figures import Report
+from edgekd.figures.verdict import ANSWERS
 from edgekd.report import html
 from edgekd.scripts.device_runner.model import LARGEST
 
@@ -148,15 +149,11 @@ def write_report(draft: Path, report: Report) -> None:
 
 
 def with_verdict(readme: str, report: Report) -> str:
-    """README.txt with the headline above it if the bundle is not to ship."""
-    text = readme.partition("\n\n")[2] if readme.startswith(NOT_TO_SHIP) else readme
-    if report.ok:
-        return text
-    missed = [check for check in report.checks if check.verdict == "missed"]
-    lines = [f"{NOT_TO_SHIP}. `edgekd ship` refuses this bundle. What it misses:"]
-    lines += [f"  {check.name}: {check.found}{f', limit {check.limit}' if check.limit else ''}" for check in missed]
+    """README.txt below the report's verdict: should this bundle ship, why, and what is missing."""
+    # A bundle of an earlier edgekd begins with its name, or with NOT TO SHIP.
+    text = readme.partition("\n\n")[2] if readme.startswith(ANSWERS) else readme
     # An empty line ends the verdict, so no text in the verdict may contain one.
-    return "\n".join(" ".join(line.splitlines()) for line in lines) + "\n\n" + text
+    return "\n".join(" ".join(line.splitlines()) for line in report.verdict.lines()) + "\n\n" + text
 
 
 def refuse_not_to_ship(folder: Path) -> None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgekd.check.limits import Limit, limit_checks, limits
-from edgekd.figures.figures import Candidate, Check, Estimate, Latency, Origin, Score
+from edgekd.figures.candidate import Candidate, Check, Estimate, Latency, Origin, Score
 from edgekd.figures.metric import Drop, Judged, Metric, drop_of
+from edgekd.figures.verdict import ORDER
 from edgekd.figures.words import valued
 from edgekd.measure.protocol import faster
 from edgekd.recipe import Budget
@@ -97,9 +98,7 @@ def budget_checks(contenders: Sequence[Contender], shipped: str, budget: Budget,
         checks.append(Check(name=f"{shipped} can be used", verdict="missed", found=taken.fault))
     if unknown := order_unknown(contenders):
         found = f"unknown: {unknown}; edgekd build --device NAME measures it"
-        checks.append(
-            Check(name="order of the candidates in time", verdict="not measured", found=found, origin="not measured")
-        )
+        checks.append(Check(name=ORDER, verdict="not measured", found=found, origin="not measured"))
     return checks
 
 

@@ -19,8 +19,9 @@ from edgekd.data import Unseen
 from edgekd.data.batches import arguments_of
 from edgekd.errors import DeviceError, ModelError
 from edgekd.export.shapes import Sizes
+from edgekd.figures.candidate import Estimate, Latency, Score
 from edgekd.figures.devices import decisive
-from edgekd.figures.figures import Estimate, Latency, OnDevice, Score
+from edgekd.figures.figures import OnDevice
 from edgekd.inputs.protocol import at_most
 from edgekd.measure.estimate.estimate import estimate
 from edgekd.measure.fitness import is_architecture

@@ -22,8 +22,9 @@ from edgekd.check.tasks import task_notes
 from edgekd.data import Unseen
 from edgekd.errors import DeviceError, ExportError
 from edgekd.export.lint import Finding, lint
+from edgekd.figures.candidate import Candidate, Check, Dropped, Latency, Score
 from edgekd.figures.devices import not_yet, with_device
-from edgekd.figures.figures import Candidate, Check, Dropped, Latency, OnDevice, Report, Score
+from edgekd.figures.figures import OnDevice, Report
 from edgekd.figures.metric import Drop, Judged, Metric, drop_of
 from edgekd.measure.protocol import PROTOCOL, Timing
 from edgekd.recipe import Recipe
@@ -79,6 +80,7 @@ def evaluate(
         recipe=recipe.name,
         target=target.name,
         target_title=target.title,
+        runtime=target.runtime.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(time.time() - run.started, 1),
         machine=machine(),

@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-from edgekd.figures.figures import Check, Score
+from edgekd.figures.candidate import Check, Score
 from edgekd.figures.intervals import Right, paired_interval
 from edgekd.figures.metric import Drop, drop_of
 from edgekd.figures.words import beside, valued

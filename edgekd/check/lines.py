@@ -14,7 +14,7 @@ from edgekd.check.choose import Contender
 from edgekd.check.limits import floors
 from edgekd.data import Unseen
 from edgekd.export.lint import Finding, counted, grouped, listed, runtime_title
-from edgekd.figures.figures import Candidate, Check, Score
+from edgekd.figures.candidate import Candidate, Check, Score
 from edgekd.figures.words import valued as in_words
 from edgekd.recipe import Budget, Recipe
 from edgekd.steps.export import FROM_MODULE, SAME, TRAINED, kept_fp32

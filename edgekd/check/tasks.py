@@ -18,7 +18,7 @@ from edgekd.data.batches import examples_of
 from edgekd.data.sources import check_classes
 from edgekd.distill.methods import METHODS
 from edgekd.errors import ModelError, RecipeError
-from edgekd.figures.figures import Check
+from edgekd.figures.candidate import Check
 from edgekd.figures.words import valued
 from edgekd.models.reference import answer_of
 from edgekd.recipe import Network, Recipe

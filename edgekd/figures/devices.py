@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from edgekd.figures.figures import Check, Latency, OnDevice, Report
+from edgekd.figures.candidate import Check, Latency
+from edgekd.figures.figures import OnDevice, Report
+from edgekd.figures.verdict import P90
 from edgekd.figures.words import milliseconds
 
 LATENCY = "latency on "  # begins the name of a device's latency check; the budget's check is named `p90_latency_ms`
 GOLDEN = "stored outputs on "
 LASTING = ("score", "energy", "sustained")  # figures kept from an earlier measurement of the same model
-P90 = "p90_latency_ms"
 
 
 def with_device(report: Report, measured: OnDevice, p90_budget_ms: float | None) -> Report:

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgekd.figures.figures import Origin, Score
+from edgekd.figures.candidate import Origin, Score
 
 Judged = npt.NDArray[np.float64]  # [n, k]: each sample's part of the metric
 Interval = tuple[float, float]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from edgekd.figures.figures import Latency, Score
+from edgekd.figures.candidate import Latency, Score
 
 NOT_MEASURED = "not measured"
 

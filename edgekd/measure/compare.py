@@ -9,7 +9,7 @@ import numpy as np
 from edgekd.bundle.golden import FIRST, Golden
 from edgekd.bundle.read import SHIPPED, Row, read_manifest
 from edgekd.bundle.write import verify_bundle
-from edgekd.figures.figures import Score
+from edgekd.figures.candidate import Score
 from edgekd.figures.words import valued
 from edgekd.measure.devices import Device
 from edgekd.measure.numerics import Numerics, compare

@@ -21,7 +21,8 @@ from edgekd.base.json_text import parse_json
 from edgekd.bundle.manifest import Manifest, tables_of
 from edgekd.bundle.read import GOLDEN, MANIFEST, SHIPPED, read_manifest, refuse_not_to_ship, write_manifest
 from edgekd.errors import BundleError, DeviceError
-from edgekd.figures.figures import Latency, OnDevice, Origin, Score
+from edgekd.figures.candidate import Latency, Origin, Score
+from edgekd.figures.figures import OnDevice
 from edgekd.measure.answer import Answer, Facts, Loading, Proof, Shipped, Timed, understand
 from edgekd.measure.devices import Device, OnLine
 from edgekd.measure.devices.process import clean

@@ -16,7 +16,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.figures.figures import Latency, Origin
+from edgekd.figures.candidate import Latency, Origin
 from edgekd.runtime.session_worker import time_block
 
 Call = Callable[[], object]

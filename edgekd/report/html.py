@@ -7,8 +7,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from edgekd.figures.candidate import Candidate, Latency, Score
 from edgekd.figures.devices import deciding
-from edgekd.figures.figures import Candidate, Latency, Report, Score
+from edgekd.figures.figures import Report
 from edgekd.figures.words import NOT_MEASURED, milliseconds, signed, valued
 from edgekd.report.axes import Axis
 from edgekd.report.on_device import further
@@ -371,7 +372,6 @@ def render(report: Report, overlays: bytes = b"") -> str:
         estimate=estimated,
         roofline=roofline(estimated) if estimated else None,
         not_drawn=left_out_of_plot(estimated) if estimated else (),
-        missed=[check for check in report.checks if check.verdict == "missed"],
         trainings=[
             (title, drawn)
             for title, curves in (

@@ -9,8 +9,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from edgekd.figures.candidate import Latency
 from edgekd.figures.devices import _called
-from edgekd.figures.figures import Latency, OnDevice
+from edgekd.figures.figures import OnDevice
 from edgekd.figures.words import NOT_MEASURED, milliseconds, with_interval
 
 BUSY = 0.1  # cores that other programs may keep busy without a remark in the report

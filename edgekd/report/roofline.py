@@ -6,7 +6,7 @@ import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
-from edgekd.figures.figures import Estimate, KernelTime
+from edgekd.figures.candidate import Estimate, KernelTime
 from edgekd.figures.words import milliseconds
 from edgekd.report.axes import Axis
 from edgekd.report.templates import templates

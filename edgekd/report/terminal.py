@@ -10,19 +10,21 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from edgekd.figures.figures import Candidate, Check, QuantizationStep, Report
+from edgekd.figures.candidate import Candidate, Check
+from edgekd.figures.figures import QuantizationStep, Report
+from edgekd.figures.verdict import Answer
 from edgekd.figures.words import NOT_MEASURED, latency_cells, megabytes, metric_in, origins, signed, with_interval
 from edgekd.report.on_device import table
 from edgekd.report.roofline import in_words
 
+STYLES = {"SHIP": "bold green", "NOT TO SHIP": "bold red", "NOT DECIDED": "bold yellow"}
 VERDICT_STYLE = {"pass": "green", "missed": "bold red", "not measured": "yellow", "unstable": "yellow", "note": "dim"}
 
 
 def render(report: Report, bundle: Path | None = None) -> RenderableType:
-    """The figures with their origins, the checks, the shipped model with the reason, and the bundle's folder."""
+    """The figures with their origins, the checks, the taken model with the reason, the bundle's folder, and the verdict."""
     parts: list[RenderableType] = [
         Text.assemble((report.recipe, "bold"), " for ", (report.target_title, "bold"), f" ({report.target})"),
-        Text(report.headline, style="bold green" if report.ok else "bold red"),
         Padding(figures(report), (1, 0)),
         what_shipped(report),
         *(
@@ -38,7 +40,17 @@ def render(report: Report, bundle: Path | None = None) -> RenderableType:
     ]
     if bundle is not None:
         parts.append(Text.assemble("bundle: ", (str(bundle), "bold")))
-    return Group(*parts)
+    return Group(*parts, *answer(report, bundle))
+
+
+def answer(report: Report, bundle: Path | None) -> list[RenderableType]:
+    """Should it ship? The headline, the reasons and what is missing; last, because a terminal shows its last lines."""
+    headline, *reasons = report.verdict.lines(*([str(bundle)] if bundle is not None else []))
+    style = STYLES[report.verdict.answer]
+    return [
+        Padding(Text(headline, style=style), (1, 0, 0, 0)),
+        *(Padding(Text(line.strip()), (0, 0, 0, 2)) for line in reasons),
+    ]
 
 
 def figures(report: Report) -> Table:
@@ -76,15 +88,15 @@ def what_shipped(report: Report) -> Table:
     lines.add_column(no_wrap=True)
     lines.add_column()
     for candidate in sorted(report.candidates, key=lambda c: not c.shipped):
-        lines.add_row(verb(candidate, report.ok), Text(candidate.reason))
+        lines.add_row(verb(candidate, report.verdict.answer), Text(candidate.reason))
     for dropped in report.dropped:
         lines.add_row(Text(f"{dropped.name} was dropped:", style="yellow"), Text(dropped.reason))
     return lines
 
 
-def verb(candidate: Candidate, ok: bool) -> Text:
+def verb(candidate: Candidate, answer: Answer) -> Text:
     if candidate.shipped:
-        return Text(f"{candidate.name} {'ships' if ok else 'is taken'}:", style="bold green" if ok else "bold red")
+        return Text(f"{candidate.name} {'ships' if answer == 'SHIP' else 'is taken'}:", style=STYLES[answer])
     return Text(f"{candidate.name} lost:", style="dim")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edgekd.figures.figures import Origin, Score
+from edgekd.figures.candidate import Origin, Score
 from edgekd.figures.metric import score_of
 from edgekd.tasks.protocol import Answers, Targets, Task
 

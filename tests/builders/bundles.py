@@ -12,7 +12,8 @@ import onnx
 from edgekd.bundle.golden import Golden
 from edgekd.bundle.manifest import Preprocess
 from edgekd.bundle.write import verify_bundle, write_bundle
-from edgekd.figures.figures import Candidate, Latency, Report, Score
+from edgekd.figures.candidate import Candidate, Latency, Score
+from edgekd.figures.figures import Report
 from edgekd.recipe import Recipe
 from edgekd.target import Hardware, Runtime, Target
 

@@ -20,7 +20,7 @@ from edgekd.bundle.manifest import GraphInput, figures
 from edgekd.bundle.read import add_to_report, refuse_not_to_ship
 from edgekd.bundle.write import describe_inputs, readme, trtexec_lines, verify_bundle
 from edgekd.errors import BundleError, DeviceError, NotToShipError
-from edgekd.figures.figures import Check
+from edgekd.figures.candidate import Check
 from edgekd.measure.devices.local import Local
 from edgekd.measure.on_device import Options, measure_on, trial_of, verify_on
 from edgekd.scripts import SCRIPTS

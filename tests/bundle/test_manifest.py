@@ -13,7 +13,8 @@ from edgekd.bundle.manifest import Figure, Manifest, figures
 from edgekd.bundle.read import add_to_report, read_manifest, write_manifest
 from edgekd.check.package import preprocess_of
 from edgekd.errors import BundleError
-from edgekd.figures.figures import DeviceState, Estimate, OnDevice, Report
+from edgekd.figures.candidate import Estimate
+from edgekd.figures.figures import DeviceState, OnDevice, Report
 from edgekd.inputs import Image
 from tests.builders.bundles import listed, report, target, write
 from tests.builders.tokens import Tokens

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgekd.check.choose import Contender, budget_checks, choose, misses
-from edgekd.figures.figures import Estimate, Latency, Score
+from edgekd.figures.candidate import Estimate, Latency, Score
 from edgekd.figures.intervals import wilson_interval
 from edgekd.recipe import Budget
 from edgekd.tasks.classify import TOP1, judged

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgekd.check.limits import Limit, floors, limits
-from edgekd.figures.figures import Score
+from edgekd.figures.candidate import Score
 from edgekd.figures.intervals import paired_interval
 from edgekd.figures.metric import Drop
 from edgekd.figures.words import beside

@@ -14,7 +14,8 @@ import pytest
 
 from edgekd.base.contents import hash_file
 from edgekd.bundle.read import add_to_report, read_manifest
-from edgekd.figures.figures import Check, Report
+from edgekd.figures.candidate import Check
+from edgekd.figures.figures import Report
 from tests.builders.boards import Board
 from tests.builders.bundles import recipe, report, write
 from tests.builders.places import hear_interrupts

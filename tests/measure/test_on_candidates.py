@@ -16,7 +16,8 @@ from edgekd.check.choose import Contender, choose
 from edgekd.check.contenders import as_measured
 from edgekd.check.package import with_earlier_devices
 from edgekd.errors import DeviceError
-from edgekd.figures.figures import DeviceState, OnDevice, Report, Score
+from edgekd.figures.candidate import Score
+from edgekd.figures.figures import DeviceState, OnDevice, Report
 from edgekd.measure.on_candidates import check_device, measure_candidates
 from edgekd.measure.on_device import Options
 from edgekd.measure.protocol import Series

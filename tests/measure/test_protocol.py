@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgekd.figures.figures import Latency
+from edgekd.figures.candidate import Latency
 from edgekd.measure.protocol import Series, Timing, bootstrap_interval, faster, interleave, measure
 
 

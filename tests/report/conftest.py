@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edgekd.figures.figures import Candidate, Check, Latency, Report, Score
+from edgekd.figures.candidate import Candidate, Check, Latency, Score
+from edgekd.figures.figures import Report
 
 NASTY = "<script>alert(1)</script>"
 MACHINE = "Example CPU @ 2.50GHz, 2 cores, x86_64 avx2 avx512_vnni, Linux 6.1"

@@ -8,7 +8,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from edgekd.figures.figures import Check, Estimate, LayerSensitivity, QuantizationStep, Report, Score
+from edgekd.figures.candidate import Check, Estimate, Score
+from edgekd.figures.figures import LayerSensitivity, QuantizationStep, Report
 from edgekd.report.axes import Axis, linear_ticks, log_ticks
 from edgekd.report.html import class_rows, duration, render, scatter
 
@@ -115,12 +116,15 @@ def test_where_no_order_in_time_is_known_the_plot_shows_sizes_and_no_millisecond
     assert "Top-1 against size" in render(unknown) and "Latency, host" not in render(unknown)
 
 
-def test_a_missed_check_is_the_page_s_headline_and_nothing_says_that_it_ships(report: Report) -> None:
+def test_the_page_begins_with_the_verdict_its_reasons_and_what_is_missing(report: Report) -> None:
     missed = Check(name="size_mb", verdict="missed", found="0.310 MB", limit="at most 0.05")
     page = Page(render(report.model_copy(update={"checks": (missed, *report.checks)})))
-    assert "NOT TO SHIP: 1 check missed (size_mb)" in page.text and "not to ship" in page.text
-    assert "(ships)" not in page.text and "no check missed" not in page.text
-    assert "NOT TO SHIP" not in Page(render(report)).text and "int8 (ships)" in Page(render(report)).text
+    assert "NOT TO SHIP: 1 check missed (size_mb)" in page.text and "size_mb: 0.310 MB, limit at most 0.05" in page.text
+    assert "NOT DECIDED" not in page.text and "Missing for an answer" not in page.text
+
+    page = Page(render(report))
+    assert "NOT DECIDED: no budget of accuracy or latency is set and latency on the device is not measured" in page.text
+    assert "set budget.p90_latency_ms in the recipe" in page.text and "SHIP:" not in page.text
 
 
 def test_labels_of_points_that_coincide_do_not(report: Report) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from edgekd.figures.candidate import Latency, Origin, Score
 from edgekd.figures.devices import deciding, decisive, with_device
-from edgekd.figures.figures import DeviceState, Latency, OnDevice, Origin, Report, Score, Window
+from edgekd.figures.figures import DeviceState, OnDevice, Report, Window
 from edgekd.measure.protocol import Series
 from edgekd.report.on_device import further
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-from edgekd.figures.figures import Estimate, KernelTime, Report
+from edgekd.figures.candidate import Estimate, KernelTime
+from edgekd.figures.figures import Report
 from edgekd.measure.estimate.estimate import estimate as estimate_of
 from edgekd.report.axes import Axis
 from edgekd.report.html import render

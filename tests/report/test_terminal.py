@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from edgekd.figures.figures import Check, QuantizationStep, Report
+from edgekd.figures.candidate import Check
+from edgekd.figures.figures import QuantizationStep, Report
 from edgekd.figures.words import milliseconds
 from edgekd.report.terminal import render
 
@@ -45,8 +46,8 @@ def test_the_shipped_row_is_marked_and_explained(report: Report) -> None:
     text = printed(report, Path("build/edge-box"))
 
     assert "▸ int8    90.41 ±0.50" in text
-    assert "int8 ships: fastest within the budget" in text
-    assert "fp32 lost:  slower than int8" in text
+    assert "int8 is taken: fastest within the budget" in text
+    assert "fp32 lost:     slower than int8" in text
     assert "bundle: build/edge-box" in text
 
 
@@ -58,13 +59,16 @@ def test_a_way_to_quantize_that_gains_is_above_fp32(report: Report) -> None:
     assert line.split()[-2:] == ["+0.56", "holds"]
 
 
-def test_what_misses_a_check_is_not_to_ship_in_the_headline_and_in_json(report: Report) -> None:
+def test_the_last_lines_say_whether_to_ship_in_the_terminal_and_in_json(report: Report) -> None:
     missed = Check(name="size_mb", verdict="missed", found="0.310 MB", limit="at most 0.05")
     told = report.model_copy(update={"checks": (missed, *report.checks)})
-    text = printed(told)
-    assert text.splitlines()[1] == "NOT TO SHIP: 1 check missed (size_mb)"
-    assert "int8 is taken:" in text and "int8 ships" not in text
-    assert printed(report).splitlines()[1] == "int8 ships"
+    lines = [line.rstrip() for line in printed(told).splitlines()]
+    assert lines[-2:] == ["NOT TO SHIP: 1 check missed (size_mb)", "  size_mb: 0.310 MB, limit at most 0.05"]
+    assert "int8 is taken: fastest within the budget" in lines
+
+    undecided = " ".join(printed(report, Path("build/box")).split())
+    assert undecided.endswith("missing: latency on the device: no device")
+    assert "NOT DECIDED: no budget of accuracy or latency is set and latency on the device is not measured" in undecided
 
     stored = told.model_dump_json()
     assert json.loads(stored)["headline"] == "NOT TO SHIP: 1 check missed (size_mb)"

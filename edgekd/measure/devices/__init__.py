@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from edgekd.figures.figures import Origin
+from edgekd.figures.candidate import Origin
 from edgekd.measure.devices.adb import Adb
 from edgekd.measure.devices.emulated import Emulated
 from edgekd.measure.devices.local import Local

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgekd.errors import DeviceError
-from edgekd.figures.figures import Origin
+from edgekd.figures.candidate import Origin
 from edgekd.measure.devices.process import OnLine, Result, run_process
 
 COPY_TIMEOUT_S = 1800

@@ -24,7 +24,7 @@ from edgekd.base.places import expanded, user_folder
 from edgekd.base.strays import IN_USE
 from edgekd.cache.stage import STAMP, default_cache
 from edgekd.errors import DeviceError, nearest
-from edgekd.figures.figures import Origin
+from edgekd.figures.candidate import Origin
 from edgekd.measure.devices.process import OnLine, Result, copy_here, run_process
 
 # The CPU's part number in /proc/cpuinfo, which onnxruntime reads beside the features (Arm's technical reference manuals,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgekd.base.places import expanded
-from edgekd.figures.figures import Origin
+from edgekd.figures.candidate import Origin
 from edgekd.measure.devices.process import OnLine, Result, copy_here, run_process
 
 

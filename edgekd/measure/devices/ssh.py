@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgekd.errors import DeviceError
-from edgekd.figures.figures import Origin
+from edgekd.figures.candidate import Origin
 from edgekd.measure.devices.process import OnLine, Result, TimedOut, last_line, run_process
 
 CONNECT_TIMEOUT_S = 10

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgekd.errors import ModelError
 from edgekd.export.shapes import Sizes
-from edgekd.figures.figures import Estimate, KernelTime
+from edgekd.figures.candidate import Estimate, KernelTime
 from edgekd.measure.estimate.calibration import LEAST_OPERATIONS, Calibration, kernel_ms
 from edgekd.measure.estimate.kernels import MULTIPLIES, Kernel, Work, read_work
 from edgekd.target import Hardware, Target

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgekd.figures.figures import Estimate
+from edgekd.figures.candidate import Estimate
 from edgekd.figures.words import milliseconds
 from edgekd.measure.estimate.calibration import ACCEPTED, Calibration
 from edgekd.report.roofline import in_words, time_by_kind

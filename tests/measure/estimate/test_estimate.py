@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from edgekd.figures.figures import Estimate
+from edgekd.figures.candidate import Estimate
 from edgekd.measure.estimate.calibration import Calibration, HeldOut
 from edgekd.measure.estimate.estimate import estimate, estimate_calibrated
 from edgekd.report.roofline import in_words
