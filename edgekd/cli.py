@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -11,21 +12,24 @@ import typer
 from edgekd import cli_device
 from edgekd.base.console import print_what_can_be_printed
 from edgekd.base.names import visible
-from edgekd.errors import BundleError, DiffersError, EdgekdError, NotToShipError, RecipeError
+from edgekd.base.version import VERSION
+from edgekd.errors import BundleError, CacheError, DiffersError, EdgekdError, NotToShipError, RecipeError
 
 if TYPE_CHECKING:
     from edgekd.figures.figures import Report
+    from edgekd.figures.outputs import Output
     from edgekd.measure.protocol import Timing
 
 app = typer.Typer(
     help="Distil a teacher into a small student, quantize it as the device does, export it and check it.",
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
 MISSED, WRONG_INPUT, INTERRUPTED = 3, 2, 130
 
 TargetOption = Annotated[
     str, typer.Option("--target", "-t", help="A device's name or alias (`edgekd targets`), or a .toml file.")
 ]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Go on where a question would be asked.")]
 ShapeOption = Annotated[
     list[str] | None, typer.Option("--shape", help="An input's sizes where the file leaves them free: x=1,3,640,640.")
 ]
@@ -35,6 +39,21 @@ CacheOption = Annotated[
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Change a setting: --set distill.epochs=5 (may be repeated).")
 ]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"edgekd {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print edgekd's version.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -60,13 +79,15 @@ def build(
     device: Annotated[
         str, typer.Option("--device", "-d", help="Measure the candidates there; the latency budget is decided there.")
     ] = "",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Go on where a question would be asked.")] = False,
+    yes: YesOption = False,
+    json: cli_device.JsonOption = False,
 ) -> None:
-    """Distil, quantize, export and check; leaves a bundle. Exit code 3: a budget is missed; 2: wrong input."""
+    """Distil, quantize, export and check; leaves a bundle. Exit code 3: a check is missed; 2: wrong input."""
     from edgekd.api import build_bundle
+    from edgekd.figures.outputs import BuildOutput, BuiltBundle
     from edgekd.target import load_target
 
-    missed = False
+    built = []
     for one in target:  # a wrong target is refused before the first build
         load_target(one)
     for one in dict.fromkeys(target):
@@ -74,11 +95,14 @@ def build(
             recipe, one, set_ or (), output, cache, recheck=recheck, device=device,
             ask=(lambda _: True) if yes else _ask, timing=context.obj,
         )  # fmt: skip
-        _print_report(report, folder)
-        if not fresh:
-            typer.echo("Nothing changed since this was built; --recheck measures again.")
-        missed |= not report.ok
-    raise typer.Exit(MISSED if missed else 0)
+        built.append(BuiltBundle(folder=str(folder), is_new=fresh, report=report))
+        if not json:
+            _print_report(report, folder)
+            if not fresh:
+                typer.echo("Nothing changed since this was built; --recheck measures again.")
+    if json:
+        _print_json(BuildOutput(bundles=tuple(built)))
+    raise typer.Exit(0 if all(bundle.report.ok for bundle in built) else MISSED)
 
 
 @app.command()
@@ -155,8 +179,9 @@ def report(
         bool, typer.Option("--html", help="Print the path of the page, and open it where there is a browser.")
     ] = False,
     forget: Annotated[str, typer.Option("--forget", help="Take a device's figures out of the report.")] = "",
+    json: cli_device.JsonOption = False,
 ) -> None:
-    """Print a build's report again."""
+    """Print a build's report again. Exit code 3: a check is missed."""
     import contextlib
     import webbrowser
 
@@ -172,8 +197,13 @@ def report(
         typer.echo(page)
         with contextlib.suppress(webbrowser.Error):  # no browser here: the path is enough
             webbrowser.get().open(page.as_uri())
-        return
-    _print_report(content, bundle)
+    elif json:
+        from edgekd.figures.outputs import ReportOutput
+
+        _print_json(ReportOutput(report=content))
+    else:
+        _print_report(content, bundle)
+    raise typer.Exit(0 if content.ok else MISSED)
 
 
 @app.command()
@@ -189,21 +219,32 @@ def verify(
             "--samples", min=0, help="With --device: the accuracy on so many test samples too, there and here."
         ),
     ] = 0,
+    json: cli_device.JsonOption = False,
 ) -> None:
     """Check every file's hash and the golden outputs, here in onnxruntime. Exit code 3: something differs."""
     if device:
         if len(device) > 1:
             raise BundleError(f"verify takes one --device; {len(device)} were given. edgekd measure takes several")
-        cli_device.verify_there(bundle, device[0], runtime, samples)
-        return
+        _print_verified(cli_device.verify_there(bundle, device[0], runtime, samples), json)
     if samples:
         raise BundleError("--samples compares a device with this machine; give it with --device")
     from edgekd.bundle.write import verify_bundle
 
-    rows = verify_bundle(bundle)
-    for what, ok, detail in rows:
-        typer.echo(visible(f"{'ok    ' if ok else 'FAILED'}  {what}  {detail}".rstrip()))
-    raise typer.Exit(0 if all(ok for _, ok, _ in rows) else MISSED)
+    _print_verified(verify_bundle(bundle), json)
+
+
+def _print_verified(rows: Sequence[tuple[str, bool, str]], json: bool) -> None:
+    """Print the rows and end the command, with exit code 3 if one is not ok."""
+    from edgekd.figures.outputs import VerifiedRow, VerifyOutput
+
+    ok = all(ok for _, ok, _ in rows)
+    if json:
+        told = tuple(VerifiedRow(what=what, ok=ok, detail=detail) for what, ok, detail in rows)
+        _print_json(VerifyOutput(ok=ok, rows=told))
+    else:
+        for what, each, detail in rows:
+            typer.echo(visible(f"{'ok    ' if each else 'FAILED'}  {what}  {detail}".rstrip()))
+    raise typer.Exit(0 if ok else MISSED)
 
 
 @app.command()
@@ -215,6 +256,7 @@ def lint(
     ] = None,
     dla: Annotated[bool, typer.Option("--dla", help="The engine is meant for the target's DLA.")] = False,
     shape: ShapeOption = None,
+    json: cli_device.JsonOption = False,
 ) -> None:
     """Say what would make an ONNX file slow on a target, or be refused there. Exit code 3: something is refused."""
     from edgekd.export import lint as linter
@@ -223,29 +265,105 @@ def lint(
 
     device = load_target(target)
     findings = linter.lint(model, device, samples=samples, dla=dla, shapes=read_sizes(shape or []))
-    for line in linter.lines(findings):
-        typer.echo(visible(line))
-    typer.echo(f"{linter.counted(findings)} in {model} for {device.name} ({linter.runtime_title(device)})")
+    if json:
+        from edgekd.figures.outputs import LintFinding, LintOutput
+
+        told = tuple(LintFinding(**vars(finding)) for finding in findings)
+        runtime = linter.runtime_title(device)
+        _print_json(LintOutput(model=str(model), target=device.name, runtime=runtime, findings=told))
+    else:
+        for line in linter.lines(findings):
+            typer.echo(visible(line))
+        typer.echo(f"{linter.counted(findings)} in {model} for {device.name} ({linter.runtime_title(device)})")
     raise typer.Exit(MISSED if any(finding.severity == "error" for finding in findings) else 0)
 
 
 @app.command()
 def cache(
     folder: CacheOption = None,
-    prune: Annotated[bool, typer.Option("--prune", help="Delete what was not used for --days.")] = False,
-    days: Annotated[float, typer.Option("--days", min=0, help="With --prune: 0 deletes everything.")] = 0,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete what was not used for --days, after a question.")
+    ] = False,
+    days: Annotated[
+        float | None, typer.Option("--days", min=0, help="With --prune, and needed there: 0 deletes everything.")
+    ] = None,
+    yes: YesOption = False,
+    json: cli_device.JsonOption = False,
 ) -> None:
     """List the stored stages with sizes and ages, or free their space."""
-    from edgekd.cache.listing import list_cache, prune_cache
+    from edgekd.cache.listing import cache_output, list_cache, prune_cache, unused
     from edgekd.cache.stage import default_cache
 
     place = folder or default_cache()
-    typer.echo(visible(prune_cache(place, days) if prune else list_cache(place)))
+    if prune != (days is not None):
+        raise CacheError(
+            "--prune and --days N belong together: --prune --days 30 deletes what was not used for 30 days"
+        )
+    if days is not None:
+        old = unused(place, days)
+        size = sum(item.size_mb for item in old)
+        question = f"{len(old)} stages of {size:.1f} MB in {place} will be deleted; builds make them again when needed."
+        if old and not yes and not _ask(question):
+            raise CacheError(
+                f"nothing was deleted: {len(old)} stages of {size:.1f} MB; --yes deletes without a question"
+            )
+        typer.echo(visible(prune_cache(place, days)))
+    elif json:
+        _print_json(cache_output(place))
+    else:
+        typer.echo(visible(list_cache(place)))
+
+
+@app.command()
+def doctor(
+    target: Annotated[
+        str, typer.Option("--target", "-t", help="Also tell which figures of this target cannot be had here.")
+    ] = "",
+    folder: CacheOption = None,
+    json: cli_device.JsonOption = False,
+) -> None:
+    """Say what this machine has for edgekd: versions, int8 instructions, runtimes, programs, cache, devices."""
+    from edgekd.cache.stage import default_cache
+    from edgekd.check.doctor import diagnose
+    from edgekd.figures.outputs import DoctorOutput
+    from edgekd.target import load_target
+
+    rows = diagnose(folder or default_cache(), load_target(target) if target else None)
+    if json:
+        _print_json(DoctorOutput(rows=rows))
+        return
+    for row in rows:
+        typer.echo(visible(f"{row.part:13} {row.found}"))
+        if row.remedy:
+            typer.echo(visible(f"{'':13} -> {row.remedy}"))
+
+
+@app.command()
+def recipe(
+    recipe: Annotated[Path, typer.Argument(help="A folder with edgekd.toml, or a .toml file.")] = Path("."),
+    set_: SetOption = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of edgekd.toml; editors complete from it.")
+    ] = False,
+) -> None:
+    """Print a recipe with every default filled in, as JSON; or the schema of recipes."""
+    from edgekd.recipe import Recipe, load_recipe
+
+    if schema:
+        import json
+
+        typer.echo(json.dumps(Recipe.model_json_schema(), indent=2))
+        return
+    typer.echo(load_recipe(recipe, set_ or ()).model_dump_json(indent=2, exclude={"folder"}))
 
 
 app.add_typer(cli_device.app, name="device")
 app.command()(cli_device.measure)
 app.command()(cli_device.ship)
+
+
+def _print_json(output: Output) -> None:
+    typer.echo(output.model_dump_json(indent=2))
 
 
 def _ask(question: str) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgekd.base.names import text_problem, visible
+from edgekd.base.names import text_problem
 from edgekd.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ Name = Annotated[str, typer.Argument(help="What the device is called here; or ss
 DeviceOption = Annotated[
     str, typer.Option("--device", "-d", help="A device's name (`edgekd device list`), or ssh:user@host, local.")
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON (docs/json.md) in place of text.")]
 Runtime = Annotated[str, typer.Option("--runtime", help="onnxruntime or tensorrt [the bundle's own].")]
 
 
@@ -72,11 +73,19 @@ def add(
 
 
 @app.command("list")
-def list_() -> None:
+def list_(json: JsonOption = False) -> None:
     """The devices that have a name."""
     from edgekd.measure.devices import named
 
     devices = named.list_devices()
+    if json:
+        from edgekd.figures.outputs import DevicesOutput, NamedDevice
+
+        found = (
+            NamedDevice(name=name, address=named.make(name, each).address) for name, each in sorted(devices.items())
+        )
+        typer.echo(DevicesOutput(devices=tuple(found)).model_dump_json(indent=2))
+        return
     width = max(map(len, devices), default=0)
     for name, settings in sorted(devices.items()):
         typer.echo(f"{name:{width}}  {named.make(name, settings).address}")
@@ -180,6 +189,7 @@ def measure(
     figures: Annotated[
         Path | None, typer.Option("--figures", help="What device_runner.py wrote where it ran alone; nothing is run.")
     ] = None,
+    json: JsonOption = False,
 ) -> None:
     """Measure a bundle on devices, in parallel, and bring the figures into its report.
 
@@ -197,7 +207,12 @@ def measure(
         found, report = _brought_in(bundle, devices, figures)
     else:
         found, report = _measured(bundle, devices, options, accuracy, runner)
-    _told(found, report, inside)
+    if json:
+        from edgekd.figures.outputs import MeasureOutput
+
+        typer.echo(MeasureOutput(devices=tuple(found), report=report).model_dump_json(indent=2))
+    else:
+        _told(found, report, inside)
     wrong = any(device.golden_ok is False for device in found) or len(found) < len(set(devices))
     raise typer.Exit(MISSED if wrong or not report.ok else 0)
 
@@ -287,10 +302,11 @@ def ship(
     typer.echo(f"stored outputs in {done.runtime}: {done.detail}")
 
 
-def verify_there(bundle: Path, device: str, runtime: str, samples: int = 0) -> None:
-    """Run `edgekd verify --device`.
+def verify_there(bundle: Path, device: str, runtime: str, samples: int = 0) -> list[tuple[str, bool, str]]:
+    """The rows of `edgekd verify --device`: subject, whether it is ok, and detail.
 
-    On an emulated processor, or with samples, the differences from this machine are printed too.
+    On an emulated processor, or with samples, the differences from this machine are rows too. Files that differ here from
+    the manifest are the only rows, and nothing is copied.
     """
     from edgekd.bundle.read import check_file, read_manifest, unlisted
     from edgekd.measure.devices.named import open_device
@@ -299,11 +315,8 @@ def verify_there(bundle: Path, device: str, runtime: str, samples: int = 0) -> N
     listed = read_manifest(bundle).files
     rows = [check_file(bundle, *entry) for entry in sorted(listed.items())]
     rows += [(name, False, "not listed in the manifest") for name in unlisted(bundle, listed)]
-    for what, ok, detail in rows:
-        if not ok:
-            typer.echo(visible(f"FAILED  {what}  {detail}"))
     if not all(ok for _, ok, _ in rows):
-        raise typer.Exit(MISSED)
+        return [row for row in rows if not row[1]]
     with open_device(device) as opened:
         if opened.origin == "emulated" or samples:
             from edgekd.measure.compare import compare_on
@@ -312,13 +325,12 @@ def verify_there(bundle: Path, device: str, runtime: str, samples: int = 0) -> N
                 raise DeviceError(
                     "an emulated processor, and --samples, run onnxruntime; for TensorRT: edgekd measure --accuracy test"
                 )
-            rows = compare_on(opened, bundle, samples=samples)
-            for what, ok, detail in rows:
-                typer.echo(visible(f"{'ok    ' if ok else 'FAILED'}  {what}  {detail}".rstrip()))
-            raise typer.Exit(0 if all(ok for _, ok, _ in rows) else MISSED)
+            return list(compare_on(opened, bundle, samples=samples))
         proof = verify_on(opened, bundle, _runtime(runtime))
-    typer.echo(f"ok      every file, by its SHA-256 as copied to {device}")
-    typer.echo(f"ok      stored outputs in {proof.runtime}: {proof.detail}")
+    return [
+        (f"every file, by its SHA-256 as copied to {device}", True, ""),
+        (f"stored outputs in {proof.runtime}: {proof.detail}", True, ""),
+    ]
 
 
 def _print_facts(name: str, facts: Facts) -> None:

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from edgekd.base.strays import IN_USE, locks_in_use, remove
 from edgekd.cache.stage import STAMP
 from edgekd.errors import CacheError
+from edgekd.figures.outputs import CachedStage, CacheOutput
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,24 @@ def list_cache(cache: Path) -> str:
     return "\n".join([*lines, f"{sum(item.size_mb for item in items):10.1f} MB  in all, in {cache}"])
 
 
+def cache_output(cache: Path) -> CacheOutput:
+    """The cache's contents as a record."""
+    items = stored(cache)
+    stages = tuple(
+        CachedStage(
+            name=item.folder.name.removeprefix(".draft-"), size_mb=item.size_mb, age_days=item.age_days,
+            made_for=item.made_for, is_finished=item.finished,
+        )
+        for item in items
+    )  # fmt: skip
+    return CacheOutput(folder=str(cache), size_mb=sum(item.size_mb for item in items), stages=stages)
+
+
+def unused(cache: Path, days: float) -> list[Stored]:
+    """The artifacts that were not used for `days`."""
+    return [item for item in stored(cache) if item.age_days >= days]
+
+
 class _Note(BaseModel):
     made_for: str
 
@@ -73,7 +92,7 @@ def prune_cache(cache: Path, days: float) -> str:
     for lock in locks_in_use(cache):
         pid = lock.stem.removeprefix(IN_USE).partition("-")[0]
         raise CacheError(f"a build (process {pid}) uses the cache {cache}; prune when it has ended")
-    old = [item for item in stored(cache) if item.age_days >= days]
+    old = unused(cache, days)
     for item in old:
         remove(item.folder)
     return f"freed {sum(item.size_mb for item in old):.1f} MB in {cache}"
