@@ -10,7 +10,7 @@ import pytest
 
 from edgekd.base.toml_file import lines_of
 from edgekd.errors import RecipeError
-from edgekd.target import list_targets, load_target
+from edgekd.target import Hardware, Operators, Quantization, Runtime, list_targets, load_target, write_target
 
 FOLDER = Path(__file__).parent.parent / "targets"
 FILES = sorted(FOLDER.glob("*.toml"))
@@ -189,18 +189,31 @@ def test_a_missing_target_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_all_mistakes_of_a_target_file_come_at_once(tmp_path: Path) -> None:
-    text = BOARD.replace("cpu =", "cpuu =").replace('["fp32"]', '["fp64"]').replace('date = "2026-11"\n', "", 1)
+    text = BOARD.replace("cpu =", "cpuu =").replace('["fp32"]', '["fp64"]').replace("max_opset = 20\n", "", 1)
     lines = refusal(board(tmp_path, text.replace("default_opset = 17", 'default_opset = "17"'))).splitlines()
     assert lines[0] == f"4 mistakes in {tmp_path / 'board.toml'}:"
     found = {line.split("  ")[1]: line.split("  ")[-1].strip() for line in lines[1:]}
     assert found == {
-        "board.toml:4 hardware.date": "missing; it is required",
+        "board.toml:9 runtime.max_opset": "missing; it is required",
         "board.toml:5 hardware.cpuu": found["board.toml:5 hardware.cpuu"],
-        "board.toml:10 runtime.precisions.0": '"fp64" given; have: fp32, fp16, bf16, int8. Did you mean fp16?',
-        "board.toml:11 runtime.default_opset": '"17" given; should be a valid integer',
+        "board.toml:11 runtime.precisions.0": '"fp64" given; have: fp32, fp16, bf16, int8. Did you mean fp16?',
+        "board.toml:12 runtime.default_opset": '"17" given; should be a valid integer',
     }
     assert found["board.toml:5 hardware.cpuu"].startswith("unknown key 'cpuu'; have: source, date, cpu,")
     assert found["board.toml:5 hardware.cpuu"].endswith("Did you mean cpu?")
+
+
+def test_a_file_without_a_runtime_and_with_an_unknown_table_names_both(tmp_path: Path) -> None:
+    text = BOARD[: BOARD.index("[runtime]")].replace("[hardware]", "[hardwear]")
+    lines = refusal(board(tmp_path, text)).splitlines()
+    assert lines[0].startswith("3 mistakes in ")
+    found = dict(line.split(maxsplit=2)[1:] for line in lines[1:] if line.startswith("  board.toml "))
+    assert found == {
+        "hardware": "missing; write this table; each of its keys may be left out",
+        "runtime": "missing; write this table with: name, precisions, default_opset, max_opset",
+    }
+    (unknown,) = (line for line in lines if "board.toml:4 hardwear" in line)
+    assert "unknown key 'hardwear'; have: name, title," in unknown and unknown.endswith("Did you mean hardware?")
 
 
 def test_a_toml_syntax_error_has_line_and_column(tmp_path: Path) -> None:
@@ -326,3 +339,119 @@ def test_bf16_takes_a_gpu_and_a_runtime_that_have_it(tmp_path: Path) -> None:
         ('"tensorrt"', '"onnxruntime"'), ('"10.15"', '"8.6"'), ('"8.7"', '"7.2"'), ("max_opset = 22", "max_opset = 20"),
     ):  # fmt: skip
         assert "bf16 takes TensorRT 9.0" in refusal(board(tmp_path, good.replace(right, wrong)))
+
+
+def test_a_table_without_a_source_is_told_as_own_figures(tmp_path: Path) -> None:
+    private = BOARD.replace('source = "its data sheet"\ndate = "2026-11"\n', "").replace('source = "tried"\n', "")
+    target = load_target(board(tmp_path, private))
+    assert (target.hardware.source, target.hardware.date) == (None, None)
+    assert target.hardware.origin == "own figures"
+    assert target.runtime.origin == "own figures, 2026-11-20"
+    assert load_target(board(tmp_path, BOARD)).hardware.origin == "its data sheet, 2026-11"
+
+
+@pytest.mark.parametrize(
+    ("lines", "architecture"),
+    [
+        ('cpu = "4x cortex-a55"', "arm64"),
+        ('cpu = "Apple M2"', "arm64"),
+        ('cpu = "Celeron N5105"', "x86-64"),
+        ("", "x86-64"),
+        ('architecture = "arm64"', "arm64"),
+        ('cpu = "4x Cortex-A55"\narchitecture = "x86-64"', "x86-64"),
+    ],
+)
+def test_the_architecture_is_the_one_that_is_stated_else_the_processor_s(
+    lines: str, architecture: str, tmp_path: Path
+) -> None:
+    assert load_target(board(tmp_path, BOARD.replace('cpu = "4x Cortex-A55"', lines))).architecture == architecture
+
+
+@pytest.mark.parametrize("release", ["6.x", "ten", "10.", "v10.3", "1" * 7])
+def test_a_tensorrt_release_is_refused_unless_it_is_numbers(release: str, tmp_path: Path) -> None:
+    text = BOARD.replace('name = "onnxruntime"', f'name = "tensorrt"\nversion = "{release}"')
+    assert f'version is "{release}"; write the numbers of a TensorRT release' in refusal(board(tmp_path, text))
+    capability = BOARD.replace("cpu =", f'compute_capability = "{release}"\ncpu =')
+    assert f'board.toml:5 hardware.compute_capability  "{release}" given' in refusal(board(tmp_path, capability))
+
+
+def test_the_name_of_an_own_file_without_its_ending_is_told_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    board(tmp_path, BOARD)
+    assert refusal("board") == "target 'board' not found; a target file is named with its ending: board.toml"
+
+
+@pytest.mark.parametrize("original", list_targets(), ids=lambda target: target.name)
+def test_a_written_copy_has_the_figures_of_its_original_and_a_name_of_its_own(original: Any, tmp_path: Path) -> None:
+    file = tmp_path / "my-board_2.toml"
+    write_target(file, original.name)
+    copy = load_target(str(file))
+    assert (copy.name, copy.title, copy.aliases) == ("my-board_2", "My board 2", ())
+    assert copy.notes == tuple(f"of {original.name}: {note}" for note in original.notes)
+    for table, copied in (("hardware", copy.hardware), ("runtime", copy.runtime), ("quantization", copy.quantization)):
+        begun = getattr(original, table)
+        assert copied.source == f"copied from {original.name}: {begun.source}"
+        assert copied.model_copy(update={"source": begun.source}) == begun
+    assert [release.tensorrt for release in copy.jetpack] == [release.tensorrt for release in original.jetpack]
+
+
+def test_a_written_copy_names_every_key_that_may_be_added_with_its_meaning(tmp_path: Path) -> None:
+    file = tmp_path / "my-board.toml"
+    write_target(file, "raspberry-pi-5")
+    lines = file.read_text().splitlines()
+    assert (
+        "memory_bandwidth_gbs = 17                   # GB/s; estimates need it. Left out: no latency is estimated"
+        in lines
+    )
+    for table in (Hardware, Runtime, Quantization, Operators):
+        for key, field in table.model_fields.items():
+            if key not in ("source", "date", "operators"):  # the last is a table of its own
+                assert any(line.startswith((f"{key} =", f"# {key} =")) for line in lines), key
+                assert field.description and any(line.endswith(f"# {field.description}") for line in lines), key
+
+
+def test_a_key_that_a_written_copy_only_names_is_added_by_removing_its_mark(tmp_path: Path) -> None:
+    file = tmp_path / "my-board.toml"
+    write_target(file, "raspberry-pi-5")
+    text = file.read_text()
+    file.write_text(text.replace("# peak_int8_tops =  ", "peak_int8_tops = 0.1"))
+    assert load_target(str(file)).hardware.peak_int8_tops == 0.1
+
+
+def test_a_file_that_is_there_is_written_over_by_force_only(tmp_path: Path) -> None:
+    file = tmp_path / "my-board.toml"
+    file.write_text("mine")
+    with pytest.raises(RecipeError, match=r"my-board\.toml exists; change it, or replace it with --force"):
+        write_target(file, "raspberry-pi-5")
+    assert file.read_text() == "mine"
+    write_target(file, "raspberry-pi-5", force=True)
+    assert load_target(str(file)).name == "my-board"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("my-board", "a target file ends in .toml: give "),
+        ("jetson.toml", "jetson is a target of edgekd: give your board a name of its own"),
+        ("x86-cpu.toml", "x86-cpu is a target of edgekd"),
+        ("none/my-board.toml", "none is no folder: make it, or give another place"),
+        (" .toml", "the file's name names the bundle's folder: a name is needed"),
+        ("folder.toml", "it is a folder: give another name"),
+    ],
+)
+def test_a_place_where_no_target_file_can_lie_is_refused(name: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(RecipeError) as caught:
+        write_target(tmp_path / name, "raspberry-pi-5")
+    assert words in str(caught.value)
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder.toml"]
+
+
+def test_a_copy_of_an_own_file_without_sources_is_written_too(tmp_path: Path) -> None:
+    private = BOARD.replace('source = "its data sheet"\ndate = "2026-11"\n', "").replace("A board", 'A \\"board\\" ä')
+    write_target(tmp_path / "another.toml", board(tmp_path, private))
+    copy = load_target(str(tmp_path / "another.toml"))
+    assert (copy.name, copy.hardware.cpu) == ("another", "4x Cortex-A55")
+    assert copy.hardware.origin == "copied from my-board: own figures"

@@ -37,7 +37,7 @@ def print_target(name: str) -> None:
         for key, value in values.items():
             if value not in ((), {}):
                 table.add_row(f"  {key}", Text(_shown(value)))
-        table.add_row("  source", Text(f"{section.source} ({section.date})", style="dim"))
+        table.add_row("  source", Text(section.origin, style="dim"))
         console.print(title)
         console.print(table)
     for note in target.notes:
