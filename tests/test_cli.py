@@ -59,7 +59,9 @@ def test_help_imports_nothing_heavy() -> None:
 def test_targets_lists_every_device_and_shows_one(folder: Path) -> None:
     listed = typed("targets", cwd=folder).stdout
     assert "jetson-orin-nano (jetson)" in listed and "raspberry-pi-5" in listed
+    assert "edgekd targets --write my-board.toml" in listed
     shown = typed("targets", "jetson", cwd=folder).stdout
+    assert "also: jetson, orin-nano" in shown
     assert "memory_bandwidth_gbs" in shown and "68" in shown and "2026-11" in shown
 
 
