@@ -81,6 +81,21 @@ def test_a_target_file_is_written_and_shown_and_serves_an_estimate(folder: Path)
     assert done.returncode == 0 and "basis: profile of My board (own figures)" in " ".join(done.stdout.split())
 
 
+@pytest.mark.slow
+def test_a_written_target_file_is_built_for_at_once(folder: Path) -> None:
+    """The worked example of docs/targets.md."""
+    assert typed("targets", "--write", "my-board.toml", "--like", "pi5", cwd=folder).returncode == 0
+    done = typed("build", "-t", "my-board.toml", "--set", "budget.max_drop_from_fp32=50", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((folder / "build" / folder.name / "my-board" / "report.json").read_text())
+    assert report["target_title"] == "My board"
+    (shipped,) = (one for one in report["candidates"] if one["shipped"])
+    assert (
+        "profile of My board (copied from raspberry-pi-5: published STREAM runs, 2026-11)"
+        in shipped["estimate"]["basis"]
+    )
+
+
 def test_write_needs_a_target_to_begin_with_and_like_needs_a_file(folder: Path) -> None:
     for words in (
         ["--write", "b.toml"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import runpy
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,18 @@ import pytest
 
 from edgekd.base.toml_file import lines_of
 from edgekd.errors import RecipeError
-from edgekd.target import Hardware, Operators, Quantization, Runtime, list_targets, load_target, write_target
+from edgekd.target import (
+    Hardware,
+    JetPack,
+    Operator,
+    Operators,
+    Quantization,
+    Runtime,
+    Target,
+    list_targets,
+    load_target,
+    write_target,
+)  # fmt: skip
 
 FOLDER = Path(__file__).parent.parent / "targets"
 FILES = sorted(FOLDER.glob("*.toml"))
@@ -509,3 +522,38 @@ def test_a_copy_of_an_own_file_without_sources_is_written_too(tmp_path: Path) ->
     copy = load_target(str(tmp_path / "another.toml"))
     assert (copy.name, copy.hardware.cpu) == ("another", "4x Cortex-A55")
     assert copy.hardware.origin == "copied from my-board: own figures"
+
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE = (DOCS / "targets.md").read_text()
+
+
+def test_the_page_of_target_files_is_that_of_the_code() -> None:
+    made = runpy.run_path(str(DOCS / "make_targets.py"))["reference"]()
+    assert made == PAGE, "run python docs/make_targets.py"
+
+
+@pytest.mark.parametrize("table", [Target, Hardware, Runtime, JetPack, Quantization, Operators, Operator])
+def test_the_page_tells_each_key_with_its_meaning(table: type[Any]) -> None:
+    for key, field in table.model_fields.items():
+        assert len(field.description or "") > 5, key
+        assert re.search(rf"^\| `{key}` \| \S.* \| .*\| {re.escape(field.description)} \|$", PAGE, re.MULTILINE), key
+
+
+def test_the_smallest_file_of_the_page_is_a_target(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    target = load_target(board(tmp_path, text))
+    assert (target.name, target.architecture, target.runtime.origin) == ("my-board", "arm64", "own figures")
+
+
+def test_the_targets_that_the_page_begins_with_have_the_runtime_that_it_says() -> None:
+    rows = {name: board for board, name in re.findall(r"^\| (.* on .*) \| `([\w-]+)` \|$", PAGE, re.MULTILINE)}
+    found = {name: load_target(name) for name in rows}
+    assert list(found) == [
+        "raspberry-pi-5", "raspberry-pi-4", "x86-cpu", "jetson-orin-nano", "jetson-xavier-nx", "android-arm64"
+    ]  # fmt: skip
+    for name, target in found.items():
+        assert {"qnn": "QNN", "tensorrt": "TensorRT", "onnxruntime": "onnxruntime"}[target.runtime.name] in rows[name]
+    assert "fp16" in found["raspberry-pi-5"].runtime.precisions
+    assert "fp16" not in found["raspberry-pi-4"].runtime.precisions
+    assert found["jetson-xavier-nx"].runtime.version == "8.5.2"

@@ -88,7 +88,7 @@ class Hardware(Sourced):
     )
     peak_fp16_tflops: Positive | None = Field(
         default=None,
-        description="10^12 fp16 operations/s, dense; roof of fp16 in estimates, and of others without a peak",
+        description="10^12 fp16 operations/s, dense; roof of fp16 in estimates, and of fp32 and bf16 without a peak",
     )
     peak_bf16_tflops: Positive | None = Field(
         default=None, description="10^12 bf16 operations/s, dense; roof of bf16 in estimates"
@@ -232,7 +232,7 @@ class Quantization(Sourced):
         "normalisation has channels last",
     )
     pad_filters_to: int = Field(
-        default=1, ge=1, description="filters are padded to as many, which integer convolutions write at once"
+        default=1, ge=1, description="fewer filters are padded to as many, which integer convolutions write at once"
     )
     rest: Literal["fp32", "fp16"] = Field(
         default="fp32",
