@@ -255,6 +255,12 @@ def test_a_missing_target_file_is_refused(tmp_path: Path) -> None:
     assert refusal(str(file)).startswith(f"target file {file} does not exist; give a target's name, or")
 
 
+def test_a_folder_in_place_of_a_target_file_is_refused_as_one(tmp_path: Path) -> None:
+    file = tmp_path / "folder.toml"
+    file.mkdir()
+    assert refusal(str(file)).startswith(f"target file {file} is a folder; give a target's name, or")
+
+
 def test_all_mistakes_of_a_target_file_come_at_once(tmp_path: Path) -> None:
     text = BOARD.replace("cpu =", "cpuu =").replace('["fp32"]', '["fp64"]').replace("max_opset = 20\n", "", 1)
     lines = refusal(board(tmp_path, text.replace("default_opset = 17", 'default_opset = "17"'))).splitlines()
@@ -514,6 +520,12 @@ def test_a_place_where_no_target_file_can_lie_is_refused(name: str, words: str, 
         write_target(tmp_path / name, "raspberry-pi-5")
     assert words in str(caught.value)
     assert [path.name for path in tmp_path.rglob("*")] == ["folder.toml"]
+
+
+def test_the_command_after_writing_can_be_typed_where_the_name_has_a_space(tmp_path: Path) -> None:
+    file = tmp_path / "my board.toml"
+    assert write_target(file, "pi5").endswith(f"then edgekd build -t '{file}'")
+    assert "#     edgekd build -t 'my board.toml'     builds for it" in file.read_text().splitlines()
 
 
 def test_a_copy_of_an_own_file_without_sources_is_written_too(tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ def _target_files() -> Iterator[Traversable]:
 
 def read_target(file: Traversable) -> Target:
     """The target of a file. Raises RecipeError with all mistakes of the file, each with its line."""
+    if file.is_dir():
+        raise RecipeError(f"target file {file} is a folder; give a target's name, or the path of a target's .toml")
     if not file.is_file():
         raise RecipeError(f"target file {file} does not exist; give a target's name, or the path of a target's .toml")
     text = read_text(file)

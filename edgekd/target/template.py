@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 
 from pydantic import BaseModel
 
@@ -43,7 +44,7 @@ def write_target(file: Path, like: str, *, force: bool = False) -> str:
     except OSError as error:
         raise RecipeError(f"{file} cannot be written: {error.strerror}; give another place") from error
     load_target(str(file))
-    return f"wrote {file}, a copy of {original.name}: replace its figures, then edgekd build -t {file}"
+    return f"wrote {file}, a copy of {original.name}: replace its figures, then edgekd build -t {quote(str(file))}"
 
 
 def _check_place(file: Path, *, force: bool) -> None:
@@ -66,7 +67,7 @@ def copy_of(original: Target, file: Path) -> str:
     title = re.sub(r"[-_. ]+", " ", file.stem).strip().capitalize() or file.stem
     notes = tuple(f"of {original.name}: {note}"[:LONGEST_TEXT] for note in original.notes)
     copy = original.model_copy(update={"name": file.stem, "title": title, "notes": notes})
-    parts = [HEAD.format(like=original.name, file=file.name), *_keys(copy, leave_out=("aliases", *TABLES))]
+    parts = [HEAD.format(like=original.name, file=quote(file.name)), *_keys(copy, leave_out=("aliases", *TABLES))]
     for name in TABLES:
         value = getattr(original, name)
         for table in value if isinstance(value, tuple) else [value] if value is not None else []:
