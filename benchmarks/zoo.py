@@ -57,7 +57,7 @@ def cell(found: Shipped | str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", action="append", help="the first target of a format; without one all formats")
+    parser.add_argument("--target", action="append", help="the target that names a format; without one all formats")
     parser.add_argument("--family", default="", help="part of a family's name")
     parser.add_argument("--write", type=Path, help="the page")
     given = parser.parse_args()

@@ -125,16 +125,34 @@ def targets(
     ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Write the estimate's roofline to this SVG file.")] = None,
     shape: ShapeOption = None,
+    write: Annotated[
+        Path | None, typer.Option("--write", help="Write a target file of your own to edit, named after your board.")
+    ] = None,
+    like: Annotated[str, typer.Option("--like", help="With --write: the target that it begins as.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="With --write: replace a file that is there.")] = False,
 ) -> None:
-    """List the devices, or show one, or estimate a model's latency on it."""
+    """List the devices, or show one, estimate a model's latency on it, or write a file for your own."""
     from edgekd.report.targets import print_target, print_targets
 
-    if model is not None:
+    if write is not None or like or force:
+        _write_target(name, write, like, force=force)
+    elif model is not None:
         _estimate(name, model, calibrated, plot, shape or [])
     elif plot or calibrated or shape:
         raise RecipeError("--plot, --shape and --calibrated belong to an estimate; give the ONNX file as --model too")
     else:
         print_target(name) if name else print_targets()
+
+
+def _write_target(name: str | None, write: Path | None, like: str, *, force: bool) -> None:
+    from edgekd.target import write_target
+
+    if write is None or not like or name is not None:
+        raise RecipeError(
+            "a target file is written by --write FILE.toml --like TARGET and no other name: "
+            "edgekd targets --write my-board.toml --like raspberry-pi-5"
+        )
+    typer.echo(write_target(write, like, force=force))
 
 
 def _estimate(name: str | None, model: Path, calibrated: str | None, plot: Path | None, shape: list[str]) -> None:

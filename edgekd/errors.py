@@ -70,10 +70,13 @@ class DiffersError(DeviceError):
     """A bundle whose files or outputs are others on the device than they should be."""
 
 
-def nearest(name: str, possible: Iterable[str]) -> str:
-    """The end of an error message: `; have: a, b. Did you mean a?` (empty where nothing is possible)."""
+def nearest(name: str, possible: Iterable[str], also: Iterable[str] = ()) -> str:
+    """The end of an error message: `; have: a, b. Did you mean a?` (empty where nothing is possible).
+
+    also: further names that may have been meant, too many to list.
+    """
     names = list(possible)
     if not names:
         return ""
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name, [*names, *also], n=1, cutoff=0.6)
     return f"; have: {', '.join(names)}." + (f" Did you mean {close[0]}?" if close else "")

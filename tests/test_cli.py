@@ -59,8 +59,53 @@ def test_help_imports_nothing_heavy() -> None:
 def test_targets_lists_every_device_and_shows_one(folder: Path) -> None:
     listed = typed("targets", cwd=folder).stdout
     assert "jetson-orin-nano (jetson)" in listed and "raspberry-pi-5" in listed
+    assert "edgekd targets --write my-board.toml" in listed
     shown = typed("targets", "jetson", cwd=folder).stdout
+    assert "also: jetson, orin-nano" in shown
     assert "memory_bandwidth_gbs" in shown and "68" in shown and "2026-11" in shown
+
+
+def test_a_target_file_is_written_and_shown_and_serves_an_estimate(folder: Path) -> None:
+    wrote = typed("targets", "--write", "my-board.toml", "--like", "jetson", cwd=folder)
+    assert wrote.returncode == 0, wrote.stderr
+    assert wrote.stdout.startswith(
+        "wrote my-board.toml, a copy of jetson-orin-nano: replace its figures, then edgekd build"
+    )
+    shown = " ".join(typed("targets", "my-board.toml", cwd=folder).stdout.split())
+    assert shown.startswith("my-board: My board hardware") and "source copied from jetson-orin-nano: NVIDIA" in shown
+    file = folder / "my-board.toml"
+    file.write_text("\n".join(line for line in file.read_text().split("\n") if not line.startswith(("source", "date"))))
+    assert "source own figures" in " ".join(typed("targets", "my-board.toml", cwd=folder).stdout.split())
+    onnx.save(onnx.parser.parse_model(CONV), folder / "m.onnx")
+    done = typed("targets", "my-board.toml", "--model", "m.onnx", cwd=folder)
+    assert done.returncode == 0 and "basis: profile of My board (own figures)" in " ".join(done.stdout.split())
+
+
+@pytest.mark.slow
+def test_a_written_target_file_is_built_for_at_once(folder: Path) -> None:
+    """The worked example of docs/targets.md."""
+    assert typed("targets", "--write", "my-board.toml", "--like", "pi5", cwd=folder).returncode == 0
+    done = typed("build", "-t", "my-board.toml", "--set", "budget.max_drop_from_fp32=50", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((folder / "build" / folder.name / "my-board" / "report.json").read_text())
+    assert report["target_title"] == "My board"
+    (shipped,) = (one for one in report["candidates"] if one["shipped"])
+    assert (
+        "profile of My board (copied from raspberry-pi-5: published STREAM runs, 2026-11)"
+        in shipped["estimate"]["basis"]
+    )
+
+
+def test_write_needs_a_target_to_begin_with_and_like_needs_a_file(folder: Path) -> None:
+    for words in (
+        ["--write", "b.toml"],
+        ["--like", "jetson"],
+        ["jetson", "--write", "b.toml", "--like", "jetson"],
+        ["--force"],
+    ):
+        assert "edgekd targets --write my-board.toml --like raspberry-pi-5" in refused(folder, "targets", *words)
+    assert "Did you mean jetson?" in refused(folder, "targets", "--write", "b.toml", "--like", "jetsn")
+    assert not (folder / "b.toml").exists()
 
 
 def test_an_unknown_target_is_told_with_the_nearest(folder: Path) -> None:

@@ -243,7 +243,13 @@ def wording(item: ErrorDetails, model: type[BaseModel]) -> str:
         case "missing":
             table = _table_at(model, item["loc"])
             required = [key for key, field in table.model_fields.items() if field.is_required()] if table else []
-            return f"missing; write this table with: {', '.join(required)}" if required else "missing; it is required"
+            if required:
+                return f"missing; write this table with: {', '.join(required)}"
+            return (
+                "missing; it is required"
+                if table is None
+                else "missing; write this table; each of its keys may be left out"
+            )
         case "literal_error":
             possible = re.findall(r"'([^']*)'", item["ctx"]["expected"])
             return f"{shown(item['input'])} given{nearest(str(item['input']), possible)}"

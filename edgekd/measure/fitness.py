@@ -15,7 +15,7 @@ INSTALL = {
     "tensorrt": "sudo apt install python3-libnvinfer (it is part of JetPack)",
 }
 ROOM_MB = 32  # room for other files: an engine's draft, the timing cache, logs
-ARM = re.compile(r"Cortex|Neoverse|Carmel|Oryon|Kryo")
+MACHINES = {"arm64": ("aarch64", "arm64"), "x86-64": ("x86_64", "amd64")}  # as `uname -m` and Python name them
 
 
 def check_fit(
@@ -118,5 +118,4 @@ def is_target(facts: Facts, target: Target, runtime: str) -> bool:
 
 def is_architecture(machine: str, target: Target) -> bool:
     """Whether a machine (as `uname -m` says) has the target's instruction set."""
-    arm = bool(ARM.search(target.hardware.cpu or "")) or target.runtime.name in ("tensorrt", "qnn")
-    return machine.lower() in (("aarch64", "arm64") if arm else ("x86_64", "amd64"))
+    return machine.lower() in MACHINES[target.architecture]

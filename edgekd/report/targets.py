@@ -8,16 +8,20 @@ from rich.text import Text
 
 from edgekd.target import Target, list_targets, load_target
 
+OWN_BOARD = "Another board: edgekd targets --write my-board.toml --like NAME"
+
 
 def print_targets() -> None:
-    """Print a line for each target."""
+    """Print a line for each target, with the first of its aliases."""
     table = Table(box=None, pad_edge=False)
     for column in ("target", "device", "runtime", "runs"):
         table.add_column(column, no_wrap=column == "target")
     for target in list_targets():
-        alias = f" ({', '.join(target.aliases)})" if target.aliases else ""
+        alias = f" ({target.aliases[0]})" if target.aliases else ""
         table.add_row(target.name + alias, target.title, _runtime(target), ", ".join(target.runtime.precisions))
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(Text(f"In brackets: a second name. {OWN_BOARD}", style="dim"))
 
 
 def print_target(name: str) -> None:
@@ -25,6 +29,8 @@ def print_target(name: str) -> None:
     target = load_target(name)
     console = Console(highlight=False)
     console.print(Text(f"{target.name}: {target.title}", style="bold"))
+    if target.aliases:
+        console.print(Text(f"also: {', '.join(target.aliases)}"))
     sections = [("hardware", target.hardware), ("runtime", target.runtime), ("quantization", target.quantization)]
     sections += [(f"JetPack {jetpack.version}", jetpack) for jetpack in target.jetpack]
     for title, section in sections:
@@ -37,7 +43,7 @@ def print_target(name: str) -> None:
         for key, value in values.items():
             if value not in ((), {}):
                 table.add_row(f"  {key}", Text(_shown(value)))
-        table.add_row("  source", Text(f"{section.source} ({section.date})", style="dim"))
+        table.add_row("  source", Text(section.origin, style="dim"))
         console.print(title)
         console.print(table)
     for note in target.notes:

@@ -85,3 +85,6 @@ def test_only_the_target_s_architecture_and_runtime_decide_its_budget() -> None:
     assert not is_target(facts(machine="x86_64"), JETSON, "tensorrt")
     assert is_target(facts(), PI, "onnxruntime") and not is_target(facts(machine="x86_64"), PI, "onnxruntime")
     assert is_target(facts(machine="x86_64"), load_target("x86-cpu"), "onnxruntime")
+    mac = load_target("apple-silicon")  # macOS calls the instruction set arm64
+    assert is_target(facts(machine="arm64"), mac, "onnxruntime")
+    assert not is_target(facts(machine="armv7l"), load_target("raspberry-pi-zero-2-w"), "onnxruntime")

@@ -46,11 +46,15 @@ class Shipped:
     """What the lint of the target calls an error."""
 
 
+COLUMNS = ("android-arm64", "jetson-agx-orin", "jetson-xavier-nx", "raspberry-pi-5", "x86-cpu")
+"""The targets that give their names to the formats that they are of, in docs/zoo.md too."""
+
+
 def formats() -> dict[str, list[str]]:
-    """The first target of each format -> all targets of this format: the same scheme of int8 and the same opset."""
+    """A target of each format -> all targets of this format: the same scheme of int8 and the same opset."""
     found: dict[str, list[str]] = {}
     first: dict[str, str] = {}
-    for target in list_targets():
+    for target in sorted(list_targets(), key=lambda target: target.name not in COLUMNS):
         scheme = target.int8.model_dump(exclude={"source", "date"})
         key = repr((target.runtime.name, target.runtime.default_opset, scheme))
         found.setdefault(first.setdefault(key, target.name), []).append(target.name)

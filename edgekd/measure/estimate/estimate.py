@@ -48,9 +48,10 @@ def estimate(path: Path, target: Target, sizes: Sizes | None = None) -> Estimate
     )
     without_peak = sorted({k.precision for k in kernels if k.kind in MULTIPLIES and k.precision not in peaks})
     open_above = bool(without_peak or work.unknown)
+    above = "" if open_above else f", high: {high} (assumed)"
     return Estimate(
         device=target.name,
-        basis=f"profile of {target.title}; low: all of its peaks and bandwidth{'' if open_above else f', high: {high} (assumed)'}",
+        basis=f"profile of {target.title} ({hardware.origin}); low: all of its peaks and bandwidth{above}",
         low_ms=least + least_ms,
         high_ms=None if open_above else sum(times) / LEAST_EFFICIENCY + most_ms,
         leaves_out=(*_not_estimated(work), *_left_out(hardware, kernels, without_peak)),
