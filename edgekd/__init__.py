@@ -22,6 +22,10 @@ _HOMES = {
 _PARTS = frozenset({"data", "distill", "export", "measure", "models", "quantize"})
 
 
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_PARTS])
+
+
 def __getattr__(name: str) -> Any:
     """Imported when first used: `edgekd --help` must not wait for torch."""
     from importlib import import_module

@@ -130,6 +130,7 @@ def targets(
     ] = None,
     like: Annotated[str, typer.Option("--like", help="With --write: the target that it begins as.")] = "",
     force: Annotated[bool, typer.Option("--force", help="With --write: replace a file that is there.")] = False,
+    json: cli_device.JsonOption = False,
 ) -> None:
     """List the devices, or show one, estimate a model's latency on it, or write a file for your own."""
     from edgekd.report.targets import print_target, print_targets
@@ -137,9 +138,15 @@ def targets(
     if write is not None or like or force:
         _write_target(name, write, like, force=force)
     elif model is not None:
-        _estimate(name, model, calibrated, plot, shape or [])
+        _estimate(name, model, calibrated, plot, shape or [], json)
     elif plot or calibrated or shape:
         raise RecipeError("--plot, --shape and --calibrated belong to an estimate; give the ONNX file as --model too")
+    elif json:
+        from edgekd.figures.outputs import TargetsOutput
+        from edgekd.target import list_targets, load_target
+
+        shown = [load_target(name)] if name else list_targets()
+        _print_json(TargetsOutput(targets=tuple(target.model_dump(mode="json") for target in shown)))
     else:
         print_target(name) if name else print_targets()
 
@@ -155,7 +162,9 @@ def _write_target(name: str | None, write: Path | None, like: str, *, force: boo
     typer.echo(write_target(write, like, force=force))
 
 
-def _estimate(name: str | None, model: Path, calibrated: str | None, plot: Path | None, shape: list[str]) -> None:
+def _estimate(
+    name: str | None, model: Path, calibrated: str | None, plot: Path | None, shape: list[str], json: bool
+) -> None:
     from edgekd.export.shapes import read_sizes
     from edgekd.measure.estimate.calibration import load_calibration
     from edgekd.measure.estimate.estimate import estimate, estimate_calibrated
@@ -180,14 +189,19 @@ def _estimate(name: str | None, model: Path, calibrated: str | None, plot: Path 
                 f"{target.name} states no memory bandwidth, so nothing can be estimated; measure on the device"
             )
         estimated = profiled
-    print_estimate(estimated)
+    if json:
+        from edgekd.figures.outputs import EstimateOutput
+
+        _print_json(EstimateOutput(estimate=estimated))
+    else:
+        print_estimate(estimated)
     if plot is not None:
         if not (drawing := svg(estimated)):
             raise RecipeError(
                 f"{plot} is not written, no kernel has a roof: {'; '.join(left_out_of_plot(estimated)) or 'none computes'}"
             )
         plot.write_text(drawing, encoding="utf-8")
-        typer.echo(f"wrote {plot}")
+        typer.echo(f"wrote {plot}", err=json)
 
 
 @app.command()

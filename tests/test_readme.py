@@ -61,6 +61,12 @@ def test_the_reference_of_the_recipe_is_that_of_the_code() -> None:
     assert (docs / "recipe.md").read_text() == made, "run python docs/make_recipe.py"
 
 
+def test_the_page_of_json_is_that_of_the_records() -> None:
+    docs = Path(__file__).parent.parent / "docs"
+    made = runpy.run_path(str(docs / "make_json.py"))["reference"]()
+    assert (docs / "json.md").read_text() == made, "run python docs/make_json.py"
+
+
 def test_the_docs_name_every_method_and_scheme_and_their_recipe_is_one(tmp_path: Path) -> None:
     text = (Path(__file__).parent.parent / "docs" / "distillation.md").read_text()
     named = set(re.findall(r"`(\w+)`", text))

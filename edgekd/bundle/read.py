@@ -152,8 +152,9 @@ def with_verdict(readme: str, report: Report) -> str:
     """README.txt below the report's verdict: should this bundle ship, why, and what is missing."""
     # A bundle of an earlier edgekd begins with its name, or with NOT TO SHIP.
     text = readme.partition("\n\n")[2] if readme.startswith(ANSWERS) else readme
+    refused = [] if report.ok else ["  `edgekd ship` refuses this bundle."]
     # An empty line ends the verdict, so no text in the verdict may contain one.
-    return "\n".join(" ".join(line.splitlines()) for line in report.verdict.lines()) + "\n\n" + text
+    return "\n".join(" ".join(line.splitlines()) for line in [*report.verdict.lines(), *refused]) + "\n\n" + text
 
 
 def refuse_not_to_ship(folder: Path) -> None:

@@ -43,7 +43,7 @@ from edgekd.errors import BundleError
 from edgekd.export.to_onnx import write
 from edgekd.figures.figures import Report
 from edgekd.figures.words import valued
-from edgekd.recipe import Recipe
+from edgekd.recipe import ClassifyTask, Recipe
 from edgekd.runtime.runners import OnnxRunner
 from edgekd.scripts import SCRIPTS, device_runner
 from edgekd.scripts.build_engine import Failure, Options, majors, trtexec_line
@@ -90,7 +90,7 @@ def write_bundle(
     with draft_of(folder) as draft:
         write_files(draft, report, models, labels, golden, overlays)
         refuse_other_outputs(draft, golden, models[SHIPPED])
-        builder = write_instructions(draft, report, target, inputs)
+        builder = write_instructions(draft, report, target, inputs, recipe.task.told)
         manifest = Manifest(
             format=FORMAT,
             files={path.name: hash_file(path) for path in sorted(draft.iterdir())},
@@ -236,14 +236,16 @@ def write_files(
     (draft / device_runner.NAME).write_text(device_runner.joined(), encoding="utf-8")
 
 
-def write_instructions(draft: Path, report: Report, target: Target, inputs: Sequence[GraphInput]) -> dict[str, Any]:
+def write_instructions(
+    draft: Path, report: Report, target: Target, inputs: Sequence[GraphInput], answers: str
+) -> dict[str, Any]:
     """Writes README.txt and, for TensorRT, the engine's builder. Returns the manifest's key about the builder, if any."""
     trtexec: dict[str, str] = {}
     tensorrt = target.runtime.name == "tensorrt"
     if tensorrt:
         shutil.copyfile(SCRIPTS / "build_engine.py", draft / "build_engine.py")
         trtexec = trtexec_lines(inputs, report.chosen.name)
-    text = readme(report, target, trtexec, example_of(inputs))
+    text = readme(report, target, trtexec, example_of(inputs), answers)
     (draft / README).write_text(with_verdict(text, report), encoding="utf-8")
     return {"trtexec": trtexec} if tensorrt else {}
 
@@ -273,7 +275,13 @@ def example_of(inputs: Sequence[GraphInput]) -> str:
     return "cat.png" if first.layout else "word.wav" if first.sample_rate else "sample.npy"
 
 
-def readme(report: Report, target: Target, trtexec: Mapping[str, str], example: str = "cat.png") -> str:
+def readme(
+    report: Report,
+    target: Target,
+    trtexec: Mapping[str, str],
+    example: str = "cat.png",
+    answers: str = ClassifyTask.told,
+) -> str:
     """The text of README.txt: the folder's content and the commands for it."""
     chosen = report.chosen
     speed = "not measured"
@@ -291,7 +299,7 @@ def readme(report: Report, target: Target, trtexec: Mapping[str, str], example: 
         f"{f'{chosen.score.metric}:':<12}{valued(chosen.score.value, chosen.score.unit)} ({chosen.score.origin}, {chosen.score.runtime})",
         f"latency:    {speed}",
         "",
-        f"{run} {example:<12} the likeliest classes",
+        f"{run} {example:<12} {answers}",
         *([f"{run} --stream     the phrases in a stream of sound on standard input"] if example == "word.wav" else []),
         f"{run} --verify     are all files unchanged, and does this machine compute the same?",
         f"{run} --bench      how fast is this machine?",

@@ -434,7 +434,7 @@ def _explained(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CacheError(
-                f"no space left on the disk of the cache {folder}; free some (`edgekd cache --prune`), or give another with "
+                f"no space left on the disk of the cache {folder}; free some (`edgekd cache --prune --days 30`), or give another with "
                 "--cache; what is finished is kept, and the build goes on from there"
             ) from error
         inside = Path(error.filename).is_relative_to(folder) if isinstance(error.filename, str) else True

@@ -132,6 +132,8 @@ def _taken(equals: Sequence[Contender]) -> tuple[Contender, str, dict[str, str]]
         lost.update(out)
         rest = [contender for contender in rest if contender.name not in out]
     best = min(rest, key=lambda c: (-c.score.sign * c.score.value, c.size_mb, c.order_ms or 0.0))
+    if by == "nothing" and lost:  # a contender that is slower, and better in nothing, was dominated
+        by = "time" if any(_slower(c, best) for c in equals) else "dominated"
     lost.update({c.name: f"nothing that is known tells it from {best.name}" for c in rest if c is not best})
     return best, by if len(equals) > 1 else "alone", lost
 
@@ -234,6 +236,7 @@ def _why(best: Contender, by: str, equals: Sequence[Contender], missed: Sequence
         "accuracy": f"the most accurate; {order}",
         "size": f"the smallest, {best.size_mb:.3f} MB; {order}, and none is clearly more accurate",
         "host": f"the fastest on this machine in the same runtime (host); {order}, accuracy and size part none",
+        "dominated": "as good as each other or better in every known figure",
         "nothing": f"{order}, and no other is better in anything",
     }
     reason = reasons[by]

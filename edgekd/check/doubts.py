@@ -15,7 +15,7 @@ from edgekd.figures.words import valued
 from edgekd.inputs import Image
 from edgekd.tasks.scores import value_of
 
-LARGEST_SPREAD, SMALLEST_SPREAD = 30.0, 0.03  # of values; losses and learning rates are made for about one
+LARGEST_LEVEL, SMALLEST_SPREAD = 10.0, 0.03  # of values; losses and learning rates are made for about one
 
 
 def check_spread(samples: Samples) -> Iterator[str]:
@@ -31,10 +31,10 @@ def check_spread(samples: Samples) -> Iterator[str]:
             raise DataError(
                 f"train: the values of {name} are {mean:g} in all {len(values)} samples; there is nothing to learn"
             )
-        if not SMALLEST_SPREAD <= spread <= LARGEST_SPREAD:
+        if spread < SMALLEST_SPREAD or np.hypot(mean, spread) > LARGEST_LEVEL:
             yield (
-                f"the values of {name} have a standard deviation of {spread:.3g} (mean {mean:.3g}), and losses and learning rates are made "
-                "for about 1: if training fails, give the column divided by it"
+                f"the values of {name} have a mean of {mean:.3g} and a standard deviation of {spread:.3g}, and losses and learning "
+                f"rates are made for 0 and 1: give the column as (value - {mean:.3g}) / {spread:.3g}, or training may fail"
             )
 
 

@@ -100,7 +100,9 @@ def evaluate(
         quantization_path=written.path(exported.quantized),
         sensitivity=written.sensitivity(exported.quantized),
         warnings=(
-            *lines.warnings(recipe, test, problems.skipped, compared.teacher, shipped, exported.quantized),
+            *lines.warnings(
+                recipe, test, problems.skipped, compared.teacher, shipped, answers_of(scores, test), exported.quantized
+            ),
             *lines.slow(compared.findings[shipped.name]),
             *doubts(test, shipped.name, np.load(scores / "test.npy")),
         ),

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from edgekd.figures.candidate import Check, Score
 from edgekd.figures.intervals import Right, paired_interval
-from edgekd.figures.metric import Drop, drop_of
-from edgekd.figures.words import beside, valued
+from edgekd.figures.metric import Drop, drop_of, in_points
+from edgekd.figures.words import beside, figure, valued
 from edgekd.recipe import Budget
 from edgekd.tasks.protocol import Answers, Targets, Task
 
@@ -49,7 +49,7 @@ def limits(
     drops: the candidate's loss against "the teacher" and against "fp32" on the same samples, if known.
     """
     # Rounded to hundredths, as shown, so that 0.3 points of 10,000 samples are not 0.30000000000001.
-    value = round(score.value, 2)
+    value = round(score.value, 2) if score.unit == "%" else score.value
     checked = []
     if (bound := budget.min_accuracy) is not None:
         limit = f"at {'least' if score.sign > 0 else 'most'} {bound:g}"
@@ -63,9 +63,12 @@ def limits(
         most = getattr(budget, key)
         if most is not None and other is not None:
             paired = (drops or {}).get(name)
-            drop = round(score.sign * (other.value - score.value) if paired is None else paired.value, 2)
-            told = f"{beside(drop, score.unit, score.better)} {name}{_noise(paired, most, score.n)}"
-            checked.append(_limit(key, told, f"at most {most:g}", _share(drop - most, other.value, score)))
+            drop = score.sign * (other.value - score.value) if paired is None else paired.value
+            points = round(in_points(drop, other.value, score.unit), 2)
+            share = "" if score.unit == "%" else f", {abs(points):g} % of its {score.metric}"
+            told = f"{beside(drop, score.unit)} than {name}{share}{_noise(paired, most, other.value, score)}"
+            limit = f"at most {most:g}{'' if score.unit == '%' else ' %'}"
+            checked.append(_limit(key, told, limit, (points - most) / 100))
     if (most := budget.size_mb) is not None:
         checked.append(_limit("size_mb", f"{size_mb:.3f} MB", f"at most {most:g}", size_mb / most - 1))
     if (most := budget.p90_latency_ms) is not None and p90_ms is not None:
@@ -78,13 +81,18 @@ def _share(miss: float, of: float, score: Score) -> float:
     return miss / 100 if score.unit == "%" else miss / max(abs(of), 1e-12)
 
 
-def _noise(drop: Drop | None, most: float, n: int) -> str:
+def _noise(drop: Drop | None, most: float, reference: float, score: Score) -> str:
     """The paired interval of a drop in words, and whether the limit lies inside that interval."""
     if drop is None:
         return ""
-    inside = drop.low <= most <= drop.high
-    interval = f" (95 %: {drop.low:.2f} to {drop.high:.2f} worse)"
-    return f"{interval}; the limit lies within: {n} samples cannot tell" if inside else interval
+    low, high = (beside(end, score.unit) for end in (drop.low, drop.high))
+    if (drop.low < 0) == (drop.high < 0):  # the direction is said once, the nearer end first
+        near, far = (drop.low, drop.high) if drop.low >= 0 else (drop.high, drop.low)
+        interval = f" (95 %: {figure(abs(near), score.unit)} to {beside(far, score.unit)})"
+    else:
+        interval = f" (95 %: {low} to {high})"
+    first, last = (in_points(end, reference, score.unit) for end in (drop.low, drop.high))
+    return f"{interval}; the limit lies within: {score.n} samples cannot tell" if first <= most <= last else interval
 
 
 def floors(

@@ -15,6 +15,7 @@ from edgekd.check.limits import floors
 from edgekd.data import Unseen
 from edgekd.export.lint import Finding, counted, grouped, listed, runtime_title
 from edgekd.figures.candidate import Candidate, Check, Score
+from edgekd.figures.words import beside, figure
 from edgekd.figures.words import valued as in_words
 from edgekd.recipe import Budget, Recipe
 from edgekd.steps.export import FROM_MODULE, SAME, TRAINED, kept_fp32
@@ -102,9 +103,10 @@ def agreement(
 def under_teacher(recipe: Recipe, shipped: Candidate, teacher: Score | None) -> Iterator[Check]:
     """A note with the student's distance to its teacher, if no budget limits that."""
     if teacher is not None and recipe.budget.max_drop_from_teacher is None:
-        above = round(shipped.score.value - teacher.value, 2)
-        points = f"{abs(above):.2f} points {'higher' if above > 0 else 'lower'}" if above else "no difference"
-        found = f"{in_words(shipped.score.value, shipped.score.unit)} against {in_words(teacher.value, teacher.unit)}, {points}"
+        score = shipped.score
+        drop = score.sign * (teacher.value - score.value)
+        points = beside(drop, score.unit) if float(figure(drop, score.unit)) else "no difference"
+        found = f"{in_words(score.value, score.unit)} against {in_words(teacher.value, teacher.unit)}, {points}"
         yield Check(name="beside the teacher", verdict="note", found=f"{found}; no limit is set")
 
 
@@ -177,12 +179,27 @@ def curves(trained: Artifact | None) -> tuple[dict[str, float], ...]:
     return tuple(json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines())
 
 
+FEW = 5  # samples of a class: of fewer, none right says little
+
+
+def never_right(test: Unseen, name: str, answers: Answers) -> Iterator[str]:
+    """A warning that names the classes whose test samples all got another answer. answers: of the shipped model."""
+    classes = test.task.strata(test.labels)
+    if classes is None:
+        return
+    counts = np.bincount(classes, minlength=len(test.classes))
+    right = np.bincount(classes[answers == test.labels], minlength=len(test.classes))
+    if lost := [f"{test.classes[i]} ({counts[i]} samples)" for i in np.flatnonzero((counts >= FEW) & (right == 0))]:
+        yield f"{name} never gives the right answer for {listed(lost)}"
+
+
 def warnings(
     recipe: Recipe,
     test: Unseen,
     skipped: Sequence[str],
     teacher: Score | None,
     shipped: Candidate,
+    answers: Answers,
     quantized: Quantized | None,
 ) -> Iterator[str]:
     """Warnings on facts that no budget forbids but that a careful reader should know."""
@@ -202,6 +219,7 @@ def warnings(
         yield f"the training images are synthetic ({recipe.data.train}): made from the teacher, none is real"
     if recipe.teachers and not any(loss.weight for loss in recipe.distill.losses):
         yield "no loss reads the teacher (distill.losses): the student learned from labels alone"
+    yield from never_right(test, shipped.name, answers)
     task = test.task
     constantly, constant = task.constant(test.labels)
     chance = task.metric.value(task.judge(constant, test.labels))

@@ -37,6 +37,10 @@ def impossible_settings(recipe: Recipe, target: Target) -> Iterator[Mistake]:
     if not isinstance(recipe.data, Data):
         yield from _only_of_images(recipe)
     yield from _of_tables(recipe)
+    least = recipe.budget.min_accuracy
+    if least is not None and recipe.task.kind != "regress" and not 1 < least <= 100:
+        meant = f"write {100 * least:g} for a share of {least:g}" if least <= 1 else "at most 100 is possible"
+        yield Mistake("budget.min_accuracy", f"{least:g} given; it is in percent: {meant}")
     if recipe.student.init is not None and recipe.student.weights is not None:
         yield Mistake("student.init", "given beside student.weights; a student begins with one of them")
     if recipe.tasks:

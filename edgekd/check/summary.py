@@ -33,7 +33,7 @@ def summary(recipe: Recipe, settings: Distill) -> Iterator[tuple[str, str]]:
     if recipe.distill.scheme != "offline":
         yield "scheme", recipe.distill.scheme
     if settings.label_weight:
-        yield "labels", f"cross-entropy, weight {settings.label_weight:g}"
+        yield "labels", f"{recipe.task.label_loss}, weight {settings.label_weight:g}"
     for loss in settings.losses:
         yield f"loss {loss.method}", _loss(loss)
     yield (

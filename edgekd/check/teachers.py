@@ -17,7 +17,7 @@ from edgekd.data.draw import drawn
 from edgekd.errors import ModelError
 from edgekd.figures.metric import score_of
 from edgekd.figures.words import valued
-from edgekd.inputs import Arrays, Input
+from edgekd.inputs import Arrays, Image, Input
 from edgekd.models import ExportedModel, OnnxModel, number_of_classes
 from edgekd.models.adapt import adapt_input, adapt_output, kind_of
 from edgekd.models.forward import logits_of, predict
@@ -56,7 +56,8 @@ def checked_teacher(teacher: Network, place: str, samples: Samples) -> tuple[nn.
         )
     _check_input(model, teacher, place, samples.input, example)
     adapt_input(model, teacher)
-    remedy = "" if teacher.size else f"; where it was made for another size, write {place}.size = [height, width]"
+    resizable = not teacher.size and isinstance(samples.input, Image)
+    remedy = f"; where it was made for another size, write {place}.size = [height, width]" if resizable else ""
     maps = samples.task.shape[1:]
     outputs = number_of_classes(model, example, f"{_called(place)} '{teacher.model}'", remedy, samples.input.noun, maps)
     if teacher.classes is not None and len(teacher.classes) != outputs:
@@ -181,9 +182,10 @@ def check_knowledge(teacher: Trained, samples: Samples, ask: Callable[[str], boo
     if metric.sign * (best - (chance + A_TENTH * (ideal - chance))) >= 0:
         say(f"  {found}, {constantly} has {chance:.4g}: too few to tell whether it knows anything")
         return
+    scaled = ", another normalisation (data.mean, data.std)" if isinstance(samples.input, Image) else ""
     question = (
-        f"{found}, no better than chance ({constantly}: {chance:.4g}): wrong weights, another normalisation (data.mean, "
-        "data.std), or another order of classes (teacher.classes)?"
+        f"{found}, no better than chance ({constantly}: {chance:.4g}): wrong weights{scaled}, or another "
+        "order of classes (teacher.classes)?"
     )
     if not ask(question):
         raise ModelError(f"{question} To build with it all the same, answer yes, or give --yes")

@@ -99,7 +99,8 @@ def _lists(task: MultilabelTask, name: str, rows: Sequence[Any], where: str) -> 
     for number, row in enumerate(split):
         if not isinstance(row, list | np.ndarray) or any(isinstance(label, list | dict | float) for label in row):
             raise DataError(
-                f"{where} row {number}: column {in_a_line(name)} holds {_told(rows[number])}; it must be a list of labels"
+                f"{where} row {number}: column {in_a_line(name)} holds {_told(rows[number])}; it must be a list of labels, or "
+                "data.label = [...] lists columns of 0 and 1"
             )
     stripped = [[label.strip() if isinstance(label, str) else label for label in row] for row in split]
     stripped = [[label for label in row if label != ""] for row in stripped]

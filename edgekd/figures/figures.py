@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, computed_field, model_validator
 
 from edgekd.figures.candidate import Candidate, Check, Dropped, Latency, Origin, Record, Score
 from edgekd.figures.verdict import Verdict, verdict_of
+from edgekd.figures.words import latency_cells, megabytes, metric_in, with_interval
 
 LONGEST = 400
 MOST = 512
@@ -227,6 +229,26 @@ class Report(Record):
     def verdict(self) -> Verdict:
         """The answer with all reasons and with what is missing."""
         return verdict_of(self.checks, self.candidates, self.runtime)
+
+    def __repr__(self) -> str:
+        return f"<Report of {self.recipe} for {self.target}: {self.headline}>"
+
+    def _repr_html_(self) -> str:
+        """The verdict and the candidates for a notebook; `edgekd report BUNDLE --html` has the whole page."""
+        heads = ("model", metric_in(self.student), "p50 ms", "MB")
+        rows = [
+            (
+                f"{c.name} (in the bundle)" if c.shipped else c.name,
+                with_interval(c.score),
+                latency_cells(c.latency)[0],
+                megabytes(c.size_mb),
+            )
+            for c in self.candidates
+        ]
+        table = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+        first, *further = map(escape, self.verdict.lines())
+        head = "".join(f"<th>{escape(title)}</th>" for title in heads)
+        return f"<p><b>{first}</b><br>{'<br>'.join(further)}</p><table><tr>{head}</tr>{table}</table>"
 
     @property
     def ok(self) -> bool:

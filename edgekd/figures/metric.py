@@ -37,6 +37,15 @@ class Metric:
         """1 where more is better, else -1."""
         return 1 if self.better == "higher" else -1
 
+    def rounded(self, value: float) -> float:
+        """The figure without digits that mean nothing: three decimals of a percent, else six significant digits."""
+        return round(value, 3) if self.unit == "%" else float(f"{value:.6g}")
+
+
+def in_points(drop: float, reference: float, unit: str) -> float:
+    """A drop as a budget counts it: in points of percent, or of other figures in percent of the reference's."""
+    return drop if unit == "%" else 100 * drop / max(abs(reference), 1e-12)
+
 
 @dataclass(frozen=True)
 class Drop:
@@ -61,7 +70,7 @@ def score_of(
         metric=metric.name,
         unit=metric.unit,
         better=metric.better,
-        value=round(metric.value(judged), 3),
+        value=metric.rounded(metric.value(judged)),
         low=low,
         high=high,
         n=len(judged),
@@ -77,14 +86,14 @@ def drop_of(metric: Metric, reference: Judged, judged: Judged) -> Drop:
     value = metric.sign * (metric.value(reference) - metric.value(judged))
     low, high = metric.paired(reference, judged) if metric.paired is not None else _paired(metric, reference, judged)
     low, high = (low, high) if metric.sign > 0 else (-high, -low)
-    return Drop(round(value, 3), round(low, 3), round(high, 3))
+    return Drop(metric.rounded(value), metric.rounded(low), metric.rounded(high))
 
 
 def bootstrap(metric: Metric, judged: Judged) -> Interval:
     """The 95 % percentile interval over resampled samples (Efron 1979)."""
     values = [metric.value(judged[rows]) for rows in _draws(len(judged))]
     low, high = np.percentile(values, (2.5, 97.5))
-    return round(float(low), 3), round(float(high), 3)
+    return metric.rounded(float(low)), metric.rounded(float(high))
 
 
 def _paired(metric: Metric, reference: Judged, judged: Judged) -> Interval:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
-from edgekd.figures.candidate import Record
+from edgekd.figures.candidate import Estimate, Record
 from edgekd.figures.figures import OnDevice, Report
 
 
@@ -56,6 +56,18 @@ class VerifyOutput(Output):
 
     ok: bool
     rows: tuple[VerifiedRow, ...]
+
+
+class TargetsOutput(Output):
+    """`edgekd targets --json`, and of one target `edgekd targets NAME --json`."""
+
+    targets: tuple[dict[str, Any], ...] = Field(description="a target file's tables each (docs/targets.md)")
+
+
+class EstimateOutput(Output):
+    """`edgekd targets NAME --model FILE --json`."""
+
+    estimate: Estimate
 
 
 class LintFinding(Record):
@@ -123,5 +135,5 @@ class DoctorOutput(Output):
 
 
 OUTPUTS: tuple[type[Output], ...] = (
-    BuildOutput, ReportOutput, MeasureOutput, VerifyOutput, LintOutput, CacheOutput, DevicesOutput, DoctorOutput,
+    BuildOutput, ReportOutput, MeasureOutput, VerifyOutput, TargetsOutput, EstimateOutput, LintOutput, CacheOutput, DevicesOutput, DoctorOutput,
 )  # fmt: skip

@@ -10,7 +10,14 @@ NOT_MEASURED = "not measured"
 
 
 def with_interval(score: Score) -> str:
-    return f"{score.value:.2f} ±{(score.high - score.low) / 2:.2f}"
+    return f"{figure(score.value, score.unit)} ±{figure((score.high - score.low) / 2, score.unit)}"
+
+
+def figure(value: float, unit: str) -> str:
+    """A score in digits: percents with two decimals, other figures with three significant digits."""
+    if unit == "%":
+        return f"{value:.2f}"
+    return milliseconds(value) if value >= 0 else f"-{milliseconds(-value)}"
 
 
 def metric_in(score: Score) -> str:
@@ -20,7 +27,7 @@ def metric_in(score: Score) -> str:
 
 def valued(value: float, unit: str) -> str:
     """A value with its unit: '84.20 %', '3.10'."""
-    return f"{value:.2f} {unit}".strip()
+    return f"{figure(value, unit)} {unit}".strip()
 
 
 def latency_cells(latency: Latency | None) -> tuple[str, str]:
@@ -47,13 +54,13 @@ def origins(score: Score, latency: Latency | None) -> str:
     return f"{score.origin}, ms: {latency.origin}"
 
 
-def signed(points: float) -> str:
+def signed(points: float, unit: str = "%") -> str:
     """'+0.56' better, '-2.00' worse, '0.00' no difference."""
-    return f"{points:+.2f}" if round(points, 2) else "0.00"
+    shown = figure(points, unit)
+    return shown.removeprefix("-") if not float(shown) else shown if points < 0 else f"+{shown}"
 
 
-def beside(drop: float, unit: str = "%", better: str = "higher") -> str:
-    """The distance of a score from another, in words with the right direction: '1.50 points under'."""
-    worse, improved = ("under", "above") if better == "higher" else ("above", "under")
-    amount = f"{abs(drop):.2f} {'points' if unit == '%' else unit}".strip()
-    return f"{amount} {improved if drop < 0 else worse}"
+def beside(drop: float, unit: str = "%") -> str:
+    """The distance of a score from another, in words with the direction: '1.50 points worse'. drop: above 0 is worse."""
+    amount = f"{figure(abs(drop), unit)} {'points' if unit == '%' else unit}".strip()
+    return f"{amount} {'better' if drop < 0 else 'worse'}"

@@ -45,11 +45,15 @@ def learned(rows: Sequence[Row], reading: TableReading) -> Columns:
         elif found := list(_numbers(name, kind, cells)):
             numbers += found
             continue
+        else:
+            _refuse_others(name, kind, cells)
         present = sum(cell is not None for cell in cells)
         dropped[name] = "one value in every row" if present else "no value in any row"
     columns = Columns(numbers=tuple(numbers), categories=tuple(categories), dropped=dropped)
     _tell(columns)
     if not columns.read:
+        if not names:
+            raise DataError("data.train has no other columns than the labels; there is nothing to learn from")
         raise DataError("no column of data.train is left to learn from: each holds one value, or none")
     return columns
 
@@ -147,6 +151,17 @@ def _numbers(name: str, kind: Kind, cells: Sequence[Cell]) -> Iterator[Number]:
         if not len(present) or (present.min() == present.max() and (not lacking or part)):
             continue
         yield _number(name, part, present, lacking)
+
+
+def _refuse_others(name: str, kind: Kind, cells: Sequence[Cell]) -> None:
+    """Raise DataError for a column that says nothing as numbers or dates because it holds something else."""
+    read = as_number if kind == "number" else as_date
+    row = next((i for i, cell in enumerate(cells) if cell is not None and not _reads(cell, read)), None)
+    if row is not None:
+        raise DataError(
+            f"column {in_a_line(name)} of data.train is named under data.{kind}s, but row {row} holds {in_a_line(repr(cells[row]))[:80]}, "
+            f"which is no {kind}: take it out of data.{kind}s, or name it under data.categories"
+        )
 
 
 def _or_none(cell: Cell, read: Callable[[Cell], T], none: T) -> T:

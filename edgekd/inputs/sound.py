@@ -76,7 +76,9 @@ def _read_bytes(data: bytes) -> tuple[int, Wave]:
         sound, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
     except (RuntimeError, TypeError, ValueError) as error:  # soundfile's own error is a RuntimeError
         # The text of libsndfile names a BytesIO, whose address differs from run to run.
-        raise ValueError(f"no sound that soundfile reads ({str(error).rpartition(': ')[2][:200]})") from error
+        raise ValueError(
+            f"no sound that soundfile reads ({str(error).rpartition(': ')[2][:200]}); possible are WAV, FLAC, OGG and MP3"
+        ) from error
     return int(rate), sound
 
 

@@ -10,7 +10,7 @@ from edgekd.bundle.golden import FIRST, Golden
 from edgekd.bundle.read import SHIPPED, Row, read_manifest
 from edgekd.bundle.write import verify_bundle
 from edgekd.figures.candidate import Score
-from edgekd.figures.words import valued
+from edgekd.figures.words import figure, valued
 from edgekd.measure.devices import Device
 from edgekd.measure.numerics import Numerics, compare
 from edgekd.measure.samples import samples_for_accuracy
@@ -89,8 +89,9 @@ def _nodes(numerics: Numerics) -> list[Row]:
 
 def _accuracy(device: Device, folder: Path, samples: int) -> Row:
     there, here, same = accuracy_on(device, folder, samples)
+    low, high = (figure(end, there.unit) for end in (there.low, there.high))
     detail = (
-        f"{valued(there.value, there.unit)} (95 % {there.low:.2f} to {there.high:.2f}) of {there.n} test samples, {there.origin}; here "
+        f"{valued(there.value, there.unit)} (95 % {low} to {high}) of {there.n} test samples, {there.origin}; here "
         f"{valued(here.value, here.unit)}; the same answer on {same:.2%}"
     )
     return f"{there.metric} on {device.name}", is_as_good(there, here), detail

@@ -314,12 +314,20 @@ class Export(Section):
 
 
 class Budget(Section):
-    """The limits for the shipped model. Points are percentage points of top-1 accuracy on the test split."""
+    """The limits for the shipped model, of the task's metric on the test split (docs/tasks.md).
 
-    min_accuracy: Percent | None = Field(default=None, description="lowest top-1, in percent")
-    max_drop_from_teacher: Percent | None = Field(default=None, description="largest drop under the teacher, in points")
+    A metric in percent has drops in points. Another metric, as MAE, has drops in percent of the other model's figure.
+    """
+
+    min_accuracy: Positive | None = Field(
+        default=None,
+        description="worst score that ships: the least top-1 or mean IoU in percent, the largest MAE in its unit",
+    )
+    max_drop_from_teacher: Percent | None = Field(
+        default=None, description="how much worse than the teacher: in points, of MAE in percent of the teacher's"
+    )
     max_drop_from_fp32: Percent | None = Field(
-        default=1.0, description="largest drop of a quantized model under fp32, in points"
+        default=1.0, description="how much worse than fp32 a quantized model: in points, of MAE in percent of fp32's"
     )
     p90_latency_ms: Positive | None = Field(default=None, description="largest p90 latency on the device, in ms")
     size_mb: Positive | None = Field(default=None, description="largest size of the file that ships, in MB")

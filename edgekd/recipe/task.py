@@ -19,6 +19,10 @@ class TaskSettings(Section):
     """The settings that all kinds of answers have: none. `of_labels` and `of_test` leave out what only trains."""
 
     only_trains: ClassVar[tuple[str, ...]] = ()
+    label_loss: ClassVar[str] = "the task's own loss"
+    """The loss of the labels in the report's words."""
+    told: ClassVar[str] = "the answer"
+    """What run.py prints for a sample, in README.txt's words."""
 
     @property
     def of_labels(self) -> Self:
@@ -34,6 +38,9 @@ class TaskSettings(Section):
 class ClassifyTask(TaskSettings):
     """One class is right for each sample."""
 
+    label_loss = "cross-entropy"
+    told = "the likeliest classes"
+
     kind: Literal["classify"] = Field(default="classify", description="the kind of the answers")
 
 
@@ -43,6 +50,9 @@ class MultilabelTask(TaskSettings):
     The labels are a list in each row of parquet, texts with `;` between them in a CSV, or several columns of 0 and 1 that
     `data.label` lists.
     """
+
+    label_loss = "binary cross-entropy of each label"
+    told = "the labels above their thresholds"
 
     kind: Literal["multilabel"] = Field(
         description='the kind of the answers; "multilabel": each label is right or wrong'
@@ -55,6 +65,9 @@ class MultilabelTask(TaskSettings):
 class RegressTask(TaskSettings):
     """Each sample has one or more values, in the columns that `data.label` names."""
 
+    label_loss = "half the squared error"
+    told = "each value with its name"
+
     kind: Literal["regress"] = Field(description='the kind of the answers; "regress": one or more values')
 
 
@@ -62,6 +75,8 @@ class SegmentTask(TaskSettings):
     """Each pixel has one class. A mask is a picture whose pixels are numbers of classes."""
 
     only_trains = ("class_weights", "stride")
+    label_loss = "cross-entropy of each pixel"
+    told = "the share of each class, and the mask as cat.mask.png (--mask FILE.png: elsewhere)"
 
     kind: Literal["segment"] = Field(description='the kind of the answers; "segment": a class for each pixel')
     classes: tuple[Text, ...] = Field(min_length=2, description="names of the classes 0, 1, ... of the masks")

@@ -13,7 +13,16 @@ from rich.text import Text
 from edgekd.figures.candidate import Candidate, Check
 from edgekd.figures.figures import QuantizationStep, Report
 from edgekd.figures.verdict import Answer
-from edgekd.figures.words import NOT_MEASURED, latency_cells, megabytes, metric_in, origins, signed, with_interval
+from edgekd.figures.words import (
+    NOT_MEASURED,
+    figure,
+    latency_cells,
+    megabytes,
+    metric_in,
+    origins,
+    signed,
+    with_interval,
+)
 from edgekd.report.on_device import table
 from edgekd.report.roofline import in_words
 
@@ -125,7 +134,7 @@ def quantization(path: tuple[QuantizationStep, ...], unit: str) -> Table:
     table.add_column("max_drop_from_fp32")
     for step in path:
         table.add_row(
-            Text(("▸ " if step.taken else "  ") + step.name), f"{step.holdout:.2f}", signed(-step.drop),
+            Text(("▸ " if step.taken else "  ") + step.name), figure(step.holdout, unit), signed(-step.drop, unit),
             Text("holds", style="green") if step.holds else Text("missed", style="yellow"),
             style="bold" if step.taken else "",
         )  # fmt: skip

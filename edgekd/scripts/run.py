@@ -698,7 +698,8 @@ def read_by_soundfile(data: bytes) -> tuple[int, Array]:
     try:
         sound, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
     except Exception as error:  # on a damaged file soundfile raises whatever it stumbles over
-        raise ValueError("no sound that soundfile reads ({})".format(str(error).rpartition(": ")[2][:200])) from None
+        reason = str(error).rpartition(": ")[2][:200]
+        raise ValueError(f"no sound that soundfile reads ({reason}); possible are WAV, FLAC, OGG and MP3") from None
     return int(rate), sound
 
 
@@ -759,7 +760,7 @@ def one_channel(sound: Array, mono: str) -> Array:
         return sound[:, 0]
     if sound.shape[1] > 2 or not mono:
         remedy = (
-            "; set data.mono (mean, left or right) in the recipe, or give files of one"
+            "; make it one, for example: ffmpeg -i FILE -ac 1 mono.wav"
             if sound.shape[1] == 2
             else "; give files of one"
         )
@@ -1454,6 +1455,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     times = [value for value in (given.hop_ms, given.smooth_ms, given.suppress_ms) if value is not None]
     if not (0 < given.threshold <= 1 and all(0 <= value < 1e9 for value in times)):
         parser.error("--threshold lies above 0, at most at 1; --hop-ms, --smooth-ms and --suppress-ms start at 0")
+    if given.mask and not given.mask.lower().endswith(".png"):
+        parser.error(f"--mask {given.mask}: a mask is written as PNG; give a name that ends in .png")
+    if given.mask and not os.path.isdir(os.path.dirname(given.mask) or "."):
+        parser.error(f"--mask {given.mask}: there is no folder {os.path.dirname(given.mask)}; make it first")
     if given.blocks < 1 or given.threads < 1 or not math.isfinite(given.block_s):
         parser.error("--blocks and --threads start at 1")
     return given

@@ -13,7 +13,7 @@ from functools import cache
 
 from edgekd.base.console import say
 from edgekd.cache.stage import Artifact, Cache
-from edgekd.figures.metric import Metric
+from edgekd.figures.metric import Metric, in_points
 from edgekd.figures.words import beside, valued
 from edgekd.quantize.sensitivity import FloatOperator, Sensitivity
 from edgekd.recipe import REFINEMENTS, Quantize
@@ -84,10 +84,10 @@ def quantize_student(
     def try_out(name: str, plan: Plan) -> Rung:
         rung = make(name, plan)
         value = _value(run(score_holdout, subject, plan, rung.quantized))
-        drop = round(metric.sign * (fp32 - value), 3)
-        holds = max_drop is None or drop <= max_drop
-        found, far = valued(value, metric.unit), beside(drop, metric.unit, metric.better)
-        say(f"  {name}: {found} on the hold-out split, {far} fp32{', enough' if holds else ''}")
+        drop = metric.rounded(metric.sign * (fp32 - value))
+        holds = max_drop is None or in_points(drop, fp32, metric.unit) <= max_drop
+        found, far = valued(value, metric.unit), beside(drop, metric.unit)
+        say(f"  {name}: {found} on the hold-out split, {far} than fp32{', enough' if holds else ''}")
         return Rung(name, plan, rung.quantized, value, drop, holds)
 
     asked = Plan(recipe.calibration, recipe.refine, trained=recipe.mode == "qat")

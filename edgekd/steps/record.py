@@ -179,7 +179,7 @@ def check_cache(model: nn.Module, cached: CachedLogits, samples: Samples, n: int
     if cached.shape[1] != len(samples.train_ids):
         raise CacheError(
             f"the teacher's cache holds {cached.shape[1]} samples, the training split {len(samples.train_ids)}; "
-            "delete it with `edgekd cache --prune` and build again"
+            "delete it with `edgekd cache --prune --days 0` and build again"
         )
     rows = np.linspace(0, len(samples.train_ids) - 1, n).astype(np.int64)
     ids = samples.train_ids[rows]
@@ -190,7 +190,7 @@ def check_cache(model: nn.Module, cached: CachedLogits, samples: Samples, n: int
     if difference > 0.02 * max(1.0, float(np.abs(live).max())):
         raise CacheError(
             f"the teacher's cache does not match the teacher: logits differ by {difference:.3g} on {n} samples "
-            "(another teacher, augmentation, normalisation or data?); delete it with `edgekd cache --prune` and build again"
+            "(another teacher, augmentation, normalisation or data?); delete it with `edgekd cache --prune --days 0` and build again"
         )
 
 

@@ -391,8 +391,9 @@ def test_a_bundle_that_misses_a_check_says_not_to_ship_before_all_else(tmp_path:
     made = report()
     bundle = write(tmp_path, report=made.model_copy(update={"checks": (MISSED,)}))
     lines = (bundle / "README.txt").read_text().splitlines()
-    assert lines[0] == "NOT TO SHIP. `edgekd ship` refuses this bundle. What it misses:"
-    assert lines[1:4] == ["  size_mb: 0.310 MB  and more, limit at most 0.05", "", "tiny for a box"]
+    assert lines[0] == "NOT TO SHIP: 1 check missed (size_mb)"
+    assert lines[1:3] == ["  size_mb: 0.310 MB  and more, limit at most 0.05", "  `edgekd ship` refuses this bundle."]
+    assert lines[3:5] == ["", "tiny for a box"]
     assert json.loads((bundle / "report.json").read_text())["headline"] == "NOT TO SHIP: 1 check missed (size_mb)"
     assert "NOT TO SHIP" in (bundle / "report.html").read_text()
     assert all(ok for _, ok, _ in verify_bundle(bundle))

@@ -59,7 +59,7 @@ def test_the_fastest_within_the_budget_ships() -> None:
 
 def test_a_fast_candidate_beyond_the_accuracy_budget_loses_with_the_figures() -> None:
     name, reasons = shipped(FP32, contender("int8", 84.5, (0.5, 0.51, 0.52)))
-    assert name == "fp32" and reasons["int8"] == "1.50 points under fp32; max_drop_from_fp32 is at most 1"
+    assert name == "fp32" and reasons["int8"] == "1.50 points worse than fp32; max_drop_from_fp32 is at most 1"
 
 
 def test_a_drop_of_exactly_the_budget_holds() -> None:
@@ -274,7 +274,7 @@ def test_where_less_is_better_a_larger_value_misses_the_limit_of_the_drop() -> N
     fp32 = error(contender("fp32", 0.0, (1.0,) * 3, 4.0), 3.0)
     int8 = error(contender("int8", 0.0, (0.5,) * 3, 1.0), 3.6)
     missed = misses([fp32, int8], Budget(max_drop_from_fp32=0.5), None)
-    assert not missed["fp32"] and missed["int8"][0].found.startswith("0.60 above fp32")
+    assert not missed["fp32"] and missed["int8"][0].found.startswith("0.600 worse than fp32, 20 % of its error")
     assert not misses([fp32, error(int8, 2.0)], Budget(max_drop_from_fp32=0.5), None)["int8"]
     at_most = misses([fp32, int8], Budget(min_accuracy=3.2, max_drop_from_fp32=None), None)
     assert not at_most["fp32"] and at_most["int8"][0].limit == "at most 3.2"

@@ -42,7 +42,7 @@ def test_models_that_agree_on_nearly_all_samples_are_told_apart_where_their_inte
 
 
 @pytest.mark.parametrize(
-    ("drop", "words"), [(1.5, "1.50 points under"), (-2.67, "2.67 points above"), (0.0, "0.00 points under")]
+    ("drop", "words"), [(1.5, "1.50 points worse"), (-2.67, "2.67 points better"), (0.0, "0.00 points worse")]
 )
 def test_a_drop_below_zero_is_a_gain_in_words(drop: float, words: str) -> None:
     assert beside(drop) == words
@@ -50,7 +50,7 @@ def test_a_drop_below_zero_is_a_gain_in_words(drop: float, words: str) -> None:
 
 def test_a_student_above_its_teacher_is_said_to_be_above() -> None:
     found = limits(accuracy(92.67), 1.0, Budget(max_drop_from_teacher=1), accuracy(90.0), accuracy(92.67))
-    assert found[0].found == "2.67 points above the teacher" and found[0].keeps
+    assert found[0].found == "2.67 points better than the teacher" and found[0].keeps
 
 
 def answers_of(right: np.ndarray, labels: np.ndarray, classes: int = 2) -> np.ndarray:
@@ -123,6 +123,38 @@ def test_a_drop_has_its_interval_and_a_limit_within_it_is_told(most: float, told
     """990 and 975 right of 1000: 1.5 points, surely between 0.7 and 2.5."""
     drops = {"fp32": Drop(1.5, 0.7, 2.5)}
     (found,) = limits(accuracy(97.5), 1.0, Budget(max_drop_from_fp32=most), None, accuracy(99.0), drops=drops)
-    assert found.found.startswith("1.50 points under fp32 (95 %: 0.70 to 2.50 worse)")
+    assert found.found.startswith("1.50 points worse than fp32 (95 %: 0.70 to 2.50 points worse)")
     assert told in found.found and ("cannot tell" in found.found) == bool(told)
     assert found.keeps == (most > 1.5)
+
+
+def test_a_budget_of_an_error_is_a_share_of_the_other_s_error() -> None:
+    """0.09 beside 0.08 is 12.5 % worse; in the unit of the data any drop would be below 1."""
+    mae = {
+        "metric": "MAE",
+        "unit": "",
+        "better": "lower",
+        "low": 0.0,
+        "high": 1.0,
+        "n": 10,
+        "split": "test",
+        "runtime": "r",
+    }
+    int8, fp32 = (Score(value=value, **mae) for value in (0.09, 0.08))
+    (found,) = limits(int8, 1.0, Budget(max_drop_from_fp32=10), None, fp32)
+    assert (found.found, found.limit) == ("0.0100 worse than fp32, 12.5 % of its MAE", "at most 10 %")
+    assert not found.keeps and limits(int8, 1.0, Budget(max_drop_from_fp32=13), None, fp32)[0].keeps
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "told"),
+    [
+        (0.7, 2.5, "(95 %: 0.70 to 2.50 points worse)"),
+        (-0.34, 2.35, "(95 %: 0.34 points better to 2.35 points worse)"),
+        (-2.5, -0.7, "(95 %: 0.70 to 2.50 points better)"),
+    ],
+)
+def test_the_ends_of_an_interval_have_their_directions(low: float, high: float, told: str) -> None:
+    drops = {"fp32": Drop((low + high) / 2, low, high)}
+    (found,) = limits(accuracy(97.5), 1.0, Budget(max_drop_from_fp32=5.0), None, accuracy(99.0), drops=drops)
+    assert told in found.found

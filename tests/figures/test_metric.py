@@ -11,7 +11,7 @@ import pytest
 from edgekd.figures.figures import Report
 from edgekd.figures.intervals import paired_interval, wilson_interval
 from edgekd.figures.metric import Judged, Metric, bootstrap, drop_of, score_of
-from edgekd.figures.words import beside
+from edgekd.figures.words import beside, signed, valued
 from edgekd.tasks.classify import TOP1, judged
 
 MEAN = Metric("mean", "", "higher", lambda judged: float(judged[:, 0].mean()))
@@ -59,8 +59,8 @@ def test_where_less_is_better_a_larger_value_is_a_drop() -> None:
     drop = drop_of(ERROR, small, large)
     assert drop.value == pytest.approx(1.0) and drop.low == pytest.approx(1.0) and drop.high == pytest.approx(1.0)
     assert drop_of(ERROR, large, small).value == pytest.approx(-1.0)
-    assert beside(drop.value, ERROR.unit, ERROR.better) == "1.00 ms above"
-    assert beside(-1.0, ERROR.unit, ERROR.better) == "1.00 ms under"
+    assert beside(drop.value, ERROR.unit) == "1.00 ms worse"
+    assert beside(-1.0, ERROR.unit) == "1.00 ms better"
 
 
 def test_top1_keeps_wilsons_interval_and_newcombes() -> None:
@@ -81,3 +81,19 @@ def test_a_report_that_edgekd_0_1_wrote_is_read() -> None:
     assert report.quantization_path[0].holdout == 91.5
     assert report.curves[0]["holdout"] == old["curves"][0]["holdout_top1"]
     assert Report.model_validate_json(report.model_dump_json()) == report
+
+
+def test_a_small_error_keeps_its_digits() -> None:
+    """Three decimals would make 0.00042 a zero."""
+    errors = np.full((10, 1), 0.000421234)
+    score = score_of(ERROR, errors, runtime="r")
+    assert score.value == 0.000421234 and score.low == pytest.approx(0.000421234)
+    assert valued(score.value, "") == "0.000421" and valued(1234.5, "") == "1234" and valued(84.2, "%") == "84.20 %"
+
+
+@pytest.mark.parametrize(
+    ("points", "unit", "told"),
+    [(0.56, "%", "+0.56"), (-2.0, "%", "-2.00"), (-0.001, "%", "0.00"), (0.0, "", "0"), (-0.0042, "", "-0.00420")],
+)
+def test_a_difference_has_a_sign_unless_it_is_shown_as_zero(points: float, unit: str, told: str) -> None:
+    assert signed(points, unit) == told

@@ -197,6 +197,17 @@ def test_mixup_is_refused_for_categories_and_defined_for_numbers() -> None:
     "rows, settings, told",
     [
         ([{"a": 1}, {"a": 1}], {}, "no column of data.train is left"),
+        ([{}, {}], {}, "data.train has no other columns than the labels"),
+        (
+            [{"a": "x"}, {"a": "y"}],
+            {"numbers": ["a"]},
+            "named under data.numbers, but row 0 holds 'x', which is no number",
+        ),
+        (
+            [{"a": "2026-01-01"}, {"a": "y"}],
+            {"dates": ["a"]},
+            "named under data.dates, but row 1 holds 'y', which is no date",
+        ),
         ([{"a": 1}, {"a": 2}], {"numbers": ["b"]}, "data.numbers names b, which data.train has not"),
         ([{"a": str(i)} for i in range(20)] + [{"a": "x7"}], {}, "in 1 of 21 rows; the first is row 20: 'x7'"),
         ([{"a": f"name {i}"} for i in range(80)], {}, "80 different texts in 80 rows, which is no category"),
