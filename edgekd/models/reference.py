@@ -24,10 +24,15 @@ from edgekd.errors import ModelError, nearest
 from edgekd.models.bc_resnet import bc_resnet
 from edgekd.models.called import CalledModel
 from edgekd.models.ds_cnn import ds_cnn
+from edgekd.models.efficientnet_lite import efficientnet_lite0
 from edgekd.models.exported import load_exported
 from edgekd.models.ft_transformer import ft_transformer
+from edgekd.models.ghostnet import ghostnet
 from edgekd.models.mlp import mlp
 from edgekd.models.mobilenet import mobilenetv2_035, mobilenetv2_05
+from edgekd.models.mobilenetv3 import mobilenetv3_large, mobilenetv3_small
+from edgekd.models.mobileone import mobileone_s0
+from edgekd.models.repvgg import repvgg_a0
 from edgekd.models.resnet import resnet8, resnet20
 from edgekd.models.unet import unet
 from edgekd.models.wrn import wrn_16_2
@@ -40,6 +45,12 @@ BUILT_IN: dict[str, Callable[..., nn.Module]] = {
     "wrn-16-2": wrn_16_2,
     "mobilenetv2-0.5": mobilenetv2_05,
     "mobilenetv2-0.35": mobilenetv2_035,
+    "mobilenetv3-small": mobilenetv3_small,
+    "mobilenetv3-large": mobilenetv3_large,
+    "efficientnet-lite0": efficientnet_lite0,
+    "ghostnet": ghostnet,
+    "repvgg-a0": repvgg_a0,
+    "mobileone-s0": mobileone_s0,
     "ds-cnn": ds_cnn,
     "bc-resnet": bc_resnet,
     "unet": unet,
