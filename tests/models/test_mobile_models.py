@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +19,7 @@ from edgekd.models.ghostnet import Bottleneck
 from edgekd.models.plain import plain_copy
 from tests.builders.networks import seeded
 
+OF_THE_DATA = ("num_classes", "in_channels", "numbers", "categories")
 NAMES = ("mobilenetv3-small", "mobilenetv3-large", "efficientnet-lite0", "ghostnet", "repvgg-a0", "mobileone-s0")
 THEIRS = {"efficientnet-lite0": "efficientnet_lite0", "ghostnet": "ghostnet_100", "repvgg-a0": "repvgg_a0",
           "mobileone-s0": "mobileone_s0"}  # fmt: skip
@@ -128,3 +132,22 @@ def test_mobilenetv3_computes_what_torchvisions_computes_with_its_weights(torchv
 def test_a_mobile_student_computes_what_timms_computes_with_its_weights(torchvision: None, name: str) -> None:
     timm = pytest.importorskip("timm", reason="timm is not installed")
     same_answers(make(name, num_classes=1000), timm.create_model(THEIRS[name]))
+
+
+def test_the_page_of_students_lists_each_with_its_parameters() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "students.md").read_text()
+    rows = re.findall(r"^\| `edgekd:(\S+)` \| (.*?) \|.*\| (.*?) ?\|$", page, re.MULTILINE)
+    assert [name for name, _, _ in rows] == [*BUILT_IN]
+    for name, counts, arguments in rows:
+        own = inspect.signature(BUILT_IN[name]).parameters
+        told = re.findall(r"`(\w+)` \((.*?)\)", arguments)
+        assert {word: value.capitalize() for word, value in told} == {
+            word: str(parameter.default) for word, parameter in own.items() if word not in OF_THE_DATA
+        }
+        numbers = [int(number.replace(",", "")) for number in re.findall(r"[\d,]+", counts)]
+        if numbers:
+            model = make(name, num_classes=numbers[1])
+            assert [parameters(model), parameters(plain_copy(model))] == [
+                numbers[0],
+                numbers[2] if len(numbers) > 2 else numbers[0],
+            ]
