@@ -56,9 +56,10 @@ class Branched(nn.Module):
         like = branches[0].conv
         assert isinstance(like, nn.Conv2d)
         kernels, biases = zip(*(_kernel_and_bias(branch, like) for branch in branches), strict=True)
+        learns = any(parameter.requires_grad for parameter in self.parameters())
         folded = copy.deepcopy(like)
-        folded.weight = nn.Parameter(torch.stack(kernels).sum(0).to(like.weight))
-        folded.bias = nn.Parameter(torch.stack(biases).sum(0).to(like.weight))
+        folded.weight = nn.Parameter(torch.stack(kernels).sum(0).to(like.weight), learns)
+        folded.bias = nn.Parameter(torch.stack(biases).sum(0).to(like.weight), learns)
         for name in [name for name, _ in self.named_children() if name != "act"]:
             delattr(self, name)
         self.reparam_conv = folded
@@ -91,14 +92,21 @@ def _needed(method: Callable[..., Any]) -> list[str]:
 
 
 def _kernel_and_bias(branch: nn.Module, like: nn.Conv2d) -> tuple[Tensor, Tensor]:
-    """A branch as the kernel and bias of a convolution like `like`, float64: rounded once, after the sum."""
+    """A branch as the kernel and bias of a convolution like `like`, in float64: they are rounded once, after the sum.
+
+    They lie on the processor, because not every accelerator has float64.
+    """
     bn = branch if isinstance(branch, nn.BatchNorm2d) else branch.bn
     assert isinstance(bn, nn.BatchNorm2d) and bn.running_mean is not None and bn.running_var is not None
     if branch is bn:
-        kernel = nn.init.dirac_(torch.empty_like(like.weight, dtype=torch.float64), like.groups)
+        kernel = nn.init.dirac_(torch.empty(like.weight.shape, dtype=torch.float64), like.groups)
     else:
-        kernel = branch.conv.weight.detach().double()  # type: ignore[union-attr, operator]
+        kernel = _exact(branch.conv.weight)  # type: ignore[arg-type, union-attr]
         around = (like.kernel_size[0] - kernel.shape[-1]) // 2
         kernel = nn.functional.pad(kernel, [around] * 4)
-    scale = bn.weight.detach().double() / (bn.running_var.double() + bn.eps).sqrt()
-    return kernel * scale.reshape(-1, 1, 1, 1), bn.bias.detach().double() - bn.running_mean.double() * scale
+    scale = _exact(bn.weight) / (_exact(bn.running_var) + bn.eps).sqrt()
+    return kernel * scale.reshape(-1, 1, 1, 1), _exact(bn.bias) - _exact(bn.running_mean) * scale
+
+
+def _exact(value: Tensor) -> Tensor:
+    return value.detach().cpu().double()

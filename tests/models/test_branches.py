@@ -73,6 +73,12 @@ def test_folding_twice_changes_nothing() -> None:
     assert torch.equal(block.reparam_conv.weight, weight)
 
 
+def test_a_frozen_block_stays_frozen() -> None:
+    block = seeded(RepVGGBlock(4, 4, 1)).requires_grad_(False)
+    assert not any(parameter.requires_grad for parameter in plain_copy(block).parameters())
+    assert all(parameter.requires_grad for parameter in plain_copy(block.requires_grad_(True)).parameters())
+
+
 def test_the_graph_in_float_has_one_convolution_for_each_block(tmp_path: Path) -> None:
     blocks = seeded(nn.Sequential(RepVGGBlock(3, 8, 2), RepVGGBlock(8, 8, 1), MobileOneBlock(8, 8, 3, 1, 8, 4)))
     to_onnx(blocks, tmp_path / "model.onnx", torch.randn(2, 3, 8, 8), opset=20)

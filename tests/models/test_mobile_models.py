@@ -134,6 +134,22 @@ def test_a_mobile_student_computes_what_timms_computes_with_its_weights(torchvis
     same_answers(make(name, num_classes=1000), timm.create_model(THEIRS[name]))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize(("name", "convolutions"), [("repvgg_a0", 22), ("mobileone_s0", 43)])
+def test_a_network_of_timm_is_folded_by_its_own_method(torchvision: None, name: str, convolutions: int) -> None:
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    torch.manual_seed(0)
+    theirs, images = seeded(timm.create_model(name, num_classes=10)).double(), torch.randn(2, 3, 64, 64).double()
+    folded = plain_copy(theirs)
+    assert sum(isinstance(module, nn.Conv2d) for module in folded.modules()) == convolutions
+    assert sum(isinstance(module, nn.Conv2d) for module in theirs.modules()) > convolutions
+    with torch.no_grad():
+        expected = theirs(images)
+        torch.testing.assert_close(
+            folded.double()(images), expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max())
+        )
+
+
 def test_the_page_of_students_lists_each_with_its_parameters() -> None:
     page = (Path(__file__).parents[2] / "docs" / "students.md").read_text()
     rows = re.findall(r"^\| `edgekd:(\S+)` \| (.*?) \|.*\| (.*?) ?\|$", page, re.MULTILINE)
