@@ -8,6 +8,7 @@ from torch import nn
 from torch.fx import Graph, GraphModule, Node, Tracer
 
 from edgekd.errors import ModelError, nearest
+from edgekd.models.branches import fold_of
 
 
 def before(model: nn.Module, path: str) -> GraphModule:
@@ -45,14 +46,18 @@ def after(model: nn.Module, path: str) -> GraphModule:
 
 
 class _CutTracer(Tracer):
-    """Traces without entering the module at `path`, so that the module's output is the value of one node."""
+    """Traces without entering the module at `path`, so that the module's output is the value of one node.
+
+    Modules that fold their branches stay whole too, because their method would be lost in a graph of the branches.
+    """
 
     def __init__(self, path: str) -> None:
         super().__init__()
         self.path = path
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return module_qualified_name == self.path or super().is_leaf_module(m, module_qualified_name)
+        folds = fold_of(m) is not None and not self.path.startswith(f"{module_qualified_name}.")
+        return folds or module_qualified_name == self.path or super().is_leaf_module(m, module_qualified_name)
 
 
 def _traced(model: nn.Module, path: str) -> tuple[Graph, Node]:

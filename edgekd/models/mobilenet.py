@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from edgekd.models.widths import multiple_of
+
 # Table 2 of the paper: expansion t, channels c, repeats n, stride s.
 BLOCKS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 
@@ -45,17 +47,17 @@ class MobileNetV2(nn.Module):
 
     def __init__(self, width: float, num_classes: int, in_channels: int, small_images: bool) -> None:
         super().__init__()
-        c_in = _multiple_of_8(32 * width)
+        c_in = multiple_of(8, 32 * width)
         self.stem = _conv(in_channels, c_in, 3, 1 if small_images else 2)
         layers: list[nn.Module] = []
         for i, (expansion, channels, repeats, stride) in enumerate(BLOCKS):
-            c_out = _multiple_of_8(channels * width)
+            c_out = multiple_of(8, channels * width)
             first = 1 if small_images and i == 1 else stride
             for j in range(repeats):
                 layers.append(InvertedResidual(c_in, c_out, first if j == 0 else 1, expansion))
                 c_in = c_out
         self.blocks = nn.Sequential(*layers)
-        last = _multiple_of_8(1280 * max(1.0, width))
+        last = multiple_of(8, 1280 * max(1.0, width))
         self.head = _conv(c_in, last, 1)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(last, num_classes)
@@ -63,12 +65,6 @@ class MobileNetV2(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.fc(self.pool(self.head(self.blocks(self.stem(x)))).flatten(1))
         return logits
-
-
-def _multiple_of_8(channels: float) -> int:
-    """The number of channels rounded to a multiple of 8, at most 10 % down (the authors' `_make_divisible`)."""
-    rounded = max(8, int(channels + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
 def mobilenetv2_05(num_classes: int = 10, in_channels: int = 3, small_images: bool = True) -> MobileNetV2:

@@ -1,4 +1,4 @@
-"""plain_copy: copies a model so that all its weights are stored parameters. The model itself stays unchanged."""
+"""plain_copy: copies a model as it ships, with stored weights and folded branches. The model itself stays unchanged."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
 
+from edgekd.errors import ExportError
+from edgekd.models.branches import fold_of
 from edgekd.models.copies import copy_of
 
 with warnings.catch_warnings():
@@ -16,10 +18,11 @@ with warnings.catch_warnings():
 
 
 def plain_copy(model: nn.Module) -> nn.Module:
-    """A copy of the model in evaluation mode, with each computed weight stored as a parameter.
+    """A copy of the model in evaluation mode, with each computed weight stored as a parameter and all branches folded.
 
     Weight normalisation, spectral normalisation and parametrizations compute weights. The computed weight ships, so
-    quantization-aware training goes on with that weight and not with its origins.
+    quantization-aware training goes on with that weight and not with its origins. The same holds for a module that folds
+    its branches into one layer (edgekd.models.branches). Raises ExportError if such a module's own code fails.
     """
     copied = copy_of(model).eval()
     for module in copied.modules():
@@ -30,13 +33,23 @@ def plain_copy(model: nn.Module) -> nn.Module:
                 remove_weight_norm(module, hook.name)
             elif isinstance(hook, SpectralNorm):
                 remove_spectral_norm(module, hook.name)
+    for path, module in list(copied.named_modules()):
+        if (fold := fold_of(module)) is not None:
+            try:
+                fold()
+            except Exception as error:  # a user's method may raise anything
+                called = f"{type(module).__name__}.{fold.__name__}()" + (f" of '{path}'" if path else "")
+                raise ExportError(
+                    f"{called} failed: {type(error).__name__}: {error}; mend it, or give it another name if it folds no branches"
+                ) from error
     return copied
 
 
 def is_plain(model: nn.Module) -> bool:
-    """Whether all weights of a model are stored, so that none is computed from others."""
+    """Whether all weights of a model are stored, so that none is computed from others, and no module folds branches."""
     return not any(
         parametrize.is_parametrized(module)
+        or fold_of(module) is not None
         or any(isinstance(hook, WeightNorm | SpectralNorm) for hook in module._forward_pre_hooks.values())
         for module in model.modules()
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import pickle
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
-import safetensors.torch
 import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
@@ -24,12 +21,18 @@ from edgekd.errors import ModelError, nearest
 from edgekd.models.bc_resnet import bc_resnet
 from edgekd.models.called import CalledModel
 from edgekd.models.ds_cnn import ds_cnn
+from edgekd.models.efficientnet_lite import efficientnet_lite0
 from edgekd.models.exported import load_exported
 from edgekd.models.ft_transformer import ft_transformer
+from edgekd.models.ghostnet import ghostnet
 from edgekd.models.mlp import mlp
 from edgekd.models.mobilenet import mobilenetv2_035, mobilenetv2_05
+from edgekd.models.mobilenetv3 import mobilenetv3_large, mobilenetv3_small
+from edgekd.models.mobileone import mobileone_s0
+from edgekd.models.repvgg import repvgg_a0
 from edgekd.models.resnet import resnet8, resnet20
 from edgekd.models.unet import unet
+from edgekd.models.weights import begin_with, load_weights, read_weights
 from edgekd.models.wrn import wrn_16_2
 from edgekd.recipe import Model
 from edgekd.runtime.sessions import Ended, Refused, Session
@@ -40,6 +43,12 @@ BUILT_IN: dict[str, Callable[..., nn.Module]] = {
     "wrn-16-2": wrn_16_2,
     "mobilenetv2-0.5": mobilenetv2_05,
     "mobilenetv2-0.35": mobilenetv2_035,
+    "mobilenetv3-small": mobilenetv3_small,
+    "mobilenetv3-large": mobilenetv3_large,
+    "efficientnet-lite0": efficientnet_lite0,
+    "ghostnet": ghostnet,
+    "repvgg-a0": repvgg_a0,
+    "mobileone-s0": mobileone_s0,
     "ds-cnn": ds_cnn,
     "bc-resnet": bc_resnet,
     "unet": unet,
@@ -53,13 +62,20 @@ TYPES = {
 FORMS = "edgekd:NAME, python:module:function, timm:NAME, onnx:FILE (teacher only), exported:FILE (teacher only)"
 
 
-def load_model(reference: Model, *, num_classes: int | tuple[int, ...], **offers: Any) -> nn.Module:
+Tell = Callable[[str], object]
+"""Takes the rest of a sentence about a model."""
+
+
+def load_model(
+    reference: Model, *, num_classes: int | tuple[int, ...], tell: Tell | None = None, **offers: Any
+) -> nn.Module:
     """The model of a recipe's section in eval mode, with its weights if the section names some.
 
     `num_classes` and `offers` (for images `in_channels`) come from the data. They are passed to a function that takes them,
     unless `args` sets them. `num_classes` is a tuple for a network that gives a tensor for each of several tasks. A function
-    may give a function of a table's columns (`CalledModel`), if the data offers these. Raises ModelError for an unknown name,
-    arguments that the function does not take, a missing file, and weights that do not fit.
+    may give a function of a table's columns (`CalledModel`), if the data offers these. With `tell`, for a model that trains
+    on, weights may fit in part: `tell` is told which were taken. Raises ModelError for an unknown name, arguments that the
+    function does not take, a missing file, and weights that do not fit.
     """
     kind, _, name = reference.model.partition(":")
     if not isinstance(num_classes, int) and kind != "python" and reference.model != "edgekd:unet":
@@ -79,7 +95,7 @@ def load_model(reference: Model, *, num_classes: int | tuple[int, ...], **offers
         function = load_function(reference.model)
     elif kind == "timm":
         assert isinstance(num_classes, int)
-        return _with_weights(_load_timm(name, reference, num_classes, offers), reference)
+        return _with_weights(_load_timm(name, reference, num_classes, offers), reference, tell)
     else:
         close = [f"edgekd:{known}" for known in difflib.get_close_matches(reference.model, BUILT_IN, n=1)]
         raise ModelError(
@@ -92,10 +108,16 @@ def load_model(reference: Model, *, num_classes: int | tuple[int, ...], **offers
         inspect.signature(function).bind(**arguments)
     except TypeError as error:
         raise ModelError(f"model '{reference.model}': {error}; it takes {', '.join(parameters)}") from error
+    model = _made(lambda: function(**arguments), reference, offers)
+    return model if isinstance(model, CalledModel) else _with_weights(model, reference, tell)
+
+
+def _made(make: Callable[[], Any], reference: Model, offers: Mapping[str, Any]) -> nn.Module:
+    """The model that a function makes. Raises ModelError if it fails, or gives no module or one whose sizes are not known yet."""
     try:
         with warnings.catch_warnings():  # torch warns of a fast path that neither training nor an export takes
             warnings.filterwarnings("ignore", "enable_nested_tensor is True")
-            model = function(**arguments)
+            model = make()
     except (Exception, SystemExit) as error:  # a user's function may raise anything, or end the program
         raise ModelError(f"model '{reference.model}' could not be made: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module) and callable(model) and "columns" in offers:
@@ -110,7 +132,7 @@ def load_model(reference: Model, *, num_classes: int | tuple[int, ...], **offers
             f"model '{reference.model}' has lazy layers, whose sizes are not known yet; run it once, where it is made, on zeros of "
             "one sample's size (as model(torch.zeros(1, 3, 32, 32)))"
         )
-    return _with_weights(model, reference)
+    return model
 
 
 def number_of_classes(
@@ -288,45 +310,12 @@ def _load_timm(name: str, reference: Model, num_classes: int, offers: Mapping[st
     return model
 
 
-def _with_weights(model: nn.Module, reference: Model) -> nn.Module:
+def _with_weights(model: nn.Module, reference: Model, tell: Tell | None) -> nn.Module:
     if reference.weights is not None:
         path = _existing(reference.weights, reference.weights)
-        load_weights(model, _read_weights(path), str(path))
+        weights = read_weights(path)
+        if tell is None:
+            load_weights(model, weights, str(path))
+        elif (told := begin_with(model, weights, str(path))) is not None:
+            tell(told)
     return model.eval()
-
-
-def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], where: str) -> None:
-    """Copy weights into a model. Raises ModelError that names missing and unexpected keys and different shapes."""
-    own = model.state_dict()
-    problems = [f"missing {name}" for name in own if name not in weights]
-    problems += [f"unexpected {name}" for name in weights if name not in own]
-    problems += [
-        f"{name} is {list(weights[name].shape)}, the model's is {list(own[name].shape)}"
-        for name in own
-        if name in weights and weights[name].shape != own[name].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ModelError(f"{where} does not fit the model: {'; '.join(problems[:5])}{more}")
-    model.load_state_dict(dict(weights))
-
-
-def _read_weights(path: Path) -> Mapping[str, torch.Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"{path} is a pickle that needs more than tensors: loading it could run any code, so it is refused. Save the "
-            "state dict alone: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
-        ) from error
-    except Exception as error:  # on a damaged file torch's unpickler raises many kinds of errors, as KeyError
-        reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-        raise ModelError(
-            f"{path} cannot be read as weights ({reason}); give .safetensors, or a .pt of tensors"
-        ) from error
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else loaded
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ModelError(f"{path} holds a {type(loaded).__name__}, not a state dict (names to tensors)")
-    return state

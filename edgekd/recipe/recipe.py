@@ -135,6 +135,10 @@ class Student(Model):
     assistants: tuple[Model, ...] = Field(
         default=(), description="models between teacher and student; the first learns from the teacher"
     )
+    weights: Text | None = Field(
+        default=None,
+        description="safetensors, for edgekd:, timm: and python:, that training begins with; tensors of another shape are left out and told",
+    )
     init: Init | None = Field(default=None, description="the student's first weights; none: random")
 
 

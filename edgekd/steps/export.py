@@ -51,7 +51,7 @@ class Form:
     opset: int
 
 
-@stage(3, LIBRARIES)
+@stage(4, LIBRARIES)
 def export_fp32(student: Trained, on: TrainingSet, form: Form, *, out: Path) -> None:
     """Stage: export the float student as `model.onnx`."""
     _export(student.load(on.open()), student, on, form, out / MODEL)
@@ -67,7 +67,7 @@ def export_fp16(student: Trained, on: TrainingSet, fp32: Artifact, export: Expor
     _check(out / MODEL, student.load(on.open()), student, on, export)
 
 
-@stage(4, LIBRARIES)
+@stage(5, LIBRARIES)
 def export_bf16(student: Trained, on: TrainingSet, form: Form, *, out: Path) -> None:
     """Stage: export the student in bfloat16, at opset 22 or later. Inputs and outputs keep their own types.
 

@@ -18,6 +18,7 @@ from edgekd.inputs import Input
 from edgekd.models import CalledModel, ExportedModel, OnnxModel, accelerator, load_model
 from edgekd.models.adapt import adapt
 from edgekd.models.init import copy_layers, deeper, every_nth, extend, slice_weights, wider
+from edgekd.models.reference import Tell
 from edgekd.recipe import Init, Network
 from edgekd.tasks.protocol import Task
 
@@ -47,7 +48,8 @@ class Trained:
             return new_model(self.network, shape, 0).eval()
         if (self.weights / REUSED).exists():
             about, weights = json.loads((self.weights / REUSED).read_text()), load_file(self.weights / WEIGHTS)
-            whole = rebuilt(new_model(self.network, shape, 0), about["path"], about["size"], weights)
+            untrained = self.network.model_copy(update={"weights": None})  # a student's file may fit in part
+            whole = rebuilt(new_model(untrained, shape, 0), about["path"], about["size"], weights)
             whole.load_state_dict(weights)
             return whole.eval()
         own = self.network.model_copy(update={"weights": str(self.weights / WEIGHTS)})
@@ -69,10 +71,17 @@ class FirstWeights:
     source: Trained
 
 
-def new_model(network: Network, shape: Shape, seed: int) -> nn.Module:
-    """The network with the recipe's weights, or else with weights drawn by `seed`."""
+def new_model(network: Network, shape: Shape, seed: int, tell: Tell | None = None) -> nn.Module:
+    """The network with the recipe's weights, or else with weights drawn by `seed`.
+
+    With `tell`, for a student, weights may fit in part. `tell` is told what was taken (edgekd.models.weights).
+    """
     torch.manual_seed(seed)
-    return load_model(network, num_classes=number_of_outputs(network, shape), **shape.input.offers)
+    return load_model(network, num_classes=number_of_outputs(network, shape), tell=tell, **shape.input.offers)
+
+
+def untold(line: str) -> None:
+    """Drops what preflight has told before."""
 
 
 def number_of_outputs(network: Network, shape: Shape) -> int | tuple[int, ...]:
@@ -115,7 +124,7 @@ def initialise(student: nn.Module, begins_with: FirstWeights, shape: Shape) -> N
 
 def new_student(student: Network, begins_with: FirstWeights | None, shape: Shape, seed: int) -> nn.Module:
     """The student at the start of its training."""
-    model = new_model(student, shape, seed)
+    model = new_model(student, shape, seed, untold)
     if begins_with is not None:
         initialise(model, begins_with, shape)
     return model

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+import edgekd.quantize  # noqa: F401  # its import registers the operators of `QUANTIZE`
+
 
 class Block(nn.Module):
     """Two convolutions with a skip of in-place additions and ReLUs, a pool and a classifier."""

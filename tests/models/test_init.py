@@ -137,12 +137,18 @@ def test_a_student_that_repeats_more_layers_than_the_teacher_is_refused() -> Non
 # slice_weights
 
 
-# BC-ResNet's sub-bands need 40 rows; of U-Net see below; and the two others read tables.
-@pytest.mark.parametrize("name", sorted(set(BUILT_IN) - {"bc-resnet", "unet", "mlp", "ft-transformer"}))
+# BC-ResNet's sub-bands need 40 rows; of U-Net and GhostNet see below; and the two others read tables.
+@pytest.mark.parametrize("name", sorted(set(BUILT_IN) - {"bc-resnet", "unet", "ghostnet", "mlp", "ft-transformer"}))
 def test_a_slice_of_all_channels_computes_the_same(name: str) -> None:
     teacher, student = seasoned(BUILT_IN[name](in_channels=3), 1), BUILT_IN[name](in_channels=3)
     slice_weights(student, teacher)
     assert change(teacher, student) == 0
+
+
+def test_a_ghostnet_is_not_sliced() -> None:
+    """Half a map and the other half go through one depthwise convolution, and are added to a map of one part."""
+    with pytest.raises(ModelError, match="across a broadcast or different concatenations"):
+        slice_weights(BUILT_IN["ghostnet"](), BUILT_IN["ghostnet"]())
 
 
 def test_a_unet_is_not_sliced_but_copied() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import onnx
@@ -15,7 +15,16 @@ from torch.fx import GraphModule
 from edgekd.export.lint import lint
 from edgekd.export.to_half import to_fp16
 from edgekd.export.to_onnx import to_onnx
+from edgekd.models import BUILT_IN
+from edgekd.models.ghostnet import Bottleneck
+from edgekd.models.ghostnet import Row as GhostRow
+from edgekd.models.mobilenetv3 import Block as MobileNetV3Block
+from edgekd.models.mobilenetv3 import Row
+from edgekd.models.mobileone import MobileOneBlock
+from edgekd.models.repvgg import RepVGGBlock
 from edgekd.quantize import calibrate, convert, prepare, sites
+from edgekd.quantize.operators import CONVOLUTIONS
+from edgekd.quantize.qat import quantizer_of
 from edgekd.runtime.check import check, open_session
 from edgekd.target import Quantization, load_target
 from tests.builders.networks import MobileBlock, seeded
@@ -32,6 +41,15 @@ ARCHITECTURES: dict[str, dict[str, object]] = {
     "convnext_tiny": {"depths": (1, 1, 2, 1)},
     "vit_tiny_patch16_224": {"img_size": 64, "depth": 2},
     "deit_tiny_patch16_224": {"img_size": 64, "depth": 2},
+}
+# edgekd's name -> its pools behind a hard-swish, which stay in float
+BUILT_IN_POOLS = {
+    "mobilenetv3-small": 9,
+    "mobilenetv3-large": 6,
+    "efficientnet-lite0": 0,
+    "ghostnet": 0,
+    "repvgg-a0": 0,
+    "mobileone-s0": 0,
 }
 INTEGER = {"Conv": "QLinearConv", "Gemm": "QGemm", "Add": "QLinearAdd", "GlobalAveragePool": "QLinearGlobalAveragePool"}
 
@@ -178,3 +196,57 @@ def test_an_architecture_of_timm_ships_as_it_was_quantized(
     model = timm.create_model(name, num_classes=10, **ARCHITECTURES[name])  # type: ignore[attr-defined]
     positions = int(hasattr(model, "pos_embed"))  # a tensor and a constant: that addition is no skip
     assert_ships(with_statistics(model, x), scheme, x, tmp_path / "model.onnx", float_additions=positions)
+
+
+BLOCKS: dict[str, Callable[[], list[nn.Module]]] = {
+    "mobilenetv3": lambda: [
+        MobileNetV3Block(Row(3, 32, 16, True, False, 2), 16, 32, 16, 2),
+        MobileNetV3Block(Row(5, 32, 16, False, True, 1), 16, 32, 16, 1),
+    ],
+    "ghostnet": lambda: [
+        Bottleneck(GhostRow(3, 32, 32, False, 1), 16, 32, 32, 1),
+        Bottleneck(GhostRow(5, 64, 32, True, 2), 32, 64, 32, 2),
+    ],
+    "repvgg": lambda: [RepVGGBlock(16, 16, 1), RepVGGBlock(16, 24, 2)],
+    "mobileone": lambda: [MobileOneBlock(16, 16, 3, 2, 16, 2), MobileOneBlock(16, 16, 1, 1, 1, 2)],
+}
+
+
+def around(blocks: list[nn.Module], width: int) -> nn.Module:
+    """A stem of 16 filters, the blocks, a pool and a classifier of 16 classes, for 3 x 16 x 16."""
+    stem = [nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 16))
+
+
+@pytest.mark.parametrize("scheme", [JETSON, UINT8], ids=["tensorrt", "cpu"])
+@pytest.mark.parametrize(("name", "width"), [("mobilenetv3", 16), ("ghostnet", 32), ("repvgg", 24), ("mobileone", 16)])
+def test_blocks_of_a_built_in_network_ship_as_they_were_quantized(
+    name: str, width: int, scheme: Quantization, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    x = scenes(32, 16)
+    model = with_statistics(around(BLOCKS[name](), width), x)
+    assert_ships(model, scheme, x, tmp_path / "model.onnx")
+    assert unquantized(model, scheme, x) == set()
+
+
+def unquantized(model: nn.Module, scheme: Quantization, x: Tensor) -> set[tuple[int, int]]:
+    """The inputs and outputs of the convolutions whose weight has no scale."""
+    prepared = prepare(model, scheme, (x[:2],))
+    convolutions = [node for node in prepared.graph.nodes if node.target in CONVOLUTIONS]
+    assert convolutions
+    left = [node for node in convolutions if quantizer_of(prepared, node.args[1]) is None]
+    return {(node.args[0].meta["val"].shape[1], node.meta["val"].shape[1]) for node in left}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", [JETSON, UINT8], ids=["tensorrt", "cpu"])
+@pytest.mark.parametrize("name", BUILT_IN_POOLS)
+def test_a_built_in_network_ships_as_it_was_quantized(name: str, scheme: Quantization, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = scenes(32, 32)
+    model = with_statistics(BUILT_IN[name](num_classes=16, small_images=True), x)
+    assert_ships(model, scheme, x, tmp_path / "model.onnx", float_pools=BUILT_IN_POOLS[name])
+    # TensorRT's scheme takes a convolution of 16 channels on one side, which GhostNet's first cheap ones have not.
+    narrow = {(8, 8), (12, 12)} if name == "ghostnet" and scheme is JETSON else set()
+    assert unquantized(model, scheme, x) == narrow

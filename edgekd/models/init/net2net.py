@@ -13,7 +13,7 @@ from edgekd.errors import ModelError, nearest
 from edgekd.models.init.channels import channels_of, rewire
 from edgekd.models.init.graph import check_same, traced
 from edgekd.models.init.slice import written_by
-from edgekd.models.reference import load_weights
+from edgekd.models.weights import load_weights
 
 RECTIFIED = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid)  # never negative
 KEEPS_SIGN = (
