@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
+from edgekd.figures.comparison import Comparison
 from edgekd.figures.outputs import OUTPUTS
 
 HEAD = """\
@@ -38,7 +39,7 @@ default filled in.
 def reference() -> str:
     """The page's text."""
     parts, known = [HEAD], set[type[BaseModel]]()
-    queue: list[type[BaseModel]] = list(OUTPUTS)
+    queue: list[type[BaseModel]] = [*OUTPUTS, Comparison]
     for record in queue:
         if record not in known:
             known.add(record)

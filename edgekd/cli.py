@@ -239,6 +239,30 @@ def report(
 
 
 @app.command()
+def compare(
+    bundles: Annotated[list[Path], typer.Argument(help="Two or more bundles' folders; the first is the reference.")],
+    html: Annotated[Path | None, typer.Option("--html", help="Write the comparison to this HTML file, too.")] = None,
+    json: cli_device.JsonOption = False,
+) -> None:
+    """Show bundles side by side: scores with paired intervals, latency, size, and what differs in their recipes."""
+    from rich.console import Console
+
+    from edgekd.check.side_by_side import compared
+    from edgekd.report.comparison import page, render_comparison
+
+    if html is not None and html.suffix != ".html":
+        raise RecipeError(f"--html {html}; the page is HTML: give a name that ends in .html")
+    comparison = compared(bundles)
+    if html is not None:
+        html.write_text(page(comparison), encoding="utf-8")
+        typer.echo(f"wrote {html}", err=json)
+    if json:
+        _print_json(comparison)
+    else:
+        Console(highlight=False).print(render_comparison(comparison))
+
+
+@app.command()
 def verify(
     bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
     device: Annotated[

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from edgekd.figures.candidate import Check, Score
 from edgekd.figures.intervals import Right, paired_interval
 from edgekd.figures.metric import Drop, drop_of, in_points
-from edgekd.figures.words import beside, figure, valued
+from edgekd.figures.words import beside, between, valued
 from edgekd.recipe import Budget
 from edgekd.tasks.protocol import Answers, Targets, Task
 
@@ -85,12 +85,7 @@ def _noise(drop: Drop | None, most: float, reference: float, score: Score) -> st
     """The paired interval of a drop in words, and whether the limit lies inside that interval."""
     if drop is None:
         return ""
-    low, high = (beside(end, score.unit) for end in (drop.low, drop.high))
-    if (drop.low < 0) == (drop.high < 0):  # the direction is said once, the nearer end first
-        near, far = (drop.low, drop.high) if drop.low >= 0 else (drop.high, drop.low)
-        interval = f" (95 %: {figure(abs(near), score.unit)} to {beside(far, score.unit)})"
-    else:
-        interval = f" (95 %: {low} to {high})"
+    interval = f" (95 %: {between(drop.low, drop.high, score.unit)})"
     first, last = (in_points(end, reference, score.unit) for end in (drop.low, drop.high))
     return f"{interval}; the limit lies within: {score.n} samples cannot tell" if first <= most <= last else interval
 

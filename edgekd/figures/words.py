@@ -64,3 +64,11 @@ def beside(drop: float, unit: str = "%") -> str:
     """The distance of a score from another, in words with the direction: '1.50 points worse'. drop: above 0 is worse."""
     amount = f"{figure(abs(drop), unit)} {'points' if unit == '%' else unit}".strip()
     return f"{amount} {'better' if drop < 0 else 'worse'}"
+
+
+def between(low: float, high: float, unit: str = "%") -> str:
+    """The interval of a drop in words, the nearer end first where both have one direction: '0.70 to 2.50 points worse'."""
+    if low < 0 <= high:
+        return f"{beside(low, unit)} to {beside(high, unit)}"
+    near, far = (low, high) if low >= 0 else (high, low)
+    return f"{figure(abs(near), unit)} to {beside(far, unit)}"
