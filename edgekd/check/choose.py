@@ -236,7 +236,7 @@ def _why(best: Contender, by: str, equals: Sequence[Contender], missed: Sequence
         "accuracy": f"the most accurate; {order}",
         "size": f"the smallest, {best.size_mb:.3f} MB; {order}, and none is clearly more accurate",
         "host": f"the fastest on this machine in the same runtime (host); {order}, accuracy and size part none",
-        "dominated": "as good as each other or better in every known figure",
+        "dominated": "at least as good as every other in each known figure",
         "nothing": f"{order}, and no other is better in anything",
     }
     reason = reasons[by]
