@@ -9,6 +9,13 @@ from edgekd.recipe import Distill, Model, Recipe, TeacherModel
 from edgekd.recipe.losses import Loss
 from edgekd.recipe.named import file_name, in_words, named
 
+LABEL_LOSSES = {
+    "classify": "cross-entropy",
+    "multilabel": "binary cross-entropy of each label",
+    "regress": "half the squared error",
+    "segment": "cross-entropy of each pixel",
+}
+
 
 def summary(recipe: Recipe, settings: Distill) -> Iterator[tuple[str, str]]:
     """The rows (name, value) of the summary, in the order of the flow.
@@ -34,9 +41,9 @@ def summary(recipe: Recipe, settings: Distill) -> Iterator[tuple[str, str]]:
     if recipe.distill.scheme != "offline":
         yield "scheme", recipe.distill.scheme
     if settings.label_weight:
-        yield "labels", f"cross-entropy, weight {settings.label_weight:g}"
-    for loss in settings.losses:
-        yield f"loss {loss.method}", _loss(loss)
+        yield "labels", f"{LABEL_LOSSES.get(recipe.task.kind, 'loss of its kind')}, weight {settings.label_weight:g}"
+    for method in settings.losses:
+        yield f"loss {method.method}", _loss(method)
     yield (
         "training",
         f"{settings.epochs} epochs, batch {settings.batch_size}, {settings.views} views, {train.name} at {train.lr:g}, weight decay "

@@ -39,12 +39,13 @@ def class_rows(report: Report) -> tuple[list[ClassRow], float]:
 
     The largest loss against the teacher comes first; without a teacher the lowest score.
     """
-    shipped, teacher = report.chosen.score.parts, report.teacher.parts if report.teacher is not None else {}
+    shipped = {name: value for name, value in report.chosen.score.parts.items() if name in set(report.classes)}
+    teacher = {name: value for name, value in _by_teacher(report).items() if name in shipped}
     if not shipped:
         return [], 0.0
     counted = {found.name: found for found in report.by_class}
     shares = [share for found in report.by_class for share in (found.shipped, found.teacher) if share is not None]
-    lowest = min([*shipped.values(), *(v for name, v in teacher.items() if name in shipped), *(s.low for s in shares)])
+    lowest = min([*shipped.values(), *teacher.values(), *(s.low for s in shares)])
     start = max(0.0, math.floor((lowest - 2) / 10) * 10.0)
     end = 100.0 if report.chosen.score.unit == "%" else max([*shipped.values(), *teacher.values(), start + 1e-6])
 
@@ -72,6 +73,17 @@ def class_rows(report: Report) -> tuple[list[ClassRow], float]:
             row.name,
         ),
     ), start
+
+
+def other_figures(report: Report) -> list[tuple[str, float, float | None]]:
+    """The parts of the score that are of no class, as R²: name, the shipped model's and the teacher's."""
+    classes, teacher = set(report.classes), _by_teacher(report)
+    parts = report.chosen.score.parts
+    return [(name, value, teacher.get(name)) for name, value in parts.items() if name not in classes]
+
+
+def _by_teacher(report: Report) -> dict[str, float]:
+    return report.teacher.parts if report.teacher is not None else {}
 
 
 @dataclass(frozen=True)

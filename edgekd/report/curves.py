@@ -12,16 +12,19 @@ from edgekd.report.axes import Axis
 
 TERM_COLOURS = 8
 POINTS = 400  # of a line; more cannot be seen and make the page large
-WIDTH, HEIGHT, RIGHT, TOP, BOTTOM = 300, 190, 8, 12, 26
+WIDTH, HEIGHT, RIGHT, TOP, BOTTOM = 300, 190, 18, 12, 26
 DIGIT = 7.0  # pixels; no digit of the page's fonts is wider at this size
 
 
 @dataclass(frozen=True)
 class Line:
+    """A line of a chart. dot: the place of its only point, which is drawn as a dot; None for several points."""
+
     name: str
     colour: int
     points: str
     last: str
+    dot: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ def chart(
             points=" ".join(f"{x(e)},{y(v)}" for e, v in thinned(points)),
             last=f"{points[-1][1]:.4g} "
             + ("at the end" if points[-1][0] == max(epochs) else f"at {points[-1][0]:g}, its last"),
+            dot=(x(points[0][0]), y(points[0][1])) if len(points) == 1 else None,
         )
         for i, (key, points) in enumerate(series.items())
     ]

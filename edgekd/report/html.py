@@ -11,7 +11,7 @@ from edgekd.figures.devices import deciding
 from edgekd.figures.figures import Latency, Origin, Report
 from edgekd.figures.words import NOT_MEASURED, milliseconds, signed
 from edgekd.report.axes import Axis
-from edgekd.report.classes import class_rows, matrix
+from edgekd.report.classes import class_rows, matrix, other_figures
 from edgekd.report.curves import Chart, charts, chosen_temperature, temperatures
 from edgekd.report.on_device import further
 from edgekd.report.pareto import NARROW, WIDE, conditions, described, scatter
@@ -96,6 +96,25 @@ def sizes(report: Report) -> dict[str, float]:
     return {name: round(100 * size / largest, 1) for name, size in known.items()}
 
 
+@dataclass(frozen=True)
+class Models:
+    """The references of the models in the recipe. Empty for a report of an earlier edgekd, and without a teacher."""
+
+    student: str
+    teacher: str
+
+    @property
+    def line(self) -> str:
+        """'edgekd:resnet8 (width 8), taught by edgekd:resnet8 (width 32)'."""
+        return f"{self.student}, taught by {self.teacher}" if self.teacher else self.student
+
+
+def models(report: Report) -> Models:
+    """The models that the recipe's summary names."""
+    teachers = [how for what, how in report.summary if what == "teacher" and how != "none"]
+    return Models(next((how for what, how in report.summary if what == "student"), ""), " and ".join(teachers))
+
+
 def encoded(jpeg: bytes) -> str:
     return base64.b64encode(jpeg).decode()
 
@@ -116,6 +135,7 @@ def render(report: Report, overlays: bytes = b"", mistaken: bytes = b"") -> str:
     return environment.get_template("report.html.j2").render(
         report=report,
         metric=metric,
+        models=models(report),
         decided=max(deciding(report.devices), key=lambda pair: pair[1].p90_ms, default=None),
         plots=(("wide", scatter(report, WIDE)), ("narrow", scatter(report, NARROW))),
         conditions=conditions(report),
@@ -132,6 +152,7 @@ def render(report: Report, overlays: bytes = b"", mistaken: bytes = b"") -> str:
         more_rows=rows[CLASSES_SHOWN:MOST_CLASSES],
         left_out=len(rows[MOST_CLASSES:]),
         bar_start=bar_start,
+        others=other_figures(report),
         matrix=matrix(report),
         overlays=encoded(overlays),
         colours=colours(report.classes[1:]) if overlays else (),

@@ -127,17 +127,19 @@ def scatter(report: Report, frame: Frame = WIDE) -> Scatter:
     marks: list[Mark] = []
     for name, role, score, at in points:
         marks.append(mark(name, role, score, at, (x, y), gutter_x or 0.0, frame, marks))
-    heading, unknown, title = titles(report, origin)
+    heading, unknown, title = titles(report, origin, frame)
     return Scatter(heading, unknown, f"{title} (logarithmic)", note(y, report), frame, x, y, marks, gutter_x)
 
 
-def titles(report: Report, origin: Origin) -> tuple[str, tuple[str, str], str]:
+def titles(report: Report, origin: Origin, frame: Frame) -> tuple[str, tuple[str, str], str]:
     """The heading, the two lines above the column at the right, and the title of the x axis."""
     metric = report.student.metric[:1].upper() + report.student.metric[1:]
     if origin == "not measured":
         return f"{metric} against size", ("size", "not known"), "size of the file, MB"
     where = {"host": "on this machine", "device": "on the device", "emulated": "emulated"}.get(origin, "")
-    title = f"estimated latency on {report.target_title}, ms" if origin == "estimate" else f"median {where}, ms"
+    title = f"median {where}, ms"
+    if origin == "estimate":
+        title = "estimated latency, ms" if frame is NARROW else f"estimated latency on {report.target_title}, ms"
     lacks = "not estimated" if origin == "estimate" else NOT_MEASURED
     return f"{metric} against latency", ("latency", lacks), title
 

@@ -60,7 +60,7 @@ def in_short(estimate: Estimate) -> str:
     """The range in milliseconds, for a cell of a table. A low end without the kernels' launch time is left out."""
     low, high = milliseconds(estimate.low_ms), estimate.high_ms
     if high is None:
-        return f"at least {low}"
+        return f"{'more than' if estimate.starts_left_out else 'at least'} {low}"
     return (
         f"at most {milliseconds(high)}"
         if estimate.starts_left_out or not estimate.low_ms

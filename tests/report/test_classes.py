@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgekd.figures.figures import ClassScore, Confusion, Report, Share
-from edgekd.report.classes import Cell, class_rows, matrix
+from edgekd.report.classes import Cell, class_rows, matrix, other_figures
 from edgekd.report.html import render
 
 
@@ -39,3 +39,18 @@ def test_the_matrix_has_a_row_for_each_class_and_shades_by_the_share_of_it(repor
 
 def test_an_earlier_report_has_no_matrix(report: Report) -> None:
     assert matrix(report) == [] and "confuses" not in render(report)
+
+
+def test_figures_of_no_class_stand_apart_and_on_no_line(report: Report) -> None:
+    """R² and RMSE are no classes: one line for both would compare what cannot be compared."""
+    int8 = report.candidates[1]
+    score = int8.score.model_copy(update={"parts": {"RMSE": 2.25, "cat": 77.0}})
+    assert report.teacher is not None
+    teacher = report.teacher.model_copy(update={"parts": {"RMSE": 2.0, "cat": 80.0}})
+    changed = report.model_copy(
+        update={"candidates": (report.candidates[0], int8.model_copy(update={"score": score})), "teacher": teacher}
+    )
+    assert other_figures(changed) == [("RMSE", 2.25, 2.0)] and [row.name for row in class_rows(changed)[0]] == ["cat"]
+    page = render(changed)
+    further = page[page.index("Further figures") :].partition("</section>")[0]
+    assert "+0.25" in further and 'class="line"' not in further and "Further figures" not in render(report)

@@ -191,3 +191,11 @@ def test_where_less_is_better_the_plot_says_so(report: Report) -> None:
     )
     assert "Down and left is better" in page and "lower is better" in page and "Error by class" in page
     assert "Up and left is better" in render(report)
+
+
+def test_the_page_names_the_models_of_the_recipe(report: Report) -> None:
+    summary = (("teacher", "timm:resnet18"), ("student", "edgekd:resnet8 (width 8)"))
+    told = "edgekd:resnet8 (width 8), taught by timm:resnet18"
+    assert told in render(report.model_copy(update={"summary": summary}))
+    alone = (("teacher", "none"), ("student", "edgekd:resnet8"))
+    assert "taught by" not in render(report.model_copy(update={"summary": alone, "teacher": None}))

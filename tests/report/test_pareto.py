@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from edgekd.figures.figures import Estimate, Report
 from edgekd.report.html import render
-from edgekd.report.pareto import scatter
+from edgekd.report.pareto import NARROW, WIDE, Frame, conditions, scatter
 
 
 def test_an_untimed_model_stands_apart_from_the_timed(report: Report) -> None:
@@ -63,3 +65,46 @@ def test_labels_of_points_that_coincide_do_not(report: Report) -> None:
     heights = [mark.label_y for mark in plot.marks if mark.name.startswith("fp")]
 
     assert abs(heights[0] - heights[1]) >= 16
+
+
+def test_a_range_without_an_upper_end_goes_to_the_edge_with_an_arrow(report: Report) -> None:
+    open_end = ranged(0.02).model_copy(update={"high_ms": None})
+    about = {"order_ms": 0.01, "order_origin": "estimate"}
+    ranges = {"int8": ranged(0.01), "fp32": open_end}
+    changed = tuple(c.model_copy(update={**about, "estimate": ranges[c.name]}) for c in report.candidates)
+    estimated = report.model_copy(update={"candidates": changed})
+    plot = scatter(estimated)
+    marks = {mark.name: mark for mark in plot.marks}
+    assert plot.x is not None and marks["fp32"].open_end and not marks["int8"].open_end
+    assert (marks["fp32"].x_low, marks["fp32"].x_high) == (plot.x(0.02), plot.x.end_px)
+    assert "at least 0.0200 ms (estimate)" in marks["fp32"].title
+    assert "of an estimate its whole range" in render(estimated)
+
+
+def test_a_host_s_time_is_on_no_axis_of_a_device_s(report: Report) -> None:
+    """The candidates were timed on the device, the teacher here: it stands apart, and no caption mixes both."""
+    changed = []
+    for candidate in report.candidates:
+        assert candidate.latency is not None
+        there = candidate.latency.model_copy(update={"origin": "device", "machine": "a board"})
+        changed.append(candidate.model_copy(update={"latency": there, "order_origin": "device"}))
+    mixed = report.model_copy(update={"candidates": tuple(changed), "teacher_latency": report.candidates[0].latency})
+    plot = scatter(mixed)
+    teacher = next(mark for mark in plot.marks if mark.name == "teacher")
+    assert plot.x is not None and teacher.x > plot.x.end_px and plot.title.startswith("median on the device")
+    assert conditions(mixed) == ["device: a board; rt 1.0; batch 1, 1 thread"]
+
+
+def test_an_axis_that_does_not_begin_at_0_says_so(report: Report) -> None:
+    """The lowest interval ends at 89.91, the highest at 95.11; 12 % of that range lie below: 89.29."""
+    assert scatter(report).note == "The vertical axis begins at 89.29 %, not at 0."
+
+
+@pytest.mark.parametrize("frame", [WIDE, NARROW])
+def test_everything_lies_within_the_frame(report: Report, frame: Frame) -> None:
+    plot = scatter(report.model_copy(update={"teacher_latency": report.candidates[0].latency}), frame)
+    for mark in plot.marks:
+        assert frame.left <= mark.x_low <= mark.x_high <= frame.width - frame.right
+        assert frame.top <= mark.y_high <= mark.y_low <= frame.height - frame.bottom
+        ends = (mark.label_x, mark.label_x + (1 if mark.anchor == "start" else -1) * frame.label)
+        assert all(0 <= end <= frame.width for end in ends) and 0 < mark.label_y < frame.height
