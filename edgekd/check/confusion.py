@@ -1,4 +1,4 @@
-"""classes_found, confusion_of: the shipped model's answers to the test split, class by class, beside the teacher's."""
+"""classes_found, labels_found, confusion_of: the shipped model's answers to the test split, class by class, beside the teacher's."""
 
 from __future__ import annotations
 
@@ -28,6 +28,13 @@ def classes_found(
     for i in map(int, np.flatnonzero(n)):
         teacher = None if by_teacher is None or i >= known else share(int(by_teacher[i]), int(n[i]))
         yield ClassScore(name=names[i], n=int(n[i]), shipped=share(int(right[i]), int(n[i])), teacher=teacher)
+
+
+def labels_found(names: Sequence[str], labels: NDArray[np.float32]) -> Iterator[ClassScore]:
+    """The number of test samples that have each label, for labels that some sample has. labels: `[samples, labels]`."""
+    for name, n in zip(names, (labels > 0).sum(0).tolist(), strict=True):
+        if n:
+            yield ClassScore(name=name, n=n)
 
 
 def share(right: int, n: int) -> Share:

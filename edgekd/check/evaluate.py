@@ -98,6 +98,7 @@ def evaluate(
         by_class=found.by_class,
         confusion=found.confusion,
         mistakes=found.mistakes,
+        fits=found.fits,
         curves=lines.curves(trained),
         temperature_curve=written.temperatures(instruction.temperature),
         quantization_curves=lines.curves(exported.quantized.taken.quantized if exported.quantized else None),

@@ -267,11 +267,11 @@ class Share(Record):
 
 
 class ClassScore(Record):
-    """The right answers to the test samples of one class."""
+    """The right answers to the test samples of one class, or the number of samples that have a label."""
 
     name: str
-    n: int = Field(description="test samples of the class")
-    shipped: Share
+    n: int = Field(description="test samples of the class, or with the label")
+    shipped: Share | None = Field(default=None, description="none: of a label, which has no share of right answers")
     teacher: Share | None = Field(default=None, description="none: no teacher, or one that does not know the class")
 
 
@@ -304,6 +304,13 @@ class Mistake(Record):
     answer: str
     probability: float = Field(description="of the answer, in percent, as the model gives it")
     teacher: str | None = Field(default=None, description="the teacher's answer; none: no teacher")
+
+
+class Fit(Record):
+    """Some test samples' true value and the shipped model's, of one of the values that it estimates."""
+
+    name: str
+    points: tuple[tuple[float, float], ...] = Field(description="(true, estimated), by rising true value")
 
 
 RENAMED = {"accuracy": "score", "holdout_top1": "holdout", "top1": "value", "per_class": "parts"}
@@ -347,12 +354,13 @@ class Report(Record):
     checks: tuple[Check, ...]
     devices: tuple[OnDevice, ...] = Field(default=(), description="`edgekd measure`, one a device and power mode")
     by_class: tuple[ClassScore, ...] = Field(
-        default=(), description="a row for each class that the test split has; empty for other answers than classes"
+        default=(), description="a row for each class or label that the test split has; empty for values and masks"
     )
     confusion: Confusion | None = Field(default=None, description="none: other answers than classes")
     mistakes: tuple[Mistake, ...] = Field(
         default=(), description="some of the wrong answers, the most probable first; mistaken.jpg has their pictures"
     )
+    fits: tuple[Fit, ...] = Field(default=(), description="of each value, the first ones; empty for other answers")
     curves: tuple[dict[str, float], ...] = Field(
         default=(),
         description="one dict an epoch: epoch, lr, loss, loss/<term>, holdout (in the metric's unit), samples_per_s",

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from edgekd.figures import thumbnails
 from edgekd.figures.devices import deciding
 from edgekd.figures.figures import Latency, Origin, Report
-from edgekd.figures.words import NOT_MEASURED, milliseconds, signed
+from edgekd.figures.words import NOT_MEASURED, begun, milliseconds, signed
 from edgekd.report.axes import Axis
 from edgekd.report.classes import class_rows, matrix, other_figures
 from edgekd.report.curves import Chart, charts, chosen_temperature, temperatures
+from edgekd.report.fit import fit_plots
 from edgekd.report.on_device import further
 from edgekd.report.pareto import NARROW, WIDE, conditions, described, scatter
 from edgekd.report.ranges import in_short, ranges
@@ -126,7 +127,7 @@ def render(report: Report, overlays: bytes = b"", mistaken: bytes = b"") -> str:
     gets wrong (edgekd.check.mistaken). The page then holds them.
     """
     environment = templates()
-    environment.filters |= {"duration": duration, "milliseconds": milliseconds, "described": described}
+    environment.filters |= {"duration": duration, "milliseconds": milliseconds, "described": described, "begun": begun}
     environment.filters |= {"signed": signed, "further": further, "in_words": in_words, "in_short": in_short}
     environment.filters |= {"time_by_kind": time_by_kind}
     rows, bar_start = class_rows(report)
@@ -152,6 +153,8 @@ def render(report: Report, overlays: bytes = b"", mistaken: bytes = b"") -> str:
         more_rows=rows[CLASSES_SHOWN:MOST_CLASSES],
         left_out=len(rows[MOST_CLASSES:]),
         bar_start=bar_start,
+        fits=list(fit_plots(report)),
+        intervals=any(found.shipped for found in report.by_class),
         others=other_figures(report),
         matrix=matrix(report),
         overlays=encoded(overlays),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from edgekd.figures.figures import Candidate, Estimate, Latency, Origin, Report, Score
-from edgekd.figures.words import NOT_MEASURED, milliseconds, valued
+from edgekd.figures.words import NOT_MEASURED, begun, milliseconds, valued
 from edgekd.report.axes import Axis
 from edgekd.report.roofline import in_words
 
@@ -133,7 +133,7 @@ def scatter(report: Report, frame: Frame = WIDE) -> Scatter:
 
 def titles(report: Report, origin: Origin, frame: Frame) -> tuple[str, tuple[str, str], str]:
     """The heading, the two lines above the column at the right, and the title of the x axis."""
-    metric = report.student.metric[:1].upper() + report.student.metric[1:]
+    metric = begun(report.student.metric)
     if origin == "not measured":
         return f"{metric} against size", ("size", "not known"), "size of the file, MB"
     where = {"host": "on this machine", "device": "on the device", "emulated": "emulated"}.get(origin, "")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgekd.check.confusion import classes_found, confusion_of
-from edgekd.figures.figures import Confused
+from edgekd.check.confusion import classes_found, confusion_of, labels_found
+from edgekd.figures.figures import ClassScore, Confused
 
 NAMES = ("cat", "dog", "owl", "never seen")
 LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2])
@@ -16,6 +16,7 @@ TAUGHT = np.array([0, 0, 1, 0, 1, 1, 1, 2, 2])
 def test_a_class_has_its_samples_its_share_and_its_interval() -> None:
     """Wilson's interval of 2 of 4 is (0.5 + z²/8 ± z sqrt(1/16 + z²/64)) / (1 + z²/4) with z = 1.96: 15.0 to 85.0."""
     cat, dog, owl = classes_found(NAMES, LABELS, ANSWERS)
+    assert cat.shipped is not None and dog.shipped is not None and owl.shipped is not None
     assert [(found.name, found.n, found.shipped.value) for found in (cat, dog, owl)] == [
         ("cat", 4, 50.0), ("dog", 3, 66.67), ("owl", 2, 50.0)
     ]  # fmt: skip
@@ -57,3 +58,10 @@ def test_many_classes_have_pairs_and_no_matrix() -> None:
         ("class 3", "class 19999"),
         ("class 9999", "class 0"),
     }
+
+
+def test_a_label_has_the_number_of_samples_that_have_it_and_no_share() -> None:
+    labels = np.array([[1, 0, 0], [1, 1, 0]], np.float32)
+    assert list(labels_found(("disc", "dark", "none"), labels)) == [
+        ClassScore(name="disc", n=2), ClassScore(name="dark", n=1)
+    ]  # fmt: skip

@@ -6,6 +6,7 @@ import io
 import itertools
 import re
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def page(report: Report) -> str:
 
 def test_a_report_of_many_classes_and_pictures_is_one_file_below_a_megabyte(report: Report) -> None:
     html = render(whole(report), mistaken=noise(*size(24)))
-    assert "500 further classes are in report.json" in html and "1600 kernels: the 400 longest are drawn" in html
+    assert "500 more are in report.json" in html and "1600 kernels: the 400 longest are drawn" in html
     assert len(html.encode()) <= MOST
 
 
@@ -179,3 +180,9 @@ def test_a_narrow_screen_gets_drawings_of_its_own_and_cards(page: str) -> None:
     )  # accuracy against latency, and the roofline
     style = page[page.index("@media (max-width: 640px)") :].partition("</style>")[0]
     assert "svg.wide { display: none; }" in style and "content: attr(data-label)" in style
+
+
+def test_a_report_of_the_format_before_is_a_page() -> None:
+    old = Report.model_validate_json((Path(__file__).parents[1] / "figures" / "report_format_1.json").read_text())
+    page = render(old)
+    assert f"{old.chosen.score.value:.2f}" in page and "confuses" not in page and "no sign of" not in page
