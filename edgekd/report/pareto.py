@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from edgekd.figures.figures import Candidate, Estimate, Latency, Origin, Report, Score
 from edgekd.figures.words import NOT_MEASURED, begun, milliseconds, valued
 from edgekd.report.axes import Axis
+from edgekd.report.labels import Label, place_labels
 from edgekd.report.roofline import in_words
 
 
@@ -23,13 +24,10 @@ class Frame:
     top: int
     bottom: int
     gutter: int
-    label: int  # the room that a model's name needs
 
 
-WIDE = Frame(920, 380, 60, 24, 26, 50, 170, 110)
-NARROW = Frame(
-    360, 320, 46, 10, 26, 50, 84, 92
-)  # for a telephone: the text keeps its size where a wide plot shrinks it
+WIDE = Frame(920, 380, 60, 24, 26, 50, 170)
+NARROW = Frame(360, 340, 46, 12, 26, 68, 84)  # for a telephone: a wide plot shrinks its text
 
 
 @dataclass(frozen=True)
@@ -45,9 +43,8 @@ class Mark:
     x_low: float
     x_high: float
     open_end: bool
-    label_x: float
-    label_y: float
-    anchor: str
+    text: str
+    label: Label
     title: str
 
 
@@ -63,10 +60,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Scatter:
-    """The plot. x: None if no model has a place on that axis; unknown: what the models in the column at the right lack."""
+    """The plot. x: None if no model has a place on that axis; origin: of the figures there.
+
+    unknown: what the models in the column at the right lack, in two lines.
+    """
 
     heading: str
     unknown: tuple[str, str]
+    origin: Origin
     title: str
     note: str
     frame: Frame
@@ -102,6 +103,12 @@ def of_size(size_mb: float | None) -> Place | None:
     return None if not size_mb else Place(size_mb, size_mb, size_mb, f"{size_mb:.3f} MB, order in time not known")
 
 
+def axis_origin(report: Report) -> Origin:
+    """The origin of the figures on the x axis; "not measured" for sizes. A host without TensorRT orders no candidates for it."""
+    origin = report.chosen.order_origin
+    return "not measured" if origin == "host" and report.runtime == "tensorrt" else origin
+
+
 def place(candidate: Candidate, origin: Origin) -> Place | None:
     """A candidate's place on the axis of figures of this origin; "not measured": on the axis of size."""
     if origin == "not measured":
@@ -111,7 +118,7 @@ def place(candidate: Candidate, origin: Origin) -> Place | None:
 
 def scatter(report: Report, frame: Frame = WIDE) -> Scatter:
     """The plot of teacher and candidates. The figures of one origin stand on the x axis; other models are drawn apart."""
-    origin = report.chosen.order_origin
+    origin = axis_origin(report)
     teacher = of_size(report.teacher_size_mb) if origin == "not measured" else measured(report.teacher_latency, origin)
     points = [
         *([("teacher", "teacher", report.teacher, teacher)] if report.teacher is not None else []),
@@ -124,11 +131,16 @@ def scatter(report: Report, frame: Frame = WIDE) -> Scatter:
     x = x_axis(placed, frame.left + 8, right) if placed else None
     y = score_axis([score for _, _, score, _ in points], frame)
     gutter_x = ((right + end) / 2 if placed else (frame.left + end) / 2) if apart else None
-    marks: list[Mark] = []
-    for name, role, score, at in points:
-        marks.append(mark(name, role, score, at, (x, y), gutter_x or 0.0, frame, marks))
+    texts = [name + (_fate(report) if role == "shipped" else "") for name, role, _, _ in points]
+    centres = [x(at.at) if x and at else gutter_x or 0.0 for _, _, _, at in points]
+    heights = [y(score.value) for _, _, score, _ in points]
+    labels = place_labels(list(zip(centres, heights, texts, strict=True)), (frame.width, frame.height - frame.bottom))
+    marks = [
+        mark(name, role, score, at, (x, y), centre, (text, label))
+        for (name, role, score, at), centre, text, label in zip(points, centres, texts, labels, strict=True)
+    ]
     heading, unknown, title = titles(report, origin, frame)
-    return Scatter(heading, unknown, f"{title} (logarithmic)", note(y, report), frame, x, y, marks, gutter_x)
+    return Scatter(heading, unknown, origin, f"{title} (logarithmic)", note(y, report), frame, x, y, marks, gutter_x)
 
 
 def titles(report: Report, origin: Origin, frame: Frame) -> tuple[str, tuple[str, str], str]:
@@ -171,51 +183,44 @@ def score_axis(scores: Sequence[Score], frame: Frame) -> Axis:
     )
 
 
+def _fate(report: Report) -> str:
+    return " (ships)" if report.ok else " (not to ship)"
+
+
 def mark(
     name: str,
     role: str,
     score: Score,
     at: Place | None,
     axes: tuple[Axis | None, Axis],
-    apart_x: float,
-    frame: Frame,
-    others: Sequence[Mark],
+    centre: float,
+    named: tuple[str, Label],
 ) -> Mark:
-    """A point with its label, to the right if there is room. The label moves down if another label is near."""
+    """A point with its intervals. centre: its place on the x axis or in the column at the right; named: its text and place."""
     x, y = axes
-    centre = low = high = apart_x
-    open_end = False
+    low = high = centre
     if x is not None and at is not None:
-        centre, low, open_end = x(at.at), x(at.low), at.high is None
-        high = x.end_px if at.high is None else x(at.high)
-    height = y(score.value)
-    at_right = centre > frame.width - frame.right - frame.label
-    label_x = centre - 10 if at_right else centre + 10
-    label_y = height - 10
-    near = [other.label_y for other in others if abs(other.x - centre) < 2 * frame.label]
-    while any(abs(label_y - other) < 16 for other in near):
-        label_y += 16
+        low, high = x(at.low), x.end_px if at.high is None else x(at.high)
     found = f"{score.metric} {valued(score.value, score.unit)}"
     return Mark(
         name=name,
         role=role,
         x=centre,
-        y=height,
+        y=y(score.value),
         y_low=y(score.low),
         y_high=y(score.high),
         x_low=low,
         x_high=high,
-        open_end=open_end,
-        label_x=label_x,
-        label_y=label_y,
-        anchor="end" if at_right else "start",
+        open_end=at is not None and at.high is None,
+        text=named[0],
+        label=named[1],
         title=f"{name}: {found} ({score.origin}), {at.words if at else f'p50 {NOT_MEASURED}'}",
     )
 
 
 def conditions(report: Report) -> list[str]:
     """A sentence for each distinct set of conditions of the plot's latencies. Empty if the plot shows sizes."""
-    origin = report.chosen.order_origin
+    origin = axis_origin(report)
     if origin == "not measured":
         return []
     if origin == "estimate" and report.chosen.estimate is not None:

@@ -62,9 +62,9 @@ def test_where_no_order_in_time_is_known_the_plot_shows_sizes_and_no_millisecond
 def test_labels_of_points_that_coincide_do_not(report: Report) -> None:
     twin = report.candidates[0].model_copy(update={"name": "fp16"})
     plot = scatter(report.model_copy(update={"candidates": (*report.candidates, twin)}))
-    heights = [mark.label_y for mark in plot.marks if mark.name.startswith("fp")]
+    one, other = (mark.label.box() for mark in plot.marks if mark.name.startswith("fp"))
 
-    assert abs(heights[0] - heights[1]) >= 16
+    assert one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
 
 
 def test_a_range_without_an_upper_end_goes_to_the_edge_with_an_arrow(report: Report) -> None:
@@ -106,5 +106,5 @@ def test_everything_lies_within_the_frame(report: Report, frame: Frame) -> None:
     for mark in plot.marks:
         assert frame.left <= mark.x_low <= mark.x_high <= frame.width - frame.right
         assert frame.top <= mark.y_high <= mark.y_low <= frame.height - frame.bottom
-        ends = (mark.label_x, mark.label_x + (1 if mark.anchor == "start" else -1) * frame.label)
-        assert all(0 <= end <= frame.width for end in ends) and 0 < mark.label_y < frame.height
+        left, top, right, bottom = mark.label.box()
+        assert 0 <= left < right <= frame.width and 0 <= top < bottom <= frame.height
