@@ -281,7 +281,7 @@ class Confused(Record):
     label: str
     answer: str
     n: int
-    of: int = Field(description="test samples of the class `label`")
+    of: int = Field(ge=1, description="test samples of the class `label`")
     teacher: int | None = Field(default=None, description="samples that the teacher confuses in the same way")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -26,9 +27,10 @@ class FitPlot:
 
 
 def fit_plots(report: Report) -> Iterator[FitPlot]:
-    """The plot of each value that has points."""
+    """The plot of each value that has points, and whose axis float64 can hold."""
     for fit in report.fits:
-        if fit.points:
+        values = [value for point in fit.points for value in point]
+        if values and math.isfinite(max(values) - min(values)):
             yield _plot(fit)
 
 

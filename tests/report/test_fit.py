@@ -34,5 +34,7 @@ def test_the_plot_is_told_in_words_and_its_name_cannot_become_markup(report: Rep
 
 
 def test_without_points_there_is_no_plot(report: Report) -> None:
-    assert list(fit_plots(report.model_copy(update={"fits": (Fit(name="age", points=()),)}))) == []
+    too_far = Fit(name="age", points=((-1e308, 0.0), (1e308, float("nan"))))
+    for fit in (Fit(name="age", points=()), too_far):
+        assert list(fit_plots(report.model_copy(update={"fits": (fit,)}))) == []
     assert "Estimated and true values" not in render(report)
