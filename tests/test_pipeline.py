@@ -16,6 +16,7 @@ import pytest
 import edgekd
 from edgekd.bundle.write import verify_bundle
 from edgekd.check.preflight import check_memory
+from edgekd.data.digits import load as digits
 from edgekd.errors import ModelError, RecipeError
 from edgekd.models.resnet import resnet8
 from edgekd.recipe import Recipe, load_recipe
@@ -57,6 +58,29 @@ def test_raw_float_in_and_probabilities_out_where_the_recipe_says_so(tmp_path: P
         assert golden["inputs"].dtype == np.float32 and len(golden["inputs"]) == 16
     assert json.loads((bundle / "manifest.json").read_text())["preprocess"] == {"mean": [0.31], "std": [0.38]}
     assert {candidate.name for candidate in report.candidates} == {"fp32", "int8"}
+
+
+def test_the_report_counts_the_answers_of_the_graph_that_ships_and_names_the_model_of_each_stage(
+    tmp_path: Path,
+) -> None:
+    """What is counted is predicted again here, by a plain session on the test split."""
+    report, bundle = built(tmp_path, "x86-cpu")
+    images, labels, names = digits("test")
+    logits = onnxruntime.InferenceSession(bundle / "model.onnx").run(None, {"input": np.asarray(images)})[0]
+    answers = logits.argmax(1)
+    assert report.confusion is not None and report.confusion.n == len(labels)
+    assert report.confusion.wrong == (answers != labels).sum() > 0
+    for row, of_class in zip(report.confusion.counts, range(10), strict=True):
+        assert list(row) == np.bincount(answers[labels == of_class], minlength=10).tolist()
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    for mistake in report.mistakes:
+        assert names[labels[mistake.sample]] == mistake.label != mistake.answer == names[answers[mistake.sample]]
+        assert mistake.probability == pytest.approx(100 * shares[mistake.sample].max(), abs=0.1)
+    assert (bundle / "mistaken.jpg").is_file() and '<use href="#mistaken"/>' in (bundle / "report.html").read_text()
+    scored = [stage["model"] for stage in report.stages if stage["name"] == "score"]
+    assert scored == [f"edgekd:resnet8 (width 4), from export_{name}" for name in ("fp32", "int8")]
+    (decoded,) = (stage["model"] for stage in report.stages if stage["name"] == "decode")
+    assert decoded == ""
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ MANIFEST = "manifest.json"
 README = "README.txt"
 SHIPPED = "model.onnx"
 GOLDEN = "golden.npz"
-OVERLAYS = "overlays.jpg"
+OVERLAYS, MISTAKEN = "overlays.jpg", "mistaken.jpg"  # test pictures for report.html, where there are such
 # Files that build_engine.py and Python create on the device, so they are not part of the shipped bundle.
 MADE_THERE = re.compile(r"model\.plan|timing\.cache|reference_input(_[0-9]+)?\.bin|reference_output\.bin|figures\.json")
 BYTECODE = "__pycache__"  # left by Python after an import of a script; never read here, and refused by verify
@@ -142,10 +142,12 @@ def _shown(value: Any) -> Any:
 
 
 def write_report(draft: Path, report: Report) -> None:
-    """Writes report.json, and report.html with the pictures of `OVERLAYS` in it if the draft has that file."""
-    overlays = (draft / OVERLAYS).read_bytes() if (draft / OVERLAYS).is_file() else b""
+    """Writes report.json, and report.html with the pictures of `OVERLAYS` and `MISTAKEN` in it if the draft has them."""
+    overlays, mistaken = (
+        (draft / name).read_bytes() if (draft / name).is_file() else b"" for name in (OVERLAYS, MISTAKEN)
+    )
     (draft / "report.json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    (draft / "report.html").write_text(html.render(report, overlays), encoding="utf-8")
+    (draft / "report.html").write_text(html.render(report, overlays, mistaken), encoding="utf-8")
 
 
 def with_verdict(readme: str, report: Report) -> str:

@@ -27,7 +27,6 @@ from edgekd.bundle.manifest import (
 from edgekd.bundle.read import (
     GOLDEN,
     MANIFEST,
-    OVERLAYS,
     README,
     SHIPPED,
     Row,
@@ -66,7 +65,7 @@ def write_bundle(
     preprocess: Preprocess | None = None,
     at_most: Mapping[str, int] | None = None,
     reading: Mapping[str, Mapping[str, Any]] | None = None,
-    overlays: bytes = b"",
+    pictures: Mapping[str, bytes] | None = None,
 ) -> None:
     """Writes a complete bundle to `folder` and replaces an older bundle there in one step.
 
@@ -80,7 +79,7 @@ def write_bundle(
     preprocess   mean and std of the images' channels; none: the inputs are no images
     at_most      free size of the inputs -> its largest; an engine is built for sizes up to it
     reading      input -> further keys of its table, which run.py needs to read samples of sounds and tables
-    overlays     a JPEG of test pictures under their masks, for report.html; empty: none
+    pictures     JPEGs of test pictures for report.html: overlays.jpg (under masks), mistaken.jpg (wrong answers)
 
     The same arguments give the same bytes. Raises BundleError for arguments, or content of `folder`, that is no bundle's.
     """
@@ -88,7 +87,7 @@ def write_bundle(
     inputs = as_read(check_content(models, labels, golden, at_most or {}), preprocess, reading or {})
     folder.parent.mkdir(parents=True, exist_ok=True)
     with draft_of(folder) as draft:
-        write_files(draft, report, models, labels, golden, overlays)
+        write_files(draft, report, models, labels, golden, pictures or {})
         refuse_other_outputs(draft, golden, models[SHIPPED])
         builder = write_instructions(draft, report, target, inputs, recipe.task.told)
         manifest = Manifest(
@@ -218,7 +217,7 @@ def write_files(
     models: Mapping[str, Path],
     labels: Sequence[str],
     golden: Golden,
-    overlays: bytes,
+    pictures: Mapping[str, bytes],
 ) -> None:
     for name, path in models.items():
         if path.with_name(
@@ -229,8 +228,8 @@ def write_files(
             shutil.copyfile(path, draft / name)
     (draft / "labels.txt").write_bytes("".join(label + "\n" for label in labels).encode())
     golden.write(draft / GOLDEN)
-    if overlays:
-        (draft / OVERLAYS).write_bytes(overlays)
+    for name, picture in pictures.items():
+        (draft / name).write_bytes(picture)
     write_report(draft, report)
     shutil.copyfile(SCRIPTS / "run.py", draft / "run.py")
     (draft / device_runner.NAME).write_text(device_runner.joined(), encoding="utf-8")

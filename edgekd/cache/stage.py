@@ -41,6 +41,7 @@ from edgekd.base.places import user_folder
 from edgekd.base.references import Hashes, forget_changed, hashes_of, loaded
 from edgekd.base.strays import IN_USE, remove, remove_strays
 from edgekd.base.user_code import UserCode, code_of, version_of
+from edgekd.cache.subject import subject_of
 from edgekd.errors import CacheError, EdgekdError
 from edgekd.recipe import file_of
 
@@ -59,20 +60,29 @@ class Artifact:
     seconds: float
     reused: bool
     make: Callable[[], Artifact] = field(repr=False, compare=False)
+    of: str = field(default="", compare=False)  # the model that it is of, in words; empty: of none
 
     def __truediv__(self, file: str) -> Path:
         return self.folder / file
 
+    @property
+    def subject(self) -> str:
+        """The artifact in words: the model that it is of, and the stage that made it."""
+        return f"{self.of}, from {self.name}" if self.of else self.name
+
     def lineage(self) -> dict[str, Any]:
-        return {"name": self.name, "key": self.key, "seconds": round(self.seconds, 2), "reused": self.reused}
+        """The artifact's row in a report."""
+        about = {"name": self.name, "model": self.of, "key": self.key}
+        return {**about, "seconds": round(self.seconds, 2), "reused": self.reused}
 
 
 def stage(
-    number: int = 1, libraries: Iterable[str] = (), *, together: bool = False, sharded: bool = False
+    number: int = 1, libraries: Iterable[str] = (), *, of: str = "", together: bool = False, sharded: bool = False
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Marks a function as a stage.
 
-    number: the stage's version. libraries: packages whose versions shape the output. together: all processes of
+    number: the stage's version. libraries: packages whose versions shape the output. of: the parameter with the model that
+    the stage is about, for the report's lineage; it enters no key. together: all processes of
     `accelerate launch` run the stage; otherwise the first runs it alone and the others wait. sharded: the processes only
     share the work, so their number does not enter the key.
     """
@@ -80,6 +90,7 @@ def stage(
     def mark(function: Callable[..., None]) -> Callable[..., None]:
         function.stage_version = number  # type: ignore[attr-defined]
         function.stage_libraries = tuple(libraries)  # type: ignore[attr-defined]
+        function.stage_of = of  # type: ignore[attr-defined]
         function.stage_together = together  # type: ignore[attr-defined]
         function.stage_sharded = sharded  # type: ignore[attr-defined]
         return function
@@ -265,9 +276,8 @@ class Cache:
             if stamp is None:
                 raise CacheError(f"{folder} was removed or changed while this build used it; build again")
             os.utime(folder / STAMP)  # when it was last used, for `edgekd cache`
-            return Artifact(
-                name, key, folder, stamp.seconds, reused, lambda: self._get(function, inputs, thorough=True)
-            )
+            again = lambda: self._get(function, inputs, thorough=True)  # noqa: E731
+            return Artifact(name, key, folder, stamp.seconds, reused, again, subject_of(function, inputs))
 
         with _explained(self.folder):
             if damage(folder, thorough=thorough, key=key) is None:

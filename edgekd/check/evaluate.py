@@ -13,6 +13,7 @@ import numpy as np
 from edgekd.base.console import say
 from edgekd.cache.stage import Artifact, Cache
 from edgekd.check import lines, written
+from edgekd.check.answers import answers_found
 from edgekd.check.choose import Contender, budget_checks, choose
 from edgekd.check.contenders import as_measured, measured_on, timed_here
 from edgekd.check.doubts import doubts
@@ -76,6 +77,7 @@ def evaluate(
     chosen = choose(compared.contenders, recipe.budget, compared.teacher)
     shipped = next(candidate for candidate in chosen if candidate.shipped)
     dropped, scores = {**exported.dropped, **compared.failed}, exported.scores[shipped.name]
+    found = answers_found(test, scores, instruction.scores, recipe.export)
     report = Report(
         recipe=recipe.name,
         target=target.name,
@@ -94,6 +96,10 @@ def evaluate(
         candidates=chosen,
         dropped=tuple(Dropped(name=name, reason=reason) for name, reason in dropped.items()),
         checks=tuple(checks(run, recipe, target, problems, instruction, exported, compared, shipped)),
+        by_class=found.by_class,
+        confusion=found.confusion,
+        mistakes=found.mistakes,
+        fits=found.fits,
         curves=lines.curves(trained),
         temperature_curve=written.temperatures(instruction.temperature),
         quantization_curves=lines.curves(exported.quantized.taken.quantized if exported.quantized else None),

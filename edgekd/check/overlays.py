@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Picture
 
+from edgekd.check.sheet import as_jpeg, enlarged
 from edgekd.data import Unseen
 from edgekd.inputs import Image
 from edgekd.scripts.run import palette
@@ -38,9 +36,7 @@ def overlays_of(test: Unseen, answers: Answers) -> bytes:
             np.broadcast_to(pixels, (*pixels.shape[:3], 3)), test.labels[ids], answers[ids], strict=True
         )
     ]
-    file = io.BytesIO()
-    Picture.fromarray(np.concatenate(rows)[:-GAP]).save(file, "JPEG", quality=88)
-    return file.getvalue()
+    return as_jpeg(np.concatenate(rows)[:-GAP])
 
 
 def _under(picture: NDArray[np.uint8], mask: NDArray[np.integer], colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -51,11 +47,7 @@ def _under(picture: NDArray[np.uint8], mask: NDArray[np.integer], colours: NDArr
 
 def _side_by_side(pictures: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     """Pictures of one size in a row, their longer side `SIDE` pixels, with white between and below them."""
-    height, width = pictures[0].shape[:2]
-    share = SIDE / max(height, width)
-    how = Picture.Resampling.NEAREST if share > 1 else Picture.Resampling.BOX  # what is small is shown by its pixels
-    size = max(1, round(width * share)), max(1, round(height * share))
-    parts = [np.asarray(Picture.fromarray(picture).resize(size, how)) for picture in pictures]
+    parts = [enlarged(picture, SIDE) for picture in pictures]
     return np.concatenate([np.pad(part, ((0, GAP), (0, GAP), (0, 0)), constant_values=255) for part in parts], 1)[
         :, :-GAP
     ]

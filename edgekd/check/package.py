@@ -11,12 +11,14 @@ import numpy as np
 from edgekd.base.console import say
 from edgekd.base.contents import hash_file
 from edgekd.bundle.manifest import GraphColumn, Preprocess
-from edgekd.bundle.read import SHIPPED, read_manifest
+from edgekd.bundle.read import MISTAKEN, OVERLAYS, SHIPPED, read_manifest
 from edgekd.bundle.write import write_bundle
 from edgekd.cache.fingerprint import fingerprint
 from edgekd.cache.stage import Artifact, Cache
 from edgekd.check.golden import golden_of
+from edgekd.check.mistaken import pictures_of
 from edgekd.check.overlays import overlays_of
+from edgekd.data import Unseen
 from edgekd.errors import EdgekdError
 from edgekd.figures.devices import with_device
 from edgekd.figures.figures import Report
@@ -56,9 +58,16 @@ def package(
         preprocess=preprocess_of(test.input),
         reading=reading_of(test.input),
         at_most=at_most(test.input.fields),
-        overlays=overlays_of(test, test.task.answered(np.load(exported.scores[report.chosen.name] / "test.npy"))),
+        pictures=pictures(test, exported, report),
     )
     return report
+
+
+def pictures(test: Unseen, exported: Exported, report: Report) -> dict[str, bytes]:
+    """The JPEGs of test pictures for report.html, by their names in the bundle; without those that do not apply."""
+    answers = test.task.answered(np.load(exported.scores[report.chosen.name] / "test.npy", mmap_mode="r"))
+    found = {OVERLAYS: overlays_of(test, answers), MISTAKEN: pictures_of(test, report.mistakes)}
+    return {name: picture for name, picture in found.items() if picture}
 
 
 def thresholds_of(run: Cache, recipe: Recipe, problem: Problem, model: Artifact) -> tuple[float, ...]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
 
-from edgekd.base.toml_file import shown
 from edgekd.distill.methods import METHODS
-from edgekd.recipe import Distill, Model, Recipe, TeacherModel, split_reference
+from edgekd.recipe import Distill, Model, Recipe, TeacherModel
 from edgekd.recipe.losses import Loss
+from edgekd.recipe.named import file_name, in_words, named
 
 
 def summary(recipe: Recipe, settings: Distill) -> Iterator[tuple[str, str]]:
@@ -19,7 +17,10 @@ def summary(recipe: Recipe, settings: Distill) -> Iterator[tuple[str, str]]:
     """
     data, train = recipe.data, settings.optimizer
     augmented = data.augment.model_dump(exclude_defaults=True)
-    yield "data", f"train {_file(data.train)}, test {_file(data.test)}; {_words(augmented) or 'no augmentation'}"
+    yield (
+        "data",
+        f"train {file_name(data.train)}, test {file_name(data.test)}; {in_words(augmented) or 'no augmentation'}",
+    )
     for teacher in recipe.teachers:
         yield "teacher", _model(teacher)
     if not recipe.teachers:
@@ -43,7 +44,7 @@ def summary(recipe: Recipe, settings: Distill) -> Iterator[tuple[str, str]]:
         + (f", averaged by {settings.ema:g}" if settings.ema else "")
         + (f", {recipe.distill.generations} generations" if recipe.distill.generations else ""),
     )
-    yield "quantization", _words({"mode": recipe.quantize.mode, **recipe.quantize.model_dump(exclude_defaults=True)})
+    yield "quantization", in_words({"mode": recipe.quantize.mode, **recipe.quantize.model_dump(exclude_defaults=True)})
 
 
 def _loss(loss: Loss) -> str:
@@ -56,13 +57,12 @@ def _loss(loss: Loss) -> str:
         )
     else:
         about["layers"] = ", ".join(loss.layers)
-    return _words(about)
+    return in_words(about)
 
 
 def _model(model: Model) -> str:
-    weights = f", weights {_file(model.weights)}" if model.weights else ""
     own = f", {_own(model)}" if isinstance(model, TeacherModel) and _own(model) else ""
-    return f"{_file(model.model)}{weights}" + (f" ({_words(model.args)})" if model.args else "") + own
+    return named(model) + own
 
 
 def _own(teacher: TeacherModel) -> str:
@@ -72,19 +72,4 @@ def _own(teacher: TeacherModel) -> str:
         "takes": teacher.size and f"{teacher.size[0]} x {teacher.size[1]}",
         "classes by": "name" if teacher.classes else None,
     }
-    return _words(told)
-
-
-def _file(reference: str) -> str:
-    """The reference with the file's name alone: the user's folders do not belong in a report."""
-    before, file, after = split_reference(reference)
-    return reference if file is None else f"{before}{Path(file).name}{after}"
-
-
-def _words(values: Mapping[str, Any]) -> str:
-    told = (
-        f"{key} {value if isinstance(value, str) else shown(value)}"
-        for key, value in values.items()
-        if value is not None
-    )
-    return ", ".join(told)
+    return in_words(told)

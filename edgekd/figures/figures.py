@@ -141,6 +141,61 @@ class LayerSensitivity(Record):
     in_float: bool
 
 
+class Share(Record):
+    """A share of right answers in percent, with its 95 % interval (Wilson 1927)."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ClassScore(Record):
+    """The right answers to the test samples of one class, or the number of samples that have a label."""
+
+    name: str
+    n: int = Field(description="test samples of the class, or with the label")
+    shipped: Share | None = Field(default=None, description="none: of a label, which has no share of right answers")
+    teacher: Share | None = Field(default=None, description="none: no teacher, or one that does not know the class")
+
+
+class Confused(Record):
+    """Test samples of one class that the shipped model takes for another class."""
+
+    label: str
+    answer: str
+    n: int
+    of: int = Field(ge=1, description="test samples of the class `label`")
+    teacher: int | None = Field(default=None, description="samples that the teacher confuses in the same way")
+
+
+class Confusion(Record):
+    """The shipped model's answers to the test samples, by the samples' classes."""
+
+    n: int
+    wrong: int
+    counts: tuple[tuple[int, ...], ...] = Field(
+        default=(), description="samples: a row for each class, a column for each answer; empty for many classes"
+    )
+    pairs: tuple[Confused, ...] = Field(default=(), description="the most frequent first")
+
+
+class Mistake(Record):
+    """A test sample that the shipped model gets wrong."""
+
+    sample: int = Field(description="its place in the test split, from 0")
+    label: str
+    answer: str
+    probability: float = Field(description="of the answer, in percent, as the model gives it")
+    teacher: str | None = Field(default=None, description="the teacher's answer; none: no teacher")
+
+
+class Fit(Record):
+    """Some test samples' true value and the shipped model's, of one of the values that it estimates."""
+
+    name: str
+    points: tuple[tuple[float, float], ...] = Field(description="(true, estimated), by rising true value")
+
+
 RENAMED = {"accuracy": "score", "holdout_top1": "holdout", "top1": "value", "per_class": "parts"}
 AS_THEY_ARE = ("per_class", "versions")  # the keys in these are names of classes and packages
 
@@ -183,6 +238,14 @@ class Report(Record):
     )
     checks: tuple[Check, ...]
     devices: tuple[OnDevice, ...] = Field(default=(), description="`edgekd measure`, one a device and power mode")
+    by_class: tuple[ClassScore, ...] = Field(
+        default=(), description="a row for each class or label that the test split has; empty for values and masks"
+    )
+    confusion: Confusion | None = Field(default=None, description="none: other answers than classes")
+    mistakes: tuple[Mistake, ...] = Field(
+        default=(), description="some of the wrong answers, the most probable first; mistaken.jpg has their pictures"
+    )
+    fits: tuple[Fit, ...] = Field(default=(), description="of each value, the first ones; empty for other answers")
     curves: tuple[dict[str, float], ...] = Field(
         default=(),
         description="one dict an epoch: epoch, lr, loss, loss/<term>, holdout (in the metric's unit), samples_per_s",
@@ -204,7 +267,7 @@ class Report(Record):
     summary: tuple[tuple[str, str], ...] = Field(
         default=(), description="what the recipe came to, with the layers that were paired"
     )
-    stages: tuple[dict[str, Any], ...] = Field(default=(), description="name, key, seconds, reused: the lineage")
+    stages: tuple[dict[str, Any], ...] = Field(default=(), description="name, model, key, seconds, reused: the lineage")
 
     @model_validator(mode="before")
     @classmethod

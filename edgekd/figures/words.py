@@ -54,6 +54,12 @@ def origins(score: Score, latency: Latency | None) -> str:
     return f"{score.origin}, ms: {latency.origin}"
 
 
+def begun(text: str) -> str:
+    """The text as a sentence begins: 'top-1' as 'Top-1'. A word with a later capital stays, as 'mAP' and 'MAE'."""
+    first = text.partition(" ")[0]
+    return text if first[1:] != first[1:].lower() else text[:1].upper() + text[1:]
+
+
 def signed(points: float, unit: str = "%") -> str:
     """'+0.56' better, '-2.00' worse, '0.00' no difference."""
     shown = figure(points, unit)

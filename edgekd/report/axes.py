@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+TEXT = 40  # pixels that a tick's text needs, with its distance to the next
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -26,10 +28,20 @@ class Axis:
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
-        values = log_ticks(self.low, self.high) if self.logarithmic else linear_ticks(self.low, self.high)
+        values = self._log_ticks() if self.logarithmic else linear_ticks(self.low, self.high)
         if self.whole:  # an epoch has no fraction
             values = [value for value in values if value == round(value)]
         return [(self(value), f"{value:g}") for value in values]
+
+    def _log_ticks(self) -> list[float]:
+        """1, 2 and 5 times powers of ten if their texts have room, else powers of ten, else some of these."""
+        found = log_ticks(self.low, self.high)
+        decades = math.log10(self.high / self.low)
+        room = abs(self.end_px - self.start_px) / decades if decades else math.inf  # pixels of a decade
+        powers = [value for value in found if math.isclose(math.log10(value), round(math.log10(value)), abs_tol=1e-9)]
+        if room >= 4 * TEXT or len(powers) < 2:
+            return found
+        return powers[:: max(1, math.ceil(TEXT / room))]
 
 
 def linear_ticks(low: float, high: float, about: int = 5) -> list[float]:

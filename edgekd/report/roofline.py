@@ -12,6 +12,8 @@ from edgekd.report.axes import Axis
 from edgekd.report.templates import templates
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 920, 360, 70, 24, 28, 48
+FRAMES = (("wide", (WIDTH, LEFT)), ("narrow", (360, 58)))  # class of the page's drawing, its width and left margin
+MOST = 400  # kernels that are drawn; the page has at most 1 MB
 COLOURS = 8
 ROUNDING = 1e-6
 NO_PRODUCTS = ("elementwise", "pool", "move")
@@ -51,21 +53,23 @@ class Roofline:
     left_out: tuple[str, ...] = ()
 
 
-def roofline(estimate: Estimate) -> Roofline | None:
+def roofline(estimate: Estimate, width: int = WIDTH, left: int = LEFT) -> Roofline | None:
     """The plot of operations per second over operations per byte, both logarithmic; None if no kernel can be drawn.
 
     All points and lines are of the estimate's own device. A kernel whose number format has no peak in the profile has no
-    roof and is not drawn. A kernel above its roof is not drawn either, because no device can reach that.
+    roof and is not drawn. A kernel above its roof is not drawn either, because no device can reach that. Of more than
+    `MOST` kernels the longest are drawn. width, left: of the drawing and of its left margin, in pixels.
     """
     computing = [kernel for kernel in estimate.kernels if kernel.operations and kernel.bytes and kernel.ms > 0]
-    kernels = [kernel for kernel in computing if not not_drawn(estimate, kernel)]
+    kernels = sorted(computing, key=lambda kernel: -kernel.ms) if len(computing) > MOST else computing
+    kernels = [kernel for kernel in kernels if not not_drawn(estimate, kernel)][:MOST]
     products = [kernel for kernel in kernels if kernel.kind not in NO_PRODUCTS]
     if not kernels or (estimate.bandwidth_gbs is not None and not products):
         return None
     intensities = [kernel.operations / kernel.bytes for kernel in kernels]
     speeds = [_gops(kernel) for kernel in kernels]
     x = Axis(
-        min(intensities) / 1.5, max(*intensities, *_ridges(estimate), 1.0) * 2, LEFT, WIDTH - RIGHT, logarithmic=True
+        min(intensities) / 1.5, max(*intensities, *_ridges(estimate), 1.0) * 2, left, width - RIGHT, logarithmic=True
     )
     y = Axis(
         min(speeds) / 1.5, max(*speeds, *_peaks(estimate).values(), 1e-6) * 2, HEIGHT - BOTTOM, TOP, logarithmic=True
@@ -74,7 +78,7 @@ def roofline(estimate: Estimate) -> Roofline | None:
     total = sum(kernel.ms for kernel in estimate.kernels)
     dots = [_dot(kernel, x, y, kinds.index(kernel.kind) % COLOURS, kernel.ms / total) for kernel in kernels]
     return Roofline(
-        WIDTH,
+        width,
         HEIGHT,
         x,
         y,
@@ -102,6 +106,8 @@ def left_out_of_plot(estimate: Estimate) -> tuple[str, ...]:
     """A line for each reason that kernels are not drawn: '12 kernels: the profile states no peak for fp32, ...'."""
     computing = [kernel for kernel in estimate.kernels if kernel.operations and kernel.bytes and kernel.ms > 0]
     whys = Counter(why for kernel in computing if (why := not_drawn(estimate, kernel)))
+    if (rest := len(computing) - sum(whys.values()) - MOST) > 0:
+        whys[f"the {MOST} longest are drawn"] = rest
     return tuple(f"{number} kernel{'s' if number > 1 else ''}: {why}" for why, number in whys.items())
 
 

@@ -25,7 +25,7 @@ from edgekd.steps.trained import REUSED, WEIGHTS, FirstWeights, new_model, new_s
 BATCH = 64  # batch size for a teacher that is trained on labels
 
 
-@stage(5, ("torch", "accelerate", "numpy"), together=True)
+@stage(5, ("torch", "accelerate", "numpy"), of="teacher", together=True)
 def train_teacher(on: TrainingSet, teacher: Network, epochs: int, *, out: Path) -> None:
     """Stage: train the recipe's teacher on labels for `epochs`."""
     opened = on.open()
@@ -38,7 +38,7 @@ def train_teacher(on: TrainingSet, teacher: Network, epochs: int, *, out: Path) 
     save_weights(trained, out / WEIGHTS)
 
 
-@stage(9, ("torch", "accelerate", "numpy"), together=True)
+@stage(9, ("torch", "accelerate", "numpy"), of="student", together=True)
 def distill(teaching: Teaching, student: Network, begins_with: FirstWeights | None, *, out: Path) -> None:
     """Stage: train the student; writes `student.safetensors` and `metrics.jsonl`."""
     opened, settings = teaching.samples(), teaching.settings

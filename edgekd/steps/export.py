@@ -51,13 +51,13 @@ class Form:
     opset: int
 
 
-@stage(4, LIBRARIES)
+@stage(4, LIBRARIES, of="student")
 def export_fp32(student: Trained, on: TrainingSet, form: Form, *, out: Path) -> None:
     """Stage: export the float student as `model.onnx`."""
     _export(student.load(on.open()), student, on, form, out / MODEL)
 
 
-@stage(7, LIBRARIES)
+@stage(7, LIBRARIES, of="student")
 def export_fp16(student: Trained, on: TrainingSet, fp32: Artifact, export: Export, *, out: Path) -> None:
     """Stage: export the student in float16. Inputs and outputs keep their own types.
 
@@ -67,7 +67,7 @@ def export_fp16(student: Trained, on: TrainingSet, fp32: Artifact, export: Expor
     _check(out / MODEL, student.load(on.open()), student, on, export)
 
 
-@stage(5, LIBRARIES)
+@stage(5, LIBRARIES, of="student")
 def export_bf16(student: Trained, on: TrainingSet, form: Form, *, out: Path) -> None:
     """Stage: export the student in bfloat16, at opset 22 or later. Inputs and outputs keep their own types.
 
@@ -80,7 +80,7 @@ def export_bf16(student: Trained, on: TrainingSet, form: Form, *, out: Path) -> 
     _check(out / MODEL, model, student, on, form.export)
 
 
-@stage(9, (*LIBRARIES, "torchao"))
+@stage(9, (*LIBRARIES, "torchao"), of="subject")
 def export_int8(subject: Subject, plan: Plan, quantized: Artifact, form: Form, *, out: Path) -> None:
     """Stage: export the quantized student.
 
@@ -105,7 +105,7 @@ def export_int8(subject: Subject, plan: Plan, quantized: Artifact, form: Form, *
         _export(model, student, on, form, out / MODEL)
 
 
-@stage(3, (*LIBRARIES, "torchao"))
+@stage(3, (*LIBRARIES, "torchao"), of="subject")
 def score_quantized(
     subject: Subject, plan: Plan, quantized: Artifact, int8: Artifact, on: EvaluationSet, export: Export, *, out: Path
 ) -> None:
@@ -122,7 +122,7 @@ def score_quantized(
         np.save(out / SAME, between)
 
 
-@stage(4, ("onnxruntime", "numpy"))
+@stage(4, ("onnxruntime", "numpy"), of="model")
 def score(model: Artifact, on: EvaluationSet, export: Export, *, out: Path) -> None:
     """Stage: what the task stores of an exported model's outputs on the test split in onnxruntime, `test.npy` `[samples, ...]`.
 
@@ -140,7 +140,7 @@ def _further(outputs: NDArray[np.float32]) -> NDArray[Any]:
     return outputs if outputs.ndim == 2 else np.asarray(outputs.argmax(1), np.uint8)
 
 
-@stage(4, ("torch", "numpy"))
+@stage(4, ("torch", "numpy"), of="student")
 def score_student(student: Trained, on: EvaluationSet, *, out: Path) -> None:
     """Stage: the float student's outputs on the test split in torch, as `score`. Used if the fp32 export failed."""
     unseen = on.open()

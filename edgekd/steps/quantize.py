@@ -78,7 +78,7 @@ class Plan:
         return "cle" in self.refine
 
 
-@stage(10, LIBRARIES)
+@stage(10, LIBRARIES, of="subject")
 def record_activations(subject: Subject, equalized: bool, in_float: tuple[str, ...], *, out: Path) -> None:
     """Stage: a single pass over the calibration samples, `statistics.safetensors`, from which every method sets ranges.
 
@@ -90,7 +90,7 @@ def record_activations(subject: Subject, equalized: bool, in_float: tuple[str, .
     (out / IN_FLOAT).write_text(json.dumps([asdict(operator) for operator in float_operators(prepared)]))
 
 
-@stage(10, LIBRARIES)
+@stage(10, LIBRARIES, of="subject")
 def quantize(subject: Subject, statistics: Artifact, plan: Plan, *, out: Path) -> None:
     """Stage: post-training quantization. Writes `prepared.safetensors`, the weights and ranges of the prepared graph."""
     opened = subject.on.open()
@@ -101,7 +101,7 @@ def quantize(subject: Subject, statistics: Artifact, plan: Plan, *, out: Path) -
     save_weights(prepared, out / PREPARED)
 
 
-@stage(7, LIBRARIES)
+@stage(7, LIBRARIES, of="subject")
 def measure_sensitivity(subject: Subject, statistics: Artifact, plan: Plan, *, out: Path) -> None:
     """Stage: the cost of quantizing each layer alone, on some of the calibration samples, `sensitivity.json`."""
     opened = subject.on.open()
@@ -113,7 +113,7 @@ def measure_sensitivity(subject: Subject, statistics: Artifact, plan: Plan, *, o
     )
 
 
-@stage(4, LIBRARIES)
+@stage(4, LIBRARIES, of="subject")
 def score_holdout(subject: Subject, plan: Plan | None, quantized: Artifact | None, *, out: Path) -> None:
     """Stage: the score of the quantized or of the float student on the hold-out split, `holdout.json`."""
     opened = subject.on.open()
@@ -127,7 +127,7 @@ def score_holdout(subject: Subject, plan: Plan | None, quantized: Artifact | Non
     (out / HOLDOUT).write_text(json.dumps({"value": found, "n": len(ids)}))
 
 
-@stage(8, (*LIBRARIES, "accelerate"), together=True)
+@stage(8, (*LIBRARIES, "accelerate"), of="subject", together=True)
 def train_quantized(
     subject: Subject, statistics: Artifact, plan: Plan, teaching: Teaching, training: Training, *, out: Path
 ) -> None:

@@ -43,7 +43,7 @@ from edgekd.steps.trained import Trained
 SAVE_EVERY = 40  # batches between two notes of the recording's progress
 
 
-@stage(6, ("torch", "onnxruntime", "numpy"), together=True, sharded=True)
+@stage(6, ("torch", "onnxruntime", "numpy"), of="teacher", together=True, sharded=True)
 def record_teacher(teacher: Trained, on: TrainingSet, recording: Recording, *, out: Path) -> None:
     """Stage: record the teacher's logits for the training ids, in a format of edgekd.distill.cache.
 
@@ -66,7 +66,7 @@ def record_teacher(teacher: Trained, on: TrainingSet, recording: Recording, *, o
         (out / FORMAT).write_text(json.dumps(about))
 
 
-@stage(4, ("torch", "numpy"), together=True, sharded=True)
+@stage(4, ("torch", "numpy"), of="teacher", together=True, sharded=True)
 def record_features(
     teacher: Trained, on: TrainingSet, recording: Recording, layers: Mapping[str, Layout | None], *, out: Path
 ) -> None:
@@ -194,7 +194,7 @@ def check_cache(model: nn.Module, cached: CachedLogits, samples: Samples, n: int
         )
 
 
-@stage(5, ("torch", "onnxruntime", "numpy"))
+@stage(5, ("torch", "onnxruntime", "numpy"), of="teacher")
 def score_teacher(teacher: Trained, on: EvaluationSet, *, out: Path) -> None:
     """Stage: what the task stores of the teacher's outputs on the test split, `test.npy` `[samples, ...]`."""
     unseen = on.open()

@@ -25,7 +25,7 @@ from edgekd.target import Quantization, Target
 REFUSED = "refused.json"
 
 
-@stage(3, (*LIBRARIES, "torchao"))
+@stage(3, (*LIBRARIES, "torchao"), of="student")
 def rehearse(
     student: Network,
     on: TrainingSet,

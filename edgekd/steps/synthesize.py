@@ -33,7 +33,7 @@ class Wanted:
         return Image(self.image_shape)
 
 
-@stage(7, ("torch", "numpy"))
+@stage(7, ("torch", "numpy"), of="teacher")
 def synthesize(wanted: Wanted, data: Data, teacher: Network, rival: Network | None, *, out: Path) -> None:
     """Stage: make a synthetic training split, in the form that `decode` stores.
 

@@ -21,7 +21,7 @@ SHARE = 0.1  # each temperature gets this share of the recipe's epochs
 FILE = "temperature.json"
 
 
-@stage(7, ("torch", "accelerate", "numpy"), together=True)
+@stage(7, ("torch", "accelerate", "numpy"), of="student", together=True)
 def choose_temperature(teaching: Teaching, student: Network, begins_with: FirstWeights | None, *, out: Path) -> None:
     """Stage: train for a tenth of the epochs at each temperature, and choose the best on the hold-out split.
 

@@ -18,7 +18,7 @@ from edgekd.tasks.multilabel import best_thresholds
 FILE = "thresholds.json"
 
 
-@stage(1, ("onnxruntime", "numpy"))
+@stage(1, ("onnxruntime", "numpy"), of="model")
 def choose_thresholds(model: Artifact, on: TrainingSet, export: Export, *, out: Path) -> None:
     """Stage: the threshold of each label that gives the largest F1 on the hold-out split, a list of numbers."""
     samples = on.open()

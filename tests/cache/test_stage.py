@@ -49,6 +49,35 @@ def test_a_stage_runs_once_for_the_same_inputs(tmp_path: Path) -> None:
     assert RUNS == ["first", "second"]
 
 
+@stage(1, of="network")
+def trained(samples: Artifact, network: Model, *, out: Path) -> None:
+    (out / "weights").write_text(network.model)
+
+
+@stage(1, of="model")
+def scored(model: Artifact, *, out: Path) -> None:
+    (out / "score").write_text("1")
+
+
+def test_the_lineage_says_which_model_a_stage_is_of_without_the_users_folders(tmp_path: Path) -> None:
+    """Two models go through the same stages, and their rows differ. What is of no model says nothing."""
+    code = tmp_path / "secret" / "net.py"
+    code.parent.mkdir()
+    code.write_text("def small(): ...")
+    run = Cache(tmp_path / "cache")
+    samples = run(first, "x")
+    for model in (Model(model="edgekd:resnet8", args={"width": 8}), Model(model=f"python:{code}:small")):
+        run(scored, run(trained, samples, model))
+    told = [(row["name"], row["model"]) for row in (artifact.lineage() for artifact in run.artifacts)]
+    assert told == [
+        ("first", ""),
+        ("trained", "edgekd:resnet8 (width 8)"),
+        ("scored", "edgekd:resnet8 (width 8), from trained"),
+        ("trained", "python:net.py:small"),
+        ("scored", "python:net.py:small, from trained"),
+    ]
+
+
 def test_the_order_of_a_table_is_part_of_the_key(tmp_path: Path) -> None:
     """Layers stand from shallow to deep, and a method reads them so."""
     run = Cache(tmp_path)

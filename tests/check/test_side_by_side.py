@@ -61,7 +61,9 @@ def test_one_bundle_and_a_folder_that_is_none_are_refused(tmp_path: Path) -> Non
     with pytest.raises(BundleError, match="two or more can be compared"):
         compared([write(tmp_path)])
     done = typed("compare", str(tmp_path), str(tmp_path / "none"), cwd=tmp_path)
-    assert done.returncode == 2 and "holds no report.json; give a bundle" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        done.returncode == 2 and "holds no report.json; give a bundle" in done.stderr and "Traceback" not in done.stderr
+    )
 
 
 def test_bundles_whose_data_is_not_here_are_compared_by_their_reports(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from edgekd.figures.candidate import Check, Estimate, Score
+from edgekd.figures.candidate import Check, Score
 from edgekd.figures.figures import LayerSensitivity, QuantizationStep, Report
-from edgekd.report.axes import Axis, linear_ticks, log_ticks
-from edgekd.report.html import class_rows, duration, render, scatter
+from edgekd.report.axes import Axis
+from edgekd.report.html import duration, render
+from edgekd.report.pareto import scatter
 
 NASTY = "<script>alert(1)</script>"
 
@@ -66,56 +67,6 @@ def test_what_was_not_measured_says_so(report: Report) -> None:
     assert scatter(report.model_copy(update={"candidates": untimed})).x is None
 
 
-def test_an_untimed_model_stands_apart_from_the_timed(report: Report) -> None:
-    plot = scatter(report)
-    marks = {mark.name: mark for mark in plot.marks}
-
-    assert plot.x is not None
-    assert marks["teacher"].x > plot.x.end_px > marks["fp32"].x > marks["int8"].x
-    assert marks["teacher"].y < marks["fp32"].y < marks["int8"].y
-
-
-def test_a_timed_teacher_is_drawn_at_its_latency(report: Report) -> None:
-    plot = scatter(report.model_copy(update={"teacher_latency": report.candidates[0].latency}))
-
-    assert plot.gutter_x is None
-    assert {mark.name for mark in plot.marks} == {"teacher", "fp32", "int8"}
-
-
-def ranged(low_ms: float) -> Estimate:
-    return Estimate(
-        device="d", basis="b", low_ms=low_ms, high_ms=2 * low_ms, kernels=(), peaks_gops={}, bandwidth_gbs=1.0
-    )
-
-
-def test_where_an_estimate_decided_the_plot_shows_its_range_and_not_this_machine_s_milliseconds(report: Report) -> None:
-    """int8 is slower on this machine and ships by the device's profile: it stands at the left."""
-    slower = report.candidates[0].latency
-    assert slower is not None
-    ranges = {"int8": ranged(0.01), "fp32": ranged(0.04)}
-    about = {"latency": slower, "order_ms": 0.01, "order_origin": "estimate"}
-    changed = tuple(c.model_copy(update={**about, "estimate": ranges[c.name]}) for c in report.candidates)
-    plot = scatter(report.model_copy(update={"candidates": changed, "teacher_latency": slower}))
-    marks = {mark.name: mark for mark in plot.marks}
-
-    assert plot.title.startswith(f"estimated latency on {report.target_title}") and plot.x is not None
-    assert marks["int8"].x < marks["fp32"].x and marks["int8"].title.endswith("0.0100 to 0.0200 ms (estimate)")
-    assert (marks["int8"].x_low, marks["int8"].x_high) == (plot.x(0.01), plot.x(0.02))
-    assert marks["teacher"].x > plot.x.end_px  # nothing estimated it
-
-
-def test_where_no_order_in_time_is_known_the_plot_shows_sizes_and_no_milliseconds(report: Report) -> None:
-    """What the host measured is on the table, and nothing on the plot looks like the device's time."""
-    about = {"order_ms": None, "order_origin": "not measured", "estimate": ranged(0.01)}
-    unknown = report.model_copy(update={"candidates": tuple(c.model_copy(update=about) for c in report.candidates)})
-    plot = scatter(unknown)
-    marks = {mark.name: mark for mark in plot.marks}
-
-    assert plot.heading == "Top-1 against size" and plot.x is not None and plot.title.startswith("size of the file, MB")
-    assert [marks[name].x for name in ("int8", "fp32", "teacher")] == [plot.x(0.1), plot.x(0.31), plot.x(14.9)]
-    assert "Top-1 against size" in render(unknown) and "Latency, host" not in render(unknown)
-
-
 def test_the_page_begins_with_the_verdict_its_reasons_and_what_is_missing(report: Report) -> None:
     missed = Check(name="size_mb", verdict="missed", found="0.310 MB", limit="at most 0.05")
     page = Page(render(report.model_copy(update={"checks": (missed, *report.checks)})))
@@ -127,18 +78,10 @@ def test_the_page_begins_with_the_verdict_its_reasons_and_what_is_missing(report
     assert "set budget.p90_latency_ms in the recipe" in page.text and "SHIP:" not in page.text
 
 
-def test_labels_of_points_that_coincide_do_not(report: Report) -> None:
-    twin = report.candidates[0].model_copy(update={"name": "fp16"})
-    plot = scatter(report.model_copy(update={"candidates": (*report.candidates, twin)}))
-    heights = [mark.label_y for mark in plot.marks if mark.name.startswith("fp")]
-
-    assert abs(heights[0] - heights[1]) >= 16
-
-
 def test_every_drawing_is_well_formed(report: Report) -> None:
     drawings = re.findall(r"<svg.*?</svg>", render(report), re.DOTALL)
 
-    assert len(drawings) == 4  # accuracy against latency; hold-out accuracy, loss, learning rate
+    assert len(drawings) == 5  # accuracy against latency, wide and narrow; hold-out accuracy, loss, learning rate
     for drawing in drawings:
         ElementTree.fromstring(drawing)
 
@@ -151,15 +94,6 @@ def test_a_report_without_curves_classes_and_stages_is_rendered(report: Report) 
     assert "Top-1 by class" not in render(report.model_copy(update=empty))
 
 
-def test_without_a_teacher_the_weakest_classes_come_first(report: Report) -> None:
-    alone = report.model_copy(update={"teacher": None, "teacher_latency": None})
-    rows, _ = class_rows(alone)
-    assert [row.shipped for row in rows] == sorted(row.shipped for row in rows) and len(rows) == 3
-    assert all(row.teacher is None and row.change is None for row in rows)
-    assert [row.change for row in class_rows(report)[0]] == sorted(row.change for row in class_rows(report)[0])
-    assert "less changed" not in render(alone)
-
-
 def test_a_loss_that_became_infinite_is_left_out_of_the_curve(report: Report) -> None:
     curves = (*report.curves, {"epoch": 3.0, "loss": float("nan"), "holdout": 10.0})
 
@@ -168,37 +102,40 @@ def test_a_loss_that_became_infinite_is_left_out_of_the_curve(report: Report) ->
     assert "nan" not in html
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "ticks"),
-    [
-        (0.0, 10.0, [0, 2, 4, 6, 8, 10]),
-        (89.9, 95.2, [90, 92, 94]),
-        (0.0, 0.01, [0, 0.002, 0.004, 0.006, 0.008, 0.01]),
-    ],
-)
-def test_linear_ticks_are_round(low: float, high: float, ticks: list[float]) -> None:
-    assert linear_ticks(low, high) == pytest.approx(ticks)
-
-
-def test_log_ticks_are_one_two_and_five() -> None:
-    assert log_ticks(0.3, 6) == pytest.approx([0.5, 1, 2, 5])
-
-
-def test_a_logarithmic_axis_maps_factors_to_distances() -> None:
-    axis = Axis(1, 100, 0, 200, logarithmic=True)
-
-    assert (axis(1), axis(10), axis(100)) == (0, 100, 200)
-
-
 @pytest.mark.parametrize(("seconds", "text"), [(3.21, "3.2 s"), (90.0, "2 min"), (3725.0, "1 h 02 min")])
 def test_durations_are_readable(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
+def tiles(page: str) -> list[str]:
+    return re.findall(r'<div class="tile">.*?</div>', page, re.DOTALL)
+
+
 def test_the_first_figure_of_a_device_is_not_the_hosts(report: Report) -> None:
-    page = render(report)
-    tile = page[page.index("latency on the device, median") :][:300]
-    assert "not measured" in tile and "0.410 ms on the host" in tile
+    found = tiles(render(report))
+    (on_device,) = (tile for tile in found if "latency on the device" in tile)
+    (here,) = (tile for tile in found if "latency on this machine" in tile)
+    assert "not measured" in on_device and "0.410" not in on_device
+    assert "0.410 ms" in here and "host" in here
+
+
+def test_times_of_another_runtime_are_folded_away_and_called_no_sign_of_the_device(report: Report) -> None:
+    """int8 for TensorRT is slow in the host's onnxruntime: nothing on the open page shows that as a figure."""
+    page = render(report.model_copy(update={"runtime": "tensorrt", "target_title": "a Jetson"}))
+    opened = re.sub(r"<details>.*?</details>", "", page, flags=re.DOTALL)
+    section = page[page.index("<h2>Latency on this machine</h2>") :].partition("</section>")[0]
+    assert "This is no sign of a Jetson" in section and "0.920" in section
+    assert "0.920" not in opened and "0.410" not in opened
+    assert "This is no sign" not in render(report.model_copy(update={"runtime": "onnxruntime"}))
+
+
+def test_latencies_of_host_and_device_stand_in_tables_of_their_own(report: Report) -> None:
+    first, second = report.candidates
+    assert first.latency is not None
+    there = first.latency.model_copy(update={"p50_ms": 7.77, "origin": "device"})
+    mixed = report.model_copy(update={"candidates": (first.model_copy(update={"latency": there}), second)})
+    tables = [table for table in re.findall(r"<table.*?</table>", render(mixed), re.DOTALL) if "p50, ms" in table]
+    assert [("7.77" in table, "0.410" in table) for table in tables] == [(True, False), (False, True)]
 
 
 def test_epochs_are_whole_and_both_trainings_are_drawn(report: Report) -> None:
@@ -220,19 +157,25 @@ def with_path(report: Report) -> Report:
     return report.model_copy(update={"quantization_path": path, "sensitivity": table})
 
 
+def bars(html: str) -> list[float]:
+    """The widths of the sensitivities' bars, in percent."""
+    section = html[html.index("Sensitivity of the layers") :].partition("</section>")[0]
+    return [float(found) for found in re.findall(r'class="size[^"]*" style="width:([\d.]+)%"', section)]
+
+
 def test_the_way_to_int8_is_told_with_a_bar_for_each_layer(report: Report) -> None:
     assert "How it was quantized" not in render(report)
     html = render(with_path(report))
     page = Page(html)
     assert "ptq, refined, 1 layer in float" in page.text and "89.90" in page.text and "taken" in page.text
-    assert NASTY not in html and html.count('height="14"') == 3
-    widths = [float(found) for found in re.findall(r'width="([\d.]+)" height="14"', html)]
-    assert widths[0] > widths[1] > widths[2] == 1
+    widths = bars(html)
+    assert NASTY not in html and len(widths) == 3
+    assert widths[0] > widths[1] > widths[2] == 0
 
 
 def test_a_sensitivity_of_zero_alone_is_drawn(report: Report) -> None:
     flat = (LayerSensitivity(layer="fc", divergence=0.0, share=100.0, in_float=False),)
-    assert render(with_path(report).model_copy(update={"sensitivity": flat})).count('height="14"') == 1
+    assert bars(render(with_path(report).model_copy(update={"sensitivity": flat}))) == [0]
 
 
 def test_where_less_is_better_the_plot_says_so(report: Report) -> None:
@@ -248,3 +191,11 @@ def test_where_less_is_better_the_plot_says_so(report: Report) -> None:
     )
     assert "Down and left is better" in page and "lower is better" in page and "Error by class" in page
     assert "Up and left is better" in render(report)
+
+
+def test_the_page_names_the_models_of_the_recipe(report: Report) -> None:
+    summary = (("teacher", "timm:resnet18"), ("student", "edgekd:resnet8 (width 8)"))
+    told = "edgekd:resnet8 (width 8), taught by timm:resnet18"
+    assert told in render(report.model_copy(update={"summary": summary}))
+    alone = (("teacher", "none"), ("student", "edgekd:resnet8"))
+    assert "taught by" not in render(report.model_copy(update={"summary": alone, "teacher": None}))

@@ -146,6 +146,6 @@ def test_the_report_shows_the_estimate_of_what_ships_and_marks_it(report: Report
         and '<span class="pill">estimate</span>' in section
         and "Leaves out much" in section
     )
-    assert section.count("dot-kernel") == 2 + 2  # and the legend
+    assert section.count("dot-kernel") == 2 * (2 + 2)  # wide and narrow, each with the legend
     assert "estimate for the device: at least 0.310 ms" in str(by_estimate(estimated)[0])
     assert "Estimate for the device" not in render(report) and by_estimate(report) == []
