@@ -288,7 +288,7 @@ def test_an_override_into_losses_that_the_file_does_not_state_is_refused(folder:
         ("[distill]", "[distill]\nloses = 3", "12 distill.loses", "Did you mean losses?"),
         ('test = "test.parquet"', "", "1 data.test", "missing; it is required"),
         ('[student]\nmodel = "edgekd:resnet8"', "", " student", "missing; write this table with: model"),
-        ('test = "test.parquet"', 'test = ""', "3 data.test", '"" given; should have at least 1 character'),
+        ('test = "test.parquet"', 'test = ""', "3 data.test", '"" given; name test samples of their own'),
         ('test = "test.parquet"', "test = 2026-11-01", "3 data.test", "write it in quotes"),
         ("[teacher]", "size = [\n32,\n0]\n[teacher]", "5 data.size.1", "0 given; should be greater than or equal to 1"),
         ("[teacher]", "std = [0.5]\n[teacher]", "1 data", "mean has 3 channels, std has 1"),
