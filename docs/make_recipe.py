@@ -56,13 +56,13 @@ Every key of edgekd.toml with its default. Any of them can be given on the comma
 |---|---|---|
 | a folder of folders | one folder a class, with the files inside | pictures, sounds |
 | a folder with `images` and `masks` | the same names in both | pictures with masks |
-| a folder with `metadata.csv` or `metadata.jsonl` | column `file_name` and columns of labels, as Hugging Face's imagefolder and audiofolder | pictures, sounds |
+| a folder with `metadata.csv` or `metadata.jsonl` | `file_name` and labels, as Hugging Face's imagefolder and audiofolder | pictures, sounds |
 | a CSV or JSONL | column `path`, `file` or `file_name`, and columns of labels; paths start at its folder | pictures, sounds |
 | a CSV or JSONL | the columns themselves | tables |
 | parquet | a column of bytes, or of structs with `bytes`, and columns of labels; of a table all columns | all |
 | npz | arrays `x` (or `images`, `sounds`) and `y` (or `labels`), or `x_train`, `y_train`, `x_test`, `y_test`; of a table a column each | all |
 | a tar of WebDataset, without compression | `KEY.jpg` and `KEY.cls`, `KEY.json` or `KEY.mask.png` | pictures, sounds |
-| `python:module:function`, `python:file.py:function` | called with `"train"` or `"test"`; returns samples, labels (whole numbers from 0) and class names | all |
+| `python:module:function` or `python:file.py:function` | given `"train"` or `"test"`, returns samples, labels from 0 and class names | all |
 
 `data.column` and `data.label` name other columns (arrays of npz, endings in a tar). Labels are numbers from 0, or texts, whose classes are
 sorted. `data.classes` names the classes in another order; a label that it has not is refused. Arrays of images are uint8 `[n, height, width,
