@@ -38,6 +38,9 @@ class Sheet:
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), []))
 
+    def __bool__(self) -> bool:
+        return True  # a file without rows is a file too
+
 
 def open_table(source: TableSource, split: str, task: AnyTask) -> EncodedSplit:
     """The rows of `data.train` or `data.test`. Raises DataError for what cannot be read, and for rows without a label."""
@@ -112,19 +115,19 @@ def _files(source: TableSource, split: str) -> list[Path]:
 
 
 def _read(path: Path, source: TableSource, task: AnyTask) -> Sheet:
-    match path.suffix.lower():
-        case ".csv":
-            sheet = _read_csv(path)
-        case ending if ending in LISTS:
-            sheet = _read_jsonl(path)
-        case ".npz":
-            sheet = _read_npz(path)
-        case _:
-            sheet = _read_parquet(path, source, task)
+    sheet = sheet_of(path) or _read_parquet(path, source, task)
     names = list(sheet.columns)
     if problem := class_problem(names):
         raise DataError(f"{path}: of its columns {problem.replace('class', 'column')}")
     return sheet
+
+
+def sheet_of(path: Path) -> Sheet | None:
+    """The columns of a CSV, of JSONL or npz; None for another file. Raises DataError for one that cannot be read."""
+    ending = path.suffix.lower()
+    if ending == ".csv":
+        return _read_csv(path)
+    return _read_jsonl(path) if ending in LISTS else _read_npz(path) if ending == ".npz" else None
 
 
 def _read_csv(path: Path) -> Sheet:

@@ -82,6 +82,14 @@ def pattern_of(files: Sequence[Path]) -> str:
     return f"{glob.escape(stem)}*[0-9]{Path(names[0]).suffix}"
 
 
+def entries(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted; nothing of a folder that may not be read."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
 def _places(folder: Path) -> Iterator[Path]:
     """The folder, those in it, and those in these, without hidden ones and those of builds."""
     level = [folder]
@@ -90,7 +98,7 @@ def _places(folder: Path) -> Iterator[Path]:
         level = [
             entry
             for place in level
-            for entry in sorted(place.iterdir())
+            for entry in entries(place)
             if entry.is_dir() and not entry.name.startswith(".") and entry.name.lower() not in LEFT_OUT
         ][:MOST_FOLDERS]
 
@@ -111,7 +119,7 @@ def _pairs(place: Path, folder: Path) -> Iterator[DataSet]:
 def _groups(place: Path) -> list[Group]:
     """What lies here under the name of a split: train splits first, and test before validation."""
     parts: dict[tuple[str, tuple[str, str, str, bool]], list[Path]] = {}
-    for entry in sorted(place.iterdir()):
+    for entry in entries(place):
         ending = "" if entry.is_dir() else entry.suffix.lower()
         stem = entry.name if entry.is_dir() else entry.stem
         match = WORD.search(stem)
@@ -165,7 +173,7 @@ def class_folders(folder: Path) -> list[str]:
     """The folders in a folder that hold pictures or sounds, without those that are called as a split."""
     return [
         entry.name
-        for entry in sorted(folder.iterdir())
+        for entry in entries(folder)
         if entry.is_dir()
         and not entry.name.startswith(".")
         and entry.name.lower() not in (*TRAIN, *TEST, *LEFT_OUT)

@@ -23,12 +23,13 @@ SHARE = 0.2  # of train, where there is no test split
 class Draft:
     """The parts of a recipe that follow from the samples.
 
-    before, data: lines of [data] above and below train and test; task, student, distill: lines of these tables;
-    told: lines for the user. guess: what the samples are; size: height and width of pictures.
+    before, data: lines of [data] above and below train and test; task, distill: lines of these tables; student: the
+    built-in model, instead: others for these samples; told: lines for the user. guess: what the samples are; size: height and width of pictures.
     """
 
     data: tuple[str, ...]
-    student: tuple[str, ...]
+    student: str
+    instead: str
     told: tuple[str, ...]
     before: tuple[str, ...] = ()
     task: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ from edgekd.base.contents import IMAGE_SUFFIXES, SOUND_SUFFIXES, files_below, ma
 from edgekd.base.json_text import parse_json
 from edgekd.base.listings import LISTS, METADATA, PATHS, columns_of_files
 from edgekd.base.names import in_a_line
-from edgekd.data.encoded import listed
+from edgekd.data.encoded import first_line, listed
 from edgekd.data.labels import COLUMNS, SEPARATOR
 from edgekd.data.lists import read_list
 from edgekd.data.npz import read_npz
@@ -84,8 +84,8 @@ def _of_list(path: Path) -> Guess:
     found = None if column in PATHS else column
     others = [name for name in files if name != column]
     if kind == "image" and (masks := [name for name in (*COLUMNS["segment"], *others) if name in others]):
-        return Guess(kind, "segment", found, None if masks[0] in COLUMNS["segment"] else masks[0])
-    names = [name for name in rows[0] if name not in files]
+        return Guess(kind, "segment", found, unless_usual(masks[0], "segment", list(rows[0])))
+    names = [name for name in rows[0] if isinstance(name, str) and name not in files]  # None: more values than columns
     label = label_among(names, str(path))
     task = task_of([row.get(label) for row in rows[:LOOKED_AT]])
     return Guess(kind, task, found, unless_usual(label, task, names))
@@ -143,9 +143,10 @@ def _of_parquet(file: Path) -> Guess:
     masks = [name for name in COLUMNS["segment"] if name in holders and name != column]
     if kind == "image" and masks:
         stored = _described(schema, "class_names")
-        return Guess(kind, "segment", found, classes=tuple(map(str, stored)) if isinstance(stored, list) else ())
+        named = tuple(map(str, stored)) if isinstance(stored, list) else ()
+        return Guess(kind, "segment", found, unless_usual(masks[0], "segment", names), named)
     plain = [name for name in names if name not in holders and not pa.types.is_struct(schema.field(name).type)]
-    named = [name for name in plain if _has_names(described.get(name))]
+    of_classes = [name for name in plain if _has_names(described.get(name))]
     usual_names = {*LABELS, *VALUES}
     nested = [name for name in names if name not in (*holders, *plain)]
     if nested and not usual_names & {name.lower() for name in plain}:
@@ -153,15 +154,21 @@ def _of_parquet(file: Path) -> Guess:
             f"{file}: column {in_a_line(nested[0])} holds structs, as boxes, for which edgekd has no task; its other columns are "
             f"{in_a_line(listed(plain))}: if one holds labels, name it in data.label"
         )
-    label = label_among(named if named and not usual_names & set(plain) else plain, str(file))
-    sample = pq.ParquetFile(file).read_row_group(0, [label])[label][:LOOKED_AT] if _rows(file) else pa.array([])
-    task = task_of(sample.to_pylist())
+    label = label_among(of_classes if of_classes and not usual_names & set(plain) else plain, str(file))
+    task = task_of(_first_values(file, label, LOOKED_AT))
     return Guess(kind, task, found, unless_usual(label, task, names))
 
 
-def _rows(file: Path) -> int:
-    rows: int = pq.read_metadata(file).num_row_groups
-    return rows
+def _first_values(file: Path, column: str, most: int) -> list[Any]:
+    """The first values of a column. Raises DataError for a file whose pages cannot be read."""
+    try:
+        opened = pq.ParquetFile(file)
+        values: list[Any] = (
+            opened.read_row_group(0, [column])[column][:most].to_pylist() if opened.num_row_groups else []
+        )
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise DataError(f"{file}: not a parquet file that can be read ({first_line(error)})") from error
+    return values
 
 
 def _described(schema: pa.Schema, key: str) -> Any:
@@ -182,9 +189,7 @@ def _kind_of_column(file: Path, name: str, described: Any) -> Literal["image", "
     about = described.get(name) if isinstance(described, Mapping) else None
     if isinstance(about, Mapping) and about.get("_type") in ("Image", "Audio"):
         return "audio" if about["_type"] == "Audio" else "image"
-    if not _rows(file):
-        return "image"
-    first = pq.ParquetFile(file).read_row_group(0, [name])[name][0].as_py()
+    first = next(iter(_first_values(file, name, 1)), None)
     content = first.get("bytes") if isinstance(first, dict) else first
     return (
         "audio" if isinstance(content, bytes) and content.startswith(SOUNDS) and content[8:12] != b"WEBP" else "image"

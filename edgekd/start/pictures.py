@@ -68,6 +68,7 @@ def of_pictures(found: DataSet, guess: Guess, *, has_teacher: bool) -> Draft:
     if looks.channels == 1:
         data.append(line("channels", "1", "the pictures are grey"))
     data += _normalisation(looks, has_teacher)
+    student, instead = _student(guess, min(height, width))
     padding = max(1, min(8, min(height, width) // 8))
     data.append(
         line(
@@ -86,7 +87,8 @@ def of_pictures(found: DataSet, guess: Guess, *, has_teacher: bool) -> Draft:
         guess=guess,
         data=tuple(data),
         task=task_lines,
-        student=_student(guess, min(height, width)),
+        student=student,
+        instead=instead,
         distill=(line("batch_size", str(max(2, min(16, len(train) // 8)))),)
         if guess.task == "segment"
         else batch_line(len(train)),
@@ -161,12 +163,13 @@ def _looks(looks: Looks, size: tuple[int, int] | None) -> str:
     return f"{'grey' if looks.channels == 1 else 'colour'}, {shown} (by {looks.n} of train){resized}"
 
 
-def _student(guess: Guess, side: int) -> tuple[str, ...]:
+def _student(guess: Guess, side: int) -> tuple[str, str]:
+    """A built-in student for pictures whose shorter side has so many pixels, and others."""
     if guess.task == "segment":
-        return (line("model", '"edgekd:unet"', "args = { width = 16 } for a stronger one"),)
+        return "edgekd:unet", "args = { width = 16 } for a stronger one"
     if side <= SMALL:
-        return (line("model", '"edgekd:resnet8"', "for small pictures; also edgekd:resnet20, edgekd:wrn-16-2"),)
-    return (line("model", '"edgekd:mobilenetv2-0.35"', "also edgekd:mobilenetv2-0.5, python:, timm:"),)
+        return "edgekd:resnet8", "for small pictures; also edgekd:resnet20, edgekd:wrn-16-2"
+    return "edgekd:mobilenetv2-0.35", "also edgekd:mobilenetv2-0.5, python:, timm:"
 
 
 def _masks(train: EncodedSplit, guess: Guess) -> tuple[tuple[str, ...], list[str]]:

@@ -10,14 +10,12 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from edgekd.base.contents import matching
-from edgekd.base.listings import LISTS
 from edgekd.base.names import in_a_line
 from edgekd.data.encoded import EncodedSplit, listed
-from edgekd.data.lists import read_list
-from edgekd.data.npz import read_npz
 from edgekd.data.parquet import schema_of
-from edgekd.data.tables import open_table
+from edgekd.data.tables import open_table, sheet_of
 from edgekd.errors import DataError
+from edgekd.inputs.cells import number_in
 from edgekd.inputs.learn_columns import kind_of
 from edgekd.recipe import AnyTask, ClassifyTask, RegressTask, TableSource
 from edgekd.start.data_sets import DataSet
@@ -34,6 +32,10 @@ def of_rows(found: DataSet) -> Draft:
     if len(names) < 2:
         raise DataError(
             f"{found.train}: one column, {in_a_line(''.join(names))}; a table has columns to learn from and one of labels"
+        )
+    if values := [name for name in names if _is_number(name)]:
+        raise DataError(
+            f"{found.train}: its first line holds values, as {in_a_line(values[0])[:40]}; write a line with the names of the columns above it"
         )
     label, guessed = _label(names)
     values = values_of(label)
@@ -68,7 +70,8 @@ def of_rows(found: DataSet) -> Draft:
         task=(line("kind", '"regress"', "an output is the value itself: scale values to a few units"),)
         if guess.task == "regress"
         else (),
-        student=(line("model", '"edgekd:mlp"', "also edgekd:ft-transformer, python:"),),
+        student="edgekd:mlp",
+        instead="also edgekd:ft-transformer, python:",
         distill=(*batch_line(len(train)), line("optimizer", '{ name = "adamw", lr = 0.002, weight_decay = 1e-4 }')),
         told=(*told, *doubts(guess, train, test)),
     )
@@ -102,6 +105,14 @@ def is_count(cells: Sequence[Any]) -> bool:
     return len(numbers) > 10 and all(b - a == 1 for a, b in pairwise(numbers))
 
 
+def _is_number(text: str) -> bool:
+    try:
+        number_in(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _are_values(values: Sequence[Any]) -> bool:
     """Whether labels are values: broken numbers, or whole ones of which there are very many."""
     if task_of(values) == "regress":
@@ -123,18 +134,9 @@ def _columns(reference: str) -> tuple[list[str], Any]:
     """The names of the columns, and a function from a name to the values of the first file."""
     path = Path(reference)
     (file, *_) = [path] if path.is_file() else matching(path)
-    if file.suffix.lower() in LISTS:
-        rows = read_list(file)
-        if not rows:
-            raise DataError(f"{file}: no rows")
-        stripped = [{str(name).strip(): value for name, value in row.items()} for row in rows]
-        return list(dict.fromkeys(name for row in stripped for name in row)), lambda name: [
-            row.get(name) for row in stripped
-        ]
-    if file.suffix.lower() == ".npz":
-        arrays = read_npz(file)
-        labels = [name for name, array in arrays.items() if array.ndim == 1]
-        return [*labels], lambda name: arrays[name].tolist()
+    sheet = sheet_of(file)
+    if sheet is not None:
+        return list(sheet.columns), sheet.columns.__getitem__
     names = list(schema_of(file).names)
     return names, lambda name: pq.read_table(file, columns=[name])[name].to_pylist()
 

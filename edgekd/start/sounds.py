@@ -70,7 +70,8 @@ def of_sounds(found: DataSet, guess: Guess) -> Draft:
         before=(line("input", '"audio"'),),
         data=tuple(data),
         task=() if guess.task == "classify" else (line("kind", text(guess.task)),),
-        student=(line("model", '"edgekd:ds-cnn"', "also edgekd:bc-resnet, python:"),),
+        student="edgekd:ds-cnn",
+        instead="also edgekd:bc-resnet, python:",
         distill=(*batch_line(len(train)), line("optimizer", "{ lr = 0.05, weight_decay = 1e-4 }")),
         told=tuple(told),
     )

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgekd.start.data_sets import entries
+
 FORMS = {".onnx": "onnx", ".pt2": "exported"}
 
 
@@ -26,7 +28,7 @@ def teachers_in(folder: Path) -> Sequence[Found]:
     """The models in a folder and in those below it: of ONNX first, then as they are called."""
     places = [
         folder,
-        *(entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not entry.name.startswith(".")),
+        *(entry for entry in entries(folder) if entry.is_dir() and not entry.name.startswith(".")),
     ]
     files = [
         file

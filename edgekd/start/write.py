@@ -25,11 +25,8 @@ NOT_FOUND = Draft(
         line("# size", "[224, 224]", "height, width; needed where pictures differ in size"),
         line("# input", '"audio"', 'sounds; "table": rows. docs/recipe.md has their keys'),
     ),
-    student=(
-        line(
-            "model", '"edgekd:resnet8"', "also edgekd:mobilenetv2-0.35, edgekd:ds-cnn for sounds, edgekd:mlp for tables"
-        ),
-    ),
+    student="edgekd:resnet8",
+    instead="also edgekd:mobilenetv2-0.35, edgekd:ds-cnn for sounds, edgekd:mlp for tables",
     told=(),
 )
 LOSSES = {
@@ -62,12 +59,13 @@ def write_recipe(folder: Path, *, force: bool = False) -> str:
         if draft
         else [f"nothing {'here can be used' if passed else 'was found'} for data.train and data.test: fill in"]
     )
+    if draft is not None:
+        told.append(f"student: {draft.student} ({draft.instead})")
     told.append(_of_teacher(teachers))
     passed += [f"teacher {other.file}" for other in teachers[1:]]
     if found:
-        told.append(
-            f"next: read {FILE}, then edgekd build{'' if str(folder) == '.' else f' {folder}'} --target x86-cpu"
-        )
+        there = "" if str(folder) == "." else f" {folder}"
+        told.append(f"next: read {FILE}, then edgekd build{there} --target NAME (`edgekd targets` lists them)")
     return "\n".join([f"wrote {file}", *(f"  {each}" for each in told), *(f"  passed over: {each}" for each in passed)])
 
 
@@ -84,7 +82,7 @@ def _first(folder: Path, *, has_teacher: bool) -> tuple[DataSet, Draft | None, l
         try:
             draft = drafted(each, has_teacher=has_teacher)
         except DataError as error:
-            passed.append(f"{each}: {error}")
+            passed.append(str(error) if each.train in str(error) else f"{each}: {error}")
             continue
         chosen = each
         passed += [f"{other}: a further split; a recipe has two" for other in each.further]
@@ -140,7 +138,15 @@ def _lines(found: DataSet, draft: Draft, teacher: Found | None) -> Iterator[str]
         yield line("model", text(teacher.reference), "found here")
         if draft.size and teacher.size and teacher.size != draft.size:
             yield line("size", f"[{teacher.size[0]}, {teacher.size[1]}]", "height, width that its file takes")
-    yield from ("", "[student]", *draft.student, "", "[distill]", line("epochs", "30"), *draft.distill)
+    yield from (
+        "",
+        "[student]",
+        line("model", text(draft.student), draft.instead),
+        "",
+        "[distill]",
+        line("epochs", "30"),
+        *draft.distill,
+    )
     if teacher is None:
         yield line(
             "losses", "[]", "no teacher; with one leave this out: classes then learn by kd (docs/distillation.md)"

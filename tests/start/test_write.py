@@ -76,11 +76,44 @@ def test_a_written_recipe_passes_all_checks_before_training(lay: Callable[[Path]
         preflight(run, recipe, target, problems_of(run, recipe))
 
 
+def labelled(folder: Path) -> None:
+    lines = [{"image": png(pixels), "labels": [name, "all"]} for name, pixels in coloured(12)]
+    pq.write_table(pa.Table.from_pylist(lines), folder / "train.parquet")
+
+
+def priced(folder: Path) -> None:
+    (folder / "train.csv").write_text("rooms,price\n" + "\n".join(f"{i % 4},{i * 0.37:.2f}" for i in range(60)))
+
+
+@pytest.mark.parametrize(
+    ("lay", "teacher", "kind"),
+    [
+        (masks, "unet", "segment"),
+        (labelled, "resnet20", "multilabel"),
+        (priced, "mlp", "regress"),
+        (sounds, "bc-resnet", "classify"),
+    ],
+)
+def test_beside_a_teacher_the_losses_are_those_of_the_task(
+    lay: Callable[[Path], None], teacher: str, kind: str, tmp_path: Path
+) -> None:
+    lay(tmp_path)
+    (tmp_path / "teacher.pt2").touch()
+    write_recipe(tmp_path)
+    recipe = load_recipe(tmp_path, [f"teacher.model=edgekd:{teacher}", "teacher.train_epochs=1"])
+    assert recipe.task.kind == kind
+    recipe, target = recipe.located().canonical(), load_target("x86-cpu")
+    check_inputs(recipe, target)
+    with Cache(tmp_path / "cache") as run:
+        preflight(run, recipe, target, problems_of(run, recipe))
+
+
 def test_one_folder_of_class_folders_gives_a_share_for_the_test(tmp_path: Path) -> None:
     pictures(tmp_path)
     recipe, told = written(tmp_path)
     assert (recipe.data.train, recipe.data.test) == ("photos", 0.2)
     assert recipe.student.model == "edgekd:resnet8" and recipe.teacher is None
+    assert "student: edgekd:resnet8 (for small pictures" in told
     assert "photos: 36 pictures; test = 0.2" in told and "3 classes: blue, green, red" in told
 
 
@@ -154,6 +187,24 @@ def test_the_columns_of_a_table_are_told_apart_and_an_index_is_left_out(tmp_path
     assert "left out: id, which numbers the rows" in told and "2 classes: 0, 1 (column label)" in told
 
 
+def test_rows_of_jsonl_and_npz_are_tables(tmp_path: Path) -> None:
+    for name in ("lines", "arrays"):
+        (tmp_path / name).mkdir()
+    lines = [
+        json.dumps({"width": i % 7 / 2, "colour": "red" if i % 3 else "blue", "label": "ab"[i % 2]}) for i in range(30)
+    ]
+    (tmp_path / "lines" / "train.jsonl").write_text("\n".join(lines))
+    np.savez(tmp_path / "arrays" / "train.npz", x=np.arange(60.0).reshape(30, 2) ** 2, y=np.arange(30) % 2)
+    for name, numbers, label in (("lines", ("width",), None), ("arrays", ("x0", "x1"), "y")):
+        data = written(tmp_path / name)[0].data
+        assert isinstance(data, TableData) and (data.numbers, data.label) == (numbers, label)
+
+
+def test_a_csv_whose_first_line_holds_values_is_told(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("5.1,3.5,setosa\n4.9,3.0,setosa\n")
+    assert "its first line holds values, as 5.1; write a line with the names" in write_recipe(tmp_path)
+
+
 def test_a_table_of_values_is_a_regression_on_its_last_column(tmp_path: Path) -> None:
     (tmp_path / "houses.csv").write_text("rooms,price\n" + "\n".join(f"{i % 4},{i * 0.37:.2f}" for i in range(40)))
     recipe, told = written(tmp_path)
@@ -178,6 +229,14 @@ def test_masks_in_parquet_have_the_names_that_the_file_gives(tmp_path: Path) -> 
     recipe, _ = written(tmp_path)
     assert isinstance(recipe.task, SegmentTask) and recipe.task.classes == ("sky", "sea")
     assert isinstance(recipe.data, Data) and recipe.data.size is None
+
+
+def test_a_list_of_pictures_and_masks_beside_other_labels_names_the_masks(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(np.zeros((16, 16, 3), np.uint8)))
+    (tmp_path / "m.png").write_bytes(png(np.eye(16, dtype=np.uint8)))
+    (tmp_path / "metadata.csv").write_text("file_name,label,mask_file_name\n" + "a.png,cat,m.png\n" * 3)
+    recipe, told = written(tmp_path)
+    assert isinstance(recipe.task, SegmentTask) and recipe.data.label == "mask_file_name" and "3 pictures" in told
 
 
 def test_objects_that_are_255_are_told_before_a_build_refuses_them(tmp_path: Path) -> None:
@@ -210,7 +269,7 @@ def test_what_is_passed_over_is_told_with_the_reason(tmp_path: Path) -> None:
     write_folders(tmp_path / "second" / "train", [("a", b""), ("b", b"")])
     recipe, told = written(tmp_path)
     assert recipe.data.train == "photos"
-    assert "passed over: train.parquet: " in told and "not a parquet file that can be read" in told
+    assert "train.parquet: not a parquet file that can be read" in told
     assert "passed over: second/train: another data set" in told
 
 
