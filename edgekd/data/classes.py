@@ -43,12 +43,16 @@ def of_numbers(
 
 
 def of_texts(
-    labels: Sequence[str], asked: tuple[str, ...] | None, name_of: Callable[[int], str], where: str
+    labels: Sequence[str],
+    asked: tuple[str, ...] | None,
+    name_of: Callable[[int], str],
+    where: str,
+    source: str = "data.classes",
 ) -> Targets:
-    """Labels that are texts: names of classes, in the order of `asked` (data.classes) or sorted, numbers by their value.
+    """Labels that are texts: names of classes, in the order of `asked` or sorted, numbers by their value.
 
     Where `asked` is given and all labels are numbers that it has not, they are places in it, from 0. Raises DataError with
-    the row and the nearest name for a label that is none of `asked`.
+    the row and the nearest name for a label that is none of `asked`. source: what names `asked`.
     """
     found = set(labels)
     numeric = all(text.isdecimal() and text.isascii() for text in found)
@@ -64,7 +68,7 @@ def of_texts(
     for row, text in enumerate(labels):
         if text not in number:
             raise DataError(
-                f"{name_of(row)} has label {in_a_line(text)[:80]}, which is none of data.classes{meant(text, classes)}"
+                f"{name_of(row)} has label {in_a_line(text)[:80]}, which is none of {source}{meant(text, classes)}"
             )
     return Targets(np.array([number[text] for text in labels], np.int64), classes)
 

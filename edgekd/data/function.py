@@ -8,7 +8,7 @@ import numpy as np
 
 from edgekd.base.names import class_problem
 from edgekd.base.references import load_function
-from edgekd.data.classes import of_numbers
+from edgekd.data.classes import of_numbers, of_texts
 from edgekd.data.encoded import EncodedSplit, Wanted
 from edgekd.data.labels import of_function
 from edgekd.errors import DataError
@@ -43,13 +43,19 @@ def from_function(reference: str, kind: Files, wanted: Wanted) -> EncodedSplit:
     if not isinstance(task, ClassifyTask):
         targets = of_function(task, labels, names, len(samples), where)
         return EncodedSplit(targets.values, names, lambda i: samples[i], lambda i: f"{reference} sample {i}")
+
+    def name_of(i: int) -> str:
+        return f"{reference} sample {i}"
+
     labels = np.asarray(labels)
-    if labels.shape != (len(samples),) or not np.issubdtype(labels.dtype, np.integer):
+    if labels.shape != (len(samples),) or labels.dtype.kind not in "iuU":
         raise DataError(
-            f"{where}: labels must be {len(samples)} whole numbers; they are {labels.dtype} {list(labels.shape)}"
+            f"{where}: labels must be {len(samples)} whole numbers or texts; they are {labels.dtype} {list(labels.shape)}"
         )
-    found = of_numbers(labels.astype(np.int64), names, wanted.classes, lambda i: f"{reference} sample {i}", where)
-    return EncodedSplit(found.values, found.names, lambda i: samples[i], lambda i: f"{reference} sample {i}")
+    if labels.dtype.kind == "U":  # names of classes, whose numbers are those of the names that the function gives
+        labels = of_texts(labels.tolist(), names, name_of, where, "the class names that the function gives").values
+    found = of_numbers(labels.astype(np.int64), names, wanted.classes, name_of, where)
+    return EncodedSplit(found.values, found.names, lambda i: samples[i], name_of)
 
 
 def _named(classes: Any, where: str) -> tuple[str, ...]:

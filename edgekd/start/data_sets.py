@@ -1,4 +1,4 @@
-"""data_sets: the data sets that lie in a folder, by the names of files and folders alone."""
+"""data_sets: the data sets that lie in a folder, by the names of files and folders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekd.base.contents import IMAGE_SUFFIXES, SOUND_SUFFIXES, files_below
-from edgekd.base.listings import METADATA
+from edgekd.base.listings import LISTS, METADATA, files_in_list
 
 TRAIN, TEST, BESIDE = (
     ("train", "training"),
@@ -53,7 +53,11 @@ class Group:
 
 
 def data_sets(folder: Path) -> list[DataSet]:
-    """The data sets in a folder and two levels below it, those with a test split first; then as they lie, the folder first."""
+    """The data sets in a folder and two levels below it, in the order of preference.
+
+    First come those with a test split, then those that are called train, then folders and lists of files, then other
+    single files; of equal ones those that lie higher.
+    """
     found: list[DataSet] = []
     taken: list[Path] = []
     for place in _places(folder):
@@ -64,7 +68,18 @@ def data_sets(folder: Path) -> list[DataSet]:
         found += here
         used = [Path(each.at(name)) for each in here for name in (each.train, each.test, *each.further) if name]
         taken += [path for path in used if path.is_dir() and path != folder]
-    return sorted(found, key=lambda each: each.test is None)
+    return sorted(found, key=_rank)
+
+
+def _rank(found: DataSet) -> int:
+    """The place of a data set in the order of preference."""
+    if found.test is not None:
+        return 0
+    path = Path(found.train)
+    if WORD.search(path.name) is not None:
+        return 1
+    is_list = path.suffix.lower() in LISTS and bool(files_in_list(found.folder / path))
+    return 2 if is_list or path.suffix.lower() not in ENDINGS else 3
 
 
 def pattern_of(files: Sequence[Path]) -> str:
@@ -77,9 +92,15 @@ def pattern_of(files: Sequence[Path]) -> str:
         return names[0]
     if len({len(name) for name in names}) == 1:
         columns = [sorted(set(letters)) for letters in zip(*names, strict=True)]
-        return "".join(glob.escape(each[0]) if len(each) == 1 else f"[{''.join(each)}]" for each in columns)
+        return "".join(glob.escape(each[0]) if len(each) == 1 else f"[{_range(each)}]" for each in columns)
     stem = NUMBERED.sub("", Path(names[0]).stem)
     return f"{glob.escape(stem)}*[0-9]{Path(names[0]).suffix}"
+
+
+def _range(letters: Sequence[str]) -> str:
+    """Sorted letters as they stand in brackets: 0-9 for ten digits."""
+    is_run = len(letters) > 2 and ord(letters[-1]) - ord(letters[0]) == len(letters) - 1
+    return f"{letters[0]}-{letters[-1]}" if is_run else "".join(letters)
 
 
 def entries(folder: Path) -> list[Path]:

@@ -76,6 +76,7 @@ def _of_list(path: Path) -> Guess:
     rows = read_list(path)
     files = columns_of_files(rows, path.parent)
     if not rows or not files:
+        _refuse_absent_files(path, rows)
         return Guess("table")
     column = next((name for name in PATHS if name in files), files[0])
     kind = next((kind for row in rows[:100] if (kind := kind_of_file(str(row.get(column))))), None)
@@ -89,6 +90,16 @@ def _of_list(path: Path) -> Guess:
     label = label_among(names, str(path))
     task = task_of([row.get(label) for row in rows[:LOOKED_AT]])
     return Guess(kind, task, found, unless_usual(label, task, names))
+
+
+def _refuse_absent_files(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raise DataError for a column that names pictures or sounds which do not lie there."""
+    for name, value in (rows[0] if rows else {}).items():
+        if isinstance(value, str) and kind_of_file(value) is not None:
+            raise DataError(
+                f"{path}: column {in_a_line(str(name))} names files, as {in_a_line(value)[:80]}, which do not lie there; paths start at the "
+                "folder of the list"
+            )
 
 
 def label_among(names: Sequence[str], where: str) -> str:

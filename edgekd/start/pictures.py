@@ -70,13 +70,12 @@ def of_pictures(found: DataSet, guess: Guess, *, has_teacher: bool) -> Draft:
     data += _normalisation(looks, has_teacher)
     student, instead = _student(guess, min(height, width))
     padding = max(1, min(8, min(height, width) // 8))
-    data.append(
-        line(
-            "augment",
-            f"{{ crop_padding = {padding}, flip = true }}",
-            "flip = false where left and right differ, as in digits",
-        )
+    flip, why = (
+        ("", "flip = true where a mirrored picture is as likely, as no digit is")
+        if looks.channels == 1
+        else (", flip = true", "flip = false where left and right differ, as in digits")
     )
+    data.append(line("augment", f"{{ crop_padding = {padding}{flip} }}", why))
     told = [counted(found, train, test, "pictures"), _looks(looks, size)]
     if guess.task == "segment":
         task_lines, said = _masks(train, guess)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from edgekd.base.contents import write_atomically
 from edgekd.base.names import in_a_line
@@ -41,7 +42,7 @@ NO_DATA = DataSet(Path(), "data/train.parquet", "data/test.parquet")
 def write_recipe(folder: Path, *, force: bool = False) -> str:
     """Write the recipe and return what was found, chosen and passed over, in lines.
 
-    Raises RecipeError if a recipe exists, unless `force`, and for a folder that is none.
+    Raises RecipeError if a recipe exists, unless `force`, for a folder that is none, and for names that no recipe can hold.
     """
     file = folder / FILE
     if not folder.is_dir():
@@ -52,8 +53,10 @@ def write_recipe(folder: Path, *, force: bool = False) -> str:
     chosen, draft, passed = _first(folder, has_teacher=bool(teachers))
     found = draft is not None
     written = "\n".join(_lines(chosen, draft or NOT_FOUND, teachers[0] if teachers else None)) + "\n"
+    with TemporaryDirectory() as place:  # what does not load is not written
+        (Path(place) / FILE).write_text(written, encoding="utf-8")
+        load_recipe(Path(place))
     write_atomically(file, written.encode())
-    load_recipe(file)
     told = (
         list(draft.told)
         if draft

@@ -95,6 +95,22 @@ def test_masks_lists_and_values_are_read_from_jsonl(tmp_path: Path) -> None:
     assert open_source(path, "train", task=RegressTask(kind="regress")).labels.tolist() == [[2.5]]
 
 
+def test_a_function_may_give_names_as_labels(tmp_path: Path) -> None:
+    code = (
+        "import numpy as np\ndef load(split):\n    return np.zeros((3, 2, 2, 1), np.uint8), {labels}, ['sky', 'sea']\n"
+    )
+    (tmp_path / "right.py").write_text(code.format(labels="['sea', 'sky', 'sea']"))
+    (tmp_path / "wrong.py").write_text(code.format(labels="['sea', 'sky', 'see']"))
+    right = open_source(f"python:{tmp_path}/right.py:load", "train")
+    assert right.labels.tolist() == [1, 0, 1] and right.classes == ("sky", "sea")
+    asked = open_source(f"python:{tmp_path}/right.py:load", "train", classes=("sea", "sky"))
+    assert asked.labels.tolist() == [0, 1, 0] and asked.classes == ("sea", "sky")
+    with pytest.raises(
+        DataError, match="sample 2 has label see, which is none of the class names that the function gives"
+    ):
+        open_source(f"python:{tmp_path}/wrong.py:load", "train")
+
+
 def test_one_npz_holds_both_splits_by_their_names(tmp_path: Path) -> None:
     x, y = np.zeros((3, 4, 4), np.uint8), np.array([0, 1, 1])
     np.savez(tmp_path / "mnist.npz", x_train=x, y_train=y, x_test=x[:2] + 9, y_test=y[:2])

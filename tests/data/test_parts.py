@@ -13,7 +13,7 @@ from edgekd.data import decode, decode_test, open_samples, open_test
 from edgekd.data.parts import chosen, part_of, place
 from edgekd.data.sources import open_source
 from edgekd.errors import DataError, RecipeError
-from edgekd.recipe import ClassifyTask, Data, Part, load_recipe
+from edgekd.recipe import ClassifyTask, Data, Part, SegmentTask, load_recipe
 from tests.builders.pictures import png
 from tests.builders.sets import coloured, write_folders
 
@@ -96,6 +96,24 @@ def test_what_is_no_share_is_refused_with_its_line(given: str, told: str, tmp_pa
     with pytest.raises(RecipeError, match=r"edgekd.toml:3 data.test") as error:
         load_recipe(tmp_path)
     assert told in str(error.value) and "as 0.2" in str(error.value)
+
+
+def test_masks_stay_with_their_pictures(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for i in range(20):
+        (tmp_path / "images" / f"{i}.png").write_bytes(png(draw.integers(0, 255, (4, 4, 3), np.uint8)))
+        (tmp_path / "masks" / f"{i}.png").write_bytes(png(np.full((4, 4), i, np.uint8)))
+    source = open_source(str(tmp_path), "train", task=SegmentTask(kind="segment", classes=("no", "yes")))
+    taken = 0
+    for split in ("train", "test"):
+        part = part_of(source, Part(split=split, share=0.3, seed=0), "images")
+        for i in range(len(part)):
+            number = Path(part.name(i)).stem
+            assert part.labels[i] == (tmp_path / "masks" / f"{number}.png").read_bytes()
+        taken += len(part)
+    assert taken == 20
 
 
 def test_a_share_of_one_sample_is_refused(tmp_path: Path) -> None:

@@ -430,6 +430,26 @@ def test_every_missing_file_is_told_at_once_with_what_the_device_cannot_run(fold
     assert places == ["data.test", "teacher.model", "student.weights", "quantize.mode"]
 
 
+def test_classes_of_the_data_beside_another_task_are_refused_with_the_right_key(folder: Path) -> None:
+    recipe = load_recipe(folder, ['data.classes=["sky", "sea"]', "task.kind=multilabel"])
+    with pytest.raises(RecipeError, match=r"data\.classes  given beside task\.kind = .*write task\.classes"):
+        check_target(recipe, load_target("x86-cpu"))
+
+
+@pytest.mark.parametrize(
+    ("classes", "told"),
+    [
+        ('["sky"]', "1 given; at least two"),
+        ('["a", "a"]', "a given more than once"),
+        ('["a", ""]', "at least 1 character"),
+    ],
+)
+def test_classes_that_are_no_two_names_are_refused(folder: Path, classes: str, told: str) -> None:
+    with pytest.raises(RecipeError, match=r"data\.classes") as error:
+        load_recipe(folder, [f"data.classes={classes}"])
+    assert told in str(error.value)
+
+
 def fp32_only() -> Target:
     target = load_target("x86-cpu")
     runtime = Runtime(**{**target.runtime.model_dump(), "precisions": ("fp32",)})

@@ -22,7 +22,7 @@ def lay(folder: Path, *names: str) -> Path:
     [
         (["train.parquet"], "train.parquet"),
         (["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"], "train-0000[01]-of-00002.parquet"),
-        ([f"train-{n:02}.tar" for n in range(12)], "train-[01][0123456789].tar"),
+        ([f"train-{n:02}.tar" for n in range(12)], "train-[01][0-9].tar"),
         (["train_9.parquet", "train_10.parquet"], "train*[0-9].parquet"),
         (["a[1]-0.npz", "a[1]-1.npz"], "a[[]1]-[01].npz"),
     ],
@@ -57,6 +57,7 @@ def test_a_file_that_comes_later_is_not_taken_into_a_pattern(tmp_path: Path) -> 
         (["train/a/0.png", "train/b/0.png", "test/a/1.png", "test/b/1.png"], [("train", "test")]),
         (["train.parquet", "test/a/1.png", "test/b/1.png"], [("train.parquet", "test")]),
         (["photos/a/0.png", "photos/b/0.png"], [("photos", None)]),
+        (["photos/a/0.png", "photos/b/0.png", "notes.csv"], [("photos", None), ("notes.csv", None)]),
         (["a/0.png", "b/0.png"], []),  # builds would lie among the classes
         (["images/0.png", "masks/0.png"], [(".", None)]),
         (["words/metadata.jsonl", "words/0.wav"], [("words", None)]),

@@ -265,12 +265,11 @@ def test_what_is_passed_over_is_told_with_the_reason(tmp_path: Path) -> None:
     pictures(tmp_path)
     (tmp_path / "train.parquet").write_bytes(b"damaged")
     pq.write_table(pa.table({"text": ["a b", "c d"], "label": [0, 1]}), tmp_path / "other.parquet")
-    (tmp_path / "second" / "train").mkdir(parents=True)
-    write_folders(tmp_path / "second" / "train", [("a", b""), ("b", b"")])
+    write_folders(tmp_path / "second" / "more", [("a", b""), ("b", b"")])
     recipe, told = written(tmp_path)
     assert recipe.data.train == "photos"
     assert "train.parquet: not a parquet file that can be read" in told
-    assert "passed over: second/train: another data set" in told
+    assert "passed over: second/more: another data set" in told
 
 
 def test_texts_and_boxes_have_no_input_and_are_told(tmp_path: Path) -> None:
@@ -284,6 +283,21 @@ def test_texts_and_boxes_have_no_input_and_are_told(tmp_path: Path) -> None:
         pa.table({"image": [png(np.zeros((4, 4, 3), np.uint8))] * 2, "objects": boxes}), tmp_path / "train.parquet"
     )
     assert "column objects holds structs, as boxes" in write_recipe(tmp_path, force=True)
+
+
+def test_a_list_of_files_that_do_not_lie_there_is_no_table(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("image_id,label\n0.jpg,cat\n1.jpg,dog\n")
+    told = write_recipe(tmp_path)
+    assert (
+        "column image_id names files, as 0.jpg, which do not lie there; paths start at the folder of the list" in told
+    )
+
+
+def test_what_no_recipe_can_hold_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    write_folders(tmp_path / "pho\u202etos", [(name, png(pixels)) for name, pixels in coloured(2)])
+    with pytest.raises(RecipeError, match=r"U\+202E"):
+        write_recipe(tmp_path)
+    assert not (tmp_path / "edgekd.toml").exists()
 
 
 def test_class_folders_beside_the_recipe_are_told_with_a_remedy(tmp_path: Path) -> None:
