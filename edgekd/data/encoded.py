@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edgekd.errors import DataError
 from edgekd.recipe import AnyTask, ClassifyTask
 
 Label = str | tuple[str, ...] | None
@@ -41,6 +42,14 @@ class Wanted:
     label: Label = None
     classes: tuple[str, ...] | None = None
     task: AnyTask = CLASSIFY
+
+
+def check_label(label: Label, task: AnyTask, where: str) -> None:
+    """Raise DataError for several columns of labels where an answer is one class or one mask."""
+    if isinstance(label, tuple) and len(label) > 1 and task.kind in ("classify", "segment"):
+        raise DataError(
+            f'{where}: data.label lists {listed(label)}; task.kind = "{task.kind}" has one column of labels: name it alone'
+        )
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:

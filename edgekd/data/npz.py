@@ -33,7 +33,7 @@ def from_npz(path: Path, kind: Files, wanted: Wanted) -> EncodedSplit:
     """
     arrays, where = read_npz(path), str(path)
     given = _array(arrays, wanted.column, SAMPLES, wanted.split, where)
-    labels = _array(arrays, wanted.label, LABELS, wanted.split, where)
+    labels = _labels_in(arrays, wanted, where)
     if kind.one == "image" and given.ndim == 3:
         given = given[..., None]
     samples = kind.given(given, where)
@@ -68,16 +68,23 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
         raise DataError(f"{path}: not a file of numpy's arrays that can be read ({first_line(error)})") from error
 
 
-def _array(arrays: Arrays, asked: Any, usual: Sequence[str], split: str, where: str) -> NDArray[Any]:
-    names = (
-        [f"{asked}_{split}", asked]
-        if isinstance(asked, str)
-        else [f"{name}{end}" for name in usual for end in (f"_{split}", "")]
-    )
+def _labels_in(arrays: Arrays, wanted: Wanted, where: str) -> NDArray[Any]:
+    """The array of labels; of several names their arrays side by side, `[n, names]`."""
+    if not isinstance(wanted.label, tuple):
+        return _array(arrays, wanted.label, LABELS, wanted.split, where)
+    parts = [_array(arrays, name, LABELS, wanted.split, where) for name in wanted.label]
+    if len({part.shape for part in parts}) > 1 or parts[0].ndim != 1:
+        shapes = ", ".join(f"{list(part.shape)}" for part in parts)
+        raise DataError(f"{where}: the arrays that data.label lists have the shapes {shapes}; each must be [n]")
+    return parts[0] if len(parts) == 1 else np.stack(parts, 1)
+
+
+def _array(arrays: Arrays, asked: str | None, usual: Sequence[str], split: str, where: str) -> NDArray[Any]:
+    names = [f"{asked}_{split}", asked] if asked else [f"{name}{end}" for name in usual for end in (f"_{split}", "")]
     for name in names:
         if name in arrays and arrays[name].ndim:
             return arrays[name]
-    told = asked if isinstance(asked, str) else " or ".join(usual[:3])
+    told = asked if asked else " or ".join(usual[:3])
     raise DataError(
         f"{where}: no array {told}{nearest(str(told), map(in_a_line, arrays))} Name them in data.column and data.label"
     )
@@ -88,6 +95,7 @@ def _targets(labels: NDArray[Any], own: tuple[str, ...], wanted: Wanted, where: 
     if not isinstance(task, ClassifyTask):
         of = task.classes if isinstance(task, SegmentTask | MultilabelTask) else None
         width = labels.shape[1] if labels.ndim == 2 else 1
+        own = own or (wanted.label if isinstance(wanted.label, tuple) else ())
         numbered = tuple(str(n) for n in range(width)) if width > 1 else ("value",)
         return of_function(task, labels, of or own or numbered, len(labels), where)
     flat = labels.reshape(len(labels)) if labels.shape in ((len(labels),), (len(labels), 1)) else labels

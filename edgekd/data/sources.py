@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from edgekd.base.contents import matching
 from edgekd.base.listings import LISTS
-from edgekd.data.encoded import CLASSIFY, EncodedSplit, Label, Wanted, listed
+from edgekd.data.encoded import CLASSIFY, EncodedSplit, Label, Wanted, check_label, listed
 from edgekd.data.folders import from_folder
 from edgekd.data.function import from_function
 from edgekd.data.lists import from_lists
@@ -44,6 +44,7 @@ def open_source(
     path, files_of = Path(reference), INPUTS[kind].files
     assert files_of is not None
     wanted, where = Wanted(split, column, label, classes, task), f"data.{split} = '{reference}'"
+    check_label(label, task, where)
     if reference.startswith("python:"):
         if column is not None:
             raise DataError(f"{where} has no columns, of which '{column}' is asked for; give parquet")

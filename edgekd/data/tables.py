@@ -16,7 +16,7 @@ from edgekd.base.contents import matching
 from edgekd.base.listings import LISTS
 from edgekd.base.names import class_problem, in_a_line
 from edgekd.data.classes import of_numbers, of_texts
-from edgekd.data.encoded import EncodedSplit, first_line
+from edgekd.data.encoded import EncodedSplit, check_label, first_line
 from edgekd.data.labels import listed_columns, targets_of
 from edgekd.data.lists import read_list
 from edgekd.data.npz import read_npz
@@ -48,6 +48,7 @@ def open_table(source: TableSource, split: str, task: AnyTask) -> EncodedSplit:
         given = open_source(source.files, split, label=source.label, kind="table", task=task, classes=source.classes)
         names = [name for name in given.read(0) if name not in source.drop]
         return replace(given, read=lambda i: _row(given.read(i), names, source, given.name(i)))
+    check_label(source.label, task, f"data.{split} = '{source.files}'")
     sheets = [_read(path, source, task) for path in _files(source, split)]
     labels = _labels(sheets[0], source, task)
     names = [name for name in sheets[0].columns if name not in labels and name not in source.drop]

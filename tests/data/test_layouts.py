@@ -154,6 +154,16 @@ def test_a_damaged_file_is_refused_in_a_line(name: str, content: bytes, told: st
     assert told in str(error.value) and "\n" not in str(error.value)
 
 
+def test_several_columns_of_labels_are_values_and_no_classes(tmp_path: Path) -> None:
+    for name, path in every_layout(tmp_path, coloured(1)).items():
+        if name != "classes":
+            with pytest.raises(DataError, match=r"data\.label lists a, b; task\.kind = .classify. has one column"):
+                open_source(str(path), "train", label=("a", "b"))
+    np.savez(tmp_path / "a.npz", x=np.zeros((2, 4, 4), np.uint8), width=np.array([1.5, 2]), height=np.array([3, 4]))
+    values = open_source(str(tmp_path / "a.npz"), "train", label=("height", "width"), task=RegressTask(kind="regress"))
+    assert values.labels.tolist() == [[3, 1.5], [4, 2]] and values.classes == ("height", "width")
+
+
 def test_arrays_that_are_no_samples_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     for arrays, told in (
