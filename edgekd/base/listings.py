@@ -54,7 +54,7 @@ def _json_rows(path: Path) -> Rows:
 def columns_of_files(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:
     """The columns whose first values name files below `folder`, in their order."""
     names = list(dict.fromkeys(name for row in rows[:LOOKED_AT] for name in row if isinstance(name, str)))
-    return [name for name in names if any(_is_file(folder, row.get(name)) for row in rows[:LOOKED_AT])]
+    return [name for name in names if any(is_file_below(folder, row.get(name)) for row in rows[:LOOKED_AT])]
 
 
 def files_in_list(path: Path) -> list[Path]:
@@ -67,7 +67,8 @@ def files_in_list(path: Path) -> list[Path]:
     return sorted({Path(row[name]) for row in rows for name in columns if isinstance(row.get(name), str) and row[name]})
 
 
-def _is_file(folder: Path, value: object) -> bool:
+def is_file_below(folder: Path, value: object) -> bool:
+    """Whether a value of a list is the path of a file, from the folder of the list."""
     if not isinstance(value, str) or not value or len(value) > 4096:
         return False
     try:

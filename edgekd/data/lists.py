@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekd.base.listings import PATHS, rows_of_list
+from edgekd.base.listings import PATHS, is_file_below, rows_of_list
 from edgekd.base.names import in_a_line
 from edgekd.data.classes import of_texts
 from edgekd.data.encoded import EncodedSplit, Wanted, first_line
@@ -77,7 +77,9 @@ def _file(path: Path, at: int, name: Any, one: str) -> Path:
     if not isinstance(name, str):
         raise DataError(f"{path} row {at}: {in_a_line(repr(name))[:80]} names no {one}; write the path of a file")
     file = path.parent / name
-    if not file.is_file():
+    if not is_file_below(path.parent, name):
         kind = "CSV" if path.suffix.lower() == ".csv" else "JSONL"
-        raise DataError(f"{path} row {at}: {file} does not exist; paths start at the folder of the {kind}")
+        raise DataError(
+            f"{path} row {at}: {in_a_line(str(file))[:500]} does not exist; paths start at the folder of the {kind}"
+        )
     return file

@@ -61,6 +61,7 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
         KeyError,
         MemoryError,
         TypeError,  # one array, as .npy holds
+        RuntimeError,  # a compression that zipfile does not know, or a password
         AttributeError,
         zipfile.BadZipFile,
         zlib.error,

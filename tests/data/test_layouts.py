@@ -140,6 +140,7 @@ def test_rows_of_a_table_are_read_from_jsonl_and_npz(tmp_path: Path) -> None:
         ("a.jsonl", b"[1]", "line 1 is list"),
         ("a.jsonl", b'{"path": 7, "label": "a"}', "row 0: 7 names no image"),
         ("a.jsonl", b'{"path": "no.png", "label": "a"}', "no.png does not exist"),
+        ("a.csv", b"path,label\n" + b"a" * 400 + b",cat\n", "does not exist"),  # longer than a name can be
         ("a.jsonl", b'{"path": "a.jsonl", "label": [1]}', "a label is a text or a whole number"),
         ("a.jsonl", b'{"path": "a.jsonl", "label": null}', "row 0: no label"),
         ("a.jsonl", b"\xff\xfe", "not a JSONL that can be read"),
