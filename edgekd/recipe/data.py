@@ -40,7 +40,7 @@ class Splits(Section):
 
     train: Text = Field(description="training samples, of teacher and student")
     test: Annotated[str | float, BeforeValidator(_place_or_share)] = Field(
-        description="test samples, read by the final check only; a number, as 0.2: that share of each class of train, drawn by the content "
+        description="test samples, read by the final check only; a number, as 0.2: about that share of each class of train, drawn by the content "
         "of each sample"
     )
     test_seed: int = Field(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,7 +173,20 @@ def _whole(place: Path, folder: Path) -> Iterator[DataSet]:
     files = [file for ending in ENDINGS for file in sorted(place.glob(f"*{ending}")) if file.is_file()]
     for file in files:
         if WORD.search(file.stem) is None:
-            yield DataSet(folder, _relative(file, folder))
+            name = _relative(file, folder)
+            yield DataSet(folder, name, name if _holds_both(file) else None)
+
+
+def _holds_both(file: Path) -> bool:
+    """Whether a file of numpy has arrays of both splits, as x_train and x_test."""
+    if file.suffix.lower() != ".npz":
+        return False
+    try:
+        with zipfile.ZipFile(file) as stored:
+            names = [name.removesuffix(".npy") for name in stored.namelist()]
+    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile):
+        return False
+    return all(any(name.endswith(f"_{split}") for name in names) for split in ("train", "test"))
 
 
 def is_source(folder: Path) -> bool:

@@ -17,6 +17,7 @@ from edgekd.start.data_sets import DataSet
 from edgekd.start.guess import Guess
 
 SHARE = 0.2  # of train, where there is no test split
+LARGE = 10.0  # values beyond are told
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ def reading_task(guess: Guess) -> AnyTask:
 def counted(found: DataSet, train: EncodedSplit, test: EncodedSplit | None, many: str) -> str:
     """The line with the numbers of samples."""
     if test is None:
-        return f"{found.train}: {len(train):,} {many}; test = {SHARE:g} takes a fifth of each class for the final check"
-    return f"{found.train}: {len(train):,} {many}; {found.test}: {len(test):,}"
+        return f"train {found.train}: {len(train):,} {many}; test = {SHARE:g} takes a fifth of them for the final check"
+    return f"train {found.train}: {len(train):,} {many}; test {found.test}: {len(test):,}"
 
 
 def answers(guess: Guess, train: EncodedSplit) -> str:
@@ -106,6 +107,8 @@ def doubts(guess: Guess, train: EncodedSplit, test: EncodedSplit | None) -> list
         elif not counts.all():
             empty = [train.classes[i] for i in np.flatnonzero(counts == 0)]
             found.append(f"no sample of class {in_a_line(listed(empty))}; a build refuses that")
+    if guess.task == "regress" and (largest := float(np.abs(train.labels).max())) > LARGE:
+        found.append(f"values reach {largest:g}; scale them to a few units, or the student learns slowly")
     if test is not None and guess.task != "segment":
         try:
             with_classes_of(train.classes, test, reading_task(guess))

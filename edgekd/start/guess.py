@@ -123,13 +123,14 @@ def task_of(values: Sequence[Any]) -> Task:
     present = [value for value in values if value is not None]
     if any(isinstance(value, list) or (isinstance(value, str) and SEPARATOR in value) for value in present):
         return "multilabel"
-    numbers = [_number(value) for value in present]
+    numbers = [number_of(value) for value in present]
     if numbers and all(number is not None for number in numbers) and any(number % 1 for number in numbers if number):
         return "regress"
     return "classify"
 
 
-def _number(value: Any) -> float | None:
+def number_of(value: Any) -> float | None:
+    """The number that a label is or says; None for another."""
     try:
         return None if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):

@@ -20,7 +20,7 @@ from edgekd.inputs.learn_columns import kind_of
 from edgekd.recipe import AnyTask, ClassifyTask, RegressTask, TableSource
 from edgekd.start.data_sets import DataSet
 from edgekd.start.draft import Draft, answers, batch_line, counted, doubts, line, text, texts
-from edgekd.start.guess import LABELS, VALUES, Guess, task_of, unless_usual
+from edgekd.start.guess import LABELS, VALUES, Guess, number_of, task_of, unless_usual
 
 MANY = 100  # different whole numbers beyond this, and than a twentieth of the rows, are values and no classes
 KINDS = {"number": "numbers", "category": "categories", "date": "dates"}
@@ -117,10 +117,9 @@ def _are_values(values: Sequence[Any]) -> bool:
     """Whether labels are values: broken numbers, or whole ones of which there are very many."""
     if task_of(values) == "regress":
         return True
-    present = [str(value) for value in values if value is not None]
-    different = set(present)
-    whole = all(one.lstrip("-").isdecimal() for one in different)
-    return whole and len(different) > MANY and len(different) > len(present) / 20
+    numbers = [number_of(value) for value in values if value is not None]
+    different = len(set(numbers))
+    return None not in numbers and different > MANY and different > len(numbers) / 20
 
 
 def _label(names: Sequence[str]) -> tuple[str, bool]:

@@ -128,7 +128,8 @@ def _lines(found: DataSet, draft: Draft, teacher: Found | None) -> Iterator[str]
     if found.test:
         yield line("test", text(found.test), "read by the final check only")
     else:
-        yield line("test", f"{SHARE:g}", "a fifth of each class of train, drawn by content; for the final check only")
+        of = "of each class of train" if draft.guess is None or draft.guess.task == "classify" else "of train"
+        yield line("test", f"{SHARE:g}", f"a fifth {of}, drawn by content; for the final check only")
     yield from draft.data
     if draft.task:
         yield from ("", "[task]", *draft.task)

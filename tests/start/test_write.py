@@ -130,6 +130,13 @@ def test_every_layout_of_pictures_is_recognised(tmp_path: Path) -> None:
         assert isinstance(recipe.data, Data) and "36 pictures" in told and "3 classes: blue, green, red" in told, name
 
 
+def test_one_npz_with_arrays_of_both_splits_is_both(tmp_path: Path) -> None:
+    x, y = np.zeros((30, 8, 8), np.uint8), np.arange(30) % 3
+    np.savez(tmp_path / "mnist.npz", x_train=x, y_train=y, x_test=x[:9], y_test=y[:9])
+    recipe, told = written(tmp_path)
+    assert recipe.data.train == recipe.data.test == "mnist.npz" and "30 pictures; test mnist.npz: 9" in told
+
+
 def test_grey_pictures_have_one_channel_and_the_mean_and_deviation_of_their_pixels(tmp_path: Path) -> None:
     for name, values in (("dark", (10, 20)), ("light", (200, 250))):
         (tmp_path / "scans" / name).mkdir(parents=True)
@@ -209,7 +216,17 @@ def test_a_table_of_values_is_a_regression_on_its_last_column(tmp_path: Path) ->
     (tmp_path / "houses.csv").write_text("rooms,price\n" + "\n".join(f"{i % 4},{i * 0.37:.2f}" for i in range(40)))
     recipe, told = written(tmp_path)
     assert isinstance(recipe.task, RegressTask) and recipe.data.label == "price"
-    assert "the last one: no name tells" in told
+    assert "# a fifth of train, drawn by content" in (tmp_path / "edgekd.toml").read_text()
+    assert (
+        "the last one: no name tells" in told and "values reach 14.43; scale them to a few units" in told
+    )  # 39 * 0.37
+
+
+@pytest.mark.parametrize(("different", "kind"), [(150, "regress"), (100, "classify")])
+def test_very_many_whole_numbers_are_values(different: int, kind: str, tmp_path: Path) -> None:
+    lines = [f"{i % 7},{float(i % different)}" for i in range(600)]  # written as 12.0
+    (tmp_path / "train.csv").write_text("width,target\n" + "\n".join(lines))
+    assert written(tmp_path)[0].task.kind == kind
 
 
 def test_masks_give_their_classes_and_a_size_that_the_network_halves(tmp_path: Path) -> None:
