@@ -69,6 +69,14 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
         raise DataError(f"{path}: not a file of numpy's arrays that can be read ({first_line(error)})") from error
 
 
+def of_split(arrays: Arrays, split: str) -> dict[str, NDArray[Any]]:
+    """The arrays of a split where a file has arrays of both, as x_train and x_test, by their names without it; else all."""
+    ends = ("_train", "_test")
+    if not all(any(name.endswith(end) for name in arrays) for end in ends):
+        return dict(arrays)
+    return {name.removesuffix(f"_{split}"): array for name, array in arrays.items() if name.endswith(f"_{split}")}
+
+
 def _labels_in(arrays: Arrays, wanted: Wanted, where: str) -> NDArray[Any]:
     """The array of labels; of several names their arrays side by side, `[n, names]`."""
     if not isinstance(wanted.label, tuple):

@@ -19,7 +19,7 @@ from edgekd.data.classes import of_numbers, of_texts
 from edgekd.data.encoded import EncodedSplit, check_label, first_line
 from edgekd.data.labels import listed_columns, targets_of
 from edgekd.data.lists import read_list
-from edgekd.data.npz import read_npz
+from edgekd.data.npz import of_split, read_npz
 from edgekd.data.parquet import class_names
 from edgekd.data.sources import open_source
 from edgekd.errors import DataError, nearest
@@ -49,7 +49,7 @@ def open_table(source: TableSource, split: str, task: AnyTask) -> EncodedSplit:
         names = [name for name in given.read(0) if name not in source.drop]
         return replace(given, read=lambda i: _row(given.read(i), names, source, given.name(i)))
     check_label(source.label, task, f"data.{split} = '{source.files}'")
-    sheets = [_read(path, source, task) for path in _files(source, split)]
+    sheets = [_read(path, split, source, task) for path in _files(source, split)]
     labels = _labels(sheets[0], source, task)
     names = [name for name in sheets[0].columns if name not in labels and name not in source.drop]
     for sheet in sheets[1:]:
@@ -115,20 +115,20 @@ def _files(source: TableSource, split: str) -> list[Path]:
     )
 
 
-def _read(path: Path, source: TableSource, task: AnyTask) -> Sheet:
-    sheet = sheet_of(path) or _read_parquet(path, source, task)
+def _read(path: Path, split: str, source: TableSource, task: AnyTask) -> Sheet:
+    sheet = sheet_of(path, split) or _read_parquet(path, source, task)
     names = list(sheet.columns)
     if problem := class_problem(names):
         raise DataError(f"{path}: of its columns {problem.replace('class', 'column')}")
     return sheet
 
 
-def sheet_of(path: Path) -> Sheet | None:
+def sheet_of(path: Path, split: str) -> Sheet | None:
     """The columns of a CSV, of JSONL or npz; None for another file. Raises DataError for one that cannot be read."""
     ending = path.suffix.lower()
     if ending == ".csv":
         return _read_csv(path)
-    return _read_jsonl(path) if ending in LISTS else _read_npz(path) if ending == ".npz" else None
+    return _read_jsonl(path) if ending in LISTS else _read_npz(path, split) if ending == ".npz" else None
 
 
 def _read_csv(path: Path) -> Sheet:
@@ -155,10 +155,10 @@ def _read_jsonl(path: Path) -> Sheet:
     return Sheet(path, {name: [row.get(name) for row in rows] for name in names})
 
 
-def _read_npz(path: Path) -> Sheet:
+def _read_npz(path: Path, split: str) -> Sheet:
     """The arrays of numpy: one of `[n]` is a column, one of `[n, columns]` several, as x0, x1. Others are refused."""
     columns: dict[str, list[Any]] = {}
-    for name, array in read_npz(path).items():
+    for name, array in of_split(read_npz(path), split).items():
         if array.ndim not in (1, 2):
             raise DataError(
                 f"{path}: array {in_a_line(name)} has {array.ndim} axes; a table has arrays [n] or [n, columns]"

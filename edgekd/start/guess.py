@@ -167,11 +167,11 @@ def _of_parquet(file: Path) -> Guess:
             f"{in_a_line(listed(plain))}: if one holds labels, name it in data.label"
         )
     label = label_among(of_classes if of_classes and not usual_names & set(plain) else plain, str(file))
-    task = task_of(_first_values(file, label, LOOKED_AT))
+    task = task_of(first_values(file, label, LOOKED_AT))
     return Guess(kind, task, found, unless_usual(label, task, names))
 
 
-def _first_values(file: Path, column: str, most: int) -> list[Any]:
+def first_values(file: Path, column: str, most: int) -> list[Any]:
     """The first values of a column. Raises DataError for a file whose pages cannot be read."""
     try:
         opened = pq.ParquetFile(file)
@@ -201,7 +201,7 @@ def _kind_of_column(file: Path, name: str, described: Any) -> Literal["image", "
     about = described.get(name) if isinstance(described, Mapping) else None
     if isinstance(about, Mapping) and about.get("_type") in ("Image", "Audio"):
         return "audio" if about["_type"] == "Audio" else "image"
-    first = next(iter(_first_values(file, name, 1)), None)
+    first = next(iter(first_values(file, name, 1)), None)
     content = first.get("bytes") if isinstance(first, dict) else first
     return (
         "audio" if isinstance(content, bytes) and content.startswith(SOUNDS) and content[8:12] != b"WEBP" else "image"

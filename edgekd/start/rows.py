@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
-
-import pyarrow.parquet as pq
+from typing import Any, Literal
 
 from edgekd.base.contents import matching
 from edgekd.base.names import in_a_line
@@ -20,9 +18,10 @@ from edgekd.inputs.learn_columns import kind_of
 from edgekd.recipe import AnyTask, ClassifyTask, RegressTask, TableSource
 from edgekd.start.data_sets import DataSet
 from edgekd.start.draft import Draft, answers, batch_line, counted, doubts, line, text, texts
-from edgekd.start.guess import LABELS, VALUES, Guess, number_of, task_of, unless_usual
+from edgekd.start.guess import LABELS, VALUES, Guess, first_values, number_of, task_of, unless_usual
 
 MANY = 100  # different whole numbers beyond this, and than a twentieth of the rows, are values and no classes
+MOST_ROWS = 1_000_000  # of parquet, that tell whether labels are classes or values
 KINDS = {"number": "numbers", "category": "categories", "date": "dates"}
 
 
@@ -38,12 +37,8 @@ def of_rows(found: DataSet) -> Draft:
             f"{found.train}: its first line holds values, as {in_a_line(values[0])[:40]}; write a line with the names of the columns above it"
         )
     label, guessed = _label(names)
-    values = values_of(label)
-    guess = Guess(
-        "table", "regress" if _are_values(values) else "classify", label=unless_usual(label, task_of(values), names)
-    )
+    guess = _guess(label, values_of(label), names)
     task: AnyTask = RegressTask(kind="regress") if guess.task == "regress" else ClassifyTask()
-    guess = Guess("table", guess.task, label=unless_usual(label, guess.task, names))
     train = _open(found, found.train, "train", label, task, ())
     kinds, dropped = kinds_of(train)
     if not any(kinds.values()):
@@ -77,6 +72,11 @@ def of_rows(found: DataSet) -> Draft:
     )
 
 
+def _guess(label: str, values: Sequence[Any], names: Sequence[str]) -> Guess:
+    task: Literal["regress", "classify"] = "regress" if _are_values(values) else "classify"
+    return Guess("table", task, label=unless_usual(label, task, names))
+
+
 def kinds_of(train: EncodedSplit) -> tuple[dict[str, list[str]], dict[str, str]]:
     """The columns by the recipe's key for their kind, and those to leave out with the reason."""
     reading = TableSource.model_construct(input="table", files="")
@@ -100,7 +100,7 @@ def is_count(cells: Sequence[Any]) -> bool:
     """Whether whole numbers rise by one from row to row, as an index does."""
     try:
         numbers = [int(cell) for cell in cells]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     return len(numbers) > 10 and all(b - a == 1 for a, b in pairwise(numbers))
 
@@ -133,11 +133,11 @@ def _columns(reference: str) -> tuple[list[str], Any]:
     """The names of the columns, and a function from a name to the values of the first file."""
     path = Path(reference)
     (file, *_) = [path] if path.is_file() else matching(path)
-    sheet = sheet_of(file)
+    sheet = sheet_of(file, "train")
     if sheet is not None:
         return list(sheet.columns), sheet.columns.__getitem__
     names = list(schema_of(file).names)
-    return names, lambda name: pq.read_table(file, columns=[name])[name].to_pylist()
+    return names, lambda name: first_values(file, name, MOST_ROWS)
 
 
 def _open(found: DataSet, reference: str, split: str, label: str, task: AnyTask, drop: tuple[str, ...]) -> EncodedSplit:

@@ -51,22 +51,18 @@ def write_recipe(folder: Path, *, force: bool = False) -> str:
         raise RecipeError(f"{file} exists; change it, or replace it with --force")
     teachers = teachers_in(folder)
     chosen, draft, passed = _first(folder, has_teacher=bool(teachers))
-    found = draft is not None
     written = "\n".join(_lines(chosen, draft or NOT_FOUND, teachers[0] if teachers else None)) + "\n"
     with TemporaryDirectory() as place:  # what does not load is not written
         (Path(place) / FILE).write_text(written, encoding="utf-8")
         load_recipe(Path(place))
     write_atomically(file, written.encode())
-    told = (
-        list(draft.told)
-        if draft
-        else [f"nothing {'here can be used' if passed else 'was found'} for data.train and data.test: fill in"]
-    )
-    if draft is not None:
-        told.append(f"student: {draft.student} ({draft.instead})")
-    told.append(_of_teacher(teachers))
+    if draft is None:
+        told = [f"nothing {'here can be used' if passed else 'was found'} for data.train and data.test: fill in"]
+    else:
+        told = [*draft.told, f"student: {draft.student} ({draft.instead})"]
+    told.append(_of_teacher(teachers, of_pictures=draft is not None and draft.size is not None))
     passed += [f"teacher {other.file}" for other in teachers[1:]]
-    if found:
+    if draft is not None:
         there = "" if str(folder) == "." else f" {folder}"
         told.append(f"next: read {FILE}, then edgekd build{there} --target NAME (`edgekd targets` lists them)")
     return "\n".join([f"wrote {file}", *(f"  {each}" for each in told), *(f"  passed over: {each}" for each in passed)])
@@ -135,7 +131,7 @@ def _lines(found: DataSet, draft: Draft, teacher: Found | None) -> Iterator[str]
         yield from ("", "[task]", *draft.task)
     yield ""
     if teacher is None:
-        yield "# [teacher]                               # none was found here, so the student learns from labels alone"
+        yield f"{'# [teacher]':43} # none was found here, so the student learns from labels alone"
         yield line("# model", '"onnx:teacher.onnx"', "or exported:FILE.pt2, python:FILE.py:function, timm:NAME")
     else:
         yield "[teacher]"
@@ -166,7 +162,8 @@ def _lines(found: DataSet, draft: Draft, teacher: Found | None) -> Iterator[str]
     yield from ("", "[budget]", line("max_drop_from_fp32", "1.0", "points; also min_accuracy, size_mb"))
 
 
-def _of_teacher(teachers: Sequence[Found]) -> str:
+def _of_teacher(teachers: Sequence[Found], *, of_pictures: bool) -> str:
     if not teachers:
         return "no teacher was found (*.onnx, *.pt2): the student learns from labels alone; [teacher] names one"
-    return f"teacher: {teachers[0].file}"
+    todo = "; write the mean and std that it was trained with where the recipe says TODO" if of_pictures else ""
+    return f"teacher: {teachers[0].file}{todo}"

@@ -133,6 +133,15 @@ def test_rows_of_a_table_are_read_from_jsonl_and_npz(tmp_path: Path) -> None:
     assert rows_of(tmp_path / "a.npz") == ([{"x0": 1, "x1": 2}, {"x0": 3, "x1": 4}], [1, 0], ("0", "1"))
 
 
+def test_one_npz_holds_the_rows_of_both_splits(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x_train=np.eye(3), y_train=np.arange(3), x_test=np.ones((1, 3)), y_test=np.array([2]))
+    data = TableData.model_validate({"input": "table", "train": "a", "test": "a", "label": "y"})
+    source = data.source("train").model_copy(update={"files": str(tmp_path / "a.npz")})
+    assert len(open_table(source, "train", ClassifyTask())) == 3
+    test = open_table(source, "test", ClassifyTask())
+    assert test.read(0) == {"x0": 1, "x1": 1, "x2": 1} and test.classes == ("2",)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
