@@ -85,12 +85,12 @@ def _first(folder: Path, *, has_teacher: bool) -> tuple[DataSet, Draft | None, l
             continue
         chosen = each
         passed += [f"{other}: a further split; a recipe has two" for other in each.further]
-    if here := class_folders(folder):
+    here = class_folders(folder)
+    if len(here) > 1 and draft is None and not any(each.train == "." for each in sets):
         shown = ", ".join(here[:3])
-        if len(here) > 1 and draft is None:
-            passed.append(
-                f"the class folders {shown} lie where the recipe and its builds would; move them into one folder, as data/"
-            )
+        passed.append(
+            f"the class folders {shown} lie where the recipe and its builds would; move them into one folder, as data/"
+        )
     return chosen, draft, [in_a_line(each) for each in passed]
 
 

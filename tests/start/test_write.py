@@ -323,6 +323,14 @@ def test_class_folders_beside_the_recipe_are_told_with_a_remedy(tmp_path: Path) 
     assert "the class folders cats, dogs lie where the recipe and its builds would" in told
 
 
+def test_masks_without_pictures_are_told_as_such(tmp_path: Path) -> None:
+    for folder, name in (("images", "a"), ("masks", "b")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{name}.png").write_bytes(png(np.zeros((8, 8), np.uint8)))
+    told = write_recipe(tmp_path)
+    assert "a.png without a mask of the same name" in told and "class folders" not in told
+
+
 def test_several_trains_are_left_to_the_user(tmp_path: Path) -> None:
     for name in ("train_a", "train_b"):
         pq.write_table(pa.table({"x": [0, 1], "label": [0, 1]}), tmp_path / f"{name}.parquet")
