@@ -81,16 +81,18 @@ def counted(found: DataSet, train: EncodedSplit, test: EncodedSplit | None, many
     return f"train {found.train}: {len(train):,} {many}; test {found.test}: {len(test):,}"
 
 
-def answers(guess: Guess, train: EncodedSplit) -> str:
-    """The line with what the labels are."""
+def answers(guess: Guess, train: EncodedSplit, column: str = "") -> str:
+    """The line with what the labels are, and their column where its name tells nothing."""
     names = in_a_line(listed(list(train.classes), 8))
+    shown = column or (f"column {in_a_line(guess.label)}" if guess.label else "")
+    of = f" ({shown})" if shown else ""
     match guess.task:
         case "multilabel":
-            return f"any of {len(train.classes)} labels a sample: {names}"
+            return f"any of {len(train.classes)} labels a sample: {names}{of}"
         case "regress":
-            return f"values: {names}"
+            return f"values: {names}{of}"
         case _:
-            return f"{len(train.classes)} classes: {names}"
+            return f"{len(train.classes)} classes: {names}{of}"
 
 
 def doubts(guess: Guess, train: EncodedSplit, test: EncodedSplit | None) -> list[str]:

@@ -53,9 +53,8 @@ def of_rows(found: DataSet) -> Draft:
     if dropped:
         data.append(line("drop", texts(list(dropped)), "not read: neither numbers, categories nor dates, or an index"))
     told = [counted(found, train, test, "rows")]
-    told.append(
-        f"{answers(guess, train)} (column {in_a_line(label)}{', the last one: no name tells' if guessed else ''})"
-    )
+    shown = f"column {in_a_line(label)}{', the last one: no name tells' if guessed else ''}"
+    told.append(answers(guess, train, shown))
     told += [f"{len(of)} {key}: {in_a_line(listed(of))}" for key, of in kinds.items() if of]
     told += [f"left out: {in_a_line(name)}, which {why}" for name, why in dropped.items()]
     return Draft(

@@ -130,6 +130,14 @@ def test_every_layout_of_pictures_is_recognised(tmp_path: Path) -> None:
         assert isinstance(recipe.data, Data) and "36 pictures" in told and "3 classes: blue, green, red" in told, name
 
 
+def test_the_only_other_column_of_pictures_is_their_label_and_is_told(tmp_path: Path) -> None:
+    rows = [{"photo": png(pixels), "colour": name} for name, pixels in coloured(12)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train.parquet")
+    recipe, told = written(tmp_path)
+    assert (recipe.data.column, recipe.data.label) == ("photo", "colour")
+    assert "3 classes: blue, green, red (column colour)" in told
+
+
 def test_one_npz_with_arrays_of_both_splits_is_both(tmp_path: Path) -> None:
     x, y = np.zeros((30, 8, 8), np.uint8), np.arange(30) % 3
     np.savez(tmp_path / "mnist.npz", x_train=x, y_train=y, x_test=x[:9], y_test=y[:9])
