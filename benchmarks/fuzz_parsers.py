@@ -11,6 +11,7 @@ import json
 import random
 import shutil
 import sys
+import tarfile
 import tempfile
 import tomllib
 import zipfile
@@ -30,10 +31,12 @@ from PIL import Image
 from benchmarks.fuzz_mutations import as_json, as_toml, mutated, mutated_bytes, values
 from edgekd.api import DEMO
 from edgekd.base.contents import hash_file
+from edgekd.base.listings import files_in_list
 from edgekd.bundle.golden import Golden
 from edgekd.bundle.read import read_manifest, read_report
 from edgekd.bundle.write import verify_bundle
 from edgekd.data.sources import open_source
+from edgekd.data.tables import open_table
 from edgekd.distill.methods import METHODS
 from edgekd.export import lint as linter
 from edgekd.inputs.picture import decode_image
@@ -48,11 +51,12 @@ from edgekd.measure.remote import probe
 from edgekd.measure.samples import recipe_of
 from edgekd.models import ExportedModel, OnnxModel, number_of_classes
 from edgekd.models.exported import load_exported
-from edgekd.recipe import load_recipe, overrides
+from edgekd.recipe import ClassifyTask, TableSource, load_recipe, overrides
 from edgekd.runtime.check import read_onnx
 from edgekd.scripts import build_engine, run
 from edgekd.scripts.device_runner import commands, measuring, shipping, start
 from edgekd.scripts.device_runner.facts import find_facts
+from edgekd.start.write import write_recipe
 from edgekd.target import load_target
 
 Case = Callable[[random.Random, Path], None]
@@ -353,6 +357,39 @@ def _plain_parquet() -> bytes:
     return buffer.getvalue()
 
 
+@cache
+def _plain_layouts() -> Mapping[str, bytes]:
+    """A small data set in each layout of one file, by the file's name. The pictures of lists lie beside as a.png."""
+    arrays, shard = io.BytesIO(), io.BytesIO()
+    np.savez_compressed(arrays, x=np.zeros((4, 4, 4), np.uint8), y=np.array([0, 1, 0, 1]), classes=np.array(["a", "b"]))
+    with tarfile.open(fileobj=shard, mode="w") as tar:
+        for name, content in (("0.png", png()), ("0.cls", b"a"), ("1.json", b'{"label": "b"}'), ("1.png", png())):
+            about = tarfile.TarInfo(name)
+            about.size = len(content)
+            tar.addfile(about, io.BytesIO(content))
+    rows = [{"path": "a.png", "label": label, "width": n} for n, label in enumerate("abab")]
+    return {
+        "train.npz": arrays.getvalue(),
+        "train.tar": shard.getvalue(),
+        "train.jsonl": "\n".join(map(json.dumps, rows)).encode(),
+        "train.csv": b"path,label,width\n"
+        + b"".join(f"a.png,{row['label']},{row['width']}\n".encode() for row in rows),
+    }
+
+
+def layout(rng: random.Random, folder: Path) -> None:
+    """A damaged file of samples: as pictures, as a table, and as `edgekd init` looks at it."""
+    (folder / "a.png").write_bytes(png())
+    name, content = rng.choice(list(_plain_layouts().items()))
+    file = folder / name
+    file.write_bytes(mutated_bytes(rng, content, tuple(_plain_layouts().values())))
+    rows = TableSource(input="table", files=str(file), label="label")
+    reads(
+        lambda: _all(str(file)), lambda: open_source(str(file), "train", label="label", classes=("a", "b")),
+        lambda: open_table(rows, "train", ClassifyTask()), lambda: files_in_list(file), lambda: write_recipe(folder),
+    )  # fmt: skip
+
+
 def _all(reference: str) -> None:
     source = open_source(reference, "train")
     for i in range(min(len(source), 10)):
@@ -517,5 +554,5 @@ small_stage.stage_together = small_stage.stage_sharded = False  # type: ignore[a
 
 PARSERS: Mapping[str, Case] = {
     "recipe": recipe, "override": override, "target": target, "devices": devices, "manifest": manifest, "golden": golden,
-    "inputs": inputs, "report": report, "answer": answer, "parquet": parquet, "onnx": onnx_file, "pt2": pt2, "cache": stored,
+    "inputs": inputs, "report": report, "answer": answer, "parquet": parquet, "layout": layout, "onnx": onnx_file, "pt2": pt2, "cache": stored,
 }  # fmt: skip

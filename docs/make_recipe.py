@@ -50,11 +50,27 @@ Every key of edgekd.toml with its default. Any of them can be given on the comma
 `name = "..."`, at the top, sets the bundle's folder. Default: the recipe folder's name.
 `[teacher]` may be left out if no loss reads a teacher (docs/distillation.md).
 
-`data.train` and `data.test` name a folder (one folder a class), parquet, a CSV of paths and labels (columns `path` or `file`, and `label`;
-paths start at the folder of the CSV), or a function: `python:module:function`, or `python:file.py:function` for a file beside the recipe. It
-is called with `"train"` or `"test"` and returns the samples, labels (whole numbers from 0) and the class names. Images are uint8 `[n, height,
-width, channels]`. Sounds are int16 or floats in -1..1, one array `[samples]` each. A table is a CSV, parquet, or of a function a dict of
-columns; it has no paths.
+`data.train` and `data.test` name samples in one of these layouts; a pattern (`train-*.parquet`) names several files of one:
+
+| layout | samples and labels | of |
+|---|---|---|
+| a folder of folders | one folder a class, with the files inside | pictures, sounds |
+| a folder with `images` and `masks` | the same names in both | pictures with masks |
+| a folder with `metadata.csv` or `metadata.jsonl` | `file_name` and labels, as Hugging Face's imagefolder and audiofolder | pictures, sounds |
+| a CSV or JSONL | column `path`, `file` or `file_name`, and columns of labels; paths start at its folder | pictures, sounds |
+| a CSV or JSONL | the columns themselves | tables |
+| parquet | a column of bytes, or of structs with `bytes`, and columns of labels; of a table all columns | all |
+| npz | arrays `x` (or `images`, `sounds`) and `y` (or `labels`), or `x_train`, `y_train`, `x_test`, `y_test`; of a table a column each | all |
+| a tar of WebDataset, without compression | `KEY.jpg` and `KEY.cls`, `KEY.json` or `KEY.mask.png` | pictures, sounds |
+| `python:module:function` or `python:file.py:function` | given `"train"` or `"test"`, returns samples, labels from 0 and class names | all |
+
+`data.column` and `data.label` name other columns (arrays of npz, endings in a tar). Labels are numbers from 0, or texts, whose classes are
+sorted. `data.classes` names the classes in another order; a label that it has not is refused. Arrays of images are uint8 `[n, height, width,
+channels]`. Sounds are int16 or floats in -1..1, one array `[samples]` each. A function gives a table as a dict of columns.
+
+Without test samples of its own, `test = 0.2` takes about a fifth of each class of train, by a hash of each sample's content. Further samples
+move none to the other side, unless a class would have none on one. Copies of a sample stay on one side. Sounds of one speaker, or pictures
+of one scene, do not: split these yourself.
 
 `data.input` says what the samples are, and which keys `[data]` has: images without the key, sounds with `input = "audio"`
 (docs/inputs-audio.md), rows with `input = "table"` (docs/inputs-table.md).

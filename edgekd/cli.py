@@ -111,7 +111,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Replace an edgekd.toml that is there.")] = False,
 ) -> None:
     """Write a commented edgekd.toml for the data that is found here."""
-    from edgekd.recipe.template import write_recipe
+    from edgekd.start.write import write_recipe
 
     typer.echo(write_recipe(folder, force=force))
 

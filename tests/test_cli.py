@@ -15,7 +15,6 @@ import pytest
 
 from edgekd import build
 from edgekd.errors import RecipeError
-from edgekd.recipe.template import write_recipe
 from tests.builders.recipes import RECIPE
 from tests.builders.typed import typed
 
@@ -239,38 +238,18 @@ def test_a_recipe_that_the_device_cannot_run_is_told(folder: Path) -> None:
 
 def test_init_writes_a_recipe_for_the_data_that_is_there_and_replaces_none(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    pq.write_table(pa.table({"label": np.arange(3)}), tmp_path / "data" / "train-00000.parquet")
-    (tmp_path / "data" / "test").mkdir()
+    for name in ("train-00000-of-00001", "test-00000-of-00001"):
+        pq.write_table(
+            pa.table({"width": np.arange(30) % 7, "label": np.arange(30) % 3}), tmp_path / "data" / f"{name}.parquet"
+        )
     (tmp_path / "big.onnx").write_bytes(b"")
     done = typed("init", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "edgekd.toml").read_text()
-    assert (
-        'train = "data/train-00000.parquet"' in text
-        and 'test = "data/test"' in text
-        and 'model = "onnx:big.onnx"' in text
-    )
+    assert 'train = "data/train-00000-of-00001.parquet"' in text and 'test = "data/test-00000-of-00001.parquet"' in text
+    assert 'model = "onnx:big.onnx"' in text and "30 rows" in done.stdout
     again = typed("init", cwd=tmp_path)
     assert again.returncode == 2 and "--force" in again.stderr
-
-
-@pytest.mark.parametrize(
-    ("files", "taken"),
-    [
-        (["train.parquet", "train_str.parquet"], "train.parquet"),
-        (["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"], "train*.parquet"),
-        (["train-00000.parquet", "train-00001.parquet", "train_str.parquet"], "train-[0-9]*.parquet"),
-        (["train_0.parquet", "train_small.parquet"], "train_0.parquet"),
-        (["train_small.parquet"], "train_small.parquet"),
-        (["train_a.parquet", "train_b.parquet"], "data/train.parquet"),  # which? it is left to be filled in
-    ],
-)
-def test_init_takes_what_is_one_split_and_no_file_beside_it(tmp_path: Path, files: list[str], taken: str) -> None:
-    for name in files:
-        pq.write_table(pa.table({"label": np.arange(3)}), tmp_path / name)
-    said = write_recipe(tmp_path)
-    assert f'train = "{taken}"' in (tmp_path / "edgekd.toml").read_text()
-    assert ("nothing was found for data.train" in said) == taken.startswith("data/")
 
 
 def test_overrides_that_are_one_text_are_one_mistake(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ FLOORS = (
     ("runtime",),
     ("inputs", "tasks"),
     ("data",),
-    ("models",),
+    ("models", "start"),
     ("distill", "quantize", "export"),
     ("steps",),
     ("report",),

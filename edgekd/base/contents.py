@@ -7,7 +7,6 @@ seconds before it: a second change within the same tick of the clock would be in
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 import shutil
@@ -19,11 +18,11 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
+from edgekd.base.listings import LISTS, METADATA, files_in_list
 from edgekd.errors import CacheError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 SOUND_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"})
-CSV_COLUMNS = ("path", "file")  # of the files that a CSV lists
 DOUBT_S = 2.0  # the coarsest clock of a file system (FAT)
 State = tuple[int, int, int, int, int]
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -52,6 +51,19 @@ def state_of(path: Path) -> State:
     """The state of a file; for a link, that of the link's target. Raises OSError."""
     found = os.stat(path)
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def is_pattern(path: Path) -> bool:
+    """Whether a path's name stands for several files: it holds `*`, `?` or `[`, and no file is called so."""
+    return any(letter in path.name for letter in "*?[") and not path.exists()
+
+
+def matching(path: Path) -> list[Path]:
+    """The files that a pattern stands for, sorted; none for a path that is no pattern."""
+    try:
+        return sorted(path.parent.glob(path.name)) if is_pattern(path) else []
+    except ValueError:  # `**` beside other letters
+        return []
 
 
 class Asked(NamedTuple):
@@ -88,7 +100,7 @@ class Contents:
         """The hash of a file, or the names and hashes of a folder's or a pattern's images, or files of other `suffixes`.
 
         None if no file lies at `path`. With `is_onnx` the files that hold the model's weights are hashed too. The files
-        that a CSV lists are hashed with it. Raises CacheError for a file that another program is writing.
+        that a CSV or JSONL lists are hashed with it. Raises CacheError for a file that another program is writing.
         """
         asked = Asked(Path(os.path.abspath(path)), is_onnx, suffixes)
         self.asked.append(asked)
@@ -105,11 +117,13 @@ class Contents:
     def _of(self, asked: Asked) -> Any:
         path = asked.path
         if path.is_dir():
-            return _folder(path, self._file, asked.suffixes)
-        if "*" in path.name:
-            return {file.name: self._file(file) for file in sorted(path.parent.glob(path.name))}
-        if path.suffix == ".csv":
-            return [self._file(path), {str(file): self._file(path.parent / file) for file in files_in_csv(path)}]
+            found: Any = _folder(path, self._file, asked.suffixes)
+            listed = {name: self._of(Asked(path / name, False)) for name in METADATA if (path / name).is_file()}
+            return [found, listed] if listed else found
+        if is_pattern(path):
+            return {file.name: self._of(Asked(file, False)) for file in matching(path)}
+        if path.suffix.lower() in LISTS:
+            return [self._file(path), {str(file): self._file(path.parent / file) for file in files_in_list(path)}]
         if not asked.is_onnx or (found := self._file(path, is_onnx=True)) is None:
             return self._file(path)
         return [found, {name: self._file(path.parent / name) for name in self._known[f"onnx:{path}"][2]}]
@@ -164,17 +178,6 @@ def files_below(folder: Path, suffixes: frozenset[str] | None = None) -> Iterato
     """The files below a class folder, by default images. The folder may be a link; links to folders below it are not followed."""
     counted = IMAGE_SUFFIXES if suffixes is None else suffixes
     return (file for file in folder.rglob("*") if file.suffix.lower() in counted)
-
-
-def files_in_csv(path: Path) -> list[Path]:
-    """The files that a CSV lists in its column `path` or `file`, sorted; none if it cannot be read as such."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as opened:
-            rows = list(csv.DictReader(opened))
-    except (OSError, ValueError, csv.Error):
-        return []
-    column = next((name for name in CSV_COLUMNS if rows and name in rows[0]), None)
-    return [] if column is None else sorted({Path(row[column]) for row in rows if row[column]})
 
 
 def _outside(path: Path) -> tuple[str, ...]:

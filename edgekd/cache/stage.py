@@ -413,9 +413,9 @@ def damage(folder: Path, *, thorough: bool, key: str | None = None) -> str | Non
     return None
 
 
-def _method(samples: str) -> str | None:
+def _method(samples: object) -> str | None:
     """The method that makes synthetic samples; None if the samples are decoded from a file or a function."""
-    return samples if samples.startswith("synthetic:") else None
+    return samples if isinstance(samples, str) and samples.startswith("synthetic:") else None
 
 
 def _holds(file: Path, digest: str | None) -> bool:

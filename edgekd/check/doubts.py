@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekd.data import Samples, Unseen
-from edgekd.data.sources import listed
+from edgekd.data.encoded import listed
 from edgekd.errors import DataError
 from edgekd.figures.words import valued
 from edgekd.inputs import Image

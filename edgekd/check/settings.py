@@ -78,6 +78,11 @@ def _only_of_classes(recipe: Recipe, task: str, kind: str) -> Iterator[Mistake]:
     if kind == "segment" and not isinstance(recipe.data, Data):
         yield Mistake(f"{task}.kind", f'"segment" given; data.input = "{recipe.data.input}" has no pixels: give images')
     for place, given, remedy in (
+        (
+            "data.classes",
+            recipe.data.classes is not None and task == "task",
+            "it is of one class a sample; write task.classes",
+        ),
         ("data.train", recipe.data.is_synthetic, "images are made for classes; give training samples"),
         ("export.output", recipe.export.output != "logits", "probabilities are of classes; leave output out"),
     ):

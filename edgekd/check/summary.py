@@ -17,10 +17,10 @@ def summary(recipe: Recipe, settings: Distill) -> Iterator[tuple[str, str]]:
     """
     data, train = recipe.data, settings.optimizer
     augmented = data.augment.model_dump(exclude_defaults=True)
-    yield (
-        "data",
-        f"train {file_name(data.train)}, test {file_name(data.test)}; {in_words(augmented) or 'no augmentation'}",
+    test = (
+        file_name(data.test) if isinstance(data.test, str) else f"{100 * data.test:g} % of it (seed {data.test_seed})"
     )
+    yield "data", f"train {file_name(data.train)}, test {test}; {in_words(augmented) or 'no augmentation'}"
     for teacher in recipe.teachers:
         yield "teacher", _model(teacher)
     if not recipe.teachers:

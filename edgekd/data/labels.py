@@ -26,7 +26,7 @@ COLUMNS = {
     "classify": ("label", "labels"),
     "multilabel": ("labels", "label"),
     "regress": ("label", "value", "score", "target"),
-    "segment": ("mask", "annotation", "label"),
+    "segment": ("mask", "annotation", "label", "mask_file_name"),
 }
 """Kind of task -> the names that its column has, if the recipe names none."""
 TURNED_ASIDE = {

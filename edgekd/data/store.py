@@ -25,8 +25,10 @@ from edgekd.base.console import progress, say
 from edgekd.base.draws import Ids, permutation
 from edgekd.base.tables import Table
 from edgekd.cache.stage import Artifact, stage
+from edgekd.data.encoded import EncodedSplit, listed
 from edgekd.data.labels import decode_mask, resized_mask, size_of
-from edgekd.data.sources import EncodedSplit, listed, open_source, with_classes_of
+from edgekd.data.parts import part_of
+from edgekd.data.sources import open_source, with_classes_of
 from edgekd.data.tables import open_table
 from edgekd.data.views import Learnt, Views
 from edgekd.errors import DataError
@@ -157,8 +159,12 @@ def _room_gb(source: AnySource, out: Path, taken_gb: float = 0.0) -> float:
 
 def _opened(source: AnySource, split: str, task: AnyTask) -> EncodedSplit:
     if isinstance(source, TableSource):
-        return open_table(source, split, task)
-    return open_source(source.files, split, source.column, source.label, kind=source.input, task=task)
+        found = open_table(source, split, task)
+    else:
+        found = open_source(
+            source.files, split, source.column, source.label, kind=source.input, task=task, classes=source.classes
+        )
+    return found if source.part is None else part_of(found, source.part, _files(source).many)
 
 
 def _decoder(source: AnySource, facts: Table | None) -> Callable[[Any], tuple[Arrays, tuple[str, ...]]]:

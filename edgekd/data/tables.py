@@ -1,4 +1,4 @@
-"""open_table: the rows of a CSV, of parquet or of a function as cells by column, with labels."""
+"""open_table: the rows of a CSV, of JSONL, parquet, npz or a function as cells by column, with labels."""
 
 from __future__ import annotations
 
@@ -12,9 +12,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from edgekd.base.contents import matching
+from edgekd.base.listings import LISTS
 from edgekd.base.names import class_problem, in_a_line
+from edgekd.data.classes import of_numbers, of_texts
+from edgekd.data.encoded import EncodedSplit, check_label, first_line
 from edgekd.data.labels import listed_columns, targets_of
-from edgekd.data.sources import EncodedSplit, class_names, first_line, open_source
+from edgekd.data.lists import read_list
+from edgekd.data.npz import of_split, read_npz
+from edgekd.data.parquet import class_names
+from edgekd.data.sources import open_source
 from edgekd.errors import DataError, nearest
 from edgekd.inputs.cells import Cell, cell_of
 from edgekd.recipe import AnyTask, ClassifyTask, TableSource
@@ -31,14 +38,18 @@ class Sheet:
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), []))
 
+    def __bool__(self) -> bool:
+        return True  # a file without rows is a file too
+
 
 def open_table(source: TableSource, split: str, task: AnyTask) -> EncodedSplit:
     """The rows of `data.train` or `data.test`. Raises DataError for what cannot be read, and for rows without a label."""
     if source.files.startswith("python:"):
-        given = open_source(source.files, split, label=source.label, kind="table", task=task)
+        given = open_source(source.files, split, label=source.label, kind="table", task=task, classes=source.classes)
         names = [name for name in given.read(0) if name not in source.drop]
         return replace(given, read=lambda i: _row(given.read(i), names, source, given.name(i)))
-    sheets = [_read(path, source, task) for path in _files(source, split)]
+    check_label(source.label, task, f"data.{split} = '{source.files}'")
+    sheets = [_read(path, split, source, task) for path in _files(source, split)]
     labels = _labels(sheets[0], source, task)
     names = [name for name in sheets[0].columns if name not in labels and name not in source.drop]
     for sheet in sheets[1:]:
@@ -68,7 +79,15 @@ def open_table(source: TableSource, split: str, task: AnyTask) -> EncodedSplit:
         return EncodedSplit(targets.values, targets.names, read, name_of)
     (label,) = labels
     own = [_label_of(value, label, name_of(i), source) for i, value in enumerate(stored[label])]
-    return EncodedSplit(*_numbered(own, sheets[0].classes, label, name_of), read, name_of)
+    where_from = f"column {in_a_line(label)} of {sheets[0].path}"
+    if sheets[0].classes and all(isinstance(each, int) for each in own):
+        targets = of_numbers(np.array(own, np.int64), sheets[0].classes, source.classes, name_of, where_from)
+    else:
+        targets = of_texts([str(each) for each in own], source.classes, name_of, where_from)
+    if isinstance(targets.values, np.ndarray) and len(targets.values) and targets.values.max() >= len(targets.names):
+        row = int(targets.values.argmax())
+        raise DataError(f"{name_of(row)} has label {own[row]}, and there are {len(targets.names)} classes, from 0")
+    return EncodedSplit(targets.values, targets.names, read, name_of)
 
 
 def _row(values: dict[str, Any], names: Sequence[str], source: TableSource, where: str) -> dict[str, Cell]:
@@ -88,19 +107,28 @@ def _files(source: TableSource, split: str) -> list[Path]:
     path = Path(source.files)
     if path.is_file():
         return [path]
-    if "*" in path.name and (files := sorted(path.parent.glob(path.name))):
+    if files := matching(path):
         return files
     raise DataError(
-        f"data.{split} = '{source.files}': no such file; give a CSV, a parquet file, or python:module:function (--set data.{split}=...)"
+        f"data.{split} = '{source.files}': no such file; give a CSV, a JSONL, parquet, npz, or python:module:function "
+        f"(--set data.{split}=...)"
     )
 
 
-def _read(path: Path, source: TableSource, task: AnyTask) -> Sheet:
-    sheet = _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path, source, task)
+def _read(path: Path, split: str, source: TableSource, task: AnyTask) -> Sheet:
+    sheet = sheet_of(path, split) or _read_parquet(path, source, task)
     names = list(sheet.columns)
     if problem := class_problem(names):
         raise DataError(f"{path}: of its columns {problem.replace('class', 'column')}")
     return sheet
+
+
+def sheet_of(path: Path, split: str) -> Sheet | None:
+    """The columns of a CSV, of JSONL or npz; None for another file. Raises DataError for one that cannot be read."""
+    ending = path.suffix.lower()
+    if ending == ".csv":
+        return _read_csv(path)
+    return _read_jsonl(path) if ending in LISTS else _read_npz(path, split) if ending == ".npz" else None
 
 
 def _read_csv(path: Path) -> Sheet:
@@ -118,6 +146,29 @@ def _read_csv(path: Path) -> Sheet:
         if len(row) != len(names):
             raise DataError(f"{path} row {at} has {len(row)} values, the first line names {len(names)} columns")
     return Sheet(path, {name: [row[at] for row in rows] for at, name in enumerate(names)})
+
+
+def _read_jsonl(path: Path) -> Sheet:
+    """The rows of JSONL. A row without a name lacks that value."""
+    rows = read_list(path)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return Sheet(path, {name: [row.get(name) for row in rows] for name in names})
+
+
+def _read_npz(path: Path, split: str) -> Sheet:
+    """The arrays of numpy: one of `[n]` is a column, one of `[n, columns]` several, as x0, x1. Others are refused."""
+    columns: dict[str, list[Any]] = {}
+    for name, array in of_split(read_npz(path), split).items():
+        if array.ndim not in (1, 2):
+            raise DataError(
+                f"{path}: array {in_a_line(name)} has {array.ndim} axes; a table has arrays [n] or [n, columns]"
+            )
+        parts = {name: array} if array.ndim == 1 else {f"{name}{at}": array[:, at] for at in range(array.shape[1])}
+        columns |= {part: values.tolist() for part, values in parts.items()}
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) != 1:
+        raise DataError(f"{path}: its arrays must be of one length; they have {in_a_line(str(lengths))[:300]}")
+    return Sheet(path, columns)
 
 
 def _read_parquet(path: Path, source: TableSource, task: AnyTask) -> Sheet:
@@ -159,16 +210,3 @@ def _label_of(value: Any, label: str, where: str, source: TableSource) -> int | 
     raise DataError(
         f"{where} has label {in_a_line(str(cell))[:80]} (column {in_a_line(label)}); labels are whole numbers or texts, one a class"
     )
-
-
-def _numbered(labels: list[int | str], known: tuple[str, ...], label: str, name_of: Any) -> tuple[Any, tuple[str, ...]]:
-    """Labels int64 `[rows]` and the class names: those of the file's metadata, else the labels in order."""
-    if known and all(isinstance(each, int) for each in labels):
-        return np.array(labels, np.int64), known
-    texts = [str(each) for each in labels]
-    numeric = all(text.isdecimal() and text.isascii() for text in texts)
-    classes = tuple(sorted(set(texts), key=(lambda text: (int(text), text)) if numeric else str))
-    if problem := class_problem(classes):
-        raise DataError(f"column {in_a_line(label)} of {name_of(0).rpartition(' row ')[0]}: {problem}")
-    number = {name: i for i, name in enumerate(classes)}
-    return np.array([number[text] for text in texts], np.int64), classes

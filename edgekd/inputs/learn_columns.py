@@ -36,7 +36,7 @@ def learned(rows: Sequence[Row], reading: TableReading) -> Columns:
     dropped: dict[str, str] = {}
     for name in names:
         cells = [row[name] for row in rows]
-        kind = _kind(name, cells, reading)
+        kind = kind_of(name, cells, reading)
         if kind == "category":
             category = _category(name, cells, reading)
             if len(category.words) > 1 or (category.words and (category.counts[0] or category.counts[1])):
@@ -68,7 +68,7 @@ def _check_named(names: tuple[str, ...], reading: TableReading) -> None:
                 )
 
 
-def _kind(name: str, cells: Sequence[Cell], reading: TableReading) -> Kind:
+def kind_of(name: str, cells: Sequence[Cell], reading: TableReading) -> Kind:
     """The kind of a column: as the recipe says, or else by its values. Raises DataError for one that is doubtful."""
     for kind, named in _named(reading).items():
         if name in named:

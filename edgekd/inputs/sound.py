@@ -35,7 +35,7 @@ def decode_sound(stored: bytes | Array, reading: AudioReading) -> tuple[Wave, tu
     stored: a file's bytes, or an array `[samples]` or `[samples, channels]` of int16 or floats at `reading.sample_rate`.
     Raises ValueError with the reason if the sound cannot be used as `reading` says, and DataError if a package is missing.
     """
-    rate, sound = _read_bytes(stored) if isinstance(stored, bytes) else (reading.sample_rate, as_float(stored))
+    rate, sound = read_sound(stored) if isinstance(stored, bytes) else (reading.sample_rate, as_float(stored))
     if problem := sound_problem(sound):
         raise ValueError(problem)
     wave, remarks = one_channel(sound, reading.mono or ""), []
@@ -67,7 +67,7 @@ def of_length(wave: Wave, n: int) -> Wave:
     return np.pad(wave, (0, n - len(wave))) if n > len(wave) else wave[:n]
 
 
-def _read_bytes(data: bytes) -> tuple[int, Wave]:
+def read_sound(data: bytes) -> tuple[int, Wave]:
     """The rate and the samples float32 `[samples, channels]` of a file. Raises ValueError if it is no sound."""
     if (found := read_wav(data)) is not None:
         return found

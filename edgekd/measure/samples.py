@@ -44,7 +44,9 @@ def _refuse_code(bundle: Path, recipe: Recipe, run: Cache) -> None:
     A manifest may name any function, so only edgekd's own are run.
     """
     foreign = [
-        name for name in (recipe.data.train, recipe.data.test) if name.startswith("python:") and not OWN.match(name)
+        name
+        for name in (recipe.data.train, recipe.data.test)
+        if isinstance(name, str) and name.startswith("python:") and not OWN.match(name)
     ]
     if foreign and not _are_kept(recipe, run):
         raise BundleError(

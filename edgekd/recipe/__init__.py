@@ -1,7 +1,7 @@
 """Recipe: the file that a user writes. Its sections, losses, schemes, command-line overrides and refusals."""
 
 from edgekd.recipe.audio import AudioAugmentation, AudioData, AudioReading, AudioSource
-from edgekd.recipe.data import AnyData, AnySource, Augmentation, Data, Reading, Source, Synthetic
+from edgekd.recipe.data import AnyData, AnySource, Augmentation, Data, Part, Reading, Source, Synthetic
 from edgekd.recipe.recipe import (
     FILE,
     REFINEMENTS,
@@ -49,6 +49,7 @@ __all__ = [
     "MultilabelTask",
     "Network",
     "Optimizer",
+    "Part",
     "Quantize",
     "RawTableData",
     "Reading",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from edgekd.base.names import class_problem, text_problem
 from edgekd.base.texts import Text
+from edgekd.base.toml_file import shown
 from edgekd.errors import nearest
 from edgekd.recipe.section import MOST, NonNegative, Positive, Section
 
@@ -20,11 +22,41 @@ class Mixing(Section):
     mixup: NonNegative = Field(default=0.0, le=1000, description="alpha of Beta(alpha, alpha); 0 is off")
 
 
+def _place_or_share(value: Any) -> Any:
+    """A path, a `python:` reference or a share of train. Raises ValueError for anything else."""
+    if isinstance(value, str) and value and not value.rstrip().endswith("%"):
+        if problem := text_problem(value):
+            raise ValueError(f"{value[:60]!a} given; {problem}")
+        return value
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1:
+        raise ValueError(
+            f"{shown(value)} given; name test samples of their own, or write the share of train between 0 and 1, as 0.2"
+        )
+    return value
+
+
 class Splits(Section):
-    """The two splits. Each is a folder (one folder a class), parquet (a file, or a pattern with `*`) or `python:module:function`."""
+    """The two splits. Each is a folder, a file, a pattern of files, or `python:module:function`; test may be a share of train."""
 
     train: Text = Field(description="training samples, of teacher and student")
-    test: Text = Field(description="test samples, read by the final check only")
+    test: Annotated[str | float, BeforeValidator(_place_or_share)] = Field(
+        description="test samples, read by the final check only; a number, as 0.2: about that share of each class of train, drawn by the content "
+        "of each sample"
+    )
+    test_seed: int = Field(
+        default=0, ge=0, lt=2**63, description="if test is a share: another seed draws other samples"
+    )
+
+
+class Part(Section):
+    """The part of the samples that a split takes where both splits are drawn from one source.
+
+    share: of each class, what test takes; `edgekd.data.parts` draws it.
+    """
+
+    split: Literal["train", "test"]
+    share: float
+    seed: int
 
 
 class Reading(Section):
@@ -37,12 +69,28 @@ class Reading(Section):
     label: Text | tuple[Text, ...] | None = Field(
         default=None, description="column of the labels, or a list of columns of values; none: label or labels"
     )
+    classes: tuple[Text, ...] | None = Field(
+        default=None,
+        description="names of the classes, in their order; none: those of the data, sorted where they are texts",
+    )
     on_error: Literal["stop", "skip"] = Field(
         default="stop", description="if a sample cannot be decoded: stop, or skip the sample"
     )
     store_gb: Positive | None = Field(
         default=None, description="largest size of the decoded samples; none: half of the free disk"
     )
+
+    @field_validator("classes")
+    @classmethod
+    def _classes_are_names(cls, classes: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if classes is not None:
+            if problem := class_problem(classes):
+                raise ValueError(problem)
+            if twice := sorted({name for name in classes if classes.count(name) > 1}):
+                raise ValueError(f"{', '.join(twice)} given more than once; name each class once")
+            if len(classes) < 2:
+                raise ValueError(f"{len(classes)} given; at least two classes are needed")
+        return classes
 
 
 class AnySource(Reading):
@@ -51,13 +99,14 @@ class AnySource(Reading):
     references = frozenset({"files"})
 
     files: Text
+    part: Part | None = None
 
 
 class AnyData(Reading, Splits):
     """The samples, the hold-out split and augmentation, whatever the kind of input."""
 
     references = frozenset({"train", "test"})
-    decoded = frozenset({"train", "test"})
+    decoded = frozenset({"train", "test", "test_seed"})
     source_of: ClassVar[type[AnySource]]
     only_trains: ClassVar[tuple[str, ...]] = ("holdout", "augment", "seed")  # fields that do not shape the test split
 
@@ -67,15 +116,19 @@ class AnyData(Reading, Splits):
 
     def source(self, split: Literal["train", "test"]) -> AnySource:
         """The settings that shape the decoded store of a split, and no others. A data-free build has a test split only."""
-        files = self.test if split == "test" or self.is_synthetic else self.train
         names = self.source_of.model_fields.keys() & type(self).model_fields.keys()
-        return self.source_of.model_construct(files=files, **{name: getattr(self, name) for name in names})
+        settings = {name: getattr(self, name) for name in names}
+        if not isinstance(self.test, str):
+            part = Part(split=split, share=self.test, seed=self.test_seed)
+            return self.source_of.model_construct(files=self.train, part=part, **settings)
+        files = self.test if split == "test" or self.is_synthetic else self.train
+        return self.source_of.model_construct(files=files, **settings)
 
     @property
     def of_test(self) -> Self:
         """The settings that shape the test split: no hold-out, no augmentation."""
         fixed = {name: type(self).model_fields[name].default for name in self.only_trains}
-        return self.model_copy(update={**fixed, "train": self.test})
+        return self.model_copy(update={**fixed, "train": self.test if isinstance(self.test, str) else self.train})
 
     @property
     def is_synthetic(self) -> bool:
@@ -84,6 +137,12 @@ class AnyData(Reading, Splits):
 
     def canonical(self) -> Self:
         """The settings with unused ones at their defaults."""
+        return self if not isinstance(self.test, str) else self.model_copy(update={"test_seed": 0})
+
+    @model_validator(mode="after")
+    def _a_share_is_one_of_samples(self) -> Self:
+        if self.is_synthetic and not isinstance(self.test, str):
+            raise ValueError(f"test = {self.test:g} given; made images have no share for it: name test samples")
         return self
 
 
@@ -149,7 +208,8 @@ class Data(ImageReading, AnyData):
 
     def canonical(self) -> Self:
         """The settings with those of synthetic images at their defaults where there are none."""
-        return self if self.is_synthetic else self.model_copy(update={"synthetic": Synthetic()})
+        settled = super().canonical()
+        return settled if self.is_synthetic else settled.model_copy(update={"synthetic": Synthetic()})
 
     @model_validator(mode="after")
     def _synthesis_is_known(self) -> Self:

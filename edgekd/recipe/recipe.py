@@ -395,7 +395,7 @@ class Recipe(Section):
 
     def task_data(self, task: Task) -> Data | AudioData | TableData:
         """The data with the labels of a task."""
-        return self.data.model_copy(update={"label": task.label})
+        return self.data.model_copy(update={"label": task.label, "classes": None})
 
     def canonical(self) -> Self:
         """The recipe with unused settings at their defaults, so that a change of them runs no stage again."""
@@ -416,7 +416,10 @@ class Recipe(Section):
                 return tuple(map(inside, value))
             if not isinstance(value, Section):
                 return value
-            located = {key: at(item) if key in value.references and item else inside(item) for key, item in value}
+            located = {
+                key: at(item) if key in value.references and isinstance(item, str) and item else inside(item)
+                for key, item in value
+            }
             if isinstance(located.get("classes"), str):  # a file, whose content is the setting
                 located["classes"] = read_classes(self.folder / expanded(located["classes"]))
             return value.model_copy(update=located)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from edgekd.base.contents import matching
 from edgekd.base.toml_file import Mistake
 from edgekd.recipe import Recipe, Section, file_of
 
@@ -21,11 +22,12 @@ def missing_files(recipe: Recipe) -> Iterator[Mistake]:
 
 def _missing_in(place: str, section: Section) -> Iterator[Mistake]:
     for key in sorted(section.references):
-        reference: str | None = getattr(section, key)
+        given = getattr(section, key)
+        reference = given if isinstance(given, str) else None  # data.test may be a share of train
         # A word that is not a path is refused when models are loaded: that code knows their names.
         is_file = reference is not None and (key != "model" or reference.partition(":")[0] in MODEL_FORMS)
         file = file_of(reference) if reference is not None and is_file else None
-        if file is not None and not (file.exists() or ("*" in file.name and any(file.parent.glob(file.name)))):
+        if file is not None and not file.exists() and not matching(file):
             yield Mistake(f"{place}.{key}", f"{file} does not exist; give another path, or --set {place}.{key}=PATH")
     for key, value in section:
         for n, item in enumerate(value if isinstance(value, tuple) else (value,)):

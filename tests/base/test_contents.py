@@ -141,3 +141,40 @@ def test_a_damaged_list_of_hashes_is_made_again(tmp_path: Path, text: str) -> No
 def test_pipes_and_devices_are_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert of(tmp_path, tmp_path / "pipe") is None and of(tmp_path, Path("/dev/zero")) is None
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.jsonl"])
+def test_files_that_a_list_names_in_any_column_count(name: str, tmp_path: Path) -> None:
+    """An edited mask was not read again: only the columns `path` and `file` counted."""
+    for file in ("a.png", "m.png", "unlisted.png"):
+        (tmp_path / file).write_bytes(b"before")
+    (tmp_path / "list.csv").write_text("picture,outline,label\na.png,m.png,cat\n")
+    (tmp_path / "list.jsonl").write_text('{"picture": "a.png", "outline": "m.png", "label": "cat"}\n')
+
+    def content() -> object:
+        return Contents(tmp_path / "known.json", afresh=True).of(tmp_path / name)
+
+    before = content()
+    (tmp_path / "unlisted.png").write_bytes(b"after")
+    assert content() == before
+    for file in ("a.png", "m.png"):
+        (tmp_path / file).write_bytes(b"after")
+        assert content() != before
+        (tmp_path / file).write_bytes(b"before")
+
+
+def test_the_metadata_of_a_folder_counts_with_the_files_that_it_lists(tmp_path: Path) -> None:
+    folder = tmp_path / "words"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"before")
+    (folder / "metadata.csv").write_text("file_name,label\na.png,cat\n")
+
+    def content() -> object:
+        return Contents(tmp_path / "known.json", afresh=True).of(folder)
+
+    before = content()
+    (folder / "a.png").write_bytes(b"after")
+    assert content() != before
+    (folder / "a.png").write_bytes(b"before")
+    (folder / "metadata.csv").write_text("file_name,label\na.png,dog\n")
+    assert content() != before

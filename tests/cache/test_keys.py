@@ -104,6 +104,7 @@ RECIPES = {
         "data.augment.noise=noise.wav",
     ],
     "masks": ["data.label=mask", "task.kind=segment", 'task.classes=["sky", "sea", "land"]'],
+    "shared": ["data.test=0.4"],
     "rows": [
         "data.input=table",
         "data.train=rows.parquet",
@@ -151,7 +152,10 @@ Row = tuple[str, str, tuple[str, ...]]  # which recipe, the override, the stages
 TABLE: dict[str, list[Row]] = {
     "name": [("plain", "name=other", NOTHING)],
     "data.train": [("plain", "data.train=again.parquet", ("decode", "rehearse")), ("synthetic", "data.train=synthetic:dafl", ("synthesize",))],
-    "data.test": [("plain", "data.test=again.parquet", ("decode_test",)), ("synthetic", "data.test=again.parquet", ("decode", "rehearse"))],
+    "data.test": [("plain", "data.test=again.parquet", ("decode_test",)), ("synthetic", "data.test=again.parquet", ("decode", "rehearse")),
+        ("shared", "data.test=0.5", ("decode", "decode_test", "rehearse"))],
+    "data.test_seed": [("shared", "data.test_seed=1", ("decode", "decode_test", "rehearse")), ("plain", "data.test_seed=1", NOTHING)],
+    "data.classes": [("plain", 'data.classes=["sky", "sea", "land"]', ("decode", "rehearse"))],
     "data.column": [("plain", "data.column=other", ("decode", "rehearse"))],
     "data.input": [],  # which keys there are; of one file no two kinds can be read
     "data.sample_rate": [("sounds", "data.sample_rate=810", ("decode", "rehearse"))],

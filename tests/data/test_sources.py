@@ -65,9 +65,9 @@ def refusal(reference: object, split: str = "train") -> str:
         ([0.0, 1.0], "column label is double"),
         ([0.5, None], "column label is double"),
         ([True, False], "column label is bool"),
-        (["cat", "dog"], "column label is string"),
         ([[0], [1]], "column label is list"),
-        (pa.array(["a", "b"]).dictionary_encode(), "column label is dictionary"),
+        (["cat", None], "row 1 has no label"),
+        (["cat", " "], "row 1 has no label"),
         (pa.nulls(3), "column label is null"),
         (pa.array([], pa.int64()), "no samples"),
     ],
@@ -92,7 +92,6 @@ def test_whole_numbers_of_any_width_are_labels(kind: pa.DataType, tmp_path: Path
         (pa.array([{"bytes": 7}] * 2), "of binary"),
         (pa.array([{"bytes": [b""]}] * 2), "of binary"),
         (pa.array([{"path": "a.png"}] * 2), "a struct with the field bytes"),
-        (pa.array([b"", b""]), "a struct with the field bytes"),
         (pa.array(["a", "b"]), "a struct with the field bytes"),
         (pa.nulls(2), "a struct with the field bytes"),
     ],
@@ -203,3 +202,56 @@ def test_a_class_folder_whose_name_cannot_be_shown_is_refused(tmp_path: Path) ->
 def test_what_is_no_parquet_is_told(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "train.parquet").write_bytes(content)
     assert "not a parquet file" in refusal(tmp_path / "train.parquet")
+
+
+@pytest.mark.parametrize("stored", [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())], ids=str)
+def test_a_column_of_texts_holds_class_names_in_sorted_order(stored: pa.DataType, tmp_path: Path) -> None:
+    labels = pa.array(["owl", "cat", "owl", "dog"]).cast(stored)
+    source = open_source(str(write(tmp_path / "train.parquet", labels)), "train")
+    assert source.classes == ("cat", "dog", "owl") and source.labels.tolist() == [2, 0, 2, 1]
+
+
+def test_texts_that_are_numbers_are_sorted_by_their_value(tmp_path: Path) -> None:
+    source = open_source(str(write(tmp_path / "train.parquet", ["10", "9", "10"])), "train")
+    assert source.classes == ("9", "10") and source.labels.tolist() == [1, 0, 1]
+
+
+def test_a_column_of_plain_bytes_holds_pictures(tmp_path: Path) -> None:
+    images = pa.array([png(), b"other"], pa.binary())
+    source = open_source(str(write(tmp_path / "train.parquet", [0, 1], images=images)), "train")
+    assert [source.read(i) for i in range(2)] == [png(), b"other"]
+
+
+def test_classes_of_the_recipe_decide_the_order_of_names_and_the_names_of_numbers(tmp_path: Path) -> None:
+    asked = ("owl", "cat", "dog")
+    texts = write(tmp_path / "texts.parquet", ["cat", "dog", "owl"])
+    named = write(tmp_path / "named.parquet", [0, 1, 2], metadata=names("cat", "dog", "owl"))
+    bare = write(tmp_path / "bare.parquet", [1, 2, 0])
+    for file in (texts, named, bare):
+        source = open_source(str(file), "train", classes=asked)
+        assert source.classes == asked and source.labels.tolist() == [1, 2, 0]
+
+
+def test_a_label_that_is_none_of_the_classes_is_told_with_its_row_and_the_nearest(tmp_path: Path) -> None:
+    asked = ("cat", "dog")
+    with pytest.raises(DataError, match=r"row 1 has label dogg, which is none of data.classes .* Did you mean dog\?"):
+        open_source(str(write(tmp_path / "a.parquet", ["cat", "dogg"])), "train", classes=asked)
+    with pytest.raises(DataError, match=r"row 1 has label 2, but there are 2 classes"):
+        open_source(str(write(tmp_path / "b.parquet", [0, 2])), "train", classes=asked)
+    with pytest.raises(DataError, match=r"has the class owl, which is none of data\.classes"):
+        open_source(str(write(tmp_path / "c.parquet", [0], metadata=names("owl", "cat"))), "train", classes=asked)
+
+
+def test_a_file_of_no_format_is_refused_with_those_that_are_read(tmp_path: Path) -> None:
+    (tmp_path / "train.xlsx").write_bytes(b"PK")
+    told = refusal(tmp_path / "train.xlsx")
+    assert ".xlsx is no format that is read" in told
+    assert all(word in told for word in ("metadata.csv", "parquet", "JSONL", "npz", "WebDataset", "python:"))
+
+
+def test_a_pattern_takes_the_files_that_it_describes_and_no_others(tmp_path: Path) -> None:
+    for name in ("train-0", "train-1", "train-9", "train-old"):
+        write(tmp_path / f"{name}.parquet", [0, 1])
+    assert len(open_source(str(tmp_path / "train-[01].parquet"), "train")) == 4
+    assert len(open_source(str(tmp_path / "train-?.parquet"), "train")) == 6
+    assert len(open_source(str(tmp_path / "train-*.parquet"), "train")) == 8

@@ -288,7 +288,7 @@ def test_an_override_into_losses_that_the_file_does_not_state_is_refused(folder:
         ("[distill]", "[distill]\nloses = 3", "12 distill.loses", "Did you mean losses?"),
         ('test = "test.parquet"', "", "1 data.test", "missing; it is required"),
         ('[student]\nmodel = "edgekd:resnet8"', "", " student", "missing; write this table with: model"),
-        ('test = "test.parquet"', 'test = ""', "3 data.test", '"" given; should have at least 1 character'),
+        ('test = "test.parquet"', 'test = ""', "3 data.test", '"" given; name test samples of their own'),
         ('test = "test.parquet"', "test = 2026-11-01", "3 data.test", "write it in quotes"),
         ("[teacher]", "size = [\n32,\n0]\n[teacher]", "5 data.size.1", "0 given; should be greater than or equal to 1"),
         ("[teacher]", "std = [0.5]\n[teacher]", "1 data", "mean has 3 channels, std has 1"),
@@ -428,6 +428,26 @@ def test_every_missing_file_is_told_at_once_with_what_the_device_cannot_run(fold
         check_inputs(recipe.located(), fp32_only())
     places = [line.split()[0] for line in str(error.value).splitlines()[1:]]
     assert places == ["data.test", "teacher.model", "student.weights", "quantize.mode"]
+
+
+def test_classes_of_the_data_beside_another_task_are_refused_with_the_right_key(folder: Path) -> None:
+    recipe = load_recipe(folder, ['data.classes=["sky", "sea"]', "task.kind=multilabel"])
+    with pytest.raises(RecipeError, match=r"data\.classes  given beside task\.kind = .*write task\.classes"):
+        check_target(recipe, load_target("x86-cpu"))
+
+
+@pytest.mark.parametrize(
+    ("classes", "told"),
+    [
+        ('["sky"]', "1 given; at least two"),
+        ('["a", "a"]', "a given more than once"),
+        ('["a", ""]', "at least 1 character"),
+    ],
+)
+def test_classes_that_are_no_two_names_are_refused(folder: Path, classes: str, told: str) -> None:
+    with pytest.raises(RecipeError, match=r"data\.classes") as error:
+        load_recipe(folder, [f"data.classes={classes}"])
+    assert told in str(error.value)
 
 
 def fp32_only() -> Target:
