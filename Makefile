@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test lint all-tests accelerator oldest clean
 
-demo: $(VENV)/installed  ## a bundle for a Jetson from the built-in demo
-	$(BIN)/edgekd build --target jetson
+demo: $(VENV)/installed  ## bundles for a Jetson and for an x86 processor from the built-in demo
+	$(BIN)/edgekd build --target jetson --target x86-cpu
 
 # The tests train many small networks. There a second thread gains little, and took more than eight times as long where two cores are shared.
 test all-tests accelerator oldest: export OMP_NUM_THREADS ?= 1

@@ -78,7 +78,17 @@ def short_digits() -> Recipe:
     """The built-in demo with few epochs: a second of training each."""
     return load_recipe(
         DEMO,
-        ["teacher.train_epochs=2", "distill.epochs=2", "distill.views=2", "quantize.epochs=1", "teacher.args.width=8"],
+        [
+            "data.size=[8, 8]",
+            "data.augment.crop_padding=1",
+            "teacher.train_epochs=2",
+            "teacher.args.width=8",
+            "student.args.width=8",
+            "distill.epochs=2",
+            "distill.views=2",
+            "quantize.epochs=1",
+            "budget.min_accuracy=10",
+        ],  # fmt: skip
     )
 
 
