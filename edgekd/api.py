@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from edgekd.base.console import say
+from edgekd.base.console import recorded, say
 from edgekd.base.names import folder_problem
 from edgekd.base.toml_file import Mistake, refuse
 from edgekd.bundle.drafts import remove_drafts
@@ -147,9 +147,10 @@ def _build(
         from edgekd.measure.protocol import PROTOCOL
         from edgekd.pipeline import build as run_pipeline
 
-        say(f"{recipe.name} for {goal.title}, stages kept in {run.folder}")
         try:
-            report = run_pipeline(recipe, goal, run, folder, ask, device, timing or PROTOCOL)
+            with recorded():
+                say(f"{recipe.name} for {goal.title}, stages kept in {run.folder}")
+                report = run_pipeline(recipe, goal, run, folder, ask, device, timing or PROTOCOL)
         except SystemExit as end:  # the user's code, for example a forward, called sys.exit
             raise ModelError(
                 f"the build was ended by sys.exit({end.code!r}) in {line_of(end)}; what a recipe names must return or raise"

@@ -88,7 +88,7 @@ def short_digits() -> Recipe:
             "distill.views=2",
             "quantize.epochs=1",
             "budget.min_accuracy=10",
-        ],  # fmt: skip
+        ],
     )
 
 

@@ -7,6 +7,8 @@ import io
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -40,9 +42,36 @@ def print_what_can_be_printed() -> None:
             stream.reconfigure(errors="edgekd.nearest")
 
 
+_LOGS: list[list[str]] = []
+
+
 def say(text: str) -> None:
-    """Print one line on standard error."""
+    """Print one line on standard error, and keep it in the logs that are being recorded."""
+    for log in _LOGS:
+        log.append(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {text}")
     console.print(text, markup=False)
+
+
+@contextmanager
+def recorded() -> Iterator[None]:
+    """Keep the lines that are printed while the block runs, for `log_text`. Of nested blocks each keeps its own."""
+    _LOGS.append([])
+    try:
+        yield
+    finally:
+        _LOGS.pop()
+
+
+def log_text() -> str:
+    """The lines since the innermost `recorded` began, each with its time in UTC; empty outside such a block.
+
+    The user's folders are left out: `~` is the home folder, `.` the working folder.
+    """
+    lines = "".join(f"{line}\n" for line in (_LOGS[-1] if _LOGS else []))
+    for folder, short in ((Path.cwd(), "."), (Path.home(), "~")):
+        if folder != folder.parent:  # the root is in every path
+            lines = lines.replace(str(folder), short)
+    return lines
 
 
 def shows_bars() -> bool:

@@ -22,12 +22,15 @@ from edgekd.errors import BundleError, NotToShipError
 from edgekd.figures.figures import Report
 from edgekd.figures.verdict import ANSWERS
 from edgekd.report import html
+from edgekd.report.model_card import model_card
 from edgekd.scripts.device_runner.model import LARGEST
 
 Row = tuple[str, bool, str]
 
 MANIFEST = "manifest.json"
 README = "README.txt"
+CARD = "README.md"
+LOG = "build.log"
 SHIPPED = "model.onnx"
 GOLDEN = "golden.npz"
 OVERLAYS, MISTAKEN = "overlays.jpg", "mistaken.jpg"  # test pictures for report.html, where there are such
@@ -112,6 +115,8 @@ def add_to_report(folder: Path, change: Callable[[Report, Manifest], Report]) ->
         report = change(read_report(folder), manifest)
         shutil.copytree(folder, draft, dirs_exist_ok=True, ignore=shutil.ignore_patterns(BYTECODE))
         write_report(draft, report)
+        if CARD in manifest.files:  # a bundle of an earlier edgekd has none
+            (draft / CARD).write_text(model_card(report), encoding="utf-8")
         readme = draft / README
         if README in manifest.files:
             readme.write_text(with_verdict(readme.read_text(encoding="utf-8"), report), encoding="utf-8")

@@ -25,6 +25,7 @@ from edgekd.bundle.manifest import (
     tables_of,
 )
 from edgekd.bundle.read import (
+    CARD,
     GOLDEN,
     MANIFEST,
     README,
@@ -43,6 +44,7 @@ from edgekd.export.to_onnx import write
 from edgekd.figures.figures import Report
 from edgekd.figures.words import valued
 from edgekd.recipe import ClassifyTask, Recipe
+from edgekd.report.model_card import model_card
 from edgekd.runtime.runners import OnnxRunner
 from edgekd.scripts import SCRIPTS, device_runner
 from edgekd.scripts.build_engine import Failure, Options, majors, trtexec_line
@@ -65,7 +67,7 @@ def write_bundle(
     preprocess: Preprocess | None = None,
     at_most: Mapping[str, int] | None = None,
     reading: Mapping[str, Mapping[str, Any]] | None = None,
-    pictures: Mapping[str, bytes] | None = None,
+    further: Mapping[str, bytes] | None = None,
 ) -> None:
     """Writes a complete bundle to `folder` and replaces an older bundle there in one step.
 
@@ -79,7 +81,7 @@ def write_bundle(
     preprocess   mean and std of the images' channels; none: the inputs are no images
     at_most      free size of the inputs -> its largest; an engine is built for sizes up to it
     reading      input -> further keys of its table, which run.py needs to read samples of sounds and tables
-    pictures     JPEGs of test pictures for report.html: overlays.jpg (under masks), mistaken.jpg (wrong answers)
+    further      further files by name: build.log, and for report.html overlays.jpg (masks) and mistaken.jpg (wrong answers)
 
     The same arguments give the same bytes. Raises BundleError for arguments, or content of `folder`, that is no bundle's.
     """
@@ -87,7 +89,7 @@ def write_bundle(
     inputs = as_read(check_content(models, labels, golden, at_most or {}), preprocess, reading or {})
     folder.parent.mkdir(parents=True, exist_ok=True)
     with draft_of(folder) as draft:
-        write_files(draft, report, models, labels, golden, pictures or {})
+        write_files(draft, report, models, labels, golden, further or {})
         refuse_other_outputs(draft, golden, models[SHIPPED])
         builder = write_instructions(draft, report, target, inputs, recipe.task.told)
         manifest = Manifest(
@@ -217,7 +219,7 @@ def write_files(
     models: Mapping[str, Path],
     labels: Sequence[str],
     golden: Golden,
-    pictures: Mapping[str, bytes],
+    further: Mapping[str, bytes],
 ) -> None:
     for name, path in models.items():
         if path.with_name(
@@ -228,9 +230,10 @@ def write_files(
             shutil.copyfile(path, draft / name)
     (draft / "labels.txt").write_bytes("".join(label + "\n" for label in labels).encode())
     golden.write(draft / GOLDEN)
-    for name, picture in pictures.items():
-        (draft / name).write_bytes(picture)
+    for name, content in further.items():
+        (draft / name).write_bytes(content)
     write_report(draft, report)
+    (draft / CARD).write_text(model_card(report), encoding="utf-8")
     shutil.copyfile(SCRIPTS / "run.py", draft / "run.py")
     (draft / device_runner.NAME).write_text(device_runner.joined(), encoding="utf-8")
 
@@ -304,6 +307,7 @@ def readme(
         f"{run} --bench      how fast is this machine?",
         "python3 device_runner.py    the same as `edgekd measure` does it, with its conditions: writes figures.json",
         "report.html                 all figures, and where each comes from",
+        "README.md                   the same in short, as a model card; build.log is what the build printed",
     ]
     if trtexec:
         lines += [

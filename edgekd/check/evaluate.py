@@ -83,6 +83,8 @@ def evaluate(
         target=target.name,
         target_title=target.title,
         runtime=target.runtime.name,
+        input=recipe.data.input,
+        task=recipe.task.kind,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(time.time() - run.started, 1),
         machine=machine(),

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from edgekd.base.console import say
+from edgekd.base.console import log_text, say
 from edgekd.base.contents import hash_file
 from edgekd.bundle.manifest import GraphColumn, Preprocess
-from edgekd.bundle.read import MISTAKEN, OVERLAYS, SHIPPED, read_manifest
+from edgekd.bundle.read import LOG, MISTAKEN, OVERLAYS, SHIPPED, read_manifest
 from edgekd.bundle.write import write_bundle
 from edgekd.cache.fingerprint import fingerprint
 from edgekd.cache.stage import Artifact, Cache
@@ -58,7 +58,7 @@ def package(
         preprocess=preprocess_of(test.input),
         reading=reading_of(test.input),
         at_most=at_most(test.input.fields),
-        pictures=pictures(test, exported, report),
+        further={**pictures(test, exported, report), LOG: log_text().encode()},
     )
     return report
 

@@ -222,6 +222,8 @@ class Report(Record):
     runtime: str = Field(
         default="", description="the target's: onnxruntime, tensorrt or qnn; empty: of an earlier edgekd"
     )
+    input: str = Field(default="image", description="the kind of the samples, as data.input")
+    task: str = Field(default="classify", description="the kind of the answers, as task.kind")
     created: str = Field(description="UTC, ISO 8601")
     seconds: float = Field(description="wall clock of the build that made it")
     machine: str

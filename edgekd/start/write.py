@@ -159,7 +159,9 @@ def _lines(found: DataSet, draft: Draft, teacher: Found | None) -> Iterator[str]
         "[quantize]",
         line("mode", '"ptq"', '"qat" trains on in int8; "auto" until the budget holds; "none"'),
     )
-    yield from ("", "[budget]", line("max_drop_from_fp32", "1.0", "points; also min_accuracy, size_mb"))
+    yield from ("", "[budget]", line("max_drop_from_fp32", "1.0", "points"))
+    yield line("# min_accuracy", "90", "without this line and the next the report says NOT DECIDED")
+    yield line("# p90_latency_ms", "10", "measured on the device; also max_drop_from_teacher, size_mb")
 
 
 def _of_teacher(teachers: Sequence[Found], *, of_pictures: bool) -> str:
