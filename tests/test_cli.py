@@ -330,6 +330,12 @@ def test_an_output_folder_that_holds_other_files_is_left_alone(folder: Path) -> 
     assert done.returncode == 2 and (place / "thesis.tex").read_text() == "years of work"
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc here, whose permissions allow what it refuses")
+def test_an_output_folder_that_cannot_be_written_is_told_before_anything_is_decoded(folder: Path) -> None:
+    told = refused(folder, "build", "-t", "x86-cpu", "-o", "/proc/edgekd")
+    assert "cannot write the bundle to /proc/edgekd" in told and "--output" in told and "decode" not in told
+
+
 def test_an_estimate_is_a_marked_range_with_what_it_leaves_out(folder: Path) -> None:
     onnx.save(onnx.parser.parse_model(CONV), folder / "m.onnx")
 

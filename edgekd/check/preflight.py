@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-import os
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,10 +82,12 @@ def check_output(folder: Path) -> None:
     """Raise BundleError if the bundle could not be written at the end of the build."""
     check_replaceable(folder)
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
+    try:  # permissions alone do not tell: a file system may be read-only, or hold no files, as /proc
+        Path(tempfile.mkdtemp(prefix=".edgekd-", dir=there)).rmdir()
+    except OSError as error:
         raise BundleError(
-            f"cannot write the bundle to {folder}: {there} is not a folder that may be written; give another with --output"
-        )
+            f"cannot write the bundle to {folder}: {there} is not a folder that may be written ({error.strerror}); give another with --output"
+        ) from error
 
 
 def check_models(recipe: Recipe, target: Target, network: Network, problems: Problems) -> tuple[Loss, ...]:
