@@ -262,9 +262,10 @@ def check_version(folder: str, version: str) -> None:
 
 
 def identity(bundle: str) -> str:
-    """The name of a version: a hash of its manifest without the report, which grows with every measurement."""
+    """The name of a version: a hash of its manifest without what tells of it, which changes with every measurement."""
     manifest = read_manifest(bundle)
-    files = {name: key for name, key in manifest["files"].items() if not name.startswith("report.")}
+    telling = ("report.", "README.", "build.log")
+    files = {name: key for name, key in manifest["files"].items() if not name.startswith(telling)}
     about = {key: value for key, value in manifest.items() if key != "figures"}
     return hashlib.sha256(json.dumps({**about, "files": files}, sort_keys=True).encode()).hexdigest()[:16]
 
