@@ -8,14 +8,16 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed  ## bundles for a Jetson and for an x86 processor from the built-in demo
 	$(BIN)/edgekd build --target jetson --target x86-cpu
 
-# The tests train many small networks. There a second thread gains little, and took more than eight times as long where two cores are shared.
+# The tests train many small networks. There a second thread gains little, and took more than eight times as long where two cores are shared;
+# a second process nearly halves the time. The tests of a file stay in one process.
 test all-tests accelerator oldest: export OMP_NUM_THREADS ?= 1
+WORKERS ?= 2
 
 test: $(VENV)/installed-test  ## the tests, without the long ones
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(ARGS)
 
 all-tests: $(VENV)/installed-test  ## the long ones too
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 accelerator: $(VENV)/installed-test  ## distillation on an emulated device that, as a GPU does, refuses tensors of the processor
 	$(BIN)/python -m pytest -m "not slow" --emulated-accelerator tests/distill tests/models tests/inputs \
