@@ -107,8 +107,12 @@ class Models:
 
     @property
     def line(self) -> str:
-        """'edgekd:resnet8 (width 8), taught by edgekd:resnet8 (width 32)'."""
-        return f"{self.student}, taught by {self.teacher}" if self.teacher else self.student
+        """'student edgekd:resnet8 (width 8), taught by edgekd:resnet8 (width 32)'."""
+        return (
+            f"student {self.student}, taught by {self.teacher}"
+            if self.teacher
+            else f"student {self.student}, without a teacher"
+        )
 
 
 def models(report: Report) -> Models:
