@@ -181,7 +181,18 @@ class Distill(Section):
 
     shapes_nothing = frozenset({"tensorboard"})
 
-    epochs: int = Field(default=30, ge=1, le=MOST, description="epochs of training; the last epoch's weights ship")
+    epochs: int = Field(default=30, ge=1, le=MOST, description="epochs of training; `keep` says which epoch ships")
+    keep: Literal["last", "best"] = Field(
+        default="last",
+        description="the epoch whose weights ship; best: by the first task's metric on the hold-out split, of equal epochs the later",
+    )
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        le=MOST,
+        description="training ends when the hold-out figure has not improved for so many epochs; the learning rate falls as "
+        "for all `epochs`; none: it never ends early",
+    )
     batch_size: int = Field(default=128, ge=2, le=MOST, description="samples per step, over all processes")
     views: int = Field(
         default=4, ge=1, le=MOST, description="augmentations per sample for which the teacher's outputs are recorded"

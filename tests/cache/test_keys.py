@@ -263,6 +263,8 @@ TABLE: dict[str, list[Row]] = {
     ],
     "tasks.teacher.args": [("tasks", 'tasks=[{name="second", label="second", teacher={model="python:net.py:make", args={width=6}}}]', TEACHES[1:])],
     "distill.epochs": [("tempered", "distill.epochs=5", LEARNS)],
+    "distill.keep": [("plain", "distill.keep=best", LEARNS)],
+    "distill.patience": [("plain", "distill.patience=2", LEARNS)],
     "distill.batch_size": [("qat", "distill.batch_size=8", LEARNS)],
     "distill.views": [("features", "distill.views=3", (*RECORDS, *LEARNS))],
     "distill.cache": [("plain", "distill.cache=int8", ("record_teacher",)), ("features", "distill.cache=int8", ("record_teacher",))],
