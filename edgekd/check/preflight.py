@@ -140,6 +140,7 @@ def _check_data(recipe: Recipe, problems: Problems, samples: Samples, by_teacher
     for opened in (samples, *(task.open() for task in problems.tasks.values())):
         for line in check_spread(opened):
             say(f"  {line}")
+    check_class_weights(recipe.distill, samples)
     number = len(samples.train_ids)
     if isinstance(recipe.data, Data) and recipe.data.is_synthetic:
         made = recipe.data.synthetic.samples
@@ -147,6 +148,17 @@ def _check_data(recipe: Recipe, problems: Problems, samples: Samples, by_teacher
     if recipe.distill.batch_size > number:
         raise RecipeError(
             f"distill.batch_size is {recipe.distill.batch_size}, but there are {number} training samples; lower it"
+        )
+
+
+def check_class_weights(settings: Distill, samples: Samples) -> None:
+    """Raise RecipeError for another number of class weights than classes."""
+    given, names = settings.class_weights, samples.classes
+    if isinstance(given, tuple) and len(given) != len(names):
+        more = ", ..." if len(names) > 10 else ""
+        raise RecipeError(
+            f"distill.class_weights has {len(given)} numbers, the data has {len(names)} classes; give one for each, in the "
+            f'order {", ".join(names[:10])}{more}, or write "balanced"'
         )
 
 

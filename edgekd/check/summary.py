@@ -34,7 +34,7 @@ def summary(recipe: Recipe, settings: Distill, curves: Sequence[Mapping[str, flo
     if recipe.distill.scheme != "offline":
         yield "scheme", recipe.distill.scheme
     if settings.label_weight:
-        yield "labels", f"{recipe.task.label_loss}, weight {settings.label_weight:g}"
+        yield "labels", f"{recipe.task.label_loss}, weight {settings.label_weight:g}{_by_class(settings)}"
     for loss in settings.losses:
         yield f"loss {loss.method}", _loss(loss)
     yield (
@@ -42,10 +42,19 @@ def summary(recipe: Recipe, settings: Distill, curves: Sequence[Mapping[str, flo
         f"{settings.epochs} epochs, batch {settings.batch_size}, {settings.views} views, {train.name} at {train.lr:g}, weight decay "
         f"{train.weight_decay:g}, warm-up of {settings.warmup_epochs:g} epochs, {settings.precision}, seed {settings.seed}"
         + (f", averaged by {settings.ema:g}" if settings.ema else "")
+        + (", each class equally often" if settings.sampling == "balanced" else "")
         + (f", {recipe.distill.generations} generations" if recipe.distill.generations else "")
         + _ended(settings, curves),
     )
     yield "quantization", in_words({"mode": recipe.quantize.mode, **recipe.quantize.model_dump(exclude_defaults=True)})
+
+
+def _by_class(settings: Distill) -> str:
+    """The weights of the classes in words; empty if all weigh alike."""
+    given = settings.class_weights
+    if given is None:
+        return ""
+    return f", class weights {given if isinstance(given, str) else ', '.join(f'{weight:g}' for weight in given)}"
 
 
 def _ended(settings: Distill, curves: Sequence[Mapping[str, float]]) -> str:

@@ -26,6 +26,7 @@ from edgekd.base.draws import permutation
 from edgekd.cache.stage import SCRATCH
 from edgekd.data.batches import Step, arguments_of, epoch_of
 from edgekd.distill.checkpoint import Checkpoint
+from edgekd.distill.class_weights import label_losses
 from edgekd.distill.epochs import Epochs
 from edgekd.distill.features import Taps
 from edgekd.distill.lesson import Lesson, TeacherPass
@@ -123,9 +124,9 @@ class Training:
         for task in lesson.tasks:
             if task.live is not None:
                 task.live.to(self.where)
-        self.objective = Objective(settings.losses, settings.label_weight, lesson.weights, lesson.label_losses).to(
-            self.where
-        )
+        self.objective = Objective(
+            settings.losses, settings.label_weight, lesson.weights, label_losses(lesson, settings)
+        ).to(self.where)
         _prepare(self.objective, self.student, lesson, settings, modes, self.layout)
         if self.accelerate.num_processes > 1 and (alone := self.objective.common.in_one_process):
             raise ModelError(
@@ -185,6 +186,7 @@ class Training:
         return epoch_of(
             self.lesson.views, epoch, batch_size=settings.batch_size, number_of_views=settings.views, seed=settings.seed,
             rank=accelerate.process_index, world=accelerate.num_processes, in_pairs=self.objective.common.needs_pairs,
+            balanced=settings.sampling == "balanced",
         )  # fmt: skip
 
     def step(self, step: Step, now: float) -> None:

@@ -265,6 +265,8 @@ TABLE: dict[str, list[Row]] = {
     "distill.epochs": [("tempered", "distill.epochs=5", LEARNS)],
     "distill.keep": [("plain", "distill.keep=best", LEARNS)],
     "distill.patience": [("plain", "distill.patience=2", LEARNS)],
+    "distill.class_weights": [("qat", "distill.class_weights=balanced", LEARNS), ("plain", "distill.class_weights=[1.0, 2.0, 3.0]", LEARNS)],
+    "distill.sampling": [("qat", "distill.sampling=balanced", LEARNS)],
     "distill.batch_size": [("qat", "distill.batch_size=8", LEARNS)],
     "distill.views": [("features", "distill.views=3", (*RECORDS, *LEARNS))],
     "distill.cache": [("plain", "distill.cache=int8", ("record_teacher",)), ("features", "distill.cache=int8", ("record_teacher",))],

@@ -39,6 +39,16 @@ def test_the_row_of_the_training_tells_which_epoch_was_kept_and_whether_it_ended
 
 
 @pytest.mark.parametrize(
+    ("weights", "told"), [("balanced", "class weights balanced"), ([1.0, 2.5], "class weights 1, 2.5")]
+)
+def test_the_rows_tell_that_classes_are_weighted_or_drawn_equally_often(weights: object, told: str) -> None:
+    recipe = tiny(class_weights=weights, sampling="balanced")
+    rows = dict(summary(recipe, recipe.distill))
+    assert rows["labels"] == f"cross-entropy, weight 0.1, {told}"
+    assert rows["training"].endswith("seed 0, each class equally often")
+
+
+@pytest.mark.parametrize(
     ("task", "loss"),
     [
         ({"kind": "classify"}, "cross-entropy, weight 0.5"),

@@ -377,6 +377,22 @@ def test_patience_ends_the_training_and_a_stopped_run_ends_in_the_same_epoch(
     assert len(states) == ended and same(weights(again), weights(trained))
 
 
+def test_a_run_that_was_stopped_draws_the_same_samples_with_balanced_classes(tmp_path: Path) -> None:
+    given, found = settings(sampling="balanced", class_weights="balanced"), []
+    for killed in (False, True):
+        place = tmp_path / str(killed)
+        place.mkdir()
+        if killed:
+            with pytest.raises(Killed):
+                train(network(), hard_labels(), given, place, stopping_at(2))
+            torch.manual_seed(12345)
+        found.append(weights(train(network(), hard_labels(), given, place)))
+    assert same(*found)
+    (tmp_path / "plain").mkdir()
+    plain = settings(class_weights="balanced")
+    assert not same(found[0], weights(train(network(), hard_labels(), plain, tmp_path / "plain")))
+
+
 def test_the_last_epoch_of_a_training_that_ended_early_ships_unless_the_best_is_asked_for(tmp_path: Path) -> None:
     given = settings(patience=2, epochs=30, optimizer=Optimizer(lr=0.05))
     trained = train(network(), hard_labels(), given, tmp_path)
