@@ -200,6 +200,7 @@ TABLE: dict[str, list[Row]] = {
     "data.seed": [("given", "data.seed=3", VIEWS)],
     "data.augment.crop_padding": [("given", "data.augment.crop_padding=1", VIEWS)],
     "data.augment.flip": [("plain", "data.augment.flip=true", VIEWS)],
+    "data.augment.jitter": [("given", "data.augment.jitter=0.2", VIEWS)],
     "data.augment.cutout": [("given", "data.augment.cutout=2", VIEWS)],
     "data.augment.fill": [("given", "data.augment.fill=[0.1, 0.1, 0.1]", VIEWS)],
     "data.augment.mixup": [("given", "data.augment.mixup=0.2", VIEWS)],
