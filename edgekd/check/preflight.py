@@ -16,6 +16,7 @@ from torch import nn
 from edgekd.base.console import say
 from edgekd.bundle.write import check_replaceable
 from edgekd.cache.stage import Cache
+from edgekd.check.batch import batch_size_of, check_batch_size
 from edgekd.check.doubts import check_spread, doubts
 from edgekd.check.students import check_memory, check_no_softmax, check_trains
 from edgekd.check.tasks import check_heads, check_tasks, with_heads
@@ -32,7 +33,7 @@ from edgekd.models import CalledModel, ExportedModel, OnnxModel, number_of_class
 from edgekd.models.accelerator import uses_bf16
 from edgekd.models.heads import parts_of
 from edgekd.models.memory_format import arranged
-from edgekd.recipe import Data, Distill, Network, Recipe
+from edgekd.recipe import Distill, Network, Recipe
 from edgekd.recipe.losses import Loss, reads_teacher, with_temperature
 from edgekd.steps.export import Form
 from edgekd.steps.problem import Problems, TrainingSet
@@ -64,7 +65,9 @@ def preflight(run: Cache, recipe: Recipe, target: Target, problems: Problems) ->
     # "auto" depends on this machine and shapes the weights, so the precision it stands for enters their key.
     precision = "bf16" if uses_bf16(recipe.distill.precision) else "fp32"
     # Settings that only decide how often the stages run do not enter their keys.
-    settled = {"precision": precision, "losses": losses, "generations": 0, "scheme": "offline"}
+    settled = {
+        "precision": precision, "losses": losses, "batch_size": batch_size_of(recipe, problems.student.open()), "generations": 0, "scheme": "offline",
+    }  # fmt: skip
     return BuildPlan(student, recipe.distill.model_copy(update=settled), form)
 
 
@@ -141,14 +144,7 @@ def _check_data(recipe: Recipe, problems: Problems, samples: Samples, by_teacher
         for line in check_spread(opened):
             say(f"  {line}")
     check_class_weights(recipe.distill, samples)
-    number = len(samples.train_ids)
-    if isinstance(recipe.data, Data) and recipe.data.is_synthetic:
-        made = recipe.data.synthetic.samples
-        number = made - max(1, round(made * recipe.data.holdout))
-    if recipe.distill.batch_size > number:
-        raise RecipeError(
-            f"distill.batch_size is {recipe.distill.batch_size}, but there are {number} training samples; lower it"
-        )
+    check_batch_size(recipe, samples)
 
 
 def check_class_weights(settings: Distill, samples: Samples) -> None:

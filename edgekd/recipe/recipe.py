@@ -206,7 +206,12 @@ class Distill(Section):
         description="training ends when the hold-out figure has not improved for so many epochs; the learning rate falls as "
         "for all `epochs`; none: it never ends early",
     )
-    batch_size: int = Field(default=128, ge=2, le=MOST, description="samples per step, over all processes")
+    batch_size: int = Field(
+        default=128,
+        ge=2,
+        le=MOST,
+        description="samples per step, over all processes; of fewer samples the default is smaller",
+    )
     views: int = Field(
         default=4, ge=1, le=MOST, description="augmentations per sample for which the teacher's outputs are recorded"
     )
