@@ -65,9 +65,8 @@ def preflight(run: Cache, recipe: Recipe, target: Target, problems: Problems) ->
     # "auto" depends on this machine and shapes the weights, so the precision it stands for enters their key.
     precision = "bf16" if uses_bf16(recipe.distill.precision) else "fp32"
     # Settings that only decide how often the stages run do not enter their keys.
-    settled = {
-        "precision": precision, "losses": losses, "batch_size": batch_size_of(recipe, problems.student.open()), "generations": 0, "scheme": "offline",
-    }  # fmt: skip
+    settled = {"precision": precision, "losses": losses, "generations": 0, "scheme": "offline"}
+    settled["batch_size"] = batch_size_of(recipe, problems.student.open())
     return BuildPlan(student, recipe.distill.model_copy(update=settled), form)
 
 

@@ -27,7 +27,7 @@ class Epochs:
 
     def add(self, figure: float, model: nn.Module) -> None:
         """Add an epoch: its figure on the hold-out split, not rounded, and the model that would ship after it."""
-        self.figures.append(figure)
+        self.figures.append(float(figure))
         if self.settings.keep == "best" and self.best == len(self.figures):
             self.weights = {name: _copy(value) for name, value in model.state_dict().items()}
 

@@ -248,14 +248,9 @@ def _tell(title: str, metrics: Mapping[str, float], settings: Distill, epochs: E
     epoch = int(metrics["epoch"])
     if not shows_bars() and (settings.epochs - epoch) % math.ceil(settings.epochs / LINES) == 0:
         found = f"loss {metrics['loss']:.4g}, hold-out {in_words(metrics['holdout'], metric.unit)}"
-        best = (
-            ""
-            if settings.keep == "last"
-            else ", the best so far"
-            if epochs.kept == epoch
-            else f", best epoch {epochs.kept}"
-        )
-        say(f"  {title}: epoch {epoch} of {settings.epochs}, {found}{best}")
+        best = "the best so far" if epochs.kept == epoch else f"best epoch {epochs.kept}"
+        found += f", {best}" if settings.keep == "best" else ""
+        say(f"  {title}: epoch {epoch} of {settings.epochs}, {found}")
 
 
 def _tell_end(title: str, settings: Distill, epochs: Epochs, metric: Metric) -> None:
