@@ -114,7 +114,7 @@ def evaluate(
             *lines.slow(compared.findings[shipped.name]),
             *doubts(test, shipped.name, np.load(scores / "test.npy")),
         ),
-        summary=tuple(summary(recipe, instruction.teaching.settings)),
+        summary=tuple(summary(recipe, instruction.teaching.settings, lines.curves(trained))),
         stages=tuple(artifact.lineage() for artifact in run.artifacts),
     )
     there = compared.measured.get(shipped.name)

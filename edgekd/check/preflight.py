@@ -16,6 +16,7 @@ from torch import nn
 from edgekd.base.console import say
 from edgekd.bundle.write import check_replaceable
 from edgekd.cache.stage import Cache
+from edgekd.check.batch import batch_size_of, check_batch_size
 from edgekd.check.doubts import check_spread, doubts
 from edgekd.check.students import check_memory, check_no_softmax, check_trains
 from edgekd.check.tasks import check_heads, check_tasks, with_heads
@@ -32,7 +33,7 @@ from edgekd.models import CalledModel, ExportedModel, OnnxModel, number_of_class
 from edgekd.models.accelerator import uses_bf16
 from edgekd.models.heads import parts_of
 from edgekd.models.memory_format import arranged
-from edgekd.recipe import Data, Distill, Network, Recipe
+from edgekd.recipe import Distill, Network, Recipe
 from edgekd.recipe.losses import Loss, reads_teacher, with_temperature
 from edgekd.steps.export import Form
 from edgekd.steps.problem import Problems, TrainingSet
@@ -65,6 +66,7 @@ def preflight(run: Cache, recipe: Recipe, target: Target, problems: Problems) ->
     precision = "bf16" if uses_bf16(recipe.distill.precision) else "fp32"
     # Settings that only decide how often the stages run do not enter their keys.
     settled = {"precision": precision, "losses": losses, "generations": 0, "scheme": "offline"}
+    settled["batch_size"] = batch_size_of(recipe, problems.student.open())
     return BuildPlan(student, recipe.distill.model_copy(update=settled), form)
 
 
@@ -142,13 +144,18 @@ def _check_data(recipe: Recipe, problems: Problems, samples: Samples, by_teacher
     for opened in (samples, *(task.open() for task in problems.tasks.values())):
         for line in check_spread(opened):
             say(f"  {line}")
-    number = len(samples.train_ids)
-    if isinstance(recipe.data, Data) and recipe.data.is_synthetic:
-        made = recipe.data.synthetic.samples
-        number = made - max(1, round(made * recipe.data.holdout))
-    if recipe.distill.batch_size > number:
+    check_class_weights(recipe.distill, samples)
+    check_batch_size(recipe, samples)
+
+
+def check_class_weights(settings: Distill, samples: Samples) -> None:
+    """Raise RecipeError for another number of class weights than classes."""
+    given, names = settings.class_weights, samples.classes
+    if isinstance(given, tuple) and len(given) != len(names):
+        more = ", ..." if len(names) > 10 else ""
         raise RecipeError(
-            f"distill.batch_size is {recipe.distill.batch_size}, but there are {number} training samples; lower it"
+            f"distill.class_weights has {len(given)} numbers, the data has {len(names)} classes; give one for each, in the "
+            f'order {", ".join(names[:10])}{more}, or write "balanced"'
         )
 
 

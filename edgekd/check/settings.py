@@ -77,10 +77,18 @@ def _only_of_classes(recipe: Recipe, task: str, kind: str) -> Iterator[Mistake]:
     """A mistake for each setting that a task other than classify does not have. task: its table."""
     if kind == "segment" and not isinstance(recipe.data, Data):
         yield Mistake(f"{task}.kind", f'"segment" given; data.input = "{recipe.data.input}" has no pixels: give images')
+    is_first, settings = task == "task", recipe.distill
+    weighing = "write task.class_weights" if kind == "segment" else "it is of one class a sample: leave it out"
     for place, given, remedy in (
+        ("distill.class_weights", is_first and settings.class_weights is not None, weighing),
+        (
+            "distill.sampling",
+            is_first and settings.sampling == "balanced",
+            "it is of one class a sample: leave it out",
+        ),
         (
             "data.classes",
-            recipe.data.classes is not None and task == "task",
+            recipe.data.classes is not None and is_first,
             "it is of one class a sample; write task.classes",
         ),
         ("data.train", recipe.data.is_synthetic, "images are made for classes; give training samples"),

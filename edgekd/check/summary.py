@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from edgekd.distill.methods import METHODS
 from edgekd.recipe import Distill, Model, Recipe, TeacherModel
@@ -10,10 +10,10 @@ from edgekd.recipe.losses import Loss
 from edgekd.recipe.named import file_name, in_words, named
 
 
-def summary(recipe: Recipe, settings: Distill) -> Iterator[tuple[str, str]]:
+def summary(recipe: Recipe, settings: Distill, curves: Sequence[Mapping[str, float]] = ()) -> Iterator[tuple[str, str]]:
     """The rows (name, value) of the summary, in the order of the flow.
 
-    settings: those that the student was trained by, with paired layers.
+    settings: those that the student was trained by, with paired layers; curves: the figures of its epochs.
     """
     data, train = recipe.data, settings.optimizer
     augmented = data.augment.model_dump(exclude_defaults=True)
@@ -34,7 +34,7 @@ def summary(recipe: Recipe, settings: Distill) -> Iterator[tuple[str, str]]:
     if recipe.distill.scheme != "offline":
         yield "scheme", recipe.distill.scheme
     if settings.label_weight:
-        yield "labels", f"{recipe.task.label_loss}, weight {settings.label_weight:g}"
+        yield "labels", f"{recipe.task.label_loss}, weight {settings.label_weight:g}{_by_class(settings)}"
     for loss in settings.losses:
         yield f"loss {loss.method}", _loss(loss)
     yield (
@@ -42,9 +42,28 @@ def summary(recipe: Recipe, settings: Distill) -> Iterator[tuple[str, str]]:
         f"{settings.epochs} epochs, batch {settings.batch_size}, {settings.views} views, {train.name} at {train.lr:g}, weight decay "
         f"{train.weight_decay:g}, warm-up of {settings.warmup_epochs:g} epochs, {settings.precision}, seed {settings.seed}"
         + (f", averaged by {settings.ema:g}" if settings.ema else "")
-        + (f", {recipe.distill.generations} generations" if recipe.distill.generations else ""),
+        + (", each class equally often" if settings.sampling == "balanced" else "")
+        + (f", {recipe.distill.generations} generations" if recipe.distill.generations else "")
+        + _ended(settings, curves),
     )
     yield "quantization", in_words({"mode": recipe.quantize.mode, **recipe.quantize.model_dump(exclude_defaults=True)})
+
+
+def _by_class(settings: Distill) -> str:
+    """The weights of the classes in words; empty if all weigh alike."""
+    given = settings.class_weights
+    if given is None:
+        return ""
+    return f", class weights {given if isinstance(given, str) else ', '.join(f'{weight:g}' for weight in given)}"
+
+
+def _ended(settings: Distill, curves: Sequence[Mapping[str, float]]) -> str:
+    """The epoch that `patience` ended the training after, and the epoch that was kept, if these were chosen."""
+    early = 0 < len(curves) < settings.epochs
+    how = f"ended after epoch {len(curves)}" if early else "not ended early"
+    ended = f", {how} (patience {settings.patience})" if settings.patience else ""
+    kept = [int(epoch["epoch"]) for epoch in curves if epoch.get("kept")]
+    return ended + (f", kept epoch {kept[0]}, the best on the hold-out split" if kept else "")
 
 
 def _loss(loss: Loss) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from edgekd.base.draws import Ids, permutation
+from edgekd.data.balance import balanced_order
 from edgekd.data.store import Samples
 from edgekd.data.views import Batch, Views
 from edgekd.inputs.protocol import Arrays, Input
@@ -37,21 +38,23 @@ def epoch_of(
     rank: int = 0,
     world: int = 1,
     in_pairs: bool = False,
+    balanced: bool = False,
 ) -> Iterator[Step]:
     """The steps of an epoch. Each batch is prepared while the network computes the batch before.
 
     The order depends on `seed` and `epoch` alone. `batch_size` counts over all `world` processes: each process takes
     every `world`-th sample of a batch. The last, incomplete batch is left out; in the next epoch other samples fall into
     it. With `in_pairs` the second half of a batch holds a sample of the same class for each sample of the first half.
+    With `balanced` an epoch has as many samples, each class equally often (edgekd.data.balance).
     """
-    order = permutation(len(views.ids), seed, epoch, ORDER)
+    everyone = permutation(len(views.ids), seed, epoch, ORDER)
+    order = balanced_order(_classes(views), seed, epoch) if balanced else everyone
     view = epoch % number_of_views
     batches = [
         order[start : start + batch_size][rank::world] for start in range(0, len(order) - batch_size + 1, batch_size)
     ]
     if in_pairs:
-        labels = next(iter(views.learnt.values())).labels  # of the first task
-        partner = _partners(labels[views.ids], seed, epoch)
+        partner = _partners(_classes(views), seed, epoch)
         firsts = [rows[: len(rows) // 2] for rows in batches]
         batches = [np.concatenate([rows, partner[rows]]) for rows in firsts]
 
@@ -65,6 +68,11 @@ def epoch_of(
             ready = waiting.result()
             waiting = pool.submit(prepare, following) if following is not None else None
             yield ready
+
+
+def _classes(views: Views) -> Ids:
+    """The class of each training sample, of the first task."""
+    return next(iter(views.learnt.values())).labels[views.ids]
 
 
 def _partners(labels: Ids, seed: int, epoch: int) -> Ids:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import safetensors.torch
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -25,6 +26,8 @@ from edgekd.base.draws import permutation
 from edgekd.cache.stage import SCRATCH
 from edgekd.data.batches import Step, arguments_of, epoch_of
 from edgekd.distill.checkpoint import Checkpoint
+from edgekd.distill.class_weights import label_losses
+from edgekd.distill.epochs import Epochs
 from edgekd.distill.features import Taps
 from edgekd.distill.lesson import Lesson, TeacherPass
 from edgekd.distill.objective import ForwardPass, Numbered, Objective
@@ -67,12 +70,15 @@ def train(
     """Train `student` for `settings.epochs` epochs and return the model that ships.
 
     That model is the student of the last epoch, or its averaged weights if `ema` is on. A method may make another model
-    of it (`TaskObjective.deployed`). The figure on the hold-out split is logged, but nothing is chosen by it. A checkpoint
-    is written to `out` after each epoch, and a run after a kill resumes with the same result. The order of samples, their
-    views and torch's random numbers depend only on the seed and the epoch. Writes `metrics.jsonl`, a line per epoch. Runs
-    alone or on every process of `accelerate launch`; `batch_size` counts over all processes.
+    of it (`TaskObjective.deployed`). With `keep = "best"` it has the weights of the epoch that is best on the hold-out
+    split, and `patience` may end the training early (edgekd.distill.epochs). Otherwise nothing is chosen by that figure.
+    A checkpoint is written to `out` after each epoch, and a run after a kill resumes with the same result. The order of
+    samples, their views and torch's random numbers depend only on the seed and the epoch. Writes `metrics.jsonl`, a line
+    per epoch; `kept` marks the best epoch. Runs alone or on every process of `accelerate launch`; `batch_size` counts
+    over all processes.
     """
     training = Training(student, lesson, settings, modes or Modes())
+    epochs, metric = training.epochs, lesson.samples.task.metric
     checkpoint = Checkpoint(out / CHECKPOINT, training.parts)
     metrics: list[dict[str, float]] = checkpoint.load().get("metrics", [])
     if metrics:
@@ -81,21 +87,26 @@ def train(
     with training.taps(), progress(title, settings.epochs * training.samples) as advance:
         advance(len(metrics) * training.samples)
         for epoch in range(len(metrics), settings.epochs):
+            if epochs.is_over:
+                break
             training.begin(epoch)
             for i, step in enumerate(training.steps_of(epoch), start=1):
                 training.step(step, epoch + (i - 1) / training.steps)
                 if i % NOTED == 0:
                     advance(NOTED * settings.batch_size, training.note(epoch, i))
             metrics.append(training.end(epoch))
-            _tell(title, metrics[-1], settings, lesson.samples.task.metric)
+            _tell(title, metrics[-1], settings, epochs, metric)
             if training.is_first:
                 checkpoint.save(metrics=metrics)
                 _log(log, metrics[-1])
             advance(training.steps % NOTED * settings.batch_size)
             training.wait()
+    _tell_end(title, settings, epochs, metric)
+    if settings.keep == "best":
+        metrics[epochs.kept - 1]["kept"] = 1.0
     if training.is_first:
         (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
-    return training.shipped()
+    return epochs.restore(training.shipped())
 
 
 class Training:
@@ -103,6 +114,7 @@ class Training:
 
     def __init__(self, student: nn.Module, lesson: Lesson, settings: Distill, modes: Modes) -> None:
         self.lesson, self.settings, self.modes = lesson, settings, modes
+        self.epochs = Epochs(settings, lesson.samples.task.metric)
         self.where, self.bf16 = accelerator.device(), uses_bf16(settings.precision)
         # accelerate fixes a precision for the whole process, but a build trains in several: autocast sets it per step.
         self.accelerate = Accelerator(mixed_precision="no", cpu=self.where.type == "cpu", device_placement=False)
@@ -112,9 +124,9 @@ class Training:
         for task in lesson.tasks:
             if task.live is not None:
                 task.live.to(self.where)
-        self.objective = Objective(settings.losses, settings.label_weight, lesson.weights, lesson.label_losses).to(
-            self.where
-        )
+        self.objective = Objective(
+            settings.losses, settings.label_weight, lesson.weights, label_losses(lesson, settings)
+        ).to(self.where)
         _prepare(self.objective, self.student, lesson, settings, modes, self.layout)
         if self.accelerate.num_processes > 1 and (alone := self.objective.common.in_one_process):
             raise ModelError(
@@ -143,7 +155,11 @@ class Training:
     def parts(self) -> dict[str, Any]:
         """The parts that a checkpoint stores."""
         parts = {"student": self.student, "objective": self.objective, "optimizer": self.optimizer}
-        return parts if self.averaged is None else {**parts, "averaged": self.averaged}
+        if self.averaged is not None:
+            parts["averaged"] = self.averaged
+        if self.settings.keep == "best" or self.settings.patience is not None:
+            parts["epochs"] = self.epochs
+        return parts
 
     @property
     def is_first(self) -> bool:
@@ -170,6 +186,7 @@ class Training:
         return epoch_of(
             self.lesson.views, epoch, batch_size=settings.batch_size, number_of_views=settings.views, seed=settings.seed,
             rank=accelerate.process_index, world=accelerate.num_processes, in_pairs=self.objective.common.needs_pairs,
+            balanced=settings.sampling == "balanced",
         )  # fmt: skip
 
     def step(self, step: Step, now: float) -> None:
@@ -208,8 +225,13 @@ class Training:
         metrics = {"epoch": epoch + 1, "lr": self.optimizer.param_groups[0]["lr"], "samples_per_s": round(speed, 1)}
         metrics |= {name: float(f"{float(value) / self.steps:.6g}") for name, value in self.sums.items()}
         self.modes.evaluate(self.student)
-        metrics |= _holdout(self.shipped(), self.lesson, self.modes)
+        shipped = self.shipped()
+        found = _holdout(shipped, self.lesson, self.modes)
+        if self.accelerate.num_processes > 1:  # each has its own statistics of BatchNorm; all end in the same epoch
+            (found,) = broadcast_object_list([found])
+        metrics |= {name: round(figure, DIGITS) for name, figure in found.items()}
         _check_finite(metrics)
+        self.epochs.add(found["holdout"], shipped)
         return metrics
 
     def shipped(self) -> nn.Module:
@@ -221,12 +243,28 @@ def _averaged(student: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
 
 
-def _tell(title: str, metrics: Mapping[str, float], settings: Distill, metric: Metric) -> None:
+def _tell(title: str, metrics: Mapping[str, float], settings: Distill, epochs: Epochs, metric: Metric) -> None:
     """Print a line per epoch if no progress bar is shown; at most 20 lines in a training."""
     epoch = int(metrics["epoch"])
     if not shows_bars() and (settings.epochs - epoch) % math.ceil(settings.epochs / LINES) == 0:
         found = f"loss {metrics['loss']:.4g}, hold-out {in_words(metrics['holdout'], metric.unit)}"
+        best = "the best so far" if epochs.kept == epoch else f"best epoch {epochs.kept}"
+        found += f", {best}" if settings.keep == "best" else ""
         say(f"  {title}: epoch {epoch} of {settings.epochs}, {found}")
+
+
+def _tell_end(title: str, settings: Distill, epochs: Epochs, metric: Metric) -> None:
+    """Print why a training ended early, and which epoch it keeps if that was chosen."""
+    ended = len(epochs.figures)
+    if epochs.is_over and ended < settings.epochs:
+        best = f"{in_words(epochs.figures[epochs.improved - 1], metric.unit)} of epoch {epochs.improved}"
+        say(
+            f"  {title}: ends after epoch {ended} of {settings.epochs}; distill.patience = {settings.patience}, and "
+            f"no later hold-out figure was better than {best}"
+        )
+    if settings.keep == "best":
+        figure = in_words(epochs.figures[epochs.kept - 1], metric.unit)
+        say(f"  {title}: keeps epoch {epochs.kept} of {ended}, the best on the hold-out split ({figure})")
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -324,14 +362,12 @@ def _passes(
 
 
 def _holdout(model: nn.Module, lesson: Lesson, modes: Modes) -> dict[str, float]:
-    """The figure of each task's metric on the hold-out split."""
+    """The figure of each task's metric on the hold-out split, by `holdout` and `holdout/task`; not rounded."""
     modes.evaluate(model)
     ids = lesson.samples.holdout_ids
     stored = predict(model, lesson.samples.train, ids, [task.samples.task for task in lesson.tasks])
     return {
-        "/".join(filter(None, ("holdout", task.name))): round(
-            value_of(task.samples.task, own, task.samples.train.labels[ids]), DIGITS
-        )
+        "/".join(filter(None, ("holdout", task.name))): value_of(task.samples.task, own, task.samples.train.labels[ids])
         for task, own in zip(lesson.tasks, stored, strict=True)
     }
 

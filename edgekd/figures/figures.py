@@ -250,7 +250,8 @@ class Report(Record):
     fits: tuple[Fit, ...] = Field(default=(), description="of each value, the first ones; empty for other answers")
     curves: tuple[dict[str, float], ...] = Field(
         default=(),
-        description="one dict an epoch: epoch, lr, loss, loss/<term>, holdout (in the metric's unit), samples_per_s",
+        description="one dict an epoch: epoch, lr, loss, loss/<term>, holdout (in the metric's unit), samples_per_s; "
+        "kept: 1 at the epoch that was chosen",
     )
     temperature_curve: tuple[tuple[float, float], ...] = Field(
         default=(),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgekd.base.draws import Floats, Ids, integers, uniform
 from edgekd.errors import DataError
 from edgekd.inputs.files import Files, Shapes
+from edgekd.inputs.jitter import jittered
 from edgekd.inputs.picture import Pixels, decode_image
 from edgekd.inputs.protocol import Arrays, Field
 from edgekd.recipe import Augmentation, Data, Source
@@ -76,8 +77,11 @@ class Image:
         return {INPUT: decode_image(stored, self.shape[:2], self.shape[2])}
 
     def view(self, raw: Arrays, ids: Ids, view: int, seed: int) -> Arrays:
-        """The images after padding, crop, flip and cut-out, as `augment` says."""
-        images = self.moved(raw[INPUT], ids, view, seed, 0)
+        """The images after colour jitter, padding, crop, flip and cut-out, as `augment` says."""
+        images = raw[INPUT]
+        if self.augment.jitter:  # before the padding, whose black is no part of the picture
+            images = jittered(images, ids, self.augment.jitter, view, seed)
+        images = self.moved(images, ids, view, seed, 0)
         if self.augment.cutout:
             images = self._cut_out(images, ids, view, seed)
         return {INPUT: images}

@@ -153,6 +153,12 @@ class Augmentation(Mixing):
         default=0, ge=0, le=MOST_PIXELS, description="pixels of zero padding before a random crop back to the size"
     )
     flip: bool = Field(default=False, description="mirrors half of the images")
+    jitter: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="brightness, contrast and saturation each change by up to this share, as 0.2; grey pictures have no saturation",
+    )
     cutout: int = Field(
         default=0, ge=0, le=MOST_PIXELS, description="side in pixels of a square that is filled with one colour"
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from edgekd.base.names import class_problem
 from edgekd.base.places import expanded
@@ -176,13 +176,42 @@ class Recording(Section):
     bf16: bool
 
 
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MOST
+
+
+def _balanced_or_weights(value: Any) -> Any:
+    """The word "balanced" or positive numbers. Raises ValueError for anything else, in one line for both forms."""
+    if value is None or value == "balanced":
+        return value
+    if isinstance(value, list | tuple) and value and all(map(_is_weight, value)):
+        return tuple(map(float, value))
+    raise ValueError(f'{shown(value)} given; write "balanced", or a number above 0 for each class, as [1.0, 5.0]')
+
+
 class Distill(Section):
     """The settings for training the student. Default losses: `kd` at T 4, weight 0.9; labels, weight 0.1 (Hinton 2015)."""
 
     shapes_nothing = frozenset({"tensorboard"})
 
-    epochs: int = Field(default=30, ge=1, le=MOST, description="epochs of training; the last epoch's weights ship")
-    batch_size: int = Field(default=128, ge=2, le=MOST, description="samples per step, over all processes")
+    epochs: int = Field(default=30, ge=1, le=MOST, description="epochs of training; `keep` says which epoch ships")
+    keep: Literal["last", "best"] = Field(
+        default="last",
+        description="the epoch whose weights ship; best: by the first task's metric on the hold-out split, of equal epochs the later",
+    )
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        le=MOST,
+        description="training ends when the hold-out figure has not improved for so many epochs; the learning rate falls as "
+        "for all `epochs`; none: it never ends early",
+    )
+    batch_size: int = Field(
+        default=128,
+        ge=2,
+        le=MOST,
+        description="samples per step, over all processes; of fewer samples the default is smaller",
+    )
     views: int = Field(
         default=4, ge=1, le=MOST, description="augmentations per sample for which the teacher's outputs are recorded"
     )
@@ -191,6 +220,16 @@ class Distill(Section):
     )
     top_k: int = Field(default=32, ge=1, le=MOST, description='logits of each sample that cache = "topk" keeps')
     label_weight: NonNegative = Field(default=0.1, description="weight of the cross-entropy with the labels")
+    class_weights: Annotated[
+        Literal["balanced"] | tuple[Positive, ...] | None, BeforeValidator(_balanced_or_weights)
+    ] = Field(
+        default=None,
+        description="weight of each class in the label loss of the first task; balanced: n / (k * n_c), a rare class weighs more; none: 1",
+    )
+    sampling: Literal["shuffled", "balanced"] = Field(
+        default="shuffled",
+        description="shuffled: an epoch has each sample once; balanced: as many samples, each class of the first task equally often",
+    )
     losses: tuple[Loss, ...] = Field(
         default=(Loss(method="kd", weight=0.9),), description="losses that are added up; see [[distill.losses]]"
     )
@@ -229,6 +268,15 @@ class Distill(Section):
         if self.label_weight == 0 and not any(loss.weight for loss in lasting):
             raise ValueError(
                 "label_weight is 0 and no loss has a weight to the end: there is nothing to learn from; give one a weight"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _weighted_labels_are_learnt(self) -> Self:
+        if self.class_weights is not None and self.label_weight == 0:
+            raise ValueError(
+                "class_weights are given and label_weight is 0: they weigh the label loss alone; give label_weight, or "
+                'write sampling = "balanced", which serves all losses'
             )
         return self
 

@@ -22,7 +22,7 @@ NOT_FOUND = Draft(
     data=(
         line("mean", "[0.485, 0.456, 0.406]", "TODO: mean and std of the pictures, of values in 0..1"),
         line("std", "[0.229, 0.224, 0.225]"),
-        line("augment", "{ crop_padding = 4, flip = true }", "also: cutout = 8, mixup = 0.2"),
+        line("augment", "{ crop_padding = 4, flip = true }", "also: jitter = 0.2, cutout = 8, mixup = 0.2"),
         line("# size", "[224, 224]", "height, width; needed where pictures differ in size"),
         line("# input", '"audio"', 'sounds; "table": rows. docs/recipe.md has their keys'),
     ),

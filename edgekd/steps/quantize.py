@@ -152,6 +152,8 @@ def train_quantized(
             "optimizer": settings.optimizer.model_copy(update={"lr": training.lr}),
             "warmup_epochs": 0.0,
             "ema": 0.0,
+            "keep": "last",  # the ranges are frozen in the last epochs alone
+            "patience": None,
             "precision": "fp32",
             "losses": losses,
             "label_weight": settings.label_weight if losses else 1.0,

@@ -32,7 +32,13 @@ def choose_temperature(teaching: Teaching, student: Network, begins_with: FirstW
     curve = {}
     for temperature in TEMPERATURES:
         short = settings.model_copy(
-            update={"epochs": epochs, "losses": with_temperature(settings.losses, temperature), "tensorboard": False}
+            update={
+                "epochs": epochs,
+                "losses": with_temperature(settings.losses, temperature),
+                "tensorboard": False,
+                "keep": "last",
+                "patience": None,
+            }
         )
         folder = out / SCRATCH / f"{temperature:g}"
         folder.mkdir(exist_ok=True, parents=True)

@@ -16,7 +16,7 @@ from edgekd.tasks.rows import OneRow
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
 LABELS = RNG.integers(0, 4, 40)
-EVERYTHING = Augmentation(crop_padding=2, flip=True, cutout=3, mixup=0.4)
+EVERYTHING = Augmentation(crop_padding=2, flip=True, jitter=0.2, cutout=3, mixup=0.4)
 
 
 def views(augment: Augmentation, seed: int = 0) -> Views:

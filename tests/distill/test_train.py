@@ -16,7 +16,7 @@ from edgekd.distill.features import Taps
 from edgekd.distill.lesson import Lesson
 from edgekd.distill.methods.sizes import embedding
 from edgekd.distill.objective import TaskObjective
-from edgekd.distill.train import CHECKPOINT, Modes, schedule, train
+from edgekd.distill.train import CHECKPOINT, Modes, save_weights, schedule, train
 from edgekd.errors import CacheError, ModelError, RecipeError
 from edgekd.inputs import Image
 from edgekd.inputs.image import INPUT
@@ -276,6 +276,128 @@ def test_the_last_epoch_ships_whatever_the_splits_say(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(last["metrics"]) == 5 and same(weights(trained), last["student"])
     assert max(line["holdout"] for line in lines) > lines[-1]["holdout"]  # another epoch was better there
+
+
+class Killed(Exception):
+    """The training was stopped from outside."""
+
+
+def stopping_at(epoch: int) -> Modes:
+    """Modes that stop a training as this epoch begins, counted from 0."""
+
+    def stop(model: nn.Module, now: int) -> None:
+        if now == epoch:
+            raise Killed
+
+    return Modes(at_epoch=stop)
+
+
+def states_of(collected: list[dict[str, torch.Tensor]]) -> Modes:
+    """Modes that note the student's weights as each epoch begins, so those of the epoch before."""
+    return Modes(at_epoch=lambda model, epoch: collected.append(weights(model)))
+
+
+UNSTEADY = {"epochs": 6, "optimizer": Optimizer(lr=1.0)}  # its hold-out figures rise and fall
+
+
+def test_the_best_epoch_on_the_hold_out_split_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    states: list[dict[str, torch.Tensor]] = []
+    trained = train(network(), hard_labels(), settings(keep="best", **UNSTEADY), tmp_path, states_of(states))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    figures = [line["holdout"] for line in lines]
+    best = max(number for number in range(6) if figures[number] == max(figures))  # of equal epochs the later
+    assert best < 5, "the last epoch is the best: this shows nothing"
+    assert same(weights(trained), states[best + 1])
+    assert [line.get("kept") for line in lines] == [1.0 if number == best else None for number in range(6)]
+    told = capsys.readouterr().err
+    assert f"keeps epoch {best + 1} of 6, the best on the hold-out split" in told
+    assert f"epoch 6 of 6, loss {lines[5]['loss']:.4g}, hold-out {figures[5]:.2f} %, best epoch {best + 1}" in told
+
+
+def test_the_averaged_weights_of_the_best_epoch_are_kept(tmp_path: Path) -> None:
+    """They alone give the hold-out figure that the epoch was chosen by; the student's own weights give another."""
+    given = settings(keep="best", ema=0.5, **UNSTEADY)
+    trained = train(network(), hard_labels(), given, tmp_path).eval()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    (kept,) = [line["holdout"] for line in lines if line.get("kept")]
+    with torch.no_grad():
+        named = logits_of(trained, samples().input, {INPUT: PIXELS[80:]}).argmax(1).numpy()
+    assert 100 * (named == LABELS[80:]).mean() == pytest.approx(kept, abs=1e-3)
+    assert not same(weights(trained), torch.load(tmp_path / CHECKPOINT, weights_only=True)["student"])
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+@pytest.mark.parametrize("killed_at", [1, 4])
+def test_a_run_that_was_stopped_keeps_the_same_epoch(tmp_path: Path, ema: float, killed_at: int) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    given = settings(keep="best", patience=4, ema=ema, **UNSTEADY)
+    expected = train(network(), hard_labels(), given, whole)
+    with pytest.raises(Killed):
+        train(network(), hard_labels(), given, parts, stopping_at(killed_at))
+    torch.manual_seed(12345)
+    save_weights(train(network(), hard_labels(), given, parts), parts / "weights")
+    save_weights(expected, whole / "weights")
+    assert (parts / "weights").read_bytes() == (whole / "weights").read_bytes()
+    found = [
+        [line["holdout"] for line in map(json.loads, (place / "metrics.jsonl").read_text().splitlines())]
+        for place in (whole, parts)
+    ]
+    assert found[0] == found[1]
+
+
+def test_simkd_keeps_the_projector_of_the_best_epoch(tmp_path: Path) -> None:
+    teacher = resnet8(3, 1, width=8).eval().requires_grad_(False)
+    torch.manual_seed(0)
+    given = settings(losses=(Loss(method="simkd", layers={"layer3": "layer3"}),), keep="best", epochs=5)
+    trained = train(resnet8(3, 1, width=4), lesson_on(samples(), None, teacher), given, tmp_path).eval()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    (kept,) = [line["holdout"] for line in lines if line.get("kept")]
+    with torch.no_grad():
+        named = logits_of(trained, samples().input, {INPUT: PIXELS[80:]}).argmax(1).numpy()
+    assert 100 * (named == LABELS[80:]).mean() == pytest.approx(kept, abs=1e-3)
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_patience_ends_the_training_and_a_stopped_run_ends_in_the_same_epoch(
+    tmp_path: Path, keep: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = settings(keep=keep, patience=2, epochs=30, optimizer=Optimizer(lr=0.05))
+    states: list[dict[str, torch.Tensor]] = []
+    trained = train(network(), hard_labels(), given, tmp_path, states_of(states))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    figures, ended = [line["holdout"] for line in lines], len(lines)
+    assert 2 < ended < 30
+    first_best = figures.index(max(figures)) + 1
+    assert ended == first_best + 2
+    assert f"ends after epoch {ended} of 30; distill.patience = 2" in capsys.readouterr().err
+    assert lines[0]["lr"] == pytest.approx(0.05 * schedule(4 / 5, 1, 30))  # the schedule of all 30 epochs
+    again = train(network(3), hard_labels(), given, tmp_path, states_of(states))  # its checkpoint is the last epoch's
+    assert len(states) == ended and same(weights(again), weights(trained))
+
+
+def test_a_run_that_was_stopped_draws_the_same_samples_with_balanced_classes(tmp_path: Path) -> None:
+    given, found = settings(sampling="balanced", class_weights="balanced"), []
+    for killed in (False, True):
+        place = tmp_path / str(killed)
+        place.mkdir()
+        if killed:
+            with pytest.raises(Killed):
+                train(network(), hard_labels(), given, place, stopping_at(2))
+            torch.manual_seed(12345)
+        found.append(weights(train(network(), hard_labels(), given, place)))
+    assert same(*found)
+    (tmp_path / "plain").mkdir()
+    plain = settings(class_weights="balanced")
+    assert not same(found[0], weights(train(network(), hard_labels(), plain, tmp_path / "plain")))
+
+
+def test_the_last_epoch_of_a_training_that_ended_early_ships_unless_the_best_is_asked_for(tmp_path: Path) -> None:
+    given = settings(patience=2, epochs=30, optimizer=Optimizer(lr=0.05))
+    trained = train(network(), hard_labels(), given, tmp_path)
+    assert same(weights(trained), torch.load(tmp_path / CHECKPOINT, weights_only=True)["student"])
+    assert "kept" not in (tmp_path / "metrics.jsonl").read_text()
 
 
 def test_pairs_are_two_samples_of_one_class() -> None:

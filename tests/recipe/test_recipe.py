@@ -437,6 +437,35 @@ def test_classes_of_the_data_beside_another_task_are_refused_with_the_right_key(
 
 
 @pytest.mark.parametrize(
+    ("override", "kind", "told"),
+    [
+        ("distill.class_weights=balanced", "segment", r"class_weights  given .*\"segment\"; write task\.class_weights"),
+        ("distill.class_weights=[1.0, 2.0]", "multilabel", r"class_weights  given .*leave it out"),
+        ("distill.sampling=balanced", "regress", r"sampling  given .*leave it out"),
+    ],
+)
+def test_weights_and_sampling_by_class_are_refused_for_tasks_without_classes(
+    folder: Path, override: str, kind: str, told: str
+) -> None:
+    classes = ['task.classes=["sky", "sea"]'] if kind == "segment" else []
+    recipe = load_recipe(folder, [override, f"task.kind={kind}", *classes])
+    with pytest.raises(RecipeError, match=rf"distill\.{told}"):
+        check_target(recipe, load_target("x86-cpu"))
+
+
+@pytest.mark.parametrize("given", ["balance", "[0, 1]", "[]", "[true, 1]", '["1"]', "2.0"])
+def test_class_weights_that_are_none_are_refused_in_one_line(folder: Path, given: str) -> None:
+    with pytest.raises(RecipeError, match=r"1 mistake") as error:
+        load_recipe(folder, [f"distill.class_weights={given}"])
+    assert 'write "balanced", or a number above 0 for each class' in str(error.value)
+
+
+def test_class_weights_without_a_label_loss_are_refused(folder: Path) -> None:
+    with pytest.raises(RecipeError, match=r"class_weights are given and label_weight is 0"):
+        load_recipe(folder, ["distill.class_weights=balanced", "distill.label_weight=0"])
+
+
+@pytest.mark.parametrize(
     ("classes", "told"),
     [
         ('["sky"]', "1 given; at least two"),
