@@ -140,6 +140,9 @@ def _build(
         made = None if recheck else current_report(folder, fingerprint(recipe, goal, run))
         if made is not None and (not device or device in {measured.device for measured in made.devices}):
             return Built(made, folder, is_new=False)
+        from edgekd.check.names import check_known
+
+        check_known(recipe)
         if device:  # a device that cannot measure is refused before anything is trained
             from edgekd.measure.on_candidates import check_device
 

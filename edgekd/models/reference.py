@@ -35,6 +35,7 @@ from edgekd.models.unet import unet
 from edgekd.models.weights import begin_with, load_weights, read_weights
 from edgekd.models.wrn import wrn_16_2
 from edgekd.recipe import Model
+from edgekd.recipe.forms import FORMS
 from edgekd.runtime.sessions import Ended, Refused, Session
 
 BUILT_IN: dict[str, Callable[..., nn.Module]] = {
@@ -59,8 +60,6 @@ TYPES = {
     "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
     "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_,
 }  # fmt: skip
-FORMS = "edgekd:NAME, python:module:function, timm:NAME, onnx:FILE (teacher only), exported:FILE (teacher only)"
-
 
 Tell = Callable[[str], object]
 """Takes the rest of a sentence about a model."""
@@ -87,20 +86,10 @@ def load_model(
         return OnnxModel(_existing(name, reference.model))
     if kind == "exported":
         return ExportedModel(load_exported(_existing(name, reference.model), reference.model))
-    if kind == "edgekd":
-        if name not in BUILT_IN:
-            raise ModelError(f"model 'edgekd:{name}' not found{nearest(name, BUILT_IN)}")
-        function = BUILT_IN[name]
-    elif kind == "python":
-        function = load_function(reference.model)
-    elif kind == "timm":
+    if kind == "timm":
         assert isinstance(num_classes, int)
         return _with_weights(_load_timm(name, reference, num_classes, offers), reference, tell)
-    else:
-        close = [f"edgekd:{known}" for known in difflib.get_close_matches(reference.model, BUILT_IN, n=1)]
-        raise ModelError(
-            f"model '{reference.model}' has an unknown form; give {FORMS}{''.join(f'. Did you mean {c}?' for c in close)}"
-        )
+    function = _function_of(reference.model)
     given = {"num_classes": num_classes, **offers}
     parameters = inspect.signature(function).parameters
     arguments = {key: value for key, value in given.items() if key in parameters} | reference.args
@@ -110,6 +99,38 @@ def load_model(
         raise ModelError(f"model '{reference.model}': {error}; it takes {', '.join(parameters)}") from error
     model = _made(lambda: function(**arguments), reference, offers)
     return model if isinstance(model, CalledModel) else _with_weights(model, reference, tell)
+
+
+def check_reference(model: Model) -> None:
+    """Raise ModelError for a model of a recipe that no one has, or whose function lacks one of the recipe's arguments.
+
+    A module with the function is imported; no network is made, and no weights are read.
+    """
+    kind, _, name = model.model.partition(":")
+    if kind == "timm":
+        _timm_with(name)
+    if kind not in ("edgekd", "python"):
+        return
+    parameters = inspect.signature(_function_of(model.model)).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        for key in model.args:
+            if key not in parameters:
+                raise ModelError(f"model '{model.model}' takes no argument {key!r}{nearest(key, parameters)}")
+
+
+def _function_of(reference: str) -> Callable[..., Any]:
+    """The function that makes a network. Raises ModelError for an unknown name or form."""
+    kind, _, name = reference.partition(":")
+    if kind == "python":
+        return load_function(reference)
+    if kind != "edgekd":
+        close = [f"edgekd:{known}" for known in difflib.get_close_matches(reference, BUILT_IN, n=1)]
+        raise ModelError(
+            f"model '{reference}' has an unknown form; give {', '.join(FORMS)}{''.join(f'. Did you mean {c}?' for c in close)}"
+        )
+    if name not in BUILT_IN:
+        raise ModelError(f"model 'edgekd:{name}' not found{nearest(name, BUILT_IN)}")
+    return BUILT_IN[name]
 
 
 def _made(make: Callable[[], Any], reference: Model, offers: Mapping[str, Any]) -> nn.Module:
@@ -292,7 +313,8 @@ def _existing(name: str, reference: str) -> Path:
     return path
 
 
-def _load_timm(name: str, reference: Model, num_classes: int, offers: Mapping[str, Any]) -> nn.Module:
+def _timm_with(name: str) -> Any:
+    """timm, if it has a model of this name. Raises ModelError if not, or if timm does not import."""
     try:
         import timm
     except (ImportError, RuntimeError) as error:
@@ -303,6 +325,11 @@ def _load_timm(name: str, reference: Model, num_classes: int, offers: Mapping[st
         ) from error
     if name not in timm.list_models():
         raise ModelError(f"timm has no model '{name}'{nearest(name, timm.list_models(f'*{name[:4]}*'))}")
+    return timm
+
+
+def _load_timm(name: str, reference: Model, num_classes: int, offers: Mapping[str, Any]) -> nn.Module:
+    timm = _timm_with(name)
     if "in_channels" not in offers:
         raise ModelError(f"'timm:{name}' reads images, which this data has not; give another model")
     arguments = {"num_classes": num_classes, "in_chans": offers["in_channels"]} | reference.args

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+from pydantic import Discriminator, Field, PrivateAttr, Tag, ValidationError, field_validator, model_validator
 
 from edgekd.base.names import class_problem
 from edgekd.base.places import expanded
@@ -28,6 +29,7 @@ from edgekd.errors import RecipeError, nearest
 from edgekd.recipe import overrides as command_line
 from edgekd.recipe.audio import AudioData
 from edgekd.recipe.data import Data
+from edgekd.recipe.forms import wrong_forms_in
 from edgekd.recipe.losses import Loss, Methods, losses_in, mistakes_in_losses
 from edgekd.recipe.schemes import ELSEWHERE, SCHEMES, with_scheme
 from edgekd.recipe.section import MOST, NonNegative, Percent, Positive, Section
@@ -358,6 +360,13 @@ AnyInput = Annotated[
 """[data] of each kind of input, by the word that `data.input` has for it."""
 
 
+@dataclass(frozen=True)
+class Written:
+    """Where a recipe was read, for messages. Two recipes are equal wherever they were read."""
+
+    places: Places | None = field(default=None, compare=False)
+
+
 class Recipe(Section):
     """The whole of edgekd.toml. `folder` is the recipe's folder, where its relative paths start."""
 
@@ -372,6 +381,12 @@ class Recipe(Section):
     budget: Budget = Budget()
     tasks: tuple[Task, ...] = ()
     folder: Path = Field(default=Path("."), exclude=True)
+    _written: Written = PrivateAttr(default=Written())
+
+    def where(self, place: str) -> str:
+        """A place as "teacher.also.0.model" with its file and line, if the recipe was read from a file."""
+        loc = tuple(int(step) if step.isdecimal() else step for step in place.split("."))
+        return place if self._written.places is None else self._written.places(loc)
 
     @property
     def teacher_data(self) -> Data | AudioData | TableData:
@@ -483,7 +498,10 @@ def load_recipe(path: Path | None = None, overrides: Sequence[str] = (), methods
         )
     except ValidationError as error:
         mistakes += validation_mistakes(error, Recipe, places)
+    if mistakes:  # edgekd.check.settings tells them of a recipe that is right otherwise, beside missing files
+        mistakes += [Mistake(places(loc), what) for loc, what in wrong_forms_in(document, folder)]
     refuse(str(file), mistakes)
+    recipe._written = Written(places)
     return recipe
 
 

@@ -132,7 +132,7 @@ def test_an_unknown_built_in_model_is_told_with_the_nearest() -> None:
 
 
 def test_an_unknown_form_is_told_with_the_forms() -> None:
-    assert "python:module:function" in refused("torchvision:resnet18")
+    assert "python:FILE.py:FUNCTION" in refused("torchvision:resnet18")
 
 
 def test_an_argument_that_the_function_does_not_take_is_told_with_those_it_takes() -> None:
