@@ -95,7 +95,7 @@ def check_models(recipe: Recipe, target: Target, network: Network, problems: Pro
     """
     samples, by_teacher = problems.student.open(), problems.teacher.open()
     _check_data(recipe, problems, samples, by_teacher)
-    student = new_model(network, samples, recipe.distill.seed, lambda told: say(f"  the student {told}"))
+    student = new_model(network, samples, recipe.distill.seed, lambda told: say(f"  the student {told}"), partly=True)
     check_memory(student, target)
     places = ("teacher", *(f"teacher.also.{n}" for n in range(len(recipe.teachers) - 1)))[: len(recipe.teachers)]
     checked = [
@@ -104,7 +104,7 @@ def check_models(recipe: Recipe, target: Target, network: Network, problems: Pro
     teachers, sizes = [teacher for teacher, _ in checked], [classes for _, classes in checked]
     _check_first_weights(recipe, student, samples)
     assistants = [
-        new_model(Network.of(assistant), samples, 0, lambda told: say(f"  the assistant {told}"))
+        new_model(Network.of(assistant), samples, 0, lambda told: say(f"  the assistant {told}"), partly=True)
         for assistant in recipe.student.assistants
     ]
     named = [("student", student), *(("assistant", assistant) for assistant in assistants)]

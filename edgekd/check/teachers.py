@@ -48,7 +48,8 @@ def checked_teacher(teacher: Network, place: str, samples: Samples) -> tuple[nn.
     place: the teacher's table in the recipe, for messages; samples: as the teacher sees them. Raises ModelError if the
     teacher takes other samples, or gives other outputs than the recipe says.
     """
-    model, example = new_model(teacher, samples, 0), examples_of(samples, 2)
+    model = new_model(teacher, samples, 0, lambda told: say(f"  {_called(place)} {told}"))
+    example = examples_of(samples, 2)
     if teacher.size is not None and (len(example) > 1 or example[0].ndim != MAP):
         raise ModelError(
             f"{place}.size is [{teacher.size[0]}, {teacher.size[1]}], and the {samples.input.noun} are no pictures: {shapes_of(example)}; "

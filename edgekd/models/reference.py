@@ -32,7 +32,8 @@ from edgekd.models.mobileone import mobileone_s0
 from edgekd.models.repvgg import repvgg_a0
 from edgekd.models.resnet import resnet8, resnet20
 from edgekd.models.unet import unet
-from edgekd.models.weights import begin_with, load_weights, read_weights
+from edgekd.models.weight_files import read_weights, without_prefix
+from edgekd.models.weights import begin_with, load_weights
 from edgekd.models.wrn import wrn_16_2
 from edgekd.recipe import Model
 from edgekd.recipe.forms import FORMS
@@ -66,15 +67,20 @@ Tell = Callable[[str], object]
 
 
 def load_model(
-    reference: Model, *, num_classes: int | tuple[int, ...], tell: Tell | None = None, **offers: Any
+    reference: Model,
+    *,
+    num_classes: int | tuple[int, ...],
+    tell: Tell | None = None,
+    partly: bool = False,
+    **offers: Any,
 ) -> nn.Module:
     """The model of a recipe's section in eval mode, with its weights if the section names some.
 
     `num_classes` and `offers` (for images `in_channels`) come from the data. They are passed to a function that takes them,
     unless `args` sets them. `num_classes` is a tuple for a network that gives a tensor for each of several tasks. A function
-    may give a function of a table's columns (`CalledModel`), if the data offers these. With `tell`, for a model that trains
-    on, weights may fit in part: `tell` is told which were taken. Raises ModelError for an unknown name, arguments that the
-    function does not take, a missing file, and weights that do not fit.
+    may give a function of a table's columns (`CalledModel`), if the data offers these. With `partly`, for a model that trains
+    on, weights may fit in part. `tell` is told which form the weights have and which were taken. Raises ModelError for an
+    unknown name, arguments that the function does not take, a missing file, and weights that do not fit.
     """
     kind, _, name = reference.model.partition(":")
     if not isinstance(num_classes, int) and kind != "python" and reference.model != "edgekd:unet":
@@ -88,7 +94,7 @@ def load_model(
         return ExportedModel(load_exported(_existing(name, reference.model), reference.model))
     if kind == "timm":
         assert isinstance(num_classes, int)
-        return _with_weights(_load_timm(name, reference, num_classes, offers), reference, tell)
+        return _with_weights(_load_timm(name, reference, num_classes, offers), reference, tell, partly)
     function = _function_of(reference.model)
     given = {"num_classes": num_classes, **offers}
     parameters = inspect.signature(function).parameters
@@ -98,7 +104,7 @@ def load_model(
     except TypeError as error:
         raise ModelError(f"model '{reference.model}': {error}; it takes {', '.join(parameters)}") from error
     model = _made(lambda: function(**arguments), reference, offers)
-    return model if isinstance(model, CalledModel) else _with_weights(model, reference, tell)
+    return model if isinstance(model, CalledModel) else _with_weights(model, reference, tell, partly)
 
 
 def check_reference(model: Model) -> None:
@@ -337,12 +343,18 @@ def _load_timm(name: str, reference: Model, num_classes: int, offers: Mapping[st
     return model
 
 
-def _with_weights(model: nn.Module, reference: Model, tell: Tell | None) -> nn.Module:
-    if reference.weights is not None:
-        path = _existing(reference.weights, reference.weights)
-        weights = read_weights(path)
-        if tell is None:
-            load_weights(model, weights, str(path))
-        elif (told := begin_with(model, weights, str(path))) is not None:
-            tell(told)
+def _with_weights(model: nn.Module, reference: Model, tell: Tell | None, partly: bool) -> nn.Module:
+    if reference.weights is None:
+        return model.eval()
+    path = _existing(reference.weights, reference.weights)
+    file = read_weights(path)
+    weights, renamed = without_prefix(file.tensors, model.state_dict())
+    told = [f"reads {' with '.join(filter(None, (file.form, renamed)))} from {path}"] if file.form or renamed else []
+    if not partly:
+        load_weights(model, weights, str(path))
+    elif (taken := begin_with(model, weights, str(path))) is not None:
+        told.append(taken)
+    if tell is not None:
+        for line in told:
+            tell(line)
     return model.eval()

@@ -48,7 +48,9 @@ class Model(Section):
     model: Text = Field(
         description="edgekd:NAME, timm:NAME, python:FILE.py:FUNCTION, exported:FILE.pt2, onnx:FILE (teachers)"
     )
-    weights: Text | None = Field(default=None, description="safetensors, for edgekd:, timm: and python:")
+    weights: Text | None = Field(
+        default=None, description="a file of weights, for edgekd:, timm: and python: (docs/models.md)"
+    )
     args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the model's function")
 
 
@@ -139,7 +141,7 @@ class Student(Model):
     )
     weights: Text | None = Field(
         default=None,
-        description="safetensors, for edgekd:, timm: and python:, that training begins with; tensors of another shape are left out and told",
+        description="a file of weights that training begins with, for edgekd:, timm: and python:; tensors of another shape are left out and told",
     )
     init: Init | None = Field(default=None, description="the student's first weights; none: random")
 
