@@ -17,6 +17,7 @@ from edgekd.base.console import say
 from edgekd.bundle.write import check_replaceable
 from edgekd.cache.stage import Cache
 from edgekd.check.doubts import check_spread, doubts
+from edgekd.check.own_losses import try_own
 from edgekd.check.students import check_memory, check_no_softmax, check_trains
 from edgekd.check.tasks import check_heads, check_tasks, with_heads
 from edgekd.check.teachers import SHOWN, check_knowledge, checked_teacher
@@ -27,6 +28,7 @@ from edgekd.distill.features import Taps
 from edgekd.distill.layers import pair_layers
 from edgekd.distill.methods import METHODS, Method
 from edgekd.distill.objective import ForwardPass, Numbered, TaskObjective
+from edgekd.distill.own import method_of
 from edgekd.errors import BundleError, EdgekdError, ModelError, RecipeError
 from edgekd.models import CalledModel, ExportedModel, OnnxModel, number_of_classes
 from edgekd.models.accelerator import uses_bf16
@@ -198,7 +200,7 @@ def _check_classes(
 def check_fit(losses: Sequence[Loss], task: Task) -> None:
     """Raise RecipeError for a loss that reads rows of another kind than the task's, or maps that the task has not."""
     for n, loss in enumerate(losses):
-        if why := _misfit(METHODS[loss.method], task):
+        if why := _misfit(method_of(loss.method), task):
             possible = [name for name, other in METHODS.items() if not _misfit(other, task)]
             raise RecipeError(
                 f"distill.losses.{n}.method: {loss.method} {why}; for this task take {', '.join(possible)}"
@@ -217,15 +219,15 @@ def _misfit(method: Method, task: Task) -> str:
 
 def _reads_old_classes_only(recipe: Recipe) -> bool:
     """Whether every loss that reads a teacher allows a teacher that knows the first classes only."""
-    readers = [loss.method for loss in recipe.distill.losses if reads_teacher(METHODS[loss.method])]
-    return all(METHODS[method].old_classes for method in readers)
+    readers = [loss.method for loss in recipe.distill.losses if reads_teacher(method_of(loss.method))]
+    return all(method_of(method).old_classes for method in readers)
 
 
 def _check_losses(
     recipe: Recipe, student: nn.Module, teacher: nn.Module | None, opened: Samples, by_teacher: Samples
 ) -> tuple[Loss, ...]:
     losses = recipe.distill.losses
-    reads_features = [loss.method for loss in losses if loss.weight and "f_t" in METHODS[loss.method].needs]
+    reads_features = [loss.method for loss in losses if loss.weight and "f_t" in method_of(loss.method).needs]
     if reads_features and isinstance(teacher, OnnxModel | ExportedModel | CalledModel):
         possible = [name for name, method in METHODS.items() if "f_t" not in method.needs]
         raise RecipeError(
@@ -237,7 +239,7 @@ def _check_losses(
             f"{', '.join(reads_features)} pair the layers of one teacher and one student; with assistants or generations every "
             "link has others: use methods that read logits"
         )
-    if recipe.distill.ema and (more := [name for name in reads_features if METHODS[name].deployed is not None]):
+    if recipe.distill.ema and (more := [name for name in reads_features if method_of(name).deployed is not None]):
         raise RecipeError(f"distill.ema averages the student alone, and {more[0]} ships more beside it; set ema = 0")
     links = (
         "student.assistants"
@@ -246,7 +248,7 @@ def _check_losses(
         if recipe.distill.generations
         else ""
     )
-    if links and not any(loss.weight and {"z_t", "z_ts", "m_t"} & set(METHODS[loss.method].needs) for loss in losses):
+    if links and not any(loss.weight and {"z_t", "z_ts", "m_t"} & set(method_of(loss.method).needs) for loss in losses):
         raise RecipeError(f"{links} given, but no loss reads a teacher; add one, as distill.losses=[{{method='kd'}}]")
     if reads_features and recipe.teacher is not None and recipe.teacher.column:
         raise RecipeError(
@@ -298,7 +300,10 @@ def try_losses(
         for term in tried.terms:
             try:
                 tried.prepare_one(term, forward, student, teacher, task.outputs, len(samples.train_ids))
-                term(forward, 0.0)
+                if term.is_own:
+                    try_own(term, forward)
+                else:
+                    term(forward, 0.0)
             except EdgekdError:
                 raise
             except Exception as error:  # on features of the wrong kind a method may raise any error

@@ -136,9 +136,9 @@ def _wants_a_teacher(recipe: Recipe) -> Iterator[Mistake]:
     """A mistake for each setting that needs a [teacher], for a recipe without one."""
     losses, readers = [loss for loss in recipe.distill.losses if loss.weight], []
     if losses:
-        from edgekd.distill.methods import METHODS  # imports torch
+        from edgekd.distill.own import method_of  # imports torch
 
-        readers = [loss.method for loss in losses if reads_teacher(METHODS[loss.method])]
+        readers = [loss.method for loss in losses if reads_teacher(method_of(loss.method))]
     if readers and not recipe.distill.generations:
         yield Mistake(
             "teacher",

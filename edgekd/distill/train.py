@@ -28,6 +28,7 @@ from edgekd.distill.checkpoint import Checkpoint
 from edgekd.distill.features import Taps
 from edgekd.distill.lesson import Lesson, TeacherPass
 from edgekd.distill.objective import ForwardPass, Numbered, Objective
+from edgekd.distill.own import own_places
 from edgekd.errors import ModelError
 from edgekd.figures.metric import Metric
 from edgekd.figures.words import valued as in_words
@@ -209,7 +210,7 @@ class Training:
         metrics |= {name: float(f"{float(value) / self.steps:.6g}") for name, value in self.sums.items()}
         self.modes.evaluate(self.student)
         metrics |= _holdout(self.shipped(), self.lesson, self.modes)
-        _check_finite(metrics)
+        _check_finite(metrics, own_places(self.settings.losses))
         return metrics
 
     def shipped(self) -> nn.Module:
@@ -340,10 +341,13 @@ def _seed_of(seed: int, epoch: int) -> int:
     return (seed * 1_000_003 + epoch) & 0x7FFF_FFFF
 
 
-def _check_finite(metrics: dict[str, float]) -> None:
+def _check_finite(metrics: dict[str, float], places: Mapping[str, str]) -> None:
+    """Raise ModelError if the loss is not finite. places: the file and line of each loss of the user's own, by its name."""
     if not math.isfinite(metrics["loss"]):
         terms = {name.removeprefix("loss/"): value for name, value in metrics.items() if name.startswith("loss/")}
-        means = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
+        means = ", ".join(
+            f"{name} {value:.4g}" + (f" ({places[name]})" if name in places else "") for name, value in terms.items()
+        )
         raise ModelError(
             f"the loss became {metrics['loss']} in epoch {metrics['epoch']:.0f} (its terms, unweighted: {means}); lower "
             "distill.optimizer.lr, or the weight of the term that grew, or give it warmup_epochs"

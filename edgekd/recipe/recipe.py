@@ -30,7 +30,7 @@ from edgekd.recipe import overrides as command_line
 from edgekd.recipe.audio import AudioData
 from edgekd.recipe.data import Data
 from edgekd.recipe.forms import wrong_forms_in
-from edgekd.recipe.losses import Loss, Methods, losses_in, mistakes_in_losses
+from edgekd.recipe.losses import Loss, Methods, Own, is_own, losses_in, mistakes_in_losses
 from edgekd.recipe.schemes import ELSEWHERE, SCHEMES, with_scheme
 from edgekd.recipe.section import MOST, NonNegative, Percent, Positive, Section
 from edgekd.recipe.table import RawTableData, TableData
@@ -441,7 +441,12 @@ class Recipe(Section):
                 located["classes"] = read_classes(self.folder / expanded(located["classes"]))
             return value.model_copy(update=located)
 
-        return self.model_copy(update={name: inside(getattr(self, name)) for name in LOCATED})
+        losses = tuple(
+            loss.model_copy(update={"method": at(loss.method)}) if is_own(loss.method) else loss
+            for loss in self.distill.losses
+        )
+        distill = self.distill.model_copy(update={"losses": losses})
+        return self.model_copy(update={**{name: inside(getattr(self, name)) for name in LOCATED}, "distill": distill})
 
 
 def file_of(reference: str) -> Path | None:
@@ -473,11 +478,14 @@ def read_classes(file: Path) -> tuple[str, ...]:
     return names
 
 
-def load_recipe(path: Path | None = None, overrides: Sequence[str] = (), methods: Methods | None = None) -> Recipe:
+def load_recipe(
+    path: Path | None = None, overrides: Sequence[str] = (), methods: Methods | None = None, own: Own | None = None
+) -> Recipe:
     """The recipe in a folder's edgekd.toml or in a .toml file, changed by `key=value` overrides.
 
     Without `path` the current folder is read. With `methods` (edgekd.distill.methods.METHODS, which imports torch) the
-    options of the losses are checked too. Raises RecipeError with every mistake and its place.
+    options of the losses are checked too, with `own` (edgekd.distill.own.own_method) those of the user's own. Raises
+    RecipeError with every mistake and its place.
     """
     file = _recipe_file(path)
     text = read_text(file)
@@ -486,13 +494,12 @@ def load_recipe(path: Path | None = None, overrides: Sequence[str] = (), methods
     places = Places(file.name, text, overridden)
     refuse(str(file), beyond(document, places))  # an override may have written such a value
     mistakes += date_mistakes(document, places)
+    folder = file.absolute().parent
     if methods is not None:
-        mistakes += [
-            Mistake(places(loc), what) for loc, what in mistakes_in_losses(losses_in(with_scheme(document)), methods)
-        ]
+        losses = ((loc, _located(loss, folder)) for loc, loss in losses_in(with_scheme(document)))
+        mistakes += [Mistake(places(loc), what) for loc, what in mistakes_in_losses(losses, methods, own)]
     if "folder" in document:  # a field of Recipe that is no key of the file
         mistakes.append(Mistake(places(("folder",)), "unknown key 'folder'; it is where the file lies"))
-    folder = file.absolute().parent
     default_name = (folder.name or "recipe") if file.name == FILE else file.stem
     try:
         recipe = Recipe.model_validate_json(
@@ -505,6 +512,12 @@ def load_recipe(path: Path | None = None, overrides: Sequence[str] = (), methods
     refuse(str(file), mistakes)
     recipe._written = Written(places)
     return recipe
+
+
+def _located(loss: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """A loss of a document. The path of the user's own method starts at the recipe's folder."""
+    before, file, after = split_reference(loss["method"]) if is_own(loss["method"]) else ("", None, "")
+    return loss if file is None else {**loss, "method": f"{before}{folder / expanded(file)}{after}"}
 
 
 def _recipe_file(path: Path | None) -> Path:

@@ -21,7 +21,7 @@ from edgekd.base.draws import permutation
 from edgekd.cache.stage import Artifact, stage
 from edgekd.data import Samples
 from edgekd.data.batches import arguments_of
-from edgekd.distill.methods import METHODS
+from edgekd.distill.own import method_of
 from edgekd.distill.train import Modes, save_weights, train
 from edgekd.models.forward import predict
 from edgekd.models.free import free_sizes
@@ -190,7 +190,7 @@ def last_losses(settings: Distill, *, has_teacher: bool) -> tuple[Loss, ...]:
 
 
 def _reads_logits_alone(loss: Loss) -> bool:
-    return METHODS[loss.method].reads_logits_alone
+    return method_of(loss.method).reads_logits_alone
 
 
 def load_quantized(subject: Subject, plan: Plan, quantized: Artifact) -> GraphModule:
