@@ -31,6 +31,7 @@ PROBED = 500  # samples that a teacher is tried on, at least
 OF_A_CLASS = 10  # samples per class, if that is more in all
 SHOWN = 8  # pictures that show the kind of the outputs
 A_TENTH = 0.1  # of the way from chance to always right: a teacher certainly below this is no better than chance
+FREE_BATCH = "; a free batch: torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)) with x of two samples"
 TOLD = {
     "probabilities": "its rows lie between 0 and 1 and sum to 1",
     "log_probabilities": "the exponentials of its rows sum to 1",
@@ -99,6 +100,7 @@ def _check_input(
     if (batch := fixed(model.takes)) is not None and batch < SHOWN:
         say(
             f"  {_called(place)} '{teacher.model}' is written for batches of {batch}: it is run in such pieces, which takes longer"
+            f"{FREE_BATCH if isinstance(model, ExportedModel) else ''}"
         )
 
 

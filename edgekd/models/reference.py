@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -61,6 +62,8 @@ TYPES = {
     "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
     "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_,
 }  # fmt: skip
+LARGEST_BATCH = 2**31  # a limit beyond is none
+
 
 Tell = Callable[[str], object]
 """Takes the rest of a sentence about a model."""
@@ -271,7 +274,7 @@ class ExportedModel(nn.Module):
     """A torch.export program in the mode of its export. It has operators, and no modules whose features could be read.
 
     The program is not a child of this module, because it refuses `train()` and `eval()`. `takes`: the sizes of each input,
-    None for a free size. A program with a fixed batch is run in pieces.
+    None for a free size. A program with a fixed batch is run in pieces, and one with a least or largest batch in such ones.
     """
 
     def __init__(self, program: nn.Module) -> None:
@@ -284,9 +287,13 @@ class ExportedModel(nn.Module):
             for value in values
             if isinstance(value, torch.Tensor)
         )
+        self._least, self._most = limits_of_batch(values)
 
     def forward(self, *arguments: torch.Tensor) -> torch.Tensor:
-        return in_pieces(self._program[0], arguments, fixed(self.takes))
+        number, size = len(arguments[0]), fixed(self.takes)
+        if size is None and not self._least <= number <= self._most:
+            size = self._least if number < self._least else int(self._most)
+        return in_pieces(self._program[0], arguments, size)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> ExportedModel:
         self._program[0]._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -297,6 +304,22 @@ class ExportedModel(nn.Module):
 def fixed(takes: tuple[tuple[int | None, ...], ...]) -> int | None:
     """The fixed batch size of a graph; None if the graph takes any batch."""
     return next((sizes[0] for sizes in takes if sizes and sizes[0] is not None), None)
+
+
+def limits_of_batch(values: Sequence[Any]) -> tuple[int, float]:
+    """The least and the largest batch that an exported program takes. values: its inputs, as torch.export describes them.
+
+    `Dim("batch", min=2, max=32)` gives such limits.
+    """
+    least, most = 0, math.inf
+    for value in values:
+        size = value.shape[0] if isinstance(value, torch.Tensor) and value.ndim else 0
+        if isinstance(size, torch.SymInt):
+            limits = size.node.shape_env.var_to_range.get(size.node.expr)
+            if limits is not None:
+                least = max(least, int(limits.lower))
+                most = min(most, float(limits.upper) if limits.upper < LARGEST_BATCH else math.inf)
+    return least, most
 
 
 def in_pieces(run: Callable[..., torch.Tensor], arguments: tuple[torch.Tensor, ...], size: int | None) -> torch.Tensor:
