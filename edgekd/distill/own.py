@@ -8,7 +8,6 @@ under autocast, and no gradient reaches the teacher. What is wrong with it is to
 from __future__ import annotations
 
 import inspect
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from types import CodeType
@@ -19,6 +18,7 @@ from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 from torch import Tensor, nn
 
+from edgekd.base.raised import line_of_user
 from edgekd.base.references import load_function
 from edgekd.distill.methods import METHODS, Method
 from edgekd.distill.methods.declare import ROWS, declared, method
@@ -149,7 +149,4 @@ def _tensors(arguments: list[Any]) -> Iterator[Tensor]:
 
 def _line_of(error: BaseException, call: Callable[..., Any]) -> str:
     """The file and line of the user's code that raised, or that called what raised."""
-    code, frames = _code_of(call), traceback.extract_tb(error.__traceback__)
-    own = (frame for frame in reversed(frames) if code is not None and frame.filename == code.co_filename)
-    last = next(own, frames[-1])
-    return f"{last.filename}, line {last.lineno}"
+    return line_of_user(error) or place_of(call)

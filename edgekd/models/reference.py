@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from edgekd.base.external_data import check_external_data
+from edgekd.base.raised import line_of_user
 from edgekd.base.references import load_function
 from edgekd.errors import ModelError, nearest
 from edgekd.models.bc_resnet import bc_resnet
@@ -149,7 +150,10 @@ def _made(make: Callable[[], Any], reference: Model, offers: Mapping[str, Any]) 
             warnings.filterwarnings("ignore", "enable_nested_tensor is True")
             model = make()
     except (Exception, SystemExit) as error:  # a user's function may raise anything, or end the program
-        raise ModelError(f"model '{reference.model}' could not be made: {type(error).__name__}: {error}") from error
+        where = f" (in {line})" if (line := line_of_user(error)) else ""
+        raise ModelError(
+            f"model '{reference.model}' could not be made{where}: {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(model, nn.Module) and callable(model) and "columns" in offers:
         return CalledModel(model, offers["columns"], reference.model)
     if not isinstance(model, nn.Module):
@@ -198,8 +202,9 @@ def answer_of(model: nn.Module, arguments: tuple[torch.Tensor, ...], called: str
         raise
     except (Exception, SystemExit) as error:  # a user's forward may raise anything, or end the program
         reason = next(iter(str(error).strip().splitlines()), "")
+        where = f" (in {line})" if (line := line_of_user(error)) else ""
         raise ModelError(
-            f"{called} does not take {noun} {shapes_of(arguments)}: {type(error).__name__}: {reason}{remedy}"
+            f"{called} does not take {noun} {shapes_of(arguments)}: {type(error).__name__}: {reason}{where}{remedy}"
         ) from error
     model.train(training)
     return answer
