@@ -1,12 +1,14 @@
-"""check_known: refuses models whose names or functions do not exist, before anything is decoded."""
+"""check_known: refuses models whose names, functions or weights do not exist, before anything is decoded."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from edgekd.base.toml_file import Mistake, refuse
 from edgekd.errors import ModelError
 from edgekd.models.reference import BUILT_IN, check_reference
+from edgekd.models.weight_files import read_weights
 from edgekd.recipe import Recipe, file_of
 from edgekd.recipe.forms import form_problem
 from edgekd.recipe.refusals import as_written, is_trained, models_of
@@ -18,8 +20,16 @@ def check_known(recipe: Recipe) -> None:
 
 
 def unknown_names(recipe: Recipe) -> Iterator[Mistake]:
-    """A mistake for each model with a name or a function that does not exist. Files with functions are imported."""
+    """A mistake for each model with a name or a function that does not exist, and for each file that holds no weights.
+
+    Files with functions are imported, and files of weights are read. Whether weights fit their model is seen later.
+    """
     for place, model in models_of(recipe):
+        if model.weights is not None and Path(model.weights).is_file():  # missing_files tells one that is not there
+            try:
+                read_weights(Path(model.weights))
+            except ModelError as error:
+                yield Mistake(f"{place}.weights", str(error))
         given = as_written(model.model, recipe.folder)
         if given in BUILT_IN:
             yield Mistake(f"{place}.model", f'it is a student of edgekd: write "edgekd:{given}"')

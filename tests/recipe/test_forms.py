@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 import edgekd
 from edgekd.errors import RecipeError
@@ -94,15 +95,23 @@ def test_an_unknown_form_stands_beside_an_unknown_key(folder: Path) -> None:
     assert "unknown key 'epoch'" in told["--set distill.epoch"]
 
 
+def test_weights_that_cannot_be_read_are_told_before_anything_is_decoded(folder: Path) -> None:
+    torch.save({"epoch": 3}, folder / "none.pt")
+    told = refusal(folder, "teacher.model=a.onnx")
+    at = line(folder, 'weights = "none.pt"')
+    assert "none.pt holds a dict of epoch, not a state dict" in told[f"edgekd.toml:{at} teacher.weights"]
+    assert told["--set teacher.model"] == '"a.onnx" given; write "onnx:a.onnx"'
+
+
 def test_a_bare_name_of_a_student_is_told_with_its_form(folder: Path) -> None:
-    (folder / "none.pt").touch()
+    torch.save({"w": torch.zeros(1)}, folder / "none.pt")
     assert refusal(folder, "student.model=resnet8") == {
         "--set student.model": 'it is a student of edgekd: write "edgekd:resnet8"'
     }
 
 
 def test_a_wrong_function_and_a_wrong_argument_are_told_before_anything_is_decoded(folder: Path) -> None:
-    (folder / "none.pt").touch()
+    torch.save({"w": torch.zeros(1)}, folder / "none.pt")
     (folder / "nets.py").write_text("def build(num_classes): ...\n")
     told = refusal(folder, f"teacher.model=python:{folder}/nets.py:biuld", "student.args={ widht = 4 }")
     assert "has no function biuld; have: build. Did you mean build?" in told["--set teacher.model"]
