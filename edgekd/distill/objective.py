@@ -15,7 +15,7 @@ from edgekd.base import processes
 from edgekd.base.draws import Ids
 from edgekd.distill.features import as_tokens
 from edgekd.distill.methods import METHODS, Method
-from edgekd.distill.own import method_of, own_method, value_of_own
+from edgekd.distill.own import method_of, own_method, place_of, value_of_own
 from edgekd.errors import ModelError, RecipeError
 from edgekd.recipe.losses import Layout, Loss, check_losses, is_own, reads_teacher, title_of
 from edgekd.tasks.protocol import Labels
@@ -292,6 +292,16 @@ class Objective(nn.Module):
     def common(self) -> TaskObjective:
         """The first task's objective, for facts that all tasks share: methods, their needs, the layers they read."""
         return next(iter(self.members.values()))
+
+    @property
+    def own_places(self) -> dict[str, str]:
+        """The file and line of each term that is the user's own, by the term's name."""
+        return {
+            f"{name}/{term.name}" if name else term.name: place_of(term.declared.call)
+            for name, task in self.members.items()
+            for term in task.terms
+            if term.is_own
+        }
 
     def forward(self, epoch: float, passes: Mapping[str, ForwardPass]) -> tuple[Tensor, dict[str, Tensor]]:
         """The total and the unweighted terms of all tasks. passes: the forward pass of each task, by task name."""

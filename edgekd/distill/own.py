@@ -24,7 +24,7 @@ from edgekd.distill.methods import METHODS, Method
 from edgekd.distill.methods.declare import ROWS, declared, method
 from edgekd.distill.methods.precision import full, taught
 from edgekd.errors import EdgekdError, ModelError
-from edgekd.recipe.losses import TEACHERS, Loss, is_own, title_of
+from edgekd.recipe.losses import TEACHERS, Loss, is_own
 
 INPUTS = ("z_s", "z_t", "z_ts", "labels", "m_s", "m_t", "mask", "f_s", "f_t", "arguments", "rows", "epoch")
 
@@ -63,11 +63,6 @@ def _code_of(call: Callable[..., Any]) -> CodeType | None:
     taker = vars(call).get("forward") if inspect.isclass(call) else inspect.unwrap(call)
     code = getattr(taker, "__code__", None)
     return code if isinstance(code, CodeType) else None
-
-
-def own_places(losses: tuple[Loss, ...]) -> dict[str, str]:
-    """The place of each loss of the user's own, by its title."""
-    return {title_of(loss.method): place_of(load_function(loss.method)) for loss in losses if is_own(loss.method)}
 
 
 def value_of_own(title: str, call: Callable[..., Any], bound: Callable[..., Any], given: Mapping[str, Any]) -> Tensor:

@@ -28,7 +28,6 @@ from edgekd.distill.checkpoint import Checkpoint
 from edgekd.distill.features import Taps
 from edgekd.distill.lesson import Lesson, TeacherPass
 from edgekd.distill.objective import ForwardPass, Numbered, Objective
-from edgekd.distill.own import own_places
 from edgekd.errors import ModelError
 from edgekd.figures.metric import Metric
 from edgekd.figures.words import valued as in_words
@@ -210,7 +209,7 @@ class Training:
         metrics |= {name: float(f"{float(value) / self.steps:.6g}") for name, value in self.sums.items()}
         self.modes.evaluate(self.student)
         metrics |= _holdout(self.shipped(), self.lesson, self.modes)
-        _check_finite(metrics, own_places(self.settings.losses))
+        _check_finite(metrics, self.objective.own_places)
         return metrics
 
     def shipped(self) -> nn.Module:

@@ -13,7 +13,7 @@ from torch import Tensor
 import edgekd
 from edgekd.check.own_losses import try_own
 from edgekd.distill.methods import METHODS
-from edgekd.distill.objective import ForwardPass, Numbered, TaskObjective
+from edgekd.distill.objective import ForwardPass, Numbered, Objective, TaskObjective
 from edgekd.distill.own import method_of, own_method
 from edgekd.errors import ModelError, RecipeError
 from edgekd.recipe import load_recipe
@@ -100,6 +100,15 @@ def test_an_own_loss_computes_in_float32_under_autocast_and_sends_no_gradient_to
     with torch.autocast("cpu", torch.bfloat16):
         value(reference, forward, layers={"a": "b"}).backward()
     assert ours.grad is not None and theirs.grad is None
+
+
+def test_two_terms_of_one_function_have_names_and_places_of_their_own(write: Write, tmp_path: Path) -> None:
+    reference = write("def mine(z_s):\n    return z_s.mean()\n")
+    losses = [Loss(method=reference), Loss(method="kd"), Loss(method=reference, weight=2.0)]
+    objective = Objective(losses, 0.0, {"": 1.0}, {"": lambda outputs, labels: outputs.sum()})
+    _, values = objective(0.0, {"": passed()})
+    assert list(values) == ["mine_0", "kd", "mine_2"]
+    assert objective.own_places == dict.fromkeys(["mine_0", "mine_2"], f"{tmp_path}/losses.py, line 1")
 
 
 def test_a_built_in_method_is_found_by_its_name() -> None:
