@@ -35,7 +35,7 @@ from edgekd.models.accelerator import uses_bf16
 from edgekd.models.heads import parts_of
 from edgekd.models.memory_format import arranged
 from edgekd.recipe import Data, Distill, Network, Recipe
-from edgekd.recipe.losses import Loss, reads_teacher, with_temperature
+from edgekd.recipe.losses import Loss, reads_teacher, title_of, with_temperature
 from edgekd.steps.export import Form
 from edgekd.steps.problem import Problems, TrainingSet
 from edgekd.steps.rehearse import REFUSED, rehearse
@@ -203,7 +203,7 @@ def check_fit(losses: Sequence[Loss], task: Task) -> None:
         if why := _misfit(method_of(loss.method), task):
             possible = [name for name, other in METHODS.items() if not _misfit(other, task)]
             raise RecipeError(
-                f"distill.losses.{n}.method: {loss.method} {why}; for this task take {', '.join(possible)}"
+                f"distill.losses.{n}.method: {title_of(loss.method)} {why}; for this task take {', '.join(possible)}"
             )
 
 
@@ -231,12 +231,12 @@ def _check_losses(
     if reads_features and isinstance(teacher, OnnxModel | ExportedModel | CalledModel):
         possible = [name for name, method in METHODS.items() if "f_t" not in method.needs]
         raise RecipeError(
-            f"teacher '{recipe.teachers[0].model}' has no modules that {', '.join(reads_features)} could read; use a method "
+            f"teacher '{recipe.teachers[0].model}' has no modules that {', '.join(map(title_of, reads_features))} could read; use a method "
             f"without its features ({', '.join(possible)}), or give the teacher as python:module:function"
         )
     if reads_features and (recipe.student.assistants or recipe.distill.generations):
         raise RecipeError(
-            f"{', '.join(reads_features)} pair the layers of one teacher and one student; with assistants or generations every "
+            f"{', '.join(map(title_of, reads_features))} pair the layers of one teacher and one student; with assistants or generations every "
             "link has others: use methods that read logits"
         )
     if recipe.distill.ema and (more := [name for name in reads_features if method_of(name).deployed is not None]):
@@ -252,7 +252,7 @@ def _check_losses(
         raise RecipeError(f"{links} given, but no loss reads a teacher; add one, as distill.losses=[{{method='kd'}}]")
     if reads_features and recipe.teacher is not None and recipe.teacher.column:
         raise RecipeError(
-            f"{', '.join(reads_features)} read the teacher's features while the student trains, and this teacher sees another "
+            f"{', '.join(map(title_of, reads_features))} read the teacher's features while the student trains, and this teacher sees another "
             f"column ('{recipe.teacher.column}'); use methods that read its logits"
         )
     losses = pair_layers(losses, student, teacher, examples_of(opened, 2))
@@ -260,7 +260,7 @@ def _check_losses(
         if given.layers == "auto":
             shown = loss.layers.items() if isinstance(loss.layers, dict) else [(path, "") for path in loss.layers]
             say(
-                f"  {loss.method} reads "
+                f"  {title_of(loss.method)} reads "
                 + ", ".join(f"{ours} = {theirs}" if theirs else ours for ours, theirs in shown)
             )
     objective = TaskObjective(with_temperature(losses, 4.0), recipe.distill.label_weight)

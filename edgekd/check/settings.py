@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from edgekd.base.toml_file import Mistake, refuse
 from edgekd.recipe import ClassifyTask, Data, Recipe, TableData
-from edgekd.recipe.losses import reads_teacher
+from edgekd.recipe.losses import reads_teacher, title_of
 from edgekd.recipe.refusals import missing_files, wrong_forms
 from edgekd.recipe.schemes import TEACHERLESS
 from edgekd.target import Target
@@ -138,7 +138,7 @@ def _wants_a_teacher(recipe: Recipe) -> Iterator[Mistake]:
     if losses:
         from edgekd.distill.own import method_of  # imports torch
 
-        readers = [loss.method for loss in losses if reads_teacher(method_of(loss.method))]
+        readers = [title_of(loss.method) for loss in losses if reads_teacher(method_of(loss.method))]
     if readers and not recipe.distill.generations:
         yield Mistake(
             "teacher",

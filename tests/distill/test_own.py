@@ -220,6 +220,12 @@ def test_a_loss_that_becomes_nan_in_training_is_told_with_its_file_and_line(writ
     assert "the loss became nan in epoch 1" in text and f"mine nan ({tmp_path}/losses.py, line 1)" in text
 
 
+def test_a_loss_that_reads_a_teacher_is_refused_without_one(write: Write, tmp_path: Path) -> None:
+    write("def mine(z_s, z_t):\n    return (z_s - z_t).mean()\n")
+    text = refused(recipe(tmp_path, '{ method = "python:losses.py:mine" }', TINY))
+    assert "teacher" in text and "missing, and mine reads one: write [teacher] with a model" in text
+
+
 def test_a_recipe_finds_a_loss_beside_itself_from_anywhere(write: Write, tmp_path: Path, monkeypatch: Any) -> None:
     write("def mine(z_s, z_t): ...\n")
     (tmp_path / "elsewhere").mkdir()
