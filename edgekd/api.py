@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from edgekd.base.console import recorded, say
 from edgekd.base.names import folder_problem
+from edgekd.base.references import forget_changed
 from edgekd.base.toml_file import Mistake, refuse
 from edgekd.bundle.drafts import remove_drafts
 from edgekd.cache.fingerprint import current_report, fingerprint
@@ -89,17 +90,22 @@ def _load(path: Path | None, overrides: Sequence[str]) -> Recipe:
     except RecipeError:
         pass  # raised again below, together with the mistakes in the losses
     from edgekd.distill.methods import METHODS
+    from edgekd.distill.own import own_method
 
-    return load_recipe(path, overrides, METHODS)
+    forget_changed()
+    return load_recipe(path, overrides, METHODS, own_method)
 
 
 def _checked(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     """The recipe, after a check of its losses: a recipe made in Python has unchecked options. Raises RecipeError."""
     from edgekd.distill.methods import METHODS
+    from edgekd.distill.own import own_method
 
     if overrides:
         raise RecipeError("overrides change a recipe's file; change a Recipe with recipe.model_copy(update=...)")
-    refuse(f"recipe {recipe.name}", [Mistake("", mistake) for mistake in check_losses(recipe.distill.losses, METHODS)])
+    forget_changed()
+    mistakes = check_losses(recipe.located().distill.losses, METHODS, own_method)
+    refuse(f"recipe {recipe.name}", [Mistake("", mistake) for mistake in mistakes])
     return recipe
 
 
@@ -140,6 +146,9 @@ def _build(
         made = None if recheck else current_report(folder, fingerprint(recipe, goal, run))
         if made is not None and (not device or device in {measured.device for measured in made.devices}):
             return Built(made, folder, is_new=False)
+        from edgekd.check.names import check_known
+
+        check_known(recipe)
         if device:  # a device that cannot measure is refused before anything is trained
             from edgekd.measure.on_candidates import check_device
 

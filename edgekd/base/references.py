@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.base.contents import hash_file
+from edgekd.base.raised import line_of_user
 from edgekd.base.user_code import code_of
 from edgekd.errors import ModelError, nearest
 
@@ -41,8 +42,9 @@ def load_function(reference: str) -> Callable[..., Any]:
     except ModelError:
         raise
     except (Exception, SystemExit) as error:  # the module's own code may raise anything, or end the program
+        where = f" in {line}" if (line := line_of_user(error)) else ""
         raise ModelError(
-            f"'{reference}': {module_name} fails when imported: {type(error).__name__}: {error}"
+            f"'{reference}': {module_name} fails when imported{where}: {type(error).__name__}: {error}"
         ) from error
     function = getattr(module, function_name, None)
     if not callable(function):

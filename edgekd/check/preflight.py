@@ -18,6 +18,7 @@ from edgekd.bundle.write import check_replaceable
 from edgekd.cache.stage import Cache
 from edgekd.check.batch import batch_size_of, check_batch_size
 from edgekd.check.doubts import check_spread, doubts
+from edgekd.check.own_losses import try_own
 from edgekd.check.students import check_memory, check_no_softmax, check_trains
 from edgekd.check.tasks import check_heads, check_tasks, with_heads
 from edgekd.check.teachers import SHOWN, check_knowledge, checked_teacher
@@ -28,13 +29,14 @@ from edgekd.distill.features import Taps
 from edgekd.distill.layers import pair_layers
 from edgekd.distill.methods import METHODS, Method
 from edgekd.distill.objective import ForwardPass, Numbered, TaskObjective
+from edgekd.distill.own import method_of
 from edgekd.errors import BundleError, EdgekdError, ModelError, RecipeError
 from edgekd.models import CalledModel, ExportedModel, OnnxModel, number_of_classes
 from edgekd.models.accelerator import uses_bf16
 from edgekd.models.heads import parts_of
 from edgekd.models.memory_format import arranged
 from edgekd.recipe import Distill, Network, Recipe
-from edgekd.recipe.losses import Loss, reads_teacher, with_temperature
+from edgekd.recipe.losses import Loss, reads_teacher, title_of, with_temperature
 from edgekd.steps.export import Form
 from edgekd.steps.problem import Problems, TrainingSet
 from edgekd.steps.rehearse import REFUSED, rehearse
@@ -99,7 +101,7 @@ def check_models(recipe: Recipe, target: Target, network: Network, problems: Pro
     """
     samples, by_teacher = problems.student.open(), problems.teacher.open()
     _check_data(recipe, problems, samples, by_teacher)
-    student = new_model(network, samples, recipe.distill.seed, lambda told: say(f"  the student {told}"))
+    student = new_model(network, samples, recipe.distill.seed, lambda told: say(f"  the student {told}"), partly=True)
     check_memory(student, target)
     places = ("teacher", *(f"teacher.also.{n}" for n in range(len(recipe.teachers) - 1)))[: len(recipe.teachers)]
     checked = [
@@ -108,7 +110,7 @@ def check_models(recipe: Recipe, target: Target, network: Network, problems: Pro
     teachers, sizes = [teacher for teacher, _ in checked], [classes for _, classes in checked]
     _check_first_weights(recipe, student, samples)
     assistants = [
-        new_model(Network.of(assistant), samples, 0, lambda told: say(f"  the assistant {told}"))
+        new_model(Network.of(assistant), samples, 0, lambda told: say(f"  the assistant {told}"), partly=True)
         for assistant in recipe.student.assistants
     ]
     named = [("student", student), *(("assistant", assistant) for assistant in assistants)]
@@ -207,10 +209,10 @@ def _check_classes(
 def check_fit(losses: Sequence[Loss], task: Task) -> None:
     """Raise RecipeError for a loss that reads rows of another kind than the task's, or maps that the task has not."""
     for n, loss in enumerate(losses):
-        if why := _misfit(METHODS[loss.method], task):
+        if why := _misfit(method_of(loss.method), task):
             possible = [name for name, other in METHODS.items() if not _misfit(other, task)]
             raise RecipeError(
-                f"distill.losses.{n}.method: {loss.method} {why}; for this task take {', '.join(possible)}"
+                f"distill.losses.{n}.method: {title_of(loss.method)} {why}; for this task take {', '.join(possible)}"
             )
 
 
@@ -226,27 +228,27 @@ def _misfit(method: Method, task: Task) -> str:
 
 def _reads_old_classes_only(recipe: Recipe) -> bool:
     """Whether every loss that reads a teacher allows a teacher that knows the first classes only."""
-    readers = [loss.method for loss in recipe.distill.losses if reads_teacher(METHODS[loss.method])]
-    return all(METHODS[method].old_classes for method in readers)
+    readers = [loss.method for loss in recipe.distill.losses if reads_teacher(method_of(loss.method))]
+    return all(method_of(method).old_classes for method in readers)
 
 
 def _check_losses(
     recipe: Recipe, student: nn.Module, teacher: nn.Module | None, opened: Samples, by_teacher: Samples
 ) -> tuple[Loss, ...]:
     losses = recipe.distill.losses
-    reads_features = [loss.method for loss in losses if loss.weight and "f_t" in METHODS[loss.method].needs]
+    reads_features = [loss.method for loss in losses if loss.weight and "f_t" in method_of(loss.method).needs]
     if reads_features and isinstance(teacher, OnnxModel | ExportedModel | CalledModel):
         possible = [name for name, method in METHODS.items() if "f_t" not in method.needs]
         raise RecipeError(
-            f"teacher '{recipe.teachers[0].model}' has no modules that {', '.join(reads_features)} could read; use a method "
+            f"teacher '{recipe.teachers[0].model}' has no modules that {', '.join(map(title_of, reads_features))} could read; use a method "
             f"without its features ({', '.join(possible)}), or give the teacher as python:module:function"
         )
     if reads_features and (recipe.student.assistants or recipe.distill.generations):
         raise RecipeError(
-            f"{', '.join(reads_features)} pair the layers of one teacher and one student; with assistants or generations every "
+            f"{', '.join(map(title_of, reads_features))} pair the layers of one teacher and one student; with assistants or generations every "
             "link has others: use methods that read logits"
         )
-    if recipe.distill.ema and (more := [name for name in reads_features if METHODS[name].deployed is not None]):
+    if recipe.distill.ema and (more := [name for name in reads_features if method_of(name).deployed is not None]):
         raise RecipeError(f"distill.ema averages the student alone, and {more[0]} ships more beside it; set ema = 0")
     links = (
         "student.assistants"
@@ -255,11 +257,11 @@ def _check_losses(
         if recipe.distill.generations
         else ""
     )
-    if links and not any(loss.weight and {"z_t", "z_ts", "m_t"} & set(METHODS[loss.method].needs) for loss in losses):
+    if links and not any(loss.weight and {"z_t", "z_ts", "m_t"} & set(method_of(loss.method).needs) for loss in losses):
         raise RecipeError(f"{links} given, but no loss reads a teacher; add one, as distill.losses=[{{method='kd'}}]")
     if reads_features and recipe.teacher is not None and recipe.teacher.column:
         raise RecipeError(
-            f"{', '.join(reads_features)} read the teacher's features while the student trains, and this teacher sees another "
+            f"{', '.join(map(title_of, reads_features))} read the teacher's features while the student trains, and this teacher sees another "
             f"column ('{recipe.teacher.column}'); use methods that read its logits"
         )
     losses = pair_layers(losses, student, teacher, examples_of(opened, 2))
@@ -267,7 +269,7 @@ def _check_losses(
         if given.layers == "auto":
             shown = loss.layers.items() if isinstance(loss.layers, dict) else [(path, "") for path in loss.layers]
             say(
-                f"  {loss.method} reads "
+                f"  {title_of(loss.method)} reads "
                 + ", ".join(f"{ours} = {theirs}" if theirs else ours for ours, theirs in shown)
             )
     objective = TaskObjective(with_temperature(losses, 4.0), recipe.distill.label_weight)
@@ -307,7 +309,10 @@ def try_losses(
         for term in tried.terms:
             try:
                 tried.prepare_one(term, forward, student, teacher, task.outputs, len(samples.train_ids))
-                term(forward, 0.0)
+                if term.is_own:
+                    try_own(term, forward)
+                else:
+                    term(forward, 0.0)
             except EdgekdError:
                 raise
             except Exception as error:  # on features of the wrong kind a method may raise any error

@@ -1,4 +1,4 @@
-"""check_inputs: refuses missing files, and settings that the device cannot run, before anything runs."""
+"""check_inputs: refuses missing files, unknown models, and settings that the device cannot run, before anything runs."""
 
 from __future__ import annotations
 
@@ -6,16 +6,26 @@ from collections.abc import Iterator
 
 from edgekd.base.toml_file import Mistake, refuse
 from edgekd.recipe import ClassifyTask, Data, Recipe, TableData
-from edgekd.recipe.losses import reads_teacher
-from edgekd.recipe.refusals import missing_files
+from edgekd.recipe.losses import reads_teacher, title_of
+from edgekd.recipe.refusals import missing_files, wrong_forms
 from edgekd.recipe.schemes import TEACHERLESS
 from edgekd.target import Target
 
 
 def check_inputs(recipe: Recipe, target: Target) -> None:
-    """Raise RecipeError with every missing file of a located recipe and every setting that `target` cannot run."""
+    """Raise RecipeError with every mistake of a located recipe that is seen without its data: missing files, models
+    of no known form, and settings that `target` cannot run. If there are any, names of models that do not exist are told too.
+    """
+    found = [*missing_files(recipe), *wrong_forms(recipe), *impossible_settings(recipe, target)]
+    if found:  # names need an import of torch, which a current build does without
+        from edgekd.check.names import unknown_names
+
+        named = list(unknown_names(recipe))
+        places = {mistake.place for mistake in named}  # of a student's bare name they know what to write
+        found = [*(mistake for mistake in found if mistake.place not in places), *named]
     refuse(
-        f"recipe {recipe.name} for target {target.name}", [*missing_files(recipe), *impossible_settings(recipe, target)]
+        f"recipe {recipe.name} for target {target.name}",
+        [Mistake(recipe.where(mistake.place), mistake.text) for mistake in found],
     )
 
 
@@ -134,9 +144,9 @@ def _wants_a_teacher(recipe: Recipe) -> Iterator[Mistake]:
     """A mistake for each setting that needs a [teacher], for a recipe without one."""
     losses, readers = [loss for loss in recipe.distill.losses if loss.weight], []
     if losses:
-        from edgekd.distill.methods import METHODS  # imports torch
+        from edgekd.distill.own import method_of  # imports torch
 
-        readers = [loss.method for loss in losses if reads_teacher(METHODS[loss.method])]
+        readers = [title_of(loss.method) for loss in losses if reads_teacher(method_of(loss.method))]
     if readers and not recipe.distill.generations:
         yield Mistake(
             "teacher",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from edgekd.distill.methods import METHODS
+from edgekd.distill.own import method_of
 from edgekd.recipe import Distill, Model, Recipe, TeacherModel
 from edgekd.recipe.losses import Loss
 from edgekd.recipe.named import file_name, in_words, named
@@ -36,7 +36,7 @@ def summary(recipe: Recipe, settings: Distill, curves: Sequence[Mapping[str, flo
     if settings.label_weight:
         yield "labels", f"{recipe.task.label_loss}, weight {settings.label_weight:g}{_by_class(settings)}"
     for loss in settings.losses:
-        yield f"loss {loss.method}", _loss(loss)
+        yield f"loss {file_name(loss.method)}", _loss(loss)
     yield (
         "training",
         f"{settings.epochs} epochs, batch {settings.batch_size}, {settings.views} views, {train.name} at {train.lr:g}, weight decay "
@@ -67,7 +67,7 @@ def _ended(settings: Distill, curves: Sequence[Mapping[str, float]]) -> str:
 
 
 def _loss(loss: Loss) -> str:
-    options = {key: loss.options.get(key, option.default) for key, option in METHODS[loss.method].options.items()}
+    options = {key: loss.options.get(key, option.default) for key, option in method_of(loss.method).options.items()}
     about = {"weight": loss.weight, **options}
     about |= {key: value for key in ("warmup_epochs", "until_epoch", "layout") if (value := getattr(loss, key))}
     if isinstance(loss.layers, Mapping):

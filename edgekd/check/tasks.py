@@ -17,6 +17,7 @@ from edgekd.data import Samples
 from edgekd.data.batches import examples_of
 from edgekd.data.sources import check_classes
 from edgekd.distill.methods import METHODS
+from edgekd.distill.own import method_of
 from edgekd.errors import ModelError, RecipeError
 from edgekd.figures.candidate import Check
 from edgekd.figures.words import valued
@@ -70,7 +71,7 @@ def mistakes_in_tasks(recipe: Recipe) -> Iterator[tuple[str, str]]:
             f"names {', '.join(names)}; each names an output, so they differ from each other, '{recipe.export.output}' and 'input'",
         )
     for n, loss in enumerate(recipe.distill.losses):
-        method = METHODS[loss.method]
+        method = method_of(loss.method)
         if not method.reads_logits_alone or method.pairs:
             possible = [name for name, of in METHODS.items() if of.reads_logits_alone and not of.pairs]
             why = f"{loss.method} reads more than the logits of one head; with tasks take {', '.join(possible)}"

@@ -31,6 +31,7 @@ PROBED = 500  # samples that a teacher is tried on, at least
 OF_A_CLASS = 10  # samples per class, if that is more in all
 SHOWN = 8  # pictures that show the kind of the outputs
 A_TENTH = 0.1  # of the way from chance to always right: a teacher certainly below this is no better than chance
+FREE_BATCH = "; a free batch: torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)) with x of two samples"
 TOLD = {
     "probabilities": "its rows lie between 0 and 1 and sum to 1",
     "log_probabilities": "the exponentials of its rows sum to 1",
@@ -48,7 +49,8 @@ def checked_teacher(teacher: Network, place: str, samples: Samples) -> tuple[nn.
     place: the teacher's table in the recipe, for messages; samples: as the teacher sees them. Raises ModelError if the
     teacher takes other samples, or gives other outputs than the recipe says.
     """
-    model, example = new_model(teacher, samples, 0), examples_of(samples, 2)
+    model = new_model(teacher, samples, 0, lambda told: say(f"  {_called(place)} {told}"))
+    example = examples_of(samples, 2)
     if teacher.size is not None and (len(example) > 1 or example[0].ndim != MAP):
         raise ModelError(
             f"{place}.size is [{teacher.size[0]}, {teacher.size[1]}], and the {samples.input.noun} are no pictures: {shapes_of(example)}; "
@@ -98,6 +100,7 @@ def _check_input(
     if (batch := fixed(model.takes)) is not None and batch < SHOWN:
         say(
             f"  {_called(place)} '{teacher.model}' is written for batches of {batch}: it is run in such pieces, which takes longer"
+            f"{FREE_BATCH if isinstance(model, ExportedModel) else ''}"
         )
 
 

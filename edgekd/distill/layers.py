@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgekd.distill.methods import METHODS
+from edgekd.distill.own import method_of
 from edgekd.errors import ModelError
 from edgekd.recipe.losses import Loss
 
@@ -39,19 +39,19 @@ def pair_layers(
             "teacher path }"
         )
     for loss in losses:
-        if loss.layers == "auto" and METHODS[loss.method].auto == "refused":
+        if loss.layers == "auto" and method_of(loss.method).auto == "refused":
             raise ModelError(
                 f"{loss.method} compares {BEFORE_RELU}; name them: layers = {{ student path = teacher path }}"
             )
     ours = stages(student, arguments, "student")
-    compared = any(loss.layers == "auto" and "f_t" in METHODS[loss.method].needs for loss in losses)
+    compared = any(loss.layers == "auto" and "f_t" in method_of(loss.method).needs for loss in losses)
     theirs = stages(teacher, arguments, "teacher") if compared and teacher is not None else ours
     pairs = paired(ours, theirs)
 
     def resolved(loss: Loss) -> Loss:
         if loss.layers != "auto":
             return loss
-        method = METHODS[loss.method]
+        method = method_of(loss.method)
         which = method.auto
         chosen = [(ours[-1][0], theirs[-1][0])] if which == "last" else list(pairs.items())[WHICH[which]]
         if not chosen:

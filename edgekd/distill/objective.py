@@ -15,8 +15,9 @@ from edgekd.base import processes
 from edgekd.base.draws import Ids
 from edgekd.distill.features import as_tokens
 from edgekd.distill.methods import METHODS, Method
+from edgekd.distill.own import method_of, own_method, place_of, value_of_own
 from edgekd.errors import ModelError, RecipeError
-from edgekd.recipe.losses import Layout, Loss, check_losses, reads_teacher
+from edgekd.recipe.losses import Layout, Loss, check_losses, is_own, reads_teacher, title_of
 from edgekd.tasks.protocol import Labels
 from edgekd.tasks.rows import Rows
 
@@ -103,6 +104,7 @@ class Term:
     student_layers: tuple[str, ...]
     teacher_layers: tuple[str, ...]
     layout: Layout | None = None
+    is_own: bool = False
 
     def weight_at(self, epoch: float) -> float:
         """The weight at `epoch`, which counts steps as fractions.
@@ -122,11 +124,16 @@ class Term:
         if several:
             assert forward.z_ts is not None
             values = [
-                self.method(*(self.argument(name, forward, epoch, k) for name in needs))
+                self._value({name: self.argument(name, forward, epoch, k) for name in needs})
                 for k in range(len(forward.z_ts))
             ]
             return torch.stack(values).mean()
-        value: Tensor = self.method(*(self.argument(name, forward, epoch) for name in needs))
+        return self._value({name: self.argument(name, forward, epoch) for name in needs})
+
+    def _value(self, given: Mapping[str, Any]) -> Tensor:
+        if self.is_own:
+            return value_of_own(self.name, self.declared.call, self.method, given)
+        value: Tensor = self.method(*given.values())
         return value
 
     def argument(self, name: str, forward: ForwardPass, epoch: float, teacher: int = 0) -> Any:
@@ -160,7 +167,7 @@ class TaskObjective(nn.Module):
         super().__init__()
         self.label_weight, self.label_loss = label_weight, label_loss
         losses = [loss for loss in losses if loss.weight]
-        if mistakes := check_losses(losses, METHODS):
+        if mistakes := check_losses(losses, METHODS, own_method):
             raise RecipeError("; ".join(mistakes))
         self.terms = [_term(loss, i, losses) for i, loss in enumerate(losses)]
         self.methods = nn.ModuleDict(
@@ -286,6 +293,16 @@ class Objective(nn.Module):
         """The first task's objective, for facts that all tasks share: methods, their needs, the layers they read."""
         return next(iter(self.members.values()))
 
+    @property
+    def own_places(self) -> dict[str, str]:
+        """The file and line of each term that is the user's own, by the term's name."""
+        return {
+            f"{name}/{term.name}" if name else term.name: place_of(term.declared.call)
+            for name, task in self.members.items()
+            for term in task.terms
+            if term.is_own
+        }
+
     def forward(self, epoch: float, passes: Mapping[str, ForwardPass]) -> tuple[Tensor, dict[str, Tensor]]:
         """The total and the unweighted terms of all tasks. passes: the forward pass of each task, by task name."""
         values: dict[str, Tensor] = {}
@@ -299,15 +316,15 @@ class Objective(nn.Module):
 
 
 def _term(loss: Loss, index: int, losses: Sequence[Loss]) -> Term:
-    declared = METHODS[loss.method]
+    declared, title = method_of(loss.method), title_of(loss.method)
     if loss.layers == "auto":
         raise RecipeError(f"distill.losses.{index}: pair the layers first (edgekd.distill.layers)")
-    same = [other.method for other in losses].count(loss.method) > 1
+    same = [title_of(other.method) for other in losses].count(title) > 1
     call = declared.call
     bound: Any = call(**loss.options) if inspect.isclass(call) else partial(call, **loss.options)
     pairs = loss.layers
     return Term(
-        f"{loss.method}_{index}" if same else loss.method,
+        f"{title}_{index}" if same else title,
         bound,
         declared,
         loss.weight,
@@ -316,6 +333,7 @@ def _term(loss: Loss, index: int, losses: Sequence[Loss]) -> Term:
         tuple(pairs),
         tuple(pairs.values()) if isinstance(pairs, dict) else (),
         loss.layout,
+        is_own(loss.method),
     )
 
 

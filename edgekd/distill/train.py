@@ -230,7 +230,7 @@ class Training:
         if self.accelerate.num_processes > 1:  # each has its own statistics of BatchNorm; all end in the same epoch
             (found,) = broadcast_object_list([found])
         metrics |= {name: round(figure, DIGITS) for name, figure in found.items()}
-        _check_finite(metrics)
+        _check_finite(metrics, self.objective.own_places)
         self.epochs.add(found["holdout"], shipped)
         return metrics
 
@@ -376,10 +376,13 @@ def _seed_of(seed: int, epoch: int) -> int:
     return (seed * 1_000_003 + epoch) & 0x7FFF_FFFF
 
 
-def _check_finite(metrics: dict[str, float]) -> None:
+def _check_finite(metrics: dict[str, float], places: Mapping[str, str]) -> None:
+    """Raise ModelError if the loss is not finite. places: the file and line of each loss of the user's own, by its name."""
     if not math.isfinite(metrics["loss"]):
         terms = {name.removeprefix("loss/"): value for name, value in metrics.items() if name.startswith("loss/")}
-        means = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
+        means = ", ".join(
+            f"{name} {value:.4g}" + (f" ({places[name]})" if name in places else "") for name, value in terms.items()
+        )
         raise ModelError(
             f"the loss became {metrics['loss']} in epoch {metrics['epoch']:.0f} (its terms, unweighted: {means}); lower "
             "distill.optimizer.lr, or the weight of the term that grew, or give it warmup_epochs"

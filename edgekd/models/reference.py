@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from edgekd.base.external_data import check_external_data
+from edgekd.base.raised import line_of_user
 from edgekd.base.references import load_function
 from edgekd.errors import ModelError, nearest
 from edgekd.models.bc_resnet import bc_resnet
@@ -32,9 +34,11 @@ from edgekd.models.mobileone import mobileone_s0
 from edgekd.models.repvgg import repvgg_a0
 from edgekd.models.resnet import resnet8, resnet20
 from edgekd.models.unet import unet
-from edgekd.models.weights import begin_with, load_weights, read_weights
+from edgekd.models.weight_files import read_weights, without_prefix
+from edgekd.models.weights import begin_with, load_weights
 from edgekd.models.wrn import wrn_16_2
 from edgekd.recipe import Model
+from edgekd.recipe.forms import FORMS
 from edgekd.runtime.sessions import Ended, Refused, Session
 
 BUILT_IN: dict[str, Callable[..., nn.Module]] = {
@@ -59,7 +63,7 @@ TYPES = {
     "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
     "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_,
 }  # fmt: skip
-FORMS = "edgekd:NAME, python:module:function, timm:NAME, onnx:FILE (teacher only), exported:FILE (teacher only)"
+LARGEST_BATCH = 2**31  # a limit beyond is none
 
 
 Tell = Callable[[str], object]
@@ -67,15 +71,20 @@ Tell = Callable[[str], object]
 
 
 def load_model(
-    reference: Model, *, num_classes: int | tuple[int, ...], tell: Tell | None = None, **offers: Any
+    reference: Model,
+    *,
+    num_classes: int | tuple[int, ...],
+    tell: Tell | None = None,
+    partly: bool = False,
+    **offers: Any,
 ) -> nn.Module:
     """The model of a recipe's section in eval mode, with its weights if the section names some.
 
     `num_classes` and `offers` (for images `in_channels`) come from the data. They are passed to a function that takes them,
     unless `args` sets them. `num_classes` is a tuple for a network that gives a tensor for each of several tasks. A function
-    may give a function of a table's columns (`CalledModel`), if the data offers these. With `tell`, for a model that trains
-    on, weights may fit in part: `tell` is told which were taken. Raises ModelError for an unknown name, arguments that the
-    function does not take, a missing file, and weights that do not fit.
+    may give a function of a table's columns (`CalledModel`), if the data offers these. With `partly`, for a model that trains
+    on, weights may fit in part. `tell` is told which form the weights have and which were taken. Raises ModelError for an
+    unknown name, arguments that the function does not take, a missing file, and weights that do not fit.
     """
     kind, _, name = reference.model.partition(":")
     if not isinstance(num_classes, int) and kind != "python" and reference.model != "edgekd:unet":
@@ -87,20 +96,10 @@ def load_model(
         return OnnxModel(_existing(name, reference.model))
     if kind == "exported":
         return ExportedModel(load_exported(_existing(name, reference.model), reference.model))
-    if kind == "edgekd":
-        if name not in BUILT_IN:
-            raise ModelError(f"model 'edgekd:{name}' not found{nearest(name, BUILT_IN)}")
-        function = BUILT_IN[name]
-    elif kind == "python":
-        function = load_function(reference.model)
-    elif kind == "timm":
+    if kind == "timm":
         assert isinstance(num_classes, int)
-        return _with_weights(_load_timm(name, reference, num_classes, offers), reference, tell)
-    else:
-        close = [f"edgekd:{known}" for known in difflib.get_close_matches(reference.model, BUILT_IN, n=1)]
-        raise ModelError(
-            f"model '{reference.model}' has an unknown form; give {FORMS}{''.join(f'. Did you mean {c}?' for c in close)}"
-        )
+        return _with_weights(_load_timm(name, reference, num_classes, offers), reference, tell, partly)
+    function = _function_of(reference.model)
     given = {"num_classes": num_classes, **offers}
     parameters = inspect.signature(function).parameters
     arguments = {key: value for key, value in given.items() if key in parameters} | reference.args
@@ -109,7 +108,39 @@ def load_model(
     except TypeError as error:
         raise ModelError(f"model '{reference.model}': {error}; it takes {', '.join(parameters)}") from error
     model = _made(lambda: function(**arguments), reference, offers)
-    return model if isinstance(model, CalledModel) else _with_weights(model, reference, tell)
+    return model if isinstance(model, CalledModel) else _with_weights(model, reference, tell, partly)
+
+
+def check_reference(model: Model) -> None:
+    """Raise ModelError for a model of a recipe that no one has, or whose function lacks one of the recipe's arguments.
+
+    A module with the function is imported; no network is made, and no weights are read.
+    """
+    kind, _, name = model.model.partition(":")
+    if kind == "timm":
+        _timm_with(name)
+    if kind not in ("edgekd", "python"):
+        return
+    parameters = inspect.signature(_function_of(model.model)).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        for key in model.args:
+            if key not in parameters:
+                raise ModelError(f"model '{model.model}' takes no argument {key!r}{nearest(key, parameters)}")
+
+
+def _function_of(reference: str) -> Callable[..., Any]:
+    """The function that makes a network. Raises ModelError for an unknown name or form."""
+    kind, _, name = reference.partition(":")
+    if kind == "python":
+        return load_function(reference)
+    if kind != "edgekd":
+        close = [f"edgekd:{known}" for known in difflib.get_close_matches(reference, BUILT_IN, n=1)]
+        raise ModelError(
+            f"model '{reference}' has an unknown form; give {', '.join(FORMS)}{''.join(f'. Did you mean {c}?' for c in close)}"
+        )
+    if name not in BUILT_IN:
+        raise ModelError(f"model 'edgekd:{name}' not found{nearest(name, BUILT_IN)}")
+    return BUILT_IN[name]
 
 
 def _made(make: Callable[[], Any], reference: Model, offers: Mapping[str, Any]) -> nn.Module:
@@ -119,7 +150,10 @@ def _made(make: Callable[[], Any], reference: Model, offers: Mapping[str, Any]) 
             warnings.filterwarnings("ignore", "enable_nested_tensor is True")
             model = make()
     except (Exception, SystemExit) as error:  # a user's function may raise anything, or end the program
-        raise ModelError(f"model '{reference.model}' could not be made: {type(error).__name__}: {error}") from error
+        where = f" (in {line})" if (line := line_of_user(error)) else ""
+        raise ModelError(
+            f"model '{reference.model}' could not be made{where}: {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(model, nn.Module) and callable(model) and "columns" in offers:
         return CalledModel(model, offers["columns"], reference.model)
     if not isinstance(model, nn.Module):
@@ -168,8 +202,9 @@ def answer_of(model: nn.Module, arguments: tuple[torch.Tensor, ...], called: str
         raise
     except (Exception, SystemExit) as error:  # a user's forward may raise anything, or end the program
         reason = next(iter(str(error).strip().splitlines()), "")
+        where = f" (in {line})" if (line := line_of_user(error)) else ""
         raise ModelError(
-            f"{called} does not take {noun} {shapes_of(arguments)}: {type(error).__name__}: {reason}{remedy}"
+            f"{called} does not take {noun} {shapes_of(arguments)}: {type(error).__name__}: {reason}{where}{remedy}"
         ) from error
     model.train(training)
     return answer
@@ -244,7 +279,7 @@ class ExportedModel(nn.Module):
     """A torch.export program in the mode of its export. It has operators, and no modules whose features could be read.
 
     The program is not a child of this module, because it refuses `train()` and `eval()`. `takes`: the sizes of each input,
-    None for a free size. A program with a fixed batch is run in pieces.
+    None for a free size. A program with a fixed batch is run in pieces, and one with a least or largest batch in such ones.
     """
 
     def __init__(self, program: nn.Module) -> None:
@@ -257,9 +292,13 @@ class ExportedModel(nn.Module):
             for value in values
             if isinstance(value, torch.Tensor)
         )
+        self._least, self._most = limits_of_batch(values)
 
     def forward(self, *arguments: torch.Tensor) -> torch.Tensor:
-        return in_pieces(self._program[0], arguments, fixed(self.takes))
+        number, size = len(arguments[0]), fixed(self.takes)
+        if size is None and not self._least <= number <= self._most:
+            size = self._least if number < self._least else int(self._most)
+        return in_pieces(self._program[0], arguments, size)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> ExportedModel:
         self._program[0]._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -270,6 +309,22 @@ class ExportedModel(nn.Module):
 def fixed(takes: tuple[tuple[int | None, ...], ...]) -> int | None:
     """The fixed batch size of a graph; None if the graph takes any batch."""
     return next((sizes[0] for sizes in takes if sizes and sizes[0] is not None), None)
+
+
+def limits_of_batch(values: Sequence[Any]) -> tuple[int, float]:
+    """The least and the largest batch that an exported program takes. values: its inputs, as torch.export describes them.
+
+    `Dim("batch", min=2, max=32)` gives such limits.
+    """
+    least, most = 0, math.inf
+    for value in values:
+        size = value.shape[0] if isinstance(value, torch.Tensor) and value.ndim else 0
+        if isinstance(size, torch.SymInt):
+            limits = size.node.shape_env.var_to_range.get(size.node.expr)
+            if limits is not None:
+                least = max(least, int(limits.lower))
+                most = min(most, float(limits.upper) if limits.upper < LARGEST_BATCH else math.inf)
+    return least, most
 
 
 def in_pieces(run: Callable[..., torch.Tensor], arguments: tuple[torch.Tensor, ...], size: int | None) -> torch.Tensor:
@@ -292,7 +347,8 @@ def _existing(name: str, reference: str) -> Path:
     return path
 
 
-def _load_timm(name: str, reference: Model, num_classes: int, offers: Mapping[str, Any]) -> nn.Module:
+def _timm_with(name: str) -> Any:
+    """timm, if it has a model of this name. Raises ModelError if not, or if timm does not import."""
     try:
         import timm
     except (ImportError, RuntimeError) as error:
@@ -303,6 +359,11 @@ def _load_timm(name: str, reference: Model, num_classes: int, offers: Mapping[st
         ) from error
     if name not in timm.list_models():
         raise ModelError(f"timm has no model '{name}'{nearest(name, timm.list_models(f'*{name[:4]}*'))}")
+    return timm
+
+
+def _load_timm(name: str, reference: Model, num_classes: int, offers: Mapping[str, Any]) -> nn.Module:
+    timm = _timm_with(name)
     if "in_channels" not in offers:
         raise ModelError(f"'timm:{name}' reads images, which this data has not; give another model")
     arguments = {"num_classes": num_classes, "in_chans": offers["in_channels"]} | reference.args
@@ -310,12 +371,18 @@ def _load_timm(name: str, reference: Model, num_classes: int, offers: Mapping[st
     return model
 
 
-def _with_weights(model: nn.Module, reference: Model, tell: Tell | None) -> nn.Module:
-    if reference.weights is not None:
-        path = _existing(reference.weights, reference.weights)
-        weights = read_weights(path)
-        if tell is None:
-            load_weights(model, weights, str(path))
-        elif (told := begin_with(model, weights, str(path))) is not None:
-            tell(told)
+def _with_weights(model: nn.Module, reference: Model, tell: Tell | None, partly: bool) -> nn.Module:
+    if reference.weights is None:
+        return model.eval()
+    path = _existing(reference.weights, reference.weights)
+    file = read_weights(path)
+    weights, renamed = without_prefix(file.tensors, model.state_dict())
+    told = [f"reads {' with '.join(filter(None, (file.form, renamed)))} from {path}"] if file.form or renamed else []
+    if not partly:
+        load_weights(model, weights, str(path))
+    elif (taken := begin_with(model, weights, str(path))) is not None:
+        told.append(taken)
+    if tell is not None:
+        for line in told:
+            tell(line)
     return model.eval()

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
-import safetensors.torch
-import torch
 from torch import Tensor, nn
 
 from edgekd.errors import ModelError
@@ -55,28 +50,6 @@ def begin_with(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> s
     if left:
         told += f"; its own first values keep {_some([_apart(name, own, weights) for name in left])}"
     return told + (f"; the file's {_some(unread)} are not read" if unread else "")
-
-
-def read_weights(path: Path) -> Mapping[str, Tensor]:
-    """The state dict of a .safetensors file, or of a .pt file of tensors. Raises ModelError for any other file."""
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"{path} is a pickle that needs more than tensors: loading it could run any code, so it is refused. Save the "
-            "state dict alone: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
-        ) from error
-    except Exception as error:  # on a damaged file torch's unpickler raises many kinds of errors, as KeyError
-        reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-        raise ModelError(
-            f"{path} cannot be read as weights ({reason}); give .safetensors, or a .pt of tensors"
-        ) from error
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else loaded
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelError(f"{path} holds a {type(loaded).__name__}, not a state dict (names to tensors)")
-    return state
 
 
 def _apart(name: str, own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:

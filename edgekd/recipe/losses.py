@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 
 from edgekd.base.texts import Text
 from edgekd.base.toml_file import Loc, as_json, dotted, shown, wording
-from edgekd.errors import nearest
+from edgekd.errors import ModelError, nearest
 
 Layout = Literal["tokens", "channels_first"]
 """The order of a feature's three axes: `[batch, positions, channels]` or `[batch, channels, positions]`."""
@@ -30,6 +30,7 @@ class Signature(Protocol):
     def options(self) -> Mapping[str, inspect.Parameter]: ...
 
 
+Own = Callable[[str], Signature]  # edgekd.distill.own.own_method: the user's own, by its reference
 Methods = Mapping[str, Signature]  # edgekd.distill.methods.METHODS, whose import costs importing torch
 
 
@@ -52,7 +53,9 @@ class Loss(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
-    method: Text = Field(description="name of a method, see the options of the methods")
+    method: Text = Field(
+        description="name of a method, see the options of the methods; or python:FILE.py:FUNCTION (docs/models.md)"
+    )
     weight: NonNegative = Field(default=1.0, description="weight of the term")
     warmup_epochs: NonNegative = Field(default=0.0, description="epochs in which the weight rises linearly from 0")
 
@@ -70,9 +73,27 @@ class Loss(BaseModel):
         """The method's own hyper-parameters."""
         return dict(self.model_extra or {})
 
+    @property
+    def references(self) -> frozenset[str]:
+        """The fields that name files: the code of the user's own method enters the keys of stages (edgekd.cache.stage)."""
+        return frozenset({"method"} if is_own(self.method) else ())
 
-def check_losses(losses: Sequence[Loss], methods: Methods) -> list[str]:
-    """The mistakes in the methods and options of losses, each as `distill.losses.0.temperature: ...`."""
+
+def is_own(method: str) -> bool:
+    """Whether a method is the user's own, `python:FILE.py:FUNCTION`."""
+    return method.startswith("python:")
+
+
+def title_of(method: str) -> str:
+    """The name of a method in curves and messages: of the user's own the function's."""
+    return method.rpartition(":")[2] if is_own(method) else method
+
+
+def check_losses(losses: Sequence[Loss], methods: Methods, own: Own | None = None) -> list[str]:
+    """The mistakes in the methods and options of losses, each as `distill.losses.0.temperature: ...`.
+
+    own: gives the signature of the user's own methods, which are not checked without it.
+    """
     placed: Iterator[tuple[Loc, Mapping[str, Any]]] = (
         (
             ("distill", "losses", n),
@@ -80,7 +101,7 @@ def check_losses(losses: Sequence[Loss], methods: Methods) -> list[str]:
         )
         for n, loss in enumerate(losses)
     )
-    return [f"{dotted(loc)}: {text}" for loc, text in mistakes_in_losses(placed, methods)]
+    return [f"{dotted(loc)}: {text}" for loc, text in mistakes_in_losses(placed, methods, own)]
 
 
 def losses_in(document: Mapping[str, Any]) -> Iterator[tuple[Loc, Mapping[str, Any]]]:
@@ -92,16 +113,27 @@ def losses_in(document: Mapping[str, Any]) -> Iterator[tuple[Loc, Mapping[str, A
             yield ("distill", "losses", n), loss
 
 
-def mistakes_in_losses(losses: Iterator[tuple[Loc, Mapping[str, Any]]], methods: Methods) -> Iterator[tuple[Loc, str]]:
+def mistakes_in_losses(
+    losses: Iterator[tuple[Loc, Mapping[str, Any]]], methods: Methods, own: Own | None = None
+) -> Iterator[tuple[Loc, str]]:
     for loc, loss in losses:
         name = loss["method"]
-        if name not in methods:
-            yield (*loc, "method"), f"method {name!r} not found{nearest(name, methods)}"
+        if is_own(name) and own is None:
+            continue
+        try:
+            method = own(name) if own is not None and is_own(name) else methods[name]
+        except KeyError:
+            more = "; a function of a file is python:FILE.py:FUNCTION" if ".py" in name or ":" in name else ""
+            yield (*loc, "method"), f"method {name!r} not found{more}{nearest(name, methods)}"
+            continue
+        except ModelError as error:
+            yield (*loc, "method"), str(error)
             continue
         options = {key: value for key, value in loss.items() if key not in Loss.model_fields}
+        title = title_of(name)
         for inner, text in (
-            *_layer_mistakes(name, methods[name], loss.get("layers"), loss.get("layout")),
-            *_option_mistakes(name, methods[name], options),
+            *_layer_mistakes(title, method, loss.get("layers"), loss.get("layout")),
+            *_option_mistakes(title, method, options),
         ):
             yield loc + inner, text
 

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from edgekd.base.names import class_problem
 from edgekd.base.places import expanded
@@ -28,7 +38,8 @@ from edgekd.errors import RecipeError, nearest
 from edgekd.recipe import overrides as command_line
 from edgekd.recipe.audio import AudioData
 from edgekd.recipe.data import Data
-from edgekd.recipe.losses import Loss, Methods, losses_in, mistakes_in_losses
+from edgekd.recipe.forms import wrong_forms_in
+from edgekd.recipe.losses import Loss, Methods, Own, is_own, losses_in, mistakes_in_losses
 from edgekd.recipe.schemes import ELSEWHERE, SCHEMES, with_scheme
 from edgekd.recipe.section import MOST, NonNegative, Percent, Positive, Section
 from edgekd.recipe.table import RawTableData, TableData
@@ -46,7 +57,9 @@ class Model(Section):
     model: Text = Field(
         description="edgekd:NAME, timm:NAME, python:FILE.py:FUNCTION, exported:FILE.pt2, onnx:FILE (teachers)"
     )
-    weights: Text | None = Field(default=None, description="safetensors, for edgekd:, timm: and python:")
+    weights: Text | None = Field(
+        default=None, description="a file of weights, for edgekd:, timm: and python: (docs/models.md)"
+    )
     args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the model's function")
 
 
@@ -137,7 +150,7 @@ class Student(Model):
     )
     weights: Text | None = Field(
         default=None,
-        description="safetensors, for edgekd:, timm: and python:, that training begins with; tensors of another shape are left out and told",
+        description="a file of weights that training begins with, for edgekd:, timm: and python:; tensors of another shape are left out and told",
     )
     init: Init | None = Field(default=None, description="the student's first weights; none: random")
 
@@ -406,6 +419,13 @@ AnyInput = Annotated[
 """[data] of each kind of input, by the word that `data.input` has for it."""
 
 
+@dataclass(frozen=True)
+class Written:
+    """Where a recipe was read, for messages. Two recipes are equal wherever they were read."""
+
+    places: Places | None = field(default=None, compare=False)
+
+
 class Recipe(Section):
     """The whole of edgekd.toml. `folder` is the recipe's folder, where its relative paths start."""
 
@@ -420,6 +440,12 @@ class Recipe(Section):
     budget: Budget = Budget()
     tasks: tuple[Task, ...] = ()
     folder: Path = Field(default=Path("."), exclude=True)
+    _written: Written = PrivateAttr(default=Written())
+
+    def where(self, place: str) -> str:
+        """A place as "teacher.also.0.model" with its file and line, if the recipe was read from a file."""
+        loc = tuple(int(step) if step.isdecimal() else step for step in place.split("."))
+        return place if self._written.places is None else self._written.places(loc)
 
     @property
     def teacher_data(self) -> Data | AudioData | TableData:
@@ -472,7 +498,12 @@ class Recipe(Section):
                 located["classes"] = read_classes(self.folder / expanded(located["classes"]))
             return value.model_copy(update=located)
 
-        return self.model_copy(update={name: inside(getattr(self, name)) for name in LOCATED})
+        losses = tuple(
+            loss.model_copy(update={"method": at(loss.method)}) if is_own(loss.method) else loss
+            for loss in self.distill.losses
+        )
+        distill = self.distill.model_copy(update={"losses": losses})
+        return self.model_copy(update={**{name: inside(getattr(self, name)) for name in LOCATED}, "distill": distill})
 
 
 def file_of(reference: str) -> Path | None:
@@ -504,11 +535,14 @@ def read_classes(file: Path) -> tuple[str, ...]:
     return names
 
 
-def load_recipe(path: Path | None = None, overrides: Sequence[str] = (), methods: Methods | None = None) -> Recipe:
+def load_recipe(
+    path: Path | None = None, overrides: Sequence[str] = (), methods: Methods | None = None, own: Own | None = None
+) -> Recipe:
     """The recipe in a folder's edgekd.toml or in a .toml file, changed by `key=value` overrides.
 
     Without `path` the current folder is read. With `methods` (edgekd.distill.methods.METHODS, which imports torch) the
-    options of the losses are checked too. Raises RecipeError with every mistake and its place.
+    options of the losses are checked too, with `own` (edgekd.distill.own.own_method) those of the user's own. Raises
+    RecipeError with every mistake and its place.
     """
     file = _recipe_file(path)
     text = read_text(file)
@@ -517,13 +551,12 @@ def load_recipe(path: Path | None = None, overrides: Sequence[str] = (), methods
     places = Places(file.name, text, overridden)
     refuse(str(file), beyond(document, places))  # an override may have written such a value
     mistakes += date_mistakes(document, places)
+    folder = file.absolute().parent
     if methods is not None:
-        mistakes += [
-            Mistake(places(loc), what) for loc, what in mistakes_in_losses(losses_in(with_scheme(document)), methods)
-        ]
+        losses = ((loc, _located(loss, folder)) for loc, loss in losses_in(with_scheme(document)))
+        mistakes += [Mistake(places(loc), what) for loc, what in mistakes_in_losses(losses, methods, own)]
     if "folder" in document:  # a field of Recipe that is no key of the file
         mistakes.append(Mistake(places(("folder",)), "unknown key 'folder'; it is where the file lies"))
-    folder = file.absolute().parent
     default_name = (folder.name or "recipe") if file.name == FILE else file.stem
     try:
         recipe = Recipe.model_validate_json(
@@ -531,8 +564,17 @@ def load_recipe(path: Path | None = None, overrides: Sequence[str] = (), methods
         )
     except ValidationError as error:
         mistakes += validation_mistakes(error, Recipe, places)
+    if mistakes:  # edgekd.check.settings tells them of a recipe that is right otherwise, beside missing files
+        mistakes += [Mistake(places(loc), what) for loc, what in wrong_forms_in(document, folder)]
     refuse(str(file), mistakes)
+    recipe._written = Written(places)
     return recipe
+
+
+def _located(loss: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """A loss of a document. The path of the user's own method starts at the recipe's folder."""
+    before, file, after = split_reference(loss["method"]) if is_own(loss["method"]) else ("", None, "")
+    return loss if file is None else {**loss, "method": f"{before}{folder / expanded(file)}{after}"}
 
 
 def _recipe_file(path: Path | None) -> Path:

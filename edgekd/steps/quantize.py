@@ -21,7 +21,7 @@ from edgekd.base.draws import permutation
 from edgekd.cache.stage import Artifact, stage
 from edgekd.data import Samples
 from edgekd.data.batches import arguments_of
-from edgekd.distill.methods import METHODS
+from edgekd.distill.own import method_of
 from edgekd.distill.train import Modes, save_weights, train
 from edgekd.models.forward import predict
 from edgekd.models.free import free_sizes
@@ -35,7 +35,7 @@ from edgekd.quantize.same import ROWS, distance
 from edgekd.quantize.sensitivity import float_operators, sensitivities
 from edgekd.quantize.statistics import load_statistics, observe, save_statistics
 from edgekd.recipe import Distill, Training
-from edgekd.recipe.losses import Loss
+from edgekd.recipe.losses import Loss, title_of
 from edgekd.steps.distill import lesson_of
 from edgekd.steps.problem import TrainingSet
 from edgekd.steps.teaching import Teaching
@@ -143,8 +143,8 @@ def train_quantized(
     prepared = _prepared(subject, opened, plan)
     set_ranges(prepared, load_statistics(statistics / STATISTICS), plan.calibration)
     losses = last_losses(settings, has_teacher=any(task.teachers for task in teaching.tasks))
-    if dropped := [loss.method for loss in settings.losses if loss.weight and not _reads_logits_alone(loss)]:
-        going = ", ".join(loss.method for loss in losses) or "the labels"
+    if dropped := [title_of(loss.method) for loss in settings.losses if loss.weight and not _reads_logits_alone(loss)]:
+        going = ", ".join(title_of(loss.method) for loss in losses) or "the labels"
         say(f"  {', '.join(dropped)} cannot go on in the quantized graph, which has no modules: it learns by {going}")
     schedule = settings.model_copy(
         update={
@@ -192,7 +192,7 @@ def last_losses(settings: Distill, *, has_teacher: bool) -> tuple[Loss, ...]:
 
 
 def _reads_logits_alone(loss: Loss) -> bool:
-    return METHODS[loss.method].reads_logits_alone
+    return method_of(loss.method).reads_logits_alone
 
 
 def load_quantized(subject: Subject, plan: Plan, quantized: Artifact) -> GraphModule:

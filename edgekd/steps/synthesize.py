@@ -11,7 +11,7 @@ from edgekd.distill.data_free.synthesize import deep_inversion, generate
 from edgekd.inputs.image import INPUT, Image
 from edgekd.recipe import Data, Network, Recipe
 from edgekd.steps.problem import Problems, with_training_split
-from edgekd.steps.trained import Trained, new_model, untold
+from edgekd.steps.trained import Trained, new_model
 from edgekd.tasks.classify import Classify
 
 
@@ -57,7 +57,7 @@ def synthesize(wanted: Wanted, data: Data, teacher: Network, rival: Network | No
         case "deep_inversion":
             images, labels = deep_inversion(model, **common, **given, flip=data.augment.flip)  # type: ignore[arg-type]
         case method:
-            against = new_model(rival, wanted, data.seed, untold) if rival is not None else None
+            against = new_model(rival, wanted, data.seed, partly=True) if rival is not None else None
             images, labels = generate(model, method=method, student=against, **common, **given)  # type: ignore[arg-type]
     write_decoded(out, "image", {INPUT: images}, labels, wanted.classes)
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 from edgekd.base.console import say
 from edgekd.cache.stage import Artifact, Cache
-from edgekd.distill.methods import METHODS
 from edgekd.distill.objective import TaskObjective
+from edgekd.distill.own import method_of
 from edgekd.recipe import Distill, Network, Recipe, Recording
-from edgekd.recipe.losses import is_auto, reads_teacher, with_temperature
+from edgekd.recipe.losses import is_auto, reads_teacher, title_of, with_temperature
 from edgekd.steps.distill import distill, train_teacher
 from edgekd.steps.problem import Problem, Problems, TrainingSet
 from edgekd.steps.record import record_features, record_teacher, score_teacher
@@ -121,9 +121,11 @@ def record_tasks(
 def without_teacher(teaching: Teaching) -> Teaching:
     """The teaching for the first generation of a self-taught student: labels, and losses that read no teacher."""
     losses = [loss for loss in teaching.settings.losses if loss.weight]
-    going = tuple(loss for loss in losses if not reads_teacher(METHODS[loss.method]))
+    going = tuple(loss for loss in losses if not reads_teacher(method_of(loss.method)))
     if len(going) < len(losses):
-        say(f"  there is no teacher yet: it learns from {', '.join(['labels', *(loss.method for loss in going)])}")
+        say(
+            f"  there is no teacher yet: it learns from {', '.join(['labels', *(title_of(loss.method) for loss in going)])}"
+        )
     return _with(teaching, losses=going, label_weight=1.0)
 
 

@@ -71,17 +71,16 @@ class FirstWeights:
     source: Trained
 
 
-def new_model(network: Network, shape: Shape, seed: int, tell: Tell | None = None) -> nn.Module:
+def new_model(
+    network: Network, shape: Shape, seed: int, tell: Tell | None = None, *, partly: bool = False
+) -> nn.Module:
     """The network with the recipe's weights, or else with weights drawn by `seed`.
 
-    With `tell`, for a student, weights may fit in part. `tell` is told what was taken (edgekd.models.weights).
+    With `partly`, for a student, weights may fit in part. `tell` is told what was taken (edgekd.models.weights).
     """
     torch.manual_seed(seed)
-    return load_model(network, num_classes=number_of_outputs(network, shape), tell=tell, **shape.input.offers)
-
-
-def untold(line: str) -> None:
-    """Drops what preflight has told before."""
+    outputs = number_of_outputs(network, shape)
+    return load_model(network, num_classes=outputs, tell=tell, partly=partly, **shape.input.offers)
 
 
 def number_of_outputs(network: Network, shape: Shape) -> int | tuple[int, ...]:
@@ -124,7 +123,7 @@ def initialise(student: nn.Module, begins_with: FirstWeights, shape: Shape) -> N
 
 def new_student(student: Network, begins_with: FirstWeights | None, shape: Shape, seed: int) -> nn.Module:
     """The student at the start of its training."""
-    model = new_model(student, shape, seed, untold)
+    model = new_model(student, shape, seed, partly=True)
     if begins_with is not None:
         initialise(model, begins_with, shape)
     return model

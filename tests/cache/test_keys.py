@@ -71,6 +71,13 @@ batch_size = 16
 views = 2
 losses = [{ method = "kd", weight = 0.9 }]
 """
+LOSSES = """
+def mine(z_s, z_t, *, power=2.0):
+    return ((z_s - z_t).abs() ** power).mean()
+
+def other(z_s, z_t):
+    return (z_s - z_t).abs().mean()
+"""
 # each shows keys that need company: a recipe's name -> overrides
 RECIPES = {
     "plain": [],
@@ -81,6 +88,7 @@ RECIPES = {
     "tempered": ['distill.losses=[{method="kd", temperature="auto"}]'],
     "begun": ['student.init={how="copy", layers={conv="conv"}}'],
     "features": ['distill.losses=[{method="kd"}, {method="sp", layers={conv="conv"}}]'],
+    "own_loss": ['distill.losses=[{method="python:losses.py:mine"}]'],
     "tasks": [
         "teacher.train_epochs=0",
         'tasks=[{name="second", label="second", teacher={model="python:net.py:make"}}]',
@@ -273,7 +281,11 @@ TABLE: dict[str, list[Row]] = {
     "distill.cache": [("plain", "distill.cache=int8", ("record_teacher",)), ("features", "distill.cache=int8", ("record_teacher",))],
     "distill.top_k": [("topk", "distill.top_k=1", ("record_teacher",)), ("plain", "distill.top_k=1", NOTHING)],
     "distill.label_weight": [("qat", "distill.label_weight=0.3", LEARNS)],
-    "distill.losses.method": [("plain", 'distill.losses=[{method="dkd", weight=0.9}]', LEARNS)],
+    "distill.losses.method": [
+        ("plain", 'distill.losses=[{method="dkd", weight=0.9}]', LEARNS),
+        ("own_loss", 'distill.losses=[{method="python:losses.py:other"}]', LEARNS),
+        ("own_loss", 'distill.losses=[{method="python:losses.py:mine", power=3.0}]', LEARNS),
+    ],
     "distill.losses.weight": [("plain", 'distill.losses=[{method="kd", weight=0.8}]', LEARNS)],
     "distill.losses.warmup_epochs": [("plain", 'distill.losses=[{method="kd", weight=0.9, warmup_epochs=1}]', LEARNS)],
     "distill.losses.until_epoch": [("plain", 'distill.losses=[{method="kd", weight=0.9, until_epoch=2}]', LEARNS)],
@@ -321,6 +333,8 @@ FILES: list[Row] = [
     ("given", "teacher.safetensors", TEACHES),
     ("given", "student.safetensors", LEARNS),
     ("plain", "other.safetensors", NOTHING),
+    ("own_loss", "losses.py", LEARNS),
+    ("plain", "losses.py", NOTHING),
 ]
 
 
@@ -330,6 +344,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("keys")
     (place / "net.py").write_text(NET)
     (place / "strides_of_mine.py").write_text("STRIDE = 1\n")
+    (place / "losses.py").write_text(LOSSES)
     (place / "edgekd.toml").write_text(BASE)
     for seed, name in enumerate(("train", "test", "again")):
         pq.write_table(table(seed), place / f"{name}.parquet")

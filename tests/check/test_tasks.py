@@ -116,7 +116,7 @@ def test_each_task_is_learnt_and_is_an_output_of_what_ships(tmp_path: Path, weig
         ('distill.scheme="dml"', r"losses\.0\.method  dml .*take kd"),
         ("distill.generations=1", r"distill\.generations .*\[\[tasks\]\]"),
         ("student.heads={parity=2}", r"student\.heads .*have: model"),
-        ('tasks.0.name="logits"', "tasks  names logits"),
+        ('tasks.0.name="logits"', r"tasks\.0\.name  names logits"),
     ],
 )
 def test_what_does_not_go_with_tasks_is_told_before_training(

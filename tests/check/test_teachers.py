@@ -344,13 +344,16 @@ def test_a_teacher_of_a_fixed_batch_gives_what_a_free_one_does(samples: Samples,
 
 @pytest.mark.parametrize("batch", [1, 7])
 def test_an_exported_teacher_of_a_fixed_batch_gives_what_its_module_does(
-    samples: Samples, tmp_path: Path, batch: int
+    samples: Samples, tmp_path: Path, batch: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 10)).eval()
     torch.export.save(torch.export.export(module, (torch.zeros(batch, 1, 8, 8),)), tmp_path / "t.pt2")
     model = f"exported:{tmp_path}/t.pt2"
+    capsys.readouterr()
     checked(samples, model)
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"is written for batches of {batch}" in told and "dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)" in told
     exported = load_model(Network(model=model), num_classes=10, in_channels=1)
     x = torch.randn(10, 1, 8, 8)
     torch.testing.assert_close(exported(x), module(x))

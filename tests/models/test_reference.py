@@ -120,6 +120,20 @@ def test_an_exported_program_and_an_onnx_file_compute_what_the_model_computes(tm
             torch.testing.assert_close(load(reference)(x[:3]), model(x[:3]), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(("least", "most"), [(2, 3), (4, 6), (7, None)])
+def test_an_exported_program_with_limits_of_its_batch_takes_any_number(
+    least: int, most: int | None, tmp_path: Path
+) -> None:
+    model, x = resnet8().eval(), torch.randn(13, 3, 16, 16)
+    batch = torch.export.Dim("batch", min=least, max=most)
+    program = torch.export.export(model, (x[: most or least],), dynamic_shapes=({0: batch},))
+    torch.export.save(program, tmp_path / "t.pt2")
+    loaded = load(f"exported:{tmp_path}/t.pt2")
+    with torch.no_grad():
+        for number in (1, 2, 3, 5, 13):
+            torch.testing.assert_close(loaded(x[:number]), model(x[:number]), rtol=1e-3, atol=1e-4)
+
+
 def refused(model: str, weights: Path | None = None, **args: object) -> str:
     with pytest.raises(ModelError) as caught:
         load(model, weights, **args)
@@ -132,7 +146,7 @@ def test_an_unknown_built_in_model_is_told_with_the_nearest() -> None:
 
 
 def test_an_unknown_form_is_told_with_the_forms() -> None:
-    assert "python:module:function" in refused("torchvision:resnet18")
+    assert "python:FILE.py:FUNCTION" in refused("torchvision:resnet18")
 
 
 def test_an_argument_that_the_function_does_not_take_is_told_with_those_it_takes() -> None:

@@ -107,6 +107,11 @@ def method(
     return record
 
 
+def declared(call: Callable[..., Any]) -> Method | None:
+    """The record of a function or class with `@method(...)`; None for others."""
+    return _RECORDS.get(call)
+
+
 def about(call: Callable[..., Any]) -> Method:
     """The record of a method. Raises TypeError for a function or class without `@method(...)`."""
     if call not in _RECORDS:
