@@ -74,6 +74,13 @@ def log_text() -> str:
     return lines
 
 
+def time_left(seconds: float) -> str:
+    """', about 12 min left' for a line about a long stage; empty below 90 seconds."""
+    if seconds < 90:
+        return ""
+    return f", about {seconds / 60:.0f} min left" if seconds < 5400 else f", about {seconds / 3600:.1f} h left"
+
+
 def shows_bars() -> bool:
     """Whether standard error is a terminal."""
     return sys.stderr.isatty()

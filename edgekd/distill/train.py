@@ -21,7 +21,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgekd.base import processes
-from edgekd.base.console import progress, say, shows_bars
+from edgekd.base.console import progress, say, shows_bars, time_left
 from edgekd.base.draws import permutation
 from edgekd.cache.stage import SCRATCH
 from edgekd.data.batches import Step, arguments_of, epoch_of
@@ -95,7 +95,7 @@ def train(
                 if i % NOTED == 0:
                     advance(NOTED * settings.batch_size, training.note(epoch, i))
             metrics.append(training.end(epoch))
-            _tell(title, metrics[-1], settings, epochs, metric)
+            _tell(title, metrics[-1], settings, epochs, metric, training.samples)
             if training.is_first:
                 checkpoint.save(metrics=metrics)
                 _log(log, metrics[-1])
@@ -243,14 +243,17 @@ def _averaged(student: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
 
 
-def _tell(title: str, metrics: Mapping[str, float], settings: Distill, epochs: Epochs, metric: Metric) -> None:
-    """Print a line per epoch if no progress bar is shown; at most 20 lines in a training."""
+def _tell(
+    title: str, metrics: Mapping[str, float], settings: Distill, epochs: Epochs, metric: Metric, samples: int
+) -> None:
+    """Print a line per epoch if no progress bar is shown; at most 20 lines in a training. samples: of an epoch."""
     epoch = int(metrics["epoch"])
     if not shows_bars() and (settings.epochs - epoch) % math.ceil(settings.epochs / LINES) == 0:
         found = f"loss {metrics['loss']:.4g}, hold-out {in_words(metrics['holdout'], metric.unit)}"
         best = "the best so far" if epochs.kept == epoch else f"best epoch {epochs.kept}"
         found += f", {best}" if settings.keep == "best" else ""
-        say(f"  {title}: epoch {epoch} of {settings.epochs}, {found}")
+        left = (settings.epochs - epoch) * samples / max(metrics["samples_per_s"], 0.1)
+        say(f"  {title}: epoch {epoch} of {settings.epochs}, {found}{time_left(left)}")
 
 
 def _tell_end(title: str, settings: Distill, epochs: Epochs, metric: Metric) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekd.base.console import log_text, recorded, say
+from edgekd.base.console import log_text, recorded, say, time_left
 
 
 def test_a_log_has_each_line_with_its_time_and_ends_with_the_block() -> None:
@@ -36,3 +36,17 @@ def test_a_log_holds_no_folder_of_the_user(tmp_path: Path, monkeypatch: pytest.M
     with recorded():
         say(f"stages kept in {tmp_path / 'me' / '.cache'}, built in {tmp_path / 'work' / 'build'}")
         assert log_text().endswith("stages kept in ~/.cache, built in ./build\n")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (0.0, ""),
+        (89.0, ""),
+        (90.0, ", about 2 min left"),
+        (1500.0, ", about 25 min left"),
+        (9000.0, ", about 2.5 h left"),
+    ],
+)
+def test_the_time_left_is_told_of_long_stages(seconds: float, told: str) -> None:
+    assert time_left(seconds) == told
