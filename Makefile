@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint all-tests accelerator oldest clean
+.PHONY: demo test lint docs all-tests accelerator oldest clean
 
 demo: $(VENV)/installed  ## bundles for a Jetson and for an x86 processor from the built-in demo
 	$(BIN)/edgekd build --target jetson --target x86-cpu
@@ -28,6 +28,9 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/installed-docs  ## the docs site, in build/site; a link that leads nowhere is an error
+	$(BIN)/mkdocs build
+
 # torch first and alone: a plain `pip install` of everything could pick a build with gigabytes of CUDA packages.
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +40,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev,tensorboard]'
+	touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[docs]'
 	touch $@
 
 oldest:  ## the tests with the lowest supported versions; torch comes as the index has it, which may be a CUDA build of gigabytes

@@ -67,6 +67,25 @@ def test_the_page_of_json_is_that_of_the_records() -> None:
     assert (docs / "json.md").read_text() == made, "run python docs/make_json.py"
 
 
+def test_the_page_of_commands_is_that_of_the_command_line() -> None:
+    docs = Path(__file__).parent.parent / "docs"
+    made = runpy.run_path(str(docs / "make_commands.py"))["reference"]()
+    assert (docs / "commands.md").read_text() == made, "run python docs/make_commands.py"
+
+
+def test_every_page_stands_in_the_site_s_navigation_and_every_named_page_exists() -> None:
+    root = Path(__file__).parent.parent
+    pages = {page.name for page in (root / "docs").glob("*.md")}
+    navigation = set(re.findall(r"[\w-]+\.md", (root / "mkdocs.yml").read_text().partition("nav:")[2]))
+    assert navigation == pages | {"index.md", "benchmarks.md", "changelog.md"}
+    texts = [root / "README.md", root / "CONTRIBUTING.md", *(root / "docs").glob("*.md")]
+    named = {name for text in texts for name in re.findall(r"docs/([\w-]+\.md)", text.read_text())}
+    linked = {
+        name for page in (root / "docs").glob("*.md") for name in re.findall(r"\]\(([\w-]+\.md)", page.read_text())
+    }
+    assert named | linked <= pages and len(linked) > 5
+
+
 def test_the_docs_name_every_method_and_scheme_and_their_recipe_is_one(tmp_path: Path) -> None:
     text = (Path(__file__).parent.parent / "docs" / "distillation.md").read_text()
     named = set(re.findall(r"`(\w+)`", text))
