@@ -68,7 +68,8 @@ Every key of edgekd.toml with its default. Any of them can be given on the comma
 sorted. `data.classes` names the classes in another order; a label that it has not is refused. Arrays of images are uint8 `[n, height, width,
 channels]`. Sounds are int16 or floats in -1..1, one array `[samples]` each. A function gives a table as a dict of columns.
 
-Without test samples of its own, `test = 0.2` takes about a fifth of each class of train, by a hash of each sample's content. Further samples
+Without test samples of its own, `test = 0.2` takes about a fifth of each class of train, by a hash of each sample's content: of few samples it may be
+far from a fifth, and the build tells the share; another `test_seed` draws another. Further samples
 move none to the other side, unless a class would have none on one. Copies of a sample stay on one side. Sounds of one speaker, or pictures
 of one scene, do not: split these yourself.
 

@@ -276,7 +276,7 @@ def ship(
 
     Exit code 3: it misses a check (--anyway ships it all the same), or it was refused there.
     """
-    from edgekd.bundle.read import refuse_not_to_ship
+    from edgekd.bundle.read import read_report, refuse_not_to_ship
     from edgekd.measure.devices.named import open_device
     from edgekd.measure.on_device import roll_back, ship_to
 
@@ -292,6 +292,8 @@ def ship(
             if bundle is None
             else ship_to(opened, bundle, to, _runtime(runtime), anyway=anyway)
         )
+    if bundle is not None and not (headline := read_report(bundle).headline).startswith("SHIP: "):
+        typer.echo(f"{headline}; `edgekd report {bundle}` tells more")
     stands = "stands already" if done.unchanged else "stands"
     kept = f"; {done.before} is kept (--rollback)" if done.before and not done.unchanged and not done.lost else ""
     typer.echo(f"{done.to} on {device}: version {done.version} {stands}{kept}")

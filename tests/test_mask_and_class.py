@@ -205,7 +205,6 @@ def test_probabilities_are_of_classes_alone(tmp_path: Path) -> None:
     ("change", "error", "message"),
     [
         ("student.model=edgekd:resnet8", ModelError, "the tasks need one for each"),
-        ("student.model=timm:resnet18", ModelError, "the tasks need one for each"),
         (
             "student.model=python:tests.test_mask_and_class:bright",
             ModelError,

@@ -83,10 +83,10 @@ def test_another_test_file_trains_nothing(folder: Path) -> None:
 
 
 def test_another_budget_makes_nothing_anew(folder: Path) -> None:
-    assert not made(build(folder, "budget.min_accuracy=1"))
+    assert not made(build(folder, "budget.min_accuracy=2"))
 
 
 def test_another_timing_makes_nothing_anew_and_is_the_one_that_is_reported(folder: Path) -> None:
-    report = build(folder, "budget.min_accuracy=2", timing=replace(SHORT, blocks=4))
+    report = build(folder, "budget.min_accuracy=3", timing=replace(SHORT, blocks=4))
     assert not made(report)
     assert report.chosen.latency is not None and len(report.chosen.latency.block_medians_ms) == 4

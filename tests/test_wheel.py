@@ -32,8 +32,17 @@ def test_the_wheel_alone_builds_a_bundle(tmp_path: Path) -> None:
     (site / "libraries.pth").write_text(sysconfig.get_path("purelib"))
     where = run(python, "-c", "import edgekd; print(edgekd.__file__)", cwd=tmp_path)
     assert str(site) in where
-    words = ["--set", "teacher.train_epochs=1", "--set", "distill.epochs=1", "--set", "quantize.epochs=1"]
-    words += ["--set", "budget.max_drop_from_fp32=100", "--cache", tmp_path / "cache"]
+    words = [
+        "--set",
+        "teacher.train_epochs=3",
+        "--set",
+        "data.size=[16, 16]",
+        "--set",
+        "distill.epochs=1",
+        "--set",
+        "quantize.epochs=1",
+    ]
+    words += ["--set", "budget.max_drop_from_fp32=100", "--set", "budget.min_accuracy=2", "--cache", tmp_path / "cache"]
     words += ["--set", "budget.max_class_drop=100", "--set", "budget.above_majority=false"]  # one epoch teaches little
     run(python, "-m", "edgekd.cli", "build", "--target", "jetson", *words, cwd=tmp_path)
     bundle = tmp_path / "build" / "digits" / "jetson-orin-nano"

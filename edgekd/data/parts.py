@@ -80,6 +80,8 @@ def _tell(in_test: npt.NDArray[np.bool_], labels: npt.NDArray[np.int64], part: P
     counts = np.bincount(labels)
     shares = 100 * np.bincount(labels[in_test], minlength=len(counts))[counts > 0] / counts[counts > 0]
     of_each = f", of each class {shares.min():.0f} to {shares.max():.0f} %" if len(shares) > 1 else ""
+    uneven = len(shares) > 1 and (shares.min() < 50 * part.share or shares.max() > 150 * part.share)
+    of_each += "; uneven, as few samples are: data.test_seed = 1 draws another" if uneven else ""
     say(
         f"test = {part.share:g}: {taken:,} of {n:,} {many} ({100 * taken / n:.1f} %{of_each}), by the content of each; train has "
         f"the other {n - taken:,}"

@@ -150,7 +150,8 @@ def _first_object(path: Path) -> tuple[bool, str]:
     except (OSError, ValueError, KeyError, StopIteration, zipfile.BadZipFile):
         return False, ""
     foreign = [(at, name) for at, name in steps if not name.startswith(("torch", "collections.OrderedDict"))]
-    return (bool(foreign) and foreign[0][0] == 0, foreign[0][1]) if foreign else (False, "")
+    whole = [(at, name) for at, name in steps if at == 0 and (name.startswith("torch.nn.") or (at, name) in foreign)]
+    return (bool(whole), (whole or foreign or [(0, "")])[0][1])
 
 
 def _named(data: bytes) -> Iterator[tuple[int, str]]:

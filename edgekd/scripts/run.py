@@ -760,7 +760,7 @@ def one_channel(sound: Array, mono: str) -> Array:
         return sound[:, 0]
     if sound.shape[1] > 2 or not mono:
         remedy = (
-            "; make it one, for example: ffmpeg -i FILE -ac 1 mono.wav"
+            "; set data.mono (mean, left or right) in the recipe, or make it one: ffmpeg -i FILE -ac 1 mono.wav"
             if sound.shape[1] == 2
             else "; give files of one"
         )

@@ -109,3 +109,14 @@ def test_the_commands_name_the_bundle_s_folder() -> None:
     lines = report(ACCURATE, NOT_YET).verdict.lines("build/mine/box")
 
     assert lines[-1] == "  missing: latency on the device: edgekd measure build/mine/box --device NAME"
+
+
+def test_this_machine_decides_where_it_was_named_as_the_device() -> None:
+    here = QUICK.model_copy(update={"origin": "host"})
+    assert report(ACCURATE, here).verdict.headline.endswith("of latency on this machine")
+
+
+def test_a_device_that_was_not_steady_counts_no_longer_beside_a_steady_one_that_keeps_the_budget() -> None:
+    shaky = Check(name="latency on here", verdict="unstable", found="0.2 ms; the blocks' medians differ")
+    assert report(ACCURATE, QUICK, ON_DEVICE, shaky).verdict.answer == "SHIP"
+    assert report(ACCURATE, UNSTEADY, shaky).verdict.answer == "NOT DECIDED"

@@ -121,6 +121,17 @@ def test_a_pickled_module_is_refused_with_a_line_that_writes_its_weights(tmp_pat
     assert torch.equal(loaded(tmp_path / "weights.pt")[0].state_dict()["fc.weight"], STATE["fc.weight"])
 
 
+def test_a_pickled_module_of_torch_s_own_is_refused_with_a_line_that_writes_its_weights(tmp_path: Path) -> None:
+    """Its first class is torch's, as the classes of tensors are."""
+    network = torch.nn.Sequential(torch.nn.Linear(2, 3))
+    torch.save(network, tmp_path / "whole.pt")
+    text = refused(tmp_path / "whole.pt")
+    assert "a whole pickled object (torch.nn.modules.container.Sequential)" in text
+    run_in(tmp_path, commands_of(text, "torch.save("))
+    written = torch.load(tmp_path / "weights.pt", weights_only=True)
+    assert torch.equal(written["0.weight"], network[0].weight)
+
+
 def test_a_torchscript_file_is_refused_with_lines_that_write_its_weights_and_its_graph(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # some versions of torch call TorchScript deprecated
