@@ -169,6 +169,8 @@ def where_measured(report: Report) -> Text:
         threads = f"{latency.threads} thread{'s' if latency.threads > 1 else ''}"
         text.append(f"\nlatency: {latency.origin}, {latency.machine}, {latency.runtime}, batch {latency.batch_size}, ")
         text.append(f"{threads}, n {latency.n}")
+        if report.runtime == "tensorrt" and latency.origin == "host":
+            text.append("; these milliseconds are no sign of the device, whose runtime is TensorRT")
     if any(c.latency is not None and not c.latency.stable for c in report.candidates):
         text.append("\n~ the machine was not stable: block medians more than 5 % apart")
     return text

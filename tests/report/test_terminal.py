@@ -84,6 +84,12 @@ def test_every_row_names_its_origin_and_the_conditions_follow(report: Report) ->
     assert "batch 1, 1 thread, n 300" in " ".join(text.split())
 
 
+def test_the_host_s_milliseconds_are_called_no_sign_of_a_device_with_tensorrt(report: Report) -> None:
+    told = "no sign of the device, whose runtime is TensorRT"
+    assert told in " ".join(printed(report.model_copy(update={"runtime": "tensorrt"})).split())
+    assert told not in " ".join(printed(report.model_copy(update={"runtime": "onnxruntime"})).split())
+
+
 def test_an_unmeasured_latency_and_an_unstable_machine_are_said(report: Report) -> None:
     text = printed(report)
 
