@@ -31,6 +31,7 @@ MANIFEST = "manifest.json"
 README = "README.txt"
 CARD = "README.md"
 LOG = "build.log"
+VERDICT = re.compile(rf"({'|'.join(ANSWERS)})[:.] ")  # begins README.txt; a recipe's name may begin with SHIP too
 SHIPPED = "model.onnx"
 GOLDEN = "golden.npz"
 OVERLAYS, MISTAKEN = "overlays.jpg", "mistaken.jpg"  # test pictures for report.html, where there are such
@@ -158,7 +159,7 @@ def write_report(draft: Path, report: Report) -> None:
 def with_verdict(readme: str, report: Report) -> str:
     """README.txt below the report's verdict: should this bundle ship, why, and what is missing."""
     # A bundle of an earlier edgekd begins with its name, or with NOT TO SHIP.
-    text = readme.partition("\n\n")[2] if readme.startswith(ANSWERS) else readme
+    text = readme.partition("\n\n")[2] if VERDICT.match(readme) else readme
     refused = [] if report.ok else ["  `edgekd ship` refuses this bundle."]
     # An empty line ends the verdict, so no text in the verdict may contain one.
     return "\n".join(" ".join(line.splitlines()) for line in [*report.verdict.lines(), *refused]) + "\n\n" + text

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgekd.base.console import say
+from edgekd.base.contents import hash_file
 from edgekd.base.toml_file import shown
 from edgekd.bundle.read import SHIPPED, read_manifest, read_report
 from edgekd.errors import BundleError, EdgekdError
@@ -17,7 +18,7 @@ from edgekd.figures.comparison import ComparedBundle, Comparison, MeasuredThere,
 from edgekd.figures.devices import decisive
 from edgekd.figures.figures import Report
 from edgekd.figures.metric import Judged, Metric, drop_of
-from edgekd.measure.samples import samples_for_accuracy
+from edgekd.measure.samples import recipe_of, samples_for_accuracy
 from edgekd.runtime.runners import OnnxRunner
 from edgekd.tasks.protocol import Targets
 
@@ -26,11 +27,16 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Judgement:
-    """Each test sample's part of the metric, with the labels that it was judged by."""
+    """Each test sample's part of the metric, with the labels that it was judged by.
+
+    samples: names of the test samples, of which one that two bundles share says that theirs are the same: where the recipe
+    has them from, and the hash of what the graph takes. Equal labels alone do not: other pictures may have them too.
+    """
 
     metric: Metric
     judged: Judged
     labels: Targets
+    samples: frozenset[str]
 
 
 def compared(folders: Sequence[Path]) -> Comparison:
@@ -68,9 +74,16 @@ def judgement(folder: Path) -> Judgement | str:
             starts = range(0, len(samples.labels), BATCH)
             parts = [runner.run({name: rows[at : at + BATCH] for name, rows in inputs.items()}) for at in starts]
             answers = task.answered(task.stored(np.concatenate(parts)))
-            return Judgement(task.metric, task.judge(answers, samples.labels), np.asarray(samples.labels))
+            named = frozenset({_source(folder), hash_file(samples.file)})
+            return Judgement(task.metric, task.judge(answers, samples.labels), np.asarray(samples.labels), named)
     except EdgekdError as error:
         return " ".join(str(error).split())
+
+
+def _source(folder: Path) -> str:
+    """Where the recipe has its test samples from: their own place, or the share of train that is drawn for them."""
+    data = recipe_of(folder).data
+    return data.test if isinstance(data.test, str) else f"{data.train} {data.test} {data.test_seed}"
 
 
 def difference(
@@ -78,7 +91,8 @@ def difference(
 ) -> ScoreDifference:
     """How much worse `other` is than `first`, paired if both were judged on the same samples."""
     if isinstance(reference, Judgement) and isinstance(own, Judgement):
-        if reference.metric.name == own.metric.name and np.array_equal(reference.labels, own.labels):
+        same = reference.samples & own.samples and np.array_equal(reference.labels, own.labels)
+        if reference.metric.name == own.metric.name and same:
             drop = drop_of(own.metric, reference.judged, own.judged)
             return ScoreDifference(folder=folder, value=drop.value, low=drop.low, high=drop.high)
         why = "the test samples or the metrics are others"

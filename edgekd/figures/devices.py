@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from edgekd.figures.candidate import Check, Latency
 from edgekd.figures.figures import OnDevice, Report
-from edgekd.figures.verdict import P90
+from edgekd.figures.verdict import LATENCY, P90
 from edgekd.figures.words import milliseconds
 
-LATENCY = "latency on "  # begins the name of a device's latency check; the budget's check is named `p90_latency_ms`
 GOLDEN = "stored outputs on "
 LASTING = ("score", "energy", "sustained")  # figures kept from an earlier measurement of the same model
 

@@ -13,6 +13,7 @@ ANSWERS: tuple[Answer, ...] = ("SHIP", "NOT TO SHIP", "NOT DECIDED")
 P90 = "p90_latency_ms"  # budgets are named as their checks are
 ACCURACY = ("min_accuracy", "max_drop_from_teacher")  # max_drop_from_fp32 compares the student with itself
 BUDGETS = (*ACCURACY, "max_drop_from_fp32", "size_mb", P90)
+LATENCY = "latency on "  # begins the name of a device's latency check
 ORDER = "order of the candidates in time"  # says which candidate is fastest, not whether one is fast enough
 
 
@@ -28,7 +29,7 @@ class Verdict:
     def lines(self, bundle: str = "BUNDLE") -> list[str]:
         """The headline, then a line for each reason and for each missing thing; commands name the bundle's folder."""
         told = [self.headline, *(f"  {one}" for one in self.reasons), *(f"  missing: {one}" for one in self.missing)]
-        return [line.replace("BUNDLE", bundle) for line in told]
+        return [line.replace("measure BUNDLE", f"measure {bundle}") for line in told]
 
 
 def verdict_of(checks: Sequence[Check], candidates: Sequence[Candidate], runtime: str) -> Verdict:
@@ -59,7 +60,7 @@ def _undecided(checks: Sequence[Check]) -> Iterator[Check]:
     """The checks without a verdict. A device that was not steady counts no longer where a steady one keeps the budget."""
     kept = any(check.name == P90 and check.verdict == "pass" for check in checks)
     for check in checks:
-        left_out = kept and check.verdict == "unstable" and check.name.startswith("latency on ")
+        left_out = kept and check.verdict == "unstable" and check.name.startswith(LATENCY)
         if check.verdict in ("not measured", "unstable") and not left_out:
             yield check
 

@@ -384,6 +384,12 @@ def test_a_bf16_bundle_says_that_it_runs_in_an_engine_alone() -> None:
     assert "python3 run.py --engine model.plan --verify" in text and "run.py --verify" not in text
 
 
+def test_a_recipe_whose_name_begins_as_a_verdict_keeps_its_title_in_the_readme(tmp_path: Path) -> None:
+    bundle = write(tmp_path, report=report().model_copy(update={"recipe": "SHIPPING"}))
+    lines = (bundle / "README.txt").read_text().splitlines()
+    assert lines[0].startswith("NOT DECIDED: ") and "SHIPPING for a box" in lines
+
+
 MISSED = Check(name="size_mb", verdict="missed", found="0.310 MB\n\nand more", limit="at most 0.05")
 
 

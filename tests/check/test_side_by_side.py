@@ -19,8 +19,8 @@ from tests.builders.bundles import report, write
 from tests.builders.typed import typed
 
 
-def judgement(right: np.ndarray, labels: np.ndarray) -> Judgement:
-    return Judgement(TOP1, judged(right), labels)
+def judgement(right: np.ndarray, labels: np.ndarray, samples: str = "test.parquet") -> Judgement:
+    return Judgement(TOP1, judged(right), labels, frozenset({samples}))
 
 
 def two(folder: Path) -> list[Path]:
@@ -40,6 +40,11 @@ def test_a_difference_on_the_same_samples_has_newcombes_interval() -> None:
     ("own", "why"),
     [
         (judgement(np.arange(50) < 40, np.ones(50, int)), "the test samples or the metrics are others"),
+        # Other pictures may have the same labels in the same order.
+        (
+            judgement(np.arange(50) < 40, np.zeros(50, int), "other.parquet"),
+            "the test samples or the metrics are others",
+        ),
         ("data/test does not exist", "data/test does not exist"),
     ],
 )
